@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The one way a child process starts: a pidfd, only the descriptors that are named, default signal
+ * mask and dispositions, no shell.
+ */
+
+#include "proto/base.h"
+#include <sys/types.h>
+
+struct child_spec {
+	const char *const *argv; /* exec: argv[0] is an absolute path; NULL: run fn in the child */
+	const char *const *env;  /* exec: NULL = PATH, LANG=C.UTF-8, HOME, TMPDIR and *_proxy of ours */
+	/* Runs in the child when argv is NULL; the process has threads, so only async-signal-safe calls.
+	 * Its result is the exit status. */
+	int (*fn)(void *arg);
+	void *arg;
+	int stdin_fd, stdout_fd, stderr_fd; /* borrowed; -EBADF = /dev/null */
+	const int *fds; /* borrowed; become 3, 4, ... in the child */
+	size_t n_fds;
+	uid_t uid; /* become this user (with its gid, no supplementary groups); 0 = stay */
+	gid_t gid;
+	const char *cwd; /* NULL = / */
+	bool die_with_parent; /* SIGKILL when pyrod dies (jobs; never a VMM) */
+};
+
+/* Returns 0 and the child's pid and pidfd (owned by the caller), or -errno, also for a failed exec. */
+int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd);

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * pyrod.conf (contract.md section 8): INI by libinih, /etc/pyro/pyrod.conf and conf.d/*.conf in order
+ * of name; in user mode $XDG_CONFIG_HOME/pyro/. One table of keys with type and range; an unknown key
+ * or a value out of range is an error that names file, line and value.
+ */
+
+#include "proto/base.h"
+#include "proto/error.h"
+
+enum accelerator { ACCELERATOR_AUTO, ACCELERATOR_KVM, ACCELERATOR_EMULATION, ACCELERATOR_MAX };
+const char *accelerator_name(enum accelerator a);
+int accelerator_from_name(const char *name, enum accelerator *ret);
+
+struct config {
+	enum accelerator accelerator;
+	bool host_compat;
+	int64_t default_ttl_seconds; /* 600 */
+	int64_t retention_days;      /* 30 */
+	int64_t max_machines;        /* per uid, 16 */
+	int64_t max_vcpus;           /* per uid, 0 = 4 x the host's */
+	int64_t max_memory_mib;      /* per uid, 0 = half the host's */
+	int64_t max_disk_mib;        /* per uid, 0 = no limit of its own */
+	int64_t memory_reserve_mib;
+	int64_t disk_reserve_mib;    /* free space a pull or machine must leave */
+	int64_t seed_max_mib;
+	int64_t output_limit_mib;
+	char *kernel;     /* owned or NULL: path of a bzImage/vmlinux to use instead of the store */
+	char *mirror;     /* owned or NULL: Debian mirror for mmdebstrap when the host's is not Debian's */
+	char *registries; /* owned or NULL */
+	int64_t pool;
+	char *qemu; /* owned or NULL: path of qemu-system-x86_64 */
+	char *firecracker, *jailer; /* owned or NULL */
+};
+
+/* path NULL: the mode's default places (absent files are fine); else that file alone (must exist). */
+int config_load(bool system, const char *path, struct config **ret, struct error *err);
+struct config *config_free(struct config *c);
+DEFINE_CLEANUP(struct config *, config_free)

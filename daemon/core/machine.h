@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The machine: one microVM from row to removal. One enum of states, one table of successors, one
+ * function that changes them. Intent is committed before anything is started.
+ */
+
+#include "daemon/config.h"
+#include "daemon/manager.h"
+#include <json-c/json.h>
+#include <sys/queue.h>
+
+#define MACHINE_STATES(X)                                                                          \
+	X(PREPARING, "preparing")                                                                  \
+	X(CREATED, "created")                                                                      \
+	X(STARTING, "starting")                                                                    \
+	X(STARTED, "started")                                                                      \
+	X(SUSPENDED, "suspended")                                                                  \
+	X(STOPPING, "stopping")                                                                    \
+	X(STOPPED, "stopped")                                                                      \
+	X(FAILED, "failed")                                                                        \
+	X(UNKNOWN, "unknown")                                                                      \
+	X(DELETING, "deleting")
+
+enum machine_state {
+#define X(sym, name) MACHINE_##sym,
+	MACHINE_STATES(X)
+#undef X
+		MACHINE_STATE_MAX
+};
+const char *machine_state_name(enum machine_state s);
+/* The word clients see (contract.md section 4): starting -> preparing, stopping/deleting -> stopped. */
+const char *machine_state_public(enum machine_state s);
+
+struct machine;
+
+struct machine_spec {
+	const char *environment;
+	unsigned vcpu_count;
+	uint64_t mem_mib, disk_mib;
+	int64_t ttl_seconds;
+	enum accelerator accelerator;
+	uid_t owner_uid;
+	bool one_shot;
+};
+
+int machines_new(struct manager *m, struct machines **ret, struct error *err);
+struct machines *machines_free(struct machines *ms);
+
+/* By id or unambiguous prefix, as uid may see it (root sees all): vm_not_found otherwise. */
+int machines_find(struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err);
+
+/* vm.list and vm.status results (fields of contract.md section 4); *ret is owned. */
+int machines_list_json(struct machines *ms, uid_t uid, json_object **ret);
+int machine_json(struct machine *mc, json_object **ret);
+bool machines_use_digest(const char *digest, void *machines); /* digest_in_use_fn */
+size_t machines_count(struct machines *ms);
+
+/*
+ * Ends the machine whatever state it is in and removes its disk and row. done (may be NULL) comes once,
+ * later, r 0 when nothing of it is left. Callers may join a deletion under way.
+ */
+typedef void (*machine_done_fn)(const struct error *err, void *userdata);
+int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata);
+
+/* Deletes what is past its TTL and not running a command. Result of vm.reap_expired by callback. */
+typedef void (*reap_done_fn)(json_object *result, const struct error *err, void *userdata);
+int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, void *userdata);

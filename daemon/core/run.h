@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * vm.run: one command in a machine of its own. Pull if need be, create (row first), start, execute,
+ * delete. The caller owns the run until done has been called or run_free.
+ */
+
+#include "daemon/core/machine.h"
+
+struct run;
+
+struct run_params {
+	struct machine_spec machine;
+	const char *command; /* one shell line */
+	const char *cwd, *user;
+	const char *const *env; /* K=V, NULL-terminated */
+	uint64_t timeout_usec;  /* 0 = none */
+	bool with_stdin;        /* stdin comes over stdio_fd; else /dev/null */
+	int stdio_fd;           /* taken over on success: the client's socket speaking DATA/ACK/END on
+	                         * channel 0; -EBADF: output is captured for the reply */
+};
+
+struct run_progress {
+	const char *phase; /* "kernel" "install" "write" (a pull), "create", "start", "execute" */
+	const char *vm_id, *exec_id; /* NULL until known */
+	int percent;                 /* -1 unknown */
+	const char *detail;
+	const char *accelerator;        /* with "start": "kvm" or "emulation" */
+	const char *accelerator_reason; /* with "start", when emulation: why; else NULL */
+};
+
+struct run_callbacks {
+	void (*on_progress)(struct run *r, const struct run_progress *p, void *userdata);
+	/* Exactly once, after the last byte went to stdio_fd and the machine is gone. result (owned by the
+	 * callee) has the run fields of contract.md section 4; NULL with err set on failure. */
+	void (*on_done)(struct run *r, json_object *result, const struct error *err, void *userdata);
+};
+
+int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
+	void *userdata, struct run **ret, struct error *err);
+
+/* The caller said cancel: the machine is deleted at once, on_done comes with `cancelled`. */
+void run_cancel(struct run *r);
+/* The caller's connection is gone: nothing is reported any more; the machine goes after ONESHOT_GRACE_USEC
+ * or with its command, whichever is first. The run frees itself. */
+void run_abandon(struct run *r);
+struct run *run_free(struct run *r); /* after on_done */
+
+/* exec.signal: by exec_id or prefix, as uid may see it. Sends signo to its foreground group. */
+int runs_signal(struct manager *m, const char *exec_id, uid_t uid, int signo, json_object **ret,
+	struct error *err);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Environments: the catalog (contract.md section 6), what is installed, and pulls. An installed environment
+ * is CACHE/sha256-HEX/{image.ext4,meta.json}, plus CACHE/NAME.json naming the digest; written aside in
+ * CACHE/.staging-*, fsynced, renamed, so that an interrupted pull leaves nothing installed. A pull is a
+ * job that belongs to nobody: callers wait for it and may leave; two pulls of one environment share it.
+ */
+
+#include "daemon/manager.h"
+#include <json-c/json.h>
+
+struct environment; /* one catalog entry */
+struct pull_wait;   /* one caller waiting for a pull */
+
+int environments_new(struct manager *m, struct environments **ret, struct error *err);
+struct environments *environments_free(struct environments *envs);
+
+/* Borrowed; environment_unknown (message names it, fix lists the known or the full reference). */
+int environments_find(struct environments *envs, const char *name, struct environment **ret,
+	struct error *err);
+
+/* Result objects of env.list and env.inspect; *ret is owned by the caller. */
+int environments_list_json(struct environments *envs, json_object **ret);
+int environment_json(struct environment *env, json_object **ret);
+
+const char *environment_name(const struct environment *env);
+bool environment_installed(const struct environment *env);
+const char *environment_digest(const struct environment *env); /* "sha256:HEX" or NULL */
+
+/* Opens the installed image read-only; the digest pins it. pull_failed when it is not there or damaged. */
+int environments_open_image(struct environments *envs, const char *digest, int *ret_fd, struct error *err);
+
+struct pull_progress {
+	const char *phase; /* "kernel", "install", "write", "ready" */
+	int percent;       /* -1 unknown */
+	const char *detail; /* one line or NULL */
+};
+typedef void (*pull_progress_fn)(const struct pull_progress *p, void *userdata);
+/* err NULL: installed and the kernel is ready. Called exactly once, never from within environment_pull. */
+typedef void (*pull_done_fn)(const struct error *err, void *userdata);
+
+/*
+ * Joins or starts the pull of env (with it kernels_ensure, so that a machine can start afterwards).
+ * Already installed: done comes in the next turn of the loop. force: pull anew even when installed.
+ * Checks free space first. The waiter may leave with pull_wait_free; the job goes on.
+ */
+int environment_pull(struct environment *env, bool force, pull_progress_fn on_progress,
+	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err);
+struct pull_wait *pull_wait_free(struct pull_wait *w);
+
+/* Removes leftovers and superseded versions, all: also what no machine uses. in_use tells whether a
+ * row names the digest. dry_run only lists. The result is env.prune's; removal is a job, so this answers
+ * by callback. */
+typedef bool (*digest_in_use_fn)(const char *digest, void *userdata);
+typedef void (*prune_done_fn)(json_object *result /* owned by the callee */, const struct error *err,
+	void *userdata);
+int environments_prune(struct environments *envs, bool all, bool dry_run, digest_in_use_fn in_use,
+	void *in_use_userdata, prune_done_fn done, void *userdata, struct error *err);

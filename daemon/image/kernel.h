@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The kernel store: STATE/kernels/HASH/{vmlinux,modules.ext4,meta.json} and STATE/kernels/HASH/initrd-AGENTHASH, never
+ * installed on the host. Filled by `pyro-import kernel` (apt-get download of Debian's cloud kernel, or
+ * kernel= of pyrod.conf, or a readable /boot/vmlinuz-* with its /lib/modules) and `pyro-import initramfs`.
+ */
+
+#include "daemon/manager.h"
+
+typedef void (*kernel_progress_fn)(const char *phase, int percent, void *userdata);
+typedef void (*kernel_done_fn)(const struct error *err, void *userdata);
+
+int kernels_new(struct manager *m, struct kernels **ret, struct error *err);
+struct kernels *kernels_free(struct kernels *k);
+
+/* The kernel new machines get: "HASH" (16 hex of sha256 of its vmlinux), its version; NULL when the store is empty. */
+const char *kernels_current(struct kernels *k);
+const char *kernels_current_version(struct kernels *k);
+const char *kernels_current_path(struct kernels *k);
+
+/* Makes sure a kernel and the initramfs for today's agent are there. Shared by all who ask; done comes
+ * exactly once per call, in a later turn of the loop. */
+int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
+	void *userdata, struct error *err);
+
+struct kernel_files {
+	int vmlinux_fd, initrd_fd, modules_fd; /* owned; modules_fd -EBADF when there is no image */
+};
+#define KERNEL_FILES_INIT { -EBADF, -EBADF, -EBADF }
+void kernel_files_done(struct kernel_files *f);
+/* Opens the files of one kernel by hash, read-only. */
+int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, struct error *err);

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Work that would block the loop, done by a child process: the pid is watched by pidfd, stdout is read
+ * as lines (a longer line than 64 KiB ends the job), the end of stderr (4 KiB) is kept for the error text.
+ * A job is owned by whoever started it; it ends by its callback exactly once, or by job_cancel.
+ */
+
+#include "daemon/child.h"
+#include <systemd/sd-event.h>
+
+struct job;
+
+/* One line of the child's stdout, without newline. */
+typedef void (*job_line_fn)(struct job *job, const char *line, size_t n, void *userdata);
+
+/* status: >= 0 exit status, < 0: -signal that ended it, INT_MIN: timed out and killed. stderr_tail is
+ * NUL-terminated and unescaped. The job is freed after the callback returns. */
+typedef void (*job_done_fn)(struct job *job, int status, const char *stderr_tail, void *userdata);
+
+struct job_spec {
+	const char *name;        /* for logs */
+	struct child_spec child; /* stdout_fd and stderr_fd are the job's own: leave them 0 */
+	uint64_t timeout_usec;   /* 0 = none */
+	job_line_fn on_line;     /* may be NULL */
+	job_done_fn on_done;
+	void *userdata;
+};
+
+int job_start(sd_event *event, const struct job_spec *spec, struct job **ret);
+
+/* Kills the child's process group and frees the job; on_done is not called. Takes NULL. */
+struct job *job_cancel(struct job *job);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The daemon's one context object: made by main.c, handed to every subsystem. Members are set before
+ * the loop runs and stay until manager_free. Only pointers and paths live here.
+ */
+
+#include "proto/base.h"
+#include "proto/error.h"
+#include <sys/types.h>
+#include <systemd/sd-event.h>
+
+struct config;
+struct environments;
+struct kernels;
+struct machines;
+struct server;
+struct store;
+
+struct manager {
+	sd_event *event; /* owned */
+	bool system;     /* system mode; else user mode */
+	char *state_dir;   /* owned; pyro.db, machines/ID/, kernels/, disks/ */
+	char *runtime_dir; /* owned; pyrod.sock, launch.sock, vm/ID/ */
+	char *cache_dir;   /* owned; environments */
+	char *libexec_dir; /* owned; where pyro-vmm and pyro-import are */
+	char *agent_path;  /* owned; the static pyro-agent that goes into the initramfs */
+	char *socket_path; /* owned; what clients connect to */
+	uint64_t started_usec; /* monotonic */
+
+	struct config *config;             /* owned */
+	struct store *store;               /* owned */
+	struct environments *environments; /* owned */
+	struct kernels *kernels;           /* owned */
+	struct machines *machines;         /* owned */
+	struct server *server;             /* owned */
+
+	/* Set when the daemon can serve only system.*: every other call answers this (a store of a newer
+	 * version, a store that cannot be read). */
+	struct error degraded;
+};
+
+/* Reads paths and configuration, opens the store, loads rows; the loop does not run yet. */
+int manager_new(bool system, const char *socket_path, const char *config_path, struct manager **ret,
+	struct error *err);
+struct manager *manager_free(struct manager *m);
+DEFINE_CLEANUP(struct manager *, manager_free)

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The socket clients connect to: accept with SO_PEERCRED read once, limits per uid and in all,
+ * connections (conn.c) that turn lines into calls. A listening descriptor from socket activation is used when
+ * given, else one is bound at path (a live one there is an error, a dead one is replaced).
+ */
+
+#include "daemon/manager.h"
+
+int server_new(struct manager *m, const char *path, int listen_fd /* taken over, or -EBADF */,
+	struct server **ret, struct error *err);
+struct server *server_free(struct server *s);
+size_t server_connections(struct server *s);

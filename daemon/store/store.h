@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The store thread and its queue. SQLite lives on that thread alone, with the only connection (WAL,
+ * synchronous=FULL, EXCLUSIVE, STRICT). Each store_* call is queued, runs in one transaction (commits
+ * are grouped) and completes on the loop by eventfd. Reads are served from memory: rows are loaded once
+ * at start.
+ */
+
+#include "proto/base.h"
+#include "proto/error.h"
+#include <sys/types.h>
+#include <systemd/sd-event.h>
+
+struct store;
+
+/* r: 0 committed, else -errno with err set. On the loop thread. */
+typedef void (*store_done_fn)(int r, const struct error *err, void *userdata);
+
+/* Opens or creates path and brings the schema up to date; waits for it (called before the loop runs).
+ * internal with the fix for a damaged store; unsupported for one of a newer version (nothing is touched). */
+int store_new(sd_event *event, const char *path, struct store **ret, struct error *err);
+/* Finishes what is queued, closes. Takes NULL. */
+struct store *store_free(struct store *s);
+
+/* Runs a no-op through the thread (watchdog). */
+int store_ping(struct store *s, store_done_fn done, void *userdata);
+
+struct vm_row {
+	char id[16];
+	uid_t owner_uid;
+	char *environment, *env_digest, *kernel_hash; /* owned */
+	unsigned vcpu_count;
+	uint64_t mem_mib, disk_mib;
+	int64_t ttl_seconds;
+	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0 = never */
+	bool one_shot;
+	char state[16];      /* machine_state_name() */
+	char accelerator[16], start_mode[16];
+	uint8_t uuid[16], sync[32];
+	pid_t vmm_pid;            /* 0 = not started */
+	uint64_t vmm_start_time;  /* ticks since boot: with pid and boot_id it names the process */
+	char boot_id[40];
+	char *last_error;         /* owned or NULL */
+};
+void vm_row_done(struct vm_row *row);
+int vm_row_copy(struct vm_row *dst, const struct vm_row *src);
+
+int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n, struct error *err); /* before the loop */
+int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done, void *userdata); /* insert or replace; row is copied */
+int store_vm_delete(struct store *s, const char *id, store_done_fn done, void *userdata);

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * One running VMM as the rest of the daemon sees it, and the drivers behind it. Above this nobody knows
+ * which VMM it is.
+ *
+ * Life: vmm_start launches it through pyro-vmm and returns at once; on_started when its control socket
+ * answers and the vCPUs run (the agent's stream may be dialled from then on), on_exited exactly once
+ * when its process is gone, whatever happened before. vmm_free before that kills it.
+ */
+
+#include "daemon/config.h"
+#include "daemon/manager.h"
+
+enum { VMM_DISKS_MAX = 4 };
+
+struct vmm_disk {
+	const char *serial; /* borrowed: DISK_SERIAL_* */
+	int fd;             /* borrowed: opened O_RDONLY or O_RDWR */
+	bool read_only;
+};
+
+struct vmm_spec {
+	const char *id;   /* vm-... */
+	uint8_t uuid[16];
+	unsigned vcpu_count;
+	uint64_t mem_mib;
+	enum accelerator accelerator; /* KVM or EMULATION, resolved */
+	int vmlinux_fd, initrd_fd;    /* borrowed */
+	struct vmm_disk disks[VMM_DISKS_MAX];
+	size_t n_disks;
+	const char *run_dir; /* RUNTIME/vm/ID, exists, ours, 0700: sockets go there */
+};
+
+struct vmm_exit {
+	int status;         /* exit status, or -signal */
+	bool guest_ended;   /* a SHUTDOWN event of the guest's own came first */
+	const char *reason; /* one line: QEMU's last words, escaped; or NULL */
+};
+
+struct vmm;
+struct vmm_callbacks {
+	void (*on_started)(struct vmm *v, void *userdata);
+	/* The VMM could not be brought up; on_exited follows. */
+	void (*on_failed)(struct vmm *v, const struct error *err, void *userdata);
+	void (*on_exited)(struct vmm *v, const struct vmm_exit *e, void *userdata);
+	/* The vCPUs were paused by the VMM itself (host disk full). May be NULL. */
+	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
+};
+
+/* What the probe tells doctor and `auto`. */
+struct vmm_probe {
+	char name[16];
+	char *path;    /* owned or NULL */
+	char *version; /* owned or NULL */
+	bool usable;
+	char *reason; /* owned or NULL: why not */
+};
+void vmm_probe_done(struct vmm_probe *p);
+
+struct vmm_driver {
+	const char *name;
+	int (*probe)(struct manager *m, struct vmm_probe *ret);
+	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
+		void *userdata, struct vmm **ret, struct error *err);
+	int (*connect)(struct vmm *v); /* a new connection to the agent's stream: fd, -errno */
+	void (*stop)(struct vmm *v);
+	void (*free)(struct vmm *v);
+};
+
+extern const struct vmm_driver *const vmm_drivers[]; /* NULL-terminated; the first usable is the default */
+
+/* Which accelerator `want` comes to on this host now; vm_unavailable with the fix when it cannot be had. ret_reason
+ * (static, may be NULL): why emulation was taken. */
+int vmm_resolve_accelerator(enum accelerator want, enum accelerator *ret, const char **ret_reason,
+	struct error *err);
+
+int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
+	void *userdata, struct vmm **ret, struct error *err);
+/* Dials the agent's stream: an owned non-blocking fd, or -errno. */
+int vmm_connect(struct vmm *v);
+/* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL by pidfd; on_exited follows. */
+void vmm_stop(struct vmm *v);
+pid_t vmm_pid(const struct vmm *v);
+uint64_t vmm_start_time(const struct vmm *v); /* field 22 of /proc/PID/stat: with pid it names the process */
+const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
+/* The end of the guest's console, escaped for a log or an error; *ret is owned. */
+int vmm_console_tail(struct vmm *v, size_t max, char **ret);
+/* Kills and waits for nothing; no callback comes any more. Takes NULL. */
+struct vmm *vmm_free(struct vmm *v);

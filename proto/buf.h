@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Bytes on their way: a growable buffer with a hard limit, and checked little-endian readers and
+ * writers for wire messages. Every reader carries its error, so a parser reads all fields and tests
+ * once. Nothing is ever cast from wire bytes.
+ */
+
+#include "base.h"
+
+struct buf {
+	uint8_t *data; /* owned */
+	size_t start;  /* first unread byte */
+	size_t end;    /* one past the last byte */
+	size_t cap;
+	size_t max; /* never holds more unread bytes than this */
+};
+
+void buf_init(struct buf *b, size_t max);
+void buf_done(struct buf *b); /* frees the contents; usable again after buf_init */
+void buf_clear(struct buf *b);
+
+static inline size_t buf_len(const struct buf *b)
+{
+	return b->end - b->start;
+}
+static inline const uint8_t *buf_head(const struct buf *b)
+{
+	return b->data + b->start;
+}
+
+/* Room for n more bytes at the tail: returns a pointer to write to (then buf_commit), or NULL with
+ * errno ENOBUFS (limit) or ENOMEM. */
+uint8_t *buf_reserve(struct buf *b, size_t n);
+void buf_commit(struct buf *b, size_t n);
+int buf_append(struct buf *b, const void *p, size_t n); /* -ENOBUFS, -ENOMEM */
+void buf_consume(struct buf *b, size_t n);              /* n <= buf_len */
+
+/* One non-blocking write/read round between the buffer and fd. Returns bytes moved, 0 at EOF (read
+ * only), -EAGAIN, -errno. */
+ssize_t buf_write_fd(struct buf *b, int fd);
+ssize_t buf_read_fd(struct buf *b, int fd, size_t max);
+
+/* Writers: append to a buf; the first failure sticks in *r (keep it 0 at the start). */
+void put_u8(struct buf *b, uint8_t v, int *r);
+void put_u16(struct buf *b, uint16_t v, int *r);
+void put_u32(struct buf *b, uint32_t v, int *r);
+void put_u64(struct buf *b, uint64_t v, int *r);
+void put_bytes(struct buf *b, const void *p, size_t n, int *r);
+void put_str(struct buf *b, const char *s, int *r); /* u32 length + bytes; NULL is length 2^32-1 */
+
+/* Readers over a borrowed span. */
+struct rd {
+	const uint8_t *p;
+	size_t n;
+	bool failed;
+};
+uint8_t get_u8(struct rd *rd);
+uint16_t get_u16(struct rd *rd);
+uint32_t get_u32(struct rd *rd);
+uint64_t get_u64(struct rd *rd);
+void get_bytes(struct rd *rd, void *ret, size_t n);
+/* A string of at most max bytes without NUL; *ret is owned by the caller, NULL when absent. */
+int get_str(struct rd *rd, size_t max, char **ret);
+/* 0 if everything was read well and nothing is left, else -EBADMSG. */
+int rd_done(const struct rd *rd);

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The error a person or a client reads: a code of contract.md section 4, what failed, why, and the fix.
+ * Set once, at the origin; callers add context, never replace. The integer that travels beside it is
+ * the code's -errno (error_errno).
+ */
+
+#include "base.h"
+
+#define ERROR_CODES(X)                                                                             \
+	X(USAGE, "usage", EINVAL, false)                                                           \
+	X(INVALID_ARGUMENT, "invalid_argument", EINVAL, false)                                     \
+	X(ENVIRONMENT_UNKNOWN, "environment_unknown", ENOENT, false)                               \
+	X(PULL_FAILED, "pull_failed", EIO, true)                                                   \
+	X(VM_NOT_FOUND, "vm_not_found", ENOENT, false)                                             \
+	X(WORKSPACE_NOT_FOUND, "workspace_not_found", ENOENT, false)                               \
+	X(WORKSPACE_EXPIRED, "workspace_expired", ENOENT, false)                                   \
+	X(SHELL_NOT_FOUND, "shell_not_found", ENOENT, false)                                       \
+	X(EXEC_NOT_FOUND, "exec_not_found", ENOENT, false)                                         \
+	X(WRONG_STATE, "wrong_state", EBUSY, false)                                                \
+	X(NAME_TAKEN, "name_taken", EEXIST, false)                                                 \
+	X(QUOTA_EXCEEDED, "quota_exceeded", EDQUOT, true)                                          \
+	X(NO_SPACE, "no_space", ENOSPC, true)                                                      \
+	X(NO_MEMORY, "no_memory", ENOMEM, true)                                                    \
+	X(VM_UNAVAILABLE, "vm_unavailable", ENODEV, false)                                         \
+	X(START_FAILED, "start_failed", EIO, true)                                                 \
+	X(GUEST_UNRESPONSIVE, "guest_unresponsive", ETIMEDOUT, true)                               \
+	X(GUEST_DIED, "guest_died", ECONNRESET, true)                                              \
+	X(HOST_COMPAT_REFUSED, "host_compat_refused", EPERM, false)                                \
+	X(NETWORK_UNAVAILABLE, "network_unavailable", ENETDOWN, false)                             \
+	X(SEED_REFUSED, "seed_refused", EINVAL, false)                                             \
+	X(PATH_OUTSIDE_PROJECT, "path_outside_project", EPERM, false)                              \
+	X(CANCELLED, "cancelled", ECANCELED, false)                                                \
+	X(OUTCOME_UNKNOWN, "outcome_unknown", EIO, false)                                          \
+	X(PERMISSION_DENIED, "permission_denied", EACCES, false)                                   \
+	X(DAEMON_UNREACHABLE, "daemon_unreachable", ECONNREFUSED, true)                            \
+	X(DAEMON_TOO_OLD, "daemon_too_old", EPROTO, false)                                         \
+	X(UNSUPPORTED, "unsupported", EOPNOTSUPP, false)                                           \
+	X(INTERNAL, "internal", EIO, false)
+
+enum error_code {
+#define X(sym, name, err, retry) ERROR_##sym,
+	ERROR_CODES(X)
+#undef X
+		ERROR_MAX
+};
+
+struct error {
+	bool set;
+	enum error_code code;
+	char *message; /* owned; one sentence: what failed, naming the value */
+	char *cause;   /* owned or NULL: why */
+	char *fix;     /* owned or NULL: a command or a next step */
+};
+
+#define ERROR_INIT { .set = false }
+#define _cleanup_error_ _cleanup_(error_clear)
+
+/*
+ * Sets err (which may be NULL) unless it is set already, and returns the code's -errno.
+ * cause and fix may be NULL. message is printf-formatted. The strings are copied; running out of
+ * memory leaves the code without text.
+ */
+int error_set(struct error *err, enum error_code code, const char *cause, const char *fix,
+	const char *message, ...) _printf_(5, 6);
+
+/* The same with the cause taken from a negative errno r, which is also returned. */
+int error_set_errno(struct error *err, enum error_code code, int r, const char *fix,
+	const char *message, ...) _printf_(5, 6);
+
+/* Puts "context: " before the message of a set error. Returns -errno of its code. */
+int error_prefix(struct error *err, const char *context, ...) _printf_(2, 3);
+
+/* Replaces the fix when there is none yet. */
+void error_default_fix(struct error *err, const char *fix);
+
+void error_clear(struct error *err);
+void error_move(struct error *dst, struct error *src);
+int error_copy(struct error *dst, const struct error *src);
+
+/* "invalid_argument", and back (-EINVAL when unknown); errno is positive. */
+const char *error_code_name(enum error_code code);
+int error_code_from_name(const char *name, enum error_code *ret);
+int error_code_errno(enum error_code code);
+bool error_code_retryable(enum error_code code);
+
+/* The best code for a bare -errno: ENOSPC -> no_space, ENOMEM -> no_memory, ... else internal. */
+enum error_code error_code_for_errno(int r);

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * JSON from strangers. json_scan is a strict RFC 8259 scanner that runs before json-c, which alone
+ * would accept duplicate keys, NaN, single quotes, raw control bytes, overlong UTF-8 and saturated
+ * integers (reliability.md section 7). The getters check the type and never coerce.
+ */
+
+#include "base.h"
+#include "error.h"
+#include <json-c/json.h>
+
+struct json_limits {
+	size_t max_bytes;
+	unsigned max_depth;
+	unsigned max_values;
+};
+extern const struct json_limits json_limits_request; /* LIMIT_REQUEST_BYTES, ... */
+extern const struct json_limits json_limits_reply;
+
+/*
+ * 0 if [p, p+n) is exactly one JSON value: strict UTF-8, no raw control bytes, no duplicate keys, no lone surrogates,
+ * integers within +-(2^53-1), finite doubles, depth and number of values within the limits. Else -EBADMSG with the
+ * byte position and the reason in err (invalid_argument).
+ */
+int json_scan(const char *p, size_t n, const struct json_limits *limits, struct error *err);
+
+/* Scans, then parses. *ret is owned by the caller. */
+int json_parse(const char *p, size_t n, const struct json_limits *limits, json_object **ret,
+	struct error *err);
+
+static inline void json_putp(json_object **o)
+{
+	if (*o)
+		json_object_put(*o);
+}
+#define _cleanup_json_ _cleanup_(json_putp)
+
+/* Checked getters: a missing or null member gives the default; another type is a programming error
+ * after api_check_params (assert), so these serve validated parameters and our own files. */
+const char *json_get_str(json_object *o, const char *key, const char *dflt);
+int64_t json_get_int(json_object *o, const char *key, int64_t dflt);
+bool json_get_bool(json_object *o, const char *key, bool dflt);
+json_object *json_get(json_object *o, const char *key); /* NULL when absent or null; borrowed */
+
+/* Adders that take over val; abort only on out of memory being impossible to report: -ENOMEM. */
+int json_add(json_object *o, const char *key, json_object *val /* owned, may be NULL = null */);
+int json_add_str(json_object *o, const char *key, const char *val /* NULL = null */);
+int json_add_strn(json_object *o, const char *key, const char *val, size_t n);
+int json_add_int(json_object *o, const char *key, int64_t val);
+int json_add_bool(json_object *o, const char *key, bool val);
+int json_add_time(json_object *o, const char *key, uint64_t wall_usec); /* 0 = null */
+
+/* The error object of contract.md section 4: {code, message, data:{code, cause, fix, retryable}}; the
+ * one place that makes it. code is the JSON-RPC number (see api.c). */
+json_object *json_error_object(const struct error *err);
+/* Back from such an object (client side). */
+int json_error_parse(json_object *o, struct error *ret);
