@@ -3,8 +3,9 @@
 
 /*
  * The messages between host and agent, field by field. Each has msg_X_put (append the payload's
- * encoding to a buf) and msg_X_get (from a frame's payload; -EBADMSG on anything wrong, out of range
- * or left over), and msg_X_done where it owns memory. Unknown frame types are ignored by both sides,
+ * encoding to a buf) and msg_X_get (from a frame's payload; -EBADMSG on anything wrong, out of
+ * range or left over), and msg_X_done where it owns memory. _put refuses with -EINVAL what _get
+ * would refuse, but cuts a `what` to MSG_WHAT_MAX. Unknown frame types are ignored by both sides,
  * so that a newer peer may say more; a known type with a wrong payload ends the connection.
  */
 
@@ -15,8 +16,12 @@
 #define AGENT_PROTOCOL_MIN 1
 #define AGENT_PROTOCOL_MAX 1
 #define AGENT_PORT_NAME    "org.pyro.agent"
-#define AGENT_CHANNEL_NONE 0 /* execs use channels from 1 */
+#define AGENT_CHANNEL_NONE 0  /* execs use channels from 1 */
 #define AGENT_EXEC_ID_SIZE 16 /* "ex-" and 12 hex digits, NUL */
+
+#define MSG_WHAT_MAX 1024 /* bytes of msg_result.what and msg_bye.what */
+#define MSG_CWD_MAX  4096
+#define MSG_USER_MAX 256
 
 /* Serials by which the guest finds its disks (design.md section 6). */
 #define DISK_SERIAL_ENV     "pyro-env"
@@ -44,8 +49,8 @@ struct msg_held {
 };
 
 struct msg_welcome {
-	uint16_t version; /* chosen, within HELLO's range */
-	uint8_t state;    /* enum agent_state */
+	uint16_t version;       /* chosen, within HELLO's range */
+	uint8_t state;          /* enum agent_state */
 	uint8_t machine_id[16]; /* zero before SETUP */
 	uint8_t boot_nonce[16];
 	uint32_t n_held;
@@ -63,7 +68,7 @@ struct msg_setup {
 enum {
 	START_STDIN = 1 << 0, /* stdin is a pipe fed by DATA; else /dev/null */
 	START_PTY = 1 << 1,   /* reserved: refused by protocol 1 */
-	START_LOGIN = 1 << 2, /* run by a login shell; else by a plain one in the captured environment */
+	START_LOGIN = 1 << 2, /* by a login shell; else a plain one in the captured environment */
 };
 
 struct msg_start {
@@ -73,14 +78,14 @@ struct msg_start {
 	char *cwd;     /* owned; absolute, or relative to /workspace */
 	char *user;    /* owned: name or number */
 	uint32_t n_env;
-	char **env;            /* owned: K=V, put on top of the login environment */
-	uint64_t timeout_usec; /* from the process's start; 0 = none */
+	char **env;                 /* owned: K=V, put on top of the login environment */
+	uint64_t timeout_usec;      /* from the process's start; 0 = none */
 	uint64_t limit[STREAM_MAX]; /* first ACK limit of each output stream */
 };
 
 struct msg_kill {
 	uint8_t signal; /* 1..64 */
-	uint8_t all;    /* 1: SIGKILL the whole cgroup, whatever signal says; 0: the foreground group */
+	uint8_t all;    /* 1: SIGKILL the whole cgroup; 0: signal to the foreground group */
 };
 
 /* The host's side after WELCOME: where each output stream goes on (bytes below are safe). */
@@ -115,23 +120,25 @@ struct msg_bye {
 	char *what; /* owned or NULL */
 };
 
-#define AGENT_MESSAGES(X) X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye)
-#define X(name)                                                                                    \
-	int msg_##name##_put(struct buf *out, const struct msg_##name *m);                         \
-	int msg_##name##_get(const struct frame *f, struct msg_##name *ret);                       \
+#define AGENT_MESSAGES(X) \
+	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye)
+#define X(name) \
+	int msg_##name##_put(struct buf *out, const struct msg_##name *m); \
+	int msg_##name##_get(const struct frame *f, struct msg_##name *ret); \
 	void msg_##name##_done(struct msg_##name *m);
 AGENT_MESSAGES(X)
 #undef X
 
-/* Encodes the message as one frame. */
-#define msg_send(out, name, frame_type, channel, msg)                                              \
-	({                                                                                         \
-		struct buf _payload;                                                               \
-		buf_init(&_payload, FRAME_PAYLOAD_MAX);                                            \
-		int _r = msg_##name##_put(&_payload, (msg));                                       \
-		if (_r >= 0)                                                                       \
-			_r = frame_put((out), (frame_type), (channel), buf_head(&_payload),        \
-				buf_len(&_payload));                                               \
-		buf_done(&_payload);                                                               \
-		_r;                                                                                \
+/* Encodes the message and appends it as one frame, or as several when it is long (frame_put_long).
+ */
+#define msg_send(out, name, frame_type, channel, msg) \
+	({ \
+		struct buf _payload; \
+		buf_init(&_payload, LIMIT_MESSAGE_BYTES); \
+		int _r = msg_##name##_put(&_payload, (msg)); \
+		if (_r >= 0) \
+			_r = frame_put_long((out), (frame_type), (channel), buf_head(&_payload), \
+				buf_len(&_payload)); \
+		buf_done(&_payload); \
+		_r; \
 	})

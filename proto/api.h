@@ -19,11 +19,12 @@ enum api_type {
 	API_INT,
 	API_STRING, /* UTF-8; no NUL unless API_NUL */
 	API_ENUM,   /* one of names */
-	API_ID,     /* "vm-" and 12 hex digits, or an unambiguous prefix of that; names[0] is the kind */
-	API_TIME,   /* RFC 3339, UTC */
-	API_OBJECT, /* fields in sub; sub NULL: an object of strings (env, labels) */
-	API_ARRAY,  /* elements described by sub[0] */
-	API_FD,     /* index into the line's descriptors; a stream socket */
+	API_ID, /* "vm-" and 12 hex digits, or an unambiguous prefix of that; names[0] is the kind */
+	API_TIME,    /* RFC 3339, UTC */
+	API_OBJECT,  /* fields in sub; sub NULL: an object of strings (env, labels) */
+	API_ARRAY,   /* elements described by sub[0] */
+	API_CALL_ID, /* the id of a request: a string of at most 64 bytes, or an integer */
+	API_FD,      /* index into the line's descriptors; a stream socket */
 	API_TYPE_MAX
 };
 
@@ -37,24 +38,32 @@ enum {
 	API_NO_MCP = 1 << 6,
 	API_LIVE = 1 << 7, /* an FD that carries live stdio */
 	API_NUL = 1 << 8,
+	API_OPTIONAL = 1 << 9, /* of a result: may be left out */
 };
 
 struct api_field {
 	const char *name;
 	enum api_type type;
 	unsigned flags;
-	const char *dflt;   /* JSON text of the default, NULL: none (null) */
-	int64_t min, max;   /* INT: range; STRING/ARRAY: length (max 0 = no limit but the line's) */
+	const char *dflt; /* JSON text of the default, NULL: none (null) */
+	int64_t min, max; /* INT: range; STRING/ARRAY: length (max 0 = no limit but the line's) */
 	const char *const *names;    /* ENUM: NULL-terminated; ID: the kind */
 	const struct api_field *sub; /* OBJECT, ARRAY */
-	const char *client; /* how libpyro makes an FD */
-	const char *cli;    /* other flag names, comma-separated: "cpus", "-m,memory" */
-	int since;          /* api_version, 0 = 1 */
+	const char *client;          /* how libpyro makes an FD */
+	const char *cli;             /* other flag names, comma-separated: "cpus", "-m,memory" */
+	int since;                   /* api_version, 0 = 1 */
 	const char *help;
 };
 /* Field arrays end with {.name = NULL}. */
 
-enum api_object { API_OBJ_NONE, API_OBJ_VM, API_OBJ_WORKSPACE, API_OBJ_EXEC, API_OBJ_SHELL, API_OBJ_ENV };
+enum api_object {
+	API_OBJ_NONE,
+	API_OBJ_VM,
+	API_OBJ_WORKSPACE,
+	API_OBJ_EXEC,
+	API_OBJ_SHELL,
+	API_OBJ_ENV
+};
 enum api_right { API_ANYONE, API_OWNER, API_ADMIN };
 enum api_life { API_CALLER, API_KEPT };
 enum {

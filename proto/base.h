@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * What every file of the project may use: ownership by cleanup attribute, hand-over by TAKE_*, and a
- * few macros. libc only. An owning local is initialised where it is declared; an empty descriptor is
- * -EBADF, so that a forgotten one fails closed.
+ * What every file of the project may use: ownership by cleanup attribute, hand-over by TAKE_*, and
+ * a few macros. libc only. An owning local is initialised where it is declared; an empty descriptor
+ * is -EBADF, so that a forgotten one fails closed.
  */
 
 #include <errno.h>
@@ -20,11 +20,11 @@
 #define MIN_OF(a, b)  ((a) < (b) ? (a) : (b))
 #define MAX_OF(a, b)  ((a) > (b) ? (a) : (b))
 
-#define _cleanup_(f)     __attribute__((cleanup(f)))
-#define _printf_(a, b)   __attribute__((format(printf, a, b)))
-#define _unused_         __attribute__((unused))
-#define _noreturn_       __attribute__((noreturn))
-#define _must_check_     __attribute__((warn_unused_result))
+#define _cleanup_(f)   __attribute__((cleanup(f)))
+#define _printf_(a, b) __attribute__((format(printf, a, b)))
+#define _unused_       __attribute__((unused))
+#define _noreturn_     __attribute__((noreturn))
+#define _must_check_   __attribute__((warn_unused_result))
 
 #define USEC_PER_SEC  UINT64_C(1000000)
 #define USEC_PER_MSEC UINT64_C(1000)
@@ -32,28 +32,28 @@
 #define MIB           (UINT64_C(1) << 20)
 
 /* Moves the value out of an owning variable, which is left empty. */
-#define TAKE_PTR(p)                                                                                \
-	({                                                                                         \
-		__typeof__(p) *_pp = &(p);                                                         \
-		__typeof__(p) _taken = *_pp;                                                       \
-		*_pp = NULL;                                                                       \
-		_taken;                                                                            \
+#define TAKE_PTR(p) \
+	({ \
+		__typeof__(p) *_pp = &(p); \
+		__typeof__(p) _taken = *_pp; \
+		*_pp = NULL; \
+		_taken; \
 	})
 
-#define TAKE_FD(fd)                                                                                \
-	({                                                                                         \
-		int *_pfd = &(fd);                                                                 \
-		int _taken = *_pfd;                                                                \
-		*_pfd = -EBADF;                                                                    \
-		_taken;                                                                            \
+#define TAKE_FD(fd) \
+	({ \
+		int *_pfd = &(fd); \
+		int _taken = *_pfd; \
+		*_pfd = -EBADF; \
+		_taken; \
 	})
 
 /* Defines a cleanup function named <func>p for pointers of the given type. */
-#define DEFINE_CLEANUP(type, func)                                                                 \
-	static inline void func##p(type *p)                                                        \
-	{                                                                                          \
-		if (*p)                                                                            \
-			func(*p);                                                                  \
+#define DEFINE_CLEANUP(type, func) \
+	static inline void func##p(type *p) \
+	{ \
+		if (*p) \
+			func(*p); \
 	}
 
 static inline void freep(void *p)
@@ -61,7 +61,8 @@ static inline void freep(void *p)
 	free(*(void **)p);
 }
 
-/* Closes fd unless it is empty; returns -EBADF, so that `fd = fd_close(fd)` leaves it empty. Keeps errno. */
+/* Closes fd unless it is empty; returns -EBADF, so that `fd = fd_close(fd)` leaves it empty. Keeps
+ * errno. */
 static inline int fd_close(int fd)
 {
 	if (fd >= 0) {
@@ -101,16 +102,22 @@ static inline bool startswith(const char *s, const char *prefix)
 uint64_t now_usec(void);
 uint64_t wall_usec(void);
 
-/* Fills the buffer from the kernel's generator; never fails short (aborts if there is none). (base.c) */
+/* Fills the buffer from the kernel's generator; never fails short (aborts if there is none).
+ * (base.c) */
 void random_bytes(void *ret, size_t n);
 
 /* Allocating printf; NULL when out of memory. (base.c) */
 char *str_printf(const char *fmt, ...) _printf_(1, 2);
 
+/* word as the shell takes it for one word: as it is, or in single quotes; NULL when out of memory.
+ * (base.c) */
+char *shell_quote(const char *word);
+
 /* Writes all n bytes, waiting where a descriptor is blocking; -errno. (base.c) */
 int write_all(int fd, const void *p, size_t n);
 
-/* Reads a whole small file (at most max bytes) NUL-terminated into *ret; -EFBIG beyond max. (base.c) */
+/* Reads a whole small file (at most max bytes) NUL-terminated into *ret; -EFBIG beyond max.
+ * (base.c) */
 int read_file_at(int dir_fd, const char *path, size_t max, char **ret, size_t *ret_n);
 
 /* Parses a decimal number in [min, max], the whole string; -EINVAL, -ERANGE. (base.c) */

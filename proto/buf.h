@@ -18,8 +18,8 @@ struct buf {
 };
 
 void buf_init(struct buf *b, size_t max);
-void buf_done(struct buf *b); /* frees the contents; usable again after buf_init */
-void buf_clear(struct buf *b);
+void buf_done(struct buf *b);  /* frees the contents; usable again after buf_init */
+void buf_clear(struct buf *b); /* drops the contents; keeps the limit */
 
 static inline size_t buf_len(const struct buf *b)
 {
@@ -37,8 +37,9 @@ void buf_commit(struct buf *b, size_t n);
 int buf_append(struct buf *b, const void *p, size_t n); /* -ENOBUFS, -ENOMEM */
 void buf_consume(struct buf *b, size_t n);              /* n <= buf_len */
 
-/* One non-blocking write/read round between the buffer and fd. Returns bytes moved, 0 at EOF (read
- * only), -EAGAIN, -errno. */
+/* One write/read round between the buffer and fd. A socket is never waited for whatever its file
+ * flags say, any other fd must be non-blocking. Returns bytes moved, 0 at EOF (read) or with
+ * nothing to write, -EAGAIN, -ENOBUFS (read into a full buffer), -errno. */
 ssize_t buf_write_fd(struct buf *b, int fd);
 ssize_t buf_read_fd(struct buf *b, int fd, size_t max);
 

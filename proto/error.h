@@ -2,42 +2,42 @@
 #pragma once
 
 /*
- * The error a person or a client reads: a code of contract.md section 4, what failed, why, and the fix.
- * Set once, at the origin; callers add context, never replace. The integer that travels beside it is
- * the code's -errno (error_errno).
+ * The error a person or a client reads: a code of contract.md section 4, what failed, why, and the
+ * fix. Set once, at the origin; callers add context, never replace. The integer that travels beside
+ * it is the code's -errno (error_errno).
  */
 
 #include "base.h"
 
-#define ERROR_CODES(X)                                                                             \
-	X(USAGE, "usage", EINVAL, false)                                                           \
-	X(INVALID_ARGUMENT, "invalid_argument", EINVAL, false)                                     \
-	X(ENVIRONMENT_UNKNOWN, "environment_unknown", ENOENT, false)                               \
-	X(PULL_FAILED, "pull_failed", EIO, true)                                                   \
-	X(VM_NOT_FOUND, "vm_not_found", ENOENT, false)                                             \
-	X(WORKSPACE_NOT_FOUND, "workspace_not_found", ENOENT, false)                               \
-	X(WORKSPACE_EXPIRED, "workspace_expired", ENOENT, false)                                   \
-	X(SHELL_NOT_FOUND, "shell_not_found", ENOENT, false)                                       \
-	X(EXEC_NOT_FOUND, "exec_not_found", ENOENT, false)                                         \
-	X(WRONG_STATE, "wrong_state", EBUSY, false)                                                \
-	X(NAME_TAKEN, "name_taken", EEXIST, false)                                                 \
-	X(QUOTA_EXCEEDED, "quota_exceeded", EDQUOT, true)                                          \
-	X(NO_SPACE, "no_space", ENOSPC, true)                                                      \
-	X(NO_MEMORY, "no_memory", ENOMEM, true)                                                    \
-	X(VM_UNAVAILABLE, "vm_unavailable", ENODEV, false)                                         \
-	X(START_FAILED, "start_failed", EIO, true)                                                 \
-	X(GUEST_UNRESPONSIVE, "guest_unresponsive", ETIMEDOUT, true)                               \
-	X(GUEST_DIED, "guest_died", ECONNRESET, true)                                              \
-	X(HOST_COMPAT_REFUSED, "host_compat_refused", EPERM, false)                                \
-	X(NETWORK_UNAVAILABLE, "network_unavailable", ENETDOWN, false)                             \
-	X(SEED_REFUSED, "seed_refused", EINVAL, false)                                             \
-	X(PATH_OUTSIDE_PROJECT, "path_outside_project", EPERM, false)                              \
-	X(CANCELLED, "cancelled", ECANCELED, false)                                                \
-	X(OUTCOME_UNKNOWN, "outcome_unknown", EIO, false)                                          \
-	X(PERMISSION_DENIED, "permission_denied", EACCES, false)                                   \
-	X(DAEMON_UNREACHABLE, "daemon_unreachable", ECONNREFUSED, true)                            \
-	X(DAEMON_TOO_OLD, "daemon_too_old", EPROTO, false)                                         \
-	X(UNSUPPORTED, "unsupported", EOPNOTSUPP, false)                                           \
+#define ERROR_CODES(X) \
+	X(USAGE, "usage", EINVAL, false) \
+	X(INVALID_ARGUMENT, "invalid_argument", EINVAL, false) \
+	X(ENVIRONMENT_UNKNOWN, "environment_unknown", ENOENT, false) \
+	X(PULL_FAILED, "pull_failed", EIO, true) \
+	X(VM_NOT_FOUND, "vm_not_found", ENOENT, false) \
+	X(WORKSPACE_NOT_FOUND, "workspace_not_found", ENOENT, false) \
+	X(WORKSPACE_EXPIRED, "workspace_expired", ENOENT, false) \
+	X(SHELL_NOT_FOUND, "shell_not_found", ENOENT, false) \
+	X(EXEC_NOT_FOUND, "exec_not_found", ENOENT, false) \
+	X(WRONG_STATE, "wrong_state", EBUSY, false) \
+	X(NAME_TAKEN, "name_taken", EEXIST, false) \
+	X(QUOTA_EXCEEDED, "quota_exceeded", EDQUOT, true) \
+	X(NO_SPACE, "no_space", ENOSPC, true) \
+	X(NO_MEMORY, "no_memory", ENOMEM, true) \
+	X(VM_UNAVAILABLE, "vm_unavailable", ENODEV, false) \
+	X(START_FAILED, "start_failed", EIO, true) \
+	X(GUEST_UNRESPONSIVE, "guest_unresponsive", ETIMEDOUT, true) \
+	X(GUEST_DIED, "guest_died", ECONNRESET, true) \
+	X(HOST_COMPAT_REFUSED, "host_compat_refused", EPERM, false) \
+	X(NETWORK_UNAVAILABLE, "network_unavailable", ENETDOWN, false) \
+	X(SEED_REFUSED, "seed_refused", EINVAL, false) \
+	X(PATH_OUTSIDE_PROJECT, "path_outside_project", EPERM, false) \
+	X(CANCELLED, "cancelled", ECANCELED, false) \
+	X(OUTCOME_UNKNOWN, "outcome_unknown", EIO, false) \
+	X(PERMISSION_DENIED, "permission_denied", EACCES, false) \
+	X(DAEMON_UNREACHABLE, "daemon_unreachable", ECONNREFUSED, true) \
+	X(DAEMON_TOO_OLD, "daemon_too_old", EPROTO, false) \
+	X(UNSUPPORTED, "unsupported", EOPNOTSUPP, false) \
 	X(INTERNAL, "internal", EIO, false)
 
 enum error_code {
@@ -55,7 +55,10 @@ struct error {
 	char *fix;     /* owned or NULL: a command or a next step */
 };
 
-#define ERROR_INIT { .set = false }
+#define ERROR_INIT \
+	{ \
+		.set = false \
+	}
 #define _cleanup_error_ _cleanup_(error_clear)
 
 /*

@@ -11,15 +11,18 @@
 
 struct host_kvm {
 	bool exists, readable, writable;
-	bool usable; /* KVM_GET_API_VERSION and KVM_CREATE_VM answered */
-	int error;   /* errno of the step that failed, 0 */
+	/* KVM_GET_API_VERSION and KVM_CREATE_VM answered, and the CPU has VMX or SVM: without these
+	 * KVM runs no ordinary kernel (PVM back-end), error is EOPNOTSUPP then. */
+	bool usable;
+	int error; /* errno of the step that failed, 0 */
 };
 void host_kvm_probe(struct host_kvm *ret);
 
 /* True if the CPU has VMX or SVM (so that KVM would be worth having). */
 bool host_cpu_virtualization(void);
 
-/* The TSC rate in kHz, measured against CLOCK_MONOTONIC_RAW over at least 20 ms, cached for the process. */
+/* The TSC rate in kHz, measured against CLOCK_MONOTONIC_RAW over at least 20 ms, cached for the
+ * process. */
 uint32_t host_tsc_khz(void);
 
 unsigned host_cpu_count(void);
@@ -29,15 +32,24 @@ uint64_t host_memory_available_mib(void);
 /* An executable by name in PATH, or the path itself when it has a slash; -ENOENT. *ret is owned. */
 int host_find_program(const char *name, char **ret);
 
-/* The first range of at least min_count ids for this uid (by number or name) in /etc/subuid or
- * /etc/subgid; -ENOENT. */
-int host_subid(const char *file, uid_t uid, uint64_t min_count, uint64_t *ret_start, uint64_t *ret_count);
+/* The first range of at least min_count ids for this uid (by number, or by its name in /etc/passwd)
+ * in file, /etc/subuid or /etc/subgid; -ENOENT. */
+int host_subid(
+	const char *file, uid_t uid, uint64_t min_count, uint64_t *ret_start, uint64_t *ret_count);
 
-/* Free bytes for unprivileged writers of the file system that holds path (or its nearest parent). */
+/* The name of uid in /etc/passwd; -ENOENT. *ret is owned. */
+int host_user_name(uid_t uid, char **ret);
+
+/* The command that gives uid count subordinate uids and gids nobody has; -ENOENT: it has no name. */
+int host_subid_command(uid_t uid, uint64_t count, char **ret);
+
+/* Free bytes for unprivileged writers of the file system that holds path (absolute; or its nearest
+ * parent). */
 int host_free_bytes(const char *path, uint64_t *ret);
 
-/* Default places. *ret is owned. mode: true = system (/run/pyro/pyrod.sock), false = user of uid. */
+/* Default places. *ret is owned. mode: true = system (/run/pyro/pyrod.sock), false = user of uid:
+ * /run/user/UID/pyro, or ~/.local/state/pyro/run where no /run/user/UID is. */
 int host_socket_path(bool system, uid_t uid, char **ret);
-int host_state_dir(bool system, char **ret);       /* /var/lib/pyro, ~/.local/state/pyro */
+int host_state_dir(bool system, char **ret); /* /var/lib/pyro, ~/.local/state/pyro */
 int host_runtime_dir(bool system, uid_t uid, char **ret);
 int host_environment_cache(bool system, char **ret); /* PYRO_ENVIRONMENT_CACHE_DIR wins */

@@ -20,11 +20,15 @@ extern const struct json_limits json_limits_request; /* LIMIT_REQUEST_BYTES, ...
 extern const struct json_limits json_limits_reply;
 
 /*
- * 0 if [p, p+n) is exactly one JSON value: strict UTF-8, no raw control bytes, no duplicate keys, no lone surrogates,
- * integers within +-(2^53-1), finite doubles, depth and number of values within the limits. Else -EBADMSG with the
- * byte position and the reason in err (invalid_argument).
+ * 0 if [p, p+n) is exactly one JSON value: strict UTF-8, no raw control bytes, no duplicate keys,
+ * no lone surrogates, integers within +-(2^53-1), finite doubles, depth and number of values
+ * within the limits. Else -EBADMSG with the byte position and the reason in err
+ * (invalid_argument).
  */
 int json_scan(const char *p, size_t n, const struct json_limits *limits, struct error *err);
+
+/* True if the bytes are strict UTF-8 (no overlong forms, no surrogates). */
+bool json_utf8_valid(const void *text, size_t n);
 
 /* Scans, then parses. *ret is owned by the caller. */
 int json_parse(const char *p, size_t n, const struct json_limits *limits, json_object **ret,
@@ -52,8 +56,21 @@ int json_add_int(json_object *o, const char *key, int64_t val);
 int json_add_bool(json_object *o, const char *key, bool val);
 int json_add_time(json_object *o, const char *key, uint64_t wall_usec); /* 0 = null */
 
-/* The error object of contract.md section 4: {code, message, data:{code, cause, fix, retryable}}; the
- * one place that makes it. code is the JSON-RPC number (see api.c). */
+/* JSON-RPC's own numbers. */
+enum {
+	JSON_RPC_PARSE_ERROR = -32700,
+	JSON_RPC_INVALID_REQUEST = -32600,
+	JSON_RPC_UNKNOWN_METHOD = -32601,
+	JSON_RPC_INVALID_PARAMS = -32602,
+	JSON_RPC_OTHER = -32000,
+};
+
+/* The error object of contract.md section 4: {code, message, data:{code, cause, fix, retryable}};
+ * the one place that makes it. code is the JSON-RPC number (-32602 for usage and invalid_argument,
+ * else -32000). */
 json_object *json_error_object(const struct error *err);
+/* The same with a number of its own, for what fails before a call exists. NULL when out of
+ * memory. */
+json_object *json_error_object_as(const struct error *err, int number);
 /* Back from such an object (client side). */
 int json_error_parse(json_object *o, struct error *ret);

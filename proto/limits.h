@@ -7,49 +7,53 @@
  */
 
 /* JSON-RPC socket */
-#define LIMIT_REQUEST_BYTES      (1024 * 1024)     /* one request line */
-#define LIMIT_REPLY_BYTES        (4 * 1024 * 1024) /* one reply line */
-#define LIMIT_IN_FLIGHT          64                /* calls per connection */
-#define LIMIT_CONNECTIONS_UID    32                /* connections per uid */
-#define LIMIT_CONNECTIONS        256               /* connections in all */
-#define LIMIT_JSON_DEPTH         32
-#define LIMIT_JSON_VALUES        10000
-#define LIMIT_FDS_PER_LINE       4
-#define LIMIT_FDS_RECEIVE        253               /* SCM_MAX_FD: room for all the kernel may pass */
-#define LIMIT_CONN_OUT_BYTES     (8 * 1024 * 1024) /* queued for a client that does not read */
-#define LIMIT_CONN_STALL_USEC    (30ULL * 1000000) /* a client that reads nothing for so long is dropped */
+#define LIMIT_REQUEST_BYTES   (1024 * 1024)     /* one request line */
+#define LIMIT_REPLY_BYTES     (4 * 1024 * 1024) /* one reply line */
+#define LIMIT_IN_FLIGHT       64                /* calls per connection */
+#define LIMIT_CONNECTIONS_UID 32                /* connections per uid */
+#define LIMIT_CONNECTIONS     256               /* connections in all */
+#define LIMIT_JSON_DEPTH      32
+#define LIMIT_JSON_VALUES     10000
+#define LIMIT_FDS_PER_LINE    4
+#define LIMIT_FDS_RECEIVE     253 /* SCM_MAX_FD: room for all the kernel may pass */
+#define LIMIT_FDS_WAITING     16  /* descriptors of a connection no line has taken yet */
+#define LIMIT_CONN_OUT_BYTES  (8 * 1024 * 1024) /* queued for a client that does not read */
+#define LIMIT_CONN_STALL_USEC \
+	(30ULL * 1000000) /* a client that reads nothing for so long is dropped */
 
 /* Agent stream */
 #define FRAME_PAYLOAD_MAX        (32 * 1024)
-#define STREAM_WINDOW            (256 * 1024)      /* ring in the agent: the ring is the window */
-#define LIMIT_AGENT_EXECS        64                /* execs an agent holds at once */
-#define LIMIT_LINK_CONTROL_BYTES (256 * 1024)      /* control frames queued towards a guest */
+#define LIMIT_MESSAGE_BYTES      (512 * 1024) /* one message sent as several frames */
+#define STREAM_WINDOW            (256 * 1024) /* ring in the agent: the ring is the window */
+#define LIMIT_AGENT_EXECS        64           /* execs an agent holds at once */
+#define LIMIT_LINK_CONTROL_BYTES (256 * 1024) /* control frames queued towards a guest */
 
 /* Commands */
-#define LIMIT_COMMAND_BYTES      (128 * 1024)      /* MAX_ARG_STRLEN of Linux: one word of execve */
-#define LIMIT_ENV_BYTES          (256 * 1024)
-#define LIMIT_ENV_COUNT          1024
-#define LIMIT_CAPTURE_BYTES      (1024 * 1024)     /* of each stream in a reply */
-#define LIMIT_CONSOLE_BYTES      (64 * 1024)       /* last console output kept per machine */
+#define LIMIT_COMMAND_BYTES (128 * 1024) /* MAX_ARG_STRLEN of Linux: one word of execve */
+#define LIMIT_ENV_BYTES     (256 * 1024)
+#define LIMIT_ENV_COUNT     1024
+#define LIMIT_CAPTURE_BYTES (1024 * 1024) /* of each stream in a reply */
+#define LIMIT_CONSOLE_BYTES (64 * 1024)   /* last console output kept per machine */
 
 /* Ranges of contract.md section 1 */
-#define VCPU_MIN         1
-#define VCPU_MAX         32
-#define MEM_MIB_MIN      128
-#define MEM_MIB_MAX      (16 * 1024 * 1024)
-#define DISK_MIB_MIN     64
-#define DISK_MIB_MAX     (16 * 1024 * 1024)
-#define TTL_SECONDS_MAX  31536000
+#define VCPU_MIN            1
+#define VCPU_MAX            32
+#define MEM_MIB_MIN         128
+#define MEM_MIB_MAX         (16 * 1024 * 1024)
+#define DISK_MIB_MIN        64
+#define DISK_MIB_MAX        (16 * 1024 * 1024)
+#define TTL_SECONDS_MAX     31536000
 #define TIMEOUT_SECONDS_MAX 86400
 
 /* Machines */
+#define LIMIT_RUNS_WAITING 64 /* vm.run calls of a uid that have no machine: pulling, or draining */
 #define ONESHOT_GRACE_USEC (10ULL * 1000000) /* a one-shot whose caller is gone lives so long */
 
 /* Environment images (reliability.md section 6) */
-#define LIMIT_IMAGE_ENTRIES      2000000
-#define LIMIT_IMAGE_BYTES        (32ULL << 30)     /* apparent size of all files together */
-#define LIMIT_IMAGE_PATH         4096
-#define LIMIT_IMAGE_NAME         255
-#define LIMIT_IMAGE_DEPTH        256
-#define LIMIT_IMAGE_XATTR        (64 * 1024)       /* of one entry */
-#define LIMIT_VMLINUX_BYTES      (256 * 1024 * 1024)
+#define LIMIT_IMAGE_ENTRIES 2000000
+#define LIMIT_IMAGE_BYTES   (32ULL << 30) /* apparent size of all files together */
+#define LIMIT_IMAGE_PATH    4096
+#define LIMIT_IMAGE_NAME    255
+#define LIMIT_IMAGE_DEPTH   256
+#define LIMIT_IMAGE_XATTR   (64 * 1024) /* of one entry */
+#define LIMIT_VMLINUX_BYTES (256 * 1024 * 1024)

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The interface as one table: parameters and results of every row of api.def. Read by the daemon's
+ * dispatcher, the CLI (flags, help), the documentation and the tests; checked against by
+ * api-check.c. What must stay true: a field is described here and nowhere else; within an
+ * api_version fields are only added; a result lists every field a reply carries, absent ones are
+ * null.
+ */
+
+#include "proto/api.h"
+
+#include "proto/limits.h"
+
+#define FIELDS_END \
+	{ \
+		.name = NULL \
+	}
+
+static const char *const id_vm[] = { "vm", NULL };
+static const char *const id_exec[] = { "exec", NULL };
+static const char *const names_mode[] = { "system", "user", NULL };
+static const char *const names_signal[] = { "INT", "TERM", "HUP", "KILL", "QUIT", "USR1", "USR2",
+	NULL };
+static const char *const names_accelerator[] = { "auto", "kvm", "emulation", NULL };
+static const char *const names_accelerator_used[] = { "kvm", "emulation", NULL };
+static const char *const names_start_mode[] = { "cold", "template", "pool", "resume", NULL };
+static const char *const names_execution_mode[] = { "guest_vsock", "guest_serial", "host_compat",
+	NULL };
+static const char *const names_run_state[] = { "running", "exited", NULL };
+static const char *const names_vm_state[] = { "preparing", "created", "started", "suspended",
+	"stopped", "failed", "unknown", NULL };
+
+static const struct api_field no_fields[] = { FIELDS_END };
+static const struct api_field string_element[] = { { .name = "element", .type = API_STRING },
+	FIELDS_END };
+
+/* system */
+
+#define system_ping_params no_fields
+static const struct api_field system_ping_result[] = {
+	{ .name = "version", .type = API_STRING, .help = "The daemon's version." },
+	{ .name = "api_version", .type = API_INT, .min = 1, .max = 1000000 },
+	{ .name = "mode", .type = API_ENUM, .names = names_mode },
+	{ .name = "socket", .type = API_STRING, .help = "The path it listens on." },
+	{ .name = "uid",
+		.type = API_INT,
+		.max = UINT32_MAX,
+		.help = "The caller, as the kernel says." },
+	{ .name = "pid", .type = API_INT, .max = INT32_MAX, .help = "The daemon's process." },
+	{ .name = "uptime_seconds", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+
+static const struct api_field system_doctor_params[] = {
+	{ .name = "probe",
+		.type = API_BOOL,
+		.flags = API_NEGATED,
+		.dflt = "true",
+		.help = "Run `true` in a probe machine, when an environment is installed." },
+	FIELDS_END,
+};
+
+static const struct api_field check_fields[] = {
+	{ .name = "name", .type = API_STRING },
+	{ .name = "ok", .type = API_BOOL },
+	{ .name = "detail", .type = API_STRING, .help = "What was found." },
+	{ .name = "fix", .type = API_STRING, .flags = API_NULLABLE, .help = "How to mend it." },
+	FIELDS_END,
+};
+static const struct api_field check_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = check_fields },
+	FIELDS_END,
+};
+static const struct api_field runtime_fields[] = {
+	{ .name = "ok", .type = API_BOOL },
+	{ .name = "checks", .type = API_ARRAY, .sub = check_element },
+	FIELDS_END,
+};
+static const struct api_field kvm_fields[] = {
+	{ .name = "exists", .type = API_BOOL },
+	{ .name = "readable", .type = API_BOOL },
+	{ .name = "writable", .type = API_BOOL },
+	{ .name = "usable", .type = API_BOOL },
+	FIELDS_END,
+};
+static const struct api_field emulation_fields[] = {
+	{ .name = "available", .type = API_BOOL },
+	FIELDS_END,
+};
+static const struct api_field capability_fields[] = {
+	{ .name = "vm_boot", .type = API_BOOL },
+	{ .name = "guest_exec", .type = API_BOOL },
+	{ .name = "guest_network", .type = API_BOOL },
+	{ .name = "host_compat", .type = API_BOOL },
+	FIELDS_END,
+};
+static const struct api_field networking_fields[] = {
+	{ .name = "tun", .type = API_BOOL },
+	{ .name = "ip_forward", .type = API_BOOL },
+	{ .name = "nft", .type = API_BOOL },
+	FIELDS_END,
+};
+static const struct api_field vmm_fields[] = {
+	{ .name = "name", .type = API_STRING },
+	{ .name = "version", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "path", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "usable", .type = API_BOOL },
+	{ .name = "reason", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "advisories", .type = API_ARRAY, .sub = string_element },
+	FIELDS_END,
+};
+static const struct api_field vmm_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = vmm_fields },
+	FIELDS_END,
+};
+static const struct api_field kernel_fields[] = {
+	{ .name = "path", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "version", .type = API_STRING, .flags = API_NULLABLE },
+	FIELDS_END,
+};
+static const struct api_field storage_fields[] = {
+	{ .name = "path", .type = API_STRING },
+	{ .name = "free",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = INT64_MAX,
+		.help = "Bytes." },
+	{ .name = "machines", .type = API_INT, .max = INT64_MAX },
+	{ .name = "environments", .type = API_INT, .max = INT64_MAX, .help = "Installed ones." },
+	{ .name = "templates", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+static const struct api_field limit_fields[] = {
+	{ .name = "max_machines", .type = API_INT, .max = INT64_MAX },
+	{ .name = "max_vcpus", .type = API_INT, .max = INT64_MAX },
+	{ .name = "max_memory_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "max_disk_mib",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "0: no limit of its own." },
+	{ .name = "memory_reserve_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "disk_reserve_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "output_limit_mib", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+static const struct api_field daemon_fields[] = {
+	{ .name = "version", .type = API_STRING },
+	{ .name = "pid", .type = API_INT, .max = INT32_MAX },
+	{ .name = "uptime_seconds", .type = API_INT, .max = INT64_MAX },
+	{ .name = "socket", .type = API_STRING },
+	FIELDS_END,
+};
+
+/* The id of a request of this connection: what JSON-RPC allows there, a string or an integer. */
+static const struct api_field cancel_params[] = {
+	{ .name = "id", .type = API_CALL_ID, .flags = API_REQUIRED, .help = "The call to cancel." },
+	FIELDS_END,
+};
+static const struct api_field cancel_result[] = {
+	{ .name = "cancelled",
+		.type = API_BOOL,
+		.help = "False: no such call is running, or it cannot be interrupted." },
+	FIELDS_END,
+};
+
+/* env */
+
+static const struct api_field env_fields[] = {
+	{ .name = "name", .type = API_STRING },
+	{ .name = "version", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "description", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "installed", .type = API_BOOL },
+	{ .name = "digest", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "size_bytes", .type = API_INT, .flags = API_NULLABLE, .max = INT64_MAX },
+	{ .name = "source", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "packages", .type = API_ARRAY, .sub = string_element },
+	{ .name = "path", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "kernel", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "pulled_at", .type = API_TIME, .flags = API_NULLABLE },
+	FIELDS_END,
+};
+static const struct api_field env_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = env_fields },
+	FIELDS_END,
+};
+
+#define FIELD_ENVIRONMENT \
+	{ \
+		.name = "environment", .type = API_STRING, .flags = API_REQUIRED | API_POSITIONAL, \
+		.min = 1, .max = 255, .help = "A name of the catalog, such as debian:12." \
+	}
+
+#define env_list_params             no_fields
+#define vm_list_environments_params no_fields
+#define vm_list_environments_result env_list_result
+static const struct api_field env_list_result[] = {
+	{ .name = "catalog_version", .type = API_STRING },
+	{ .name = "environments", .type = API_ARRAY, .sub = env_element },
+	FIELDS_END,
+};
+
+static const struct api_field system_doctor_result[] = {
+	{ .name = "platform", .type = API_STRING },
+	{ .name = "runtime", .type = API_OBJECT, .sub = runtime_fields },
+	{ .name = "kvm", .type = API_OBJECT, .sub = kvm_fields },
+	{ .name = "emulation", .type = API_OBJECT, .sub = emulation_fields },
+	{ .name = "accelerator",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_accelerator_used,
+		.help = "What `auto` comes to; null when no machine can run." },
+	{ .name = "capabilities", .type = API_OBJECT, .sub = capability_fields },
+	{ .name = "networking", .type = API_OBJECT, .sub = networking_fields },
+	{ .name = "environment_cache", .type = API_STRING },
+	{ .name = "environments", .type = API_ARRAY, .sub = env_element },
+	{ .name = "vmm", .type = API_ARRAY, .sub = vmm_element },
+	{ .name = "kernel", .type = API_OBJECT, .sub = kernel_fields },
+	{ .name = "storage", .type = API_OBJECT, .sub = storage_fields },
+	{ .name = "limits", .type = API_OBJECT, .sub = limit_fields },
+	{ .name = "daemon", .type = API_OBJECT, .sub = daemon_fields },
+	FIELDS_END,
+};
+
+static const struct api_field env_pull_params[] = {
+	FIELD_ENVIRONMENT,
+	{ .name = "force",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Pull anew when it is installed." },
+	FIELDS_END,
+};
+#define env_pull_result env_fields
+
+static const struct api_field env_inspect_params[] = { FIELD_ENVIRONMENT, FIELDS_END };
+#define env_inspect_result env_fields
+
+static const struct api_field env_prune_params[] = {
+	{ .name = "all",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Also remove installed environments that no machine uses." },
+	{ .name = "dry_run",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Only list what would go." },
+	FIELDS_END,
+};
+static const struct api_field env_prune_result[] = {
+	{ .name = "deleted", .type = API_ARRAY, .sub = string_element },
+	{ .name = "count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "bytes_freed", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+
+/* vm */
+
+static const struct api_field vm_run_params[] = {
+	FIELD_ENVIRONMENT,
+	{ .name = "command",
+		.type = API_STRING,
+		.flags = API_REQUIRED | API_POSITIONAL | API_REST,
+		.min = 1,
+		.max = LIMIT_COMMAND_BYTES - 1,
+		.help = "One shell line." },
+	{ .name = "vcpu_count",
+		.type = API_INT,
+		.dflt = "1",
+		.min = VCPU_MIN,
+		.max = VCPU_MAX,
+		.cli = "cpus",
+		.help = "Virtual CPUs." },
+	{ .name = "mem_mib",
+		.type = API_INT,
+		.dflt = "1024",
+		.min = MEM_MIB_MIN,
+		.max = MEM_MIB_MAX,
+		.cli = "-m,memory",
+		.help = "Memory in MiB." },
+	{ .name = "disk_mib",
+		.type = API_INT,
+		.dflt = "10240",
+		.min = DISK_MIB_MIN,
+		.max = DISK_MIB_MAX,
+		.help = "Size of the machine's own disk in MiB; it is sparse." },
+	{ .name = "timeout_seconds",
+		.type = API_INT,
+		.dflt = "30",
+		.max = TIMEOUT_SECONDS_MAX,
+		.cli = "timeout",
+		.help = "Ends the command so long after its start; 0: never." },
+	{ .name = "ttl_seconds",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = TTL_SECONDS_MAX,
+		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
+			"600 or the timeout and a minute, whichever is more." },
+	{ .name = "network",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Connect it to the network." },
+	{ .name = "allow_host_compat",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Allow running without a machine where none can run." },
+	{ .name = "accelerator",
+		.type = API_ENUM,
+		.dflt = "\"auto\"",
+		.names = names_accelerator,
+		.help = "auto takes KVM when it is usable." },
+	{ .name = "cwd",
+		.type = API_STRING,
+		.dflt = "\"/workspace\"",
+		.min = 1,
+		.max = 4095,
+		.cli = "-w",
+		.help = "Where the command runs." },
+	{ .name = "user",
+		.type = API_STRING,
+		.dflt = "\"root\"",
+		.min = 1,
+		.max = 255,
+		.cli = "-u",
+		.help = "Whom it runs as: a name or a number of the guest." },
+	{ .name = "env",
+		.type = API_OBJECT,
+		.dflt = "{}",
+		.max = LIMIT_ENV_COUNT,
+		.cli = "-e",
+		.help = "Environment variables." },
+	{ .name = "stdin",
+		.type = API_BOOL,
+		.dflt = "false",
+		.flags = API_NO_MCP,
+		.cli = "-i,interactive",
+		.help = "The caller sends stdin; else it is /dev/null." },
+	{ .name = "stdio",
+		.type = API_FD,
+		.flags = API_NULLABLE | API_LIVE | API_NO_MCP | API_NO_CLI,
+		.client = "stdio",
+		.help = "Carries stdin, stdout and stderr live; else the reply carries the output." },
+	{ .name = "wait_ms",
+		.type = API_INT,
+		.flags = API_NULLABLE | API_NO_CLI,
+		.max = INT64_C(1000) * TIMEOUT_SECONDS_MAX,
+		.help = "Answer by then even if the command has not ended." },
+	FIELDS_END,
+};
+
+static const struct api_field cleanup_fields[] = {
+	{ .name = "deleted", .type = API_BOOL },
+	{ .name = "reason", .type = API_STRING },
+	{ .name = "vm_id", .type = API_ID, .names = id_vm },
+	FIELDS_END,
+};
+static const struct api_field vm_run_result[] = {
+	{ .name = "environment", .type = API_STRING },
+	{ .name = "command", .type = API_STRING },
+	{ .name = "vm_id", .type = API_ID, .names = id_vm },
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "state", .type = API_ENUM, .names = names_run_state },
+	{ .name = "execution_mode", .type = API_ENUM, .names = names_execution_mode },
+	{ .name = "accelerator", .type = API_ENUM, .names = names_accelerator_used },
+	{ .name = "start_mode", .type = API_ENUM, .names = names_start_mode },
+	{ .name = "exit_code",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = 255,
+		.help = "128+N when signal N ended it, 124 when it timed out." },
+	{ .name = "stdout",
+		.type = API_STRING,
+		.flags = API_NULLABLE | API_NUL,
+		.help = "Null with live stdio." },
+	{ .name = "stderr", .type = API_STRING, .flags = API_NULLABLE | API_NUL },
+	{ .name = "stdout_bytes", .type = API_INT, .max = INT64_MAX },
+	{ .name = "stderr_bytes", .type = API_INT, .max = INT64_MAX },
+	{ .name = "duration_ms", .type = API_INT, .max = INT64_MAX },
+	{ .name = "timed_out", .type = API_BOOL },
+	{ .name = "truncated", .type = API_BOOL },
+	{ .name = "binary",
+		.type = API_BOOL,
+		.flags = API_OPTIONAL,
+		.help = "Only when output was not UTF-8: U+FFFD stands for what was not." },
+	{ .name = "cleanup", .type = API_OBJECT, .sub = cleanup_fields },
+	FIELDS_END,
+};
+
+static const struct api_field vm_fields[] = {
+	{ .name = "vm_id", .type = API_ID, .names = id_vm },
+	{ .name = "environment", .type = API_STRING },
+	{ .name = "state", .type = API_ENUM, .names = names_vm_state },
+	{ .name = "vcpu_count", .type = API_INT, .max = VCPU_MAX },
+	{ .name = "mem_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "disk_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "ttl_seconds", .type = API_INT, .max = TTL_SECONDS_MAX },
+	{ .name = "created_at", .type = API_TIME },
+	{ .name = "expires_at", .type = API_TIME, .flags = API_NULLABLE },
+	{ .name = "network_enabled", .type = API_BOOL },
+	{ .name = "execution_mode",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_execution_mode },
+	{ .name = "accelerator",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_accelerator },
+	{ .name = "start_mode",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_start_mode },
+	{ .name = "last_error", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "owner_uid", .type = API_INT, .max = UINT32_MAX },
+	FIELDS_END,
+};
+static const struct api_field vm_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = vm_fields },
+	FIELDS_END,
+};
+
+#define FIELD_VM_ID \
+	{ \
+		.name = "vm_id", .type = API_ID, .flags = API_REQUIRED | API_POSITIONAL, \
+		.names = id_vm, .help = "The machine, or the beginning of its id." \
+	}
+
+#define vm_list_params no_fields
+static const struct api_field vm_list_result[] = {
+	{ .name = "count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "vms", .type = API_ARRAY, .sub = vm_element },
+	FIELDS_END,
+};
+
+static const struct api_field vm_status_params[] = { FIELD_VM_ID, FIELDS_END };
+#define vm_status_result vm_fields
+
+static const struct api_field vm_delete_params[] = { FIELD_VM_ID, FIELDS_END };
+static const struct api_field vm_delete_result[] = {
+	{ .name = "vm_id", .type = API_ID, .names = id_vm },
+	{ .name = "deleted", .type = API_BOOL },
+	{ .name = "reason", .type = API_STRING },
+	FIELDS_END,
+};
+
+#define vm_reap_expired_params no_fields
+static const struct api_field vm_reap_expired_result[] = {
+	{ .name = "count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "deleted", .type = API_ARRAY, .sub = string_element },
+	FIELDS_END,
+};
+
+/* exec */
+
+static const struct api_field exec_signal_params[] = {
+	{ .name = "exec_id",
+		.type = API_ID,
+		.flags = API_REQUIRED | API_POSITIONAL,
+		.names = id_exec,
+		.help = "The command, or the beginning of its id." },
+	{ .name = "signal_name",
+		.type = API_ENUM,
+		.dflt = "\"INT\"",
+		.names = names_signal,
+		.cli = "signal",
+		.help = "Goes to the foreground process group." },
+	FIELDS_END,
+};
+static const struct api_field exec_signal_result[] = {
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "signal", .type = API_ENUM, .names = names_signal },
+	FIELDS_END,
+};
+
+const struct api_method api_methods[] = {
+#define API_METHOD(sym, method, obj, rgt, lif, hnt, hlp) \
+	{ \
+		.name = (method), \
+		.symbol = #sym, \
+		.object = (obj), \
+		.right = (rgt), \
+		.life = (lif), \
+		.hints = (hnt), \
+		.params = sym##_params, \
+		.result = sym##_result, \
+		.help = (hlp), \
+	},
+#include "proto/api.def"
+#undef API_METHOD
+};
+const size_t api_n_methods = ARRAY_SIZE(api_methods);
+_Static_assert(ARRAY_SIZE(api_methods) == API_M_MAX, "one row for each index");
+
+int api_find(const char *method)
+{
+	for (size_t i = 0; i < api_n_methods; i++)
+		if (streq(api_methods[i].name, method))
+			return (int)i;
+	return -ENOENT;
+}
+
+const char *api_id_prefix(const char *kind)
+{
+	static const struct {
+		const char *kind, *prefix;
+	} prefixes[] = {
+		{ "vm", "vm-" },
+		{ "workspace", "ws-" },
+		{ "shell", "sh-" },
+		{ "exec", "ex-" },
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+		if (streq(prefixes[i].kind, kind))
+			return prefixes[i].prefix;
+	return NULL;
+}
+
+void api_new_id(const char *prefix, char ret[API_ID_SIZE])
+{
+	uint8_t bytes[6];
+	random_bytes(bytes, sizeof(bytes));
+	(void)snprintf(ret, API_ID_SIZE, "%.3s%02x%02x%02x%02x%02x%02x", prefix, bytes[0], bytes[1],
+		bytes[2], bytes[3], bytes[4], bytes[5]);
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * JSON from strangers: what json-c is handed and what we hand out. Called by the daemon's
+ * dispatcher, by libpyro for replies, and wherever we read our own files. What must stay true:
+ * nothing reaches the parser that json_parse's scan has not passed (json-scan.c); the getters
+ * never coerce; the JSON-RPC error object is made here and nowhere else, so that every client sees
+ * the same members.
+ */
+
+#include "proto/json.h"
+
+#include <assert.h>
+#include <time.h>
+
+#include "proto/limits.h"
+
+const struct json_limits json_limits_request = {
+	.max_bytes = LIMIT_REQUEST_BYTES,
+	.max_depth = LIMIT_JSON_DEPTH,
+	.max_values = LIMIT_JSON_VALUES,
+};
+
+/* A reply lists what the daemon holds: bounded by its size; the number of values only follows
+ * that. */
+const struct json_limits json_limits_reply = {
+	.max_bytes = LIMIT_REPLY_BYTES,
+	.max_depth = LIMIT_JSON_DEPTH,
+	.max_values = LIMIT_REPLY_BYTES / 2,
+};
+
+static void tokener_freep(json_tokener **tok)
+{
+	if (*tok)
+		json_tokener_free(*tok);
+}
+
+int json_parse(const char *p, size_t n, const struct json_limits *limits, json_object **ret,
+	struct error *err)
+{
+	int r = json_scan(p, n, limits, err);
+	if (r < 0)
+		return r;
+
+	/* json-c counts scalars as a level of their own; the scan has bounded the depth already. */
+	_cleanup_(tokener_freep) json_tokener *tok =
+		json_tokener_new_ex((int)limits->max_depth + 2);
+	if (!tok)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory parsing JSON");
+	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
+	_cleanup_json_ json_object *o = json_tokener_parse_ex(tok, p, (int)n);
+	enum json_tokener_error e = json_tokener_get_error(tok);
+	if (e == json_tokener_continue) { /* a bare number ends only at the NUL */
+		o = json_tokener_parse_ex(tok, "", 1);
+		e = json_tokener_get_error(tok);
+	}
+	if (e != json_tokener_success) {
+		(void)error_set(err, ERROR_INVALID_ARGUMENT, json_tokener_error_desc(e), NULL,
+			"not valid JSON");
+		return -EBADMSG;
+	}
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+json_object *json_get(json_object *o, const char *key)
+{
+	json_object *val = NULL;
+	if (!o || !json_object_object_get_ex(o, key, &val))
+		return NULL;
+	return val;
+}
+
+const char *json_get_str(json_object *o, const char *key, const char *dflt)
+{
+	json_object *val = json_get(o, key);
+	if (!val)
+		return dflt;
+	assert(json_object_is_type(val, json_type_string));
+	return json_object_get_string(val);
+}
+
+int64_t json_get_int(json_object *o, const char *key, int64_t dflt)
+{
+	json_object *val = json_get(o, key);
+	if (!val)
+		return dflt;
+	assert(json_object_is_type(val, json_type_int));
+	return json_object_get_int64(val);
+}
+
+bool json_get_bool(json_object *o, const char *key, bool dflt)
+{
+	json_object *val = json_get(o, key);
+	if (!val)
+		return dflt;
+	assert(json_object_is_type(val, json_type_boolean));
+	return json_object_get_boolean(val);
+}
+
+int json_add(json_object *o, const char *key, json_object *val)
+{
+	if (json_object_object_add(o, key, val) < 0) {
+		json_object_put(val);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* A new value that could not be made is out of memory, never a silent null. */
+static int add_new(json_object *o, const char *key, json_object *val)
+{
+	if (!val)
+		return -ENOMEM;
+	return json_add(o, key, val);
+}
+
+int json_add_str(json_object *o, const char *key, const char *val)
+{
+	if (!val)
+		return json_add(o, key, NULL);
+	return add_new(o, key, json_object_new_string(val));
+}
+
+int json_add_strn(json_object *o, const char *key, const char *val, size_t n)
+{
+	if (n > INT32_MAX)
+		return -EMSGSIZE;
+	return add_new(o, key, json_object_new_string_len(val, (int)n));
+}
+
+int json_add_int(json_object *o, const char *key, int64_t val)
+{
+	return add_new(o, key, json_object_new_int64(val));
+}
+
+int json_add_bool(json_object *o, const char *key, bool val)
+{
+	return add_new(o, key, json_object_new_boolean(val));
+}
+
+int json_add_time(json_object *o, const char *key, uint64_t wall)
+{
+	if (wall == 0)
+		return json_add(o, key, NULL);
+	time_t t = (time_t)(wall / USEC_PER_SEC);
+	struct tm tm;
+	char text[64];
+	if (!gmtime_r(&t, &tm) || strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+		return -ERANGE;
+	return json_add_str(o, key, text);
+}
+
+json_object *json_error_object_as(const struct error *err, int number)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *data = json_object_new_object();
+	if (!o || !data)
+		return NULL;
+	const char *name = error_code_name(err->code);
+	if (json_add_int(o, "code", number) < 0 ||
+		json_add_str(o, "message", err->message ? err->message : name) < 0 ||
+		json_add_str(data, "code", name) < 0 ||
+		json_add_str(data, "cause", err->cause) < 0 ||
+		json_add_str(data, "fix", err->fix) < 0 ||
+		json_add_bool(data, "retryable", error_code_retryable(err->code)) < 0 ||
+		json_add(o, "data", TAKE_PTR(data)) < 0)
+		return NULL;
+	return TAKE_PTR(o);
+}
+
+json_object *json_error_object(const struct error *err)
+{
+	bool params = err->code == ERROR_INVALID_ARGUMENT || err->code == ERROR_USAGE;
+	return json_error_object_as(err, params ? JSON_RPC_INVALID_PARAMS : JSON_RPC_OTHER);
+}
+
+/* The member's text, or NULL when it is absent, null or no string: an error reply is read
+ * leniently. */
+static const char *text_of(json_object *o, const char *key)
+{
+	json_object *val = json_get(o, key);
+	return json_object_is_type(val, json_type_string) ? json_object_get_string(val) : NULL;
+}
+
+int json_error_parse(json_object *o, struct error *ret)
+{
+	if (!json_object_is_type(o, json_type_object))
+		return -EBADMSG;
+	json_object *data = json_get(o, "data");
+	if (data && !json_object_is_type(data, json_type_object))
+		return -EBADMSG;
+	const char *message = text_of(o, "message"), *name = text_of(data, "code");
+	if (!message)
+		return -EBADMSG;
+	enum error_code code = ERROR_INTERNAL;
+	if (name && error_code_from_name(name, &code) < 0)
+		code = ERROR_INTERNAL; /* a code of a newer daemon */
+	(void)error_set(ret, code, text_of(data, "cause"), text_of(data, "fix"), "%s", message);
+	return 0;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * UTF-8 as RFC 3629 has it: no overlong forms, no surrogates, nothing above U+10FFFF.
+ */
+
+#include "base.h"
+
+#define UTF8_MAX 4 /* bytes of a sequence */
+
+/* The length of the well-formed sequence at p, of which n bytes (at least 1) may be read: 1-4, with the
+ * character in *ret (may be NULL); 0 when there is none or it is cut. */
+size_t utf8_decode(const void *p, size_t n, uint32_t *ret);
