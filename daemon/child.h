@@ -11,19 +11,20 @@
 
 struct child_spec {
 	const char *const *argv; /* exec: argv[0] is an absolute path; NULL: run fn in the child */
-	const char *const *env;  /* exec: NULL = PATH, LANG=C.UTF-8, HOME, TMPDIR and *_proxy of ours */
-	/* Runs in the child when argv is NULL; the process has threads, so only async-signal-safe calls.
-	 * Its result is the exit status. */
+	const char *const *env;  /* exec: NULL = our PATH, HOME, TMPDIR, *_proxy; LANG=C.UTF-8 */
+	/* Runs in the child when argv is NULL; the process has threads, so only async-signal-safe
+	 * calls. Its result is the exit status. */
 	int (*fn)(void *arg);
 	void *arg;
 	int stdin_fd, stdout_fd, stderr_fd; /* borrowed; -EBADF = /dev/null */
-	const int *fds; /* borrowed; become 3, 4, ... in the child */
+	const int *fds;                     /* borrowed; become 3, 4, ... in the child */
 	size_t n_fds;
 	uid_t uid; /* become this user (with its gid, no supplementary groups); 0 = stay */
 	gid_t gid;
-	const char *cwd; /* NULL = / */
+	const char *cwd;      /* NULL = / */
 	bool die_with_parent; /* SIGKILL when pyrod dies (jobs; never a VMM) */
 };
 
-/* Returns 0 and the child's pid and pidfd (owned by the caller), or -errno, also for a failed exec. */
+/* Returns 0 and the child's pid and pidfd (owned by the caller), or -errno, also for a failed exec.
+ */
 int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd);

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * pyrod.conf (contract.md section 8): INI by libinih, /etc/pyro/pyrod.conf and conf.d/*.conf in order
+ * pyrod.conf (contract.md section 8): INI by libinih, /etc/pyro/pyrod.conf and conf.d (*.conf) in order
  * of name; in user mode $XDG_CONFIG_HOME/pyro/. One table of keys with type and range; an unknown key
  * or a value out of range is an error that names file, line and value.
  */
@@ -24,14 +24,14 @@ struct config {
 	int64_t max_memory_mib;      /* per uid, 0 = half the host's */
 	int64_t max_disk_mib;        /* per uid, 0 = no limit of its own */
 	int64_t memory_reserve_mib;
-	int64_t disk_reserve_mib;    /* free space a pull or machine must leave */
+	int64_t disk_reserve_mib; /* free space a pull or machine must leave */
 	int64_t seed_max_mib;
 	int64_t output_limit_mib;
-	char *kernel;     /* owned or NULL: path of a bzImage/vmlinux to use instead of the store */
-	char *mirror;     /* owned or NULL: Debian mirror for mmdebstrap when the host's is not Debian's */
+	char *kernel; /* owned or NULL: path of a bzImage/vmlinux to use instead of the store */
+	char *mirror; /* owned or NULL: Debian mirror for mmdebstrap when the host's is not Debian's */
 	char *registries; /* owned or NULL */
 	int64_t pool;
-	char *qemu; /* owned or NULL: path of qemu-system-x86_64 */
+	char *qemu;                 /* owned or NULL: path of qemu-system-x86_64 */
 	char *firecracker, *jailer; /* owned or NULL */
 };
 

@@ -2,9 +2,11 @@
 #pragma once
 
 /*
- * Work that would block the loop, done by a child process: the pid is watched by pidfd, stdout is read
- * as lines (a longer line than 64 KiB ends the job), the end of stderr (4 KiB) is kept for the error text.
- * A job is owned by whoever started it; it ends by its callback exactly once, or by job_cancel.
+ * Work that would block the loop, done by a child process: the pid is watched by pidfd, stdout is
+ * read as lines (a longer line than 64 KiB ends the job: killed, and the stderr tail says so), the
+ * end of stderr (4 KiB) is kept for the error text. A job is owned by whoever started it; it ends
+ * by its callback exactly once, or by job_cancel (also from within on_line). With its process its
+ * process group ends.
  */
 
 #include "daemon/child.h"
@@ -12,11 +14,11 @@
 
 struct job;
 
-/* One line of the child's stdout, without newline. */
+/* One line of the child's stdout, without newline, NUL-terminated at line[n]. */
 typedef void (*job_line_fn)(struct job *job, const char *line, size_t n, void *userdata);
 
-/* status: >= 0 exit status, < 0: -signal that ended it, INT_MIN: timed out and killed. stderr_tail is
- * NUL-terminated and unescaped. The job is freed after the callback returns. */
+/* status: >= 0 exit status, < 0: -signal that ended it, INT_MIN: timed out and killed. stderr_tail
+ * is NUL-terminated and unescaped. The job is freed after the callback returns. */
 typedef void (*job_done_fn)(struct job *job, int status, const char *stderr_tail, void *userdata);
 
 struct job_spec {

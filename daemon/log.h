@@ -16,13 +16,23 @@ void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);
 
-#define log_error(...)            log_full(LOG_ERR, 0, NULL, __VA_ARGS__)
-#define log_warning(...)          log_full(LOG_WARNING, 0, NULL, __VA_ARGS__)
-#define log_info(...)             log_full(LOG_INFO, 0, NULL, __VA_ARGS__)
-#define log_debug(...)            log_full(LOG_DEBUG, 0, NULL, __VA_ARGS__)
+#define log_error(...)   log_full(LOG_ERR, 0, NULL, __VA_ARGS__)
+#define log_warning(...) log_full(LOG_WARNING, 0, NULL, __VA_ARGS__)
+#define log_info(...)    log_full(LOG_INFO, 0, NULL, __VA_ARGS__)
+#define log_debug(...)   log_full(LOG_DEBUG, 0, NULL, __VA_ARGS__)
 /* Logs with the text of errno -r appended and returns r. */
-#define log_error_errno(r, ...)   ({ int _lr = (r); log_full(LOG_ERR, _lr, NULL, __VA_ARGS__); _lr; })
-#define log_warning_errno(r, ...) ({ int _lr = (r); log_full(LOG_WARNING, _lr, NULL, __VA_ARGS__); _lr; })
+#define log_error_errno(r, ...) \
+	({ \
+		int _lr = (r); \
+		log_full(LOG_ERR, _lr, NULL, __VA_ARGS__); \
+		_lr; \
+	})
+#define log_warning_errno(r, ...) \
+	({ \
+		int _lr = (r); \
+		log_full(LOG_WARNING, _lr, NULL, __VA_ARGS__); \
+		_lr; \
+	})
 
 /* Escapes into ret (always NUL-terminated); returns the length. */
 size_t log_escape(const char *s, size_t n, char *ret, size_t ret_size);

@@ -19,7 +19,9 @@ struct store;
 typedef void (*store_done_fn)(int r, const struct error *err, void *userdata);
 
 /* Opens or creates path and brings the schema up to date; waits for it (called before the loop runs).
- * internal with the fix for a damaged store; unsupported for one of a newer version (nothing is touched). */
+ * internal with the fix for a damaged store; unsupported for one of a newer version (nothing is touched).
+ * A fix that moves the file away begins with STORE_ASIDE; pyrod has to be started anew after it. */
+#define STORE_ASIDE "mkdir -p "
 int store_new(sd_event *event, const char *path, struct store **ret, struct error *err);
 /* Finishes what is queued, closes. Takes NULL. */
 struct store *store_free(struct store *s);
@@ -36,17 +38,19 @@ struct vm_row {
 	int64_t ttl_seconds;
 	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0 = never */
 	bool one_shot;
-	char state[16];      /* machine_state_name() */
+	char state[16]; /* machine_state_name() */
 	char accelerator[16], start_mode[16];
 	uint8_t uuid[16], sync[32];
-	pid_t vmm_pid;            /* 0 = not started */
-	uint64_t vmm_start_time;  /* ticks since boot: with pid and boot_id it names the process */
+	pid_t vmm_pid;           /* 0 = not started */
+	uint64_t vmm_start_time; /* ticks since boot: with pid and boot_id it names the process */
 	char boot_id[40];
-	char *last_error;         /* owned or NULL */
+	char *last_error; /* owned or NULL */
 };
 void vm_row_done(struct vm_row *row);
 int vm_row_copy(struct vm_row *dst, const struct vm_row *src);
 
-int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n, struct error *err); /* before the loop */
-int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done, void *userdata); /* insert or replace; row is copied */
+int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n,
+	struct error *err); /* before the loop */
+int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done,
+	void *userdata); /* insert or replace; row is copied */
 int store_vm_delete(struct store *s, const char *id, store_done_fn done, void *userdata);

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starting a child process; jobs and the VMM launcher come through here and nothing else forks. The
+ * daemon has a second thread, so everything that allocates is done before fork, and between fork
+ * and exec (or fn) the child makes system calls only. The child leads a session and process group
+ * of its own, so that its whole group can be killed, and it sees no descriptor that was not named.
+ * A step that fails in the child, exec too, is told through a close-on-exec pipe and is the
+ * caller's -errno; then no child is left.
+ */
+
+#include "daemon/child.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+extern char **environ;
+
+#define DEFAULT_PATH  "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define EXIT_SETUP    127
+#define CHILD_FDS_MAX 64
+
+/* All that the child needs, made before fork. */
+struct plan {
+	const struct child_spec *spec;
+	const char *const *env;
+	int *sources; /* descriptor that becomes 0, 1, 2, ...; then room for their copies */
+	int n;        /* how many */
+	int report_fd;
+	pid_t parent;
+};
+
+static bool variable_is_passed(const char *v)
+{
+	static const char *const names[] = { "PATH=", "HOME=", "TMPDIR=" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (startswith(v, names[i]))
+			return true;
+	}
+	const char *end = strchr(v, '=');
+	size_t n = end ? (size_t)(end - v) : 0;
+	return n >= 6 && strncasecmp(end - 6, "_proxy", 6) == 0;
+}
+
+/* The array is the caller's, its strings are borrowed. */
+static int default_env(const char ***ret)
+{
+	size_t n = 0, k = 0;
+
+	while (environ && environ[n])
+		n++;
+	const char **env = calloc(n + 3, sizeof(*env));
+	if (!env)
+		return -ENOMEM;
+	env[k++] = "LANG=C.UTF-8";
+	if (!getenv("PATH"))
+		env[k++] = DEFAULT_PATH;
+	for (size_t i = 0; i < n; i++) {
+		if (variable_is_passed(environ[i]))
+			env[k++] = environ[i];
+	}
+	*ret = env;
+	return 0;
+}
+
+static int fill_sources(struct plan *plan, int null_fd)
+{
+	const struct child_spec *s = plan->spec;
+	int first[] = { s->stdin_fd, s->stdout_fd, s->stderr_fd };
+
+	if (s->n_fds > CHILD_FDS_MAX)
+		return -EINVAL;
+	plan->n = (int)(ARRAY_SIZE(first) + s->n_fds);
+	plan->sources = calloc((size_t)plan->n * 2, sizeof(*plan->sources));
+	if (!plan->sources)
+		return -ENOMEM;
+	for (int i = 0; i < plan->n; i++) {
+		int fd = i < 3 ? first[i] : s->fds[i - 3];
+		if (fd < 0 && i >= 3)
+			return -EBADF;
+		plan->sources[i] = fd < 0 ? null_fd : fd;
+	}
+	return 0;
+}
+
+/* In the child: the sources become 0 .. n-1, the report pipe n, all others are closed. */
+static int child_fds(struct plan *plan)
+{
+	int n = plan->n, *copies = plan->sources + n;
+
+	/* Copies above the targets first: a source may itself be the number of another's target. */
+	for (int i = 0; i < n; i++) {
+		copies[i] = fcntl(plan->sources[i], F_DUPFD_CLOEXEC, n + 1);
+		if (copies[i] < 0)
+			return -errno;
+	}
+	int report = fcntl(plan->report_fd, F_DUPFD_CLOEXEC, n + 1);
+	if (report < 0)
+		return -errno;
+	plan->report_fd = report;
+	for (int i = 0; i < n; i++) {
+		if (dup2(copies[i], i) < 0)
+			return -errno;
+	}
+	if (dup3(report, n, O_CLOEXEC) < 0)
+		return -errno;
+	plan->report_fd = n;
+	return close_range((unsigned)n + 1, ~0U, 0) < 0 ? -errno : 0;
+}
+
+/* In the child. Plain system calls: glibc's wrappers take locks to reach threads that are not here.
+ */
+static int child_user(const struct child_spec *s)
+{
+	if (s->uid == 0)
+		return 0;
+	if (syscall(SYS_setgroups, 0, NULL) < 0 ||
+		syscall(SYS_setresgid, s->gid, s->gid, s->gid) < 0 ||
+		syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0)
+		return -errno;
+	return 0;
+}
+
+/* In the child. All signals are blocked until here, so no handler of the daemon's can run. */
+static int child_signals(void)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	sigset_t none;
+
+	/* Not every number may be set (KILL, STOP, the two of libc): those have nothing to reset.
+	 */
+	for (int i = 1; i < NSIG; i++)
+		(void)sigaction(i, &dfl, NULL);
+	sigemptyset(&none);
+	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
+}
+
+static int child_setup(struct plan *plan)
+{
+	const struct child_spec *s = plan->spec;
+	int r;
+
+	if (setsid() < 0)
+		return -errno;
+	r = child_fds(plan);
+	if (r < 0)
+		return r;
+	r = child_user(s);
+	if (r < 0)
+		return r;
+	/* After the change of user, which clears it. */
+	if (s->die_with_parent) {
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+			return -errno;
+		if (getppid() != plan->parent)
+			return -ESRCH;
+	}
+	if (chdir(s->cwd ? s->cwd : "/") < 0)
+		return -errno;
+	return child_signals();
+}
+
+static _noreturn_ void child_main(struct plan *plan)
+{
+	const struct child_spec *s = plan->spec;
+
+	int r = child_setup(plan);
+	if (r >= 0 && !s->argv) {
+		(void)close(plan->report_fd);
+		_exit(s->fn(s->arg));
+	}
+	if (r >= 0) {
+		/* execve takes arrays of char * for old code's sake; it changes nothing. */
+		(void)execve(s->argv[0], (char *const *)s->argv, (char *const *)plan->env);
+		r = -errno;
+	}
+	(void)write_all(plan->report_fd, &r, sizeof(r));
+	_exit(EXIT_SETUP);
+}
+
+static void reap(pid_t pid)
+{
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+/* 0 when the other end was closed by a successful exec (or before fn), else the child's -errno. */
+static int read_report(int fd)
+{
+	int r = 0;
+	ssize_t n;
+
+	do
+		n = read(fd, &r, sizeof(r));
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	if (n == 0)
+		return 0;
+	return n == sizeof(r) && r < 0 ? r : -EPROTO;
+}
+
+/* The child's pid, -errno. */
+static pid_t fork_blocked(struct plan *plan)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	int r = pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (r != 0)
+		return -r;
+	pid_t pid = fork();
+	if (pid == 0)
+		child_main(plan);
+	if (pid < 0)
+		pid = -errno;
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return pid;
+}
+
+/* Forks and waits for the child's word; the pid cannot be another's, since only we reap it. */
+static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
+{
+	int report[2];
+
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return -errno;
+	_cleanup_close_ int read_end = report[0];
+	_cleanup_close_ int write_end = report[1];
+	plan->report_fd = write_end;
+	pid_t pid = fork_blocked(plan);
+	if (pid < 0)
+		return pid;
+	write_end = fd_close(write_end);
+	int r = read_report(read_end);
+	if (r >= 0) {
+		int pidfd = pidfd_open(pid, 0);
+		if (pidfd >= 0) {
+			*ret_pid = pid;
+			*ret_pidfd = pidfd;
+			return 0;
+		}
+		r = -errno;
+	}
+	(void)kill(pid, SIGKILL);
+	reap(pid);
+	return r;
+}
+
+int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd)
+{
+	_cleanup_free_ const char **env = NULL;
+	struct plan plan = { .spec = spec, .env = spec->env, .parent = getpid() };
+
+	if (!spec->argv == !spec->fn || (spec->argv && spec->argv[0][0] != '/'))
+		return -EINVAL;
+	if (!plan.env) {
+		int r = default_env(&env);
+		if (r < 0)
+			return r;
+		plan.env = env;
+	}
+	_cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null_fd < 0)
+		return -errno;
+	int r = fill_sources(&plan, null_fd);
+	_cleanup_free_ int *sources = plan.sources;
+	if (r < 0)
+		return r;
+	return spawn(&plan, ret_pid, ret_pidfd);
+}

@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A child process that works for the loop. Subsystems start one for everything slow (copies, pulls,
+ * hashing) and get its lines and its end as callbacks of the loop. What must stay true: on_done
+ * comes exactly once or, after job_cancel, never; the process group is killed before its leader is
+ * reaped, so that its number cannot have become another's; a pipe that some grandchild holds open
+ * is never waited for; and the child is always reaped, by a watch that outlives a cancelled job.
+ */
+
+#include "daemon/job.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+
+#define JOB_LINE_MAX ((size_t)64 * 1024)
+#define JOB_TAIL_MAX ((size_t)4096)
+#define JOB_READ_MAX ((size_t)64 * 1024) /* in one turn of the loop */
+
+/* Waits for the pid. Owned by its event source, since it may have to outlive the job. */
+struct watch {
+	struct job *job; /* borrowed; NULL: cancelled, only reap */
+	pid_t pid;
+	int pidfd; /* owned */
+};
+
+struct job {
+	char *name; /* owned */
+	pid_t pid;
+	sd_event_source *watch_source; /* owned; its userdata is the watch */
+	struct watch *watch;           /* borrowed: watch_source */
+	sd_event_source *out_source, *err_source, *timer_source; /* owned */
+	int out_fd, err_fd;                                      /* owned */
+	bool busy;      /* a callback of ours is running: do not free under it */
+	bool cancelled; /* free when no longer busy */
+	bool timed_out, line_too_long;
+	job_line_fn on_line;
+	job_done_fn on_done;
+	void *userdata;
+	size_t line_n, tail_n;
+	char tail[JOB_TAIL_MAX + 1];
+	char line[JOB_LINE_MAX + 1]; /* a whole line and its newline, or its NUL */
+};
+
+static void watch_destroy(void *userdata)
+{
+	struct watch *w = userdata;
+
+	fd_close(w->pidfd);
+	free(w);
+}
+
+static struct job *job_free(struct job *j)
+{
+	if (!j)
+		return NULL;
+	sd_event_source_disable_unref(j->watch_source);
+	sd_event_source_disable_unref(j->out_source);
+	sd_event_source_disable_unref(j->err_source);
+	sd_event_source_disable_unref(j->timer_source);
+	fd_close(j->out_fd);
+	fd_close(j->err_fd);
+	free(j->name);
+	free(j);
+	return NULL;
+}
+DEFINE_CLEANUP(struct job *, job_free)
+
+static void job_kill(struct job *j)
+{
+	if (j->watch) /* not reaped yet: the number is still its own */
+		(void)kill(-j->pid, SIGKILL);
+}
+
+/* Keeps the last JOB_TAIL_MAX bytes; NUL would end the text early. */
+static void tail_add(struct job *j, char *p, size_t n)
+{
+	for (char *nul = p; (nul = memchr(nul, '\0', n - (size_t)(nul - p)));)
+		*nul = ' ';
+	if (n > JOB_TAIL_MAX) {
+		p += n - JOB_TAIL_MAX;
+		n = JOB_TAIL_MAX;
+	}
+	size_t keep = MIN_OF(j->tail_n, JOB_TAIL_MAX - n);
+	memmove(j->tail, j->tail + j->tail_n - keep, keep);
+	memcpy(j->tail + keep, p, n);
+	j->tail_n = keep + n;
+	j->tail[j->tail_n] = '\0';
+}
+
+static void line_refuse(struct job *j)
+{
+	char text[] = "\na line of more than 64 KiB on its standard output";
+
+	j->line_too_long = true;
+	j->line_n = 0;
+	tail_add(j, text, sizeof(text) - 1);
+	job_kill(j);
+}
+
+/* Hands out the whole lines; what remains moves to the front. */
+static void lines_split(struct job *j)
+{
+	char *at = j->line, *end = j->line + j->line_n, *newline;
+
+	while (!j->cancelled && (newline = memchr(at, '\n', (size_t)(end - at)))) {
+		*newline = '\0';
+		if (j->on_line)
+			j->on_line(j, at, (size_t)(newline - at), j->userdata);
+		at = newline + 1;
+	}
+	j->line_n = (size_t)(end - at);
+	memmove(j->line, at, j->line_n);
+	if (!j->cancelled && j->line_n > JOB_LINE_MAX)
+		line_refuse(j);
+}
+
+static void line_last(struct job *j)
+{
+	if (j->line_n == 0 || j->cancelled)
+		return;
+	j->line[j->line_n] = '\0';
+	if (j->on_line)
+		j->on_line(j, j->line, j->line_n, j->userdata);
+	j->line_n = 0;
+}
+
+static ssize_t read_some(int fd, void *p, size_t n)
+{
+	ssize_t got;
+
+	do
+		got = read(fd, p, n);
+	while (got < 0 && errno == EINTR);
+	return got < 0 ? -errno : got;
+}
+
+/* One read from stdout, at most max bytes: > 0, 0 at the end, -EAGAIN. */
+static ssize_t out_read(struct job *j, size_t max)
+{
+	char discarded[4096];
+	ssize_t n;
+
+	if (j->line_too_long)
+		return read_some(j->out_fd, discarded, MIN_OF(max, sizeof(discarded)));
+	n = read_some(j->out_fd, j->line + j->line_n, MIN_OF(max, sizeof(j->line) - j->line_n));
+	if (n > 0) {
+		j->line_n += (size_t)n;
+		lines_split(j);
+	} else if (n != -EAGAIN) {
+		line_last(j);
+	}
+	return n;
+}
+
+static ssize_t err_read(struct job *j, size_t max)
+{
+	char bytes[4096];
+
+	ssize_t n = read_some(j->err_fd, bytes, MIN_OF(max, sizeof(bytes)));
+	if (n > 0)
+		tail_add(j, bytes, (size_t)n);
+	return n;
+}
+
+static void out_close(struct job *j)
+{
+	j->out_source = sd_event_source_disable_unref(j->out_source);
+	j->out_fd = fd_close(j->out_fd);
+}
+
+static void err_close(struct job *j)
+{
+	j->err_source = sd_event_source_disable_unref(j->err_source);
+	j->err_fd = fd_close(j->err_fd);
+}
+
+/* Reads at most `left` bytes, without waiting; closes at the end or on an error. */
+static void out_pump(struct job *j, size_t left)
+{
+	while (left > 0 && j->out_fd >= 0 && !j->cancelled) {
+		ssize_t n = out_read(j, left);
+		if (n == -EAGAIN)
+			return;
+		if (n <= 0)
+			out_close(j);
+		else
+			left -= MIN_OF(left, (size_t)n);
+	}
+}
+
+static void err_pump(struct job *j, size_t left)
+{
+	while (left > 0 && j->err_fd >= 0) {
+		ssize_t n = err_read(j, left);
+		if (n == -EAGAIN)
+			return;
+		if (n <= 0)
+			err_close(j);
+		else
+			left -= MIN_OF(left, (size_t)n);
+	}
+}
+
+static void job_leave(struct job *j)
+{
+	j->busy = false;
+	if (j->cancelled)
+		job_free(j);
+}
+
+static int on_out(
+	sd_event_source *source _unused_, int fd _unused_, uint32_t events _unused_, void *userdata)
+{
+	struct job *j = userdata;
+
+	j->busy = true;
+	out_pump(j, JOB_READ_MAX);
+	job_leave(j);
+	return 0;
+}
+
+static int on_err(
+	sd_event_source *source _unused_, int fd _unused_, uint32_t events _unused_, void *userdata)
+{
+	err_pump(userdata, JOB_READ_MAX);
+	return 0;
+}
+
+static int on_timeout(sd_event_source *source _unused_, uint64_t usec _unused_, void *userdata)
+{
+	struct job *j = userdata;
+
+	j->timed_out = true;
+	job_kill(j);
+	return 0;
+}
+
+/* What is in the pipe now; its writer is gone, so another's bytes after these need no waiting for.
+ */
+static size_t pipe_filled(int fd)
+{
+	int n = 0;
+
+	/* One more, so that the end itself is read too. */
+	return fd >= 0 && ioctl(fd, FIONREAD, &n) == 0 && n >= 0 ? (size_t)n + 1 : 1;
+}
+
+static int reap(const struct watch *w, int *ret_status)
+{
+	siginfo_t si = { 0 };
+
+	/* First only look: as a zombie the leader keeps its number, so this kills its group and no
+	 * other. */
+	if (waitid(P_PIDFD, (id_t)w->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0)
+		return -errno;
+	if (si.si_pid == 0)
+		return -EAGAIN;
+	(void)kill(-w->pid, SIGKILL);
+	if (waitid(P_PIDFD, (id_t)w->pidfd, &si, WEXITED | WNOHANG) < 0)
+		return -errno;
+	*ret_status = si.si_code == CLD_EXITED ? si.si_status : -si.si_status;
+	return 0;
+}
+
+static void job_finish(struct job *j, int status)
+{
+	j->busy = true;
+	out_pump(j, pipe_filled(j->out_fd));
+	err_pump(j, pipe_filled(j->err_fd));
+	line_last(j);
+	if (!j->cancelled) {
+		if (j->timed_out && status == -SIGKILL)
+			status = INT_MIN;
+		else if (j->line_too_long && status >= 0)
+			status = -SIGKILL;
+		j->on_done(j, status, j->tail, j->userdata);
+	}
+	job_free(j);
+}
+
+static int on_exit_event(
+	sd_event_source *source, int fd _unused_, uint32_t events _unused_, void *userdata)
+{
+	struct watch *w = userdata;
+	struct job *j = w->job;
+	int status = -SIGKILL;
+
+	int r = reap(w, &status);
+	if (r == -EAGAIN)
+		return 0;
+	/* A child that is no longer there (-ECHILD) counts as killed: nothing can be known of its
+	 * end. */
+	if (j) {
+		/* Gone: a job_cancel from within the last callbacks has nothing left to kill or
+		 * reap. */
+		w->job = NULL;
+		j->watch = NULL;
+		job_finish(j, status);
+		return 0;
+	}
+	(void)sd_event_source_set_enabled(source, SD_EVENT_OFF);
+	(void)sd_event_source_set_floating(source, 0);
+	return 0;
+}
+
+struct job *job_cancel(struct job *j)
+{
+	if (!j || j->cancelled)
+		return NULL;
+	j->cancelled = true;
+	if (j->watch) {
+		job_kill(j);
+		/* From here the loop owns the source, and the source the watch. */
+		j->watch->job = NULL;
+		j->watch = NULL;
+		(void)sd_event_source_set_floating(j->watch_source, 1);
+		j->watch_source = sd_event_source_unref(j->watch_source);
+	}
+	return j->busy ? NULL : job_free(j);
+}
+
+/* A pipe whose reading end is ours and never waits; the writing end is for the child. */
+static int pipe_for_child(int *ret_read, int *ret_write)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	if (fcntl(fds[0], F_SETFL, O_RDONLY | O_NONBLOCK) < 0) {
+		int r = -errno;
+		fd_close(fds[0]);
+		fd_close(fds[1]);
+		return r;
+	}
+	*ret_read = fds[0];
+	*ret_write = fds[1];
+	return 0;
+}
+
+static int job_spawn(struct job *j, const struct job_spec *spec)
+{
+	_cleanup_close_ int out = -EBADF, err = -EBADF;
+	struct child_spec child = spec->child;
+
+	int r = pipe_for_child(&j->out_fd, &out);
+	if (r >= 0)
+		r = pipe_for_child(&j->err_fd, &err);
+	if (r < 0)
+		return r;
+	child.stdout_fd = out;
+	child.stderr_fd = err;
+	return child_spawn(&child, &j->pid, &j->watch->pidfd);
+}
+
+static int job_watch_pipes(struct job *j, sd_event *event, uint64_t timeout_usec)
+{
+	int r = sd_event_add_io(event, &j->out_source, j->out_fd, EPOLLIN, on_out, j);
+	if (r >= 0)
+		r = sd_event_add_io(event, &j->err_source, j->err_fd, EPOLLIN, on_err, j);
+	if (r >= 0 && timeout_usec > 0)
+		r = sd_event_add_time_relative(
+			event, &j->timer_source, CLOCK_MONOTONIC, timeout_usec, 0, on_timeout, j);
+	return r;
+}
+
+static int job_watch_pid(struct job *j, sd_event *event)
+{
+	struct watch *w = j->watch;
+
+	int r = sd_event_add_io(event, &j->watch_source, w->pidfd, EPOLLIN, on_exit_event, w);
+	if (r < 0)
+		return r;
+	w->job = j;
+	w->pid = j->pid;
+	(void)sd_event_source_set_destroy_callback(j->watch_source, watch_destroy);
+	(void)sd_event_source_set_description(j->watch_source, j->name);
+	return 0;
+}
+
+/* The child runs but cannot be watched: SIGKILL ends it at once, so this does not wait long. */
+static void kill_unwatched(struct job *j)
+{
+	job_kill(j);
+	while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+int job_start(sd_event *event, const struct job_spec *spec, struct job **ret)
+{
+	_cleanup_(job_freep) struct job *j = calloc(1, sizeof(*j));
+	if (!j)
+		return -ENOMEM;
+	j->out_fd = j->err_fd = -EBADF;
+	j->on_line = spec->on_line;
+	j->on_done = spec->on_done;
+	j->userdata = spec->userdata;
+	j->name = strdup(spec->name);
+	j->watch = calloc(1, sizeof(*j->watch));
+	if (!j->name || !j->watch) {
+		free(j->watch);
+		return -ENOMEM;
+	}
+	j->watch->pidfd = -EBADF;
+	int r = job_spawn(j, spec);
+	if (r < 0) {
+		free(j->watch);
+		return r;
+	}
+	r = job_watch_pid(j, event);
+	if (r < 0) {
+		kill_unwatched(j);
+		watch_destroy(j->watch);
+		return r;
+	}
+	r = job_watch_pipes(j, event, spec->timeout_usec);
+	if (r < 0) {
+		(void)job_cancel(TAKE_PTR(j));
+		return r;
+	}
+	*ret = TAKE_PTR(j);
+	return 0;
+}

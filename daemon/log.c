@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where the daemon's one line per failure goes: the journal with structured fields where stderr is
+ * connected to it, else stderr, with the <N> prefixes systemd reads unless a person reads it.
+ * Called by main files, the dispatcher and event callbacks only. What must stay true: one call is
+ * one record (whatever came from outside is escaped first, so no newline and no terminal sequence
+ * gets through), and logging never fails its caller.
+ */
+
+#include "daemon/log.h"
+
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-journal.h>
+
+#include "proto/utf8.h"
+
+#define LINE_MAX_BYTES 4096 /* of a message before escaping */
+
+static const char *log_ident = "pyro";
+static int log_level = LOG_INFO;
+static bool log_journal, log_terminal;
+
+/* True if stderr is the journal's stream, as JOURNAL_STREAM=device:inode says. */
+static bool stderr_is_journal(void)
+{
+	unsigned long long dev, ino;
+	struct stat st;
+	const char *stream = getenv("JOURNAL_STREAM");
+	if (!stream || sscanf(stream, "%llu:%llu", &dev, &ino) != 2)
+		return false;
+	return fstat(STDERR_FILENO, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
+}
+
+void log_init(const char *ident)
+{
+	log_ident = ident;
+	log_journal = stderr_is_journal();
+	log_terminal = isatty(STDERR_FILENO);
+}
+
+void log_set_level(int level)
+{
+	log_level = level;
+}
+
+/* Controls, and what reorders or breaks lines: U+2028/9, bidi marks, embeddings and isolates. */
+static bool harmful(uint32_t c)
+{
+	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 || c == 0x061c ||
+	       c == 0x200e || c == 0x200f || (c >= 0x202a && c <= 0x202e) ||
+	       (c >= 0x2066 && c <= 0x2069);
+}
+
+size_t log_escape(const char *s, size_t n, char *ret, size_t ret_size)
+{
+	const unsigned char *p = (const unsigned char *)s;
+	size_t at = 0;
+	if (ret_size == 0)
+		return 0;
+	for (size_t i = 0; i < n;) {
+		uint32_t c = 0;
+		size_t len = utf8_decode(p + i, n - i, &c);
+		bool raw = len > 0 && !harmful(c);
+		size_t bytes = MAX_OF(len, (size_t)1), need = raw ? bytes : 4 * bytes;
+		if (ret_size - at <= need)
+			break;
+		for (size_t k = 0; k < bytes; k++) {
+			if (raw)
+				ret[at++] = s[i + k];
+			else
+				at += (size_t)snprintf(ret + at, 5, "\\x%02x", p[i + k]);
+		}
+		i += bytes;
+	}
+	ret[at] = '\0';
+	return at;
+}
+
+static void to_journal(int level, int error, const char *field, const char *text)
+{
+	char message[LINE_MAX_BYTES * 4 + 16], priority[24], ident[64], number[32];
+	(void)snprintf(message, sizeof(message), "MESSAGE=%s", text);
+	(void)snprintf(priority, sizeof(priority), "PRIORITY=%d", level);
+	(void)snprintf(ident, sizeof(ident), "SYSLOG_IDENTIFIER=%s", log_ident);
+	(void)snprintf(number, sizeof(number), "ERRNO=%d", error < 0 ? -error : error);
+	struct iovec iov[5];
+	int n = 0;
+	iov[n++] = (struct iovec){ message, strlen(message) };
+	iov[n++] = (struct iovec){ priority, strlen(priority) };
+	iov[n++] = (struct iovec){ ident, strlen(ident) };
+	if (error != 0)
+		iov[n++] = (struct iovec){ number, strlen(number) };
+	char escaped[512];
+	if (field) {
+		size_t len = log_escape(field, strlen(field), escaped, sizeof(escaped));
+		iov[n++] = (struct iovec){ escaped, len };
+	}
+	(void)sd_journal_sendv(iov, n); /* there is nowhere else to say that this failed */
+}
+
+void log_full(int level, int error, const char *field, const char *fmt, ...)
+{
+	if (level > log_level)
+		return;
+	int saved = errno;
+	char raw[LINE_MAX_BYTES], text[LINE_MAX_BYTES * 4];
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(raw, sizeof(raw), fmt, ap);
+	va_end(ap);
+	size_t len = n < 0 ? 0 : MIN_OF((size_t)n, sizeof(raw) - 1);
+	if (error != 0 && len < sizeof(raw) - 1) {
+		char why[128];
+		const char *desc = strerror_r(error < 0 ? -error : error, why, sizeof(why));
+		n = snprintf(raw + len, sizeof(raw) - len, ": %s", desc);
+		len = MIN_OF(len + (size_t)MAX_OF(n, 0), sizeof(raw) - 1);
+	}
+	(void)log_escape(raw, len, text, sizeof(text));
+	if (log_journal)
+		to_journal(level, error, field, text);
+	else if (log_terminal)
+		(void)dprintf(STDERR_FILENO, "%s: %s\n", log_ident, text);
+	else
+		(void)dprintf(STDERR_FILENO, "<%d>%s: %s\n", level, log_ident, text);
+	errno = saved;
+}
