@@ -18,5 +18,6 @@ int disk_create(struct manager *m, const char *path, uint64_t size_mib, disk_don
 /* Removes a file or a whole machine directory, without following links. */
 int disk_remove(struct manager *m, const char *path, disk_done_fn done, void *userdata,
 	struct disk_op **ret, struct error *err);
-/* Gives up waiting; the work itself goes on. Takes NULL. */
+/* The op stays its owner's until this, which may come before done (gives up waiting; the work itself goes
+ * on), within it or after it. Takes NULL. */
 struct disk_op *disk_op_free(struct disk_op *op);

@@ -18,8 +18,8 @@ int environments_new(struct manager *m, struct environments **ret, struct error 
 struct environments *environments_free(struct environments *envs);
 
 /* Borrowed; environment_unknown (message names it, fix lists the known or the full reference). */
-int environments_find(struct environments *envs, const char *name, struct environment **ret,
-	struct error *err);
+int environments_find(
+	struct environments *envs, const char *name, struct environment **ret, struct error *err);
 
 /* Result objects of env.list and env.inspect; *ret is owned by the caller. */
 int environments_list_json(struct environments *envs, json_object **ret);
@@ -28,13 +28,18 @@ int environment_json(struct environment *env, json_object **ret);
 const char *environment_name(const struct environment *env);
 bool environment_installed(const struct environment *env);
 const char *environment_digest(const struct environment *env); /* "sha256:HEX" or NULL */
+/* Why what is in the cache does not count as installed ("its image is missing ..."); NULL when whole or absent. */
+const char *environment_damage(const struct environment *env);
+/* Why its last pull by this daemon failed; NULL when it did not, or another has begun. */
+const struct error *environment_failure(const struct environment *env);
 
 /* Opens the installed image read-only; the digest pins it. pull_failed when it is not there or damaged. */
-int environments_open_image(struct environments *envs, const char *digest, int *ret_fd, struct error *err);
+int environments_open_image(
+	struct environments *envs, const char *digest, int *ret_fd, struct error *err);
 
 struct pull_progress {
-	const char *phase; /* "kernel", "install", "write", "ready" */
-	int percent;       /* -1 unknown */
+	const char *phase;  /* "kernel", "install", "write", "ready" */
+	int percent;        /* -1 unknown */
 	const char *detail; /* one line or NULL */
 };
 typedef void (*pull_progress_fn)(const struct pull_progress *p, void *userdata);
@@ -48,13 +53,15 @@ typedef void (*pull_done_fn)(const struct error *err, void *userdata);
  */
 int environment_pull(struct environment *env, bool force, pull_progress_fn on_progress,
 	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err);
+/* The wait stays its owner's until this, which may come before on_done (leaves; the job goes on), within it
+ * or after it. Takes NULL. */
 struct pull_wait *pull_wait_free(struct pull_wait *w);
 
 /* Removes leftovers and superseded versions, all: also what no machine uses. in_use tells whether a
  * row names the digest. dry_run only lists. The result is env.prune's; removal is a job, so this answers
  * by callback. */
 typedef bool (*digest_in_use_fn)(const char *digest, void *userdata);
-typedef void (*prune_done_fn)(json_object *result /* owned by the callee */, const struct error *err,
-	void *userdata);
+typedef void (*prune_done_fn)(
+	json_object *result /* owned by the callee */, const struct error *err, void *userdata);
 int environments_prune(struct environments *envs, bool all, bool dry_run, digest_in_use_fn in_use,
 	void *in_use_userdata, prune_done_fn done, void *userdata, struct error *err);

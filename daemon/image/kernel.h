@@ -28,7 +28,10 @@ int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_don
 struct kernel_files {
 	int vmlinux_fd, initrd_fd, modules_fd; /* owned; modules_fd -EBADF when there is no image */
 };
-#define KERNEL_FILES_INIT { -EBADF, -EBADF, -EBADF }
+#define KERNEL_FILES_INIT \
+	{ \
+		-EBADF, -EBADF, -EBADF \
+	}
 void kernel_files_done(struct kernel_files *f);
 /* Opens the files of one kernel by hash, read-only. */
 int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, struct error *err);

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns STATE/disks, the preformatted blanks, and the making and removing of machines' own disks. Used
+ * by the start and the deletion of machines.
+ *
+ * A blank of each size is made once by `pyro-import disk` in a staging folder and installed from there;
+ * two that need the same size at the same time both make it, and either will do. A machine's disk is a sparse
+ * copy made by a forked child: a reflink where the file system can, else only the blank's data is
+ * copied. The child makes async-signal-safe calls only; copies are made beside the target and renamed,
+ * so that a disk that exists is whole.
+ */
+
+#include "daemon/image/disk.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "daemon/image/import-job.h"
+#include "daemon/image/install.h"
+#include "daemon/job.h"
+#include "proto/limits.h"
+
+#define BLANK_TIMEOUT_USEC (600 * USEC_PER_SEC)
+#define COPY_TIMEOUT_USEC  (600 * USEC_PER_SEC)
+#define COPY_CHUNK         ((size_t)4 << 20)
+#define BLANK_FILE         "blank.ext4"
+
+struct disk_op {
+	struct manager *manager;           /* borrowed */
+	char *path;                        /* owned; what is made or removed */
+	char *part;                        /* owned; the copy before it is whole */
+	char *dir, *blank;                 /* owned; STATE/disks, DIR/blank-MIB.ext4 */
+	struct import_job *import;         /* owned */
+	char staging[IMPORT_STAGING_SIZE]; /* where the blank is made; below dir */
+	struct error failure;              /* owned; told when the staging folder is gone */
+	struct installs installs;
+	struct job *job;   /* owned; the copy */
+	disk_done_fn done; /* NULL: given up */
+	bool ended;        /* done has been called */
+	bool disowned;     /* freed as soon as it has ended */
+	void *userdata;
+};
+
+static void op_free(struct disk_op *op)
+{
+	free(op->path);
+	free(op->part);
+	free(op->dir);
+	free(op->blank);
+	error_clear(&op->failure);
+	free(op);
+}
+DEFINE_CLEANUP(struct disk_op *, op_free)
+
+static int no_memory(struct error *err)
+{
+	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot make a disk");
+}
+
+static void finish(struct disk_op *op, const struct error *err)
+{
+	if (op->done)
+		op->done(err, op->userdata);
+	op->ended = true;
+	if (op->disowned)
+		op_free(op);
+}
+
+struct disk_op *disk_op_free(struct disk_op *op)
+{
+	if (op && op->ended) {
+		op_free(op);
+	} else if (op) {
+		op->done = NULL;
+		op->disowned = true;
+	}
+
+	return NULL;
+}
+
+static int copy_range(int from, int to, off_t at, off_t end)
+{
+	char block[32 * 1024];
+
+	while (at < end) {
+		off_t in = at, out = at;
+		ssize_t n = copy_file_range(
+			from, &in, to, &out, MIN_OF((size_t)(end - at), COPY_CHUNK), 0);
+
+		/* Other file systems, old kernels: by hand. */
+		if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == EOPNOTSUPP ||
+				     errno == ENOSYS)) {
+			n = pread(from, block, MIN_OF((size_t)(end - at), sizeof(block)), at);
+			if (n > 0)
+				n = pwrite(to, block, (size_t)n, at);
+		}
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return -EIO;
+		at += n;
+	}
+
+	return 0;
+}
+
+/* Copies what is data and leaves holes holes. */
+static int copy_sparse(int from, int to, off_t size)
+{
+	off_t at = 0;
+
+	if (ftruncate(to, size) < 0)
+		return -errno;
+	while (at < size) {
+		off_t data = lseek(from, at, SEEK_DATA), hole;
+		int r;
+
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		if (data < 0)
+			return -errno;
+		hole = lseek(from, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		r = copy_range(from, to, data, hole);
+		if (r < 0)
+			return r;
+		at = hole;
+	}
+
+	return 0;
+}
+
+/* In the child. The exit status is an errno. */
+static int copy_run(void *arg)
+{
+	const struct disk_op *op = arg;
+	_cleanup_close_ int from = -EBADF, to = -EBADF;
+	struct stat st;
+	int r = 0;
+
+	from = open(op->blank, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (from < 0 || fstat(from, &st) < 0)
+		return errno;
+	to = open(op->part, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (to < 0)
+		return errno;
+	if (ioctl(to, FICLONE, from) < 0)
+		r = copy_sparse(from, to, st.st_size);
+	if (r == 0 && rename(op->part, op->path) < 0)
+		r = -errno;
+	if (r < 0)
+		(void)unlink(op->part);
+
+	return -r;
+}
+
+static void on_copied(
+	struct job *job _unused_, int status, const char *tail _unused_, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct disk_op *op = userdata;
+	int r = status > 0 ? -status : -EINTR;
+
+	op->job = NULL;
+	if (status != 0)
+		(void)error_set_errno(&err, error_code_for_errno(r), r,
+			r == -ENOSPC ? "Free space on the file system pyro keeps its state on."
+				     : NULL,
+			"Cannot make the disk %s", op->path);
+	finish(op, status == 0 ? NULL : &err);
+}
+
+static int start_copy(struct disk_op *op, struct error *err)
+{
+	int r = job_start(op->manager->event,
+		&(struct job_spec){
+			.name = "disk-copy",
+			.child = { .fn = copy_run, .arg = op, .stdin_fd = -EBADF },
+			.timeout_usec = COPY_TIMEOUT_USEC,
+			.on_done = on_copied,
+			.userdata = op,
+		},
+		&op->job);
+
+	return r < 0 ? error_set_errno(err, error_code_for_errno(r), r, NULL,
+			       "Cannot make the disk %s", op->path)
+		     : 0;
+}
+
+/* The staging folder is gone, or left to the next start. */
+static void on_discarded(const struct error *err _unused_, void *userdata)
+{
+	struct disk_op *op = userdata;
+
+	finish(op, &op->failure);
+}
+
+/* What was begun is thrown away, then the owner hears why. */
+static void fail_blank(struct disk_op *op)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", op->dir, op->staging);
+	const char *paths[] = { path };
+
+	if (!path || install_remove(op->manager->event, &op->installs, paths, 1, on_discarded, op,
+			     NULL) < 0)
+		finish(op, &op->failure);
+}
+
+static void on_blank_installed(const struct error *err, void *userdata)
+{
+	struct disk_op *op = userdata;
+
+	if (err)
+		(void)error_copy(&op->failure, err);
+	if (err || start_copy(op, &op->failure) < 0)
+		fail_blank(op);
+}
+
+static void on_blank(json_object *result, const struct error *job_err, void *userdata)
+{
+	struct disk_op *op = userdata;
+
+	op->import = NULL;
+	if (!result)
+		(void)error_copy(&op->failure, job_err);
+	/* Another may have made the same blank meanwhile; they are alike. */
+	if (!result || install_start(op->manager->event, &op->installs,
+			       &(struct install_spec){ .dir = op->dir,
+				       .staging = op->staging,
+				       .member = BLANK_FILE,
+				       .target = strrchr(op->blank, '/') + 1 },
+			       on_blank_installed, op, &op->failure) < 0)
+		fail_blank(op);
+}
+
+static int start_blank(struct disk_op *op, uint64_t size_mib, struct error *err)
+{
+	char size[24];
+	const char *const args[] = { "disk", "--size-mib", size, "--output", BLANK_FILE, NULL };
+	_cleanup_close_ int dir_fd = -EBADF;
+	_cleanup_free_ char *path = NULL;
+	int r;
+
+	(void)snprintf(size, sizeof(size), "%" PRIu64, size_mib);
+	r = import_staging_make(op->manager, op->dir, op->staging, &dir_fd, err);
+	if (r < 0)
+		return r;
+	r = import_job_start(op->manager,
+		&(struct import_job_spec){
+			.args = args,
+			.dir_fd = dir_fd,
+			.input_fd = -EBADF,
+			.timeout_usec = BLANK_TIMEOUT_USEC,
+			.on_done = on_blank,
+			.userdata = op,
+		},
+		&op->import, err);
+	path = r < 0 ? str_printf("%s/%s", op->dir, op->staging) : NULL;
+	if (path)
+		(void)rmdir(path);
+
+	return r;
+}
+
+static int op_new(struct manager *m, const char *path, disk_done_fn done, void *userdata,
+	struct disk_op **ret, struct error *err)
+{
+	_cleanup_(op_freep) struct disk_op *op = calloc(1, sizeof(*op));
+
+	if (op)
+		op->path = strdup(path);
+	if (!op || !op->path)
+		return no_memory(err);
+	LIST_INIT(&op->installs);
+	op->manager = m;
+	op->done = done;
+	op->userdata = userdata;
+	*ret = TAKE_PTR(op);
+
+	return 0;
+}
+
+int disk_create(struct manager *m, const char *path, uint64_t size_mib, disk_done_fn done,
+	void *userdata, struct disk_op **ret, struct error *err)
+{
+	_cleanup_(op_freep) struct disk_op *op = NULL;
+	int r;
+
+	if (size_mib < DISK_MIB_MIN || size_mib > DISK_MIB_MAX)
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			"A disk of %" PRIu64 " MiB cannot be made", size_mib);
+	r = op_new(m, path, done, userdata, &op, err);
+	if (r < 0)
+		return r;
+	op->part = str_printf("%s.part", path);
+	op->dir = str_printf("%s/disks", m->state_dir);
+	op->blank = op->dir ? str_printf("%s/blank-%" PRIu64 ".ext4", op->dir, size_mib) : NULL;
+	if (!op->part || !op->blank)
+		return no_memory(err);
+	if (mkdir(op->dir, 0700) < 0 && errno != EEXIST)
+		return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
+			"Cannot make the folder %s", op->dir);
+	r = access(op->blank, R_OK) == 0 ? start_copy(op, err) : start_blank(op, size_mib, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(op);
+
+	return 0;
+}
+
+static void on_removed(const struct error *err, void *userdata)
+{
+	finish(userdata, err);
+}
+
+int disk_remove(struct manager *m, const char *path, disk_done_fn done, void *userdata,
+	struct disk_op **ret, struct error *err)
+{
+	_cleanup_(op_freep) struct disk_op *op = NULL;
+	int r;
+
+	r = op_new(m, path, done, userdata, &op, err);
+	if (r < 0)
+		return r;
+	r = install_remove(m->event, &op->installs, &path, 1, on_removed, op, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(op);
+
+	return 0;
+}

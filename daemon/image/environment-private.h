@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What environment.c (the objects), pull.c and prune.c share.
+ */
+
+#include "daemon/image/catalog.h"
+#include "daemon/image/environment.h"
+#include "daemon/image/import-job.h"
+#include "daemon/image/install.h"
+
+#define ENVIRONMENT_IMAGE       "image.ext4"
+#define ENVIRONMENT_DIGEST_SIZE (sizeof("sha256:") + 64)
+
+struct pull;
+
+struct environment {
+	struct environments *envs;            /* borrowed */
+	const struct catalog_entry *catalog;  /* borrowed */
+	char digest[ENVIRONMENT_DIGEST_SIZE]; /* "" when not installed */
+	int64_t size_bytes;
+	char *source, *pulled_at; /* owned; of meta.json */
+	char *damage;             /* owned or NULL: why what is there does not count */
+	struct error failure;     /* of its last pull, until the next */
+	struct pull *pull;        /* owned or NULL */
+};
+
+struct environments {
+	struct manager *manager;  /* borrowed */
+	struct environment *list; /* owned; catalog_size of them */
+	struct installs installs; /* installations and removals under way */
+};
+
+/* True for "sha256:" and 64 hex digits. */
+bool environment_digest_valid(const char *digest);
+
+/* CACHE/sha256-HEX of a digest; owned by the caller, NULL when out of memory. */
+char *environment_dir(struct environments *envs, const char *digest);
+
+/* Reads from the cache whether and how env is installed. */
+int environment_load(struct environment *env);
+void environment_forget(struct environment *env);
+
+struct pull *pull_free(struct pull *p);
+/* The name of its staging folder, "" when it has none. */
+const char *pull_staging(const struct pull *p);

@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns the environments of the catalog and what is known of their installation. Used by the env.*
+ * handlers, by machines (digest and image) and by pull.c and prune.c.
+ *
+ * An environment is installed when CACHE/NAME.json names a digest, CACHE/sha256-HEX/meta.json is that
+ * digest's, and image.ext4 beside it has the size recorded there. Anything less counts as not installed
+ * and says why (environment_damage); a pull replaces it.
+ */
+
+#include "daemon/image/environment-private.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "daemon/image/kernel.h"
+#include "proto/json.h"
+
+#define META_MAX  (64 * 1024)
+#define NAME_SHOW 200
+
+static int no_memory(struct error *err)
+{
+	return error_set_errno(
+		err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot look after the environments");
+}
+
+bool environment_digest_valid(const char *digest)
+{
+	return startswith(digest, "sha256:") && strlen(digest) == ENVIRONMENT_DIGEST_SIZE - 1 &&
+	       strspn(digest + 7, "0123456789abcdef") == 64;
+}
+
+char *environment_dir(struct environments *envs, const char *digest)
+{
+	return str_printf("%s/sha256-%s", envs->manager->cache_dir, digest + 7);
+}
+
+void environment_forget(struct environment *env)
+{
+	env->digest[0] = '\0';
+	env->size_bytes = 0;
+	free(env->source);
+	free(env->pulled_at);
+	free(env->damage);
+	env->source = env->pulled_at = env->damage = NULL;
+}
+
+/* *ret is NULL when there is no such file. What cannot be parsed is -EBADMSG. */
+static int read_object(const char *path, json_object **ret)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_json_ json_object *o = NULL;
+	size_t n;
+	int r;
+
+	*ret = NULL;
+	r = read_file_at(AT_FDCWD, path, META_MAX, &text, &n);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return r;
+	r = json_parse(text, n, &json_limits_request, &o, NULL);
+	if (r < 0)
+		return r == -ENOMEM ? r : -EBADMSG;
+	if (!json_object_is_type(o, json_type_object))
+		return -EBADMSG;
+	*ret = TAKE_PTR(o);
+
+	return 0;
+}
+
+static int damaged(struct environment *env, const char *why)
+{
+	environment_forget(env);
+	env->damage = strdup(why);
+
+	return env->damage ? 0 : -ENOMEM;
+}
+
+/* The image's size on disk against the recorded one. */
+static bool image_there(struct environment *env)
+{
+	_cleanup_free_ char *dir = environment_dir(env->envs, env->digest), *path = NULL;
+	struct stat st;
+
+	path = dir ? str_printf("%s/" ENVIRONMENT_IMAGE, dir) : NULL;
+
+	return path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+	       st.st_size == env->size_bytes;
+}
+
+static int load_meta(struct environment *env, const char *digest)
+{
+	_cleanup_free_ char *dir = environment_dir(env->envs, digest), *path = NULL;
+	_cleanup_json_ json_object *meta = NULL;
+	const char *named, *source, *pulled_at;
+	int r;
+
+	path = dir ? str_printf("%s/meta.json", dir) : NULL;
+	if (!path)
+		return -ENOMEM;
+	r = read_object(path, &meta);
+	if (r == -ENOMEM)
+		return r;
+	if (r < 0 || !meta)
+		return damaged(env, "its meta.json is missing or damaged");
+	named = import_str(meta, "digest");
+	source = import_str(meta, "source");
+	pulled_at = import_str(meta, "pulled_at");
+	if (!named || !streq(named, digest) || import_int(meta, "size_bytes") <= 0)
+		return damaged(env, "its meta.json is of something else");
+	(void)snprintf(env->digest, sizeof(env->digest), "%s", digest);
+	env->size_bytes = import_int(meta, "size_bytes");
+	env->source = source ? strdup(source) : NULL;
+	env->pulled_at = pulled_at ? strdup(pulled_at) : NULL;
+	if ((source && !env->source) || (pulled_at && !env->pulled_at))
+		return -ENOMEM;
+	if (!image_there(env))
+		return damaged(env, "its image is missing or of the wrong size");
+
+	return 0;
+}
+
+int environment_load(struct environment *env)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_object *ref = NULL;
+	const char *digest;
+	int r;
+
+	environment_forget(env);
+	path = str_printf("%s/%s.json", env->envs->manager->cache_dir, env->catalog->name);
+	if (!path)
+		return -ENOMEM;
+	r = read_object(path, &ref);
+	if (r == -ENOMEM)
+		return r;
+	if (r == 0 && !ref)
+		return 0;
+	digest = ref ? import_str(ref, "digest") : NULL;
+	if (!digest || !environment_digest_valid(digest))
+		return damaged(env, "the file that names its image is damaged");
+
+	return load_meta(env, digest);
+}
+
+const char *environment_name(const struct environment *env)
+{
+	return env->catalog->name;
+}
+
+bool environment_installed(const struct environment *env)
+{
+	return env->digest[0] && image_there((struct environment *)env);
+}
+
+const char *environment_digest(const struct environment *env)
+{
+	return env->digest[0] ? env->digest : NULL;
+}
+
+const char *environment_damage(const struct environment *env)
+{
+	if (env->damage)
+		return env->damage;
+
+	return env->digest[0] && !environment_installed(env)
+		       ? "its image is missing or of the wrong size"
+		       : NULL;
+}
+
+const struct error *environment_failure(const struct environment *env)
+{
+	return env->failure.set ? &env->failure : NULL;
+}
+
+static int known_names(char **ret)
+{
+	_cleanup_free_ char *list = NULL;
+
+	for (size_t i = 0; i < catalog_size; i++) {
+		char *more = list ? str_printf("%s, %s", list, catalog[i].name)
+				  : strdup(catalog[i].name);
+
+		if (!more)
+			return -ENOMEM;
+		free(list);
+		list = more;
+	}
+	*ret = TAKE_PTR(list);
+
+	return 0;
+}
+
+/* A name whose first component is a host: it has a dot or a port, or is localhost. */
+static bool names_registry(const char *name)
+{
+	size_t n = strcspn(name, "/");
+
+	if (name[n] != '/')
+		return false;
+
+	return memchr(name, '.', n) || memchr(name, ':', n) ||
+	       (n == strlen("localhost") && startswith(name, "localhost"));
+}
+
+static bool looks_like_reference(const char *name)
+{
+	size_t n = strlen(name);
+
+	return n > 0 && n < NAME_SHOW && name[0] != '/' &&
+	       strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._:/-@") == n;
+}
+
+static int unknown(const char *name, struct error *err)
+{
+	_cleanup_free_ char *known = NULL, *cause = NULL, *fix = NULL;
+
+	if (known_names(&known) < 0)
+		return no_memory(err);
+	cause = str_printf("The known environments are %s.", known);
+	if (looks_like_reference(name) && !startswith(name, "debian"))
+		fix = str_printf("Use one of the known, or say where it comes from: docker.io/%s%s",
+			strchr(name, '/') ? "" : "library/", name);
+	else
+		fix = str_printf("Use one of: %s", known);
+
+	return error_set(err, ERROR_ENVIRONMENT_UNKNOWN, cause, fix, "There is no environment %.*s",
+		NAME_SHOW, name);
+}
+
+int environments_find(
+	struct environments *envs, const char *name, struct environment **ret, struct error *err)
+{
+	_cleanup_free_ char *known = NULL, *fix = NULL;
+
+	for (size_t i = 0; i < catalog_size; i++)
+		if (streq(name, catalog[i].name)) {
+			*ret = &envs->list[i];
+			return 0;
+		}
+	if (!names_registry(name))
+		return unknown(name, err);
+	if (known_names(&known) < 0 || !(fix = str_printf("Use one of: %s", known)))
+		return no_memory(err);
+
+	return error_set(err, ERROR_UNSUPPORTED, "This pyrod cannot pull from registries yet.", fix,
+		"Cannot use %.*s", NAME_SHOW, name);
+}
+
+static int packages_json(const struct catalog_entry *e, json_object **ret)
+{
+	_cleanup_json_ json_object *a = json_object_new_array();
+
+	if (!a)
+		return -ENOMEM;
+	for (const char *const *p = e->packages; *p; p++) {
+		json_object *s = json_object_new_string(*p);
+
+		if (!s || json_object_array_add(a, s) < 0) {
+			json_object_put(s);
+			return -ENOMEM;
+		}
+	}
+	*ret = TAKE_PTR(a);
+
+	return 0;
+}
+
+int environment_json(struct environment *env, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *packages = NULL;
+	struct kernels *kernels = env->envs->manager->kernels;
+	bool installed = environment_installed(env);
+	_cleanup_free_ char *path = installed ? environment_dir(env->envs, env->digest) : NULL;
+	int r = o ? 0 : -ENOMEM;
+
+	r = r < 0 ? r : packages_json(env->catalog, &packages);
+	r = r < 0 ? r : json_add_str(o, "name", env->catalog->name);
+	r = r < 0 ? r : json_add_str(o, "version", env->catalog->version);
+	r = r < 0 ? r : json_add_str(o, "description", env->catalog->description);
+	r = r < 0 ? r : json_add_bool(o, "installed", installed);
+	r = r < 0 ? r : json_add_str(o, "digest", installed ? env->digest : NULL);
+	r = r < 0       ? r
+	    : installed ? json_add_int(o, "size_bytes", env->size_bytes)
+			: json_add(o, "size_bytes", NULL);
+	r = r < 0 ? r : json_add_str(o, "source", installed ? env->source : NULL);
+	r = r < 0 ? r : json_add(o, "packages", TAKE_PTR(packages));
+	r = r < 0 ? r : json_add_str(o, "path", path);
+	r = r < 0 ? r
+		  : json_add_str(o, "kernel", kernels ? kernels_current_version(kernels) : NULL);
+	r = r < 0 ? r : json_add_str(o, "pulled_at", installed ? env->pulled_at : NULL);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+
+	return 0;
+}
+
+int environments_list_json(struct environments *envs, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *a = json_object_new_array();
+	int r;
+
+	if (!o || !a)
+		return -ENOMEM;
+	for (size_t i = 0; i < catalog_size; i++) {
+		json_object *env = NULL;
+
+		r = environment_json(&envs->list[i], &env);
+		if (r < 0)
+			return r;
+		if (json_object_array_add(a, env) < 0) {
+			json_object_put(env);
+			return -ENOMEM;
+		}
+	}
+	r = json_add_str(o, "catalog_version", CATALOG_VERSION);
+	r = r < 0 ? r : json_add(o, "environments", TAKE_PTR(a));
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+
+	return 0;
+}
+
+/* An image that no environment names any more cannot be pulled again. */
+static int not_there(
+	const struct environments *envs, struct error *err, const char *digest, const char *cause)
+{
+	_cleanup_free_ char *fix = NULL;
+
+	for (size_t i = 0; !fix && i < catalog_size; i++)
+		if (streq(envs->list[i].digest, digest))
+			fix = str_printf("pyro env pull %s", catalog[i].name);
+
+	return error_set(err, ERROR_PULL_FAILED, cause,
+		fix ? fix : "Delete the machine and make a new one.",
+		"The environment image %s is not usable", digest);
+}
+
+int environments_open_image(
+	struct environments *envs, const char *digest, int *ret_fd, struct error *err)
+{
+	_cleanup_free_ char *dir = NULL, *path = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	struct stat st;
+
+	if (!environment_digest_valid(digest))
+		return error_set(
+			err, ERROR_INTERNAL, NULL, NULL, "An environment's digest is damaged");
+	dir = environment_dir(envs, digest);
+	path = dir ? str_printf("%s/" ENVIRONMENT_IMAGE, dir) : NULL;
+	if (!path)
+		return no_memory(err);
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return not_there(envs, err, digest, strerror(errno));
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return not_there(envs, err, digest, "It is not a regular file.");
+	for (size_t i = 0; i < catalog_size; i++)
+		if (streq(envs->list[i].digest, digest) && envs->list[i].size_bytes != st.st_size)
+			return not_there(envs, err, digest, "It has the wrong size.");
+	*ret_fd = TAKE_FD(fd);
+
+	return 0;
+}
+
+/* Removes what a process that died left in dir, in a job nobody waits for. */
+static int remove_leftovers(struct environments *envs, const char *dir, struct error *err)
+{
+	char **paths = NULL;
+	size_t n = 0;
+	int r;
+
+	r = install_leftovers(dir, IMPORT_STAGING, &paths, &n);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r,
+			"Make the folder readable for pyrod.", "Cannot read %s", dir);
+	if (n > 0)
+		r = install_remove(envs->manager->event, &envs->installs,
+			(const char *const *)paths, n, NULL, NULL, err);
+	install_paths_free(paths, n);
+
+	return r;
+}
+
+static int remove_all_leftovers(struct environments *envs, struct error *err)
+{
+	_cleanup_free_ char *disks = str_printf("%s/disks", envs->manager->state_dir);
+	int r;
+
+	if (!disks)
+		return no_memory(err);
+	r = remove_leftovers(envs, envs->manager->cache_dir, err);
+
+	return r < 0 ? r : remove_leftovers(envs, disks, err);
+}
+
+int environments_new(struct manager *m, struct environments **ret, struct error *err)
+{
+	struct environments *envs = calloc(1, sizeof(*envs));
+	int r = 0;
+
+	if (!envs)
+		return no_memory(err);
+	envs->manager = m;
+	LIST_INIT(&envs->installs);
+	envs->list = calloc(catalog_size, sizeof(*envs->list));
+	if (!envs->list)
+		r = no_memory(err);
+	else if (mkdir(m->cache_dir, 0755) < 0 && errno != EEXIST)
+		r = error_set_errno(err, error_code_for_errno(-errno), -errno,
+			"Make its parent writable for pyrod, or name another folder by "
+			"PYRO_ENVIRONMENT_CACHE_DIR.",
+			"Cannot make the environment cache %s", m->cache_dir);
+	for (size_t i = 0; r == 0 && i < catalog_size; i++) {
+		envs->list[i].envs = envs;
+		envs->list[i].catalog = &catalog[i];
+		if (environment_load(&envs->list[i]) < 0)
+			r = no_memory(err);
+	}
+	if (r == 0)
+		r = remove_all_leftovers(envs, err);
+	if (r < 0) {
+		(void)environments_free(envs);
+		return r;
+	}
+	*ret = envs;
+
+	return 0;
+}
+
+struct environments *environments_free(struct environments *envs)
+{
+	if (!envs)
+		return NULL;
+	for (size_t i = 0; envs->list && i < catalog_size; i++) {
+		(void)pull_free(envs->list[i].pull);
+		environment_forget(&envs->list[i]);
+		error_clear(&envs->list[i].failure);
+	}
+	install_cancel_all(&envs->installs);
+	free(envs->list);
+	free(envs);
+
+	return NULL;
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * main of pyro-import: finds the verb and undoes half-done work when a signal ends it. Run by pyrod as a
+ * job, or by hand. Must stay true: the signal handler uses async-signal-safe calls only, and what it
+ * undoes is registered before it exists.
+ */
+#include "daemon/image/import.h"
+#include <locale.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+static struct {
+	const char *file, *folder;
+	pid_t child; /* leads a process group */
+} arg_undo;
+
+static const struct verb {
+	const char *name;
+	int (*main)(int argc, char **argv);
+	const char *usage;
+} verbs[] = {
+	{ "disk", import_disk_main, "--size-mib N --output FILE" },
+	{ "environment", import_environment_main,
+		"--suite SUITE --packages A,B,... [--mirror URL] --output DIR" },
+	{ "initramfs", import_initramfs_main, "..." },
+	{ "kernel", import_kernel_main, "..." },
+	{ "tar", import_tar_main, "--input FILE|- --output DIR" },
+};
+
+/* The child cleans up after itself on SIGTERM; SIGALRM bounds the wait for it. */
+static void on_signal(int sig)
+{
+	if (arg_undo.child > 0) {
+		alarm(20);
+		(void)kill(-arg_undo.child, SIGTERM);
+		while (waitpid(arg_undo.child, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	if (arg_undo.file)
+		(void)unlink(arg_undo.file);
+	if (arg_undo.folder)
+		(void)rmdir(arg_undo.folder);
+	_exit(128 + sig);
+}
+
+void import_on_signal(const char *file, pid_t child, const char *folder)
+{
+	sigset_t all, old;
+	sigfillset(&all);
+	(void)sigprocmask(SIG_BLOCK, &all, &old);
+	arg_undo.file = file;
+	arg_undo.child = child;
+	arg_undo.folder = folder;
+	(void)sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
+static void set_signals(void)
+{
+	struct sigaction sa = { .sa_handler = on_signal };
+	sigfillset(&sa.sa_mask);
+	sigdelset(&sa.sa_mask, SIGALRM);
+	(void)sigaction(SIGTERM, &sa, NULL);
+	(void)sigaction(SIGINT, &sa, NULL);
+	(void)sigaction(SIGHUP, &sa, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int usage(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		fprintf(stderr, "%s pyro-import %s %s\n", i ? "      " : "usage:", verbs[i].name,
+			verbs[i].usage);
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	/* libarchive converts the names of pax headers to the locale's charset: keep them bytes. */
+	if (!setlocale(LC_CTYPE, "C.UTF-8"))
+		(void)setlocale(LC_CTYPE, "");
+	set_signals();
+	if (argc < 2)
+		return usage();
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		if (streq(argv[1], verbs[i].name))
+			return verbs[i].main(argc - 1, argv + 1);
+	return usage();
+}

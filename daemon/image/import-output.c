@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What pyro-import says on stdout: one JSON object a line, flushed at once, read by pyrod's job. Called by
+ * all verbs. Must stay true: text that came from tools or archives is made printable
+ * ASCII here, so that pyrod's strict scanner accepts every line.
+ */
+#include "daemon/image/import.h"
+#include <nettle/sha2.h>
+
+#define DIGEST_READ (1024 * 1024)
+
+/* Bytes outside printable ASCII become "?": names in archives and tool output are anything. */
+static char *printable(const char *s)
+{
+	char *copy = s ? strdup(s) : NULL;
+	for (char *p = copy; p && *p; p++)
+		if (*p < ' ' || *p > '~')
+			*p = '?';
+	return copy;
+}
+
+static int add_text(json_object *o, const char *key, const char *value)
+{
+	_cleanup_free_ char *clean = printable(value);
+	return json_add_str(o, key, clean);
+}
+
+static int put_line(json_object *o)
+{
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	if (!text || fputs(text, stdout) < 0 || fputc('\n', stdout) < 0 || fflush(stdout) != 0)
+		return -EIO;
+	return 0;
+}
+
+static int put_wrapped(const char *key, json_object *value /* owned by the callee */)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	if (!o) {
+		json_object_put(value);
+		return -ENOMEM;
+	}
+	int r = json_add(o, key, value);
+	return r < 0 ? r : put_line(o);
+}
+
+/* Progress is a courtesy: a line that cannot be written is made up for by the result's. */
+void import_progress(const char *phase, int percent, const char *detail)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	if (!o || json_add_str(o, "phase", phase) < 0)
+		return;
+	if (percent >= 0 && json_add_int(o, "percent", percent) < 0)
+		return;
+	if (detail && add_text(o, "detail", detail) < 0)
+		return;
+	(void)put_line(o);
+}
+
+int import_fail(const struct error *err)
+{
+	json_object *o = json_object_new_object();
+	const char *message = err->message ? err->message : "out of memory";
+	if (o && json_add_str(o, "code", error_code_name(err->code)) >= 0 &&
+		add_text(o, "message", message) >= 0 && add_text(o, "cause", err->cause) >= 0 &&
+		add_text(o, "fix", err->fix) >= 0) {
+		(void)put_wrapped("error", o);
+	} else {
+		json_object_put(o);
+		(void)fputs("{\"error\":{\"code\":\"no_memory\",\"message\":\"out of memory\"}}\n",
+			stdout);
+		(void)fflush(stdout);
+	}
+	return 1;
+}
+
+int import_succeed(json_object *result)
+{
+	return put_wrapped("result", result) < 0 ? 1 : 0;
+}
+
+static void to_hex(struct sha256_ctx *ctx, char ret[IMPORT_SHA256_HEX])
+{
+	uint8_t digest[SHA256_DIGEST_SIZE];
+	sha256_digest(ctx, sizeof(digest), digest);
+	for (size_t i = 0; i < sizeof(digest); i++)
+		snprintf(ret + 2 * i, 3, "%02x", digest[i]);
+}
+
+void import_sha256_hex(const void *p, size_t n, char ret[IMPORT_SHA256_HEX])
+{
+	struct sha256_ctx ctx;
+	sha256_init(&ctx);
+	sha256_update(&ctx, n, p);
+	to_hex(&ctx, ret);
+}
+
+int import_digest(int fd, char ret[IMPORT_DIGEST_SIZE])
+{
+	_cleanup_free_ uint8_t *bytes = malloc(DIGEST_READ);
+	struct sha256_ctx ctx;
+	off_t at = 0;
+	ssize_t n;
+	if (!bytes)
+		return -ENOMEM;
+	sha256_init(&ctx);
+	while ((n = pread(fd, bytes, DIGEST_READ, at)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		sha256_update(&ctx, n, bytes);
+		at += n;
+	}
+	memcpy(ret, "sha256:", 7);
+	to_hex(&ctx, ret + 7);
+	return 0;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * pyro-import: the program that fetches and parses what becomes an environment, a kernel or a blank disk,
+ * run by pyrod as a job. Each verb is one function; stdout is JSON lines, stderr is for people.
+ */
+
+#include "daemon/image/tree.h"
+#include "proto/json.h"
+
+/* The verbs: exit status. */
+int import_environment_main(int argc, char **argv);
+int import_tar_main(int argc, char **argv);
+int import_disk_main(int argc, char **argv);
+int import_kernel_main(int argc, char **argv);
+int import_initramfs_main(int argc, char **argv);
+
+/* One line {"phase", "percent", "detail"}; percent -1 and detail NULL are null. */
+void import_progress(const char *phase, int percent, const char *detail);
+/* {"error": {...}}; returns the exit status 1. */
+int import_fail(const struct error *err);
+/* {"result": result}, which is freed; returns the exit status 0, or 1 when stdout is gone. */
+int import_succeed(json_object *result /* owned by the callee */);
+
+/* "sha256:HEX" of everything in fd. */
+#define IMPORT_DIGEST_SIZE (7 + 64 + 1)
+int import_digest(int fd, char ret[IMPORT_DIGEST_SIZE]);
+
+/* 64 hex digits of the bytes' sha256 and NUL. */
+#define IMPORT_SHA256_HEX (64 + 1)
+void import_sha256_hex(const void *p, size_t n, char ret[IMPORT_SHA256_HEX]);
+
+/* What SIGTERM, SIGINT and SIGHUP undo before the program ends (import-main.c): a child that is told to
+ * end and waited for, a half-written file, an empty folder. NULL and 0 clear. */
+void import_on_signal(const char *file, pid_t child, const char *folder);
+
+/* An image on its way (image.c): tree and spool, then DIR/image.ext4. */
+struct image {
+	struct tree *tree; /* owned */
+	int spool_fd;      /* owned; has no name */
+	const char *dir;   /* borrowed */
+};
+int image_init(struct image *im, const char *dir, struct error *err);
+void image_done(struct image *im);
+/* Writes DIR/image.ext4 (aside, synced, renamed) and makes the result {"digest", "size_bytes", "entries",
+ * "packages"}: packages are those of the tree's dpkg database, as {"name", "version"}. */
+int image_finish(struct image *im, json_object **ret, struct error *err);
+
+/* Installed packages of a Debian tree (packages.c); an empty array when it has no dpkg database. */
+int image_packages(struct image *im, json_object **ret, struct error *err);

@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns STATE/kernels: which kernel new machines get, and the one piece of work that puts it there. All
+ * who ask while it runs wait for the same work. Called by environment.c (every pull ensures a kernel)
+ * and by the start of machines.
+ *
+ * kernels/current.json names the current kernel, the size of its vmlinux and what kernel= said when it
+ * was made; it is written last, so a kernel it names is whole. The initramfs is named by a key of the
+ * agent's file (device, inode, size, times), so a new agent gets a new one without hashing on the loop.
+ * Kernels are never changed after they were installed: machines pin them by hash.
+ */
+
+#include "daemon/image/kernel.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/queue.h>
+#include <sys/stat.h>
+
+#include "daemon/config.h"
+#include "daemon/image/import-job.h"
+#include "daemon/image/install.h"
+#include "daemon/image/vmlinux.h"
+#include "proto/json.h"
+
+#define HASH_DIGITS            16
+#define KEY_DIGITS             16
+#define INITRAMFS_FORMAT       1 /* raise when initramfs.c packs something else */
+#define IMPORT_TIMEOUT_USEC    (1800 * USEC_PER_SEC)
+#define INITRAMFS_TIMEOUT_USEC (120 * USEC_PER_SEC)
+#define CURRENT_FILE           "current.json"
+#define CURRENT_MAX            4096
+
+struct waiter {
+	kernel_progress_fn on_progress;
+	kernel_done_fn on_done;
+	void *userdata;
+	TAILQ_ENTRY(waiter) entry;
+};
+TAILQ_HEAD(waiters, waiter);
+
+struct kernels {
+	struct manager *manager; /* borrowed */
+	char *dir;               /* owned; STATE/kernels */
+
+	char hash[HASH_DIGITS + 1]; /* "" when the store is empty */
+	char version[VMLINUX_VERSION_SIZE];
+	char *path; /* owned; of the current vmlinux */
+	char *key;  /* owned; what kernel= was when it was made, "" for none */
+
+	struct waiters waiters;
+	sd_event_source *ready; /* owned; answers waiters when nothing needs doing */
+	struct import_job *job; /* owned */
+	bool installing;
+	struct installs installs;
+	char staging[IMPORT_STAGING_SIZE]; /* name below dir, "" when there is none */
+	int staging_fd;                    /* owned; that folder, while it is being filled */
+	char *new_key;                     /* owned; of the kernel being made */
+	char new_hash[HASH_DIGITS + 1];
+	char new_version[VMLINUX_VERSION_SIZE];
+	char initrd[sizeof("initrd-") + KEY_DIGITS];
+};
+
+static int no_memory(struct error *err)
+{
+	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot prepare a kernel");
+}
+
+static bool hash_valid(const char *s)
+{
+	return strlen(s) == HASH_DIGITS && strspn(s, "0123456789abcdef") == HASH_DIGITS;
+}
+
+static void finish(struct kernels *k, const struct error *err)
+{
+	struct waiters done = TAILQ_HEAD_INITIALIZER(done);
+	struct waiter *w;
+
+	TAILQ_CONCAT(&done, &k->waiters, entry);
+	while ((w = TAILQ_FIRST(&done))) {
+		TAILQ_REMOVE(&done, w, entry);
+		w->on_done(err, w->userdata);
+		free(w);
+	}
+}
+
+/* What was begun is thrown away; the waiters hear why. */
+static void fail(struct kernels *k, const struct error *err)
+{
+	_cleanup_free_ char *path = NULL;
+	const char *paths[1];
+
+	if (k->staging[0]) {
+		path = str_printf("%s/%s", k->dir, k->staging);
+		paths[0] = path;
+		if (path)
+			(void)install_remove(
+				k->manager->event, &k->installs, paths, 1, NULL, NULL, NULL);
+	}
+	k->staging[0] = '\0';
+	k->staging_fd = fd_close(k->staging_fd);
+	finish(k, err);
+}
+
+static void progress(const char *phase, int percent, const char *detail _unused_, void *userdata)
+{
+	struct kernels *k = userdata;
+	struct waiter *w;
+
+	TAILQ_FOREACH (w, &k->waiters, entry)
+		if (w->on_progress)
+			w->on_progress(phase, percent, w->userdata);
+}
+
+/* Names the initramfs for the agent as it is now. */
+static int initrd_name(struct kernels *k, struct error *err)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325), values[7];
+	struct stat st;
+
+	if (stat(k->manager->agent_path, &st) < 0)
+		return error_set_errno(err, ERROR_START_FAILED, -errno,
+			"Install pyro again: its guest agent is missing.", "Cannot read %s",
+			k->manager->agent_path);
+	values[0] = INITRAMFS_FORMAT;
+	values[1] = st.st_dev;
+	values[2] = st.st_ino;
+	values[3] = (uint64_t)st.st_size;
+	values[4] = (uint64_t)st.st_mtim.tv_sec;
+	values[5] = (uint64_t)st.st_mtim.tv_nsec;
+	values[6] = (uint64_t)st.st_ctim.tv_sec ^ (uint64_t)st.st_ctim.tv_nsec << 32;
+	/* FNV-1a: a name, not a proof. */
+	for (size_t i = 0; i < sizeof(values); i++)
+		hash = (hash ^ ((const uint8_t *)values)[i]) * UINT64_C(0x100000001b3);
+	(void)snprintf(k->initrd, sizeof(k->initrd), "initrd-%016" PRIx64, hash);
+
+	return 0;
+}
+
+/* What kernel= names, as it is now: another file or a changed one is another kernel. */
+static int config_key(struct kernels *k, char **ret, struct error *err)
+{
+	const char *path = k->manager->config ? k->manager->config->kernel : NULL;
+	struct stat st;
+
+	if (!path)
+		*ret = strdup("");
+	else if (stat(path, &st) < 0)
+		return error_set_errno(err, ERROR_START_FAILED, -errno,
+			"Correct kernel= in pyrod.conf, or leave it out.",
+			"Cannot read the kernel %s", path);
+	else
+		*ret = str_printf("%s:%jd:%jd:%jd", path, (intmax_t)st.st_size,
+			(intmax_t)st.st_mtim.tv_sec, (intmax_t)st.st_ino);
+
+	return *ret ? 0 : no_memory(err);
+}
+
+static bool initrd_there(struct kernels *k)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s/%s", k->dir, k->hash, k->initrd);
+
+	return path && access(path, R_OK) == 0;
+}
+
+static int set_current(struct kernels *k, const char *hash, const char *version, char *key)
+{
+	char *path = str_printf("%s/%s/vmlinux", k->dir, hash);
+
+	if (!path || !key) {
+		free(path);
+		free(key);
+		return -ENOMEM;
+	}
+	free(k->path);
+	free(k->key);
+	k->path = path;
+	k->key = key;
+	(void)snprintf(k->hash, sizeof(k->hash), "%s", hash);
+	(void)snprintf(k->version, sizeof(k->version), "%s", version);
+
+	return 0;
+}
+
+static void on_installed(const struct error *err, void *userdata)
+{
+	struct kernels *k = userdata;
+	_cleanup_error_ struct error mine = ERROR_INIT;
+
+	k->installing = false;
+	if (!err && k->new_hash[0] &&
+		set_current(k, k->new_hash, k->new_version, TAKE_PTR(k->new_key)) < 0) {
+		(void)no_memory(&mine);
+		err = &mine;
+	}
+	if (err) {
+		fail(k, err);
+		return;
+	}
+	k->staging[0] = '\0';
+	finish(k, NULL);
+}
+
+static int current_text(struct kernels *k, char **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	const char *text;
+	int r = o ? 0 : -ENOMEM;
+
+	r = r < 0 ? r : json_add_str(o, "hash", k->new_hash);
+	r = r < 0 ? r : json_add_str(o, "version", k->new_version);
+	r = r < 0 ? r : json_add_str(o, "key", k->new_key);
+	text = r < 0 ? NULL : json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	*ret = text ? strdup(text) : NULL;
+
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int install_new(struct kernels *k, struct error *err)
+{
+	_cleanup_free_ char *target = NULL, *text = NULL;
+	struct install_spec spec = { .dir = k->dir, .staging = k->staging };
+	int r;
+
+	if (k->new_hash[0]) {
+		spec.target = k->new_hash;
+		if (current_text(k, &text) < 0)
+			return no_memory(err);
+		spec.ref = CURRENT_FILE;
+		spec.ref_text = text;
+	} else {
+		target = str_printf("%s/%s", k->hash, k->initrd);
+		if (!target)
+			return no_memory(err);
+		spec.member = k->initrd;
+		spec.target = target;
+		spec.sweep = "initrd-";
+	}
+
+	r = install_start(k->manager->event, &k->installs, &spec, on_installed, k, err);
+	k->installing = r == 0;
+
+	return r;
+}
+
+static void on_initramfs(json_object *result, const struct error *job_err, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct kernels *k = userdata;
+
+	k->job = NULL;
+	k->staging_fd = fd_close(k->staging_fd);
+	if (!result)
+		fail(k, job_err);
+	else if (install_new(k, &err) < 0)
+		fail(k, &err);
+}
+
+/* Into the staging folder, from the kernel there or from the installed one. */
+static int start_initramfs(struct kernels *k, struct error *err)
+{
+	const char *const args[] = { "initramfs", "--kernel", k->new_hash[0] ? "." : IMPORT_INPUT,
+		"--agent", k->manager->agent_path, "--output", k->initrd, NULL };
+	_cleanup_free_ char *from = NULL;
+	_cleanup_close_ int from_fd = -EBADF;
+
+	if (!k->new_hash[0]) {
+		from = str_printf("%s/%s", k->dir, k->hash);
+		if (!from)
+			return no_memory(err);
+		from_fd = open(from, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (from_fd < 0)
+			return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
+				"Cannot open the kernel %s", from);
+	}
+
+	return import_job_start(k->manager,
+		&(struct import_job_spec){
+			.args = args,
+			.dir_fd = k->staging_fd,
+			.input_fd = from_fd,
+			.timeout_usec = INITRAMFS_TIMEOUT_USEC,
+			.on_progress = progress,
+			.on_done = on_initramfs,
+			.userdata = k,
+		},
+		&k->job, err);
+}
+
+static void on_kernel(json_object *result, const struct error *job_err, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct kernels *k = userdata;
+	const char *hash, *version;
+
+	k->job = NULL;
+	if (!result) {
+		fail(k, job_err);
+		return;
+	}
+	hash = import_str(result, "hash");
+	version = import_str(result, "version");
+	if (!hash || !hash_valid(hash) || !version || strlen(version) >= sizeof(k->new_version)) {
+		(void)error_set(&err, ERROR_INTERNAL, "Its result names no kernel.",
+			"Install pyro again.", "pyro-import kernel failed");
+		fail(k, &err);
+		return;
+	}
+	(void)snprintf(k->new_hash, sizeof(k->new_hash), "%s", hash);
+	(void)snprintf(k->new_version, sizeof(k->new_version), "%s", version);
+	if (start_initramfs(k, &err) < 0)
+		fail(k, &err);
+}
+
+static int start_kernel(struct kernels *k, struct error *err)
+{
+	const struct config *config = k->manager->config;
+	const char *args[8] = { "kernel", "--output", "." };
+	size_t n = 3;
+
+	if (config && config->kernel) {
+		args[n++] = "--from";
+		args[n++] = config->kernel;
+	} else if (config && config->mirror) {
+		args[n++] = "--mirror";
+		args[n++] = config->mirror;
+	}
+
+	return import_job_start(k->manager,
+		&(struct import_job_spec){
+			.args = args,
+			.dir_fd = k->staging_fd,
+			.input_fd = -EBADF,
+			.timeout_usec = IMPORT_TIMEOUT_USEC,
+			.on_progress = progress,
+			.on_done = on_kernel,
+			.userdata = k,
+		},
+		&k->job, err);
+}
+
+static int on_ready(sd_event_source *s _unused_, void *userdata)
+{
+	struct kernels *k = userdata;
+
+	k->ready = sd_event_source_disable_unref(k->ready);
+	finish(k, NULL);
+
+	return 0;
+}
+
+/* Begins whatever is missing; the first waiter calls it. */
+static int begin(struct kernels *k, struct error *err)
+{
+	_cleanup_free_ char *key = NULL;
+	bool kernel;
+	int r;
+
+	r = initrd_name(k, err);
+	if (r < 0)
+		return r;
+	r = config_key(k, &key, err);
+	if (r < 0)
+		return r;
+	kernel = !k->hash[0] || !streq(key, k->key) || access(k->path, R_OK) < 0;
+	if (!kernel && initrd_there(k)) {
+		r = sd_event_add_defer(k->manager->event, &k->ready, on_ready, k);
+		return r < 0 ? error_set_errno(
+				       err, ERROR_INTERNAL, r, NULL, "Cannot prepare a kernel")
+			     : 0;
+	}
+
+	free(k->new_key);
+	k->new_key = TAKE_PTR(key);
+	k->new_hash[0] = '\0';
+	k->staging_fd = fd_close(k->staging_fd);
+	r = import_staging_make(k->manager, k->dir, k->staging, &k->staging_fd, err);
+	if (r < 0)
+		return r;
+
+	return kernel ? start_kernel(k, err) : start_initramfs(k, err);
+}
+
+int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
+	void *userdata, struct error *err)
+{
+	_cleanup_free_ struct waiter *w = calloc(1, sizeof(*w));
+	int r;
+
+	if (!w)
+		return no_memory(err);
+	*w = (struct waiter){ on_progress, on_done, userdata, { 0 } };
+	if (!k->ready && !k->job && !k->installing) {
+		r = begin(k, err);
+		if (r < 0) {
+			fail(k, NULL);
+			return r;
+		}
+	}
+	TAILQ_INSERT_TAIL(&k->waiters, w, entry);
+	TAKE_PTR(w);
+
+	return 0;
+}
+
+static int remove_leftovers(struct kernels *k, struct error *err)
+{
+	char **paths = NULL;
+	size_t n = 0;
+	int r;
+
+	r = install_leftovers(k->dir, IMPORT_STAGING, &paths, &n);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "Cannot read %s", k->dir);
+	if (n > 0)
+		r = install_remove(k->manager->event, &k->installs, (const char *const *)paths, n,
+			NULL, NULL, err);
+	install_paths_free(paths, n);
+
+	return r;
+}
+
+/* A damaged current.json only means that the store counts as empty: it is filled again. */
+static int load_current(struct kernels *k)
+{
+	_cleanup_free_ char *file = str_printf("%s/" CURRENT_FILE, k->dir), *text = NULL,
+			    *path = NULL;
+	_cleanup_json_ json_object *o = NULL;
+	const char *hash, *version, *key;
+	size_t n;
+	int r;
+
+	if (!file)
+		return -ENOMEM;
+	r = read_file_at(AT_FDCWD, file, CURRENT_MAX, &text, &n);
+	if (r < 0)
+		return r == -ENOENT || r == -EFBIG ? 0 : r;
+	if (json_parse(text, n, &json_limits_request, &o, NULL) < 0 ||
+		!json_object_is_type(o, json_type_object))
+		return 0;
+	hash = import_str(o, "hash");
+	version = import_str(o, "version");
+	key = import_str(o, "key");
+	if (!hash || !hash_valid(hash) || !version || !key || strlen(version) >= sizeof(k->version))
+		return 0;
+	path = str_printf("%s/%s/vmlinux", k->dir, hash);
+	if (!path)
+		return -ENOMEM;
+	if (access(path, R_OK) < 0)
+		return 0;
+
+	return set_current(k, hash, version, strdup(key));
+}
+
+int kernels_new(struct manager *m, struct kernels **ret, struct error *err)
+{
+	struct kernels *k = calloc(1, sizeof(*k));
+	int r;
+
+	if (!k)
+		return no_memory(err);
+	k->manager = m;
+	k->staging_fd = -EBADF;
+	TAILQ_INIT(&k->waiters);
+	LIST_INIT(&k->installs);
+	k->dir = str_printf("%s/kernels", m->state_dir);
+	r = k->dir ? 0 : -ENOMEM;
+	if (r == 0 && mkdir(k->dir, 0755) < 0 && errno != EEXIST)
+		r = -errno;
+	if (r == 0)
+		r = load_current(k);
+	if (r < 0)
+		(void)error_set_errno(err, error_code_for_errno(r), r,
+			"Make the state folder writable for pyrod.",
+			"Cannot read the kernel store %s", k->dir ? k->dir : "");
+	else
+		r = remove_leftovers(k, err);
+	if (r < 0) {
+		(void)kernels_free(k);
+		return r;
+	}
+	*ret = k;
+
+	return 0;
+}
+
+struct kernels *kernels_free(struct kernels *k)
+{
+	struct waiter *w;
+
+	if (!k)
+		return NULL;
+	(void)import_job_cancel(k->job);
+	install_cancel_all(&k->installs);
+	(void)sd_event_source_disable_unref(k->ready);
+	k->staging_fd = fd_close(k->staging_fd);
+	while ((w = TAILQ_FIRST(&k->waiters))) {
+		TAILQ_REMOVE(&k->waiters, w, entry);
+		free(w);
+	}
+	free(k->new_key);
+	free(k->key);
+	free(k->path);
+	free(k->dir);
+	free(k);
+
+	return NULL;
+}
+
+const char *kernels_current(struct kernels *k)
+{
+	return k->hash[0] ? k->hash : NULL;
+}
+
+const char *kernels_current_version(struct kernels *k)
+{
+	return k->hash[0] ? k->version : NULL;
+}
+
+const char *kernels_current_path(struct kernels *k)
+{
+	return k->hash[0] ? k->path : NULL;
+}
+
+void kernel_files_done(struct kernel_files *f)
+{
+	f->vmlinux_fd = fd_close(f->vmlinux_fd);
+	f->initrd_fd = fd_close(f->initrd_fd);
+	f->modules_fd = fd_close(f->modules_fd);
+}
+
+static int open_one(int dir_fd, const char *name, const char *hash, int *ret, struct error *err)
+{
+	*ret = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (*ret >= 0)
+		return 0;
+
+	return error_set_errno(err, ERROR_START_FAILED, -errno,
+		"pyro env pull debian:12" /* a pull also completes the kernel store */,
+		"Cannot open %s of kernel %s", name, hash);
+}
+
+int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, struct error *err)
+{
+	_cleanup_(kernel_files_done) struct kernel_files f = KERNEL_FILES_INIT;
+	_cleanup_close_ int dir_fd = -EBADF;
+	_cleanup_free_ char *path = NULL;
+	int r;
+
+	if (!hash || !hash_valid(hash))
+		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
+	r = initrd_name(k, err);
+	if (r < 0)
+		return r;
+	path = str_printf("%s/%s", k->dir, hash);
+	if (!path)
+		return no_memory(err);
+	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir_fd < 0)
+		return error_set_errno(err, ERROR_START_FAILED, -errno,
+			"Delete the machine and make a new one, or put the kernel back.",
+			"The kernel %s is not in the store", hash);
+	r = open_one(dir_fd, "vmlinux", hash, &f.vmlinux_fd, err);
+	if (r < 0)
+		return r;
+	r = open_one(dir_fd, k->initrd, hash, &f.initrd_fd, err);
+	if (r < 0)
+		return r;
+	f.modules_fd = openat(dir_fd, "modules.ext4", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (f.modules_fd < 0) {
+		f.modules_fd = -EBADF;
+		if (errno != ENOENT)
+			return error_set_errno(err, ERROR_START_FAILED, -errno, NULL,
+				"Cannot open the modules of kernel %s", hash);
+	}
+	*ret = f;
+	f = (struct kernel_files)KERNEL_FILES_INIT;
+
+	return 0;
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns env.prune: finds what may go from the environment cache and has a job remove it. Called by the
+ * env.prune handler.
+ *
+ * Never removed: the staging folder of a pull under way, and an image a machine's row names. An image
+ * that the catalog no longer points to is superseded; with `all`, installed ones go too, by first
+ * forgetting their name, so that a crash between leaves them superseded and not half-installed.
+ */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "daemon/image/environment-private.h"
+#include "proto/json.h"
+
+#define PRUNE_MAX 4096
+
+struct prune {
+	json_object *deleted; /* owned */
+	uint64_t bytes;
+	char **paths; /* owned */
+	size_t n_paths;
+	prune_done_fn done;
+	void *userdata;
+	sd_event_source *defer; /* owned; of a dry run */
+};
+
+static void prune_free(struct prune *p)
+{
+	(void)sd_event_source_disable_unref(p->defer);
+	json_object_put(p->deleted);
+	install_paths_free(p->paths, p->n_paths);
+	free(p);
+}
+DEFINE_CLEANUP(struct prune *, prune_free)
+
+static int prune_path(struct prune *p, const char *dir, const char *name)
+{
+	char **more = reallocarray(p->paths, p->n_paths + 1, sizeof(*p->paths));
+	char *path = str_printf("%s/%s", dir, name);
+
+	if (more)
+		p->paths = more;
+	if (!more || !path) {
+		free(path);
+		return -ENOMEM;
+	}
+	p->paths[p->n_paths++] = path;
+
+	return 0;
+}
+
+static int prune_add(struct prune *p, const char *dir, const char *name)
+{
+	_cleanup_free_ char *image = str_printf("%s/%s/" ENVIRONMENT_IMAGE, dir, name);
+	json_object *label = json_object_new_string(name);
+	struct stat st;
+
+	if (!image || !label || json_object_array_add(p->deleted, label) < 0) {
+		json_object_put(label);
+		return -ENOMEM;
+	}
+	if (lstat(image, &st) == 0)
+		p->bytes += (uint64_t)st.st_blocks * 512;
+
+	return prune_path(p, dir, name);
+}
+
+static bool staging_in_use(struct environments *envs, const char *name)
+{
+	for (size_t i = 0; i < catalog_size; i++)
+		if (envs->list[i].pull && streq(pull_staging(envs->list[i].pull), name))
+			return true;
+
+	return false;
+}
+
+/* The environment whose current image this is, or that is about to be (its pull runs). */
+static struct environment *owner_of(struct environments *envs, const char *digest)
+{
+	for (size_t i = 0; i < catalog_size; i++)
+		if (streq(envs->list[i].digest, digest))
+			return &envs->list[i];
+
+	return NULL;
+}
+
+static bool any_pull(struct environments *envs)
+{
+	for (size_t i = 0; i < catalog_size; i++)
+		if (envs->list[i].pull)
+			return true;
+
+	return false;
+}
+
+static int look_at_image(struct environments *envs, struct prune *p, const char *name, bool all,
+	bool dry_run, digest_in_use_fn in_use, void *userdata)
+{
+	_cleanup_free_ char *digest = str_printf("sha256:%s", name + strlen("sha256-"));
+	const char *dir = envs->manager->cache_dir;
+	struct environment *env;
+	int r;
+
+	if (!digest)
+		return -ENOMEM;
+	if (!environment_digest_valid(digest) || (in_use && in_use(digest, userdata)))
+		return 0;
+	while ((env = owner_of(envs, digest))) {
+		_cleanup_free_ char *ref = str_printf("%s.json", env->catalog->name);
+
+		if (!all)
+			return 0;
+		if (!ref)
+			return -ENOMEM;
+		if (dry_run)
+			break;
+		r = prune_path(p, dir, ref);
+		if (r < 0)
+			return r;
+		environment_forget(env);
+	}
+
+	return prune_add(p, dir, name);
+}
+
+static int look_at_cache(struct environments *envs, struct prune *p, bool all, bool dry_run,
+	digest_in_use_fn in_use, void *userdata)
+{
+	const char *dir = envs->manager->cache_dir;
+	bool pulling = any_pull(envs);
+	struct dirent *de;
+	DIR *d = opendir(dir);
+	int r = 0;
+
+	if (!d)
+		return -errno;
+	while (r == 0 && p->n_paths < PRUNE_MAX && (de = readdir(d))) {
+		if (startswith(de->d_name, IMPORT_STAGING) && !staging_in_use(envs, de->d_name))
+			r = prune_add(p, dir, de->d_name);
+		else if (startswith(de->d_name, "sha256-") && !pulling)
+			r = look_at_image(envs, p, de->d_name, all, dry_run, in_use, userdata);
+	}
+	(void)closedir(d);
+
+	return r;
+}
+
+static void answer(struct prune *prune, const struct error *err)
+{
+	_cleanup_(prune_freep) struct prune *p = prune;
+	_cleanup_error_ struct error mine = ERROR_INIT;
+	_cleanup_json_ json_object *o = NULL;
+	int r;
+
+	if (err) {
+		p->done(NULL, err, p->userdata);
+		return;
+	}
+	o = json_object_new_object();
+	r = o ? 0 : -ENOMEM;
+	r = r < 0 ? r : json_add_int(o, "count", (int64_t)json_object_array_length(p->deleted));
+	r = r < 0 ? r : json_add(o, "deleted", TAKE_PTR(p->deleted));
+	r = r < 0 ? r : json_add_int(o, "bytes_freed", (int64_t)p->bytes);
+	if (r < 0) {
+		(void)error_set_errno(
+			&mine, ERROR_NO_MEMORY, r, NULL, "Cannot list what was removed");
+		p->done(NULL, &mine, p->userdata);
+		return;
+	}
+	p->done(TAKE_PTR(o), NULL, p->userdata);
+}
+
+static void on_removed(const struct error *err, void *userdata)
+{
+	answer(userdata, err);
+}
+
+static int on_defer(sd_event_source *s _unused_, void *userdata)
+{
+	answer(userdata, NULL);
+
+	return 0;
+}
+
+int environments_prune(struct environments *envs, bool all, bool dry_run, digest_in_use_fn in_use,
+	void *in_use_userdata, prune_done_fn done, void *userdata, struct error *err)
+{
+	_cleanup_(prune_freep) struct prune *p = calloc(1, sizeof(*p));
+	int r = -ENOMEM;
+
+	if (p)
+		p->deleted = json_object_new_array();
+	if (p && p->deleted) {
+		p->done = done;
+		p->userdata = userdata;
+		r = look_at_cache(envs, p, all, dry_run, in_use, in_use_userdata);
+	}
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r, NULL,
+			"Cannot look through the environment cache %s", envs->manager->cache_dir);
+	if (dry_run)
+		r = sd_event_add_defer(envs->manager->event, &p->defer, on_defer, p);
+	else
+		r = install_remove(envs->manager->event, &envs->installs,
+			(const char *const *)p->paths, p->n_paths, on_removed, p, err);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "Cannot prune");
+	TAKE_PTR(p);
+
+	return 0;
+}

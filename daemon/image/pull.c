@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns the pull of one environment: kernel store first, then pyro-import into a staging folder, then
+ * the installation. Whoever wants the environment meanwhile joins as a waiter and may leave; the work
+ * belongs to nobody and goes on.
+ *
+ * Nothing counts as installed before install.c has renamed the staging folder and written NAME.json,
+ * both durably; a pull that ends in any other way leaves only a staging folder, which is removed at
+ * once or at the next start.
+ */
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/queue.h>
+#include <sys/stat.h>
+
+#include "daemon/config.h"
+#include "daemon/image/environment-private.h"
+#include "daemon/image/kernel.h"
+#include "proto/host.h"
+#include "proto/json.h"
+
+#define SPACE_NEEDED_MIB  UINT64_C(3072) /* the largest catalog image, its spool and its staging */
+#define PULL_TIMEOUT_USEC (3 * 3600 * USEC_PER_SEC)
+
+struct pull_wait {
+	struct pull *pull; /* borrowed; NULL once it is told the end */
+	bool telling;      /* on_done runs: it is freed after that */
+	bool disowned;
+	pull_progress_fn on_progress;
+	pull_done_fn on_done;
+	void *userdata;
+	uint64_t round; /* of the last progress it was told */
+	TAILQ_ENTRY(pull_wait) entry;
+};
+TAILQ_HEAD(pull_waits, pull_wait);
+
+struct pull {
+	struct environment *env; /* borrowed */
+	bool force;
+	struct pull_waits waits;
+	uint64_t round;
+	struct import_job *job; /* owned */
+	bool installing;
+	char staging[IMPORT_STAGING_SIZE];
+	char digest[ENVIRONMENT_DIGEST_SIZE];
+	int64_t size_bytes;
+};
+
+static int no_memory(struct error *err)
+{
+	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot pull an environment");
+}
+
+struct pull *pull_free(struct pull *p)
+{
+	struct pull_wait *w;
+
+	if (!p)
+		return NULL;
+	(void)import_job_cancel(p->job);
+	while ((w = TAILQ_FIRST(&p->waits))) {
+		TAILQ_REMOVE(&p->waits, w, entry);
+		w->pull = NULL;
+	}
+	free(p);
+
+	return NULL;
+}
+
+const char *pull_staging(const struct pull *p)
+{
+	return p->staging;
+}
+
+struct pull_wait *pull_wait_free(struct pull_wait *w)
+{
+	if (w && w->pull)
+		TAILQ_REMOVE(&w->pull->waits, w, entry);
+	if (w && w->telling)
+		w->disowned = true;
+	else
+		free(w);
+
+	return NULL;
+}
+
+/* A callback may leave or make another leave, so each step looks for the next not yet told. */
+static void report(struct pull *p, const char *phase, int percent, const char *detail)
+{
+	struct pull_progress progress = { phase, percent, detail };
+	struct pull_wait *w;
+
+	p->round++;
+	for (;;) {
+		TAILQ_FOREACH (w, &p->waits, entry)
+			if (w->round != p->round)
+				break;
+		if (!w)
+			return;
+		w->round = p->round;
+		if (w->on_progress)
+			w->on_progress(&progress, w->userdata);
+	}
+}
+
+static void discard_staging(struct pull *p)
+{
+	struct manager *m = p->env->envs->manager;
+	_cleanup_free_ char *path = NULL;
+	const char *paths[1];
+
+	if (!p->staging[0])
+		return;
+	path = str_printf("%s/%s", m->cache_dir, p->staging);
+	paths[0] = path;
+	/* What cannot be removed now is removed at the next start or by prune. */
+	if (path)
+		(void)install_remove(m->event, &p->env->envs->installs, paths, 1, NULL, NULL, NULL);
+	p->staging[0] = '\0';
+}
+
+/* The last act of a pull. Its failure is kept for doctor until another one begins. */
+static void finish(struct pull *p, const struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	struct pull_wait *w;
+
+	discard_staging(p);
+	if (err) {
+		(void)error_copy(&why, err);
+		(void)error_prefix(&why, "Cannot pull %s", p->env->catalog->name);
+		(void)error_copy(&p->env->failure, &why);
+		err = &why;
+	}
+	p->env->pull = NULL;
+	while ((w = TAILQ_FIRST(&p->waits))) {
+		TAILQ_REMOVE(&p->waits, w, entry);
+		w->pull = NULL;
+		w->telling = true;
+		w->on_done(err, w->userdata);
+		w->telling = false;
+		if (w->disowned)
+			free(w);
+	}
+	(void)pull_free(p);
+}
+
+static void on_installed(const struct error *err, void *userdata)
+{
+	_cleanup_error_ struct error mine = ERROR_INIT;
+	struct pull *p = userdata;
+
+	p->installing = false;
+	if (!err) {
+		p->staging[0] = '\0';
+		if (environment_load(p->env) < 0)
+			(void)no_memory(&mine);
+		else if (!p->env->digest[0])
+			(void)error_set(&mine, ERROR_PULL_FAILED, p->env->damage,
+				"Pull it again; if it persists, check the file system.",
+				"%s was installed but cannot be used", p->env->catalog->name);
+		err = mine.set ? &mine : NULL;
+	}
+	if (!err)
+		report(p, "ready", 100, NULL);
+	finish(p, err);
+}
+
+static int packages_json(const struct catalog_entry *e, json_object *o)
+{
+	json_object *a = json_object_new_array();
+
+	if (!a)
+		return -ENOMEM;
+	for (const char *const *n = e->packages; *n; n++) {
+		json_object *s = json_object_new_string(*n);
+
+		if (!s || json_object_array_add(a, s) < 0) {
+			json_object_put(s);
+			json_object_put(a);
+			return -ENOMEM;
+		}
+	}
+
+	return json_add(o, "packages", a);
+}
+
+static int texts_make(struct pull *p, char **ret_meta, char **ret_ref)
+{
+	_cleanup_json_ json_object *meta = json_object_new_object(),
+				   *ref = json_object_new_object();
+	const struct catalog_entry *e = p->env->catalog;
+	_cleanup_free_ char *source = str_printf("mmdebstrap:%s", e->suite);
+	int r = meta && ref && source ? 0 : -ENOMEM;
+
+	r = r < 0 ? r : json_add_str(meta, "name", e->name);
+	r = r < 0 ? r : json_add_str(meta, "digest", p->digest);
+	r = r < 0 ? r : json_add_int(meta, "size_bytes", p->size_bytes);
+	r = r < 0 ? r : packages_json(e, meta);
+	r = r < 0 ? r : json_add_str(meta, "suite", e->suite);
+	r = r < 0 ? r : json_add_str(meta, "source", source);
+	r = r < 0 ? r : json_add_time(meta, "pulled_at", wall_usec());
+	r = r < 0 ? r : json_add_str(meta, "catalog_version", CATALOG_VERSION);
+	r = r < 0 ? r : json_add_str(ref, "digest", p->digest);
+	if (r < 0)
+		return r;
+	*ret_meta = strdup(json_object_to_json_string_ext(meta, JSON_C_TO_STRING_PLAIN));
+	*ret_ref = strdup(json_object_to_json_string_ext(ref, JSON_C_TO_STRING_PLAIN));
+
+	return *ret_meta && *ret_ref ? 0 : -ENOMEM;
+}
+
+static int start_install(struct pull *p, struct error *err)
+{
+	_cleanup_free_ char *meta = NULL, *ref = NULL, *target = NULL, *ref_name = NULL;
+	int r;
+
+	target = str_printf("sha256-%s", p->digest + 7);
+	ref_name = str_printf("%s.json", p->env->catalog->name);
+	if (!target || !ref_name || texts_make(p, &meta, &ref) < 0)
+		return no_memory(err);
+
+	r = install_start(p->env->envs->manager->event, &p->env->envs->installs,
+		&(struct install_spec){ .dir = p->env->envs->manager->cache_dir,
+			.staging = p->staging,
+			.target = target,
+			.meta = meta,
+			.ref = ref_name,
+			.ref_text = ref },
+		on_installed, p, err);
+	p->installing = r == 0;
+
+	return r;
+}
+
+/* What pyro-import says it made, against what lies there. */
+static int take_result(struct pull *p, json_object *result, struct error *err)
+{
+	const char *digest = import_str(result, "digest");
+	int64_t size = import_int(result, "size_bytes");
+	_cleanup_free_ char *path = NULL;
+	struct stat st;
+
+	path = str_printf("%s/%s/" ENVIRONMENT_IMAGE, p->env->envs->manager->cache_dir, p->staging);
+	if (!path)
+		return no_memory(err);
+	if (!digest || !environment_digest_valid(digest) || size <= 0 || lstat(path, &st) < 0 ||
+		!S_ISREG(st.st_mode) || st.st_size != size)
+		return error_set(err, ERROR_PULL_FAILED,
+			"pyro-import reported an image that is not there.", "Pull it again.",
+			"The image of %s is not whole", p->env->catalog->name);
+	(void)snprintf(p->digest, sizeof(p->digest), "%s", digest);
+	p->size_bytes = size;
+
+	return 0;
+}
+
+static void on_imported(json_object *result, const struct error *job_err, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct pull *p = userdata;
+
+	p->job = NULL;
+	if (!result) {
+		finish(p, job_err);
+		return;
+	}
+	if (take_result(p, result, &err) < 0 || start_install(p, &err) < 0)
+		finish(p, &err);
+}
+
+static void on_import_progress(const char *phase, int percent, const char *detail, void *userdata)
+{
+	report(userdata, phase, percent, detail);
+}
+
+static int start_import(struct pull *p, struct error *err)
+{
+	struct environments *envs = p->env->envs;
+	const struct config *config = envs->manager->config;
+	_cleanup_free_ char *packages = NULL;
+	_cleanup_close_ int dir_fd = -EBADF;
+	int r;
+
+	if (catalog_packages(p->env->catalog, &packages) < 0)
+		return no_memory(err);
+	r = import_staging_make(envs->manager, envs->manager->cache_dir, p->staging, &dir_fd, err);
+	if (r < 0)
+		return r;
+
+	return import_job_start(envs->manager,
+		&(struct import_job_spec){
+			.args = (const char *const[]){ "environment", "--suite",
+				p->env->catalog->suite, "--packages", packages, "--output", ".",
+				config && config->mirror ? "--mirror" : NULL,
+				config ? config->mirror : NULL, NULL },
+			.dir_fd = dir_fd,
+			.input_fd = -EBADF,
+			.timeout_usec = PULL_TIMEOUT_USEC,
+			.on_progress = on_import_progress,
+			.on_done = on_imported,
+			.userdata = p,
+		},
+		&p->job, err);
+}
+
+static int check_space(struct environments *envs, struct error *err)
+{
+	const struct config *config = envs->manager->config;
+	uint64_t reserve = config ? (uint64_t)config->disk_reserve_mib : 0, free_bytes;
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+	int r;
+
+	r = host_free_bytes(envs->manager->cache_dir, &free_bytes);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r, NULL,
+			"Cannot tell the free space of %s", envs->manager->cache_dir);
+	if (free_bytes / MIB >= SPACE_NEEDED_MIB + reserve)
+		return 0;
+	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64 " MiB.",
+		free_bytes / MIB, envs->manager->cache_dir, SPACE_NEEDED_MIB + reserve);
+
+	fix = str_printf("Free at least %" PRIu64
+			 " MiB there, or put the cache elsewhere by PYRO_ENVIRONMENT_CACHE_DIR.",
+		SPACE_NEEDED_MIB + reserve - free_bytes / MIB);
+
+	return error_set(
+		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");
+}
+
+static void on_kernel_progress(const char *phase, int percent, void *userdata)
+{
+	report(userdata, phase, percent, NULL);
+}
+
+static void on_kernel(const struct error *kernel_err, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct pull *p = userdata;
+	bool import = p->force || !environment_installed(p->env);
+
+	if (kernel_err || !import) {
+		finish(p, kernel_err);
+		return;
+	}
+	report(p, "install", 0, environment_damage(p->env));
+	if (start_import(p, &err) < 0)
+		finish(p, &err);
+}
+
+static int pull_start(struct environment *env, bool force, struct error *err)
+{
+	struct pull *p;
+	int r;
+
+	if (force || !environment_installed(env)) {
+		r = check_space(env->envs, err);
+		if (r < 0)
+			return r;
+	}
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return no_memory(err);
+	error_clear(&env->failure);
+	p->env = env;
+	p->force = force;
+	TAILQ_INIT(&p->waits);
+	r = kernels_ensure(env->envs->manager->kernels, on_kernel_progress, on_kernel, p, err);
+	if (r < 0) {
+		(void)pull_free(p);
+		return r;
+	}
+	env->pull = p;
+
+	return 0;
+}
+
+int environment_pull(struct environment *env, bool force, pull_progress_fn on_progress,
+	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err)
+{
+	_cleanup_free_ struct pull_wait *w = calloc(1, sizeof(*w));
+	int r;
+
+	if (!w)
+		return no_memory(err);
+	if (!env->pull) {
+		r = pull_start(env, force, err);
+		if (r < 0)
+			return r;
+	}
+	/* Joining a pull that only looks after the kernel makes it a whole one. */
+	env->pull->force = env->pull->force || (force && !env->pull->job && !env->pull->installing);
+	*w = (struct pull_wait){
+		.pull = env->pull,
+		.on_progress = on_progress,
+		.on_done = on_done,
+		.userdata = userdata,
+		.round = env->pull->round,
+	};
+	TAILQ_INSERT_TAIL(&env->pull->waits, w, entry);
+	*ret = TAKE_PTR(w);
+
+	return 0;
+}
