@@ -22,7 +22,7 @@ struct vmm_disk {
 };
 
 struct vmm_spec {
-	const char *id;   /* vm-... */
+	const char *id; /* vm-... */
 	uint8_t uuid[16];
 	unsigned vcpu_count;
 	uint64_t mem_mib;
@@ -34,7 +34,7 @@ struct vmm_spec {
 };
 
 struct vmm_exit {
-	int status;         /* exit status, or -signal */
+	int status;         /* exit status, or -signal; INT_MIN: not known */
 	bool guest_ended;   /* a SHUTDOWN event of the guest's own came first */
 	const char *reason; /* one line: QEMU's last words, escaped; or NULL */
 };
@@ -69,12 +69,13 @@ struct vmm_driver {
 	void (*free)(struct vmm *v);
 };
 
-extern const struct vmm_driver *const vmm_drivers[]; /* NULL-terminated; the first usable is the default */
+extern const struct vmm_driver
+	*const vmm_drivers[]; /* NULL-terminated; the first usable is the default */
 
 /* Which accelerator `want` comes to on this host now; vm_unavailable with the fix when it cannot be had. ret_reason
  * (static, may be NULL): why emulation was taken. */
-int vmm_resolve_accelerator(enum accelerator want, enum accelerator *ret, const char **ret_reason,
-	struct error *err);
+int vmm_resolve_accelerator(
+	enum accelerator want, enum accelerator *ret, const char **ret_reason, struct error *err);
 
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
@@ -83,7 +84,8 @@ int vmm_connect(struct vmm *v);
 /* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL by pidfd; on_exited follows. */
 void vmm_stop(struct vmm *v);
 pid_t vmm_pid(const struct vmm *v);
-uint64_t vmm_start_time(const struct vmm *v); /* field 22 of /proc/PID/stat: with pid it names the process */
+uint64_t vmm_start_time(
+	const struct vmm *v); /* field 22 of /proc/PID/stat: with pid it names the process */
 const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
 /* The end of the guest's console, escaped for a log or an error; *ret is owned. */
 int vmm_console_tail(struct vmm *v, size_t max, char **ret);

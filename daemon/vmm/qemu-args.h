@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * QEMU's command line for one machine, and the order in which its descriptors travel.
+ */
+
+#include "daemon/vmm/vmm.h"
+
+/* Descriptors in the order of the launch message; disks follow in the order of vmm_spec. */
+enum qemu_fd {
+	QEMU_FD_QMP,
+	QEMU_FD_AGENT,
+	QEMU_FD_CONSOLE,
+	QEMU_FD_VMLINUX,
+	QEMU_FD_INITRD,
+	QEMU_FD_DISKS
+};
+
+struct qemu_args {
+	char *args[80]; /* owned, NULL-terminated */
+	size_t n;
+};
+
+/* tsc_khz: the host's rate, for emulation; 0 = not known. -EINVAL for a spec no QEMU could run. */
+int qemu_args_make(
+	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct qemu_args *ret);
+void qemu_args_done(struct qemu_args *a);

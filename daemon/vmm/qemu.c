@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The qemu driver: one machine as one QEMU process. Called through struct vmm_driver by vmm.c. It makes
+ * the three sockets (agent, QMP, console), launches QEMU with them, and is told by QMP when the vCPUs
+ * run. The sockets listen before QEMU exists, so pyrod connects at once and waits for data, never for a
+ * file to appear.
+ *
+ * What must stay true: callbacks of the owner are called from one place, on_notify, one a turn of
+ * the loop, in the order started, paused, failed, exited, so that the owner may free the object in any
+ * of them; exited comes once and last; the sockets' files are gone when it does.
+ */
+#include "daemon/vmm/qemu.h"
+
+#include <assert.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "daemon/job.h"
+#include "daemon/log.h"
+#include "daemon/vmm/console.h"
+#include "daemon/vmm/launch-msg.h"
+#include "daemon/vmm/launch.h"
+#include "daemon/vmm/qemu-args.h"
+#include "daemon/vmm/qmp.h"
+#include "daemon/vmm/sock.h"
+#include "daemon/vmm/vmm-base.h"
+#include "proto/host.h"
+#include "proto/limits.h"
+
+#define QEMU_PROGRAM    "qemu-system-x86_64"
+#define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
+#define START_WAIT_USEC (10 * USEC_PER_SEC)
+#define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
+
+enum {
+	PENDING_STARTED = 1 << 0,
+	PENDING_PAUSED = 1 << 1,
+	PENDING_FAILED = 1 << 2,
+	PENDING_EXITED = 1 << 3
+};
+
+enum { SOCKET_QMP, SOCKET_AGENT, SOCKET_CONSOLE, SOCKET_MAX };
+static const char *const socket_names[] = { "qmp.sock", "agent.sock", "console.sock" };
+static_assert(ARRAY_SIZE(socket_names) == SOCKET_MAX, "a name for each socket");
+static_assert((int)SOCKET_QMP == (int)QEMU_FD_QMP && (int)SOCKET_AGENT == (int)QEMU_FD_AGENT &&
+		      (int)SOCKET_CONSOLE == (int)QEMU_FD_CONSOLE,
+	"sockets travel first, in this order");
+
+struct qemu {
+	struct vmm vmm;                 /* first: the driver's callers hold this */
+	const struct vmm_callbacks *cb; /* borrowed: static of the owner */
+	void *userdata;
+	struct qmp *qmp;                /* owned */
+	sd_event_source *notify;        /* owned */
+	sd_event_source *deadline;      /* owned: until it has started */
+	char *socket_paths[SOCKET_MAX]; /* owned */
+	unsigned pending;               /* PENDING_* */
+	bool started, failed, guest_ended;
+	const char *pause_reason; /* static */
+	struct error error;       /* with PENDING_FAILED */
+	int status;               /* with PENDING_EXITED */
+	char *reason;             /* owned or NULL */
+};
+
+static struct qemu *qemu_of(struct vmm *v)
+{
+	return (struct qemu *)v;
+}
+
+static void notify(struct qemu *q, unsigned what)
+{
+	q->pending |= what;
+	(void)sd_event_source_set_enabled(q->notify, SD_EVENT_ONESHOT);
+}
+
+/* Before it has started: remembers why not, and ends it. */
+static void fail_start(struct qemu *q, const char *cause, const char *fix)
+{
+	if (q->started || q->failed)
+		return;
+	q->failed = true;
+	(void)error_set(&q->error, ERROR_START_FAILED, cause, fix, "the VM could not be started");
+	notify(q, PENDING_FAILED);
+	launch_kill(q->vmm.launch);
+}
+
+static void started(struct qemu *q)
+{
+	if (q->started || q->failed)
+		return;
+	q->started = true;
+	q->deadline = sd_event_source_disable_unref(q->deadline);
+	notify(q, PENDING_STARTED);
+}
+
+static void unlink_sockets(struct qemu *q)
+{
+	for (size_t i = 0; i < SOCKET_MAX; i++)
+		if (q->socket_paths[i])
+			(void)unlink(q->socket_paths[i]);
+}
+
+static struct qemu *qemu_done(struct qemu *q)
+{
+	if (!q)
+		return NULL;
+	q->notify = sd_event_source_disable_unref(q->notify);
+	q->deadline = sd_event_source_disable_unref(q->deadline);
+	q->vmm.launch = launch_free(q->vmm.launch);
+	qmp_free(q->qmp);
+	console_free(q->vmm.console);
+	unlink_sockets(q);
+	for (size_t i = 0; i < SOCKET_MAX; i++)
+		free(q->socket_paths[i]);
+	error_clear(&q->error);
+	free(q->reason);
+	free(q);
+	return NULL;
+}
+DEFINE_CLEANUP(struct qemu *, qemu_done)
+
+static void on_status(
+	struct qmp *qmp _unused_, int r, json_object *ret, const char *desc, void *userdata)
+{
+	struct qemu *q = userdata;
+
+	if (r == -EREMOTEIO) {
+		fail_start(q, desc, NULL);
+	} else if (r >= 0 && streq(qmp_str(ret, "status", ""), "running")) {
+		started(q);
+	} /* else RESUME comes, or on_qmp_closed has it, or the deadline */
+}
+
+static void on_qmp_ready(struct qmp *qmp, void *userdata)
+{
+	struct qemu *q = userdata;
+	int r = qmp_execute(qmp, "query-status", NULL, START_WAIT_USEC, on_status, q);
+
+	if (r < 0)
+		fail_start(q, strerror(-r), NULL);
+}
+
+static void on_block_error(struct qemu *q, json_object *data)
+{
+	if (!streq(qmp_str(data, "action", ""), "stop"))
+		return;
+	q->pause_reason = qmp_bool(data, "nospace", false) ? "disk_full" : "disk_error";
+	notify(q, PENDING_PAUSED);
+}
+
+static void on_qmp_event(
+	struct qmp *qmp _unused_, const char *name, json_object *data, void *userdata)
+{
+	struct qemu *q = userdata;
+
+	if (streq(name, "SHUTDOWN"))
+		q->guest_ended = q->guest_ended || qmp_bool(data, "guest", false);
+	else if (streq(name, "GUEST_PANICKED"))
+		q->guest_ended = true;
+	else if (streq(name, "BLOCK_IO_ERROR"))
+		on_block_error(q, data);
+	else if (streq(name, "RESUME"))
+		started(q);
+}
+
+/* A QEMU that is going away closes its sockets before it is gone: its end tells more than this, and
+ * one that lives on without QMP meets the deadline. */
+static void on_qmp_closed(struct qmp *qmp _unused_, int r, const char *what, void *userdata)
+{
+	if (r != -ECONNRESET && r != -EPIPE)
+		fail_start(userdata, what, NULL);
+}
+
+static const struct qmp_callbacks qmp_cb = {
+	.on_ready = on_qmp_ready,
+	.on_event = on_qmp_event,
+	.on_closed = on_qmp_closed,
+};
+
+static void on_launch_exited(
+	struct launch *l _unused_, int status, const char *reason, void *userdata)
+{
+	struct qemu *q = userdata;
+
+	if (q->qmp)
+		qmp_drain(q->qmp);
+	console_drain(q->vmm.console);
+	unlink_sockets(q);
+	q->status = status;
+	if (reason)
+		q->reason = strdup(reason);
+	fail_start(q, q->reason ? q->reason : "QEMU ended at once and said nothing", NULL);
+	notify(q, PENDING_EXITED);
+}
+
+static const struct launch_callbacks launch_cb = { .on_exited = on_launch_exited };
+
+static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	fail_start(userdata, "QEMU did not come up in time", NULL);
+	return 0;
+}
+
+/* Tells the owner one thing; it may free the object while being told, so nothing is touched after. */
+static int on_notify(sd_event_source *s, void *userdata)
+{
+	struct qemu *q = userdata;
+	const unsigned next = q->pending & -q->pending;
+
+	q->pending &= ~next;
+	if (q->pending)
+		(void)sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	switch (next) {
+	case PENDING_STARTED: q->cb->on_started(&q->vmm, q->userdata); break;
+	case PENDING_PAUSED:
+		if (q->cb->on_paused)
+			q->cb->on_paused(&q->vmm, q->pause_reason, q->userdata);
+		break;
+	case PENDING_FAILED: q->cb->on_failed(&q->vmm, &q->error, q->userdata); break;
+	case PENDING_EXITED: {
+		const struct vmm_exit e = { q->status, q->guest_ended, q->reason };
+
+		q->cb->on_exited(&q->vmm, &e, q->userdata);
+		break;
+	}
+	}
+	return 0;
+}
+
+/* The configured program, or the one in PATH. */
+static int find_program(struct manager *m, char **ret)
+{
+	const char *name = m->config && m->config->qemu ? m->config->qemu : QEMU_PROGRAM;
+
+	return host_find_program(name, ret);
+}
+
+static int make_sockets(struct qemu *q, const char *run_dir, int fds[SOCKET_MAX])
+{
+	for (size_t i = 0; i < SOCKET_MAX; i++) {
+		q->socket_paths[i] = str_printf("%s/%s", run_dir, socket_names[i]);
+		if (!q->socket_paths[i])
+			return -ENOMEM;
+		fds[i] = sock_listen(q->socket_paths[i], SOCK_STREAM);
+		if (fds[i] < 0)
+			return fds[i];
+	}
+	return 0;
+}
+
+/* Queues our two connections on the sockets QEMU will be given. */
+static int dial(struct qemu *q, sd_event *event)
+{
+	_cleanup_close_ int console = -EBADF, qmp = -EBADF;
+	int r;
+
+	console = sock_dial(q->socket_paths[SOCKET_CONSOLE], SOCK_STREAM);
+	if (console < 0)
+		return console;
+	r = console_new(event, console, LIMIT_CONSOLE_BYTES, &q->vmm.console);
+	if (r < 0)
+		return r;
+	(void)TAKE_FD(console);
+	qmp = sock_dial(q->socket_paths[SOCKET_QMP], SOCK_STREAM);
+	if (qmp < 0)
+		return qmp;
+	r = qmp_new(event, qmp, &qmp_cb, q, START_WAIT_USEC, &q->qmp);
+	if (r < 0)
+		return r;
+	(void)TAKE_FD(qmp);
+	return 0;
+}
+
+static int launch(struct manager *m, struct qemu *q, const struct vmm_spec *spec,
+	const char *program, const int sockets[SOCKET_MAX], struct error *err)
+{
+	_cleanup_(qemu_args_done) struct qemu_args args = {};
+	int fds[QEMU_FD_DISKS + VMM_DISKS_MAX];
+	struct launch_spec ls = {
+		.id = spec->id,
+		.dir = spec->run_dir,
+		.flags = spec->accelerator == ACCELERATOR_KVM ? LAUNCH_KVM : 0,
+		.args = (const char *const *)args.args,
+		.fds = fds,
+		.n_fds = QEMU_FD_DISKS + spec->n_disks,
+	};
+	int r;
+
+	r = qemu_args_make(spec, program, host_tsc_khz(), &args);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r, NULL,
+			"cannot make QEMU's arguments for %s", spec->id);
+	memcpy(fds, sockets, SOCKET_MAX * sizeof(int));
+	fds[QEMU_FD_VMLINUX] = spec->vmlinux_fd;
+	fds[QEMU_FD_INITRD] = spec->initrd_fd;
+	for (size_t i = 0; i < spec->n_disks; i++)
+		fds[QEMU_FD_DISKS + i] = spec->disks[i].fd;
+	return launch_start(m, &ls, &launch_cb, q, &q->vmm.launch, err);
+}
+
+static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *spec,
+	const char *program, struct error *err)
+{
+	int sockets[SOCKET_MAX] = { -EBADF, -EBADF, -EBADF }, r;
+
+	r = sd_event_add_defer(m->event, &q->notify, on_notify, q);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(q->notify, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_time(m->event, &q->deadline, CLOCK_MONOTONIC,
+			now_usec() + START_WAIT_USEC, 10 * USEC_PER_MSEC, on_deadline, q);
+	if (r >= 0)
+		r = make_sockets(q, spec->run_dir, sockets);
+	if (r >= 0)
+		r = dial(q, m->event);
+	if (r < 0)
+		(void)error_set_errno(err, error_code_for_errno(r), r, NULL,
+			"cannot make the sockets of %s in %s", spec->id, spec->run_dir);
+	else
+		r = launch(m, q, spec, program, sockets, err);
+	for (size_t i = 0; i < SOCKET_MAX; i++)
+		(void)fd_close(sockets[i]);
+	return r;
+}
+
+static int qemu_start(struct manager *m, const struct vmm_spec *spec,
+	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
+{
+	_cleanup_(qemu_donep) struct qemu *q = NULL;
+	_cleanup_free_ char *program = NULL;
+	int r;
+
+	r = find_program(m, &program);
+	if (r == -ENOMEM)
+		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot start a VM");
+	if (r < 0)
+		return error_set(err, ERROR_VM_UNAVAILABLE,
+			m->config && m->config->qemu
+				? "no such program; qemu= of pyrod.conf names it"
+				: "it is not in PATH",
+			QEMU_FIX, "QEMU (%s) is not installed",
+			m->config && m->config->qemu ? m->config->qemu : QEMU_PROGRAM);
+	q = calloc(1, sizeof(*q));
+	if (!q)
+		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot start a VM");
+	q->vmm.driver = &vmm_driver_qemu;
+	q->vmm.execution_mode = "guest_serial";
+	q->cb = cb;
+	q->userdata = userdata;
+	r = bring_up(m, q, spec, program, err);
+	if (r < 0)
+		return r;
+	*ret = &TAKE_PTR(q)->vmm;
+	return 0;
+}
+
+static int qemu_connect(struct vmm *v)
+{
+	return sock_dial(qemu_of(v)->socket_paths[SOCKET_AGENT], SOCK_STREAM);
+}
+
+static void qemu_stop(struct vmm *v)
+{
+	launch_kill(v->launch);
+}
+
+static void qemu_free(struct vmm *v)
+{
+	qemu_done(qemu_of(v));
+}
+
+/*
+ * `QEMU --version` costs 60 ms, too long for the loop: a job asks, and the answer stays for the process,
+ * as long as the file is the same one. (Global like the rate of the TSC: a fact about the host.)
+ */
+static struct {
+	struct job *job; /* owned while it runs */
+	dev_t dev;
+	ino_t ino;
+	struct timespec mtime;
+	char version[64];
+} version_cache;
+
+static bool cache_fits(const struct stat *st)
+{
+	return version_cache.ino == st->st_ino && version_cache.dev == st->st_dev &&
+	       version_cache.mtime.tv_sec == st->st_mtim.tv_sec &&
+	       version_cache.mtime.tv_nsec == st->st_mtim.tv_nsec;
+}
+
+/* "QEMU emulator version 7.2.22 (Debian ...)" */
+static void on_version_line(
+	struct job *job _unused_, const char *line, size_t n, void *userdata _unused_)
+{
+	static const char prefix[] = "QEMU emulator version ";
+	size_t skip = sizeof(prefix) - 1, len;
+
+	if (n <= skip || memcmp(line, prefix, skip) != 0 || version_cache.version[0])
+		return;
+	len = n - skip;
+	for (size_t i = skip; i < n && len == n - skip; i++)
+		if (line[i] == ' ')
+			len = i - skip;
+	(void)log_escape(line + skip, len, version_cache.version, sizeof(version_cache.version));
+}
+
+static void on_version_done(struct job *job _unused_, int status _unused_,
+	const char *tail _unused_, void *userdata _unused_)
+{
+	version_cache.job = NULL;
+}
+
+static int ask_version(sd_event *event, const char *program)
+{
+	const char *const argv[] = { program, "--version", NULL };
+	const struct job_spec spec = {
+		.name = "qemu-version",
+		.child = { .argv = argv, .stdin_fd = -EBADF, .die_with_parent = true },
+		.timeout_usec = PROBE_WAIT_USEC,
+		.on_line = on_version_line,
+		.on_done = on_version_done,
+	};
+
+	return job_start(event, &spec, &version_cache.job);
+}
+
+static int qemu_probe(struct manager *m, struct vmm_probe *ret)
+{
+	_cleanup_(vmm_probe_done) struct vmm_probe p = { .name = "qemu" };
+	struct stat st;
+	int r;
+
+	r = find_program(m, &p.path);
+	if (r == -ENOMEM)
+		return r;
+	if (r < 0 || stat(p.path, &st) < 0) {
+		p.reason = strdup(QEMU_PROGRAM " is not installed");
+		if (!p.reason)
+			return -ENOMEM;
+	} else {
+		p.usable = true;
+		if (!version_cache.job && !cache_fits(&st)) {
+			version_cache.version[0] = 0;
+			version_cache.dev = st.st_dev;
+			version_cache.ino = st.st_ino;
+			version_cache.mtime = st.st_mtim;
+			r = ask_version(m->event, p.path);
+			if (r < 0)
+				return r;
+		}
+		if (version_cache.version[0] && !version_cache.job) {
+			p.version = strdup(version_cache.version);
+			if (!p.version)
+				return -ENOMEM;
+		}
+	}
+	*ret = p;
+	p = (struct vmm_probe){};
+	return 0;
+}
+
+const struct vmm_driver vmm_driver_qemu = {
+	.name = "qemu",
+	.probe = qemu_probe,
+	.start = qemu_start,
+	.connect = qemu_connect,
+	.stop = qemu_stop,
+	.free = qemu_free,
+};

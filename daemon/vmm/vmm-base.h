@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What every driver's object begins with. Only vmm.c and the drivers include this.
+ */
+
+#include "daemon/vmm/vmm.h"
+
+struct console;
+struct launch;
+
+struct vmm {
+	const struct vmm_driver *driver;
+	const char *execution_mode; /* static */
+	struct launch *launch;      /* owned by the driver's object */
+	struct console *console;    /* owned by the driver's object */
+};

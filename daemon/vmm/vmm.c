@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The VMMs as the rest of the daemon sees them: the array of drivers, the choice between KVM and
+ * emulation, and calls passed on to the driver of the machine. Called by core and by the handlers of
+ * system.*. Fails closed: without a usable driver there is no machine.
+ */
+#include "daemon/vmm/vmm.h"
+
+#include <sys/stat.h>
+
+#include "daemon/vmm/console.h"
+#include "daemon/vmm/launch.h"
+#include "daemon/vmm/qemu.h"
+#include "daemon/vmm/vmm-base.h"
+#include "proto/host.h"
+
+const struct vmm_driver *const vmm_drivers[] = { &vmm_driver_qemu, NULL };
+
+void vmm_probe_done(struct vmm_probe *p)
+{
+	free(p->path);
+	free(p->version);
+	free(p->reason);
+	*p = (struct vmm_probe){};
+}
+
+/* As root a VMM runs under a uid of its own, which has only the group of /dev/kvm (confine.c). */
+static bool kvm_is_roots_alone(void)
+{
+	struct stat st;
+
+	if (geteuid() != 0 || stat("/dev/kvm", &st) < 0)
+		return false;
+	return (st.st_mode & 0006) != 0006 && ((st.st_mode & 0060) != 0060 || st.st_gid == 0);
+}
+
+static const char *kvm_reason(const struct host_kvm *kvm)
+{
+	if (!kvm->exists)
+		return host_cpu_virtualization()
+			       ? "/dev/kvm does not exist: the kvm module is not loaded"
+			       : "/dev/kvm does not exist: the CPU offers no virtualization";
+	if (!kvm->readable || !kvm->writable)
+		return "/dev/kvm may not be opened by pyrod";
+	if (kvm->usable)
+		return "/dev/kvm may be opened by root alone, and no VMM runs as root";
+	return "/dev/kvm is there but does not work";
+}
+
+/* *ret may be NULL: out of memory. */
+static void kvm_fix(const struct host_kvm *kvm, char **ret)
+{
+	_cleanup_free_ char *name = NULL;
+
+	if (!kvm->exists && host_cpu_virtualization())
+		*ret = strdup("sudo modprobe kvm_intel || sudo modprobe kvm_amd");
+	else if (!kvm->exists)
+		*ret = strdup(
+			"use --accelerator emulation, or a host with virtualization switched on");
+	else if ((!kvm->readable || !kvm->writable) && host_user_name(geteuid(), &name) >= 0)
+		*ret = str_printf("sudo usermod -aG kvm %s", name);
+	else if (kvm->usable)
+		*ret = strdup("sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm");
+	else
+		*ret = strdup("use --accelerator emulation");
+}
+
+int vmm_resolve_accelerator(
+	enum accelerator want, enum accelerator *ret, const char **ret_reason, struct error *err)
+{
+	_cleanup_free_ char *fix = NULL;
+	struct host_kvm kvm = {};
+
+	if (ret_reason)
+		*ret_reason = NULL;
+	if (want == ACCELERATOR_EMULATION) {
+		*ret = want;
+		if (ret_reason)
+			*ret_reason = "asked for";
+		return 0;
+	}
+	host_kvm_probe(&kvm);
+	if (kvm.usable && !kvm_is_roots_alone()) {
+		*ret = ACCELERATOR_KVM;
+		return 0;
+	}
+	if (want == ACCELERATOR_KVM) {
+		kvm_fix(&kvm, &fix);
+		return error_set(err, ERROR_VM_UNAVAILABLE, kvm_reason(&kvm), fix,
+			"KVM cannot be used on this host");
+	}
+	*ret = ACCELERATOR_EMULATION;
+	if (ret_reason)
+		*ret_reason = kvm_reason(&kvm);
+	return 0;
+}
+
+int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
+	void *userdata, struct vmm **ret, struct error *err)
+{
+	return vmm_drivers[0]->start(m, spec, cb, userdata, ret, err);
+}
+
+int vmm_connect(struct vmm *v)
+{
+	return v->driver->connect(v);
+}
+
+void vmm_stop(struct vmm *v)
+{
+	v->driver->stop(v);
+}
+
+pid_t vmm_pid(const struct vmm *v)
+{
+	return launch_pid(v->launch);
+}
+
+uint64_t vmm_start_time(const struct vmm *v)
+{
+	return launch_start_time(v->launch);
+}
+
+const char *vmm_execution_mode(const struct vmm *v)
+{
+	return v->execution_mode;
+}
+
+int vmm_console_tail(struct vmm *v, size_t max, char **ret)
+{
+	return console_tail(v->console, max, ret);
+}
+
+struct vmm *vmm_free(struct vmm *v)
+{
+	if (v)
+		v->driver->free(v);
+	return NULL;
+}
