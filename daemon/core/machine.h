@@ -11,16 +11,16 @@
 #include <json-c/json.h>
 #include <sys/queue.h>
 
-#define MACHINE_STATES(X)                                                                          \
-	X(PREPARING, "preparing")                                                                  \
-	X(CREATED, "created")                                                                      \
-	X(STARTING, "starting")                                                                    \
-	X(STARTED, "started")                                                                      \
-	X(SUSPENDED, "suspended")                                                                  \
-	X(STOPPING, "stopping")                                                                    \
-	X(STOPPED, "stopped")                                                                      \
-	X(FAILED, "failed")                                                                        \
-	X(UNKNOWN, "unknown")                                                                      \
+#define MACHINE_STATES(X) \
+	X(PREPARING, "preparing") \
+	X(CREATED, "created") \
+	X(STARTING, "starting") \
+	X(STARTED, "started") \
+	X(SUSPENDED, "suspended") \
+	X(STOPPING, "stopping") \
+	X(STOPPED, "stopped") \
+	X(FAILED, "failed") \
+	X(UNKNOWN, "unknown") \
 	X(DELETING, "deleting")
 
 enum machine_state {
@@ -49,7 +49,8 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err);
 struct machines *machines_free(struct machines *ms);
 
 /* By id or unambiguous prefix, as uid may see it (root sees all): vm_not_found otherwise. */
-int machines_find(struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err);
+int machines_find(
+	struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err);
 
 /* vm.list and vm.status results (fields of contract.md section 4); *ret is owned. */
 int machines_list_json(struct machines *ms, uid_t uid, json_object **ret);

@@ -17,7 +17,7 @@ struct run_params {
 	const char *const *env; /* K=V, NULL-terminated */
 	uint64_t timeout_usec;  /* 0 = none */
 	bool with_stdin;        /* stdin comes over stdio_fd; else /dev/null */
-	int stdio_fd;           /* taken over on success: the client's socket speaking DATA/ACK/END on
+	int stdio_fd; /* taken over on success: the client's socket speaking DATA/ACK/END on
 	                         * channel 0; -EBADF: output is captured for the reply */
 };
 
@@ -34,7 +34,8 @@ struct run_callbacks {
 	void (*on_progress)(struct run *r, const struct run_progress *p, void *userdata);
 	/* Exactly once, after the last byte went to stdio_fd and the machine is gone. result (owned by the
 	 * callee) has the run fields of contract.md section 4; NULL with err set on failure. */
-	void (*on_done)(struct run *r, json_object *result, const struct error *err, void *userdata);
+	void (*on_done)(
+		struct run *r, json_object *result, const struct error *err, void *userdata);
 };
 
 int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
@@ -46,6 +47,10 @@ void run_cancel(struct run *r);
  * or with its command, whichever is first. The run frees itself. */
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */
+
+/* True if a machine of this daemon has run a command under the current kernel; *ret_usec: when it ended
+ * (CLOCK_REALTIME). */
+bool runs_proof(const struct manager *m, uint64_t *ret_usec);
 
 /* exec.signal: by exec_id or prefix, as uid may see it. Sends signo to its foreground group. */
 int runs_signal(struct manager *m, const char *exec_id, uid_t uid, int signo, json_object **ret,

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine's talk with its agent: what is said on each WELCOME, SETUP, frames to their commands, and
+ * what becomes of the commands when the guest is lost. start.c opens the link, run.c sends commands.
+ *
+ * What must stay true: SETUP is sent until the agent says it is set up, and only to the machine whose
+ * uuid it is; a guest that began anew under a running command is an error, not a reconnection.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+
+#define BOOT_USEC  (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
+#define SETUP_USEC (60 * USEC_PER_SEC)
+
+void machine_fail(struct machine *mc, enum machine_state state, const struct error *err)
+{
+	if (mc->engine != ENGINE_IDLE)
+		return;
+	if (!machine_successor(mc->state, state))
+		return; /* it has failed already */
+	machine_set_state(mc, state);
+	free(mc->row.last_error);
+	mc->row.last_error = err->message ? strdup(err->message) : NULL;
+	machine_save(mc);
+	while (!LIST_EMPTY(&mc->execs)) {
+		struct exec *x = LIST_FIRST(&mc->execs);
+
+		exec_list_remove(x);
+		exec_fail(x, err);
+	}
+}
+
+/* Up: the start fails. Started: its commands do. */
+static void lost(struct machine *mc, const struct error *err)
+{
+	if (mc->engine == ENGINE_UP)
+		machine_continue(mc, err);
+	else
+		machine_fail(mc, MACHINE_FAILED, err);
+}
+
+static int send_setup(struct machine *mc)
+{
+	struct msg_setup m = { .realtime_usec = wall_usec(), .hostname = mc->row.id };
+	int r;
+
+	random_bytes(m.entropy, sizeof(m.entropy));
+	memcpy(m.machine_id, mc->row.uuid, sizeof(m.machine_id));
+	memcpy(m.sync, mc->row.sync, sizeof(m.sync));
+	link_set_sync(mc->link, mc->row.sync, false);
+	r = msg_send(link_control(mc->link), setup, FRAME_SETUP, AGENT_CHANNEL_NONE, &m);
+	explicit_bzero(m.entropy, sizeof(m.entropy));
+	if (r >= 0)
+		link_kick(mc->link);
+	return r;
+}
+
+static void set_up(struct machine *mc)
+{
+	if (mc->set_up)
+		return;
+	mc->set_up = true;
+	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
+	link_set_sync(mc->link, mc->row.sync, true);
+	machine_continue(mc, NULL);
+}
+
+static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machine *mc = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_START_FAILED, "the guest did not answer SETUP", "run it again",
+		"machine %s could not be set up", mc->row.id);
+	machine_continue(mc, &err);
+	return 0;
+}
+
+static int begin_setup(struct machine *mc)
+{
+	if (!mc->setup_timer) {
+		int r = sd_event_add_time_relative(mc->machines->m->event, &mc->setup_timer,
+			CLOCK_MONOTONIC, SETUP_USEC, 0, on_setup_late, mc);
+
+		if (r < 0)
+			return r;
+	}
+	return send_setup(mc);
+}
+
+static void began_anew(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_GUEST_DIED, "it restarted", "run the command again",
+		"the guest of machine %s is not the one that was set up", mc->row.id);
+	lost(mc, &err);
+}
+
+static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdata)
+{
+	struct machine *mc = userdata;
+	struct exec *x, *next;
+	int r = 0;
+
+	if (w->state == AGENT_READY && !mc->set_up) {
+		memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
+		return begin_setup(mc);
+	}
+	if (w->state != AGENT_SET_UP ||
+		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0 ||
+		memcmp(w->boot_nonce, mc->boot_nonce, sizeof(w->boot_nonce)) != 0) {
+		began_anew(mc);
+		return 0;
+	}
+	set_up(mc); /* its SETUP_DONE may have been lost */
+	for (x = LIST_FIRST(&mc->execs); r >= 0 && x; x = next) {
+		next = exec_list_next(x);
+		r = exec_on_welcome(x, w);
+	}
+	link_kick(l);
+	return r;
+}
+
+static int take_setup_done(struct machine *mc, const struct frame *f)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct msg_result result = { 0 };
+	char what[256] = "the guest";
+	int r = msg_result_get(f, &result);
+
+	if (r < 0)
+		return r;
+	if (result.error == 0) {
+		set_up(mc);
+	} else if (!mc->set_up) {
+		_cleanup_free_ char *fix =
+			str_printf("pyro env pull --force %s", mc->row.environment);
+
+		if (result.what)
+			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));
+		error_set_errno(&err, ERROR_START_FAILED, -(int)(result.error & 0xfff), fix,
+			"machine %s could not be set up: %s", mc->row.id, what);
+		machine_continue(mc, &err);
+	}
+	msg_result_done(&result);
+	return 0;
+}
+
+static const char *bye_text(uint8_t reason)
+{
+	switch (reason) {
+	case BYE_SHUTDOWN: return "the guest was shut down";
+	case BYE_REBOOT: return "the guest restarted itself, which ends its machine";
+	case BYE_POWEROFF: return "the guest switched itself off";
+	default: return "the guest's agent could not go on";
+	}
+}
+
+static int take_bye(struct machine *mc, const struct frame *f)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct msg_bye bye = { 0 };
+	char what[256] = "";
+	int r = msg_bye_get(f, &bye);
+
+	if (r < 0)
+		return r;
+	if (bye.what)
+		(void)log_escape(bye.what, strlen(bye.what), what, sizeof(what));
+	free(mc->bye);
+	mc->bye = str_printf("%s%s%s", bye_text(bye.reason), what[0] ? ": " : "", what);
+	error_set(&err, mc->engine == ENGINE_UP ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->bye,
+		"run the command again", "machine %s ended", mc->row.id);
+	msg_bye_done(&bye);
+	lost(mc, &err);
+	return 0;
+}
+
+/* A command nobody knows any more: its EXIT is acknowledged, so that the agent forgets it. */
+static int take_stray(struct machine *mc, const struct frame *f)
+{
+	int r;
+
+	if (f->type != FRAME_EXIT)
+		return 0;
+	r = frame_put(link_control(mc->link), FRAME_EXIT_ACK, f->channel, NULL, 0);
+	if (r >= 0)
+		link_kick(mc->link);
+	return r;
+}
+
+static int on_frame(_unused_ struct link *l, const struct frame *f, void *userdata)
+{
+	struct machine *mc = userdata;
+	struct exec *x;
+
+	if (f->channel != AGENT_CHANNEL_NONE) {
+		x = exec_list_find(&mc->execs, f->channel);
+		return x ? exec_on_frame(x, f) : take_stray(mc, f);
+	}
+	switch (f->type) {
+	case FRAME_SETUP_DONE: return take_setup_done(mc, f);
+	case FRAME_BYE: return take_bye(mc, f);
+	default: return 0; /* a newer agent may say more */
+	}
+}
+
+/* Each command with input gets its turn. */
+static void fill(_unused_ struct link *l, struct buf *out, void *userdata)
+{
+	struct machine *mc = userdata;
+	struct exec *x;
+
+	for (x = LIST_FIRST(&mc->execs); x; x = exec_list_next(x))
+		exec_fill(x, out);
+}
+
+static void on_dead(_unused_ struct link *l, const struct error *err, void *userdata)
+{
+	struct machine *mc = userdata;
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *tail = NULL, *cause = NULL;
+
+	if (mc->engine != ENGINE_UP) {
+		machine_fail(mc, MACHINE_UNKNOWN, err);
+		return;
+	}
+	(void)vmm_console_tail(mc->vmm, 2048, &tail);
+	cause = str_printf("%s; its console ended: %s", err->cause ? err->cause : "no answer",
+		tail && tail[0] ? tail : "(empty)");
+	error_set(&why, ERROR_START_FAILED, cause, err->fix, "machine %s did not come up in time",
+		mc->row.id);
+	machine_continue(mc, &why);
+}
+
+static int dial(void *userdata)
+{
+	struct machine *mc = userdata;
+
+	return mc->vmm_gone ? -ENOTCONN : vmm_connect(mc->vmm);
+}
+
+int machine_link_open(struct machine *mc)
+{
+	static const struct link_callbacks cb = {
+		.dial = dial,
+		.on_welcome = on_welcome,
+		.on_frame = on_frame,
+		.fill = fill,
+		.on_dead = on_dead,
+	};
+
+	return link_new(mc->machines->m->event, &cb, mc, BOOT_USEC, &mc->link);
+}
+
+int machine_exec(struct machine *mc, struct exec *x)
+{
+	int r;
+
+	if (mc->state != MACHINE_STARTED || !mc->link)
+		return -ENOTCONN;
+	exec_list_insert(&mc->execs, x);
+	r = exec_start(x, mc->link, ++mc->channels);
+	if (r < 0)
+		exec_list_remove(x);
+	return r;
+}

@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One command in a guest. Made by run.c, listed by the machine, which hands it the frames of its
+ * channel.
+ *
+ * What must stay true: bytes below what we have are dropped, a gap or a byte beyond the limit is a
+ * protocol error of the guest; every message is sent again after a reconnection as far as the agent
+ * does not hold its effect, and receiving one twice changes nothing; each wait for the guest has a
+ * deadline; stdin is kept until the agent has accepted it, at most STREAM_WINDOW bytes.
+ */
+
+#include "daemon/core/exec.h"
+
+#include "proto/api.h"
+
+enum exec_state {
+	EXEC_NEW,
+	EXEC_SENT,    /* START sent */
+	EXEC_RUNNING, /* STARTED */
+	EXEC_EXITED,  /* EXIT, output may be missing */
+	EXEC_OVER,    /* on_exit or on_failed has been called */
+};
+
+struct exec_out {
+	uint64_t received;    /* next offset we take */
+	uint64_t upto, limit; /* what the guest was told, or will be by START or RESUME */
+};
+
+struct exec {
+	LIST_ENTRY(exec) entry;
+	bool listed;
+	struct exec_callbacks cb;
+	void *userdata;
+	struct link *link;      /* borrowed: the machine's */
+	sd_event_source *timer; /* owned: the deadline of the present state */
+
+	enum exec_state state;
+	uint32_t channel;
+	struct msg_start start; /* owned */
+	struct msg_exit exit;
+	struct exec_out out[STREAM_MAX];
+
+	struct buf in;     /* stdin the guest has not accepted */
+	uint64_t in_base;  /* offset of its first byte */
+	uint64_t in_sent;  /* next offset to send */
+	uint64_t in_limit; /* of the guest */
+	bool in_ended, in_end_sent;
+};
+
+const char *exec_id(const struct exec *x)
+{
+	return x->start.exec_id;
+}
+
+uint32_t exec_channel(const struct exec *x)
+{
+	return x->channel;
+}
+
+bool exec_is_over(const struct exec *x)
+{
+	return x->state == EXEC_OVER;
+}
+
+void exec_list_insert(struct exec_list *list, struct exec *x)
+{
+	LIST_INSERT_HEAD(list, x, entry);
+	x->listed = true;
+}
+
+void exec_list_remove(struct exec *x)
+{
+	if (x->listed)
+		LIST_REMOVE(x, entry);
+	x->listed = false;
+}
+
+struct exec *exec_list_next(const struct exec *x)
+{
+	return LIST_NEXT(x, entry);
+}
+
+struct exec *exec_list_find(const struct exec_list *list, uint32_t channel)
+{
+	struct exec *x;
+
+	LIST_FOREACH (x, list, entry)
+		if (x->channel == channel)
+			return x;
+	return NULL;
+}
+
+static void set_deadline(struct exec *x, uint64_t usec)
+{
+	(void)sd_event_source_set_time(x->timer, now_usec() + usec);
+	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_ONESHOT);
+}
+
+static void end(struct exec *x)
+{
+	x->state = EXEC_OVER;
+	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+	x->link = NULL;
+}
+
+void exec_fail(struct exec *x, const struct error *err)
+{
+	if (x->state == EXEC_OVER)
+		return;
+	end(x);
+	x->cb.on_failed(x, err, x->userdata);
+}
+
+static void fail_late(struct exec *x, const char *cause)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause, "run the command again",
+		"the guest stopped answering for command %s", exec_id(x));
+	exec_fail(x, &err);
+}
+
+/* True when a stream lacks bytes that the guest may send: not when its reader holds it back. */
+static bool guest_owes(const struct exec *x)
+{
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+		if (x->out[i].received < x->exit.produced[i] &&
+			x->out[i].received < x->out[i].limit)
+			return true;
+	return false;
+}
+
+static int on_deadline(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct exec *x = userdata;
+
+	if (x->state == EXEC_SENT)
+		fail_late(x, "it did not say that the command started");
+	else if (x->state == EXEC_RUNNING)
+		fail_late(x, "it did not end the command at its timeout");
+	else if (guest_owes(x))
+		fail_late(x, "it did not send the rest of the output");
+	else
+		set_deadline(x, EXEC_DRAIN_USEC);
+	return 0;
+}
+
+static int copy_start(struct msg_start *dst, const struct msg_start *src)
+{
+	dst->flags = src->flags;
+	dst->timeout_usec = src->timeout_usec;
+	dst->command = strdup(src->command);
+	dst->cwd = strdup(src->cwd);
+	dst->user = strdup(src->user);
+	dst->env = calloc(src->n_env + 1, sizeof(*dst->env));
+	if (!dst->command || !dst->cwd || !dst->user || !dst->env)
+		return -ENOMEM;
+	for (; dst->n_env < src->n_env; dst->n_env++) {
+		dst->env[dst->n_env] = strdup(src->env[dst->n_env]);
+		if (!dst->env[dst->n_env])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+int exec_new(sd_event *event, const struct msg_start *start, const struct exec_callbacks *cb,
+	void *userdata, struct exec **ret)
+{
+	_cleanup_(exec_freep) struct exec *x = calloc(1, sizeof(*x));
+	int r;
+
+	if (!x)
+		return -ENOMEM;
+	x->cb = *cb;
+	x->userdata = userdata;
+	buf_init(&x->in, STREAM_WINDOW);
+	r = copy_start(&x->start, start);
+	if (r < 0)
+		return r;
+	api_new_id("ex-", x->start.exec_id);
+	for (size_t i = 0; i < STREAM_MAX; i++)
+		x->out[i].limit = i == STREAM_STDIN || i == STREAM_PTY ? 0 : STREAM_WINDOW;
+	r = sd_event_add_time(event, &x->timer, CLOCK_MONOTONIC, 0, 0, on_deadline, x);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(x);
+	return 0;
+}
+
+struct exec *exec_free(struct exec *x)
+{
+	if (!x)
+		return NULL;
+	exec_list_remove(x);
+	sd_event_source_disable_unref(x->timer);
+	msg_start_done(&x->start);
+	buf_done(&x->in);
+	free(x);
+	return NULL;
+}
+
+static int send_start(struct exec *x)
+{
+	int r;
+
+	for (size_t i = 0; i < STREAM_MAX; i++)
+		x->start.limit[i] = x->out[i].limit;
+	r = msg_send(link_control(x->link), start, FRAME_START, x->channel, &x->start);
+	if (r >= 0)
+		link_kick(x->link);
+	return r;
+}
+
+int exec_start(struct exec *x, struct link *link, uint32_t channel)
+{
+	x->link = link;
+	x->channel = channel;
+	x->state = EXEC_SENT;
+	set_deadline(x, EXEC_STARTED_USEC);
+	return link_is_up(link) ? send_start(x) : 0; /* else on_welcome sends it */
+}
+
+static bool link_usable(const struct exec *x)
+{
+	return x->link && link_is_up(x->link);
+}
+
+/* Kicks the link; a queue that is full means that the guest does not read. */
+static void sent(struct exec *x, int r)
+{
+	if (r < 0)
+		link_fault(x->link);
+	else
+		link_kick(x->link);
+}
+
+void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limit)
+{
+	struct exec_out *o = &x->out[stream];
+
+	if (upto <= o->upto && limit <= o->limit)
+		return;
+	o->upto = MAX_OF(o->upto, upto);
+	o->limit = MAX_OF(o->limit, limit);
+	if (x->state >= EXEC_SENT && x->state < EXEC_OVER && link_usable(x))
+		sent(x, frame_put_ack(
+				link_control(x->link), x->channel, stream, o->upto, o->limit));
+}
+
+int exec_stdin(struct exec *x, const void *p, size_t n)
+{
+	int r;
+
+	if (x->in_ended)
+		return -EPIPE;
+	if (x->state >= EXEC_EXITED)
+		return 0; /* nobody reads it any more */
+	r = buf_append(&x->in, p, n);
+	if (r >= 0 && link_usable(x))
+		link_kick(x->link);
+	return r;
+}
+
+void exec_stdin_end(struct exec *x)
+{
+	x->in_ended = true;
+	if (link_usable(x))
+		link_kick(x->link);
+}
+
+/* As many bytes as the guest's limit and one frame allow; END after the last. */
+void exec_fill(struct exec *x, struct buf *out)
+{
+	uint64_t have = x->in_base + buf_len(&x->in);
+	uint64_t to = MIN_OF(have, x->in_limit);
+	size_t n;
+
+	if (x->state != EXEC_RUNNING || !(x->start.flags & START_STDIN))
+		return;
+	if (x->in_sent < to) {
+		n = (size_t)MIN_OF(to - x->in_sent, (uint64_t)FRAME_DATA_MAX);
+		if (frame_put_data(out, x->channel, STREAM_STDIN, x->in_sent,
+			    buf_head(&x->in) + (x->in_sent - x->in_base), n) >= 0)
+			x->in_sent += n;
+	} else if (x->in_ended && !x->in_end_sent && x->in_sent == have) {
+		x->in_end_sent = frame_put_end(out, x->channel, STREAM_STDIN, have) >= 0;
+	}
+}
+
+int exec_kill(struct exec *x, int signo)
+{
+	struct msg_kill kill = { .signal = (uint8_t)signo };
+	int r;
+
+	if (x->state != EXEC_RUNNING && x->state != EXEC_SENT)
+		return -ESRCH;
+	if (!link_usable(x))
+		return -EAGAIN;
+	r = msg_send(link_control(x->link), kill, FRAME_KILL, x->channel, &kill);
+	sent(x, r);
+	return r;
+}
+
+static void started(struct exec *x)
+{
+	if (x->state != EXEC_SENT)
+		return;
+	x->state = EXEC_RUNNING;
+	if (x->start.timeout_usec > 0)
+		set_deadline(x, x->start.timeout_usec + EXEC_LATE_USEC);
+	else
+		(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+	x->cb.on_started(x, x->userdata);
+	if (link_usable(x))
+		link_kick(x->link);
+}
+
+static bool is_output(uint8_t stream)
+{
+	return stream == STREAM_STDOUT || stream == STREAM_STDERR;
+}
+
+static int send_exit_ack(struct exec *x)
+{
+	int r = frame_put(link_control(x->link), FRAME_EXIT_ACK, x->channel, NULL, 0);
+
+	if (r >= 0)
+		link_kick(x->link);
+	return r;
+}
+
+/* Over when EXIT has come and no byte is missing. */
+static int check_over(struct exec *x)
+{
+	int r;
+
+	if (x->state != EXEC_EXITED)
+		return 0;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		if (x->out[i].received < x->exit.produced[i]) {
+			set_deadline(x, EXEC_DRAIN_USEC);
+			return 0;
+		}
+	}
+	r = send_exit_ack(x);
+	end(x);
+	x->cb.on_exit(x, &x->exit, x->userdata);
+	return r;
+}
+
+static int take_data(struct exec *x, const struct frame *f)
+{
+	struct frame_data d;
+	struct exec_out *o;
+	size_t skip;
+	int r = frame_get_data(f, &d);
+
+	if (r < 0)
+		return r;
+	if (!is_output(d.stream))
+		return -EBADMSG;
+	o = &x->out[d.stream];
+	if (d.offset > o->received || d.n > o->limit || d.offset > o->limit - d.n)
+		return -EBADMSG; /* a gap, or more than it was allowed */
+	if (d.offset + d.n <= o->received)
+		return 0;
+	skip = (size_t)(o->received - d.offset);
+	if (x->state == EXEC_EXITED && d.offset + d.n > x->exit.produced[d.stream])
+		return -EBADMSG;
+	o->received = d.offset + d.n;
+	r = x->cb.on_output(x, d.stream, d.bytes + skip, d.n - skip, x->userdata);
+	return r < 0 ? r : check_over(x);
+}
+
+static int take_ack(struct exec *x, const struct frame *f)
+{
+	uint64_t upto, limit;
+	uint8_t stream;
+	int r = frame_get_ack(f, &stream, &upto, &limit);
+
+	if (r < 0)
+		return r;
+	if (stream != STREAM_STDIN || upto > x->in_sent || limit < upto)
+		return -EBADMSG;
+	x->in_limit = MAX_OF(x->in_limit, limit);
+	if (upto > x->in_base) {
+		buf_consume(&x->in, (size_t)(upto - x->in_base));
+		x->in_base = upto;
+		x->cb.on_stdin_ack(x, upto, x->userdata);
+	}
+	if (link_usable(x))
+		link_kick(x->link);
+	return 0;
+}
+
+static int take_started(struct exec *x, const struct frame *f)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *cause = NULL;
+	struct msg_result result = { 0 };
+	int r = msg_result_get(f, &result);
+
+	if (r < 0)
+		return r;
+	if (result.error == 0) {
+		started(x);
+	} else {
+		cause = str_printf("%s: %s", result.what ? result.what : "start",
+			strerror((int)(result.error & 0xfff)));
+		error_set(&err, result.error == ENOMEM ? ERROR_NO_MEMORY : ERROR_INVALID_ARGUMENT,
+			cause, "check the command, --cwd, --user and --env",
+			"the guest could not start the command");
+		exec_fail(x, &err);
+	}
+	msg_result_done(&result);
+	return 0;
+}
+
+static int take_exit(struct exec *x, const struct frame *f)
+{
+	struct msg_exit e = { 0 };
+	int r = msg_exit_get(f, &e);
+
+	if (r < 0 || x->state == EXEC_EXITED)
+		return r;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+		if (e.produced[i] < x->out[i].received)
+			return -EBADMSG;
+	started(x);
+	x->exit = e;
+	x->state = EXEC_EXITED;
+	return check_over(x);
+}
+
+int exec_on_frame(struct exec *x, const struct frame *f)
+{
+	uint64_t offset;
+	uint8_t stream;
+
+	if (x->state == EXEC_NEW || x->state == EXEC_OVER)
+		return 0;
+	switch (f->type) {
+	case FRAME_STARTED: return take_started(x, f);
+	case FRAME_DATA: return take_data(x, f);
+	case FRAME_ACK: return take_ack(x, f);
+	case FRAME_END: return frame_get_end(f, &stream, &offset);
+	case FRAME_EXIT: return take_exit(x, f);
+	default: return 0; /* a newer agent may say more */
+	}
+}
+
+/* The agent does not hold the command: START was lost on the way, or the command is. */
+static int not_held(struct exec *x)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (x->state == EXEC_SENT)
+		return send_start(x);
+	error_set(&err, ERROR_GUEST_DIED, "its agent does not know it any more", "run it again",
+		"the guest lost command %s", exec_id(x));
+	exec_fail(x, &err);
+	return 0;
+}
+
+static int resume(struct exec *x, const struct msg_held *h)
+{
+	struct msg_resume m = { 0 };
+	int r;
+
+	if (h->channel != x->channel || h->stdin_accepted < x->in_base ||
+		h->stdin_accepted > x->in_sent)
+		return -EBADMSG;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		if (h->kept[i] > x->out[i].received || h->produced[i] < x->out[i].received)
+			return -EBADMSG;
+		m.upto[i] = x->out[i].received;
+		m.limit[i] = x->out[i].limit;
+	}
+	x->in_sent = h->stdin_accepted;
+	x->in_end_sent = false;
+	r = msg_send(link_control(x->link), resume, FRAME_RESUME, x->channel, &m);
+	if (r < 0)
+		return r;
+	started(x);
+	link_kick(x->link);
+	return 0;
+}
+
+int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
+{
+	if (x->state == EXEC_NEW || x->state == EXEC_OVER)
+		return 0;
+	for (uint32_t i = 0; i < w->n_held; i++)
+		if (streq(w->held[i].exec_id, exec_id(x)))
+			return resume(x, &w->held[i]);
+	return not_held(x);
+}

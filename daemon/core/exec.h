@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * One command in a guest: its streams by absolute offset, its end, and what has to be said again after
+ * a reconnection.
+ */
+
+#include "daemon/core/link.h"
+#include <sys/queue.h>
+
+#define EXEC_STARTED_USEC \
+	(60 * USEC_PER_SEC) /* START to STARTED; the login environment is captured meanwhile */
+#define EXEC_DRAIN_USEC \
+	(30 * USEC_PER_SEC) /* EXIT seen, bytes missing though the guest may send them */
+#define EXEC_LATE_USEC (30 * USEC_PER_SEC) /* the guest's own timeout did not end the command */
+
+struct exec;
+
+struct exec_callbacks {
+	void (*on_started)(struct exec *x, void *userdata);
+	/* Bytes in order, without gap or repetition, never beyond the limit that was set. */
+	int (*on_output)(struct exec *x, uint8_t stream, const void *p, size_t n, void *userdata);
+	void (*on_stdin_ack)(struct exec *x, uint64_t upto, void *userdata);
+	/* Once, after the last byte of output. Or on_failed, once. Neither may free the exec. */
+	void (*on_exit)(struct exec *x, const struct msg_exit *e, void *userdata);
+	void (*on_failed)(struct exec *x, const struct error *err, void *userdata);
+};
+
+/* start is copied; its exec_id is made here and its limits are set by exec_set_limit. */
+int exec_new(sd_event *event, const struct msg_start *start, const struct exec_callbacks *cb,
+	void *userdata, struct exec **ret);
+struct exec *exec_free(struct exec *x);
+DEFINE_CLEANUP(struct exec *, exec_free)
+
+const char *exec_id(const struct exec *x);
+uint32_t exec_channel(const struct exec *x);
+bool exec_is_over(const struct exec *x);
+
+/* Sends START over the link (borrowed until the exec is over or freed). */
+int exec_start(struct exec *x, struct link *link, uint32_t channel);
+
+/* How far the taker of a stream has got (upto) and how far the guest may send (limit): absolute. */
+void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limit);
+
+/* Appends to stdin; -ENOBUFS beyond STREAM_WINDOW bytes that the guest has not taken. */
+int exec_stdin(struct exec *x, const void *p, size_t n);
+void exec_stdin_end(struct exec *x);
+
+/* Asks for a signal to the foreground group; -ESRCH when the command is not running. */
+int exec_kill(struct exec *x, int signo);
+
+/* The machine under it is gone. */
+void exec_fail(struct exec *x, const struct error *err);
+
+/* From the link's owner: a frame of its channel; the agent's holdings after WELCOME; bulk data. */
+int exec_on_frame(struct exec *x, const struct frame *f);
+int exec_on_welcome(struct exec *x, const struct msg_welcome *w);
+void exec_fill(struct exec *x, struct buf *out);
+
+LIST_HEAD(exec_list, exec);
+void exec_list_insert(struct exec_list *list, struct exec *x);
+void exec_list_remove(struct exec *x);
+struct exec *exec_list_next(const struct exec *x);
+struct exec *exec_list_find(const struct exec_list *list, uint32_t channel);

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The machine object: its states and their table, look-up by id and owner, the JSON of vm.list and
+ * vm.status, deletion. Called by rpc/vm.c, run.c and main.
+ *
+ * What must stay true: only machine_set_state changes a state, along the table of successors; another
+ * uid's machine is not found; a machine is freed by the engine after its last step down and by nothing
+ * else while the loop runs.
+ */
+
+#include "daemon/core/machine.h"
+
+#include <assert.h>
+
+#include "daemon/core/machine-internal.h"
+#include "daemon/log.h"
+#include "proto/json.h"
+
+static const char *const state_names[] = {
+#define X(sym, name) [MACHINE_##sym] = name,
+	MACHINE_STATES(X)
+#undef X
+};
+static_assert(ARRAY_SIZE(state_names) == MACHINE_STATE_MAX, "a name for each state");
+
+#define TO(s) (1U << MACHINE_##s)
+static const unsigned successors[] = {
+	[MACHINE_PREPARING] = TO(CREATED) | TO(STARTING) | TO(FAILED) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_CREATED] = TO(STARTING) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_STARTING] = TO(STARTED) | TO(FAILED) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_STARTED] = TO(SUSPENDED) | TO(STOPPING) | TO(FAILED) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_SUSPENDED] = TO(STARTED) | TO(STOPPING) | TO(FAILED) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_STOPPING] = TO(STOPPED) | TO(FAILED) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_STOPPED] = TO(STARTING) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_FAILED] = TO(STARTING) | TO(UNKNOWN) | TO(DELETING),
+	[MACHINE_UNKNOWN] = TO(STARTED) | TO(STOPPED) | TO(FAILED) | TO(DELETING),
+	[MACHINE_DELETING] = TO(UNKNOWN),
+};
+#undef TO
+static_assert(ARRAY_SIZE(successors) == MACHINE_STATE_MAX, "successors of each state");
+
+const char *machine_state_name(enum machine_state s)
+{
+	return state_names[s];
+}
+
+const char *machine_state_public(enum machine_state s)
+{
+	switch (s) {
+	case MACHINE_STARTING: return "preparing";
+	case MACHINE_STOPPING:
+	case MACHINE_DELETING: return "stopped";
+	default: return state_names[s];
+	}
+}
+
+bool machine_successor(enum machine_state from, enum machine_state to)
+{
+	return (successors[from] & (1U << to)) != 0;
+}
+
+void machine_set_state(struct machine *mc, enum machine_state state)
+{
+	char field[32];
+
+	if (mc->state == state)
+		return;
+	assert(machine_successor(mc->state, state));
+	(void)snprintf(field, sizeof(field), "PYRO_VM=%s", mc->row.id);
+	log_full(LOG_DEBUG, 0, field, "%s: %s -> %s", mc->row.id, state_names[mc->state],
+		state_names[state]);
+	mc->state = state;
+	(void)snprintf(mc->row.state, sizeof(mc->row.state), "%s", state_names[state]);
+}
+
+static void on_saved(int r, const struct error *err, _unused_ void *userdata)
+{
+	if (r < 0)
+		log_error_errno(r, "cannot keep a machine's state: %s",
+			err && err->cause ? err->cause : "the store refused it");
+}
+
+void machine_save(struct machine *mc)
+{
+	int r = store_vm_put(mc->machines->m->store, &mc->row, on_saved, NULL);
+
+	if (r < 0)
+		log_error_errno(r, "%s: cannot keep its state", mc->row.id);
+}
+
+bool machine_busy(const struct machine *mc)
+{
+	return mc->engine != ENGINE_IDLE || !LIST_EMPTY(&mc->execs);
+}
+
+static int make_paths(struct machine *mc)
+{
+	struct manager *m = mc->machines->m;
+
+	mc->state_dir = str_printf("%s/machines/%s", m->state_dir, mc->row.id);
+	mc->run_dir = str_printf("%s/vm/%s", m->runtime_dir, mc->row.id);
+	mc->disk_path = str_printf("%s/machines/%s/disk.ext4", m->state_dir, mc->row.id);
+	return mc->state_dir && mc->run_dir && mc->disk_path ? 0 : -ENOMEM;
+}
+
+/* A state of an earlier daemon's row: what that daemon knew of a running machine is not known any more. */
+static enum machine_state state_from_row(const struct vm_row *row)
+{
+	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++)
+		if (streq(row->state, state_names[i]))
+			return i;
+	return MACHINE_UNKNOWN;
+}
+
+int machine_new(struct machines *ms, const struct vm_row *row, struct machine **ret)
+{
+	_cleanup_(machine_freep) struct machine *mc = calloc(1, sizeof(*mc));
+	int r;
+
+	if (!mc)
+		return -ENOMEM;
+	mc->machines = ms;
+	mc->image_fd = mc->own_fd = mc->pidfd = -EBADF;
+	mc->kernel = (struct kernel_files)KERNEL_FILES_INIT;
+	TAILQ_INIT(&mc->waiters);
+	LIST_INIT(&mc->execs);
+	mc->state = state_from_row(row);
+	r = vm_row_copy(&mc->row, row);
+	if (r >= 0)
+		r = make_paths(mc);
+	if (r >= 0)
+		r = machine_add_engine(mc);
+	if (r < 0)
+		return r;
+	LIST_INSERT_HEAD(&ms->list, mc, entry);
+	*ret = TAKE_PTR(mc);
+	return 0;
+}
+
+static void free_world(struct machine *mc)
+{
+	sd_event_source_disable_unref(mc->work);
+	sd_event_source_disable_unref(mc->pid_event);
+	sd_event_source_disable_unref(mc->setup_timer);
+	link_free(mc->link);
+	vmm_free(mc->vmm);
+	disk_op_free(mc->disk_op);
+	disk_op_free(mc->remove_op);
+	kernel_files_done(&mc->kernel);
+	fd_close(mc->image_fd);
+	fd_close(mc->own_fd);
+	fd_close(mc->pidfd);
+}
+
+struct machine *machine_free(struct machine *mc)
+{
+	struct machine_waiter *w;
+
+	if (!mc)
+		return NULL;
+	if (mc->entry.le_prev)
+		LIST_REMOVE(mc, entry);
+	while (!LIST_EMPTY(&mc->execs))
+		exec_list_remove(LIST_FIRST(&mc->execs));
+	while ((w = TAILQ_FIRST(&mc->waiters))) {
+		TAILQ_REMOVE(&mc->waiters, w, entry);
+		free(w);
+	}
+	free_world(mc);
+	error_clear(&mc->failure);
+	error_clear(&mc->stuck);
+	vm_row_done(&mc->row);
+	free(mc->state_dir);
+	free(mc->run_dir);
+	free(mc->disk_path);
+	free(mc->delete_reason);
+	free(mc->bye);
+	free(mc);
+	return NULL;
+}
+
+int machines_new(struct manager *m, struct machines **ret, struct error *err)
+{
+	struct machines *ms = calloc(1, sizeof(*ms));
+	int r;
+
+	if (!ms)
+		return error_set_errno(
+			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot load the machines");
+	ms->m = m;
+	LIST_INIT(&ms->list);
+	LIST_INIT(&ms->runs);
+	r = reaper_new(ms);
+	if (r >= 0)
+		r = machines_recover(ms, err);
+	if (r < 0) {
+		error_set_errno(err, ERROR_INTERNAL, r, "look at pyrod's journal",
+			"cannot load the machines");
+		machines_free(ms);
+		return r;
+	}
+	reaper_update(ms);
+	*ret = ms;
+	return 0;
+}
+
+struct machines *machines_free(struct machines *ms)
+{
+	if (!ms)
+		return NULL;
+	runs_end(ms);
+	while (!LIST_EMPTY(&ms->list))
+		machine_free(LIST_FIRST(&ms->list));
+	for (size_t i = 0; i < ms->n_leftovers; i++)
+		disk_op_free(ms->leftovers[i]);
+	free(ms->leftovers);
+	sd_event_source_disable_unref(ms->reaper);
+	free(ms->proof_kernel);
+	free(ms);
+	return NULL;
+}
+
+static bool visible(const struct machine *mc, uid_t uid)
+{
+	return uid == 0 || mc->row.owner_uid == uid;
+}
+
+int machines_find(
+	struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err)
+{
+	struct machine *mc, *found = NULL;
+	unsigned n = 0;
+
+	LIST_FOREACH (mc, &ms->list, entry) {
+		if (!visible(mc, uid) || !startswith(mc->row.id, id))
+			continue;
+		found = mc;
+		n++;
+		if (streq(mc->row.id, id)) {
+			n = 1;
+			break;
+		}
+	}
+	if (n == 1) {
+		*ret = found;
+		return 0;
+	}
+	return error_set(err, ERROR_VM_NOT_FOUND,
+		n > 1 ? "several machines begin so" : "it never was, or it has been deleted",
+		"pyro vm list", "no machine %s", id);
+}
+
+static const char *none_if_empty(const char *s)
+{
+	return s[0] ? s : NULL;
+}
+
+static int add_spec(struct machine *mc, json_object *o)
+{
+	int r = json_add_str(o, "vm_id", mc->row.id);
+
+	if (r >= 0)
+		r = json_add_str(o, "environment", mc->row.environment);
+	if (r >= 0)
+		r = json_add_str(o, "state", machine_state_public(mc->state));
+	if (r >= 0)
+		r = json_add_int(o, "vcpu_count", mc->row.vcpu_count);
+	if (r >= 0)
+		r = json_add_int(o, "mem_mib", (int64_t)mc->row.mem_mib);
+	if (r >= 0)
+		r = json_add_int(o, "disk_mib", (int64_t)mc->row.disk_mib);
+	if (r >= 0)
+		r = json_add_int(o, "ttl_seconds", mc->row.ttl_seconds);
+	if (r >= 0)
+		r = json_add_time(o, "created_at", mc->row.created_usec);
+	if (r >= 0)
+		r = json_add_time(o, "expires_at", mc->row.expires_usec);
+	return r;
+}
+
+static int add_present(struct machine *mc, json_object *o)
+{
+	int r = json_add_bool(o, "network_enabled", false);
+
+	if (r >= 0)
+		r = json_add_str(o, "execution_mode", mc->vmm ? vmm_execution_mode(mc->vmm) : NULL);
+	if (r >= 0)
+		r = json_add_str(o, "accelerator", none_if_empty(mc->row.accelerator));
+	if (r >= 0)
+		r = json_add_str(o, "start_mode", none_if_empty(mc->row.start_mode));
+	if (r >= 0)
+		r = json_add_str(o, "last_error", mc->row.last_error);
+	if (r >= 0)
+		r = json_add_int(o, "owner_uid", mc->row.owner_uid);
+	return r;
+}
+
+int machine_json(struct machine *mc, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	int r = o ? add_spec(mc, o) : -ENOMEM;
+
+	if (r >= 0)
+		r = add_present(mc, o);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+static int add_machines(struct machines *ms, uid_t uid, json_object *list)
+{
+	struct machine *mc;
+
+	LIST_FOREACH (mc, &ms->list, entry) {
+		_cleanup_json_ json_object *o = NULL;
+		int r;
+
+		if (!visible(mc, uid))
+			continue;
+		r = machine_json(mc, &o);
+		if (r < 0)
+			return r;
+		if (json_object_array_add(list, o) < 0)
+			return -ENOMEM;
+		o = NULL;
+	}
+	return 0;
+}
+
+int machines_list_json(struct machines *ms, uid_t uid, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_json_ json_object *list = json_object_new_array();
+	int r;
+
+	if (!o || !list)
+		return -ENOMEM;
+	r = add_machines(ms, uid, list);
+	if (r >= 0)
+		r = json_add_int(o, "count", (int64_t)json_object_array_length(list));
+	if (r >= 0)
+		r = json_add(o, "vms", TAKE_PTR(list));
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+bool machines_use_digest(const char *digest, void *machines)
+{
+	struct machines *ms = machines;
+	struct machine *mc;
+
+	LIST_FOREACH (mc, &ms->list, entry)
+		if (mc->row.env_digest && streq(mc->row.env_digest, digest))
+			return true;
+	return false;
+}
+
+size_t machines_count(struct machines *ms)
+{
+	struct machine *mc;
+	size_t n = 0;
+
+	LIST_FOREACH (mc, &ms->list, entry)
+		n++;
+	return n;
+}
+
+static int add_waiter(struct machine *mc, machine_done_fn done, void *userdata)
+{
+	struct machine_waiter *w;
+
+	if (!done)
+		return 0;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->done = done;
+	w->userdata = userdata;
+	TAILQ_INSERT_TAIL(&mc->waiters, w, entry);
+	return 0;
+}
+
+int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	int r = add_waiter(mc, done, userdata);
+
+	if (r < 0 || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return r;
+	if (!mc->delete_reason)
+		mc->delete_reason = strdup(reason);
+	error_set(&why, ERROR_CANCELLED, reason, NULL, "machine %s was deleted", mc->row.id);
+	machine_undo(mc, &why);
+	return 0;
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Machines past their time to live: one timer for the next expiry, and vm.reap_expired. Called by
+ * machine.c, start.c and rpc/vm.c.
+ *
+ * What must stay true: nothing goes in mid-command; a machine made by an earlier daemon gets an hour
+ * after this one's start (its owner may have been waiting for the host to come back).
+ */
+
+#include "daemon/core/machine-internal.h"
+#include "daemon/log.h"
+#include "proto/json.h"
+
+#define FIRST_HOUR_USEC (3600 * USEC_PER_SEC)
+
+struct reap {
+	json_object *deleted; /* owned */
+	struct error err;     /* owned: the first failure */
+	unsigned pending;
+	reap_done_fn done;
+	void *userdata;
+};
+
+struct reap_one {
+	struct reap *reap; /* borrowed */
+	char id[16];
+};
+
+/* When the machine may go, in wall-clock time; 0 = never. */
+static uint64_t due(const struct machine *mc)
+{
+	uint64_t expires = mc->row.expires_usec;
+	uint64_t up = now_usec() - mc->machines->m->started_usec;
+
+	if (expires == 0 || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return 0;
+	if (!mc->this_life && up < FIRST_HOUR_USEC)
+		return MAX_OF(expires, wall_usec() + FIRST_HOUR_USEC - up);
+	return expires;
+}
+
+static void on_reaped(const struct error *err, _unused_ void *userdata)
+{
+	if (err)
+		log_error(
+			"cannot delete an expired machine: %s", err->message ? err->message : "?");
+}
+
+static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machines *ms = userdata;
+	struct machine *mc;
+	uint64_t now = wall_usec();
+
+	LIST_FOREACH (mc, &ms->list, entry) {
+		uint64_t at = due(mc);
+
+		if (at != 0 && at <= now && !machine_busy(mc))
+			(void)machine_delete(mc, "expired", on_reaped, NULL);
+	}
+	reaper_update(ms);
+	return 0;
+}
+
+int reaper_new(struct machines *ms)
+{
+	int r = sd_event_add_time(
+		ms->m->event, &ms->reaper, CLOCK_REALTIME, 0, USEC_PER_SEC, on_timer, ms);
+
+	return r < 0 ? r : sd_event_source_set_enabled(ms->reaper, SD_EVENT_OFF);
+}
+
+void reaper_update(struct machines *ms)
+{
+	uint64_t next = UINT64_MAX;
+	struct machine *mc;
+
+	LIST_FOREACH (mc, &ms->list, entry) {
+		uint64_t at = due(mc);
+
+		/* A busy machine calls again when it is not busy any more. */
+		if (at != 0 && !machine_busy(mc))
+			next = MIN_OF(next, at);
+	}
+	(void)sd_event_source_set_time(ms->reaper, next);
+	(void)sd_event_source_set_enabled(
+		ms->reaper, next == UINT64_MAX ? SD_EVENT_OFF : SD_EVENT_ONESHOT);
+}
+
+static void reap_finish(struct reap *reap)
+{
+	_cleanup_json_ json_object *o = NULL;
+	int r = -ENOMEM;
+
+	if (--reap->pending > 0)
+		return;
+	o = json_object_new_object();
+	if (o)
+		r = json_add_int(o, "count", (int64_t)json_object_array_length(reap->deleted));
+	if (r >= 0)
+		r = json_add(o, "deleted", TAKE_PTR(reap->deleted));
+	if (r < 0)
+		error_set_errno(&reap->err, ERROR_NO_MEMORY, r, NULL, "cannot answer");
+	reap->done(reap->err.set ? NULL : TAKE_PTR(o), reap->err.set ? &reap->err : NULL,
+		reap->userdata);
+	error_clear(&reap->err);
+	json_object_put(reap->deleted);
+	free(reap);
+}
+
+static void on_one(const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct reap_one *one = userdata;
+	struct reap *reap = one->reap;
+
+	if (err && !reap->err.set)
+		(void)error_copy(&reap->err, err);
+	else if (!err)
+		(void)json_object_array_add(reap->deleted, json_object_new_string(one->id));
+	reap_finish(reap);
+}
+
+static int reap_one(struct reap *reap, struct machine *mc)
+{
+	struct reap_one *one = calloc(1, sizeof(*one));
+	int r;
+
+	if (!one)
+		return -ENOMEM;
+	one->reap = reap;
+	memcpy(one->id, mc->row.id, sizeof(one->id));
+	r = machine_delete(mc, "expired", on_one, one);
+	if (r < 0)
+		free(one);
+	else
+		reap->pending++;
+	return r;
+}
+
+static int on_nothing(sd_event_source *source, void *userdata)
+{
+	sd_event_source_unref(source);
+	reap_finish(userdata);
+	return 0;
+}
+
+int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, void *userdata)
+{
+	struct reap *reap = calloc(1, sizeof(*reap));
+	sd_event_source *later = NULL;
+	struct machine *mc;
+	int r = reap ? 0 : -ENOMEM;
+
+	if (r >= 0) {
+		reap->deleted = json_object_new_array();
+		r = reap->deleted ? sd_event_add_defer(ms->m->event, &later, on_nothing, reap)
+				  : -ENOMEM;
+	}
+	if (r < 0) {
+		if (reap)
+			json_object_put(reap->deleted);
+		free(reap);
+		return r;
+	}
+	reap->done = done;
+	reap->userdata = userdata;
+	reap->pending = 1; /* the answer never comes from within this call */
+	LIST_FOREACH (mc, &ms->list, entry) {
+		uint64_t at = due(mc);
+
+		if (mc->row.owner_uid != uid || at == 0 || at > wall_usec() || machine_busy(mc))
+			continue;
+		r = reap_one(reap, mc);
+		if (r < 0)
+			error_set_errno(&reap->err, ERROR_NO_MEMORY, r, NULL, "cannot delete %s",
+				mc->row.id);
+	}
+	return 0;
+}

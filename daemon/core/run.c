@@ -1,0 +1,653 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.run from request to result: pull, start, execute, delete. Called by rpc/vm.c and rpc/exec.c.
+ *
+ * What must stay true: on_done comes exactly once and last, when the machine is gone and the caller's
+ * stdio has taken the last byte; whatever phase a cancellation, a failure or another's vm.delete meets,
+ * nothing is left of the machine; an abandoned run reports nothing and frees itself.
+ */
+
+#include "daemon/core/run.h"
+
+#include "daemon/core/capture.h"
+#include "daemon/core/machine-internal.h"
+#include "daemon/core/stdio.h"
+#include "proto/json.h"
+
+enum run_phase {
+	RUN_PULLING,
+	RUN_STARTING,  /* the machine's on_started will come */
+	RUN_EXECUTING, /* the exec's on_exit or on_failed will come */
+	RUN_DELETING,  /* the deletion's done will come */
+	RUN_DRAINING,  /* the machine is gone, stdio has bytes left */
+	RUN_DONE,
+};
+
+enum { EXIT_TIMED_OUT = 124, EXIT_SIGNALLED = 128 };
+
+struct run {
+	LIST_ENTRY(run) entry;
+	struct manager *m; /* borrowed */
+	struct run_callbacks cb;
+	void *userdata;
+	enum run_phase phase;
+	bool abandoned;
+	bool drained;
+
+	struct machine_spec spec;    /* environment is owned */
+	char *environment, *command; /* owned */
+	struct environment *env;     /* borrowed: the catalog's */
+	struct pull_wait *pull;      /* owned */
+	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
+	struct exec *exec;           /* owned */
+	struct stdio *stdio;         /* owned or NULL */
+	sd_event_source *later;      /* owned: the answer, in a turn of its own */
+	sd_event_source *grace;      /* owned: after the caller has gone */
+
+	struct capture out[2]; /* stdout, stderr, without stdio */
+	uint64_t bytes[2];
+	struct msg_exit exit;
+	bool exited;
+	bool deleted;
+	struct error err; /* owned: why it failed */
+	char vm_id[16], execution_mode[32], accelerator[16], start_mode[16];
+};
+
+static void progress(struct run *r, const char *phase)
+{
+	struct run_progress p = {
+		.phase = phase,
+		.vm_id = r->vm_id[0] ? r->vm_id : NULL,
+		.exec_id = streq(phase, "execute") ? exec_id(r->exec) : NULL,
+		.percent = -1,
+	};
+
+	if (streq(phase, "start")) {
+		p.accelerator = r->machine->row.accelerator;
+		p.accelerator_reason = r->machine->accelerator_reason;
+	}
+	if (!r->abandoned && r->cb.on_progress)
+		r->cb.on_progress(r, &p, r->userdata);
+}
+
+/* Result */
+
+static int exit_code(const struct run *r)
+{
+	if (r->exit.timed_out)
+		return EXIT_TIMED_OUT;
+	return r->exit.signal ? EXIT_SIGNALLED + r->exit.signal : r->exit.code;
+}
+
+static int add_output(struct run *r, json_object *o)
+{
+	static const char *const names[] = { "stdout", "stderr" };
+	static const char *const counts[] = { "stdout_bytes", "stderr_bytes" };
+	bool truncated = false, binary = false;
+	int k = 0;
+
+	for (size_t i = 0; k >= 0 && i < ARRAY_SIZE(names); i++) {
+		json_object *text = NULL;
+		bool cut = false, bad = false;
+
+		if (!r->stdio)
+			k = capture_text(&r->out[i], &text, &cut, &bad);
+		if (k >= 0)
+			k = json_add(o, names[i], text);
+		if (k >= 0)
+			k = json_add_int(
+				o, counts[i], (int64_t)MIN_OF(r->bytes[i], (uint64_t)INT64_MAX));
+		truncated = truncated || cut;
+		binary = binary || bad;
+	}
+	if (k >= 0)
+		k = json_add_bool(o, "truncated", truncated);
+	if (k >= 0 && binary)
+		k = json_add_bool(o, "binary", true);
+	return k;
+}
+
+static int add_names(struct run *r, json_object *o)
+{
+	int k = json_add_str(o, "environment", r->environment);
+
+	if (k >= 0)
+		k = json_add_str(o, "command", r->command);
+	if (k >= 0)
+		k = json_add_str(o, "vm_id", r->vm_id);
+	if (k >= 0)
+		k = json_add_str(o, "exec_id", exec_id(r->exec));
+	if (k >= 0)
+		k = json_add_str(o, "state", "exited");
+	if (k >= 0)
+		k = json_add_str(o, "execution_mode", r->execution_mode);
+	if (k >= 0)
+		k = json_add_str(o, "accelerator", r->accelerator);
+	if (k >= 0)
+		k = json_add_str(o, "start_mode", r->start_mode);
+	return k;
+}
+
+static int add_cleanup(struct run *r, json_object *o)
+{
+	json_object *cleanup = json_object_new_object();
+	int k = cleanup ? json_add_bool(cleanup, "deleted", r->deleted) : -ENOMEM;
+
+	if (k >= 0)
+		k = json_add_str(cleanup, "reason", "post_exec_cleanup");
+	if (k >= 0)
+		k = json_add_str(cleanup, "vm_id", r->vm_id);
+	if (k >= 0)
+		return json_add(o, "cleanup", cleanup);
+	json_object_put(cleanup);
+	return k;
+}
+
+static int make_result(struct run *r, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	int k = o ? add_names(r, o) : -ENOMEM;
+
+	if (k >= 0)
+		k = json_add_int(o, "exit_code", exit_code(r));
+	if (k >= 0)
+		k = add_output(r, o);
+	if (k >= 0)
+		k = json_add_int(o, "duration_ms",
+			(int64_t)MIN_OF(
+				r->exit.duration_usec / USEC_PER_MSEC, (uint64_t)INT64_MAX));
+	if (k >= 0)
+		k = json_add_bool(o, "timed_out", r->exit.timed_out);
+	if (k >= 0)
+		k = add_cleanup(r, o);
+	if (k < 0)
+		return k;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+/* The end */
+
+static void answer(struct run *r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	json_object *result = NULL;
+
+	r->phase = RUN_DONE;
+	error_move(&err, &r->err);
+	if (!err.set) {
+		int k = make_result(r, &result);
+
+		if (k < 0)
+			error_set_errno(
+				&err, error_code_for_errno(k), k, NULL, "cannot make the result");
+	}
+	r->cb.on_done(r, result, err.set ? &err : NULL, r->userdata);
+}
+
+static int on_later(_unused_ sd_event_source *source, void *userdata)
+{
+	struct run *r = userdata;
+
+	if (r->abandoned)
+		run_free(r);
+	else
+		answer(r);
+	return 0;
+}
+
+/* Answers when the machine is gone and stdio has nothing left; a failed run does not wait for its reader. */
+static void check_done(struct run *r)
+{
+	if (r->phase != RUN_DRAINING)
+		return;
+	if (r->stdio && !r->drained && !r->err.set && !r->abandoned)
+		return;
+	(void)sd_event_source_set_enabled(r->later, SD_EVENT_ONESHOT);
+}
+
+static void machine_is_gone(struct run *r)
+{
+	r->machine = NULL;
+	r->phase = RUN_DRAINING;
+	check_done(r);
+}
+
+static void on_deleted(const struct error *err, void *userdata)
+{
+	struct run *r = userdata;
+
+	r->deleted = !err;
+	machine_is_gone(r);
+}
+
+static void delete_machine(struct run *r)
+{
+	int k;
+
+	if (r->phase >= RUN_DELETING)
+		return;
+	r->phase = RUN_DELETING;
+	k = machine_delete(r->machine, "post_exec_cleanup", on_deleted, r);
+	if (k < 0) {
+		error_set_errno(
+			&r->err, ERROR_NO_MEMORY, k, NULL, "cannot delete machine %s", r->vm_id);
+		machine_is_gone(r);
+	}
+}
+
+/* Ends the run from any phase. */
+static void give_up(struct run *r)
+{
+	switch (r->phase) {
+	case RUN_PULLING:
+		r->pull = pull_wait_free(r->pull);
+		machine_is_gone(r);
+		break;
+	case RUN_STARTING:
+		/* Its on_started comes when nothing is left. */
+		(void)machine_delete(r->machine, "cancelled", NULL, NULL);
+		break;
+	case RUN_EXECUTING: delete_machine(r); break;
+	default: check_done(r); break;
+	}
+}
+
+static void fail(struct run *r, const struct error *err)
+{
+	if (!r->err.set)
+		(void)error_copy(&r->err, err);
+	give_up(r);
+}
+
+/* The command's events */
+
+static void on_exec_started(_unused_ struct exec *x, void *userdata)
+{
+	progress(userdata, "execute");
+}
+
+static int on_output(struct exec *x, uint8_t stream, const void *p, size_t n, void *userdata)
+{
+	struct run *r = userdata;
+	size_t i = (size_t)stream - STREAM_STDOUT;
+	int k;
+
+	r->bytes[i] += n;
+	if (r->stdio)
+		return stdio_output(r->stdio, stream, p, n);
+	k = capture_add(&r->out[i], p, n);
+	/* Told in quarters of the window: one ACK for many frames. */
+	if (k >= 0 && r->bytes[i] % (STREAM_WINDOW / 4) < n)
+		exec_set_limit(x, stream, r->bytes[i], r->bytes[i] + STREAM_WINDOW);
+	return k;
+}
+
+static void on_stdin_ack(_unused_ struct exec *x, uint64_t upto, void *userdata)
+{
+	struct run *r = userdata;
+
+	if (r->stdio)
+		stdio_ack_stdin(r->stdio, upto);
+}
+
+/* A machine that ran a command to its end shows that machines work here. */
+static void keep_proof(struct run *r)
+{
+	char *kernel = strdup(r->machine->row.kernel_hash);
+
+	if (!kernel)
+		return; /* doctor then tries a machine itself */
+	free(r->m->machines->proof_kernel);
+	r->m->machines->proof_kernel = kernel;
+	r->m->machines->proof_usec = wall_usec();
+}
+
+static void on_exec_exit(_unused_ struct exec *x, const struct msg_exit *e, void *userdata)
+{
+	struct run *r = userdata;
+
+	r->exit = *e;
+	r->exited = true;
+	keep_proof(r);
+	if (r->stdio)
+		stdio_finish(r->stdio);
+	delete_machine(r);
+}
+
+static void on_exec_failed(_unused_ struct exec *x, const struct error *err, void *userdata)
+{
+	fail(userdata, err);
+}
+
+static const struct exec_callbacks exec_events = {
+	.on_started = on_exec_started,
+	.on_output = on_output,
+	.on_stdin_ack = on_stdin_ack,
+	.on_exit = on_exec_exit,
+	.on_failed = on_exec_failed,
+};
+
+/* The caller's events */
+
+static int on_stdin(_unused_ struct stdio *s, const void *p, size_t n, void *userdata)
+{
+	struct run *r = userdata;
+
+	return exec_stdin(r->exec, p, n);
+}
+
+static void on_stdin_end(_unused_ struct stdio *s, void *userdata)
+{
+	struct run *r = userdata;
+
+	exec_stdin_end(r->exec);
+}
+
+static void on_limit(
+	_unused_ struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit, void *userdata)
+{
+	struct run *r = userdata;
+
+	exec_set_limit(r->exec, stream, upto, limit);
+}
+
+static void on_drained(_unused_ struct stdio *s, void *userdata)
+{
+	struct run *r = userdata;
+
+	r->drained = true;
+	check_done(r);
+}
+
+static void on_broken(_unused_ struct stdio *s, const struct error *err, void *userdata)
+{
+	fail(userdata, err);
+}
+
+static const struct stdio_callbacks stdio_events = {
+	.on_stdin = on_stdin,
+	.on_stdin_end = on_stdin_end,
+	.on_limit = on_limit,
+	.on_drained = on_drained,
+	.on_broken = on_broken,
+};
+
+/* The machine's events */
+
+static void on_launch(struct machine *mc, void *userdata)
+{
+	struct run *r = userdata;
+
+	(void)mc;
+	progress(r, "start");
+}
+
+static void on_machine_started(struct machine *mc, const struct error *err, void *userdata)
+{
+	struct run *r = userdata;
+	_cleanup_error_ struct error why = ERROR_INIT;
+	int k;
+
+	if (err) {
+		if (!r->err.set)
+			(void)error_copy(&r->err, err);
+		machine_is_gone(r);
+		return;
+	}
+	(void)snprintf(
+		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
+	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
+	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
+	r->phase = RUN_EXECUTING;
+	k = machine_exec(mc, r->exec);
+	if (k < 0) {
+		error_set_errno(
+			&why, ERROR_START_FAILED, k, "run it again", "cannot start the command");
+		fail(r, &why);
+	}
+}
+
+static int start_machine(struct run *r, struct error *err)
+{
+	static const struct machine_callbacks cb = {
+		.on_launch = on_launch,
+		.on_started = on_machine_started,
+	};
+	int k;
+
+	progress(r, "create");
+	k = machine_start(r->m->machines, &r->spec, &cb, r, &r->machine, err);
+	if (k < 0)
+		return k;
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", r->machine->row.id);
+	r->phase = RUN_STARTING;
+	return 0;
+}
+
+/* The pull's events */
+
+static void on_pull_progress(const struct pull_progress *p, void *userdata)
+{
+	struct run *r = userdata;
+	struct run_progress rp = { .phase = p->phase, .percent = p->percent, .detail = p->detail };
+
+	if (!r->abandoned && r->cb.on_progress && !streq(p->phase, "ready"))
+		r->cb.on_progress(r, &rp, r->userdata);
+}
+
+static void on_pulled(const struct error *err, void *userdata)
+{
+	struct run *r = userdata;
+	_cleanup_error_ struct error why = ERROR_INIT;
+
+	r->pull = pull_wait_free(r->pull);
+	if (err)
+		(void)error_copy(&why, err);
+	if (err || start_machine(r, &why) < 0)
+		fail(r, &why);
+}
+
+/* Making one */
+
+static int make_exec(struct run *r, const struct run_params *p)
+{
+	struct msg_start start = {
+		.flags = START_LOGIN | (p->with_stdin ? START_STDIN : 0U),
+		.command = (char *)p->command,
+		.cwd = (char *)p->cwd,
+		.user = (char *)p->user,
+		.env = (char **)p->env,
+		.timeout_usec = p->timeout_usec,
+	};
+
+	while (p->env && p->env[start.n_env])
+		start.n_env++;
+	return exec_new(r->m->event, &start, &exec_events, r, &r->exec);
+}
+
+static int copy_params(struct run *r, const struct run_params *p)
+{
+	r->spec = p->machine;
+	r->spec.one_shot = true;
+	r->environment = strdup(p->machine.environment);
+	r->command = strdup(p->command);
+	r->spec.environment = r->environment;
+	return r->environment && r->command ? make_exec(r, p) : -ENOMEM;
+}
+
+/* Runs that have no machine (yet, or any more) are in no quota, but hold their request and output. */
+static int check_waiting(const struct run *self, uid_t uid, struct error *err)
+{
+	const struct run *r;
+	unsigned n = 0;
+
+	LIST_FOREACH (r, &self->m->machines->runs, entry)
+		n += r != self && !r->machine && r->spec.owner_uid == uid;
+	if (n < LIMIT_RUNS_WAITING)
+		return 0;
+	return error_set(err, ERROR_QUOTA_EXCEEDED,
+		"they wait for an environment or for somebody to read their output",
+		"wait for them to end", "uid %u has %u runs without a machine, which is the limit",
+		uid, n);
+}
+
+static int make_run(struct run *r, const struct run_params *p, struct error *err)
+{
+	int k = check_waiting(r, p->machine.owner_uid, err);
+
+	if (k >= 0)
+		k = environments_find(r->m->environments, p->machine.environment, &r->env, err);
+	if (k < 0)
+		return k;
+	k = copy_params(r, p);
+	if (k >= 0)
+		k = sd_event_add_defer(r->m->event, &r->later, on_later, r);
+	if (k >= 0)
+		k = sd_event_source_set_enabled(r->later, SD_EVENT_OFF);
+	if (k < 0)
+		return error_set_errno(
+			err, error_code_for_errno(k), k, NULL, "cannot begin the run");
+	return environment_pull(r->env, false, on_pull_progress, on_pulled, r, &r->pull, err);
+}
+
+int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
+	void *userdata, struct run **ret, struct error *err)
+{
+	struct run *r = calloc(1, sizeof(*r));
+	int k;
+
+	if (!r)
+		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot begin the run");
+	r->m = m;
+	r->cb = *cb;
+	r->userdata = userdata;
+	LIST_INSERT_HEAD(&m->machines->runs, r, entry);
+	k = make_run(r, p, err);
+	if (k >= 0 && p->stdio_fd >= 0)
+		k = stdio_new(
+			m->event, p->stdio_fd, p->with_stdin, &stdio_events, r, &r->stdio, err);
+	if (k < 0) {
+		run_free(r);
+		return k;
+	}
+	if (!r->stdio)
+		exec_stdin_end(r->exec);
+	*ret = r;
+	return 0;
+}
+
+void run_cancel(struct run *r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (r->phase >= RUN_DRAINING && !r->stdio)
+		return; /* the result is on its way */
+	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL, "the run was cancelled");
+	fail(r, &err);
+}
+
+static int on_grace_over(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	give_up(userdata);
+	return 0;
+}
+
+void run_abandon(struct run *r)
+{
+	int k;
+
+	r->abandoned = true;
+	if (r->phase >= RUN_DELETING || r->phase == RUN_PULLING) {
+		give_up(r);
+		return;
+	}
+	k = sd_event_add_time_relative(
+		r->m->event, &r->grace, CLOCK_MONOTONIC, ONESHOT_GRACE_USEC, 0, on_grace_over, r);
+	if (k < 0)
+		give_up(r);
+}
+
+struct run *run_free(struct run *r)
+{
+	if (!r)
+		return NULL;
+	LIST_REMOVE(r, entry);
+	pull_wait_free(r->pull);
+	stdio_free(r->stdio);
+	exec_free(r->exec);
+	sd_event_source_disable_unref(r->later);
+	sd_event_source_disable_unref(r->grace);
+	for (size_t i = 0; i < ARRAY_SIZE(r->out); i++)
+		capture_done(&r->out[i]);
+	error_clear(&r->err);
+	free(r->environment);
+	free(r->command);
+	free(r);
+	return NULL;
+}
+
+void runs_end(struct machines *ms)
+{
+	struct run *r, *next;
+
+	for (r = LIST_FIRST(&ms->runs); r; r = next) {
+		next = LIST_NEXT(r, entry);
+		if (r->abandoned)
+			run_free(r);
+	}
+}
+
+bool runs_proof(const struct manager *m, uint64_t *ret_usec)
+{
+	const struct machines *ms = m->machines;
+	const char *kernel = kernels_current(m->kernels);
+
+	if (!kernel || !ms->proof_kernel || !streq(kernel, ms->proof_kernel))
+		return false;
+	*ret_usec = ms->proof_usec;
+	return true;
+}
+
+static struct run *find_run(struct machines *ms, const char *id, uid_t uid, unsigned *ret_n)
+{
+	struct run *r, *found = NULL;
+
+	*ret_n = 0;
+	LIST_FOREACH (r, &ms->runs, entry) {
+		if (!r->exec || (uid != 0 && r->spec.owner_uid != uid) ||
+			!startswith(exec_id(r->exec), id))
+			continue;
+		found = r;
+		*ret_n += 1;
+	}
+	return *ret_n == 1 ? found : NULL;
+}
+
+int runs_signal(struct manager *m, const char *id, uid_t uid, int signo, json_object **ret,
+	struct error *err)
+{
+	_cleanup_json_ json_object *o = NULL;
+	unsigned n;
+	struct run *r = find_run(m->machines, id, uid, &n);
+	const char *name = sigabbrev_np(signo);
+	int k;
+
+	if (!r)
+		return error_set(err, ERROR_EXEC_NOT_FOUND,
+			n > 1 ? "several commands begin so" : "it never was, or it has ended", NULL,
+			"no running command %s", id);
+	k = exec_kill(r->exec, signo);
+	if (k < 0)
+		return error_set_errno(err, ERROR_WRONG_STATE, k,
+			"send the signal while the command runs", "command %s takes no signal now",
+			exec_id(r->exec));
+	o = json_object_new_object();
+	k = o ? json_add_str(o, "exec_id", exec_id(r->exec)) : -ENOMEM;
+	if (k >= 0)
+		k = json_add_str(o, "signal", name);
+	if (k < 0)
+		return error_set_errno(err, ERROR_NO_MEMORY, k, NULL, "cannot answer");
+	*ret = TAKE_PTR(o);
+	return 0;
+}

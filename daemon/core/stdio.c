@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The relay between a caller's stdio socket and a command's streams. Made and owned by run.c.
+ *
+ * What must stay true: at most STREAM_WINDOW bytes a stream are held, since the guest may send only
+ * what the caller has allowed; a caller beyond its own limit is a protocol error; a caller that stops
+ * reading stops only this command. A caller that has closed its sending side cannot acknowledge any
+ * more: from then on what the socket takes counts as taken. One that has closed altogether gets its
+ * output discarded but acknowledged, so that the command can finish.
+ */
+
+#include "daemon/core/stdio.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+enum {
+	OUT_HIGH = 2 * FRAME_PAYLOAD_MAX, /* enough for one write; the rest waits per stream */
+	OUT_MAX = 8 * FRAME_PAYLOAD_MAX,
+	READ_ROUNDS = 16,
+	STREAMS = 2, /* stdout, stderr */
+};
+
+struct output {
+	struct buf pending; /* bytes not yet framed */
+	uint64_t framed;    /* offset of the first of them */
+	uint64_t upto, limit;
+	bool ended;
+};
+
+struct stdio {
+	int fd;                 /* owned; -EBADF: nobody there, everything is discarded */
+	sd_event_source *io;    /* owned */
+	sd_event_source *drain; /* owned: tells on_drained in a turn of its own */
+	struct stdio_callbacks cb;
+	void *userdata;
+
+	struct decoder in;
+	struct buf out;
+	struct output output[STREAMS];
+	unsigned turn; /* the stream framed next */
+
+	uint64_t in_received, in_limit, in_acked;
+	bool in_ended, with_stdin;
+	bool half_closed; /* the caller sends nothing any more */
+	bool finish;
+};
+
+static struct output *output_of(struct stdio *s, uint8_t stream)
+{
+	return &s->output[stream - STREAM_STDOUT];
+}
+
+static uint64_t output_end(const struct output *o)
+{
+	return o->framed + buf_len(&o->pending);
+}
+
+static void tell_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit)
+{
+	struct output *o = output_of(s, stream);
+
+	if (upto <= o->upto && limit <= o->limit)
+		return;
+	o->upto = MAX_OF(upto, o->upto);
+	o->limit = MAX_OF(limit, o->limit);
+	s->cb.on_limit(s, stream, o->upto, o->limit, s->userdata);
+}
+
+/* What nobody will acknowledge counts as taken up to the given offset. */
+static void self_ack(struct stdio *s, uint8_t stream, uint64_t upto)
+{
+	tell_limit(s, stream, upto, upto + STREAM_WINDOW);
+}
+
+static void input_over(struct stdio *s)
+{
+	if (s->in_ended)
+		return;
+	s->in_ended = true;
+	s->cb.on_stdin_end(s, s->userdata);
+}
+
+static void check_drained(struct stdio *s)
+{
+	bool empty =
+		s->fd < 0 || (buf_len(&s->out) == 0 && s->output[0].ended && s->output[1].ended);
+
+	if (s->finish && empty)
+		(void)sd_event_source_set_enabled(s->drain, SD_EVENT_ONESHOT);
+}
+
+/* Nobody is there any more. */
+static void hang_up(struct stdio *s)
+{
+	if (s->fd < 0)
+		return;
+	s->io = sd_event_source_disable_unref(s->io);
+	s->fd = fd_close(s->fd);
+	buf_clear(&s->out);
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		struct output *o = output_of(s, i);
+
+		o->framed = output_end(o);
+		buf_clear(&o->pending);
+		self_ack(s, i, o->framed);
+	}
+	input_over(s);
+	check_drained(s);
+}
+
+static void broken(struct stdio *s, const char *cause)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_INVALID_ARGUMENT, cause, "update the client to the daemon's version",
+		"the caller's stdio socket broke its protocol");
+	hang_up(s);
+	s->cb.on_broken(s, &err, s->userdata);
+}
+
+/* Frames what waits, in turns, while there is room for one write. */
+static void fill_out(struct stdio *s)
+{
+	for (unsigned idle = 0; idle < STREAMS && buf_len(&s->out) < OUT_HIGH; s->turn++) {
+		struct output *o = &s->output[s->turn % STREAMS];
+		uint8_t stream = (uint8_t)(STREAM_STDOUT + s->turn % STREAMS);
+		size_t n = MIN_OF(buf_len(&o->pending), (size_t)FRAME_DATA_MAX);
+
+		if (n > 0 && frame_put_data(&s->out, 0, stream, o->framed, buf_head(&o->pending),
+				     n) >= 0) {
+			o->framed += n;
+			buf_consume(&o->pending, n);
+			idle = 0;
+			continue;
+		}
+		if (n == 0 && s->finish && !o->ended)
+			o->ended = frame_put_end(&s->out, 0, stream, o->framed) >= 0;
+		idle++;
+	}
+}
+
+/* -EAGAIN: the caller takes no more for now. */
+static int flush(struct stdio *s)
+{
+	for (;;) {
+		ssize_t n;
+
+		fill_out(s);
+		if (buf_len(&s->out) == 0)
+			return 0;
+		n = send(s->fd, buf_head(&s->out), buf_len(&s->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0)
+			buf_consume(&s->out, (size_t)n);
+	}
+}
+
+static void write_now(struct stdio *s)
+{
+	uint32_t in = s->half_closed ? 0 : EPOLLIN;
+	int r = flush(s);
+
+	if (r < 0 && r != -EAGAIN) {
+		hang_up(s);
+		return;
+	}
+	(void)sd_event_source_set_io_events(s->io, r == -EAGAIN ? in | EPOLLOUT : in);
+	for (uint8_t i = STREAM_STDOUT; s->half_closed && i <= STREAM_STDERR; i++)
+		self_ack(s, i, output_of(s, i)->framed);
+	check_drained(s);
+}
+
+static void kick(struct stdio *s)
+{
+	uint32_t in = s->half_closed ? 0 : EPOLLIN;
+
+	if (s->fd >= 0)
+		(void)sd_event_source_set_io_events(s->io, in | EPOLLOUT);
+}
+
+int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n)
+{
+	struct output *o = output_of(s, stream);
+	int r;
+
+	if (s->fd < 0) {
+		o->framed += n;
+		self_ack(s, stream, o->framed);
+		return 0;
+	}
+	r = buf_append(&o->pending, p, n);
+	if (r >= 0)
+		kick(s);
+	return r;
+}
+
+void stdio_ack_stdin(struct stdio *s, uint64_t upto)
+{
+	if (s->fd < 0 || !s->with_stdin || s->in_ended || upto < s->in_acked)
+		return;
+	s->in_acked = upto;
+	/* Told when a quarter of the window is free again, or when the caller may be waiting. */
+	if (upto + STREAM_WINDOW - s->in_limit < STREAM_WINDOW / 4 && s->in_limit > s->in_received)
+		return;
+	if (frame_put_ack(&s->out, 0, STREAM_STDIN, upto, upto + STREAM_WINDOW) >= 0)
+		s->in_limit = upto + STREAM_WINDOW;
+	kick(s);
+}
+
+void stdio_finish(struct stdio *s)
+{
+	s->finish = true;
+	kick(s);
+	check_drained(s);
+}
+
+static int take_data(struct stdio *s, const struct frame *f)
+{
+	struct frame_data d;
+	int r = frame_get_data(f, &d);
+
+	if (r < 0)
+		return r;
+	if (d.stream != STREAM_STDIN || s->in_ended || d.offset != s->in_received ||
+		d.n > s->in_limit - s->in_received)
+		return -EBADMSG;
+	s->in_received += d.n;
+	return s->cb.on_stdin(s, d.bytes, d.n, s->userdata);
+}
+
+static int take_ack(struct stdio *s, const struct frame *f)
+{
+	uint64_t upto, limit;
+	uint8_t stream;
+	int r = frame_get_ack(f, &stream, &upto, &limit);
+
+	if (r < 0)
+		return r;
+	if (stream != STREAM_STDOUT && stream != STREAM_STDERR)
+		return -EBADMSG;
+	if (upto > output_of(s, stream)->framed || limit < upto || limit - upto > STREAM_WINDOW)
+		return -EBADMSG;
+	tell_limit(s, stream, upto, limit);
+	return 0;
+}
+
+static int take_end(struct stdio *s, const struct frame *f)
+{
+	uint64_t offset;
+	uint8_t stream;
+	int r = frame_get_end(f, &stream, &offset);
+
+	if (r < 0)
+		return r;
+	if (stream != STREAM_STDIN || offset != s->in_received)
+		return -EBADMSG;
+	input_over(s);
+	return 0;
+}
+
+static int take_frame(struct stdio *s, const struct frame *f)
+{
+	switch (f->type) {
+	case FRAME_DATA: return take_data(s, f);
+	case FRAME_ACK: return take_ack(s, f);
+	case FRAME_END: return take_end(s, f);
+	case FRAME_NOP: return 0;
+	default: return -EBADMSG;
+	}
+}
+
+static int take_frames(struct stdio *s)
+{
+	struct frame f;
+	int r = DECODER_FRAME;
+
+	while (s->fd >= 0 && r == DECODER_FRAME) {
+		r = decoder_next(&s->in, &f);
+		if (r == DECODER_FRAME) {
+			int taken = take_frame(s, &f);
+
+			if (taken < 0)
+				return taken;
+		}
+	}
+	return r < 0 ? r : 0;
+}
+
+/* 1 when more may be there. */
+static int read_some(struct stdio *s)
+{
+	size_t room;
+	uint8_t *p = decoder_space(&s->in, &room);
+	ssize_t n;
+	int r;
+
+	if (!p)
+		return -ENOMEM;
+	n = recv(s->fd, p, room, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n < 0) {
+		hang_up(s);
+		return 0;
+	}
+	if (n == 0) {
+		s->half_closed = true;
+		input_over(s);
+		return 0;
+	}
+	decoder_fed(&s->in, (size_t)n);
+	r = take_frames(s);
+	return r < 0 ? r : 1;
+}
+
+static int on_io(
+	_unused_ sd_event_source *source, _unused_ int fd, uint32_t revents, void *userdata)
+{
+	struct stdio *s = userdata;
+	int r = 1;
+
+	if (!s->half_closed && (revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		for (int i = 0; s->fd >= 0 && r == 1 && i < READ_ROUNDS; i++)
+			r = read_some(s);
+	if (r < 0)
+		broken(s,
+			r == -EBADMSG ? "a frame is malformed or beyond its limit" : strerror(-r));
+	else if (s->half_closed && (revents & (EPOLLHUP | EPOLLERR)))
+		hang_up(s);
+	else if (s->fd >= 0)
+		write_now(s);
+	return 0;
+}
+
+static int on_drain(_unused_ sd_event_source *source, void *userdata)
+{
+	struct stdio *s = userdata;
+
+	s->cb.on_drained(s, s->userdata);
+	return 0;
+}
+
+static int check_socket(int fd, struct error *err)
+{
+	struct stat st;
+	int type = 0;
+	socklen_t size = sizeof(type);
+
+	if (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode) ||
+		getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM)
+		return error_set(err, ERROR_INVALID_ARGUMENT, "it is not a stream socket",
+			"pass one end of socketpair(AF_UNIX, SOCK_STREAM)",
+			"the descriptor for live stdio cannot be used");
+	return 0;
+}
+
+static int stdio_init(struct stdio *s, sd_event *event, int fd)
+{
+	int r = sd_event_add_defer(event, &s->drain, on_drain, s);
+
+	if (r >= 0)
+		r = sd_event_source_set_enabled(s->drain, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_io(event, &s->io, fd, EPOLLIN | EPOLLOUT, on_io, s);
+	if (r >= 0 && s->with_stdin) {
+		s->in_limit = STREAM_WINDOW;
+		r = frame_put_ack(&s->out, 0, STREAM_STDIN, 0, s->in_limit);
+	}
+	return r;
+}
+
+int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callbacks *cb,
+	void *userdata, struct stdio **ret, struct error *err)
+{
+	_cleanup_(stdio_freep) struct stdio *s = NULL;
+	int r = check_socket(fd, err);
+
+	if (r < 0)
+		return r;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return error_set_errno(
+			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot set up live stdio");
+	s->fd = -EBADF;
+	s->cb = *cb;
+	s->userdata = userdata;
+	s->with_stdin = with_stdin;
+	decoder_init(&s->in, DECODER_PLAIN, NULL);
+	buf_init(&s->out, OUT_MAX);
+	for (size_t i = 0; i < STREAMS; i++)
+		buf_init(&s->output[i].pending, STREAM_WINDOW);
+	r = stdio_init(s, event, fd);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot set up live stdio");
+	s->fd = fd;
+	*ret = TAKE_PTR(s);
+	return 0;
+}
+
+struct stdio *stdio_free(struct stdio *s)
+{
+	if (!s)
+		return NULL;
+	sd_event_source_disable_unref(s->io);
+	sd_event_source_disable_unref(s->drain);
+	fd_close(s->fd);
+	decoder_done(&s->in);
+	buf_done(&s->out);
+	for (size_t i = 0; i < STREAMS; i++)
+		buf_done(&s->output[i].pending);
+	free(s);
+	return NULL;
+}
