@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The daemon's one context object: made by main.c, handed to every subsystem. Members are set before
- * the loop runs and stay until manager_free. Only pointers and paths live here.
+ * The daemon's one context object: made by main.c, handed to every subsystem. Members are set
+ * before the loop runs and stay until manager_free. Only pointers and paths live here.
  */
 
 #include "proto/base.h"
@@ -19,15 +19,18 @@ struct server;
 struct store;
 
 struct manager {
-	sd_event *event; /* owned */
-	bool system;     /* system mode; else user mode */
-	char *state_dir;   /* owned; pyro.db, machines/ID/, kernels/, disks/ */
-	char *runtime_dir; /* owned; pyrod.sock, launch.sock, vm/ID/ */
-	char *cache_dir;   /* owned; environments */
-	char *libexec_dir; /* owned; where pyro-vmm and pyro-import are */
-	char *agent_path;  /* owned; the static pyro-agent that goes into the initramfs */
-	char *socket_path; /* owned; what clients connect to */
+	sd_event *event;       /* owned */
+	bool system;           /* system mode; else user mode */
+	char *state_dir;       /* owned; pyro.db, machines/ID/, kernels/, disks/ */
+	char *runtime_dir;     /* owned; pyrod.sock, launch.sock, vm/ID/ */
+	char *cache_dir;       /* owned; environments */
+	char *libexec_dir;     /* owned; where pyro-vmm and pyro-import are */
+	char *agent_path;      /* owned; the static pyro-agent that goes into the initramfs */
+	char *socket_path;     /* owned; what clients connect to */
 	uint64_t started_usec; /* monotonic */
+	int lock_fd;           /* owned; STATE/lock: one daemon per state directory */
+	uid_t import_uid;      /* whom pyro-import runs as; 0: as we do */
+	gid_t import_gid;
 
 	struct config *config;             /* owned */
 	struct store *store;               /* owned */
@@ -36,8 +39,8 @@ struct manager {
 	struct machines *machines;         /* owned */
 	struct server *server;             /* owned */
 
-	/* Set when the daemon can serve only system.*: every other call answers this (a store of a newer
-	 * version, a store that cannot be read). */
+	/* Set when the daemon can serve only system.*: every other call answers this (a store of a
+	 * newer version, a store that cannot be read). */
 	struct error degraded;
 };
 

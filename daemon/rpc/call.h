@@ -10,32 +10,43 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-struct conn;
 struct call;
+struct environment;
+struct machine;
 
 enum call_end { CALL_CANCELLED, CALL_GONE };
-/* cancel was asked for, or the connection is gone. For CALL_GONE the call must not be answered any more
- * (it is freed after this returns); for CALL_CANCELLED it must still be answered once. */
+/* cancel was asked for, or the connection is gone. For CALL_GONE the call must not be answered any
+ * more (it is freed after this returns; a KEPT method only stops waiting, its work goes on); for
+ * CALL_CANCELLED it must still be answered once. */
 typedef void (*call_end_fn)(struct call *c, enum call_end why, void *userdata);
 
 struct manager *call_manager(struct call *c);
 const struct api_method *call_method(struct call *c);
 json_object *call_params(struct call *c); /* borrowed; checked, defaults filled in */
 uid_t call_uid(struct call *c);
-/* Takes the descriptor an FD parameter names: owned by the caller; -EBADF when the parameter is null. */
+/* Root, the daemon's own uid, or a member of group pyro-admin. */
+bool call_is_admin(struct call *c);
+/* What the method acts on, looked up before the handler ran (API_OBJ_VM, API_OBJ_ENV); borrowed,
+ * and valid only until the handler returns. */
+struct machine *call_machine(struct call *c);
+struct environment *call_environment(struct call *c);
+/* Takes the descriptor an FD parameter names: owned by the caller; -EBADF when the parameter is
+ * null. */
 int call_take_fd(struct call *c, const char *param);
 
+/* on_end NULL: the work cannot be interrupted; it outlives its connection and cancel says false. */
 void call_keep(struct call *c, call_end_fn on_end, void *userdata);
 
 /* Each answers the call and frees it. result is taken over. */
 void call_reply(struct call *c, json_object *result);
 void call_fail(struct call *c, const struct error *err);
 
-/* {"jsonrpc":"2.0","method":"progress","params":{"call":ID, ...}}: params is taken over; "call" is added.
- * Dropped when the client reads too slowly. */
+/* {"jsonrpc":"2.0","method":"progress","params":{"call":ID, ...}}: params is taken over; "call" is
+ * added. Dropped when the client reads too slowly. */
 void call_progress(struct call *c, json_object *params);
 
-/* Handlers, one per row of api.def: rpc_vm_run, ... Return 0 (answered or kept) or -errno with err set. */
+/* Handlers, one per row of api.def: rpc_vm_run, ... Return 0 (answered or kept) or -errno with
+ * err set. */
 #define API_METHOD(symbol, ...) int rpc_##symbol(struct call *c, struct error *err);
 #include "proto/api.def"
 #undef API_METHOD

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pyrod: options, signals, the socket of systemd or one of its own, readiness, the watchdog, and
+ * the loop. What must stay true: it is ready only when it serves; SIGTERM and SIGINT end it
+ * cleanly; the watchdog is fed only by a loop that turns and a store thread that answers; a
+ * failure to start is one sentence with its fix, on stderr and in the journal.
+ */
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+
+#include "daemon/config.h"
+#include "daemon/log.h"
+#include "daemon/manager.h"
+#include "daemon/rpc/server.h"
+#include "daemon/store/store.h"
+
+#define SYSTEM_USER "pyro"
+
+enum {
+	ARG_VERSION = 256,
+	ARG_CHECK_CONFIG,
+	ARG_SOCKET,
+	ARG_CONFIG,
+	ARG_SYSTEM,
+	ARG_USER,
+	ARG_LEVEL,
+	ARG_DETACH
+};
+
+static int arg_system = -1; /* -1: by the user it runs as */
+static bool arg_check_config;
+static bool arg_detach;
+static const char *arg_socket;
+static const char *arg_config;
+
+/* The watchdog's timer and whether the store still owes an answer. */
+struct watchdog {
+	struct manager *manager; /* borrowed */
+	sd_event_source *timer;  /* owned */
+	uint64_t interval_usec;
+	bool waiting;
+};
+
+static void help(void)
+{
+	printf("pyrod [OPTIONS]\n\n"
+	       "Owns microVMs and serves them over one UNIX socket.\n\n"
+	       "  --system           serve group pyro (default for root and user pyro)\n"
+	       "  --user             serve only the user it runs as (default for others)\n"
+	       "  --socket PATH      listen at PATH\n"
+	       "  --config FILE      read FILE instead of pyrod.conf and conf.d\n"
+	       "  --detach           return when it serves; it goes on in the background\n"
+	       "                     and logs to pyrod.log in its state directory\n"
+	       "  --check-config     check the configuration and exit\n"
+	       "  --log-level LEVEL  error, warning, info (default) or debug\n"
+	       "  --version          print the version\n"
+	       "  --help             print this\n\n"
+	       "Example: pyrod --user --socket /tmp/pyro/pyrod.sock\n");
+}
+
+static int parse_level(const char *text)
+{
+	static const struct {
+		const char *name;
+		int level;
+	} levels[] = {
+		{ "error", LOG_ERR },
+		{ "warning", LOG_WARNING },
+		{ "info", LOG_INFO },
+		{ "debug", LOG_DEBUG },
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(levels); i++)
+		if (streq(levels[i].name, text)) {
+			log_set_level(levels[i].level);
+			return 0;
+		}
+	fprintf(stderr, "pyrod: --log-level %s: use error, warning, info or debug\n", text);
+	return -EINVAL;
+}
+
+/* 1: go on, 0: done, -EINVAL: wrong usage. */
+static int parse_options(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "system", no_argument, NULL, ARG_SYSTEM },
+		{ "user", no_argument, NULL, ARG_USER },
+		{ "socket", required_argument, NULL, ARG_SOCKET },
+		{ "config", required_argument, NULL, ARG_CONFIG },
+		{ "check-config", no_argument, NULL, ARG_CHECK_CONFIG },
+		{ "detach", no_argument, NULL, ARG_DETACH },
+		{ "log-level", required_argument, NULL, ARG_LEVEL },
+		{ "version", no_argument, NULL, ARG_VERSION },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int c;
+	while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
+		switch (c) {
+		case 'h': help(); return 0;
+		case ARG_VERSION: printf("pyrod %s\n", PYRO_VERSION); return 0;
+		case ARG_SYSTEM: arg_system = 1; break;
+		case ARG_USER: arg_system = 0; break;
+		case ARG_SOCKET: arg_socket = optarg; break;
+		case ARG_CONFIG: arg_config = optarg; break;
+		case ARG_CHECK_CONFIG: arg_check_config = true; break;
+		case ARG_DETACH: arg_detach = true; break;
+		case ARG_LEVEL:
+			if (parse_level(optarg) < 0)
+				return -EINVAL;
+			break;
+		default: fprintf(stderr, "pyrod: try --help\n"); return -EINVAL;
+		}
+	if (optind < argc) {
+		fprintf(stderr, "pyrod: unexpected argument %s; try --help\n", argv[optind]);
+		return -EINVAL;
+	}
+	return 1;
+}
+
+static bool system_by_default(void)
+{
+	if (getuid() == 0)
+		return true;
+	const struct passwd *pw = getpwnam(SYSTEM_USER);
+	return pw && pw->pw_uid == getuid();
+}
+
+/*
+ * --detach: the caller's process stays until the daemon serves or has failed, the daemon goes on in a
+ * session of its own. Called before there are threads. Returns the pipe on which detach_ready says
+ * so; the caller's process leaves here with the exit status.
+ */
+static int detach(void)
+{
+	int ready[2];
+	if (pipe2(ready, O_CLOEXEC) < 0)
+		return -errno;
+	pid_t pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		(void)close(ready[0]);
+		return setsid() < 0 ? -errno : ready[1];
+	}
+	(void)close(ready[1]);
+	char said;
+	_exit(read(ready[0], &said, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
+/* From now on the caller's terminal is none of ours. */
+static int detach_ready(int ready, const struct manager *m)
+{
+	_cleanup_free_ char *path = str_printf("%s/pyrod.log", m->state_dir);
+	if (!path)
+		return -ENOMEM;
+	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int log =
+		open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (null < 0 || log < 0)
+		return -errno;
+	if (dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
+		dup2(log, STDERR_FILENO) < 0)
+		return -errno;
+	return write_all(ready, "R", 1);
+}
+
+static void report(const struct error *err)
+{
+	log_full(LOG_ERR, 0, NULL, "%s%s%s%s%s%s", err->message ? err->message : "cannot start",
+		err->cause ? ": " : "", err->cause ? err->cause : "", err->fix ? " (fix: " : "",
+		err->fix ? err->fix : "", err->fix ? ")" : "");
+}
+
+/* 0, 1 and 2 are open, so that no descriptor of ours takes their place. */
+static int open_stdio(void)
+{
+	int fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO)
+		fd = open("/dev/null", O_RDWR);
+	if (fd < 0)
+		return -errno;
+	return close(fd) < 0 ? -errno : 0;
+}
+
+/* SIGTERM, SIGINT and SIGHUP end the loop; blocked before the first thread starts. */
+static int block_signals(void)
+{
+	const struct sigaction ignore = { .sa_handler = SIG_IGN };
+	sigset_t set;
+	if (sigaction(SIGPIPE, &ignore, NULL) < 0 || sigemptyset(&set) < 0 ||
+		sigaddset(&set, SIGTERM) < 0 || sigaddset(&set, SIGINT) < 0 ||
+		sigaddset(&set, SIGHUP) < 0 || sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	return 0;
+}
+
+static int watch_signals(sd_event *event)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		int r = sd_event_add_signal(
+			event, NULL, signals[i], NULL, NULL); /* ends the loop */
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* The one socket of systemd, -EBADF when it passes none. */
+static int activated_socket(int *ret, struct error *err)
+{
+	int n = sd_listen_fds(true);
+	*ret = -EBADF;
+	if (n < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, n, NULL, "cannot take systemd's socket");
+	if (n == 0)
+		return 0;
+	if (n > 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_STREAM, 1, NULL, 0) <= 0)
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"give pyrod.socket exactly one ListenStream= with a path",
+			"systemd passes %d descriptors that are not one UNIX stream socket", n);
+	*ret = SD_LISTEN_FDS_START;
+	return 0;
+}
+
+/* What clients are told is the path systemd listens at. */
+static int adopt_path(struct manager *m, int fd, struct error *err)
+{
+	struct sockaddr_un addr = { 0 };
+	socklen_t len = sizeof(addr) - 1; /* stays NUL-terminated */
+	if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0)
+		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot name the socket");
+	if (addr.sun_path[0] != '/')
+		return 0;
+	char *path = strdup(addr.sun_path);
+	if (!path)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	free(m->socket_path);
+	m->socket_path = path;
+	return 0;
+}
+
+static void on_store_alive(int r, _unused_ const struct error *err, void *userdata)
+{
+	struct watchdog *w = userdata;
+	w->waiting = false;
+	if (r >= 0)
+		(void)sd_notify(false, "WATCHDOG=1");
+}
+
+static int on_watchdog(sd_event_source *s, _unused_ uint64_t usec, void *userdata)
+{
+	struct watchdog *w = userdata;
+	if (!w->manager->store)
+		(void)sd_notify(false, "WATCHDOG=1");
+	else if (!w->waiting) {
+		int r = store_ping(w->manager->store, on_store_alive, w);
+		w->waiting = r >= 0;
+		if (r < 0)
+			log_warning_errno(r, "cannot ask the store for a sign of life");
+	}
+	int r = sd_event_source_set_time_relative(s, w->interval_usec);
+	return r < 0 ? r : sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+/* The loop and the store thread feed it together: sd_event_set_watchdog would see the loop
+ * alone. */
+static int start_watchdog(struct watchdog *w, struct manager *m)
+{
+	uint64_t limit = 0;
+	int r = sd_watchdog_enabled(false, &limit);
+	if (r <= 0)
+		return r;
+	w->manager = m;
+	w->interval_usec = limit / 3;
+	return sd_event_add_time_relative(
+		m->event, &w->timer, CLOCK_MONOTONIC, w->interval_usec, 0, on_watchdog, w);
+}
+
+static int start(struct manager *m, struct watchdog *w, struct error *err)
+{
+	int fd;
+	int r = watch_signals(m->event);
+	if (r >= 0)
+		r = start_watchdog(w, m);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot prepare the loop");
+	r = activated_socket(&fd, err);
+	if (r >= 0 && fd >= 0)
+		r = adopt_path(m, fd, err);
+	return r < 0 ? r : server_new(m, m->socket_path, fd, &m->server, err);
+}
+
+/* ready: detach()'s pipe, or -EBADF. */
+static int serve(bool system, int ready, struct error *err)
+{
+	_cleanup_(manager_freep) struct manager *m = NULL;
+	struct watchdog watchdog = { .waiting = false };
+	int r = manager_new(system, arg_socket, arg_config, &m, err);
+	if (r >= 0)
+		r = start(m, &watchdog, err);
+	if (r < 0)
+		return r;
+	if (ready >= 0) {
+		r = detach_ready(ready, m);
+		if (r < 0)
+			return error_set_errno(err, ERROR_INTERNAL, r, NULL,
+				"cannot log to pyrod.log in %s", m->state_dir);
+	}
+	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
+		m->socket_path);
+	(void)sd_notifyf(false, "READY=1\nSTATUS=%s",
+		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
+	r = sd_event_loop(m->event);
+	(void)sd_notify(false, "STOPPING=1");
+	sd_event_source_disable_unref(watchdog.timer);
+	log_info("pyrod stops");
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "the loop failed");
+	return 0;
+}
+
+static int check_config(bool system, struct error *err)
+{
+	_cleanup_(config_freep) struct config *c = NULL;
+	return config_load(system, arg_config, &c, err);
+}
+
+int main(int argc, char **argv)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	if (open_stdio() < 0)
+		return EXIT_FAILURE;
+	log_init("pyrod");
+	int r = parse_options(argc, argv);
+	if (r <= 0)
+		return r < 0 ? 2 : EXIT_SUCCESS;
+	(void)umask(0077);
+	bool system = arg_system < 0 ? system_by_default() : arg_system > 0;
+	_cleanup_close_ int ready = -EBADF;
+	if (arg_detach && !arg_check_config)
+		r = ready = detach();
+	if (r >= 0)
+		r = block_signals();
+	if (r < 0)
+		(void)error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot leave the terminal");
+	else
+		r = arg_check_config ? check_config(system, &err) : serve(system, ready, &err);
+	if (r < 0) {
+		report(&err);
+		return EXIT_FAILURE;
+	}
+	return EXIT_SUCCESS;
+}

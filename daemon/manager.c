@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The daemon's one context object: its places, its lock, and the subsystems in the order in which
+ * they need each other. Made and freed by main.c. What must stay true: one daemon owns a state
+ * directory (a lock that ends with the process); nothing is created wider than 0700 but the
+ * runtime directory of system mode; a store that cannot be used degrades the daemon and does not
+ * stop it.
+ */
+
+#include "daemon/manager.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <systemd/sd-login.h>
+
+#include "daemon/config.h"
+#include "daemon/core/machine.h"
+#include "daemon/image/environment.h"
+#include "daemon/image/import-job.h"
+#include "daemon/image/kernel.h"
+#include "daemon/log.h"
+#include "daemon/rpc/server.h"
+#include "daemon/store/store.h"
+#include "proto/host.h"
+
+#define LOCK_TEXT_MAX  32
+#define LOCK_WAIT_MSEC 1000
+
+/* Makes a directory and its parents. The last gets mode; the others are made 0700 by the umask. */
+static int make_dirs(const char *path, mode_t mode)
+{
+	_cleanup_free_ char *copy = strdup(path);
+	if (!copy)
+		return -ENOMEM;
+	for (char *p = strchr(copy + 1, '/'); p; p = strchr(p + 1, '/')) {
+		*p = '\0';
+		if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	if (mkdir(copy, 0700) < 0)
+		return errno == EEXIST ? 0 : -errno;
+	return chmod(copy, mode) < 0 ? -errno : 0;
+}
+
+static int make_place(const char *path, mode_t mode, const char *variable, struct error *err)
+{
+	struct stat st;
+	char fix[160];
+	(void)snprintf(fix, sizeof(fix),
+		"make it a directory that the daemon's user owns, or set %s to another", variable);
+	int r = make_dirs(path, mode);
+	if (r < 0)
+		return error_set_errno(
+			err, ERROR_PERMISSION_DENIED, r, fix, "cannot make %s", path);
+	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+		return error_set(
+			err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s is not a directory", path);
+	if (st.st_uid != geteuid())
+		return error_set(err, ERROR_PERMISSION_DENIED, NULL, fix,
+			"%s belongs to uid %u, not %u", path, st.st_uid, geteuid());
+	return 0;
+}
+
+/* An absolute path from the environment (tests and uninstalled trees), else the default. */
+static int place(const char *variable, int (*fallback)(struct manager *m, char **ret),
+	struct manager *m, char **ret, struct error *err)
+{
+	const char *given = getenv(variable);
+	if (given && given[0] != '/' && given[0] != '\0')
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "give an absolute path",
+			"%s is %.200s", variable, given);
+	int r = 0;
+	if (given && given[0])
+		*ret = strdup(given);
+	else
+		r = fallback(m, ret);
+	if (r >= 0 && !*ret)
+		r = -ENOMEM;
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r, "set it in the environment",
+			"no place is known for %s", variable);
+	return 0;
+}
+
+static int default_state(struct manager *m, char **ret)
+{
+	return host_state_dir(m->system, ret);
+}
+
+static int default_runtime(struct manager *m, char **ret)
+{
+	return host_runtime_dir(m->system, getuid(), ret);
+}
+
+static int default_cache(struct manager *m, char **ret)
+{
+	return host_environment_cache(m->system, ret);
+}
+
+static int default_libexec(_unused_ struct manager *m, char **ret)
+{
+	*ret = strdup(PYRO_LIBEXECDIR);
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int default_agent(_unused_ struct manager *m, char **ret)
+{
+	*ret = strdup(PYRO_LIBEXECDIR "/pyro-agent");
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int find_socket(struct manager *m, const char *given, struct error *err)
+{
+	if (given && given[0] != '/')
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "give an absolute path",
+			"--socket is %.200s", given);
+	m->socket_path = given ? strdup(given) : str_printf("%s/pyrod.sock", m->runtime_dir);
+	return m->socket_path ? 0 : error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+}
+
+static int find_places(struct manager *m, const char *socket_path, struct error *err)
+{
+	const struct {
+		const char *variable;
+		int (*fallback)(struct manager *m, char **ret);
+		char **ret;
+	} places[] = {
+		{ "PYRO_STATE_DIR", default_state, &m->state_dir },
+		{ "PYRO_RUNTIME_DIR", default_runtime, &m->runtime_dir },
+		{ "PYRO_ENVIRONMENT_CACHE_DIR", default_cache, &m->cache_dir },
+		{ "PYRO_LIBEXEC_DIR", default_libexec, &m->libexec_dir },
+		{ "PYRO_AGENT", default_agent, &m->agent_path },
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		int r = place(places[i].variable, places[i].fallback, m, places[i].ret, err);
+		if (r < 0)
+			return r;
+	}
+	return find_socket(m, socket_path, err);
+}
+
+static int make_places(struct manager *m, struct error *err)
+{
+	int r = make_place(m->state_dir, 0700, "PYRO_STATE_DIR", err);
+	if (r >= 0)
+		r = make_place(m->runtime_dir, m->system ? 0755 : 0700, "PYRO_RUNTIME_DIR", err);
+	if (r >= 0)
+		r = make_place(m->cache_dir, 0700, "PYRO_ENVIRONMENT_CACHE_DIR", err);
+	return r;
+}
+
+/* A daemon that is just ending (killed, say, by whoever starts us) still holds the lock for a moment. */
+static void await_end(pid_t pid)
+{
+	_cleanup_close_ int fd = pid > 0 ? pidfd_open(pid, 0) : -EBADF;
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	if (fd >= 0)
+		(void)poll(&p, 1, LOCK_WAIT_MSEC);
+}
+
+static int try_lock(int fd, pid_t *ret_holder)
+{
+	char text[LOCK_TEXT_MAX] = "";
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno != EWOULDBLOCK)
+		return -errno;
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+	text[MAX_OF(n, 0)] = '\0';
+	text[strspn(text, "0123456789")] = '\0';
+	uint64_t pid = 0;
+	*ret_holder = parse_u64(text, 1, INT32_MAX, &pid) < 0 ? 0 : (pid_t)pid;
+	return -EWOULDBLOCK;
+}
+
+/* The lock says who holds it, for the error of a second daemon. */
+static int take_lock(struct manager *m, struct error *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/lock", m->state_dir);
+	char text[LOCK_TEXT_MAX] = "";
+	if (!path)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	m->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (m->lock_fd < 0)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
+			"make the state directory writable for the daemon's user", "cannot open %s",
+			path);
+	pid_t holder = 0;
+	int r = try_lock(m->lock_fd, &holder);
+	if (r == -EWOULDBLOCK) {
+		await_end(holder);
+		r = try_lock(m->lock_fd, &holder);
+	}
+	if (r == -EWOULDBLOCK)
+		return error_set(err, ERROR_WRONG_STATE, NULL,
+			"use the running one, or stop it first", "another pyrod (pid %d) owns %s",
+			holder, m->state_dir);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r,
+			"put the state on a file system with locks", "cannot lock %s", path);
+	int n = snprintf(text, sizeof(text), "%d\n", getpid());
+	if (ftruncate(m->lock_fd, 0) < 0 || pwrite(m->lock_fd, text, (size_t)n, 0) != n)
+		log_warning_errno(
+			-errno, "cannot write %s", path); /* a full disk: the lock holds */
+	return 0;
+}
+
+/* pyrod.service of this mode's systemd started us. */
+static bool is_unit(const struct manager *m)
+{
+	_cleanup_free_ char *unit = NULL;
+	int r = m->system ? sd_pid_get_unit(0, &unit) : sd_pid_get_user_unit(0, &unit);
+	return r >= 0 && streq(unit, "pyrod.service");
+}
+
+/* What ends this daemon and starts its like. NULL when out of memory. */
+static char *restart_command(const struct manager *m, const char *config_path)
+{
+	if (is_unit(m))
+		return str_printf("systemctl%s restart pyrod", m->system ? "" : " --user");
+	_cleanup_free_ char *at = shell_quote(m->socket_path);
+	_cleanup_free_ char *config = shell_quote(config_path ? config_path : "");
+	if (!at || !config)
+		return NULL;
+	return str_printf("kill %d && pyrod --%s --socket %s%s%s --detach", getpid(),
+		m->system ? "system" : "user", at, config_path ? " --config " : "",
+		config_path ? config : "");
+}
+
+/* Makes one line of moving the store away and starting anew. */
+static void complete_fix(const struct manager *m, const char *config_path, struct error *err)
+{
+	if (!err->fix || !startswith(err->fix, STORE_ASIDE))
+		return;
+	_cleanup_free_ char *restart = restart_command(m, config_path);
+	_cleanup_free_ char *line = restart ? str_printf("%s && %s", err->fix, restart) : NULL;
+	_cleanup_free_ char *quoted = line ? shell_quote(line) : NULL;
+	char *fix = NULL;
+	if (m->system && quoted) /* the state directory is closed to the caller's own shell */
+		fix = str_printf("sudo sh -c %s", quoted);
+	else if (!m->system)
+		fix = TAKE_PTR(line);
+	if (!fix)
+		return; /* out of memory: what is there is right, if not all */
+	free(err->fix);
+	err->fix = fix;
+}
+
+/* A store that cannot be used leaves system.* to say so, with the fix. */
+static int open_store(struct manager *m, const char *config_path, struct error *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/pyro.db", m->state_dir);
+	_cleanup_error_ struct error failed = ERROR_INIT;
+	if (!path)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	if (store_new(m->event, path, &m->store, &failed) >= 0)
+		return 0;
+	m->store = NULL;
+	if (!failed.set)
+		(void)error_set(&failed, ERROR_INTERNAL, NULL, NULL, "cannot open %s", path);
+	if (failed.code == ERROR_NO_MEMORY) {
+		int r = -error_code_errno(failed.code);
+		error_move(err, &failed);
+		return r;
+	}
+	log_full(LOG_ERR, 0, NULL, "only doctor is served: %s%s%s",
+		failed.message ? failed.message : "no store", failed.cause ? ": " : "",
+		failed.cause ? failed.cause : "");
+	complete_fix(m, config_path, &failed);
+	error_move(&m->degraded, &failed);
+	return 0;
+}
+
+static int open_subsystems(struct manager *m, const char *config_path, struct error *err)
+{
+	int r = open_store(m, config_path, err);
+	import_job_user(&m->import_uid, &m->import_gid);
+	if (r >= 0)
+		r = kernels_new(m, &m->kernels, err);
+	if (r >= 0)
+		r = environments_new(m, &m->environments, err);
+	if (r >= 0 && m->store)
+		r = machines_new(m, &m->machines, err);
+	return r;
+}
+
+int manager_new(bool system, const char *socket_path, const char *config_path, struct manager **ret,
+	struct error *err)
+{
+	_cleanup_(manager_freep) struct manager *m = calloc(1, sizeof(*m));
+	if (!m)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	m->system = system;
+	m->started_usec = now_usec();
+	m->lock_fd = -EBADF;
+	int r = sd_event_default(&m->event);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot make an event loop");
+	r = config_load(system, config_path, &m->config, err);
+	if (r >= 0)
+		r = find_places(m, socket_path, err);
+	if (r >= 0)
+		r = make_places(m, err);
+	if (r >= 0)
+		r = take_lock(m, err);
+	if (r >= 0)
+		r = open_subsystems(m, config_path, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(m);
+	return 0;
+}
+
+struct manager *manager_free(struct manager *m)
+{
+	if (!m)
+		return NULL;
+	if (m->server)
+		server_stop(m->server); /* the callers' ends reach those who work for them */
+	m->machines = machines_free(m->machines);
+	m->environments = environments_free(m->environments);
+	m->kernels = kernels_free(m->kernels);
+	m->server = server_free(m->server);
+	m->store = store_free(m->store);
+	config_free(m->config);
+	error_clear(&m->degraded);
+	free(m->state_dir);
+	free(m->runtime_dir);
+	free(m->cache_dir);
+	free(m->libexec_dir);
+	free(m->agent_path);
+	free(m->socket_path);
+	sd_event_unref(m->event);
+	m->lock_fd = fd_close(m->lock_fd);
+	free(m);
+	return NULL;
+}

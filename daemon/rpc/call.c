@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The call: from its line to its single answer. Made by the dispatcher, answered by a handler.
+ * What must stay true: a call is answered at most once and freed by its answer; it ends with its
+ * connection (the work of a KEPT one goes on), but for one that cannot be interrupted, whose answer
+ * is dropped; what an internal fault says stays in the journal, the client gets an id to find it
+ * by.
+ */
+
+#include "daemon/rpc/call.h"
+
+#include "daemon/log.h"
+#include "daemon/rpc/conn.h"
+
+int call_new(struct conn *c, const struct api_method *method, json_object *id, struct call **ret)
+{
+	struct call *call = calloc(1, sizeof(*call));
+	if (!call)
+		return -ENOMEM;
+	*call = (struct call){
+		.manager = server_manager(c->server),
+		.server = c->server,
+		.conn = c,
+		.method = method,
+		.id = json_object_get(id),
+		.uid = c->uid,
+		.admin = c->admin,
+	};
+	for (size_t i = 0; i < LIMIT_FDS_PER_LINE; i++)
+		call->fds[i] = -EBADF;
+	TAILQ_INSERT_TAIL(&c->calls, call, entry);
+	c->n_calls++;
+	*ret = call;
+	return 0;
+}
+
+static void call_unlink(struct call *c)
+{
+	if (c->conn) {
+		TAILQ_REMOVE(&c->conn->calls, c, entry);
+		c->conn->n_calls--;
+		conn_kick(c->conn);
+	} else {
+		TAILQ_REMOVE(server_detached(c->server), c, entry);
+	}
+}
+
+void call_free(struct call *c)
+{
+	call_unlink(c);
+	if (c->answered)
+		*c->answered = true;
+	for (size_t i = 0; i < LIMIT_FDS_PER_LINE; i++)
+		c->fds[i] = fd_close(c->fds[i]);
+	json_object_put(c->id);
+	json_object_put(c->params);
+	free(c);
+}
+
+struct manager *call_manager(struct call *c)
+{
+	return c->manager;
+}
+
+const struct api_method *call_method(struct call *c)
+{
+	return c->method;
+}
+
+json_object *call_params(struct call *c)
+{
+	return c->params;
+}
+
+uid_t call_uid(struct call *c)
+{
+	return c->uid;
+}
+
+bool call_is_admin(struct call *c)
+{
+	return c->admin;
+}
+
+struct machine *call_machine(struct call *c)
+{
+	return c->machine;
+}
+
+struct environment *call_environment(struct call *c)
+{
+	return c->environment;
+}
+
+int call_take_fd(struct call *c, const char *param)
+{
+	int64_t i = json_get_int(c->params, param, -1);
+	if (i < 0 || (uint64_t)i >= c->n_fds)
+		return -EBADF;
+	return TAKE_FD(c->fds[i]);
+}
+
+void call_keep(struct call *c, call_end_fn on_end, void *userdata)
+{
+	c->kept = true;
+	c->on_end = on_end;
+	c->userdata = userdata;
+}
+
+bool call_cancel(struct call *c)
+{
+	if (!c->on_end || c->cancelled)
+		return c->cancelled;
+	c->cancelled = true;
+	c->on_end(c, CALL_CANCELLED, c->userdata);
+	return true;
+}
+
+void call_conn_gone(struct call *c)
+{
+	if (c->on_end) {
+		c->on_end(c, CALL_GONE, c->userdata);
+		call_free(c);
+		return;
+	}
+	call_unlink(c);
+	c->conn = NULL;
+	TAILQ_INSERT_TAIL(server_detached(c->server), c, entry);
+}
+
+/* {"jsonrpc":"2.0","id":ID, key: value}; value is taken over. */
+static int answer_new(json_object *id, const char *key, json_object *value, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *val = value;
+	if (!o)
+		return -ENOMEM;
+	int r = json_add_str(o, "jsonrpc", "2.0");
+	if (r >= 0)
+		r = json_add(o, "id", json_object_get(id));
+	if (r >= 0)
+		r = json_add(o, key, TAKE_PTR(val));
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+static int answer_send(struct call *c, const char *key, json_object *value)
+{
+	_cleanup_json_ json_object *o = NULL;
+	int r = answer_new(c->id, key, value, &o);
+	return r < 0 ? r : conn_send(c->conn, o);
+}
+
+/* No answer can be made any more: the client learns it by the connection's end. */
+static void answer_impossible(struct call *c, int r)
+{
+	log_error_errno(r, "cannot answer %s: the connection is dropped", c->method->name);
+	c->conn->broken = true;
+	conn_kick(c->conn);
+}
+
+#ifndef NDEBUG
+static void result_verify(struct call *c, json_object *result)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	if (api_check_result(c->method->result, result, &err) < 0)
+		log_full(LOG_ERR, 0, NULL, "the result of %s is not as api.c says: %s",
+			c->method->name, err.message ? err.message : "out of memory");
+}
+#else
+static void result_verify(_unused_ struct call *c, _unused_ json_object *result)
+{
+}
+#endif
+
+void call_reply(struct call *c, json_object *result)
+{
+	_cleanup_json_ json_object *value = result;
+	if (!c->conn || !c->id) {
+		call_free(c);
+		return;
+	}
+	result_verify(c, value);
+	int r = answer_send(c, "result", TAKE_PTR(value));
+	if (r == -EMSGSIZE) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		(void)error_set(&err, ERROR_UNSUPPORTED, NULL, "ask for less at once",
+			"the answer to %s is longer than %d bytes", c->method->name,
+			LIMIT_REPLY_BYTES);
+		call_fail(c, &err);
+		return;
+	}
+	if (r < 0)
+		answer_impossible(c, r);
+	call_free(c);
+}
+
+/* What a client may see of an internal fault. With a fix it was written for people and keeps its
+ * text. */
+static void error_mask(struct call *c, const struct error *err, struct error *ret)
+{
+	uint32_t number;
+	char id[16], field[64];
+	random_bytes(&number, sizeof(number));
+	(void)snprintf(id, sizeof(id), "%08x", number);
+	(void)snprintf(field, sizeof(field), "PYRO_METHOD=%s", c->method->name);
+	log_full(LOG_ERR, 0, field, "internal error %s in %s: %s%s%s", id, c->method->name,
+		err->message ? err->message : "no text", err->cause ? ": " : "",
+		err->cause ? err->cause : "");
+	_cleanup_free_ char *cause = str_printf("the daemon's log has the details under %s", id);
+	if (err->fix)
+		(void)error_set(ret, ERROR_INTERNAL, cause, err->fix, "%s",
+			err->message ? err->message : "internal error");
+	else
+		(void)error_set(ret, ERROR_INTERNAL, cause, "report it with that part of the log",
+			"internal error %s", id);
+}
+
+void call_fail(struct call *c, const struct error *err)
+{
+	_cleanup_error_ struct error masked = ERROR_INIT;
+	if (err->code == ERROR_INTERNAL || !err->set) {
+		error_mask(c, err, &masked);
+		err = &masked;
+	}
+	if (c->conn && c->id) {
+		json_object *o = json_error_object(err);
+		int r = o ? answer_send(c, "error", o) : -ENOMEM;
+		if (r < 0)
+			answer_impossible(c, r);
+	}
+	call_free(c);
+}
+
+void call_progress(struct call *c, json_object *params)
+{
+	_cleanup_json_ json_object *value = params, *o = NULL;
+	if (!c->conn || !c->id || !value)
+		return;
+	o = json_object_new_object();
+	if (!o || json_add(value, "call", json_object_get(c->id)) < 0 ||
+		json_add_str(o, "jsonrpc", "2.0") < 0 ||
+		json_add_str(o, "method", "progress") < 0 ||
+		json_add(o, "params", TAKE_PTR(value)) < 0)
+		return; /* out of memory: progress may be dropped */
+	conn_notify(c->conn, o);
+}

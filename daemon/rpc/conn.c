@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One client: bytes into lines, lines to the dispatcher, answers out. Owned by the server. What
+ * must stay true: both queues are bounded (no request is read while more than half of the out
+ * queue waits, a client that reads nothing is dropped); the end of the requests is not the end of
+ * the client, which may still read its answers, only EPOLLHUP or a failed write is; an error that
+ * ends the connection is delivered first; a connection is freed only as the last act of one of its
+ * own callbacks.
+ */
+
+#include "daemon/rpc/conn.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "daemon/log.h"
+#include "proto/limits.h"
+
+#define READ_ROUND     (64 * 1024)
+#define LINES_PER_TURN 64                 /* then other connections have their turn */
+#define LINGER_USEC    (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
+#define DISCARD_MAX    (64 * MIB)         /* of input thrown away while closing */
+#define OUT_HALF       (LIMIT_CONN_OUT_BYTES / 2)
+#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
+
+static void set_stall(struct conn *c, uint64_t usec)
+{
+	if (sd_event_source_set_time_relative(c->stall, usec) < 0 ||
+		sd_event_source_set_enabled(c->stall, SD_EVENT_ONESHOT) < 0)
+		c->broken = true;
+}
+
+/* Tells epoll what this connection can do next. */
+static void rearm(struct conn *c)
+{
+	uint32_t events = 0;
+	if (buf_len(&c->out) > 0)
+		events |= EPOLLOUT;
+	bool reads = c->state == CONN_CLOSING ||
+		     (c->state == CONN_OPEN && buf_len(&c->in) <= LIMIT_REQUEST_BYTES &&
+			     buf_len(&c->out) <= OUT_HALF);
+	if (reads && !c->input_ended)
+		events |= EPOLLIN;
+	int r = sd_event_source_set_io_events(c->io, events);
+	if (r < 0) {
+		log_error_errno(r, "cannot watch a client's socket");
+		c->broken = true;
+		conn_kick(c);
+	}
+}
+
+void conn_kick(struct conn *c)
+{
+	(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
+}
+
+int conn_send(struct conn *c, json_object *o)
+{
+	size_t n = 0;
+	const char *text = json_object_to_json_string_length(
+		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+	if (!text)
+		return -ENOMEM;
+	if (n + 1 > LIMIT_REPLY_BYTES)
+		return -EMSGSIZE;
+	bool idle = buf_len(&c->out) == 0;
+	uint8_t *p = buf_reserve(&c->out, n + 1);
+	if (!p)
+		return -errno;
+	memcpy(p, text, n);
+	p[n] = '\n';
+	buf_commit(&c->out, n + 1);
+	if (idle && c->state != CONN_CLOSING)
+		set_stall(c, LIMIT_CONN_STALL_USEC);
+	rearm(c);
+	return 0;
+}
+
+void conn_notify(struct conn *c, json_object *o)
+{
+	if (buf_len(&c->out) <= OUT_NOTIFY)
+		(void)conn_send(c, o); /* a notification may be dropped */
+}
+
+static void end_calls(struct conn *c)
+{
+	struct call *call;
+	while ((call = TAILQ_FIRST(&c->calls)))
+		call_conn_gone(call);
+}
+
+/* From now on input is thrown away, so that the client can finish writing and read why. */
+static void start_closing(struct conn *c)
+{
+	end_calls(c);
+	c->state = CONN_CLOSING;
+	buf_clear(&c->in);
+	fd_queue_done(&c->fds);
+	fd_queue_init(&c->fds);
+	set_stall(c, LINGER_USEC);
+	conn_kick(c);
+}
+
+void conn_refuse(struct conn *c, json_object *id, int number, const struct error *err, bool close)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(),
+				   *e = json_error_object_as(err, number);
+	if (!o || !e || json_add_str(o, "jsonrpc", "2.0") < 0 ||
+		json_add(o, "id", json_object_get(id)) < 0 ||
+		json_add(o, "error", TAKE_PTR(e)) < 0 || conn_send(c, o) < 0) {
+		c->broken = true;
+		conn_kick(c);
+		return;
+	}
+	if (close)
+		start_closing(c);
+}
+
+static void refuse_line(struct conn *c, const char *what, const char *fix)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s", what);
+	conn_refuse(c, NULL, JSON_RPC_INVALID_REQUEST, &err, true);
+}
+
+/* Length of the next line without its newline, -EAGAIN when it is not whole, -EMSGSIZE when it
+ * is too long. */
+static ssize_t next_line(struct conn *c)
+{
+	size_t n = buf_len(&c->in), limit = LIMIT_REQUEST_BYTES;
+	const uint8_t *head = buf_head(&c->in), *newline = NULL;
+	if (n > c->searched)
+		newline = memchr(head + c->searched, '\n', n - c->searched);
+	size_t line = newline ? (size_t)(newline - head) : n;
+	if (line > limit)
+		return -EMSGSIZE;
+	if (newline || (c->state == CONN_EOF && n > 0))
+		return (ssize_t)line;
+	c->searched = n;
+	return -EAGAIN;
+}
+
+/* One line, if there is one and it may be handled now. */
+static bool work_one(struct conn *c)
+{
+	if (c->broken || c->state == CONN_CLOSING || buf_len(&c->out) > OUT_HALF)
+		return false;
+	ssize_t n = next_line(c);
+	if (n == -EMSGSIZE) {
+		refuse_line(c, "a request line is longer than 1 MiB",
+			"send bulk data through a descriptor");
+		return false;
+	}
+	if (n < 0)
+		return false;
+	dispatch_line(c, (const char *)buf_head(&c->in), (size_t)n);
+	if (c->state != CONN_CLOSING) {
+		buf_consume(&c->in, MIN_OF((size_t)n + 1, buf_len(&c->in)));
+		c->searched = 0;
+	}
+	return true;
+}
+
+/* True when nothing more can happen on this connection. */
+static bool finished(struct conn *c)
+{
+	if (c->broken)
+		return true;
+	if (buf_len(&c->out) > 0)
+		return false;
+	if (c->state == CONN_CLOSING)
+		return c->input_ended || c->discarded > DISCARD_MAX;
+	return c->state == CONN_EOF && buf_len(&c->in) == 0 && c->n_calls == 0;
+}
+
+/* Handles the lines that are there; frees the connection when it is done. */
+static void work(struct conn *c)
+{
+	int lines = 0;
+	while (lines < LINES_PER_TURN && work_one(c))
+		lines++;
+	if (lines == LINES_PER_TURN)
+		conn_kick(c);
+	if (c->state != CONN_CLOSING && buf_len(&c->in) == 0 && c->fds.n > 0)
+		refuse_line(c, "descriptors came with a line that does not say so",
+			"say \"fds\": n in the line that owns them");
+	if (c->state == CONN_CLOSING && buf_len(&c->out) == 0)
+		(void)shutdown(
+			c->fd, SHUT_WR); /* fails only when the client is gone, as EPOLLHUP says */
+	if (finished(c)) {
+		conn_free(c);
+		return;
+	}
+	rearm(c);
+}
+
+static int on_work(_unused_ sd_event_source *s, void *userdata)
+{
+	work(userdata);
+	return 0;
+}
+
+static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *userdata)
+{
+	struct conn *c = userdata;
+	if (c->state != CONN_CLOSING)
+		log_info("client uid=%u pid=%d dropped: it reads no answers, %zu bytes wait",
+			c->uid, c->pid, buf_len(&c->out));
+	conn_free(c);
+	return 0;
+}
+
+/* Throws away what a closing connection still sends; recv drops descriptors by itself. */
+static void discard_input(struct conn *c)
+{
+	static uint8_t nowhere[READ_ROUND];
+	ssize_t n = recv(c->fd, nowhere, sizeof(nowhere), MSG_DONTWAIT);
+	if (n > 0)
+		c->discarded += (size_t)n;
+	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+		c->input_ended = true;
+}
+
+static void read_input(struct conn *c)
+{
+	if (c->state == CONN_CLOSING) {
+		discard_input(c);
+		return;
+	}
+	ssize_t n = fd_recv(c->fd, &c->in, READ_ROUND, &c->fds);
+	if (c->fds.n >
+		LIMIT_FDS_WAITING) /* all connections together must not use up the daemon's */
+		n = -ETOOMANYREFS;
+	if (n > 0 || n == -EAGAIN || n == -EINTR)
+		return;
+	if (n == 0) {
+		c->input_ended = true;
+		c->state = CONN_EOF;
+	} else if (n == -ETOOMANYREFS) {
+		refuse_line(c, "too many descriptors at once", "send at most 4 with a line");
+	} else {
+		c->broken = true;
+	}
+}
+
+static void write_output(struct conn *c)
+{
+	ssize_t n = buf_write_fd(&c->out, c->fd);
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (n < 0) {
+		c->broken = true;
+		return;
+	}
+	if (c->state == CONN_CLOSING)
+		return; /* the linger deadline stays */
+	if (buf_len(&c->out) > 0)
+		set_stall(c, LIMIT_CONN_STALL_USEC);
+	else
+		(void)sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
+}
+
+static int on_io(_unused_ sd_event_source *s, _unused_ int fd, uint32_t revents, void *userdata)
+{
+	struct conn *c = userdata;
+	if (revents & (EPOLLHUP | EPOLLERR)) {
+		conn_free(c);
+		return 0;
+	}
+	if (revents & EPOLLOUT)
+		write_output(c);
+	if ((revents & EPOLLIN) && !c->broken)
+		read_input(c);
+	work(c);
+	return 0;
+}
+
+static int add_sources(struct conn *c, sd_event *event)
+{
+	int r = sd_event_add_io(event, &c->io, c->fd, EPOLLIN, on_io, c);
+	if (r < 0)
+		return r;
+	r = sd_event_add_defer(event, &c->work, on_work, c);
+	if (r < 0)
+		return r;
+	r = sd_event_source_set_enabled(c->work, SD_EVENT_OFF);
+	if (r < 0)
+		return r;
+	r = sd_event_add_time_relative(event, &c->stall, CLOCK_MONOTONIC, LIMIT_CONN_STALL_USEC,
+		USEC_PER_SEC, on_stall, c);
+	if (r < 0)
+		return r;
+	return sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
+}
+
+int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct conn **ret)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	*c = (struct conn){
+		.server = s,
+		.fd = fd,
+		.uid = uid,
+		.pid = pid,
+		.admin = admin,
+	};
+	TAILQ_INIT(&c->calls);
+	buf_init(&c->in, LIMIT_REQUEST_BYTES + READ_ROUND);
+	buf_init(&c->out, LIMIT_CONN_OUT_BYTES);
+	fd_queue_init(&c->fds);
+	server_add(s, c);
+	int r = add_sources(c, server_manager(s)->event);
+	if (r < 0) {
+		c->fd = -EBADF; /* stays the caller's */
+		conn_free(c);
+		return r;
+	}
+	*ret = c;
+	return 0;
+}
+
+struct conn *conn_free(struct conn *c)
+{
+	if (!c)
+		return NULL;
+	server_remove(c->server, c);
+	end_calls(c);
+	sd_event_source_disable_unref(c->io);
+	sd_event_source_disable_unref(c->work);
+	sd_event_source_disable_unref(c->stall);
+	buf_done(&c->in);
+	buf_done(&c->out);
+	fd_queue_done(&c->fds);
+	c->fd = fd_close(c->fd);
+	free(c);
+	return NULL;
+}

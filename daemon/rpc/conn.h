@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * One client's connection: lines in, lines out, and the calls between. Private to rpc/.
+ */
+
+#include <sys/queue.h>
+#include <sys/types.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/manager.h"
+#include "daemon/rpc/call.h"
+#include "proto/buf.h"
+#include "proto/fdpass.h"
+
+struct server;
+
+enum conn_state {
+	CONN_OPEN,
+	CONN_EOF,     /* the client sends no more requests; its answers still go out */
+	CONN_CLOSING, /* an error was answered: input is thrown away until the answer is read */
+};
+
+TAILQ_HEAD(call_list, call);
+
+struct conn {
+	struct server *server; /* borrowed: owns this */
+	enum conn_state state;
+	int fd; /* owned */
+	uid_t uid;
+	pid_t pid; /* for logs only: it may be somebody else's by now */
+	bool admin;
+	sd_event_source *io, *work, *stall; /* owned */
+	struct buf in, out;
+	struct fd_queue fds;
+	size_t searched;        /* bytes of `in` known to hold no newline */
+	size_t discarded;       /* bytes thrown away in CONN_CLOSING */
+	struct call_list calls; /* borrowed by the handlers that keep them */
+	size_t n_calls;
+	bool input_ended; /* recv has said so: EPOLLIN would come for ever */
+	bool broken;      /* the next turn drops it: an answer could not be queued */
+	TAILQ_ENTRY(conn) entry;
+};
+
+/* Takes over fd on success. */
+int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct conn **ret);
+/* Ends the calls and frees the connection. */
+struct conn *conn_free(struct conn *c);
+DEFINE_CLEANUP(struct conn *, conn_free)
+
+/* Queues one line: o is {"jsonrpc", ...}. Returns 0, -EMSGSIZE when it is longer than a reply
+ * may be, -errno. */
+int conn_send(struct conn *c, json_object *o);
+/* Queues a notification unless the client reads too slowly. */
+void conn_notify(struct conn *c, json_object *o);
+/* Answers with an error that no call owns (id may be NULL) and, where close is set, ends the
+ * connection once that has been read. */
+void conn_refuse(struct conn *c, json_object *id, int number, const struct error *err, bool close);
+/* A call has ended: there may be room for the next request. */
+void conn_kick(struct conn *c);
+
+/* dispatch.c: one line, without its newline. */
+void dispatch_line(struct conn *c, const char *line, size_t n);
+/* The running call with this id, NULL when there is none. */
+struct call *dispatch_find(struct conn *c, json_object *id);
+
+/* server.c */
+struct manager *server_manager(struct server *s);
+void server_add(struct server *s, struct conn *c);    /* conn_new calls this, */
+void server_remove(struct server *s, struct conn *c); /* conn_free that */
+struct call_list *server_detached(
+	struct server *s); /* calls whose connection is gone, still working */
+
+/* The call, between dispatch.c and call.c. */
+struct call {
+	struct manager *manager; /* borrowed */
+	struct server *server;   /* borrowed */
+	struct conn *conn;       /* borrowed; NULL once it is gone */
+	const struct api_method *method;
+	json_object *id;     /* owned; NULL: a notification, never answered */
+	json_object *params; /* owned */
+	uid_t uid;
+	bool admin;
+	int fds[LIMIT_FDS_PER_LINE]; /* owned */
+	size_t n_fds;
+	struct machine *machine;         /* borrowed: API_OBJ_VM, until the handler returns */
+	struct environment *environment; /* borrowed: API_OBJ_ENV, likewise */
+	bool kept, cancelled;
+	bool *answered; /* borrowed: set when the call is freed while its handler runs */
+	call_end_fn on_end;
+	void *userdata;
+	TAILQ_ENTRY(call) entry;
+};
+
+int call_new(struct conn *c, const struct api_method *method, json_object *id, struct call **ret);
+void call_free(struct call *c);
+DEFINE_CLEANUP(struct call *, call_free)
+/* Tells the handler once that the caller cancelled; false when the call cannot be interrupted. */
+bool call_cancel(struct call *c);
+/* The connection is going: ends the call where its handler can be told, detaches it where not. */
+void call_conn_gone(struct call *c);

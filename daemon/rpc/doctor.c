@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The report of system.doctor (contract.md section 4): every check with what was found and the
+ * command that mends it. Called by rpc/system.c. What must stay true: it works in a degraded
+ * daemon and says why it is degraded; nothing here starts a process or changes anything; a
+ * capability is true only because a probe machine has done it; missing KVM is no failure but is
+ * called what it is.
+ */
+
+#include "daemon/rpc/doctor.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+
+#include "daemon/config.h"
+#include "daemon/core/machine.h"
+#include "daemon/image/environment.h"
+#include "daemon/image/kernel.h"
+#include "daemon/vmm/vmm.h"
+#include "proto/host.h"
+
+#define SUBID_COUNT    65536        /* ids that mmdebstrap's unshare mode needs */
+#define FREE_BYTES_MIN (1024 * MIB) /* beyond the reserve: an environment and its building */
+#define CACHE_SCAN_MAX 10000        /* entries of the cache looked at */
+
+struct doctor {
+	struct manager *m;   /* borrowed */
+	json_object *o;      /* owned: the result */
+	json_object *checks; /* owned */
+	bool ok;             /* every check is */
+	bool qemu_usable;
+	bool kernel_obtainable;
+	int r; /* the first failure to build the result sticks */
+};
+
+static void doctor_done(struct doctor *d)
+{
+	json_object_put(d->o);
+	json_object_put(d->checks);
+}
+
+static void keep_first(struct doctor *d, int r)
+{
+	if (r < 0 && d->r >= 0)
+		d->r = r;
+}
+
+static void check(struct doctor *d, const char *name, bool ok, const char *fix, const char *fmt,
+	...) _printf_(5, 6);
+static void check(
+	struct doctor *d, const char *name, bool ok, const char *fix, const char *fmt, ...)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	char detail[1024];
+	va_list ap;
+	va_start(ap, fmt);
+	(void)vsnprintf(detail, sizeof(detail), fmt, ap);
+	va_end(ap);
+	d->ok = d->ok && ok;
+	if (!o || json_add_str(o, "name", name) < 0 || json_add_bool(o, "ok", ok) < 0 ||
+		json_add_str(o, "detail", detail) < 0 || json_add_str(o, "fix", fix) < 0 ||
+		json_object_array_add(d->checks, json_object_get(o)) < 0)
+		keep_first(d, -ENOMEM);
+}
+
+/* Adds a member; val NULL stands for out of memory, not for null. */
+static void add(struct doctor *d, const char *key, json_object *val)
+{
+	keep_first(d, val ? json_add(d->o, key, val) : -ENOMEM);
+}
+
+/* {"a": true, "b": false} */
+static void add_bools(
+	struct doctor *d, const char *key, size_t n, const char *const *names, const bool *values)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	for (size_t i = 0; o && i < n; i++)
+		keep_first(d, json_add_bool(o, names[i], values[i]));
+	add(d, key, TAKE_PTR(o));
+}
+
+static void report_kvm(struct doctor *d)
+{
+	static const char *const names[] = { "exists", "readable", "writable", "usable" };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	enum accelerator used;
+	struct host_kvm kvm;
+	host_kvm_probe(&kvm);
+	add_bools(d, "kvm", ARRAY_SIZE(names), names,
+		(const bool[]){ kvm.exists, kvm.readable, kvm.writable, kvm.usable });
+	if (vmm_resolve_accelerator(ACCELERATOR_KVM, &used, NULL, &err) >= 0)
+		check(d, "kvm", true, NULL, "usable");
+	else
+		check(d, "kvm", true, err.fix,
+			"KVM is not usable: %s%s%s%s; machines work, but slowly, and are no security boundary",
+			err.cause ? err.cause : err.message, kvm.error ? " (" : "",
+			kvm.error ? strerror(kvm.error) : "", kvm.error ? ")" : "");
+}
+
+static int vmm_json(const struct vmm_probe *p, json_object **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *list = json_object_new_array();
+	if (!o || !list || json_add_str(o, "name", p->name) < 0 ||
+		json_add_str(o, "version", p->version) < 0 ||
+		json_add_str(o, "path", p->path) < 0 || json_add_bool(o, "usable", p->usable) < 0 ||
+		json_add_str(o, "reason", p->reason) < 0 ||
+		json_add(o, "advisories", TAKE_PTR(list)) < 0)
+		return -ENOMEM;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+static void report_vmm(struct doctor *d, json_object *list, const struct vmm_driver *driver)
+{
+	_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
+	_cleanup_json_ json_object *o = NULL;
+	int r = driver->probe(d->m, &p);
+	if (p.name[0] == '\0')
+		(void)snprintf(p.name, sizeof(p.name), "%s", driver->name);
+	if (streq(driver->name, "qemu")) {
+		d->qemu_usable = r >= 0 && p.usable;
+		check(d, "qemu", d->qemu_usable,
+			d->qemu_usable ? NULL : "sudo apt-get install -y qemu-system-x86", "%s",
+			d->qemu_usable ? (p.version ? p.version : "usable")
+			: p.reason     ? p.reason
+				       : "qemu-system-x86_64 cannot be used");
+	}
+	r = vmm_json(&p, &o);
+	if (r >= 0 && json_object_array_add(list, json_object_get(o)) < 0)
+		r = -ENOMEM;
+	keep_first(d, r);
+}
+
+static void report_vmms(struct doctor *d)
+{
+	static const char *const names[] = { "available" };
+	_cleanup_json_ json_object *list = json_object_new_array();
+	_cleanup_error_ struct error err = ERROR_INIT;
+	enum accelerator used;
+	const char *reason;
+	for (size_t i = 0; list && vmm_drivers[i]; i++)
+		report_vmm(d, list, vmm_drivers[i]);
+	add(d, "vmm", TAKE_PTR(list));
+	add_bools(d, "emulation", 1, names, &d->qemu_usable);
+	if (d->qemu_usable &&
+		vmm_resolve_accelerator(d->m->config->accelerator, &used, &reason, &err) >= 0)
+		keep_first(d, json_add_str(d->o, "accelerator", accelerator_name(used)));
+	else
+		keep_first(d, json_add(d->o, "accelerator", NULL));
+	if (err.set)
+		check(d, "accelerator", false, err.fix, "%s", err.message ? err.message : "none");
+}
+
+static bool have_program(const char *name)
+{
+	_cleanup_free_ char *path = NULL;
+	return host_find_program(name, &path) >= 0;
+}
+
+static void check_program(struct doctor *d, const char *name, const char *program, const char *fix)
+{
+	bool have = have_program(program);
+	check(d, name, have, have ? NULL : fix, "%s is %sinstalled", program, have ? "" : "not ");
+}
+
+/* Building an environment without root takes ids of its own: those of whom pyro-import runs as. */
+static void check_subids(struct doctor *d)
+{
+	uid_t uid = getuid() != 0 ? getuid() : d->m->import_uid;
+	uint64_t start, count;
+	if (uid == 0) {
+		check(d, "subuid", true, NULL, "not needed: pyrod runs as root");
+		return;
+	}
+	bool uids = host_subid("/etc/subuid", uid, SUBID_COUNT, &start, &count) >= 0;
+	bool gids = host_subid("/etc/subgid", uid, SUBID_COUNT, &start, &count) >= 0;
+	if (uids && gids) {
+		check(d, "subuid", true, NULL, "uid %u has %d subordinate ids", uid, SUBID_COUNT);
+		return;
+	}
+	_cleanup_free_ char *fix = NULL;
+	if (host_subid_command(uid, SUBID_COUNT, &fix) < 0)
+		fix = strdup("run pyrod as a user with an account");
+	check(d, "subuid", false, fix, "uid %u has no %d subordinate ids in /etc/%s", uid,
+		SUBID_COUNT, uids ? "subgid" : "subuid");
+}
+
+static void check_builders(struct doctor *d)
+{
+	check_program(d, "mmdebstrap", "mmdebstrap", "sudo apt-get install -y mmdebstrap");
+	if (getuid() != 0 || d->m->import_uid != 0)
+		check_program(d, "uidmap", "newuidmap", "sudo apt-get install -y uidmap");
+	check_subids(d);
+}
+
+static void report_kernel(struct doctor *d)
+{
+	const char *hash = d->m->kernels ? kernels_current(d->m->kernels) : NULL;
+	const char *version = hash ? kernels_current_version(d->m->kernels) : NULL;
+	_cleanup_json_ json_object *o = json_object_new_object();
+	bool apt = have_program("apt-get");
+	if (!o || json_add_str(o, "path", hash ? kernels_current_path(d->m->kernels) : NULL) < 0 ||
+		json_add_str(o, "version", version) < 0)
+		keep_first(d, -ENOMEM);
+	add(d, "kernel", TAKE_PTR(o));
+	check(d, "apt", apt || hash || d->m->config->kernel,
+		apt || hash || d->m->config->kernel
+			? NULL
+			: "set kernel= in pyrod.conf to the path of a bzImage or vmlinux",
+		"apt-get is %sinstalled%s", apt ? "" : "not ",
+		d->m->config->kernel ? "; pyrod.conf names a kernel" : "");
+	d->kernel_obtainable = hash || apt || d->m->config->kernel;
+	if (hash)
+		check(d, "kernel", true, NULL, "%s", version ? version : hash);
+	else
+		check(d, "kernel", d->kernel_obtainable, "pyro env pull debian:12",
+			"the kernel store is empty; the first pull fills it");
+}
+
+/* Leftovers of interrupted pulls: staging folders older than this daemon, images without their
+ * parts. */
+static bool is_leftover(struct manager *m, int dir_fd, const char *name)
+{
+	struct stat st;
+	char part[300];
+	uint64_t started = wall_usec() - (now_usec() - m->started_usec);
+	if (startswith(name, ".staging-"))
+		return fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		       (uint64_t)st.st_mtim.tv_sec * USEC_PER_SEC < started;
+	if (!startswith(name, "sha256-"))
+		return false;
+	(void)snprintf(part, sizeof(part), "%s/image.ext4", name);
+	if (fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return true;
+	(void)snprintf(part, sizeof(part), "%s/meta.json", name);
+	return fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) < 0;
+}
+
+static void dir_closep(DIR **d)
+{
+	if (*d)
+		(void)closedir(*d);
+}
+
+static void check_cache(struct doctor *d)
+{
+	_cleanup_(dir_closep) DIR *dir = opendir(d->m->cache_dir);
+	size_t leftovers = 0, seen = 0;
+	struct dirent *e;
+	if (!dir) {
+		bool absent = errno == ENOENT;
+		check(d, "environment_cache", absent,
+			absent ? NULL : "make it readable for the daemon's user", "%s: %s",
+			d->m->cache_dir, absent ? "empty" : strerror(errno));
+		return;
+	}
+	while ((e = readdir(dir)) && seen++ < CACHE_SCAN_MAX)
+		leftovers += is_leftover(d->m, dirfd(dir), e->d_name);
+	check(d, "environment_cache", leftovers == 0, leftovers > 0 ? "pyro env prune" : NULL,
+		"%s: %zu leftover%s of interrupted pulls", d->m->cache_dir, leftovers,
+		leftovers == 1 ? "" : "s");
+}
+
+static void check_state_dir(struct doctor *d)
+{
+	bool good = access(d->m->state_dir, R_OK | W_OK | X_OK) == 0;
+	check(d, "state_dir", good, good ? NULL : "make it writable for the daemon's user",
+		"%s%s%s", d->m->state_dir, good ? "" : ": ", good ? "" : strerror(errno));
+}
+
+static void check_store(struct doctor *d)
+{
+	const struct error *e = &d->m->degraded;
+	check(d, "store", !e->set, e->set ? e->fix : NULL, "%s%s%s",
+		e->set ? (e->message ? e->message : "it cannot be used") : "open",
+		e->set && e->cause ? ": " : "", e->set && e->cause ? e->cause : "");
+}
+
+static void report_storage(struct doctor *d, size_t installed)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	uint64_t bytes = 0, need = (uint64_t)d->m->config->disk_reserve_mib * MIB + FREE_BYTES_MIN;
+	int r = host_free_bytes(d->m->state_dir, &bytes);
+	size_t machines = d->m->machines ? machines_count(d->m->machines) : 0;
+	json_object *number = r >= 0 ? json_object_new_int64((int64_t)bytes) : NULL;
+	if (!o || json_add_str(o, "path", d->m->state_dir) < 0 || json_add(o, "free", number) < 0 ||
+		json_add_int(o, "machines", (int64_t)machines) < 0 ||
+		json_add_int(o, "environments", (int64_t)installed) < 0 ||
+		json_add_int(o, "templates", 0) < 0)
+		keep_first(d, -ENOMEM);
+	add(d, "storage", TAKE_PTR(o));
+	bool enough = r >= 0 && bytes >= need;
+	_cleanup_free_ char *fix =
+		str_printf("free at least %" PRIu64 " MiB there", (need - bytes) / MIB);
+	check(d, "disk_space", enough, enough ? NULL : fix,
+		"%" PRIu64 " MiB are free at %s, %" PRIu64 " are wanted", bytes / MIB,
+		d->m->state_dir, need / MIB);
+}
+
+/* What is in the cache but does not count as installed: pulling it again mends it. */
+static void check_environment(struct doctor *d, const char *name)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct environment *env;
+	if (environments_find(d->m->environments, name, &env, &err) < 0)
+		return;
+	const char *damage = environment_damage(env);
+	_cleanup_free_ char *fix = str_printf("pyro env pull %s", name);
+	const struct error *failure = environment_failure(env);
+	if (damage)
+		check(d, "environment", false, fix, "%s: %s", name, damage);
+	else if (failure)
+		check(d, "environment", false, failure->fix, "%s%s%s",
+			failure->message ? failure->message : name, failure->cause ? ": " : "",
+			failure->cause ? failure->cause : "");
+}
+
+/* The environments of env.list, and how many of them are installed. */
+static size_t report_environments(struct doctor *d)
+{
+	_cleanup_json_ json_object *all = NULL;
+	size_t installed = 0;
+	int r = d->m->environments ? environments_list_json(d->m->environments, &all) : 0;
+	keep_first(d, r);
+	json_object *list = json_get(all, "environments");
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		json_object *e = json_object_array_get_idx(list, i);
+		installed += json_get_bool(e, "installed", false);
+		check_environment(d, json_get_str(e, "name", ""));
+	}
+	add(d, "environments", list ? json_object_get(list) : json_object_new_array());
+	return installed;
+}
+
+/* A file of /proc that holds "1". */
+static bool flag_file(const char *path)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t n;
+	return read_file_at(AT_FDCWD, path, 64, &text, &n) >= 0 && text[0] == '1';
+}
+
+static void report_networking(struct doctor *d)
+{
+	static const char *const names[] = { "tun", "ip_forward", "nft" };
+	add_bools(d, "networking", ARRAY_SIZE(names), names,
+		(const bool[]){ access("/dev/net/tun", R_OK | W_OK) == 0,
+			flag_file("/proc/sys/net/ipv4/ip_forward"), have_program("nft") });
+}
+
+static void report_limits(struct doctor *d)
+{
+	const struct config *c = d->m->config;
+	_cleanup_json_ json_object *o = json_object_new_object();
+	int64_t vcpus = c->max_vcpus ? c->max_vcpus : 4 * (int64_t)host_cpu_count();
+	int64_t memory = c->max_memory_mib ? c->max_memory_mib : (int64_t)(host_memory_mib() / 2);
+	if (!o || json_add_int(o, "max_machines", c->max_machines) < 0 ||
+		json_add_int(o, "max_vcpus", vcpus) < 0 ||
+		json_add_int(o, "max_memory_mib", memory) < 0 ||
+		json_add_int(o, "max_disk_mib", c->max_disk_mib) < 0 ||
+		json_add_int(o, "memory_reserve_mib", c->memory_reserve_mib) < 0 ||
+		json_add_int(o, "disk_reserve_mib", c->disk_reserve_mib) < 0 ||
+		json_add_int(o, "output_limit_mib", c->output_limit_mib) < 0)
+		keep_first(d, -ENOMEM);
+	add(d, "limits", TAKE_PTR(o));
+}
+
+static void report_daemon(struct doctor *d)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	uint64_t up = (now_usec() - d->m->started_usec) / USEC_PER_SEC;
+	if (!o || json_add_str(o, "version", PYRO_VERSION) < 0 ||
+		json_add_int(o, "pid", getpid()) < 0 ||
+		json_add_int(o, "uptime_seconds", (int64_t)up) < 0 ||
+		json_add_str(o, "socket", d->m->socket_path) < 0)
+		keep_first(d, -ENOMEM);
+	add(d, "daemon", TAKE_PTR(o));
+}
+
+static void report_probe(struct doctor *d, const struct doctor_probe *p)
+{
+	static const char *const names[] = { "vm_boot", "guest_exec", "guest_network",
+		"host_compat" };
+	add_bools(d, "capabilities", ARRAY_SIZE(names), names,
+		(const bool[]){
+			p->booted && d->qemu_usable, p->executed && d->qemu_usable, false, false });
+	check(d, "probe_machine", !p->tried || p->executed, p->fix, "%s", p->detail);
+}
+
+static void report_runtime(struct doctor *d)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	if (!o || json_add_bool(o, "ok", d->ok) < 0 ||
+		json_add(o, "checks", json_object_get(d->checks)) < 0)
+		keep_first(d, -ENOMEM);
+	add(d, "runtime", TAKE_PTR(o));
+}
+
+int doctor_report(struct manager *m, const struct doctor_probe *probe, json_object **ret)
+{
+	_cleanup_(doctor_done) struct doctor d = {
+		.m = m,
+		.o = json_object_new_object(),
+		.checks = json_object_new_array(),
+		.ok = true,
+	};
+	if (!d.o || !d.checks)
+		return -ENOMEM;
+	keep_first(&d, json_add_str(d.o, "platform", "linux-x86_64"));
+	report_kvm(&d);
+	report_vmms(&d);
+	check_builders(&d);
+	report_kernel(&d);
+	check_state_dir(&d);
+	check_store(&d);
+	check_cache(&d);
+	report_storage(&d, report_environments(&d));
+	report_networking(&d);
+	report_limits(&d);
+	report_daemon(&d);
+	report_probe(&d, probe);
+	keep_first(&d, json_add_str(d.o, "environment_cache", m->cache_dir));
+	report_runtime(&d);
+	if (d.r < 0)
+		return d.r;
+	*ret = TAKE_PTR(d.o);
+	return 0;
+}

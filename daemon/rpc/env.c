@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Handlers of environments: list, inspect, pull, prune. Called by the dispatcher, which has looked
+ * the environment up. What must stay true: a pull belongs to nobody, so a caller that leaves or
+ * cancels only stops waiting; removing what others may use needs the administrator's right.
+ */
+
+#include "daemon/core/machine.h"
+#include "daemon/image/environment.h"
+#include "daemon/rpc/call.h"
+
+/* One caller waiting for a pull. */
+struct env_wait {
+	struct call *call;       /* borrowed */
+	struct pull_wait *wait;  /* owned */
+	struct environment *env; /* borrowed: the catalog's */
+};
+
+static void env_wait_free(struct env_wait *w)
+{
+	pull_wait_free(w->wait);
+	free(w);
+}
+DEFINE_CLEANUP(struct env_wait *, env_wait_free)
+
+static int reply_list(struct call *c)
+{
+	json_object *o = NULL;
+	int r = environments_list_json(call_manager(c)->environments, &o);
+	if (r < 0)
+		return r;
+	call_reply(c, o);
+	return 0;
+}
+
+int rpc_env_list(struct call *c, _unused_ struct error *err)
+{
+	return reply_list(c);
+}
+
+int rpc_vm_list_environments(struct call *c, _unused_ struct error *err)
+{
+	return reply_list(c);
+}
+
+int rpc_env_inspect(struct call *c, _unused_ struct error *err)
+{
+	json_object *o = NULL;
+	int r = environment_json(call_environment(c), &o);
+	if (r < 0)
+		return r;
+	call_reply(c, o);
+	return 0;
+}
+
+static void on_pull_progress(const struct pull_progress *p, void *userdata)
+{
+	struct env_wait *w = userdata;
+	_cleanup_json_ json_object *o = json_object_new_object();
+	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
+		json_add_str(o, "environment", environment_name(w->env)) < 0 ||
+		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
+			0 ||
+		json_add_str(o, "detail", p->detail) < 0)
+		return; /* progress may be dropped */
+	call_progress(w->call, TAKE_PTR(o));
+}
+
+static void on_pull_done(const struct error *err, void *userdata)
+{
+	_cleanup_(env_wait_freep) struct env_wait *w = userdata;
+	_cleanup_error_ struct error failed = ERROR_INIT;
+	json_object *o = NULL;
+	if (err && err->set) {
+		call_fail(w->call, err);
+		return;
+	}
+	int r = environment_json(w->env, &o);
+	if (r < 0) {
+		(void)error_set_errno(&failed, error_code_for_errno(r), r, NULL,
+			"%s is installed, but cannot be described", environment_name(w->env));
+		call_fail(w->call, &failed);
+		return;
+	}
+	call_reply(w->call, o);
+}
+
+/* env.pull is KEPT: whether its caller cancels or has gone, only the wait for it ends. */
+static void on_pull_end(struct call *c, enum call_end why, void *userdata)
+{
+	_cleanup_(env_wait_freep) struct env_wait *w = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	if (why == CALL_GONE)
+		return; /* nobody to tell, and callers that come and go must leave nothing */
+	(void)error_set(&err, ERROR_CANCELLED, "the pull itself goes on", NULL,
+		"waiting for %s was cancelled", environment_name(w->env));
+	call_fail(c, &err);
+}
+
+int rpc_env_pull(struct call *c, struct error *err)
+{
+	_cleanup_(env_wait_freep) struct env_wait *w = calloc(1, sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->call = c;
+	w->env = call_environment(c);
+	int r = environment_pull(w->env, json_get_bool(call_params(c), "force", false),
+		on_pull_progress, on_pull_done, w, &w->wait, err);
+	if (r < 0)
+		return r;
+	call_keep(c, on_pull_end, TAKE_PTR(w));
+	return 0;
+}
+
+static void on_pruned(json_object *result, const struct error *err, void *userdata)
+{
+	struct call *c = userdata;
+	if (err && err->set) {
+		json_object_put(result);
+		call_fail(c, err);
+		return;
+	}
+	call_reply(c, result);
+}
+
+int rpc_env_prune(struct call *c, struct error *err)
+{
+	struct manager *m = call_manager(c);
+	bool all = json_get_bool(call_params(c), "all", false);
+	bool dry_run = json_get_bool(call_params(c), "dry_run", false);
+	if (all && !dry_run && !call_is_admin(c))
+		return error_set(err, ERROR_PERMISSION_DENIED,
+			"it removes environments that other users have installed",
+			"run it as root or as a member of group pyro-admin",
+			"env.prune with all=true is not for uid %u", call_uid(c));
+	int r = environments_prune(
+		m->environments, all, dry_run, machines_use_digest, m->machines, on_pruned, c, err);
+	if (r < 0)
+		return r;
+	call_keep(c, NULL, NULL); /* a removal under way is not interrupted */
+	return 0;
+}

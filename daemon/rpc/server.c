@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The listening socket and the list of clients. Made by main.c before the loop runs. What must
+ * stay true: who a client is comes from the kernel at accept (SO_PEERCRED, SO_PEERGROUPS) and is
+ * never asked again; connections are limited per uid and in all; running out of descriptors pauses
+ * accepting and spins nothing; a refused client is told why; a live daemon's socket is never taken
+ * over.
+ */
+
+#include "daemon/rpc/server.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "daemon/log.h"
+#include "daemon/rpc/conn.h"
+#include "proto/limits.h"
+
+#define LISTEN_BACKLOG    128
+#define ACCEPT_PAUSE_USEC USEC_PER_SEC
+#define ACCEPTS_PER_TURN  16
+#define GROUPS_MAX        65536 /* NGROUPS_MAX of Linux */
+#define GROUP_USERS       "pyro"
+#define GROUP_ADMINS      "pyro-admin"
+
+struct server {
+	struct manager *manager; /* borrowed: owns this */
+	int fd;                  /* owned */
+	int reserve;             /* owned: given up to refuse a client when descriptors run out */
+	char *bound;             /* owned or NULL: the path to unlink at the end */
+	sd_event_source *io, *pause; /* owned */
+	TAILQ_HEAD(, conn) conns;
+	struct call_list detached; /* owned */
+	size_t n_conns;
+	bool has_admins;
+	gid_t admins;
+};
+
+struct peer {
+	uid_t uid;
+	pid_t pid;
+	bool admin;
+};
+
+struct manager *server_manager(struct server *s)
+{
+	return s->manager;
+}
+
+struct call_list *server_detached(struct server *s)
+{
+	return &s->detached;
+}
+
+size_t server_connections(struct server *s)
+{
+	return s->n_conns;
+}
+
+void server_add(struct server *s, struct conn *c)
+{
+	TAILQ_INSERT_TAIL(&s->conns, c, entry);
+	s->n_conns++;
+}
+
+void server_remove(struct server *s, struct conn *c)
+{
+	TAILQ_REMOVE(&s->conns, c, entry);
+	s->n_conns--;
+}
+
+static size_t connections_of(const struct server *s, uid_t uid)
+{
+	size_t n = 0;
+	struct conn *c;
+	TAILQ_FOREACH (c, &s->conns, entry)
+		n += c->uid == uid;
+	return n;
+}
+
+/* True if the peer had the group when it connected. */
+static bool peer_in_group(int fd, gid_t primary, gid_t gid)
+{
+	if (primary == gid)
+		return true;
+	socklen_t size = 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &size) == 0 || errno != ERANGE ||
+		size > GROUPS_MAX * sizeof(gid_t))
+		return false; /* none at all */
+	_cleanup_free_ gid_t *groups = malloc(size);
+	if (!groups || getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0)
+		return false;
+	for (size_t i = 0; i < size / sizeof(gid_t); i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
+}
+
+static int read_peer(const struct server *s, int fd, struct peer *ret)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return -errno;
+	*ret = (struct peer){ .uid = cred.uid, .pid = cred.pid };
+	ret->admin = cred.uid == 0 || cred.uid == getuid() ||
+		     (s->has_admins && peer_in_group(fd, cred.gid, s->admins));
+	return 0;
+}
+
+/* One line that says why, as far as a fresh socket's buffer takes it. */
+static void tell(int fd, const struct error *err)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *e = json_error_object(err);
+	if (!o || !e || json_add_str(o, "jsonrpc", "2.0") < 0 || json_add(o, "id", NULL) < 0 ||
+		json_add(o, "error", TAKE_PTR(e)) < 0)
+		return;
+	_cleanup_free_ char *line =
+		str_printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+	if (line)
+		(void)send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Whether this peer may have a connection (now). */
+static int admit(const struct server *s, const struct peer *p, struct error *err)
+{
+	if (!s->manager->system && p->uid != getuid() && p->uid != 0)
+		return error_set(err, ERROR_PERMISSION_DENIED, NULL, "pyrod --user --detach",
+			"this pyrod serves uid %u, not uid %u", getuid(), p->uid);
+	if (s->n_conns >= LIMIT_CONNECTIONS)
+		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
+			"close a connection and try again",
+			"pyrod has %d connections, which is its limit", LIMIT_CONNECTIONS);
+	if (connections_of(s, p->uid) >= LIMIT_CONNECTIONS_UID)
+		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
+			"close a connection and try again",
+			"uid %u has %d connections, which is the limit", p->uid,
+			LIMIT_CONNECTIONS_UID);
+	return 0;
+}
+
+static void welcome(struct server *s, int taken)
+{
+	_cleanup_close_ int fd = taken;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct peer peer = { .uid = (uid_t)-1 };
+	struct conn *conn;
+	int r = read_peer(s, fd, &peer);
+	if (r < 0) {
+		log_warning_errno(r, "a client without credentials is turned away");
+		return;
+	}
+	if (admit(s, &peer, &err) < 0) {
+		log_info("client uid=%u pid=%d refused: %s", peer.uid, peer.pid,
+			err.message ? err.message : "out of memory");
+		tell(fd, &err);
+		return;
+	}
+	r = conn_new(s, fd, peer.uid, peer.pid, peer.admin, &conn);
+	if (r < 0) {
+		(void)error_set_errno(
+			&err, error_code_for_errno(r), r, NULL, "cannot serve this connection");
+		log_warning_errno(r, "cannot serve client uid=%u pid=%d", peer.uid, peer.pid);
+		tell(fd, &err);
+		return;
+	}
+	(void)TAKE_FD(fd);
+}
+
+/* Out of descriptors: refuses one client with the reserve, then waits a second. */
+static void starved(struct server *s, int r)
+{
+	log_warning_errno(r, "cannot accept clients for a second");
+	s->reserve = fd_close(s->reserve);
+	_cleanup_close_ int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		(void)error_set(&err, ERROR_QUOTA_EXCEEDED, "its limit of open files is reached",
+			"try again in a second, or raise LimitNOFILE",
+			"pyrod has no descriptors left");
+		tell(fd, &err);
+		fd = fd_close(fd);
+	}
+	s->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (sd_event_source_set_time_relative(s->pause, ACCEPT_PAUSE_USEC) >= 0 &&
+		sd_event_source_set_enabled(s->pause, SD_EVENT_ONESHOT) >= 0)
+		(void)sd_event_source_set_enabled(s->io, SD_EVENT_OFF);
+}
+
+static int on_accept(
+	_unused_ sd_event_source *src, int listen_fd, _unused_ uint32_t revents, void *userdata)
+{
+	struct server *s = userdata;
+	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+		int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			welcome(s, fd);
+			continue;
+		}
+		int r = -errno;
+		if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM)
+			starved(s, r);
+		else if (r != -EAGAIN && r != -EINTR && r != -ECONNABORTED)
+			log_warning_errno(r, "cannot accept a client");
+		break;
+	}
+	return 0;
+}
+
+static int on_pause_over(_unused_ sd_event_source *src, _unused_ uint64_t usec, void *userdata)
+{
+	struct server *s = userdata;
+	(void)sd_event_source_set_enabled(s->io, SD_EVENT_ON);
+	return 0;
+}
+
+/* -EADDRINUSE when somebody listens at the path, 0 when nobody does. */
+static int probe_path(const struct sockaddr_un *addr)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN)
+		return -EADDRINUSE;
+	return errno == ENOENT || errno == ECONNREFUSED ? 0 : -errno;
+}
+
+/* Removes the socket a dead daemon has left; anything else at the path is an error. */
+static int clear_path(const struct sockaddr_un *addr, struct error *err)
+{
+	struct stat st;
+	const char *path = addr->sun_path;
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0
+				       : error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
+						 "give --socket a path in a folder of yours",
+						 "cannot look at %s", path);
+	if (!S_ISSOCK(st.st_mode))
+		return error_set(err, ERROR_INVALID_ARGUMENT, "it is no socket",
+			"remove it or give --socket another path", "%s is in the way", path);
+	int r = probe_path(addr);
+	if (r == -EADDRINUSE)
+		return error_set(err, ERROR_WRONG_STATE, NULL,
+			"use the running one, or stop it first", "another pyrod listens at %s",
+			path);
+	if (r < 0)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
+			"give --socket another path", "cannot tell whether %s is in use", path);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno, "remove it by hand",
+			"cannot remove the dead socket %s", path);
+	return 0;
+}
+
+/* System mode: 0660, group pyro where it exists (only then can others than root connect). */
+static int open_to_group(const struct server *s, const char *path)
+{
+	if (!s->manager->system)
+		return chmod(path, 0600) < 0 ? -errno : 0;
+	const struct group *gr = getgrnam(GROUP_USERS);
+	if (gr && gr->gr_gid != getegid() && chown(path, (uid_t)-1, gr->gr_gid) < 0)
+		return -errno;
+	return chmod(path, 0660) < 0 ? -errno : 0;
+}
+
+static int bind_path(struct server *s, const char *path, struct error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "give --socket a shorter path",
+			"the socket path %s is longer than %zu bytes", path,
+			sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	int r = clear_path(&addr, err);
+	if (r < 0)
+		return r;
+	s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (s->fd < 0)
+		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot make a socket");
+	if (bind(s->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
+			"make its folder, or give --socket another path", "cannot listen at %s",
+			path);
+	s->bound = strdup(path);
+	if (!s->bound)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	r = open_to_group(s, path);
+	if (r < 0)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
+			"start pyrod as root or as a member of group pyro",
+			"cannot give %s to group pyro", path);
+	if (listen(s->fd, LISTEN_BACKLOG) < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, -errno, NULL, "cannot listen at %s", path);
+	return 0;
+}
+
+static int add_sources(struct server *s)
+{
+	sd_event *event = s->manager->event;
+	int r = sd_event_add_io(event, &s->io, s->fd, EPOLLIN, on_accept, s);
+	if (r < 0)
+		return r;
+	r = sd_event_add_time_relative(
+		event, &s->pause, CLOCK_MONOTONIC, ACCEPT_PAUSE_USEC, 0, on_pause_over, s);
+	if (r < 0)
+		return r;
+	r = sd_event_source_set_enabled(s->pause, SD_EVENT_OFF);
+	if (r < 0)
+		return r;
+	s->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return s->reserve < 0 ? -errno : 0;
+}
+
+int server_new(
+	struct manager *m, const char *path, int listen_fd, struct server **ret, struct error *err)
+{
+	_cleanup_(server_freep) struct server *s = calloc(1, sizeof(*s));
+	if (!s)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	*s = (struct server){ .manager = m, .fd = listen_fd, .reserve = -EBADF };
+	TAILQ_INIT(&s->conns);
+	TAILQ_INIT(&s->detached);
+	const struct group *gr = getgrnam(GROUP_ADMINS); /* before the loop runs: NSS may wait */
+	if (gr) {
+		s->has_admins = true;
+		s->admins = gr->gr_gid;
+	}
+	int r = 0;
+	if (listen_fd < 0)
+		r = bind_path(s, path, err);
+	else if (fcntl(listen_fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
+		r = error_set_errno(
+			err, ERROR_INTERNAL, -errno, NULL, "cannot use the socket of systemd");
+	if (r < 0)
+		return r;
+	r = add_sources(s);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot watch the socket");
+	*ret = TAKE_PTR(s);
+	return 0;
+}
+
+void server_stop(struct server *s)
+{
+	struct conn *c;
+	s->io = sd_event_source_disable_unref(s->io);
+	s->pause = sd_event_source_disable_unref(s->pause);
+	s->fd = fd_close(s->fd);
+	if (s->bound && unlink(s->bound) < 0 && errno != ENOENT)
+		log_warning_errno(-errno, "cannot remove %s", s->bound);
+	free(TAKE_PTR(s->bound));
+	while ((c = TAILQ_FIRST(&s->conns)))
+		conn_free(c);
+}
+
+struct server *server_free(struct server *s)
+{
+	struct call *call;
+	if (!s)
+		return NULL;
+	server_stop(s);
+	while ((call = TAILQ_FIRST(&s->detached)))
+		call_free(call);
+	s->reserve = fd_close(s->reserve);
+	free(s);
+	return NULL;
+}

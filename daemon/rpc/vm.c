@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Handlers of machines: run, list, status, delete, reap_expired. Called by the dispatcher, which
+ * has checked parameters and looked the machine up. What must stay true: what this host cannot
+ * give (more vCPUs or memory than it has, a network) is refused before anything is made; a run
+ * whose caller is gone is abandoned and one that is cancelled is ended, each exactly once.
+ */
+
+#include <inttypes.h>
+
+#include "daemon/core/machine.h"
+#include "daemon/core/run.h"
+#include "daemon/rpc/call.h"
+#include "proto/host.h"
+#include "proto/limits.h"
+
+#define TTL_MARGIN_SECONDS 60 /* beyond the command's own time limit */
+
+struct run_call {
+	struct call *call; /* borrowed */
+	struct run *run;   /* owned until it is abandoned */
+};
+
+static int refuse_unsupported(json_object *params, struct error *err)
+{
+	if (json_get_bool(params, "network", false))
+		return error_set(err, ERROR_UNSUPPORTED, "this version has no guest networks yet",
+			"run it without network", "network=true is not supported");
+	if (json_get_bool(params, "allow_host_compat", false))
+		return error_set(err, ERROR_UNSUPPORTED,
+			"this version runs commands in a machine or not at all",
+			"run it without allow_host_compat",
+			"allow_host_compat=true is not supported");
+	if (json_get(params, "wait_ms"))
+		return error_set(err, ERROR_UNSUPPORTED,
+			"this version answers when the command has ended", "run it without wait_ms",
+			"wait_ms is not supported");
+	if (json_get_bool(params, "stdin", false) && !json_get(params, "stdio"))
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"pass a stream socket as stdio, or leave out stdin",
+			"stdin=true needs stdio, which carries it");
+	return 0;
+}
+
+static int check_host_ranges(json_object *params, struct error *err)
+{
+	int64_t vcpus = json_get_int(params, "vcpu_count", 1), have = host_cpu_count();
+	int64_t mem = json_get_int(params, "mem_mib", 1024);
+	uint64_t mem_have = host_memory_mib();
+	if (vcpus > have)
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			"vcpu_count must be from 1 to this host's %" PRId64 ", not %" PRId64, have,
+			vcpus);
+	if ((uint64_t)mem > mem_have)
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			"mem_mib must be from %d to this host's %" PRIu64 ", not %" PRId64,
+			MEM_MIB_MIN, mem_have, mem);
+	return 0;
+}
+
+/* contract.md section 7.4: unless given, long enough for the command. */
+static int64_t ttl_of(struct manager *m, json_object *params, int64_t timeout)
+{
+	if (json_get(params, "ttl_seconds"))
+		return json_get_int(params, "ttl_seconds", 0);
+	return MAX_OF(m->config->default_ttl_seconds, timeout + TTL_MARGIN_SECONDS);
+}
+
+static void strv_freep(char ***l)
+{
+	for (char **p = *l; p && *p; p++)
+		free(*p);
+	free(*l);
+}
+
+/* {"K":"V"} as K=V strings. */
+static int env_of(json_object *env, char ***ret, struct error *err)
+{
+	size_t n = env ? (size_t)json_object_object_length(env) : 0, i = 0, bytes = 0;
+	_cleanup_(strv_freep) char **l = calloc(n + 1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	if (n == 0) {
+		*ret = TAKE_PTR(l);
+		return 0;
+	}
+	json_object_object_foreach(env, key, val)
+	{
+		if (key[0] == '\0' || strchr(key, '='))
+			return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+				"use a name without =", "env has a variable named \"%.60s\"", key);
+		l[i] = str_printf("%s=%s", key, json_object_get_string(val));
+		if (!l[i])
+			return -ENOMEM;
+		bytes += strlen(l[i++]) + 1;
+	}
+	if (bytes > LIMIT_ENV_BYTES)
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "put large data into a file",
+			"env has %zu bytes, at most %d are allowed", bytes, LIMIT_ENV_BYTES);
+	*ret = TAKE_PTR(l);
+	return 0;
+}
+
+static void on_run_progress(_unused_ struct run *r, const struct run_progress *p, void *userdata)
+{
+	struct run_call *rc = userdata;
+	_cleanup_json_ json_object *o = json_object_new_object();
+	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
+		json_add_str(o, "vm_id", p->vm_id) < 0 ||
+		json_add_str(o, "exec_id", p->exec_id) < 0 ||
+		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
+			0 ||
+		json_add_str(o, "detail", p->detail) < 0 ||
+		json_add_str(o, "accelerator", p->accelerator) < 0 ||
+		json_add_str(o, "accelerator_reason", p->accelerator_reason) < 0 ||
+		json_add_str(o, "environment",
+			json_get_str(call_params(rc->call), "environment", NULL)) < 0)
+		return; /* progress may be dropped */
+	call_progress(rc->call, TAKE_PTR(o));
+}
+
+static void on_run_done(struct run *r, json_object *result, const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct run_call *rc = userdata;
+	if (result)
+		call_reply(rc->call, result);
+	else
+		call_fail(rc->call, err);
+	run_free(r);
+}
+
+static void on_run_end(_unused_ struct call *c, enum call_end why, void *userdata)
+{
+	struct run_call *rc = userdata;
+	if (why == CALL_CANCELLED) {
+		run_cancel(rc->run); /* on_run_done follows */
+		return;
+	}
+	run_abandon(rc->run);
+	free(rc);
+}
+
+static void fill_run(struct call *c, struct run_params *p)
+{
+	json_object *params = call_params(c);
+	int64_t timeout = json_get_int(params, "timeout_seconds", 30);
+	*p = (struct run_params){
+		.command = json_get_str(params, "command", NULL),
+		.cwd = json_get_str(params, "cwd", NULL),
+		.user = json_get_str(params, "user", NULL),
+		.timeout_usec = (uint64_t)timeout * USEC_PER_SEC,
+		.with_stdin = json_get_bool(params, "stdin", false),
+		.stdio_fd = -EBADF,
+		.machine = {
+			.environment = json_get_str(params, "environment", NULL),
+			.vcpu_count = (unsigned)json_get_int(params, "vcpu_count", 1),
+			.mem_mib = (uint64_t)json_get_int(params, "mem_mib", 1024),
+			.disk_mib = (uint64_t)json_get_int(params, "disk_mib", 10240),
+			.ttl_seconds = ttl_of(call_manager(c), params, timeout),
+			.owner_uid = call_uid(c),
+			.one_shot = true,
+		},
+	};
+}
+
+int rpc_vm_run(struct call *c, struct error *err)
+{
+	json_object *params = call_params(c);
+	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
+	_cleanup_(strv_freep) char **env = NULL;
+	_cleanup_close_ int stdio_fd = -EBADF;
+	const struct run_callbacks cb = { on_run_progress, on_run_done };
+	struct run_params p;
+	int r = refuse_unsupported(params, err);
+	if (r >= 0)
+		r = check_host_ranges(params, err);
+	if (r >= 0)
+		r = env_of(json_get(params, "env"), &env, err);
+	if (r < 0)
+		return r;
+	if (!rc)
+		return -ENOMEM;
+	fill_run(c, &p);
+	r = accelerator_from_name(
+		json_get_str(params, "accelerator", "auto"), &p.machine.accelerator);
+	if (r < 0)
+		return r;
+	stdio_fd = call_take_fd(c, "stdio");
+	p.env = (const char *const *)env;
+	p.stdio_fd = stdio_fd;
+	rc->call = c;
+	r = run_start(call_manager(c), &p, &cb, rc, &rc->run, err);
+	if (r < 0)
+		return r;
+	(void)TAKE_FD(stdio_fd);
+	call_keep(c, on_run_end, TAKE_PTR(rc));
+	return 0;
+}
+
+int rpc_vm_list(struct call *c, _unused_ struct error *err)
+{
+	json_object *o = NULL;
+	int r = machines_list_json(call_manager(c)->machines, call_uid(c), &o);
+	if (r < 0)
+		return r;
+	call_reply(c, o);
+	return 0;
+}
+
+int rpc_vm_status(struct call *c, _unused_ struct error *err)
+{
+	json_object *o = NULL;
+	int r = machine_json(call_machine(c), &o);
+	if (r < 0)
+		return r;
+	call_reply(c, o);
+	return 0;
+}
+
+struct delete_call {
+	struct call *call; /* borrowed */
+	char vm_id[API_ID_SIZE];
+};
+
+static void on_deleted(const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct delete_call *d = userdata;
+	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_error_ struct error failed = ERROR_INIT;
+	if (err && err->set) {
+		call_fail(d->call, err);
+		return;
+	}
+	if (!o || json_add_str(o, "vm_id", d->vm_id) < 0 || json_add_bool(o, "deleted", true) < 0 ||
+		json_add_str(o, "reason", "requested") < 0) {
+		(void)error_set(&failed, ERROR_NO_MEMORY, NULL, NULL, "%s is deleted", d->vm_id);
+		call_fail(d->call, &failed);
+		return;
+	}
+	call_reply(d->call, TAKE_PTR(o));
+}
+
+int rpc_vm_delete(struct call *c, _unused_ struct error *err)
+{
+	_cleanup_free_ struct delete_call *d = calloc(1, sizeof(*d));
+	_cleanup_json_ json_object *o = NULL;
+	if (!d)
+		return -ENOMEM;
+	int r = machine_json(
+		call_machine(c), &o); /* the whole id: the caller may have given a prefix */
+	if (r < 0)
+		return r;
+	d->call = c;
+	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", json_get_str(o, "vm_id", ""));
+	call_keep(c, NULL, NULL); /* a deletion goes on whoever waits */
+	r = machine_delete(call_machine(c), "requested", on_deleted, d);
+	if (r < 0)
+		return r;
+	(void)TAKE_PTR(d);
+	return 0;
+}
+
+static void on_reaped(json_object *result, const struct error *err, void *userdata)
+{
+	struct call *c = userdata;
+	if (err && err->set) {
+		json_object_put(result);
+		call_fail(c, err);
+		return;
+	}
+	call_reply(c, result);
+}
+
+int rpc_vm_reap_expired(struct call *c, _unused_ struct error *err)
+{
+	call_keep(c, NULL, NULL);
+	return machines_reap_expired(call_manager(c)->machines, call_uid(c), on_reaped, c);
+}
