@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A command and its processes: environment, fork, pipes, timeout, end. Called by exec.c; calls back
+ * exec_changed.
+ *
+ * What must stay true: a command ends when its process ends, never at end-of-pipe. Everything that
+ * process had written by then is delivered, however slow the host; what background children print
+ * is taken for a short while more (until idle for DRAIN_IDLE, at most DRAIN_MAX), then the totals
+ * are fixed. After that the pipes are still read, into nothing, so that no child meets SIGPIPE.
+ */
+
+#include "guest/exec-internal.h"
+
+#include "guest/cgroup.h"
+#include "guest/command.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+
+#define DRAIN_IDLE_USEC (50 * USEC_PER_MSEC)
+#define DRAIN_MAX_USEC  (500 * USEC_PER_MSEC)
+
+void exec_fail(struct exec *x, int r, char *what)
+{
+	free(x->what);
+	x->what = what;
+	x->error = -r;
+	x->state = EXEC_FAILED;
+	x->started_due = true;
+}
+
+void exec_kill_all(struct exec *x)
+{
+	if (x->cgroup_fd >= 0 && cgroup_kill(x->cgroup_fd) >= 0)
+		return;
+	if (x->child.pid > 0)
+		(void)kill(-x->child.pid, SIGKILL);
+}
+
+/* Totals are fixed from here on. */
+static void finish(struct exec *x)
+{
+	loop_disarm(x->execs->p.loop, &x->drain);
+	for (size_t i = 0; i < EXEC_STREAMS; i++) {
+		x->out[i].fixed = true;
+		x->exit.produced[STREAM_STDOUT + i] = x->out[i].produced;
+	}
+	x->exit.produced[STREAM_STDIN] = x->in.accepted;
+	x->state = EXEC_EXITED;
+}
+
+static bool all_ended(const struct exec *x)
+{
+	return x->out[0].fd < 0 && x->out[1].fd < 0;
+}
+
+static bool owes_output(const struct exec *x)
+{
+	for (size_t i = 0; i < EXEC_STREAMS; i++)
+		if (x->out[i].fd >= 0 && x->out[i].produced < x->out[i].owed)
+			return true;
+	return false;
+}
+
+void exec_fill(struct exec *x)
+{
+	ssize_t got = 0;
+
+	for (size_t i = 0; i < EXEC_STREAMS; i++) {
+		struct out_stream *o = &x->out[i];
+		ssize_t n = o->fixed ? 0 : out_fill(x->execs->p.loop, o);
+		got += n > 0 ? n : 0;
+	}
+	if (x->state != EXEC_DRAINING)
+		return;
+	if (all_ended(x))
+		finish(x);
+	else if (got > 0)
+		loop_arm(x->execs->p.loop, &x->drain,
+			MIN_OF(now_usec() + DRAIN_IDLE_USEC, x->drain_end));
+}
+
+static void on_drained(struct timer *t)
+{
+	struct exec *x = t->userdata;
+
+	/* What is still owed waits for the host to make room: exec_fill arms the timer again then.
+	 */
+	if (owes_output(x))
+		return;
+	finish(x);
+	exec_changed(x);
+}
+
+static void on_output(struct source *s, uint32_t events _unused_)
+{
+	struct out_stream *o = (struct out_stream *)s;
+	struct exec *x = s->userdata;
+
+	o->readable = true;
+	exec_fill(x);
+	exec_changed(x);
+}
+
+static void on_input(struct source *s, uint32_t events)
+{
+	struct exec *x = s->userdata;
+
+	if (events & EPOLLERR)
+		in_close(x->execs->p.loop, &x->in);
+	else
+		in_flush(x->execs->p.loop, &x->in);
+}
+
+static void on_events(struct source *s, uint32_t events _unused_)
+{
+	struct exec *x = s->userdata;
+
+	/* Reading the file is what re-arms its notification. */
+	(void)cgroup_populated(x->events_fd);
+	exec_changed(x);
+}
+
+static void on_timeout(struct timer *t)
+{
+	struct exec *x = t->userdata;
+
+	x->exit.timed_out = 1;
+	exec_kill_all(x);
+}
+
+static struct spawn_params spawn_params(struct exec *x)
+{
+	return (struct spawn_params){
+		.path = x->argv[0],
+		.path_dirs = env_get(&x->env, "PATH"),
+		.argv = x->argv,
+		.env = x->env.v,
+		.user = &x->user,
+		.cwd = x->cwd,
+		.fds = { -EBADF, -EBADF, -EBADF },
+		.cgroup_fd = x->cgroup_fd,
+	};
+}
+
+/* Reads what became of the fork: 0 it runs, -EAGAIN, else why not (told by STARTED once it is
+ * reaped). */
+static int check_spawned(struct exec *x)
+{
+	struct spawn_params p = spawn_params(x);
+	_cleanup_free_ char *what = NULL;
+	int r = spawn_status(x->status_fd, &p, &what);
+
+	if (r == -EAGAIN)
+		return r;
+	loop_unwatch(x->execs->p.loop, &x->status_source);
+	x->status_fd = fd_close(x->status_fd);
+	if (r < 0) {
+		exec_fail(x, r, TAKE_PTR(what));
+		return r;
+	}
+	x->state = EXEC_RUNNING;
+	x->started_due = true;
+	return 0;
+}
+
+static void on_status(struct source *s, uint32_t events _unused_)
+{
+	struct exec *x = s->userdata;
+
+	if (check_spawned(x) != -EAGAIN)
+		exec_changed(x);
+}
+
+static void on_exit_(struct child *c, int status)
+{
+	struct exec *x = c->userdata;
+	struct loop *l = x->execs->p.loop;
+
+	loop_disarm(l, &x->timeout);
+	if (x->state == EXEC_SPAWNED)
+		(void)check_spawned(x);
+	if (x->state == EXEC_SPAWNED)
+		exec_fail(x, -EIO, strdup("start the command"));
+	in_close(l, &x->in);
+	if (x->state == EXEC_RUNNING) {
+		x->exit.duration_usec = now_usec() - x->started_at;
+		if (WIFSIGNALED(status))
+			x->exit.signal = (uint8_t)WTERMSIG(status);
+		else
+			x->exit.code = (uint8_t)WEXITSTATUS(status);
+		x->state = EXEC_DRAINING;
+		x->drain_end = now_usec() + DRAIN_MAX_USEC;
+		for (size_t i = 0; i < EXEC_STREAMS; i++) {
+			out_note_owed(&x->out[i]);
+			x->out[i].readable = x->out[i].fd >= 0;
+		}
+		loop_arm(l, &x->drain, now_usec() + DRAIN_IDLE_USEC);
+		exec_fill(x);
+	}
+	exec_changed(x);
+}
+
+/* A pipe whose agent's end never blocks and whose other end belongs to the command's user. */
+static int make_pipe(const struct user *u, bool input, int *ret_ours, int *ret_theirs)
+{
+	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	ours = fds[input ? 1 : 0];
+	theirs = fds[input ? 0 : 1];
+	if (fcntl(ours, F_SETFL, O_NONBLOCK) < 0)
+		return -errno;
+	/* Fewer changes between program and agent; the usual size will do as well. */
+	(void)fcntl(ours, F_SETPIPE_SZ, STREAM_WINDOW);
+	if (geteuid() == 0 && fchown(theirs, u->uid, u->gid) < 0)
+		return -errno;
+	*ret_ours = TAKE_FD(ours);
+	*ret_theirs = TAKE_FD(theirs);
+	return 0;
+}
+
+static int open_output(struct exec *x, uint8_t stream, int *ret_theirs)
+{
+	struct out_stream *o = exec_out(x, stream);
+	_cleanup_close_ int ours = -EBADF;
+	int r;
+
+	r = make_pipe(&x->user, false, &ours, ret_theirs);
+	if (r >= 0)
+		r = out_open(o, ours, x->start.limit[stream]);
+	if (r < 0)
+		return r;
+	TAKE_FD(ours);
+	o->source = (struct source){ .on_event = on_output, .userdata = x };
+	return loop_watch(x->execs->p.loop, &o->source, o->fd, EPOLLIN);
+}
+
+static int open_input(struct exec *x, int *ret_theirs)
+{
+	int ours = -EBADF, r;
+
+	if (!(x->start.flags & START_STDIN))
+		return 0;
+	r = make_pipe(&x->user, true, &ours, ret_theirs);
+	if (r < 0)
+		return r;
+	in_open(&x->in, ours);
+	x->in.source = (struct source){ .on_event = on_input, .userdata = x };
+	return loop_watch(x->execs->p.loop, &x->in.source, ours, EPOLLOUT);
+}
+
+static int open_cgroup(struct exec *x)
+{
+	int r;
+
+	if (x->execs->p.cgroup_fd < 0)
+		return 0;
+	r = cgroup_make(x->execs->p.cgroup_fd, x->start.exec_id, &x->cgroup_fd);
+	if (r >= 0)
+		r = cgroup_events(x->cgroup_fd, &x->events_fd);
+	if (r < 0)
+		return r;
+	x->events_source = (struct source){ .on_event = on_events, .userdata = x };
+	return loop_watch(x->execs->p.loop, &x->events_source, x->events_fd, EPOLLPRI);
+}
+
+static int start_process(struct exec *x)
+{
+	_cleanup_close_ int in = -EBADF, out = -EBADF, err = -EBADF;
+	struct loop *l = x->execs->p.loop;
+	struct spawn_params p;
+	pid_t pid;
+	int r;
+
+	r = open_cgroup(x);
+	if (r >= 0)
+		r = open_input(x, &in);
+	if (r >= 0)
+		r = open_output(x, STREAM_STDOUT, &out);
+	if (r >= 0)
+		r = open_output(x, STREAM_STDERR, &err);
+	if (r < 0)
+		return r;
+	p = spawn_params(x);
+	p.fds[0] = in;
+	p.fds[1] = out;
+	p.fds[2] = err;
+	r = spawn(&p, &pid, &x->status_fd);
+	if (r < 0)
+		return r;
+	x->state = EXEC_SPAWNED;
+	x->started_at = now_usec();
+	x->child = (struct child){ .on_exit = on_exit_, .userdata = x };
+	loop_own_child(l, &x->child, pid);
+	x->timeout = (struct timer){ .on_timer = on_timeout, .userdata = x };
+	if (x->start.timeout_usec > 0)
+		loop_arm(l, &x->timeout,
+			x->started_at + MIN_OF(x->start.timeout_usec,
+						(uint64_t)TIMEOUT_SECONDS_MAX * USEC_PER_SEC));
+	x->drain = (struct timer){ .on_timer = on_drained, .userdata = x };
+	x->status_source = (struct source){ .on_event = on_status, .userdata = x };
+	return loop_watch(l, &x->status_source, x->status_fd, EPOLLIN);
+}
+
+/* The environment: base, then the captured login environment, then what START gave. */
+static int make_env(struct exec *x, const struct env *login)
+{
+	int r = command_base_env(&x->user, x->shell, &x->env);
+
+	if (r >= 0 && login)
+		r = env_merge(&x->env, login->v, login->n);
+	if (r >= 0)
+		r = env_merge(&x->env, x->start.env, x->start.n_env);
+	return r;
+}
+
+static void run_in(struct exec *x, const struct env *login)
+{
+	struct env given = { .v = x->start.env, .n = x->start.n_env };
+	int r = make_env(x, login);
+
+	if (r >= 0)
+		r = command_argv(
+			x->shell, !login, x->start.command, env_get(&given, "PATH"), &x->argv);
+	if (r == -ENOEXEC) {
+		exec_fail(x, r, strdup("the environment has no /bin/sh to run a shell line"));
+		return;
+	}
+	if (r >= 0)
+		r = start_process(x);
+	if (r >= 0)
+		return;
+	if (x->child.pid > 0)
+		exec_kill_all(x);
+	for (size_t i = 0; i < EXEC_STREAMS; i++)
+		out_close(x->execs->p.loop, &x->out[i]);
+	exec_fail(x, r, strdup("start the command"));
+}
+
+static void on_login(struct login_wait *w, const struct env *login)
+{
+	struct exec *x = w->userdata;
+
+	run_in(x, login);
+	exec_changed(x);
+}
+
+void exec_run(struct exec *x)
+{
+	const struct env *login = NULL;
+	char *what = NULL;
+	int r = user_find(x->start.user, &x->user, &what);
+
+	if (r < 0) {
+		exec_fail(x, r, what);
+		return;
+	}
+	x->cwd = x->start.cwd[0] == '/' ? strdup(x->start.cwd)
+					: str_printf("%s/%s", x->execs->p.workspace, x->start.cwd);
+	if (!x->cwd) {
+		exec_fail(x, -ENOMEM, NULL);
+		return;
+	}
+	x->shell = command_shell();
+	x->wait = (struct login_wait){ .on_login = on_login, .userdata = x };
+	if (!(x->start.flags & START_LOGIN)) {
+		r = logins_get(x->execs->logins, &x->user, &x->wait, &login);
+		if (r < 0)
+			exec_fail(x, r, strdup("capture the login environment"));
+		if (r <= 0)
+			return;
+	}
+	run_in(x, login);
+}
+
+bool exec_is_gone(struct exec *x)
+{
+	if (x->child.pid > 0 || !all_ended(x))
+		return false;
+	return x->events_fd < 0 || cgroup_populated(x->events_fd) <= 0;
+}
+
+void exec_release(struct exec *x)
+{
+	struct loop *l = x->execs->p.loop;
+
+	logins_cancel(&x->wait);
+	loop_unwatch(l, &x->status_source);
+	loop_unwatch(l, &x->events_source);
+	loop_disarm(l, &x->timeout);
+	loop_disarm(l, &x->drain);
+	loop_disown_child(l, &x->child);
+	for (size_t i = 0; i < EXEC_STREAMS; i++)
+		out_done(l, &x->out[i]);
+	in_done(l, &x->in);
+	fd_close(x->status_fd);
+	fd_close(x->events_fd);
+	if (x->cgroup_fd >= 0)
+		(void)cgroup_remove(x->execs->p.cgroup_fd, x->start.exec_id);
+	fd_close(x->cgroup_fd);
+	command_free_argv(x->argv);
+	env_done(&x->env);
+	user_done(&x->user);
+	msg_start_done(&x->start);
+	free(x->cwd);
+	free(x->what);
+}

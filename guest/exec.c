@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The commands as the host sees them: channels, frames in, frames out. Owned and called by serve.c.
+ *
+ * What must stay true: a command is held until EXIT_ACK and sends nothing on a connection before
+ * START or RESUME named it there; DATA up to EXIT's totals goes before END, END before EXIT;
+ * everything the host may say twice has its effect once. A command past EXIT_ACK whose processes
+ * live on keeps its pipes and cgroup, but no channel.
+ */
+
+#include "guest/exec-internal.h"
+
+#include "guest/cgroup.h"
+
+#include <signal.h>
+
+enum { LINGERING_MAX = 512 };
+
+int execs_new(const struct execs_params *p, struct execs **ret)
+{
+	struct execs *xs = calloc(1, sizeof(*xs));
+	int r;
+
+	if (!xs)
+		return -ENOMEM;
+	xs->p = *p;
+	TAILQ_INIT(&xs->list);
+	r = logins_new(p->loop, p->cgroup_fd, &xs->logins);
+	if (r < 0) {
+		free(xs);
+		return r;
+	}
+	*ret = xs;
+	return 0;
+}
+
+static void exec_free(struct exec *x)
+{
+	struct execs *xs = x->execs;
+
+	TAILQ_REMOVE(&xs->list, x, entry);
+	if (x->forgotten)
+		xs->n_lingering--;
+	else
+		xs->n_held--;
+	exec_release(x);
+	free(x);
+}
+
+void execs_kill_all(struct execs *xs)
+{
+	struct exec *x;
+
+	TAILQ_FOREACH (x, &xs->list, entry)
+		exec_kill_all(x);
+}
+
+struct execs *execs_free(struct execs *xs)
+{
+	struct exec *x;
+
+	if (!xs)
+		return NULL;
+	while ((x = TAILQ_FIRST(&xs->list)))
+		exec_free(x);
+	logins_free(xs->logins);
+	free(xs);
+	return NULL;
+}
+
+/* Gives up the channel; what is left of the command lives on for its processes. */
+static void forget(struct exec *x)
+{
+	x->forgotten = true;
+	x->execs->n_held--;
+	x->execs->n_lingering++;
+}
+
+void exec_changed(struct exec *x)
+{
+	if (x->state == EXEC_FAILED && !x->started_due && !x->forgotten)
+		forget(x);
+	if (x->forgotten && x->state != EXEC_LOGIN && exec_is_gone(x))
+		exec_free(x);
+}
+
+static struct exec *find_channel(struct execs *xs, uint32_t channel)
+{
+	struct exec *x;
+
+	TAILQ_FOREACH (x, &xs->list, entry)
+		if (!x->forgotten && x->channel == channel)
+			return x;
+	return NULL;
+}
+
+static struct exec *find_id(struct execs *xs, const char *id)
+{
+	struct exec *x;
+
+	TAILQ_FOREACH (x, &xs->list, entry)
+		if (!(x->forgotten && x->state == EXEC_FAILED) && streq(x->start.exec_id, id))
+			return x;
+	return NULL;
+}
+
+static bool known_to_run(const struct exec *x)
+{
+	return x->state == EXEC_RUNNING || x->state == EXEC_DRAINING || x->state == EXEC_EXITED;
+}
+
+static struct exec *exec_new(struct execs *xs, uint32_t channel, struct msg_start *m)
+{
+	struct exec *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return NULL;
+	x->execs = xs;
+	x->channel = channel;
+	x->start = *m;
+	*m = (struct msg_start){ 0 };
+	x->status_fd = x->cgroup_fd = x->events_fd = -EBADF;
+	x->out[0].fd = x->out[1].fd = -EBADF;
+	x->resumed = true;
+	in_init(&x->in);
+	TAILQ_INSERT_TAIL(&xs->list, x, entry);
+	xs->n_held++;
+	return x;
+}
+
+/* The host repeats a START whose answer it did not get. */
+static int start_again(struct exec *x, uint32_t channel)
+{
+	if (x->forgotten || x->channel != channel)
+		return -EBADMSG;
+	x->resumed = true;
+	x->started_due = x->started_due || known_to_run(x);
+	return 0;
+}
+
+int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m)
+{
+	struct exec *x = find_id(xs, m->exec_id);
+
+	if (x)
+		return start_again(x, channel);
+	/* Twice the limit: those refused below are held until their STARTED has gone. */
+	if (channel == AGENT_CHANNEL_NONE || find_channel(xs, channel) ||
+		xs->n_held >= (size_t)2 * LIMIT_AGENT_EXECS)
+		return -EBADMSG;
+	x = exec_new(xs, channel, m);
+	if (!x)
+		return -ENOMEM;
+	if (x->start.flags & START_PTY)
+		exec_fail(x, -EOPNOTSUPP, strdup("a terminal is not supported by protocol 1"));
+	else if (xs->n_held > LIMIT_AGENT_EXECS)
+		exec_fail(
+			x, -EAGAIN, str_printf("more than %d commands at once", LIMIT_AGENT_EXECS));
+	else if (xs->n_lingering >= LINGERING_MAX)
+		exec_fail(x, -EAGAIN,
+			str_printf("%d commands have left processes behind", LINGERING_MAX));
+	else
+		exec_run(x);
+	return 0;
+}
+
+int execs_kill(struct execs *xs, uint32_t channel, const struct msg_kill *m)
+{
+	struct exec *x = find_channel(xs, channel);
+
+	if (!x)
+		return 0;
+	if (x->state == EXEC_LOGIN) {
+		logins_cancel(&x->wait);
+		exec_fail(x, -ECANCELED, strdup("killed before it began"));
+		return 0;
+	}
+	if (m->all)
+		exec_kill_all(x);
+	else if (x->child.pid > 0 && kill(-x->child.pid, m->signal) < 0 && errno == ESRCH)
+		(void)kill(x->child.pid, m->signal); /* forked, its group not made yet */
+	return 0;
+}
+
+int execs_resume(struct execs *xs, uint32_t channel, const struct msg_resume *m)
+{
+	struct exec *x = find_channel(xs, channel);
+
+	if (!x)
+		return 0;
+	for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
+		int r = out_resume(exec_out(x, s), m->upto[s], m->limit[s]);
+		if (r < 0)
+			return r;
+		x->end_sent[s - STREAM_STDOUT] = false;
+	}
+	x->resumed = true;
+	x->exit_sent = false;
+	x->started_due = x->started_due || known_to_run(x);
+	x->in.ack_due = (x->start.flags & START_STDIN) != 0;
+	exec_fill(x);
+	return 0;
+}
+
+int execs_exit_ack(struct execs *xs, uint32_t channel)
+{
+	struct exec *x = find_channel(xs, channel);
+
+	if (!x)
+		return 0;
+	if (x->state == EXEC_LOGIN) {
+		exec_free(x);
+		return 0;
+	}
+	if (x->state != EXEC_EXITED)
+		exec_kill_all(x); /* the host has no row for it */
+	for (size_t i = 0; i < EXEC_STREAMS; i++)
+		x->out[i].fixed = true;
+	forget(x);
+	exec_changed(x);
+	return 0;
+}
+
+int execs_data(struct execs *xs, uint32_t channel, const struct frame_data *d)
+{
+	struct exec *x = find_channel(xs, channel);
+
+	if (!x)
+		return 0;
+	if (d->stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+		return -EBADMSG;
+	return in_data(xs->p.loop, &x->in, d->offset, d->bytes, d->n);
+}
+
+int execs_ack(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t upto, uint64_t limit)
+{
+	struct exec *x = find_channel(xs, channel);
+	int r;
+
+	if (!x)
+		return 0;
+	if (!exec_out(x, stream))
+		return -EBADMSG;
+	r = out_ack(exec_out(x, stream), upto, limit);
+	if (r >= 0)
+		exec_fill(x);
+	return r;
+}
+
+int execs_end(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t offset)
+{
+	struct exec *x = find_channel(xs, channel);
+
+	if (!x)
+		return 0;
+	if (stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+		return -EBADMSG;
+	return in_end(xs->p.loop, &x->in, offset);
+}
+
+void execs_reconnected(struct execs *xs)
+{
+	struct exec *x;
+
+	TAILQ_FOREACH (x, &xs->list, entry)
+		x->resumed = false;
+}
+
+int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
+{
+	struct msg_held *held = calloc(MAX_OF(xs->n_held, (size_t)1), sizeof(*held));
+	uint32_t n = 0;
+	struct exec *x;
+
+	if (!held)
+		return -ENOMEM;
+	TAILQ_FOREACH (x, &xs->list, entry) {
+		if (x->forgotten || x->state == EXEC_FAILED)
+			continue;
+		memcpy(held[n].exec_id, x->start.exec_id, sizeof(held[n].exec_id));
+		held[n].channel = x->channel;
+		held[n].exited = x->state == EXEC_EXITED;
+		held[n].stdin_accepted = x->in.accepted;
+		for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
+			held[n].produced[s] = exec_out(x, s)->produced;
+			held[n].kept[s] = exec_out(x, s)->kept;
+		}
+		n++;
+	}
+	*ret = held;
+	*ret_n = n;
+	return 0;
+}
+
+/* True if something was appended; a full or failing buffer is tried again later. */
+static bool send_started(struct exec *x, struct buf *out)
+{
+	struct msg_result m = { .error = (uint32_t)x->error, .what = x->what };
+
+	if (!x->started_due || msg_send(out, result, FRAME_STARTED, x->channel, &m) < 0)
+		return false;
+	x->started_due = false;
+	return true;
+}
+
+static bool send_stdin_ack(struct exec *x, struct buf *out)
+{
+	if (!x->in.ack_due || !known_to_run(x) ||
+		frame_put_ack(out, x->channel, STREAM_STDIN, x->in.written,
+			x->in.written + STREAM_WINDOW) < 0)
+		return false;
+	x->in.ack_due = false;
+	return true;
+}
+
+/* END of each stream when its last byte has gone, then EXIT. */
+static bool send_exit(struct exec *x, struct buf *out)
+{
+	bool any = false;
+
+	if (x->state != EXEC_EXITED || x->exit_sent)
+		return false;
+	for (size_t i = 0; i < EXEC_STREAMS; i++) {
+		if (x->out[i].sent < x->out[i].produced)
+			return any;
+		if (!x->end_sent[i]) {
+			x->end_sent[i] =
+				frame_put_end(out, x->channel, (uint8_t)(STREAM_STDOUT + i),
+					x->out[i].produced) >= 0;
+			any = true;
+		}
+		if (!x->end_sent[i])
+			return false;
+	}
+	x->exit_sent = msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
+	return x->exit_sent || any;
+}
+
+bool execs_send_control(struct execs *xs, struct buf *out)
+{
+	struct exec *x, *next;
+	bool any = false;
+
+	for (x = TAILQ_FIRST(&xs->list); x; x = next) {
+		next = TAILQ_NEXT(x, entry);
+		if (x->forgotten)
+			continue;
+		/* A command that never ran is not in WELCOME: the host starts it again. */
+		if (x->resumed) {
+			any |= send_started(x, out);
+			any |= send_stdin_ack(x, out);
+			any |= send_exit(x, out);
+		} else if (x->state == EXEC_FAILED) {
+			x->started_due = false;
+		}
+		exec_changed(x);
+	}
+	return any;
+}
+
+bool execs_send_data(struct execs *xs, struct buf *out)
+{
+	struct exec *x;
+
+	TAILQ_FOREACH (x, &xs->list, entry) {
+		if (x->forgotten || !x->resumed || x->started_due || !known_to_run(x))
+			continue;
+		for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
+			struct out_stream *o = exec_out(x, s);
+			const uint8_t *p;
+			size_t n = out_next(o, FRAME_DATA_MAX, &p);
+			if (n == 0 || frame_put_data(out, x->channel, s, o->sent, p, n) < 0)
+				continue;
+			o->sent += n;
+			/* Behind the others for the next frame. */
+			TAILQ_REMOVE(&xs->list, x, entry);
+			TAILQ_INSERT_TAIL(&xs->list, x, entry);
+			return true;
+		}
+	}
+	return false;
+}
+
+bool execs_turn(struct execs *xs)
+{
+	struct exec *x, *next;
+	bool more = false;
+
+	for (x = TAILQ_FIRST(&xs->list); x; x = next) {
+		next = TAILQ_NEXT(x, entry);
+		for (size_t i = 0; i < EXEC_STREAMS; i++)
+			if (x->out[i].fixed)
+				more |= out_discard(xs->p.loop, &x->out[i]);
+		exec_changed(x);
+	}
+	return more;
+}

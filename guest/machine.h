@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* SETUP: what makes a booted guest this machine and no other. */
+
+#include "proto/agent.h"
+
+struct machine {
+	size_t done;   /* steps behind us */
+	int own_fd;    /* owned: the own disk's root, outside of the new root */
+	int cgroup_fd; /* owned: the commands' common node */
+};
+#define MACHINE_INIT \
+	{ \
+		.own_fd = -EBADF, .cgroup_fd = -EBADF \
+	}
+
+/*
+ * Goes through the steps that have not been done yet; entropy and clock are set each time.
+ * *ret_what (owned) names the step that failed; the next call tries it again.
+ */
+int machine_setup(struct machine *m, const struct msg_setup *s, char **ret_what);
+/* Writes everything out and makes the disks read-only. */
+int machine_quiesce(struct machine *m, char **ret_what);
