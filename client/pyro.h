@@ -30,18 +30,21 @@ struct pyro_error {
 PYRO_EXPORT void pyro_error_free(struct pyro_error *e);
 
 enum pyro_mode {
-	PYRO_AUTO,   /* PYRO_SOCKET, the system socket, the user's (started when absent) */
+	PYRO_AUTO, /* PYRO_SOCKET, the system socket, the user's (started when absent, unless uid 0) */
 	PYRO_SYSTEM,
-	PYRO_USER,
+	PYRO_USER, /* started when absent */
+	PYRO_MODE_MASK = 0xf,
+	PYRO_NO_START = 0x10, /* or-ed to one of the above: never start a daemon */
 };
 
 /*
  * Connects. socket: a path, or NULL to look as mode says: ENOENT goes on to the next place, EACCES is an error
  * (permission_denied) with its fix. Waits at most 5 s for the daemon's first answer (system.ping), so that a
- * hung daemon is an error and not a hang. Returns 0, or -errno with *ret_error set (free with pyro_error_free).
+ * hung daemon is an error and not a hang. A user's daemon is started from where pyro is installed, or from
+ * PYRO_DAEMON (a path), within 10 s; its output goes to pyrod.log in its state directory. Returns 0, or -errno with *ret_error set (free with pyro_error_free).
  */
-PYRO_EXPORT int pyro_connect(const char *socket, enum pyro_mode mode, struct pyro **ret,
-	struct pyro_error **ret_error);
+PYRO_EXPORT int pyro_connect(
+	const char *socket, enum pyro_mode mode, struct pyro **ret, struct pyro_error **ret_error);
 PYRO_EXPORT void pyro_free(struct pyro *p);
 /* The path that was used; the daemon's ping result as JSON text. Borrowed. */
 PYRO_EXPORT const char *pyro_socket_path(struct pyro *p);
@@ -57,7 +60,8 @@ typedef void (*pyro_progress_fn)(const char *json, void *userdata);
  * ever). Returns 0 with *ret_result (JSON text, free()), or -errno with *ret_error.
  */
 PYRO_EXPORT int pyro_call(struct pyro *p, const char *method, const char *params, int timeout_ms,
-	pyro_progress_fn on_progress, void *userdata, char **ret_result, struct pyro_error **ret_error);
+	pyro_progress_fn on_progress, void *userdata, char **ret_result,
+	struct pyro_error **ret_error);
 
 /*
  * The same without waiting, for callers with a loop of their own. fds (borrowed, at most 4) go with the line.

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starts a user's own daemon when there is none, as gpg-agent's clients do. Called by dial.c. A helper
+ * process takes a lock on the run-time directory, so that of several clients only one starts a daemon,
+ * looks once more whether one answers, starts `pyrod --user` in a session of its own and waits for its
+ * READY=1 (sd_notify(3)), so nobody polls for the socket. After fork only system calls are made: the
+ * caller may have threads. The parent waits at most START_TIMEOUT_SEC.
+ */
+#include "dial.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "proto/host.h"
+
+extern char **environ;
+
+enum outcome { STARTED = 'R', ENDED = 'E', NOT_RUN = 'X' };
+
+struct starter {
+	const char *path; /* borrowed: the socket */
+	char *program;    /* owned */
+	char *log_path;   /* owned or NULL */
+	int notify;       /* owned: READY=1 comes here */
+	int lock;         /* owned: the directory that is locked */
+	int log;          /* owned: the daemon's stderr */
+	char **env;       /* owned array; the last string before NULL is owned, the rest borrowed */
+	char *notify_env; /* owned */
+};
+
+static void starter_done(struct starter *s)
+{
+	free(s->program);
+	free(s->log_path);
+	free(s->env);
+	free(s->notify_env);
+	s->notify = fd_close(s->notify);
+	s->lock = fd_close(s->lock);
+	s->log = fd_close(s->log);
+}
+
+static int make_directories(const char *path)
+{
+	_cleanup_free_ char *copy = strdup(path);
+
+	if (!copy)
+		return -ENOMEM;
+	for (char *p = strchr(copy + 1, '/'); p; p = strchr(p + 1, '/')) {
+		*p = '\0';
+		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+/* A datagram socket at an address the kernel chooses, and the variable that names it. */
+static int open_notify(struct starter *s)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	socklen_t size = sizeof(sa_family_t);
+	int n;
+
+	s->notify = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (s->notify < 0)
+		return -errno;
+	if (bind(s->notify, (struct sockaddr *)&addr, size) < 0)
+		return -errno;
+	size = sizeof(addr);
+	if (getsockname(s->notify, (struct sockaddr *)&addr, &size) < 0)
+		return -errno;
+	n = (int)(size - offsetof(struct sockaddr_un, sun_path)) - 1;
+	s->notify_env = str_printf("NOTIFY_SOCKET=@%.*s", n, addr.sun_path + 1);
+	return s->notify_env ? 0 : -ENOMEM;
+}
+
+static int make_environment(struct starter *s)
+{
+	size_t n = 0, k = 0;
+
+	while (environ && environ[n])
+		n++;
+	s->env = calloc(n + 2, sizeof(*s->env));
+	if (!s->env)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		if (!startswith(environ[i], "NOTIFY_SOCKET=") && !startswith(environ[i], "LISTEN_"))
+			s->env[k++] = environ[i];
+	s->env[k] = s->notify_env;
+	return 0;
+}
+
+/* The daemon's output goes to STATE/pyrod.log; where that cannot be, nowhere. */
+static int open_log(struct starter *s)
+{
+	const char *given = getenv("PYRO_STATE_DIR");
+	_cleanup_free_ char *dir = given ? strdup(given) : NULL;
+
+	if (!dir && host_state_dir(false, &dir) < 0)
+		dir = NULL;
+	if (dir && make_directories(dir) >= 0) {
+		s->log_path = str_printf("%s/pyrod.log", dir);
+		if (s->log_path)
+			s->log = open(s->log_path,
+				O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	}
+	if (s->log < 0)
+		s->log = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	return s->log < 0 ? -errno : 0;
+}
+
+/* The run-time directory, or what of it there is. */
+static int open_lock(struct starter *s)
+{
+	_cleanup_free_ char *dir = strdup(s->path);
+
+	if (!dir)
+		return -ENOMEM;
+	for (char *slash = strrchr(dir, '/'); slash && s->lock < 0; slash = strrchr(dir, '/')) {
+		slash[slash == dir] = '\0';
+		s->lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (slash == dir)
+			break;
+	}
+	return s->lock < 0 ? -ENOENT : 0;
+}
+
+static _noreturn_ void run_daemon(const struct starter *s, char *const argv[])
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	sigset_t none;
+	int null = open("/dev/null", O_RDWR);
+
+	sigemptyset(&none);
+	for (int sig = 1; sig < NSIG; sig++)
+		(void)sigaction(sig, &dfl, NULL);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || chdir("/") < 0 || null < 0 ||
+		dup2(null, 0) < 0 || dup2(s->log, 1) < 0 || dup2(s->log, 2) < 0 ||
+		syscall(SYS_close_range, 3U, ~0U, 0U) < 0)
+		_exit(126);
+	execve(s->program, argv, s->env);
+	_exit(127);
+}
+
+/* Waits for READY=1 or the daemon's end. */
+static enum outcome wait_ready(const struct starter *s, int pidfd)
+{
+	struct pollfd fds[2] = {
+		{ .fd = s->notify, .events = POLLIN },
+		{ .fd = pidfd, .events = POLLIN },
+	};
+	char message[512];
+
+	while (poll(fds, 2, START_TIMEOUT_SEC * 1000) > 0) {
+		ssize_t n = recv(s->notify, message, sizeof(message) - 1, 0);
+
+		message[n > 0 ? n : 0] = '\0';
+		if (n > 0 && (startswith(message, "READY=1") || strstr(message, "\nREADY=1")))
+			return STARTED;
+		if (n < 0 && fds[1].revents)
+			return ENDED;
+	}
+	return NOT_RUN;
+}
+
+/* The helper: see the top. Never returns; says its outcome in one byte. */
+static _noreturn_ void helper(const struct starter *s, char *const argv[], int report)
+{
+	char outcome = NOT_RUN;
+	int fd, pidfd;
+	pid_t pid;
+
+	(void)setsid();
+	if (flock(s->lock, LOCK_EX) < 0)
+		_exit(1);
+	fd = dial_path(s->path);
+	if (fd >= 0) {
+		outcome = STARTED;
+	} else {
+		pid = fork();
+		if (pid == 0)
+			run_daemon(s, argv);
+		pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0U) : -1;
+		if (pidfd >= 0)
+			outcome = (char)wait_ready(s, pidfd);
+	}
+	_exit(write(report, &outcome, 1) == 1 ? 0 : 1);
+}
+
+/* The last line of the log, as the reason. *ret stays NULL when there is none. */
+static void last_log_line(const struct starter *s, char **ret)
+{
+	char tail[2048];
+	_cleanup_close_ int fd = s->log_path ? open(s->log_path, O_RDONLY | O_CLOEXEC) : -EBADF;
+	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
+	ssize_t n;
+	char *line;
+
+	if (end <= 0)
+		return;
+	n = pread(fd, tail, sizeof(tail) - 1, MAX_OF(end - (off_t)sizeof(tail) + 1, 0));
+	while (n > 0 && tail[n - 1] == '\n')
+		n--;
+	if (n <= 0)
+		return;
+	tail[n] = '\0';
+	line = strrchr(tail, '\n');
+	*ret = strdup(line ? line + 1 : tail);
+}
+
+static int start_failed(const struct starter *s, char outcome, struct error *err)
+{
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+
+	last_log_line(s, &cause);
+	fix = str_printf("%s --user", s->program); /* it says in the foreground what is wrong */
+	if (outcome == ENDED)
+		return error_set(err, ERROR_DAEMON_UNREACHABLE, cause, fix,
+			"started %s --user, which ended before it was ready", s->program);
+	return error_set(err, ERROR_DAEMON_UNREACHABLE, cause, fix,
+		"started %s --user, which was not ready within %d s", s->program,
+		START_TIMEOUT_SEC);
+}
+
+static int run_helper(const struct starter *s, struct error *err)
+{
+	char *argv[] = { s->program, (char[]){ "--user" }, NULL };
+	_cleanup_close_ int report = -EBADF, theirs = -EBADF;
+	struct pollfd pfd;
+	char outcome = NOT_RUN;
+	int pipe_fds[2], status, r;
+	pid_t pid;
+
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -errno;
+	report = pipe_fds[0];
+	theirs = pipe_fds[1];
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid == 0)
+		helper(s, argv, theirs);
+	theirs = fd_close(theirs);
+	pfd = (struct pollfd){ .fd = report, .events = POLLIN };
+	do
+		r = poll(&pfd, 1, START_TIMEOUT_SEC * 1000);
+	while (r < 0 && errno == EINTR);
+	if (r <= 0)
+		(void)kill(pid, SIGKILL);
+	else if (read(report, &outcome, 1) != 1)
+		outcome = NOT_RUN;
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return outcome == STARTED ? 0 : start_failed(s, outcome, err);
+}
+
+int autostart(const char *path, struct error *err)
+{
+	_cleanup_(starter_done) struct starter s = {
+		.path = path, .notify = -EBADF, .lock = -EBADF, .log = -EBADF
+	};
+	const char *given = getenv("PYRO_DAEMON");
+	int r;
+
+	s.program = strdup(given && given[0] ? given : PYRO_BINDIR "/pyrod");
+	if (!s.program)
+		return -ENOMEM;
+	if (access(s.program, X_OK) < 0)
+		return error_set(err, ERROR_DAEMON_UNREACHABLE,
+			"there is no pyrod to start for you",
+			"install pyro (./quickstart), or name the daemon's socket with --socket",
+			"pyrod does not run at %s, and %s cannot be started", path, s.program);
+	r = open_lock(&s);
+	if (r >= 0)
+		r = open_notify(&s);
+	if (r >= 0)
+		r = make_environment(&s);
+	if (r >= 0)
+		r = open_log(&s);
+	if (r >= 0)
+		return run_helper(&s, err);
+	return error_set_errno(
+		err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot start %s --user", s.program);
+}

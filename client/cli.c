@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Between the commands and libpyro: connecting as the global flags say, and calls with parsed results. The
+ * errors of libpyro become struct error here, once, so that every command reports alike.
+ */
+#include "cli.h"
+
+#include "proto/json.h"
+
+int cli_take_error(struct pyro_error *e, struct error *err)
+{
+	enum error_code code = ERROR_INTERNAL;
+	int r;
+
+	if (!e)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	if (error_code_from_name(e->code, &code) < 0)
+		code = ERROR_INTERNAL;
+	r = error_set(err, code, e->cause, e->fix, "%s", e->message);
+	pyro_error_free(e);
+	return r;
+}
+
+int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
+{
+	struct pyro_error *e = NULL;
+
+	return pyro_connect(cli->socket, cli->mode, ret, &e) < 0 ? cli_take_error(e, err) : 0;
+}
+
+int cli_call_within(struct pyro *p, const char *method, json_object *params, int timeout_ms,
+	pyro_progress_fn on_progress, void *userdata, json_object **ret, struct error *err)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_json_ json_object *o = NULL;
+	struct pyro_error *e = NULL;
+	int r;
+
+	r = pyro_call(p, method, json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN),
+		timeout_ms, on_progress, userdata, &text, &e);
+	if (r < 0)
+		return cli_take_error(e, err);
+	r = json_parse(text, strlen(text), &json_limits_reply, &o, err);
+	if (r < 0)
+		return r;
+	if (!json_object_is_type(o, json_type_object))
+		return error_set(err, ERROR_INTERNAL, NULL, "pyro --version",
+			"the result of %s is no object", method);
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+int cli_call(struct pyro *p, const char *method, json_object *params, pyro_progress_fn on_progress,
+	void *userdata, json_object **ret, struct error *err)
+{
+	return cli_call_within(p, method, params, -1, on_progress, userdata, ret, err);
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `pyro doctor`: asks the daemon what this host can do and prints the lines of contract.md section 2, then
+ * each failed check with its fix. When the daemon does not answer it says so and looks for itself
+ * (doctor-local.c). Exits 1 unless the runtime is fit.
+ */
+#include "cmd.h"
+
+#include "client/output.h"
+#include "proto/json.h"
+
+#define DOCTOR_TIMEOUT_MSEC 120000 /* a probe machine is booted */
+
+static const char *yes(json_object *o, const char *key)
+{
+	return json_object_get_boolean(json_get(o, key)) ? "yes" : "no";
+}
+
+static void print_checks(json_object *checks)
+{
+	for (size_t i = 0; checks && i < json_object_array_length(checks); i++) {
+		_cleanup_free_ char *fix = NULL;
+		json_object *check = json_object_array_get_idx(checks, i);
+
+		if (json_object_get_boolean(json_get(check, "ok")))
+			continue;
+		out_text(stdout, out_member(check, "name"));
+		fputs(": ", stdout);
+		out_text(stdout, out_member(check, "detail"));
+		putchar('\n');
+		if (!out_member(check, "fix")[0])
+			continue;
+		fix = out_fix(out_member(check, "fix"));
+		fputs("  fix: ", stdout);
+		out_text(stdout, fix);
+		putchar('\n');
+	}
+}
+
+/* What machines run on, and when it is not KVM, why: the detail of that check. */
+static void print_accelerator(json_object *o)
+{
+	json_object *checks = out_array(out_sub(o, "runtime"), "checks");
+	const char *name = out_member(o, "accelerator");
+
+	if (!name[0])
+		return;
+	fputs("Accelerator: ", stdout);
+	out_text(stdout, name);
+	for (size_t i = 0; streq(name, "emulation") && i < json_object_array_length(checks); i++) {
+		json_object *check = json_object_array_get_idx(checks, i);
+
+		if (!streq(out_member(check, "name"), "kvm"))
+			continue;
+		fputs(": ", stdout);
+		out_text(stdout, out_member(check, "detail"));
+	}
+	putchar('\n');
+}
+
+static void print_report(json_object *o, bool ok)
+{
+	json_object *kvm = out_sub(o, "kvm"), *can = out_sub(o, "capabilities"),
+		    *net = out_sub(o, "networking");
+
+	fputs("Platform: ", stdout);
+	out_text(stdout, out_member(o, "platform"));
+	printf("\nRuntime: %s\n", ok ? "PASS" : "FAIL");
+	printf("KVM: exists=%s readable=%s writable=%s\n", yes(kvm, "exists"), yes(kvm, "readable"),
+		yes(kvm, "writable"));
+	fputs("Environment cache: ", stdout);
+	out_text(stdout, out_member(o, "environment_cache"));
+	printf("\nCapabilities: vm_boot=%s guest_exec=%s guest_network=%s\n", yes(can, "vm_boot"),
+		yes(can, "guest_exec"), yes(can, "guest_network"));
+	printf("Networking: tun=%s ip_forward=%s\n", yes(net, "tun"), yes(net, "ip_forward"));
+	print_accelerator(o);
+	print_checks(out_array(out_sub(o, "runtime"), "checks"));
+}
+
+/* The daemon's report, or, with the reason in why, our own. */
+static int get_report(
+	const struct cli *cli, const struct cmdline *line, json_object **ret, struct error *why)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	int r = cli_connect(cli, &p, why);
+
+	if (r >= 0)
+		r = cli_call_within(p, "system.doctor", line->params, DOCTOR_TIMEOUT_MSEC, NULL,
+			NULL, ret, why);
+	if (r >= 0)
+		return 0;
+	*ret = doctor_local(why);
+	return *ret ? 0 : -ENOMEM;
+}
+
+int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_json_ json_object *o = NULL;
+	bool ok;
+	int r = get_report(cli, line, &o, &why);
+
+	if (r < 0)
+		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot look at this host");
+	ok = json_object_get_boolean(json_get(out_sub(o, "runtime"), "ok"));
+	if (cli->json) {
+		out_json(o);
+		return ok ? 0 : 1;
+	}
+	if (why.set)
+		fputs("pyro: the daemon does not answer; these are the client's own checks\n",
+			stderr);
+	print_report(o, ok);
+	return ok ? 0 : 1;
+}

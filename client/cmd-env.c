@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `pyro env list`, `pull`, `prune`: what contract.md section 2 prints for them. Called from the verb table.
+ * Results go to stdout, phases to stderr; with --json the result object goes out as it came.
+ */
+#include "cmd.h"
+
+#include "client/output.h"
+#include "proto/json.h"
+
+int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_json_ json_object *result = NULL;
+	json_object *envs;
+	int r = cli_connect(cli, &p, err);
+
+	if (r >= 0)
+		r = cli_call(p, "env.list", line->params, NULL, NULL, &result, err);
+	if (r < 0)
+		return r;
+	if (cli->json) {
+		out_json(result);
+		return 0;
+	}
+	fputs("Catalog version: ", stdout);
+	out_text(stdout, out_member(result, "catalog_version"));
+	putchar('\n');
+	envs = out_array(result, "environments");
+	for (size_t i = 0; envs && i < json_object_array_length(envs); i++) {
+		json_object *env = json_object_array_get_idx(envs, i);
+
+		out_text(stdout, out_member(env, "name"));
+		printf(" [%s] ", json_object_get_boolean(json_get(env, "installed"))
+					 ? "installed"
+					 : "not installed");
+		out_text(stdout, out_member(env, "description"));
+		putchar('\n');
+	}
+	return 0;
+}
+
+static void on_pull(const char *json, void *userdata)
+{
+	struct out_progress *progress = userdata;
+	_cleanup_json_ json_object *o = json_tokener_parse(json);
+	const char *phase = out_member(o, "phase");
+	json_object *percent = o ? json_get(o, "percent") : NULL;
+
+	if (phase[0])
+		out_pull_phase(progress, phase,
+			json_object_is_type(percent, json_type_int) ? json_object_get_int(percent)
+								    : -1);
+}
+
+int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_json_ json_object *result = NULL;
+	const char *name = json_get_str(line->checked, "environment", "");
+	struct out_progress progress = { .cli = cli, .verb = "pull", .environment = name };
+	int r = cli_connect(cli, &p, err);
+
+	if (r >= 0)
+		r = cli_call(p, "env.pull", line->params, on_pull, &progress, &result, err);
+	out_progress_end(&progress);
+	if (r < 0)
+		return r;
+	if (!streq(progress.phase, "ready"))
+		out_pull_phase(&progress, "ready", -1);
+	if (cli->json) {
+		out_json(result);
+		return 0;
+	}
+	fputs("Pulled: ", stdout);
+	out_text(stdout, name);
+	putchar('\n');
+	return 0;
+}
+
+int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_json_ json_object *result = NULL;
+	json_object *deleted;
+	int r = cli_connect(cli, &p, err);
+
+	if (r >= 0)
+		r = cli_call(p, "env.prune", line->params, NULL, NULL, &result, err);
+	if (r < 0)
+		return r;
+	if (cli->json) {
+		out_json(result);
+		return 0;
+	}
+	deleted = out_array(result, "deleted");
+	for (size_t i = 0; deleted && i < json_object_array_length(deleted); i++) {
+		fputs("Deleted: ", stdout);
+		out_text(stdout, json_object_get_string(json_object_array_get_idx(deleted, i)));
+		putchar('\n');
+	}
+	printf("Freed: %lld bytes\n",
+		(long long)json_object_get_int64(json_get(result, "bytes_freed")));
+	return 0;
+}

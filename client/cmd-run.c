@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `pyro run`: one command in a machine of its own, with live streams. One poll() loop over the signals,
+ * the daemon's socket and the relay. Whatever ends it, the machine is asked to be deleted before we
+ * leave: after a signal or when stdout is gone the call is cancelled and its answer awaited for
+ * CANCEL_WAIT; should that not come, closing the connection lets the daemon delete it. The exit status is
+ * the guest's; every failure of our own is 125 (contract.md section 1).
+ */
+#include "cmd.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+
+#include "client/output.h"
+#include "client/relay.h"
+#include "proto/api.h"
+#include "proto/host.h"
+#include "proto/json.h"
+
+#define CANCEL_WAIT   (15 * USEC_PER_SEC) /* for the machine's deletion */
+#define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
+#define SECOND_SIGNAL (2 * USEC_PER_SEC)  /* two Ctrl-C within this end it */
+
+enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS };
+
+struct runner {
+	const struct cli *cli;
+	const struct cmdline *line;
+	struct pyro *pyro;   /* owned */
+	struct relay *relay; /* owned; NULL with --json */
+	int signals;         /* owned */
+	int64_t id;
+	const char *environment; /* borrowed */
+	char vm_id[API_ID_SIZE], exec_id[API_ID_SIZE];
+	struct out_progress progress;
+	bool executing;
+	bool done;
+	json_object *result; /* owned */
+	struct error failed; /* the answer, or what ended the connection */
+	struct error own;    /* what failed on our side: stdin, stdout */
+	int ended_by;        /* signal, 0 */
+	uint64_t int_at;     /* when the last SIGINT went to the guest, 0 */
+	uint64_t deadline;   /* monotonic; UINT64_MAX: none */
+	bool cancelled;
+};
+
+static void runner_done(struct runner *r)
+{
+	out_progress_end(&r->progress);
+	relay_free(r->relay);
+	pyro_free(r->pyro);
+	fd_close(r->signals);
+	if (r->result)
+		json_object_put(r->result);
+	error_clear(&r->failed);
+	error_clear(&r->own);
+}
+
+/* Signals that were ignored when we were started (nohup, a background job) stay ignored. */
+static int open_signals(struct error *err)
+{
+	static const int wanted[] = { SIGINT, SIGTERM, SIGHUP };
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		struct sigaction old;
+
+		if (sigaction(wanted[i], NULL, &old) < 0 || old.sa_handler != SIG_IGN)
+			sigaddset(&set, wanted[i]);
+	}
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot block signals");
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, -errno, NULL, "cannot wait for signals");
+	return fd;
+}
+
+/* Sends vm.run, with its live socket unless --json wants the output in the reply. */
+static int start_call(struct runner *r, struct error *err)
+{
+	_cleanup_json_ json_object *params = NULL;
+	_cleanup_close_ int peer = -EBADF;
+	struct pyro_error *e = NULL;
+	int q;
+
+	if (json_object_deep_copy(r->line->params, &params, NULL) < 0)
+		return -ENOMEM;
+	if (!r->cli->json) {
+		bool with_stdin = json_get_bool(params, "stdin", false);
+
+		q = relay_new(with_stdin ? STDIN_FILENO : -EBADF, STDOUT_FILENO, STDERR_FILENO,
+			&r->relay, &peer, err);
+		if (q < 0)
+			return q;
+		q = json_add_int(params, "stdio", 0);
+		if (q < 0)
+			return q;
+	}
+	r->id = pyro_call_start(r->pyro, "vm.run",
+		json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN), &peer,
+		peer >= 0 ? 1 : 0, &e);
+	return r->id < 0 ? cli_take_error(e, err) : 0;
+}
+
+/* Ends the call; its machine goes. The answer is awaited until the deadline. */
+static void cancel(struct runner *r)
+{
+	if (r->cancelled)
+		return;
+	r->cancelled = true;
+	r->deadline = now_usec() + CANCEL_WAIT;
+	if (r->relay)
+		relay_discard(r->relay);
+	/* When even this cannot be sent, the connection is lost, and pyro_process says so next. */
+	if (!r->done && pyro_call_cancel(r->pyro, r->id) < 0)
+		r->deadline = now_usec();
+}
+
+static int forward_interrupt(struct runner *r)
+{
+	_cleanup_json_ json_object *params = json_object_new_object();
+	int64_t id;
+
+	if (!params || json_add_str(params, "exec_id", r->exec_id) < 0 ||
+		json_add_str(params, "signal_name", "INT") < 0)
+		return -ENOMEM;
+	id = pyro_call_start(r->pyro, "exec.signal",
+		json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN), NULL, 0, NULL);
+	return id < 0 ? (int)id : 0;
+}
+
+static void take_signal(struct runner *r, int sig)
+{
+	uint64_t now = now_usec();
+	bool second = r->int_at && now - r->int_at < SECOND_SIGNAL;
+
+	if (sig == SIGINT && r->relay)
+		relay_key_echoed(r->relay);
+	if (r->cancelled && r->ended_by) {
+		r->deadline = now; /* asked again: do not wait for the deletion */
+		return;
+	}
+	if (sig == SIGINT && r->executing && !second && !r->done) {
+		r->int_at = now;
+		if (forward_interrupt(r) >= 0)
+			return;
+	}
+	r->ended_by = sig;
+	cancel(r);
+}
+
+static void read_signals(struct runner *r)
+{
+	struct signalfd_siginfo si;
+
+	while (read(r->signals, &si, sizeof(si)) == (ssize_t)sizeof(si))
+		take_signal(r, (int)si.ssi_signo);
+}
+
+/* True the first time this user meets emulation; a file in the state directory remembers. */
+static bool first_emulation(void)
+{
+	_cleanup_free_ char *dir = NULL, *path = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	const char *home = getenv("HOME");
+
+	if (!home || access(home, W_OK) < 0 || host_state_dir(false, &dir) < 0)
+		return true;
+	path = str_printf("%s/emulation-noted", dir);
+	if (!path)
+		return true;
+	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+		*p = '\0';
+		(void)mkdir(path, 0700); /* when it fails, so does the open */
+		*p = '/';
+	}
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd >= 0;
+}
+
+/* Said when the CPU could do better, and the first time. */
+static void note_emulation(const struct runner *r, const char *reason)
+{
+	struct host_kvm kvm;
+
+	if (r->cli->quiet)
+		return;
+	if (!host_cpu_virtualization()) {
+		if (first_emulation()) {
+			fputs("[run] note accelerator=emulation reason=\"", stderr);
+			out_text(stderr, reason);
+			fputs("\" fix=\"use a host with hardware virtualization; emulation works, slower\"\n",
+				stderr);
+		}
+		return;
+	}
+	host_kvm_probe(&kvm);
+	fputs("[run] note accelerator=emulation reason=\"", stderr);
+	out_text(stderr, reason);
+	fprintf(stderr, "\" fix=\"%s\"\n",
+		kvm.exists ? "pyro doctor" : "sudo modprobe -a kvm_intel kvm_amd");
+}
+
+static void copy_id(char ret[API_ID_SIZE], const char *id)
+{
+	if (id[0] && strlen(id) < API_ID_SIZE)
+		memcpy(ret, id, strlen(id) + 1);
+}
+
+static void show_phase(struct runner *r, json_object *o)
+{
+	const char *phase = out_member(o, "phase"), *reason = out_member(o, "accelerator_reason");
+	json_object *percent = json_get(o, "percent");
+
+	copy_id(r->vm_id, out_member(o, "vm_id"));
+	copy_id(r->exec_id, out_member(o, "exec_id"));
+	if (streq(phase, "create") || streq(phase, "start") || streq(phase, "execute")) {
+		out_progress_end(&r->progress);
+		if (streq(r->progress.phase, phase))
+			return;
+		(void)snprintf(r->progress.phase, sizeof(r->progress.phase), "%s", phase);
+	}
+	if (streq(phase, "create")) {
+		if (r->cli->quiet)
+			return;
+		fputs("[run] phase=create environment=", stderr);
+		out_text(stderr, r->environment);
+		fputc('\n', stderr);
+	} else if (streq(phase, "start")) {
+		if (streq(out_member(o, "accelerator"), "emulation") && reason[0])
+			note_emulation(r, reason);
+		out_note(r->cli, "[run] phase=start vm_id=%s", r->vm_id);
+	} else if (streq(phase, "execute")) {
+		out_note(r->cli, "[run] phase=execute vm_id=%s", r->vm_id);
+		r->executing = r->exec_id[0];
+	} else if (phase[0]) {
+		out_pull_phase(&r->progress, phase,
+			json_object_is_type(percent, json_type_int) ? json_object_get_int(percent)
+								    : -1);
+	}
+}
+
+static void take_event(struct runner *r, struct pyro_event *e)
+{
+	_cleanup_json_ json_object *o = NULL;
+
+	if (e->id != r->id) /* exec.signal's answer: had it failed, the command has just ended */
+		return;
+	if (e->progress) {
+		o = json_tokener_parse(e->progress);
+		if (o && !r->cancelled)
+			show_phase(r, o);
+		return;
+	}
+	r->done = true;
+	r->deadline = now_usec() + DRAIN_WAIT;
+	if (e->error) {
+		cli_take_error(TAKE_PTR(e->error), &r->failed);
+		return;
+	}
+	r->result = json_tokener_parse(e->result);
+	if (!json_object_is_type(r->result, json_type_object))
+		error_set(&r->failed, ERROR_INTERNAL, NULL, NULL,
+			"the daemon's result cannot be read");
+}
+
+static void read_daemon(struct runner *r)
+{
+	struct pyro_event e = { 0 };
+	struct pyro_error *lost = NULL;
+	int q;
+
+	while (!r->done && (q = pyro_process(r->pyro, &e, &lost)) != 0) {
+		if (q < 0) {
+			cli_take_error(lost, &r->failed);
+			r->done = true;
+			r->deadline = now_usec();
+			return;
+		}
+		take_event(r, &e);
+		pyro_event_done(&e);
+	}
+}
+
+static bool finished(const struct runner *r)
+{
+	return r->done && (!r->relay || relay_finished(r->relay));
+}
+
+/* Time to wait in poll(); output that waits for a slow reader after the answer has no deadline. */
+static int poll_timeout(const struct runner *r)
+{
+	uint64_t now = now_usec();
+
+	if (r->deadline == UINT64_MAX ||
+		(r->done && !r->cancelled && r->relay && relay_ended(r->relay)))
+		return -1;
+	return now >= r->deadline ? 0 : (int)((r->deadline - now) / USEC_PER_MSEC) + 1;
+}
+
+static int step(struct runner *r, struct error *err)
+{
+	struct pollfd fds[N_POLLS];
+	int n = poll_timeout(r);
+
+	fds[POLL_SIGNAL] = (struct pollfd){ .fd = r->signals, .events = POLLIN };
+	fds[POLL_DAEMON] =
+		(struct pollfd){ .fd = r->done ? -1 : pyro_fd(r->pyro), .events = POLLIN };
+	for (size_t i = POLL_RELAY; i < N_POLLS; i++)
+		fds[i] = (struct pollfd){ .fd = -1 };
+	if (r->relay)
+		relay_poll(r->relay, fds + POLL_RELAY);
+	n = poll(fds, N_POLLS, n);
+	if (n < 0 && errno != EINTR)
+		return error_set_errno(
+			err, ERROR_INTERNAL, -errno, NULL, "cannot wait for the daemon");
+	if (n < 0)
+		return 0;
+	if (fds[POLL_SIGNAL].revents)
+		read_signals(r);
+	if (fds[POLL_DAEMON].revents)
+		read_daemon(r);
+	if (r->relay && relay_process(r->relay, fds + POLL_RELAY, &r->own) < 0) {
+		error_set(&r->own, ERROR_INTERNAL, NULL, NULL, "live output failed");
+		cancel(r);
+	}
+	if (r->relay && relay_stdout_gone(r->relay))
+		cancel(r);
+	return n == 0 && now_usec() >= r->deadline ? 1 : 0;
+}
+
+/* The summary's line begins at column 0 whatever the command wrote last. */
+static void end_line(const struct runner *r)
+{
+	if (r->relay && relay_in_mid_line(r->relay))
+		fputc('\n', stderr);
+}
+
+static int finish_result(struct runner *r)
+{
+	json_object *code = json_get(r->result, "exit_code");
+	int status =
+		json_object_is_type(code, json_type_int) ? json_object_get_int(code) : EXIT_PYRO;
+	bool timed_out = json_object_get_boolean(json_get(r->result, "timed_out"));
+
+	if (timed_out || !r->cli->quiet)
+		end_line(r);
+	if (timed_out)
+		fprintf(stderr, "command timed out after %" PRId64 "s\n",
+			json_get_int(r->line->checked, "timeout_seconds", 0));
+	if (r->cli->json)
+		out_json(r->result);
+	if (r->cli->quiet)
+		return status;
+	fputs("[run] environment=", stderr);
+	out_text(stderr, out_member(r->result, "environment"));
+	fputs(" execution_mode=", stderr);
+	out_text(stderr, out_member(r->result, "execution_mode"));
+	fprintf(stderr, " exit_code=%d duration_ms=%" PRId64 "\n", status,
+		json_object_get_int64(json_get(r->result, "duration_ms")));
+	return status;
+}
+
+static int finish(struct runner *r, struct error *err)
+{
+	out_progress_end(&r->progress);
+	if (r->own.set) {
+		end_line(r);
+		error_move(err, &r->own);
+		return -error_code_errno(err->code);
+	}
+	if (r->ended_by || (r->relay && relay_stdout_gone(r->relay))) {
+		if (!r->done)
+			fprintf(stderr,
+				"pyro: the machine's deletion was not confirmed; pyrod deletes it within 10 s\n");
+		if (r->cli->json && r->failed.set)
+			out_error(r->cli, &r->failed);
+		if (!r->ended_by)
+			return EXIT_NO_STDOUT;
+		return 128 + r->ended_by;
+	}
+	if (!r->failed.set)
+		return finish_result(r);
+	end_line(r);
+	error_move(err, &r->failed);
+	return -error_code_errno(err->code);
+}
+
+int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_(runner_done) struct runner r = {
+		.cli = cli,
+		.line = line,
+		.signals = -EBADF,
+		.deadline = UINT64_MAX,
+		.environment = json_get_str(line->checked, "environment", ""),
+	};
+	int q;
+
+	r.progress =
+		(struct out_progress){ .cli = cli, .verb = "run", .environment = r.environment };
+	if (cli->json && json_get_bool(line->checked, "stdin", false))
+		return error_set(err, ERROR_USAGE,
+			"--json gives the output at the end, -i passes it on as it comes",
+			"leave out one of them", "-i and --json exclude each other");
+	q = cli_connect(cli, &r.pyro, err);
+	if (q < 0)
+		return q;
+	r.signals = open_signals(err);
+	if (r.signals < 0)
+		return r.signals;
+	q = start_call(&r, err);
+	while (q == 0 && !finished(&r))
+		q = step(&r, err);
+	return q < 0 ? q : finish(&r, err);
+}

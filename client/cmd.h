@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The commands, one function each; main.c's verb table names them. Each returns the exit status, or
+ * -errno with err set.
+ */
+
+#include "client/cli.h"
+#include "client/options.h"
+
+int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err);
+/* Any method without a form of its own: its result as "Label: value" lines. */
+int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err);
+
+/* The checks that need no daemon, in the shape of system.doctor's result (doctor-local.c). why is the
+ * error that kept us from asking the daemon. NULL when out of memory. */
+json_object *doctor_local(const struct error *why);
+
+/* Help for everything (v NULL, noun NULL), a noun, or a verb. */
+void help_print(const char *noun, const struct verb *v);
+/* What may follow the words typed so far, one a line, for shell completion. */
+void complete_print(int n, char **words);

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What `pyro doctor` can tell without the daemon: the host's side of things, in the shape of
+ * system.doctor's result, so that one printer serves both. Called by cmd-doctor.c when the daemon does not
+ * answer. It only looks; a capability is never `yes` here, since only a probe machine shows that.
+ */
+#include "cmd.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#include "proto/host.h"
+#include "proto/json.h"
+
+#define FREE_WANTED_MIB 4096 /* room for an environment, its tar and a machine */
+#define SUBIDS_WANTED   65536
+
+static int add_check(
+	json_object *checks, const char *name, bool ok, const char *detail, const char *fix)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+
+	if (!o || json_add_str(o, "name", name) < 0 || json_add_bool(o, "ok", ok) < 0 ||
+		json_add_str(o, "detail", detail) < 0 ||
+		json_add_str(o, "fix", ok ? NULL : fix) < 0)
+		return -ENOMEM;
+	if (json_object_array_add(checks, o) < 0)
+		return -ENOMEM;
+	o = NULL;
+	return 0;
+}
+
+static int check_daemon(json_object *checks, const struct error *why)
+{
+	_cleanup_free_ char *detail =
+		str_printf("%s%s%s", why->message ? why->message : "no answer",
+			why->cause ? ": " : "", why->cause ? why->cause : "");
+
+	return add_check(checks, "daemon", false, detail, why->fix);
+}
+
+static int check_program(
+	json_object *checks, const char *name, const char *program, const char *package)
+{
+	_cleanup_free_ char *path = NULL, *fix = str_printf("sudo apt-get install -y %s", package),
+			    *lost = NULL;
+
+	if (host_find_program(program, &path) >= 0)
+		return add_check(checks, name, true, path, NULL);
+	lost = str_printf("%s is not in PATH", program);
+	return add_check(checks, name, false, lost, fix);
+}
+
+static int check_kvm(json_object *checks, const struct host_kvm *kvm)
+{
+	_cleanup_free_ char *detail = NULL;
+
+	if (kvm->usable)
+		return add_check(checks, "kvm", true, "usable", NULL);
+	detail = str_printf("%s: machines run emulated, which is slower and no security boundary",
+		!kvm->exists ? "there is no /dev/kvm"
+		: kvm->error ? strerror(kvm->error)
+			     : "not usable by you");
+	return add_check(checks, "kvm", true, detail, NULL);
+}
+
+static int check_subids(json_object *checks)
+{
+	static const char *const files[] = { "/etc/subuid", "/etc/subgid" };
+	uint64_t start, count;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		_cleanup_free_ char *detail = NULL, *fix = NULL;
+
+		if (host_subid(files[i], getuid(), SUBIDS_WANTED, &start, &count) >= 0 ||
+			getuid() == 0)
+			continue;
+		detail = str_printf("%s gives you no range of %d ids", files[i], SUBIDS_WANTED);
+		if (host_subid_command(getuid(), SUBIDS_WANTED, &fix) < 0)
+			fix = strdup("use pyro as a user with an account");
+		return add_check(checks, "subuid", false, detail, fix);
+	}
+	return add_check(checks, "subuid", true, "enough ids", NULL);
+}
+
+static int check_space(json_object *checks, const char *path)
+{
+	_cleanup_free_ char *detail = NULL, *fix = NULL;
+	uint64_t bytes = 0;
+	int r = host_free_bytes(path, &bytes);
+
+	if (r == -EACCES) { /* the daemon's own place: only it can tell, and it does when it runs */
+		detail = str_printf("%s is not yours to look into; the daemon checks it", path);
+		return add_check(checks, "space", true, detail, NULL);
+	}
+	if (r < 0)
+		detail = str_printf("%s: %s", path, strerror(-r));
+	else
+		detail = str_printf("%" PRIu64 " MiB free for %s", bytes / MIB, path);
+	fix = str_printf(
+		"free at least %d MiB there, or set PYRO_ENVIRONMENT_CACHE_DIR", FREE_WANTED_MIB);
+	return add_check(checks, "space", r >= 0 && bytes / MIB >= FREE_WANTED_MIB, detail, fix);
+}
+
+static int add_kvm(json_object *o, const struct host_kvm *kvm)
+{
+	json_object *k = json_object_new_object();
+	int r = json_add(o, "kvm", k);
+
+	if (!k || r < 0)
+		return -ENOMEM;
+	if (json_add_bool(k, "exists", kvm->exists) < 0 ||
+		json_add_bool(k, "readable", kvm->readable) < 0 ||
+		json_add_bool(k, "writable", kvm->writable) < 0 ||
+		json_add_bool(k, "usable", kvm->usable) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+static int add_bools(json_object *o, const char *key, const char *const *names, const bool *values)
+{
+	json_object *sub = json_object_new_object();
+	int r = json_add(o, key, sub);
+
+	if (!sub || r < 0)
+		return -ENOMEM;
+	for (size_t i = 0; names[i]; i++)
+		if (json_add_bool(sub, names[i], values[i]) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static bool ip_forward(void)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t n;
+
+	return read_file_at(AT_FDCWD, "/proc/sys/net/ipv4/ip_forward", 16, &text, &n) >= 0 &&
+	       text[0] == '1';
+}
+
+static int add_checks(
+	json_object *o, const struct error *why, const struct host_kvm *kvm, const char *cache)
+{
+	json_object *runtime = json_object_new_object(), *checks = json_object_new_array();
+
+	if (!runtime || !checks || json_add(o, "runtime", runtime) < 0 ||
+		json_add_bool(runtime, "ok", false) < 0 || json_add(runtime, "checks", checks) < 0)
+		return -ENOMEM;
+	if (check_daemon(checks, why) < 0 || check_kvm(checks, kvm) < 0 ||
+		check_program(checks, "qemu", "qemu-system-x86_64", "qemu-system-x86") < 0 ||
+		check_program(checks, "mmdebstrap", "mmdebstrap", "mmdebstrap") < 0 ||
+		check_program(checks, "uidmap", "newuidmap", "uidmap") < 0 ||
+		check_subids(checks) < 0 || check_space(checks, cache) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/* The system's places for root and where its socket is; else the user's. */
+static bool system_mode(void)
+{
+	_cleanup_free_ char *path = NULL;
+
+	return getuid() == 0 ||
+	       (host_socket_path(true, getuid(), &path) >= 0 && access(path, F_OK) == 0);
+}
+
+json_object *doctor_local(const struct error *why)
+{
+	static const char *const capabilities[] = { "vm_boot", "guest_exec", "guest_network",
+		"host_compat", NULL };
+	static const char *const networking[] = { "tun", "ip_forward", NULL };
+	const bool none[ARRAY_SIZE(capabilities)] = { false };
+	const bool net[] = { access("/dev/net/tun", F_OK) == 0, ip_forward() };
+	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_free_ char *cache = NULL, *platform = NULL;
+	struct host_kvm kvm;
+	struct utsname u;
+
+	host_kvm_probe(&kvm);
+	if (!o || uname(&u) < 0 || host_environment_cache(system_mode(), &cache) < 0)
+		return NULL;
+	platform = str_printf("linux-%s", u.machine);
+	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, why, &kvm, cache) < 0 ||
+		add_kvm(o, &kvm) < 0 || add_bools(o, "capabilities", capabilities, none) < 0 ||
+		add_bools(o, "networking", networking, net) < 0 ||
+		json_add_str(o, "environment_cache", cache) < 0 || json_add(o, "daemon", NULL) < 0)
+		return NULL;
+	return TAKE_PTR(o);
+}

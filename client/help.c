@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Help texts and shell completion, both made from the verb table and the interface table, so that they
+ * cannot say what the parser does not do. Called by main.c. Every level ends with a worked example.
+ */
+#include "cmd.h"
+
+#include "proto/api.h"
+
+#define COLUMN 28
+
+static const char *const noun_help[][2] = {
+	{ "env", "Environments: what machines are made from." },
+	{ "vm", "Machines." },
+};
+
+static const char *const noun_example[][2] = {
+	{ "env", "  pyro env pull debian:12" },
+	{ "vm", "  pyro vm list" },
+};
+
+static const char global_help[] =
+	"Global options (before the words of the command):\n"
+	"  --socket PATH             use the daemon that listens there (PYRO_SOCKET)\n"
+	"  --user, --system          your own daemon, or the system's\n"
+	"  --json                    print the result, or {\"error\": ...}, as JSON\n"
+	"  -q, --quiet               no phases, no summary\n"
+	"  -h, --help                this text\n";
+
+static const char *summary(const struct verb *v)
+{
+	return v->summary ? v->summary : api_methods[v->method].help;
+}
+
+static const char *look_up(const char *const (*table)[2], size_t n, const char *key)
+{
+	for (size_t i = 0; i < n; i++)
+		if (streq(table[i][0], key))
+			return table[i][1];
+	return "";
+}
+
+static void print_row(const char *left, const char *right)
+{
+	if (strlen(left) < COLUMN - 2)
+		printf("  %-*s%s\n", COLUMN - 2, left, right);
+	else
+		printf("  %s\n%*s%s\n", left, COLUMN, "", right);
+}
+
+static const char *value_name(const struct api_field *f)
+{
+	switch (f->type) {
+	case API_INT: return "N";
+	case API_OBJECT: return "K[=V]";
+	case API_ENUM: return "WORD";
+	default: return "TEXT";
+	}
+}
+
+/* "--mem-mib N, --memory N, -m N" and the field's help with default and range. */
+static void print_flag(const struct api_field *f)
+{
+	char name[FLAG_NAME_MAX], left[256] = "", right[512];
+	size_t n = 0;
+
+	for (size_t i = 0; field_flag(f, i, name); i++) {
+		int k = snprintf(left + n, sizeof(left) - n, "%s%s%s%s", i ? ", " : "", name,
+			field_takes_value(f) ? " " : "", field_takes_value(f) ? value_name(f) : "");
+
+		if (k < 0 || (size_t)k >= sizeof(left) - n)
+			return;
+		n += (size_t)k;
+	}
+	if (n == 0)
+		return;
+	n = (size_t)snprintf(right, sizeof(right), "%s", f->help ? f->help : "");
+	for (size_t i = 0; f->type == API_ENUM && f->names[i] && n < sizeof(right); i++)
+		n += (size_t)snprintf(
+			right + n, sizeof(right) - n, "%s%s", i ? "|" : " ", f->names[i]);
+	if (f->dflt && field_takes_value(f) && !streq(f->dflt, "{}") && n < sizeof(right))
+		n += (size_t)snprintf(right + n, sizeof(right) - n, " (%s)", f->dflt);
+	if (f->type == API_INT && f->max > f->min && n < sizeof(right))
+		(void)snprintf(right + n, sizeof(right) - n, " %lld-%lld", (long long)f->min,
+			(long long)f->max);
+	print_row(left, right);
+}
+
+static void print_verb(const struct verb *v)
+{
+	const struct api_field *fields = api_methods[v->method].params;
+
+	printf("Usage: pyro %s%s%s [OPTIONS]", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
+	for (const struct api_field *f = fields; f->name; f++) {
+		char name[FLAG_NAME_MAX];
+
+		field_metavar(f, name);
+		if (f->flags & API_REST)
+			printf(" [--] %s...", name);
+		else if (f->flags & API_POSITIONAL)
+			printf(" %s", name);
+	}
+	printf("\n\n%s\n\nOptions:\n", summary(v));
+	for (const struct api_field *f = fields; f->name; f++)
+		print_flag(f);
+	for (const struct extra_flag *e = verb_extra_flags(v); e && e->name; e++) {
+		char left[FLAG_NAME_MAX];
+
+		(void)snprintf(left, sizeof(left), "-%c, --%s", e->letter, e->name);
+		print_row(left, e->help);
+	}
+	if (v->guest_status)
+		fputs("\nSizes may be written 512M or 2G, durations 90 or 5m. -e K takes K from your environment.\n"
+		      "Options end at -- or at the first word after ENVIRONMENT. Several words are quoted and\n"
+		      "joined into one shell line, a single word passes as it is. After `run`, --user names the\n"
+		      "guest's user. Exit status: the command's; 128+N for signal N, 124 timed out, 130 after\n"
+		      "Ctrl-C, 125 for a failure of pyro's own.\n",
+			stdout);
+	printf("\n%s\nExample:\n%s\n", global_help, v->example);
+}
+
+static void print_noun(const char *noun)
+{
+	printf("Usage: pyro %s VERB [OPTIONS] [ARGUMENTS]\n\n%s\n\n", noun,
+		look_up(noun_help, ARRAY_SIZE(noun_help), noun));
+	for (size_t i = 0; i < n_verbs; i++)
+		if (verbs[i].noun && streq(verbs[i].noun, noun))
+			print_row(verbs[i].name, summary(&verbs[i]));
+	printf("\n%s\nExample:\n%s\n", global_help,
+		look_up(noun_example, ARRAY_SIZE(noun_example), noun));
+}
+
+static void print_all(void)
+{
+	fputs("Usage: pyro COMMAND [OPTIONS] [ARGUMENTS]\n\n"
+	      "Runs commands in microVMs: a whole Linux machine of their own.\n\n",
+		stdout);
+	for (size_t i = 0; i < n_verbs; i++) {
+		char name[64];
+
+		(void)snprintf(name, sizeof(name), "%s%s%s", verbs[i].noun ? verbs[i].noun : "",
+			verbs[i].noun ? " " : "", verbs[i].name);
+		print_row(name, summary(&verbs[i]));
+	}
+	printf("\n%s  --version                 the versions of client and daemon\n\n"
+	       "Example:\n  pyro run debian:12 -- git --version\n",
+		global_help);
+}
+
+void help_print(const char *noun, const struct verb *v)
+{
+	if (v)
+		print_verb(v);
+	else if (noun)
+		print_noun(noun);
+	else
+		print_all();
+}
+
+static void offer(const char *candidate, const char *typed)
+{
+	if (startswith(candidate, typed))
+		puts(candidate);
+}
+
+static void offer_flags(const struct verb *v, const char *typed)
+{
+	char name[FLAG_NAME_MAX];
+
+	for (const struct api_field *f = api_methods[v->method].params; f->name; f++)
+		for (size_t i = 0; field_flag(f, i, name); i++)
+			offer(name, typed);
+}
+
+/* The names of environments, if a daemon answers; completion starts none. */
+static void offer_environments(const char *typed)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *text = NULL;
+	json_object *result, *envs = NULL;
+
+	if (pyro_connect(NULL, PYRO_AUTO | PYRO_NO_START, &p, NULL) < 0 ||
+		pyro_call(p, "env.list", NULL, 1000, NULL, NULL, &text, NULL) < 0)
+		return;
+	result = json_tokener_parse(text);
+	if (json_object_object_get_ex(result, "environments", &envs) &&
+		json_object_is_type(envs, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(envs); i++) {
+			json_object *name = NULL;
+
+			if (json_object_object_get_ex(
+				    json_object_array_get_idx(envs, i), "name", &name))
+				offer(json_object_get_string(name), typed);
+		}
+	json_object_put(result);
+}
+
+void complete_print(int n, char **words)
+{
+	const char *typed = n > 0 ? words[n - 1] : "";
+	const struct verb *v = NULL;
+
+	for (size_t i = 0; i < n_verbs; i++) {
+		const struct verb *c = &verbs[i];
+
+		if (n > 1 + (c->noun != NULL) && streq(words[c->noun != NULL], c->name) &&
+			(!c->noun || streq(words[0], c->noun)))
+			v = c;
+		else if (n <= 1 && (!c->noun || i == 0 || !verbs[i - 1].noun ||
+					   !streq(c->noun, verbs[i - 1].noun)))
+			offer(c->noun ? c->noun : c->name, typed);
+		else if (n == 2 && c->noun && streq(words[0], c->noun))
+			offer(c->name, typed);
+	}
+	if (!v)
+		return;
+	if (typed[0] == '-')
+		offer_flags(v, typed);
+	else if (api_methods[v->method].object == API_OBJ_ENV || v->method == API_M_vm_run)
+		offer_environments(typed);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `pyro`, the command: the verb table, the global flags, and the exit status. It is a short-lived client of
+ * pyrod and keeps nothing. What must stay true: descriptors 0, 1 and 2 are open before anything else is
+ * opened; a usage error changes nothing; every error is printed once, here; output that could not be
+ * written is an error too.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <locale.h>
+#include <signal.h>
+
+#include "client/cmd.h"
+#include "client/output.h"
+#include "proto/api.h"
+#include "proto/json.h"
+
+/* Verbs of one noun stand together. */
+const struct verb verbs[] = {
+	{ NULL, "run", API_M_vm_run, cmd_run, true, NULL,
+		"  pyro run debian:12 -- git --version\n"
+		"  tar c src | pyro run -i -m 2G --timeout 5m debian:12 -- sh -c 'tar x && make -C src'" },
+	{ NULL, "doctor", API_M_system_doctor, cmd_doctor, false, NULL,
+		"  pyro doctor --no-probe" },
+	{ "env", "list", API_M_env_list, cmd_env_list, false, NULL, "  pyro env list" },
+	{ "env", "pull", API_M_env_pull, cmd_env_pull, false, NULL, "  pyro env pull debian:12" },
+	{ "env", "inspect", API_M_env_inspect, cmd_plain, false, NULL,
+		"  pyro env inspect debian:12" },
+	{ "env", "prune", API_M_env_prune, cmd_env_prune, false, NULL,
+		"  pyro env prune --all --dry-run" },
+	{ "vm", "list", API_M_vm_list, cmd_vm_list, false, NULL, "  pyro vm list" },
+	{ "vm", "status", API_M_vm_status, cmd_plain, false, NULL,
+		"  pyro vm status vm-0123456789ab" },
+	{ "vm", "delete", API_M_vm_delete, cmd_plain, false, NULL, "  pyro vm delete vm-0123" },
+	{ "vm", "reap-expired", API_M_vm_reap_expired, cmd_plain, false, NULL,
+		"  pyro vm reap-expired" },
+};
+const size_t n_verbs = ARRAY_SIZE(verbs);
+
+/* What is closed becomes /dev/null, or the next file we open would be taken for stdout. */
+static void open_standard(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+			open("/dev/null", fd == STDIN_FILENO ? O_RDONLY : O_WRONLY) != fd)
+			exit(EXIT_PYRO);
+}
+
+static bool is_noun(const char *word)
+{
+	for (size_t i = 0; i < n_verbs; i++)
+		if (verbs[i].noun && streq(verbs[i].noun, word))
+			return true;
+	return false;
+}
+
+static const struct verb *find_verb(const char *noun, const char *name)
+{
+	for (size_t i = 0; i < n_verbs; i++)
+		if (streq(verbs[i].name, name) &&
+			(noun ? verbs[i].noun && streq(verbs[i].noun, noun) : !verbs[i].noun))
+			return &verbs[i];
+	return NULL;
+}
+
+static int unknown_command(const char *noun, const char *word, struct error *err)
+{
+	_cleanup_free_ char *fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
+
+	return error_set(err, ERROR_USAGE, NULL, fix, "unknown command '%s%s%s'", noun ? noun : "",
+		noun ? " " : "", word);
+}
+
+static int no_command(const char *noun, struct error *err)
+{
+	_cleanup_free_ char *fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
+
+	return error_set(err, ERROR_USAGE, NULL, fix, "%s%sno command given", noun ? noun : "",
+		noun ? ": " : "");
+}
+
+static int print_version(const struct cli *cli)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_json_ json_object *info = NULL;
+	json_object *api = NULL;
+	int64_t version = API_VERSION;
+
+	if (pyro_connect(cli->socket, (enum pyro_mode)(cli->mode | PYRO_NO_START), &p, NULL) >= 0)
+		info = json_tokener_parse(pyro_daemon_info(p));
+	if (info && json_object_object_get_ex(info, "api_version", &api))
+		version = json_object_get_int64(api);
+	printf("pyro %s (daemon ", pyro_version());
+	out_text(stdout, info ? out_member(info, "version") : "not running");
+	printf(", api %" PRId64 ")\n", version);
+	return 0;
+}
+
+/* Finds the verb at argv[i], or prints help. Returns 1 with *ret set, 0 when all is done. */
+static int choose(
+	struct cli *cli, int argc, char **argv, int *i, const struct verb **ret, struct error *err)
+{
+	const char *noun = NULL;
+	bool help = false, version = false;
+	int r = globals_parse(cli, argc, argv, i, &help, &version, err);
+
+	if (r >= 0 && *i < argc && is_noun(argv[*i])) {
+		noun = argv[(*i)++];
+		r = globals_parse(cli, argc, argv, i, &help, &version, err);
+	}
+	if (r < 0)
+		return r;
+	if (version)
+		return print_version(cli);
+	if (*i < argc && streq(argv[*i], "help") && !noun)
+		help = true;
+	else if (*i < argc) {
+		*ret = find_verb(noun, argv[*i]);
+		if (!*ret)
+			return unknown_command(noun, argv[*i], err);
+		(*i)++;
+		if (!help)
+			return 1;
+	}
+	if (help) {
+		help_print(noun, *ret);
+		return 0;
+	}
+	return no_command(noun, err);
+}
+
+static int run_verb(
+	struct cli *cli, const struct verb *v, int argc, char **argv, int i, struct error *err)
+{
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	int r = cmdline_parse(&line, cli, v, argc, argv, i, err);
+
+	if (r >= 0 && (line.extra & EXTRA_HELP)) {
+		help_print(v->noun, v);
+		return 0;
+	}
+	return r < 0 ? r : v->run(cli, &line, err);
+}
+
+/* The exit status of a failure: 125 where other numbers are the guest's, 2 for usage, else 1. */
+static int failure_status(const struct verb *v, const struct error *err)
+{
+	if (v && v->guest_status)
+		return EXIT_PYRO;
+	return err->code == ERROR_USAGE || err->code == ERROR_INVALID_ARGUMENT ? EXIT_USAGE : 1;
+}
+
+/* Output that is still in the buffer may fail only now. */
+static int finish_output(const struct cli *cli, const struct verb *v, int status)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct cli plain = *cli;
+
+	errno = 0;
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	if (errno == EPIPE)
+		return EXIT_NO_STDOUT;
+	plain.json = false;
+	error_set_errno(
+		&err, ERROR_INTERNAL, errno ? -errno : -EIO, NULL, "cannot write to stdout");
+	out_error(&plain, &err);
+	return failure_status(v, &err);
+}
+
+int main(int argc, char **argv)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	const struct verb *v = NULL;
+	struct cli cli = { .mode = PYRO_AUTO };
+	int i = 1, r;
+
+	open_standard();
+	setlocale(LC_CTYPE, "");
+	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+		return EXIT_PYRO;
+	if (argc > 2 && streq(argv[1], "__complete")) {
+		complete_print(argc - 2, argv + 2);
+		return finish_output(&cli, NULL, 0);
+	}
+	r = choose(&cli, argc, argv, &i, &v, &err);
+	if (r > 0)
+		r = run_verb(&cli, v, argc, argv, i, &err);
+	if (r < 0) {
+		if (!err.set)
+			error_set_errno(
+				&err, error_code_for_errno(r), r, NULL, "the command failed");
+		out_error(&cli, &err);
+		r = failure_status(v, &err);
+	}
+	return finish_output(&cli, v, r);
+}

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reads the command line of a verb by its method's table of parameters (proto/api.c), so that flags,
+ * ranges and defaults are said once. Called by main.c before anything is connected: whatever is wrong
+ * here changes nothing anywhere. A field whose name ends in _mib takes sizes (2G), one that ends in
+ * _seconds durations (5m). For verbs that end in a command the options end at `--` or at the first word
+ * after ENVIRONMENT; a verb's own flag comes before a global one of the same name (`run --user NAME`).
+ */
+#include "options.h"
+
+#include "client/text.h"
+#include "proto/api.h"
+#include "proto/json.h"
+
+enum global {
+	GLOBAL_SOCKET,
+	GLOBAL_USER,
+	GLOBAL_SYSTEM,
+	GLOBAL_JSON,
+	GLOBAL_QUIET,
+	GLOBAL_HELP,
+	GLOBAL_VERSION
+};
+
+static const struct {
+	const char *name;
+	char letter;
+	bool takes_value;
+} global_flags[] = {
+	[GLOBAL_SOCKET] = { "socket", 0, true },
+	[GLOBAL_USER] = { "user", 0, false },
+	[GLOBAL_SYSTEM] = { "system", 0, false },
+	[GLOBAL_JSON] = { "json", 0, false },
+	[GLOBAL_QUIET] = { "quiet", 'q', false },
+	[GLOBAL_HELP] = { "help", 'h', false },
+	[GLOBAL_VERSION] = { "version", 0, false },
+};
+
+static const struct extra_flag run_flags[] = {
+	{ 't', "tty", EXTRA_TTY, "Run on a terminal (not in this version)." },
+	{ 0 },
+};
+
+/* What one flag of the command line means. */
+struct flag {
+	const struct api_field *field;
+	const struct extra_flag *extra;
+	int global; /* -1: none */
+};
+
+struct parser {
+	struct cli *cli;
+	const struct verb *verb;
+	const struct api_field *fields; /* NULL: only global flags */
+	struct cmdline *line;
+	int argc;
+	char **argv;
+	int i;
+	char **words; /* owned array of borrowed strings */
+	size_t n_words;
+	bool version;
+	struct error *err;
+};
+
+const struct extra_flag *verb_extra_flags(const struct verb *v)
+{
+	return v->method == API_M_vm_run ? run_flags : NULL;
+}
+
+/* The index-th of the comma-separated tokens in list; false when there are fewer. */
+static bool list_token(const char *list, size_t index, char *ret, size_t size)
+{
+	size_t n;
+
+	for (; list && *list; list += n + (list[n] == ',')) {
+		n = strcspn(list, ",");
+		if (index-- == 0) {
+			(void)snprintf(ret, size, "%.*s", (int)n, list);
+			return true;
+		}
+	}
+	return false;
+}
+
+bool field_flag(const struct api_field *f, size_t index, char ret[FLAG_NAME_MAX])
+{
+	char token[FLAG_NAME_MAX - 8];
+
+	if ((f->flags & (API_POSITIONAL | API_NO_CLI | API_REST)) || f->type == API_FD)
+		return false;
+	if (index == 0) {
+		(void)snprintf(ret, FLAG_NAME_MAX, "--%s%.40s", f->flags & API_NEGATED ? "no-" : "",
+			f->name);
+		for (char *p = ret; *p; p++)
+			if (*p == '_')
+				*p = '-';
+		return true;
+	}
+	if (!list_token(f->cli, index - 1, token, sizeof(token)))
+		return false;
+	(void)snprintf(ret, FLAG_NAME_MAX, "%s%s",
+		token[0] == '-'      ? ""
+		: strlen(token) == 1 ? "-"
+				     : "--",
+		token);
+	return true;
+}
+
+void field_metavar(const struct api_field *f, char ret[FLAG_NAME_MAX])
+{
+	(void)snprintf(ret, FLAG_NAME_MAX, "%.60s", streq(f->name, "command") ? "CMD" : f->name);
+	for (char *p = ret; *p; p++)
+		if (*p >= 'a' && *p <= 'z')
+			*p = (char)(*p - 'a' + 'A');
+}
+
+bool field_takes_value(const struct api_field *f)
+{
+	return f->type != API_BOOL;
+}
+
+/* Finds "--name" or "-x" (dashes included, without a value). */
+static bool find_flag(const struct parser *p, const char *name, struct flag *ret)
+{
+	char known[FLAG_NAME_MAX];
+
+	*ret = (struct flag){ .global = -1 };
+	for (const struct api_field *f = p->fields; f && f->name; f++)
+		for (size_t i = 0; field_flag(f, i, known); i++)
+			if (streq(known, name)) {
+				ret->field = f;
+				return true;
+			}
+	for (const struct extra_flag *e = p->verb ? verb_extra_flags(p->verb) : NULL; e && e->name;
+		e++)
+		if ((name[1] == e->letter && name[2] == '\0') || streq(name + 2, e->name)) {
+			ret->extra = e;
+			return true;
+		}
+	for (size_t i = 0; i < ARRAY_SIZE(global_flags); i++)
+		if ((name[1] == '-' && streq(name + 2, global_flags[i].name)) ||
+			(global_flags[i].letter && name[1] == global_flags[i].letter &&
+				name[2] == '\0')) {
+			ret->global = (int)i;
+			return true;
+		}
+	return false;
+}
+
+static bool flag_takes_value(const struct flag *f)
+{
+	if (f->field)
+		return field_takes_value(f->field);
+	return f->global >= 0 && global_flags[f->global].takes_value;
+}
+
+/* " env pull", " run", "" */
+static void verb_title(const struct verb *v, char *ret, size_t size)
+{
+	(void)snprintf(ret, size, "%s%s%s%s", v && v->noun ? " " : "", v && v->noun ? v->noun : "",
+		v ? " " : "", v ? v->name : "");
+}
+
+static int usage(const struct parser *p, const char *what, const char *value)
+{
+	_cleanup_free_ char *fix = NULL;
+	char title[64];
+
+	verb_title(p->verb, title, sizeof(title));
+	fix = str_printf("pyro%s --help", title);
+	return error_set(p->err, ERROR_USAGE, NULL, fix, "%s%s%s%s%s", title[0] ? title + 1 : "",
+		title[0] ? ": " : "", what, value ? " " : "", value ? value : "");
+}
+
+static int bad_value(const struct parser *p, const struct api_field *f, const char *flag,
+	const char *value, const char *what)
+{
+	_cleanup_free_ char *cause = NULL;
+
+	if (f->type == API_INT && f->max > f->min)
+		cause = str_printf(
+			"the range is %lld to %lld", (long long)f->min, (long long)f->max);
+	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, NULL, "%s: '%s' is not %s", flag,
+		value, what);
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), m = strlen(end);
+
+	return n >= m && streq(s + n - m, end);
+}
+
+static int take_int(
+	struct parser *p, const struct api_field *f, const char *flag, const char *value)
+{
+	const char *what = "a whole number";
+	uint64_t u = 0;
+	int64_t v = 0;
+	int r;
+
+	if (ends_with(f->name, "_mib")) {
+		what = "a size like 2G or 512M";
+		r = parse_size_mib(value, &u);
+	} else if (ends_with(f->name, "_seconds")) {
+		what = "a duration like 30 or 5m";
+		r = parse_duration_seconds(value, &u);
+	} else {
+		r = parse_i64(value, &v);
+	}
+	if (r < 0 || u > INT64_MAX)
+		return bad_value(p, f, flag, value, what);
+	if (u > 0)
+		v = (int64_t)u;
+	if (f->max > f->min && (v < f->min || v > f->max))
+		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			"%s: %s is outside the range %lld to %lld", flag, value, (long long)f->min,
+			(long long)f->max);
+	return json_add_int(p->line->params, f->name, v);
+}
+
+/* K=V, or K with the value of our own environment (nothing is set when there is none, as docker does). */
+static int take_pair(
+	struct parser *p, const struct api_field *f, const char *flag, const char *value)
+{
+	json_object *o = json_get(p->line->params, f->name);
+	const char *eq = strchr(value, '=');
+	_cleanup_free_ char *key = eq ? strndup(value, (size_t)(eq - value)) : strdup(value);
+	const char *v = eq ? eq + 1 : key ? getenv(key) : NULL;
+
+	if (!key)
+		return -ENOMEM;
+	if (key[0] == '\0')
+		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			"%s: '%s' has no name before '='", flag, value);
+	if (!o) {
+		o = json_object_new_object();
+		if (!o || json_add(p->line->params, f->name, o) < 0)
+			return -ENOMEM;
+	}
+	if (!v)
+		return 0;
+	if (!text_is_utf8(v))
+		return bad_value(p, f, flag, value, "UTF-8");
+	json_object_object_del(o, key);
+	return json_add_str(o, key, v);
+}
+
+static int take_enum(
+	struct parser *p, const struct api_field *f, const char *flag, const char *value)
+{
+	_cleanup_free_ char *known = NULL;
+
+	for (size_t i = 0; f->names && f->names[i]; i++) {
+		_cleanup_free_ char *more = str_printf(
+			"%s%s%s", known ? known : "", known ? ", " : "one of ", f->names[i]);
+
+		if (streq(f->names[i], value))
+			return json_add_str(p->line->params, f->name, value);
+		if (!more)
+			return -ENOMEM;
+		free(known);
+		known = TAKE_PTR(more);
+	}
+	return bad_value(p, f, flag, value, known ? known : "allowed");
+}
+
+static int take_field(
+	struct parser *p, const struct api_field *f, const char *flag, const char *value)
+{
+	if (value && !text_is_utf8(value))
+		return bad_value(p, f, flag, value, "UTF-8");
+	switch (f->type) {
+	case API_BOOL: return json_add_bool(p->line->params, f->name, !(f->flags & API_NEGATED));
+	case API_INT: return take_int(p, f, flag, value);
+	case API_ENUM: return take_enum(p, f, flag, value);
+	case API_OBJECT: return take_pair(p, f, flag, value);
+	case API_STRING:
+	case API_ID:
+	case API_TIME: return json_add_str(p->line->params, f->name, value);
+	default: return usage(p, "not a flag of the command line:", flag);
+	}
+}
+
+static int set_mode(struct parser *p, enum pyro_mode mode)
+{
+	if (p->cli->mode != PYRO_AUTO && p->cli->mode != mode)
+		return usage(p, "--user and --system exclude each other", NULL);
+	p->cli->mode = mode;
+	return 0;
+}
+
+static int take_global(struct parser *p, int global, const char *value)
+{
+	switch ((enum global)global) {
+	case GLOBAL_SOCKET: p->cli->socket = value; return 0;
+	case GLOBAL_USER: return set_mode(p, PYRO_USER);
+	case GLOBAL_SYSTEM: return set_mode(p, PYRO_SYSTEM);
+	case GLOBAL_JSON: p->cli->json = true; return 0;
+	case GLOBAL_QUIET: p->cli->quiet = true; return 0;
+	case GLOBAL_HELP: p->line->extra |= EXTRA_HELP; return 0;
+	case GLOBAL_VERSION:
+		if (p->verb)
+			return usage(p, "--version stands alone", NULL);
+		p->version = true;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+/* Applies one flag; value is what stood behind '=' or in the same word, NULL: the next word when needed. */
+static int take_flag(struct parser *p, const char *name, const char *value, bool attached)
+{
+	struct flag f;
+
+	if (!find_flag(p, name, &f))
+		return usage(p, "unknown option", name);
+	if (!flag_takes_value(&f)) {
+		if (attached)
+			return usage(p, "this option takes no value:", name);
+	} else if (!value) {
+		if (p->i >= p->argc)
+			return usage(p, "this option needs a value:", name);
+		value = p->argv[p->i++];
+	}
+	if (f.field)
+		return take_field(p, f.field, name, value);
+	if (f.extra) {
+		p->line->extra |= f.extra->bit;
+		return 0;
+	}
+	return take_global(p, f.global, value);
+}
+
+static int take_long(struct parser *p, const char *word)
+{
+	const char *eq = strchr(word, '=');
+	_cleanup_free_ char *name = eq ? strndup(word, (size_t)(eq - word)) : strdup(word);
+
+	if (!name)
+		return -ENOMEM;
+	return take_flag(p, name, eq ? eq + 1 : NULL, eq);
+}
+
+/* "-it", "-m2G", "-m 2G" */
+static int take_short(struct parser *p, const char *word)
+{
+	int r = 0;
+
+	for (const char *c = word + 1; *c && r >= 0; c++) {
+		char name[3] = { '-', *c, '\0' };
+		struct flag f;
+
+		if (find_flag(p, name, &f) && flag_takes_value(&f))
+			return take_flag(p, name, c[1] ? c + 1 : NULL, c[1]);
+		r = take_flag(p, name, NULL, false);
+	}
+	return r;
+}
+
+static bool is_option(const char *word)
+{
+	return word[0] == '-' && word[1] != '\0';
+}
+
+static bool ends_in_rest(const struct api_field *fields)
+{
+	for (; fields->name; fields++)
+		if (fields->flags & API_REST)
+			return true;
+	return false;
+}
+
+static int take_words(struct parser *p)
+{
+	bool rest = ends_in_rest(p->fields), words_only = false;
+	int r;
+
+	while (p->i < p->argc) {
+		char *word = p->argv[p->i++];
+
+		if (!words_only && streq(word, "--")) {
+			words_only = true;
+			continue;
+		}
+		if (!words_only && is_option(word)) {
+			r = word[1] == '-' ? take_long(p, word) : take_short(p, word);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		p->words[p->n_words++] = word;
+		if (rest && p->n_words > 1)
+			words_only = true;
+	}
+	return 0;
+}
+
+static int take_rest(struct parser *p, const struct api_field *f, size_t from)
+{
+	_cleanup_free_ char *command = NULL;
+	int r;
+
+	if (from >= p->n_words)
+		return usage(p, "missing CMD, the command", NULL);
+	r = shell_join(p->words + from, p->n_words - from, &command);
+	if (r < 0)
+		return r;
+	if (command[0] == '\0')
+		return error_set(
+			p->err, ERROR_INVALID_ARGUMENT, NULL, NULL, "the command is empty");
+	return take_field(p, f, "the command", command);
+}
+
+static int take_positionals(struct parser *p)
+{
+	size_t used = 0;
+	int r;
+
+	for (const struct api_field *f = p->fields; f->name; f++) {
+		char name[FLAG_NAME_MAX];
+
+		field_metavar(f, name);
+		if (f->flags & API_REST) {
+			r = take_rest(p, f, used);
+			used = p->n_words;
+		} else if (!(f->flags & API_POSITIONAL)) {
+			continue;
+		} else if (used < p->n_words) {
+			r = take_field(p, f, name, p->words[used++]);
+		} else {
+			r = f->flags & API_REQUIRED ? usage(p, "missing", name) : 0;
+		}
+		if (r < 0)
+			return r;
+	}
+	return used < p->n_words ? usage(p, "unexpected word", p->words[used]) : 0;
+}
+
+/* Refuses what later issues bring, before anything is connected. */
+static int refuse_unsupported(struct parser *p)
+{
+	if (p->line->extra & EXTRA_TTY)
+		return error_set(p->err, ERROR_UNSUPPORTED,
+			"this version runs commands without a terminal",
+			"leave out -t; -i passes stdin on", "-t is not supported yet");
+	if (json_get_bool(p->line->params, "network", false))
+		return error_set(p->err, ERROR_UNSUPPORTED,
+			"this version gives machines no network", "leave out --network",
+			"--network is not supported yet");
+	if (json_get_bool(p->line->params, "allow_host_compat", false))
+		return error_set(p->err, ERROR_UNSUPPORTED,
+			"this version runs commands in machines only",
+			"leave out --allow-host-compat",
+			"--allow-host-compat is not supported yet");
+	return 0;
+}
+
+int globals_parse(struct cli *cli, int argc, char **argv, int *i, bool *ret_help, bool *ret_version,
+	struct error *err)
+{
+	struct cmdline line = { 0 };
+	struct parser p = {
+		.cli = cli, .line = &line, .argc = argc, .argv = argv, .i = *i, .err = err
+	};
+	int r;
+
+	while (p.i < argc && is_option(argv[p.i])) {
+		const char *word = argv[p.i++];
+
+		r = word[1] == '-' ? take_long(&p, word) : take_short(&p, word);
+		if (r < 0)
+			return r;
+	}
+	*i = p.i;
+	*ret_help = line.extra & EXTRA_HELP;
+	*ret_version = p.version;
+	return 0;
+}
+
+int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, int argc, char **argv,
+	int i, struct error *err)
+{
+	_cleanup_free_ char **words = calloc((size_t)argc + 1, sizeof(*words));
+	struct parser p = { .cli = cli,
+		.verb = v,
+		.fields = api_methods[v->method].params,
+		.line = ret,
+		.argc = argc,
+		.argv = argv,
+		.i = i,
+		.words = words,
+		.err = err };
+	int r;
+
+	*ret = (struct cmdline){ .verb = v, .params = json_object_new_object() };
+	if (!words || !ret->params)
+		return -ENOMEM;
+	r = take_words(&p);
+	if (r < 0 || (ret->extra & EXTRA_HELP))
+		return r;
+	r = take_positionals(&p);
+	if (r < 0)
+		return r;
+	r = refuse_unsupported(&p);
+	if (r < 0)
+		return r;
+	return api_check_params(p.fields, ret->params, 0, &ret->checked, err);
+}
+
+void cmdline_done(struct cmdline *line)
+{
+	if (line->params)
+		json_object_put(line->params);
+	if (line->checked)
+		json_object_put(line->checked);
+	*line = (struct cmdline){ 0 };
+}

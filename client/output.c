@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The printing half of the CLI: errors as three lines or as JSON, phase lines, plain objects. Called by
+ * every command. Data goes to stdout and everything else to stderr; text that came from outside passes
+ * text_escape first, so that no name, path or console line can play with the terminal.
+ */
+#include "output.h"
+
+#include <stdarg.h>
+
+#include "client/text.h"
+#include "proto/json.h"
+
+void out_text(FILE *f, const char *s)
+{
+	_cleanup_free_ char *safe = s ? text_escape(s, NULL) : NULL;
+
+	fputs(safe ? safe : "-", f);
+}
+
+static void put_labelled(const char *label, const char *s)
+{
+	_cleanup_free_ char *safe = NULL;
+
+	if (!s || s[0] == '\0')
+		return;
+	safe = text_escape(s, "         ");
+	fprintf(stderr, "  %s: %s\n", label, safe ? safe : "out of memory");
+}
+
+char *out_fix(const char *fix)
+{
+	static const char sudo[] = "sudo ";
+	char *copy = strdup(fix), *to = copy;
+	bool begins = true;
+
+	if (!copy || geteuid() != 0)
+		return copy;
+	while (*fix) {
+		if (begins && startswith(fix, sudo)) {
+			fix += strlen(sudo);
+			continue;
+		}
+		begins = *fix == ';' || *fix == '&' || *fix == '|' || (begins && *fix == ' ');
+		*to++ = *fix++;
+	}
+	*to = '\0';
+	return copy;
+}
+
+json_object *out_error_json(const struct error *err)
+{
+	_cleanup_json_ json_object *outer = json_object_new_object();
+	json_object *o = json_object_new_object();
+
+	if (!outer || !o || json_add(outer, "error", o) < 0)
+		return NULL;
+	if (json_add_str(o, "code", error_code_name(err->code)) < 0 ||
+		json_add_str(o, "message", err->message) < 0 ||
+		json_add_str(o, "cause", err->cause) < 0 || json_add_str(o, "fix", err->fix) < 0 ||
+		json_add_bool(o, "retryable", error_code_retryable(err->code)) < 0 ||
+		json_add(o, "data", NULL) < 0)
+		return NULL;
+	return TAKE_PTR(outer);
+}
+
+void out_json(json_object *o)
+{
+	const char *text = json_object_to_json_string_ext(
+		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+	puts(text ? text : "{\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
+}
+
+void out_error(const struct cli *cli, const struct error *err)
+{
+	_cleanup_json_ json_object *o = NULL;
+	_cleanup_free_ char *message = NULL, *fix = NULL;
+
+	if (cli->json) {
+		o = out_error_json(err);
+		out_json(o);
+		return;
+	}
+	message = text_escape(err->message ? err->message : error_code_name(err->code), "  ");
+	fflush(stdout);
+	fprintf(stderr, "pyro: %s\n", message ? message : "out of memory");
+	put_labelled("cause", err->cause);
+	fix = err->fix ? out_fix(err->fix) : NULL;
+	put_labelled("fix", fix);
+}
+
+void out_note(const struct cli *cli, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (cli->quiet)
+		return;
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
+const char *out_member(json_object *o, const char *key)
+{
+	json_object *v = NULL;
+
+	if (!o || !json_object_object_get_ex(o, key, &v) ||
+		!json_object_is_type(v, json_type_string))
+		return "";
+	return json_object_get_string(v);
+}
+
+json_object *out_array(json_object *o, const char *key)
+{
+	json_object *v = json_get(o, key);
+
+	return json_object_is_type(v, json_type_array) ? v : NULL;
+}
+
+json_object *out_sub(json_object *o, const char *key)
+{
+	json_object *v = json_get(o, key);
+
+	return json_object_is_type(v, json_type_object) ? v : NULL;
+}
+
+/* "vm_id" as "Vm id". */
+static void put_name(const char *name)
+{
+	for (size_t i = 0; name[i]; i++) {
+		if (name[i] == '_')
+			putchar(' ');
+		else if (i == 0 && name[i] >= 'a' && name[i] <= 'z')
+			putchar(name[i] - 'a' + 'A');
+		else
+			putchar(name[i]);
+	}
+}
+
+/* Strings as they are, lists of them with spaces between, the rest as JSON. */
+static void put_value(json_object *v)
+{
+	if (!v) {
+		putchar('-');
+	} else if (json_object_is_type(v, json_type_string)) {
+		out_text(stdout, json_object_get_string(v));
+	} else if (json_object_is_type(v, json_type_array)) {
+		for (size_t i = 0; i < json_object_array_length(v); i++) {
+			if (i > 0)
+				putchar(' ');
+			out_text(stdout, json_object_get_string(json_object_array_get_idx(v, i)));
+		}
+	} else {
+		out_text(stdout, json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN));
+	}
+}
+
+void out_object(json_object *o)
+{
+	json_object_object_foreach(o, key, v)
+	{
+		_cleanup_free_ char *name = text_escape(key, NULL);
+
+		put_name(name ? name : "?");
+		fputs(": ", stdout);
+		put_value(v);
+		putchar('\n');
+	}
+}
+
+void out_progress_end(struct out_progress *p)
+{
+	if (p->drawn)
+		fputs("\r\033[K", stderr);
+	p->drawn = false;
+}
+
+void out_pull_phase(struct out_progress *p, const char *phase, int percent)
+{
+	_cleanup_free_ char *name = NULL, *env = NULL;
+
+	if (p->cli->quiet)
+		return;
+	name = text_escape(phase, NULL);
+	env = text_escape(p->environment, NULL);
+	if (!name || !env)
+		return;
+	if (strncmp(p->phase, name, sizeof(p->phase) - 1) != 0) {
+		out_progress_end(p);
+		(void)snprintf(p->phase, sizeof(p->phase), "%s", name);
+		out_note(p->cli, "[pull] phase=%s environment=%s", name, env);
+	}
+	if (percent >= 0 && isatty(STDERR_FILENO)) {
+		fprintf(stderr, "\r[pull] %s %d%%\033[K", name, MIN_OF(percent, 100));
+		p->drawn = true;
+	}
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What `pyro` prints: data on stdout, everything else on stderr, nothing from outside unescaped.
+ */
+
+#include "client/cli.h"
+
+/* The error on stderr as message, cause and fix; with --json as an object on stdout. */
+void out_error(const struct cli *cli, const struct error *err);
+
+/* A fix as this user runs it: root needs no sudo, and a host may have none. NULL when out of memory.
+ * Owned by the caller. */
+char *out_fix(const char *fix);
+
+/* The --json form. NULL when out of memory. Owned by the caller. */
+json_object *out_error_json(const struct error *err);
+
+/* One line of JSON on stdout. */
+void out_json(json_object *o);
+
+/* One "[verb] …" line on stderr unless -q. Strings in it must be escaped with out_text. */
+void out_note(const struct cli *cli, const char *fmt, ...) _printf_(2, 3);
+
+/* Prints s escaped to f; "-" for NULL. */
+void out_text(FILE *f, const char *s);
+
+/* "Label: value" for each member of an object, labels made from the names. */
+void out_object(json_object *o);
+
+/* A string member for printing: "" when absent. Borrowed. Any type but a string is as absent. */
+const char *out_member(json_object *o, const char *key);
+
+/* An array or object member; NULL when absent or of another type. Borrowed. */
+json_object *out_array(json_object *o, const char *key);
+json_object *out_sub(json_object *o, const char *key);
+
+/*
+ * Progress of a pull or a machine: a phase line when the phase changes; on a terminal also a line that counts.
+ */
+struct out_progress {
+	const struct cli *cli;   /* borrowed */
+	const char *verb;        /* "pull", "run" */
+	const char *environment; /* borrowed */
+	char phase[32];
+	bool drawn; /* a counting line stands on the terminal */
+};
+/* Shows a pull's phase; percent < 0: unknown. */
+void out_pull_phase(struct out_progress *p, const char *phase, int percent);
+/* Wipes the counting line. */
+void out_progress_end(struct out_progress *p);

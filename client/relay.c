@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carries live stdio between the daemon's socket and the caller's descriptors (design.md section 6: DATA,
+ * ACK, END on channel 0, offsets absolute). Used by cmd-run.c. What must stay true: at most STREAM_WINDOW
+ * bytes of each stream are held, because only what was *written* is acknowledged; the caller's descriptors
+ * keep their flags, since the shell shares them: terminals and pipes are opened a second time with
+ * O_NONBLOCK, sockets are used with MSG_DONTWAIT, and where neither can be, at most PIPE_BUF bytes are
+ * written after poll() said so. So a slow terminal never keeps us from seeing Ctrl-C.
+ */
+#include "relay.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "proto/frame.h"
+
+#define CHANNEL   0
+#define OUT_MAX   (256 * 1024) /* frames waiting for the daemon */
+#define OUT_BUSY  (64 * 1024)  /* above that no more stdin is read */
+#define ACK_EVERY (64 * 1024)
+
+enum { POLL_SOCK, POLL_IN, POLL_OUT, POLL_ERR };
+
+/* One of the caller's descriptors. */
+struct port {
+	int fd;       /* what we use */
+	int own;      /* owned: opened by us, else -EBADF */
+	bool socket;  /* MSG_DONTWAIT works */
+	bool regular; /* never makes anybody wait */
+	dev_t dev;
+	ino_t ino;
+	bool tty;
+};
+
+struct sink {
+	struct port port;
+	uint8_t stream;
+	struct buf pending; /* owned */
+	uint64_t received, written, acked;
+	bool ended, gone;
+	bool with_stderr; /* its bytes and stderr's land in one place */
+};
+
+struct relay {
+	int sock;           /* owned */
+	struct decoder dec; /* owned */
+	struct buf out;     /* owned */
+	struct port in;
+	uint64_t in_sent, in_limit;
+	bool in_open;
+	struct sink sinks[2];
+	bool peer_gone;
+	bool discard;
+	bool stdout_gone;
+	uint8_t last; /* the last byte written where stderr goes, 0: none */
+};
+
+/* Opens the terminal or pipe behind fd once more, for a description of our own. -EBADF where that cannot be. */
+static int reopen(int fd, const struct stat *st, int flags)
+{
+	char path[32];
+	int r;
+
+	/* /dev/ptmx would give a new terminal. */
+	if (!S_ISFIFO(st->st_mode) && (!isatty(fd) || st->st_rdev == makedev(5, 2)))
+		return -EBADF;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	r = open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	return r < 0 ? -EBADF : r;
+}
+
+static int port_open(struct port *p, int fd, int flags)
+{
+	struct stat st;
+
+	*p = (struct port){ .fd = fd, .own = -EBADF };
+	if (fd < 0)
+		return 0;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	p->dev = st.st_dev;
+	p->ino = st.st_ino;
+	p->tty = isatty(fd);
+	p->socket = S_ISSOCK(st.st_mode);
+	p->regular = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
+	p->own = reopen(fd, &st, flags);
+	if (p->own >= 0)
+		p->fd = p->own;
+	return 0;
+}
+
+static bool port_ready(const struct port *p, short events)
+{
+	struct pollfd pfd = { .fd = p->fd, .events = events };
+
+	return p->own >= 0 || p->socket || p->regular || poll(&pfd, 1, 0) > 0;
+}
+
+/* Bytes written, -EAGAIN, -errno; never waits. */
+static ssize_t port_write(const struct port *p, const uint8_t *bytes, size_t n)
+{
+	ssize_t r;
+
+	if (!port_ready(p, POLLOUT))
+		return -EAGAIN;
+	if (p->own < 0 && !p->regular && !p->socket)
+		n = MIN_OF(n, (size_t)PIPE_BUF);
+	do
+		r = p->socket ? send(p->fd, bytes, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+			      : write(p->fd, bytes, n);
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+static ssize_t port_read(const struct port *p, uint8_t *bytes, size_t n)
+{
+	ssize_t r;
+
+	if (!port_ready(p, POLLIN))
+		return -EAGAIN;
+	do
+		r = p->socket ? recv(p->fd, bytes, n, MSG_DONTWAIT) : read(p->fd, bytes, n);
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+struct relay *relay_free(struct relay *r)
+{
+	if (!r)
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++) {
+		buf_done(&r->sinks[i].pending);
+		fd_close(r->sinks[i].port.own);
+	}
+	fd_close(r->in.own);
+	fd_close(r->sock);
+	buf_done(&r->out);
+	decoder_done(&r->dec);
+	free(r);
+	return NULL;
+}
+
+/* Both are terminals, or one and the same file. */
+static bool same_place(const struct port *a, const struct port *b)
+{
+	return (a->dev == b->dev && a->ino == b->ino) || (a->tty && b->tty);
+}
+
+static int relay_open(struct relay *r, int in_fd, const int out_fds[2])
+{
+	int q = port_open(&r->in, in_fd, O_RDONLY);
+
+	r->in_open = in_fd >= 0;
+	for (size_t i = 0; i < 2 && q >= 0; i++) {
+		struct sink *s = &r->sinks[i];
+
+		s->stream = i == 0 ? STREAM_STDOUT : STREAM_STDERR;
+		q = port_open(&s->port, out_fds[i], O_WRONLY);
+		if (q >= 0)
+			q = frame_put_ack(&r->out, CHANNEL, s->stream, 0, STREAM_WINDOW);
+	}
+	r->sinks[1].with_stderr = true;
+	r->sinks[0].with_stderr = same_place(&r->sinks[0].port, &r->sinks[1].port);
+	return q;
+}
+
+int relay_new(
+	int in_fd, int out_fd, int err_fd, struct relay **ret, int *ret_peer, struct error *err)
+{
+	_cleanup_(relay_freep) struct relay *r = calloc(1, sizeof(*r));
+	_cleanup_close_ int peer = -EBADF;
+	int pair[2], q;
+
+	if (!r)
+		return -ENOMEM;
+	r->sock = -EBADF;
+	r->in.own = r->sinks[0].port.own = r->sinks[1].port.own = -EBADF;
+	buf_init(&r->out, OUT_MAX);
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
+		buf_init(&r->sinks[i].pending, STREAM_WINDOW);
+	decoder_init(&r->dec, DECODER_PLAIN, NULL);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, -errno, NULL, "cannot make a socket pair");
+	r->sock = pair[0];
+	peer = pair[1];
+	q = relay_open(r, in_fd, (int[]){ out_fd, err_fd });
+	if (q < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, q, NULL, "cannot use stdin, stdout and stderr");
+	*ret = TAKE_PTR(r);
+	*ret_peer = TAKE_FD(peer);
+	return 0;
+}
+
+static bool may_read_stdin(const struct relay *r)
+{
+	return r->in_open && !r->peer_gone && r->in_sent < r->in_limit &&
+	       buf_len(&r->out) < OUT_BUSY;
+}
+
+void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
+{
+	for (size_t i = 0; i < RELAY_POLLS; i++)
+		fds[i] = (struct pollfd){ .fd = -1 };
+	if (!r->peer_gone)
+		fds[POLL_SOCK] = (struct pollfd){ .fd = r->sock,
+			.events = (short)(POLLIN | (buf_len(&r->out) > 0 ? POLLOUT : 0)) };
+	if (may_read_stdin(r))
+		fds[POLL_IN] = (struct pollfd){ .fd = r->in.fd, .events = POLLIN };
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
+		if (buf_len(&r->sinks[i].pending) > 0)
+			fds[POLL_OUT + i] =
+				(struct pollfd){ .fd = r->sinks[i].port.fd, .events = POLLOUT };
+}
+
+/* Tells how far this stream is written; in steps, or when nothing is left. */
+static int sink_ack(struct relay *r, struct sink *s)
+{
+	uint64_t since = s->written - s->acked;
+	int q;
+
+	if (r->peer_gone || since == 0 || (since < ACK_EVERY && buf_len(&s->pending) > 0))
+		return 0;
+	q = frame_put_ack(&r->out, CHANNEL, s->stream, s->written, s->written + STREAM_WINDOW);
+	if (q >= 0)
+		s->acked = s->written;
+	return q == -ENOBUFS ? 0 : q;
+}
+
+static void sink_drop(struct sink *s)
+{
+	s->written += buf_len(&s->pending);
+	buf_clear(&s->pending);
+}
+
+static int sink_failed(struct relay *r, struct sink *s, int q, struct error *err)
+{
+	s->gone = true;
+	sink_drop(s);
+	if (s->stream != STREAM_STDOUT)
+		return 0; /* nobody is left to be told: as 2>&- would */
+	if (q == -EPIPE) {
+		r->stdout_gone = true;
+		return 0;
+	}
+	return error_set_errno(
+		err, error_code_for_errno(q), q, NULL, "cannot write the command's stdout");
+}
+
+static int sink_flush(struct relay *r, struct sink *s, struct error *err)
+{
+	int q = 0;
+
+	if (s->gone || r->discard)
+		sink_drop(s);
+	while (buf_len(&s->pending) > 0) {
+		const uint8_t *head = buf_head(&s->pending);
+		ssize_t n = port_write(&s->port, head, buf_len(&s->pending));
+
+		if (n == -EAGAIN || n == 0)
+			break;
+		if (n < 0) {
+			q = sink_failed(r, s, (int)n, err);
+			break;
+		}
+		if (s->with_stderr)
+			r->last = head[n - 1];
+		s->written += (uint64_t)n;
+		buf_consume(&s->pending, (size_t)n);
+	}
+	return q < 0 ? q : sink_ack(r, s);
+}
+
+static struct sink *find_sink(struct relay *r, uint8_t stream)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
+		if (r->sinks[i].stream == stream)
+			return &r->sinks[i];
+	return NULL;
+}
+
+/* Offsets are absolute: what we have is skipped, a gap is the daemon's fault. */
+static int take_data(struct relay *r, const struct frame *f, struct error *err)
+{
+	struct frame_data d;
+	struct sink *s;
+	uint64_t skip;
+	int q = frame_get_data(f, &d);
+
+	if (q < 0)
+		return q;
+	s = find_sink(r, d.stream);
+	if (!s || s->ended || d.offset > s->received)
+		return -EBADMSG;
+	skip = s->received - d.offset;
+	if (skip >= d.n)
+		return 0;
+	if (buf_len(&s->pending) + (d.n - skip) > STREAM_WINDOW)
+		return -EBADMSG;
+	q = buf_append(&s->pending, d.bytes + skip, d.n - skip);
+	if (q < 0)
+		return q;
+	s->received += d.n - skip;
+	return sink_flush(r, s, err);
+}
+
+static int take_ack(struct relay *r, const struct frame *f)
+{
+	uint64_t upto, limit;
+	uint8_t stream;
+	int q = frame_get_ack(f, &stream, &upto, &limit);
+
+	if (q < 0)
+		return q;
+	if (stream != STREAM_STDIN || upto > r->in_sent || limit < upto)
+		return -EBADMSG;
+	r->in_limit = MAX_OF(r->in_limit, limit);
+	return 0;
+}
+
+static int take_end(struct relay *r, const struct frame *f)
+{
+	uint64_t offset;
+	uint8_t stream;
+	int q = frame_get_end(f, &stream, &offset);
+	struct sink *s;
+
+	if (q < 0)
+		return q;
+	s = find_sink(r, stream);
+	/* END of stdin: the command has closed it. */
+	if (!s) {
+		r->in_open = false;
+		return stream == STREAM_STDIN ? 0 : -EBADMSG;
+	}
+	if (offset != s->received)
+		return -EBADMSG;
+	s->ended = true;
+	return 0;
+}
+
+static int take_frame(struct relay *r, const struct frame *f, struct error *err)
+{
+	if (f->channel != CHANNEL)
+		return -EBADMSG;
+	switch (f->type) {
+	case FRAME_DATA: return take_data(r, f, err);
+	case FRAME_ACK: return take_ack(r, f);
+	case FRAME_END: return take_end(r, f);
+	default: return 0; /* a newer daemon may say more */
+	}
+}
+
+/* One round of reading from the daemon. */
+static int read_frames(struct relay *r, struct error *err)
+{
+	struct frame f;
+	size_t room;
+	uint8_t *space = decoder_space(&r->dec, &room);
+	ssize_t n;
+	int q;
+
+	if (!space)
+		return -ENOMEM;
+	n = recv(r->sock, space, room, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n <= 0) {
+		r->peer_gone = true;
+		r->in_open = false;
+		return 0;
+	}
+	decoder_fed(&r->dec, (size_t)n);
+	while ((q = decoder_next(&r->dec, &f)) == DECODER_FRAME) {
+		q = take_frame(r, &f, err);
+		if (q < 0)
+			return q;
+	}
+	return q < 0 ? q : 0;
+}
+
+static int read_stdin(struct relay *r, struct error *err)
+{
+	uint8_t bytes[FRAME_DATA_MAX];
+	size_t want = (size_t)MIN_OF((uint64_t)sizeof(bytes), r->in_limit - r->in_sent);
+	ssize_t n = port_read(&r->in, bytes, want);
+	int q;
+
+	if (n == -EAGAIN)
+		return 0;
+	/* A terminal that is gone reads as EIO: that is its end. */
+	if (n == 0 || (n == -EIO && r->in.tty)) {
+		r->in_open = false;
+		return frame_put_end(&r->out, CHANNEL, STREAM_STDIN, r->in_sent);
+	}
+	if (n < 0) {
+		r->in_open = false;
+		return error_set_errno(
+			err, error_code_for_errno((int)n), (int)n, NULL, "cannot read stdin");
+	}
+	q = frame_put_data(&r->out, CHANNEL, STREAM_STDIN, r->in_sent, bytes, (size_t)n);
+	if (q >= 0)
+		r->in_sent += (uint64_t)n;
+	return q;
+}
+
+static void write_frames(struct relay *r)
+{
+	ssize_t n;
+
+	while (!r->peer_gone && buf_len(&r->out) > 0) {
+		n = buf_write_fd(&r->out, r->sock);
+		if (n == -EAGAIN)
+			return;
+		/* The daemon has closed its end; what it wrote before is still to be read. */
+		if (n < 0) {
+			buf_clear(&r->out);
+			r->in_open = false;
+		}
+	}
+}
+
+int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct error *err)
+{
+	int q = 0;
+
+	if (fds[POLL_SOCK].fd >= 0 && (fds[POLL_SOCK].revents & ~POLLOUT))
+		q = read_frames(r, err);
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++)
+		if (fds[POLL_OUT + i].revents || r->discard)
+			q = sink_flush(r, &r->sinks[i], err);
+	if (q >= 0 && may_read_stdin(r) && fds[POLL_IN].revents)
+		q = read_stdin(r, err);
+	/* Once more: an acknowledgement that found no room is made up for here. */
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++)
+		q = sink_ack(r, &r->sinks[i]);
+	if (q >= 0)
+		write_frames(r);
+	if (q >= 0)
+		return 0;
+	if (q == -EBADMSG || q == -ENOBUFS) {
+		r->peer_gone = true;
+		error_set_errno(err, ERROR_INTERNAL, q,
+			"pyro --version shows whether client and daemon are of one version",
+			"the daemon broke the rules of live stdio");
+	}
+	relay_discard(r);
+	return q;
+}
+
+bool relay_stdout_gone(const struct relay *r)
+{
+	return r->stdout_gone;
+}
+
+bool relay_ended(const struct relay *r)
+{
+	return r->peer_gone || (r->sinks[0].ended && r->sinks[1].ended);
+}
+
+bool relay_finished(const struct relay *r)
+{
+	return relay_ended(r) && buf_len(&r->sinks[0].pending) == 0 &&
+	       buf_len(&r->sinks[1].pending) == 0;
+}
+
+bool relay_in_mid_line(const struct relay *r)
+{
+	return r->last != 0 && r->last != '\n';
+}
+
+void relay_key_echoed(struct relay *r)
+{
+	if (isatty(STDERR_FILENO))
+		r->last = 'C';
+}
+
+void relay_discard(struct relay *r)
+{
+	r->discard = true;
+	r->in_open = false;
+}
