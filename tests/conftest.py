@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: MIT
+"""What the black-box tests share: a daemon of their own in directories of its own, the client, and the check
+that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environment cache is
+shared between runs (PYRO_TEST_CACHE), since pulling takes minutes."""
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+# A background job of a shell (CI, say) is started with SIGINT ignored, and pyro leaves ignored what it finds ignored;
+# what these tests start shall have what a terminal's user has.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release")
+BUILD_ASAN = os.environ.get("PYRO_TEST_BUILD_ASAN", TOP + "/build-asan")
+CACHE = os.environ.get("PYRO_TEST_CACHE", TOP + "/.cache")
+SHARED = os.path.join(os.path.dirname(TOP), "shared")
+N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
+
+
+def stage(build):
+    return build + "/stage/usr/local"
+
+
+class Result:
+    def __init__(self, status, out, err, seconds):
+        self.status, self.out, self.err, self.seconds = status, out, err, seconds
+
+    @property
+    def text(self):
+        return self.out.decode("utf-8", "replace")
+
+    @property
+    def errors(self):
+        return self.err.decode("utf-8", "replace")
+
+    def __repr__(self):
+        return "status=%s\n-- stdout\n%s\n-- stderr\n%s" % (self.status, self.text[-2000:], self.errors[-4000:])
+
+
+class Daemon:
+    """One pyrod with its own state, runtime directory and socket; started() waits for READY=1, not for a time."""
+
+    def __init__(self, root, build=BUILD, env=None, kernels=None, mode="--system"):
+        self.root, self.build, self.mode = root, build, mode
+        self.state, self.runtime = root + "/state", root + "/run"
+        self.socket = self.runtime + "/pyrod.sock"
+        self.log = root + "/pyrod.log"
+        self.process = None
+        self.prefix = []  # a command that becomes the daemon (unshare, ...)
+        os.makedirs(self.state, 0o700, exist_ok=True)
+        os.makedirs(self.runtime, 0o755, exist_ok=True)
+        if kernels and os.path.isdir(kernels) and not os.path.isdir(self.state + "/kernels"):
+            subprocess.run(["cp", "-al", kernels, self.state + "/kernels"], check=True)
+        self.env = dict(
+            os.environ,
+            PYRO_STATE_DIR=self.state,
+            PYRO_RUNTIME_DIR=self.runtime,
+            PYRO_ENVIRONMENT_CACHE_DIR=CACHE + "/environments",
+            PYRO_LIBEXEC_DIR=stage(build) + "/libexec/pyro",
+            PYRO_AGENT=stage(BUILD) + "/libexec/pyro/pyro-agent",
+            LD_LIBRARY_PATH=stage(build) + "/lib/x86_64-linux-gnu:" + stage(build) + "/lib",
+            ASAN_OPTIONS="detect_leaks=1:abort_on_error=0",
+        )
+        self.env.update(env or {})
+
+    def start(self, *args, wait=30):
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = "\0pyro-test-%d-%d" % (os.getpid(), id(self))
+        notify.bind(name)
+        env = dict(self.env, NOTIFY_SOCKET="@" + name[1:])
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, stage(self.build) + "/bin/pyrod", self.mode, "--socket", self.socket, *args],
+                env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        end = time.monotonic() + wait
+        pidfd = os.pidfd_open(self.process.pid)
+        try:
+            while True:
+                ready, _, _ = select.select([notify, pidfd], [], [], max(0, end - time.monotonic()))
+                if notify in ready:
+                    if b"READY=1" in notify.recv(4096):
+                        return self
+                    continue
+                raise RuntimeError("pyrod did not become ready\n" + self.log_text())
+        finally:
+            os.close(pidfd)
+            notify.close()
+
+    def stop(self, sig=signal.SIGTERM, wait=20):
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        status = self.process.wait(timeout=wait)
+        self.process = None
+        return status
+
+    def log_text(self):
+        try:
+            return open(self.log, errors="replace").read()[-20000:]
+        except FileNotFoundError:
+            return ""
+
+    def client_env(self, **more):
+        return dict(self.env, PYRO_SOCKET=self.socket, **more)
+
+    def command(self, *args):
+        return [stage(self.build) + "/bin/pyro", *args]
+
+    def pyro(self, *args, input=None, timeout=120, env=None, **kw):
+        begin = time.monotonic()
+        p = subprocess.run(self.command(*args), env=self.client_env(**(env or {})), timeout=timeout, capture_output=True,
+                           **({"stdin": subprocess.DEVNULL} if input is None else {"input": input}), **kw)
+        return Result(p.returncode, p.stdout, p.stderr, time.monotonic() - begin)
+
+    def popen(self, *args, env=None, **kw):
+        return subprocess.Popen(self.command(*args), env=self.client_env(**(env or {})), **kw)
+
+    def call(self, method, params=None, timeout=30):
+        """One call over a connection of its own; the reply object."""
+        with Raw(self.socket, timeout) as raw:
+            return raw.call(method, params)
+
+    def vms(self):
+        return self.call("vm.list")["result"]["vms"]
+
+    def residue(self):
+        """What machines leave while they live: rows, directories, sockets, processes."""
+        found = ["row " + v["vm_id"] for v in self.vms()]
+        for place in (self.state + "/machines", self.runtime + "/vm"):
+            if os.path.isdir(place):
+                found += [place + "/" + name for name in os.listdir(place)]
+        return found + ["pid %d %s" % (pid, what) for pid, what in self.processes()]
+
+    def processes(self):
+        """Children of ours: VMMs, launchers and jobs (their parent is the daemon, or they name its directories)."""
+        found = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) == (self.process.pid if self.process else -1):
+                continue
+            try:
+                words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0")
+                parent = int(open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[1])
+                state = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if state == "Z":
+                continue
+            program = os.path.basename(words[0].decode(errors="replace"))
+            if self.process and parent == self.process.pid:
+                found.append((int(name), program))
+        return found
+
+    def wait_clean(self, seconds=15):
+        """Nothing of any machine is left; watched by directory events, at worst until the deadline."""
+        end = time.monotonic() + seconds
+        while True:
+            left = self.residue()
+            if not left:
+                return
+            if time.monotonic() > end:
+                raise AssertionError("left behind: %s\n%s" % (left, self.log_text()[-3000:]))
+            select.select([], [], [], 0.05)
+
+    def vm_hwm_kib(self):
+        for line in open("/proc/%d/status" % self.process.pid):
+            if line.startswith("VmHWM"):
+                return int(line.split()[1])
+        raise AssertionError("no VmHWM")
+
+    def rss_kib(self):
+        for line in open("/proc/%d/status" % self.process.pid):
+            if line.startswith("VmRSS"):
+                return int(line.split()[1])
+        raise AssertionError("no VmRSS")
+
+
+class Raw:
+    """A client that speaks lines, well or badly."""
+
+    def __init__(self, path, timeout=30):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(timeout)
+        self.sock.connect(path)
+        self.buffer = b""
+        self.id = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def line(self):
+        while b"\n" not in self.buffer:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError("closed after %r" % self.buffer[:200])
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def call(self, method, params=None):
+        self.id += 1
+        self.send(json.dumps({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params or {}}).encode() + b"\n")
+        while True:
+            reply = self.line()
+            if reply.get("id") == self.id:
+                return reply
+
+
+@pytest.fixture(scope="session")
+def root_only():
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def work():
+    path = tempfile.mkdtemp(prefix="pyro-test-")
+    os.chmod(path, 0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def daemon(work):
+    """The release daemon that tests with guests share; debian:12 is installed in its cache."""
+    os.makedirs(CACHE + "/environments", exist_ok=True)
+    d = Daemon(work + "/shared", kernels=CACHE + "/kernels")
+    d.start()
+    pulled = d.pyro("env", "pull", "debian:12", timeout=900)
+    assert pulled.status == 0, pulled
+    if not os.path.isdir(CACHE + "/kernels"):
+        subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
+    yield d
+    leftover = d.residue()
+    d.stop()
+    assert not leftover, leftover
+    assert "AddressSanitizer" not in d.log_text()
+
+
+@pytest.fixture
+def make_daemon(tmp_path_factory):
+    """Makes further daemons (not started): make_daemon(build=..., env=...)."""
+    made = []
+
+    def make(**kw):
+        root = tempfile.mkdtemp(prefix="pyro-test-")
+        os.chmod(root, 0o755)
+        kw.setdefault("kernels", CACHE + "/kernels")
+        made.append(Daemon(root, **kw))
+        return made[-1]
+
+    yield make
+    for d in made:
+        d.stop()
+        text = d.log_text()
+        shutil.rmtree(d.root, ignore_errors=True)
+        assert "ERROR: AddressSanitizer" not in text and "runtime error:" not in text and "LeakSanitizer" not in text, text

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fuzz target of the command line: the first byte picks the verb, the rest is NUL-separated words.
+ * A refusal has its message, an accepted line its checked parameters, the shell line made of several
+ * words splits into the same words again, and sizes and durations that are accepted are what they say.
+ */
+
+#include "client/options.h"
+#include "client/text.h"
+
+#include "proto/api.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { WORDS_MAX = 40 };
+
+static const struct verb table[] = {
+	{ NULL, "run", API_M_vm_run, NULL, true, NULL, "" },
+	{ NULL, "doctor", API_M_system_doctor, NULL, false, NULL, "" },
+	{ "env", "prune", API_M_env_prune, NULL, false, NULL, "" },
+	{ "env", "pull", API_M_env_pull, NULL, false, NULL, "" },
+	{ "vm", "delete", API_M_vm_delete, NULL, false, NULL, "" },
+};
+
+/* Takes one word of a shell line that holds nothing but plain words and shell_join's quoting. */
+static const char *check_word(const char *line, const char *word)
+{
+	while (*line && *line != ' ') {
+		if (*line == '\\') {
+			line++;
+		} else if (*line == '\'') {
+			for (line++; *line != '\''; line++, word++)
+				if (!*line || *line != *word)
+					abort();
+			line++;
+			continue;
+		} else if (strchr("\"$`;&|<>(){}[]*?!#~^\n\t", *line)) {
+			abort(); /* the shell's grammar, unquoted */
+		}
+		if (*line++ != *word++)
+			abort();
+	}
+	if (*word)
+		abort();
+	return line;
+}
+
+static void check_join(char *const *words, size_t n)
+{
+	_cleanup_free_ char *line = NULL;
+
+	if (n < 2)
+		return;
+	if (shell_join(words, n, &line) < 0)
+		abort();
+	const char *p = line;
+	for (size_t i = 0; i < n; i++) {
+		p = check_word(p, words[i]);
+		if (i + 1 < n && *p++ != ' ')
+			abort();
+	}
+	if (*p)
+		abort();
+}
+
+static void check_numbers(const char *word)
+{
+	uint64_t mib = 0, seconds = 0;
+	int64_t i = 0;
+
+	(void)parse_size_mib(word, &mib);
+	(void)parse_duration_seconds(word, &seconds);
+	if (parse_i64(word, &i) >= 0) {
+		char *end;
+
+		errno = 0;
+		if (strtoll(word, &end, 10) != i || *end || errno)
+			abort();
+	}
+}
+
+static void check_line(const struct verb *v, int argc, char **argv)
+{
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct cli cli = { 0 };
+	bool help = false, version = false;
+	int i = 0;
+
+	if (globals_parse(&cli, argc, argv, &i, &help, &version, &err) < 0) {
+		if (!err.set)
+			abort();
+		return;
+	}
+	if (i > argc)
+		abort();
+	if (cmdline_parse(&line, &cli, v, argc, argv, i, &err) < 0) {
+		if (!err.set || !err.message)
+			abort();
+	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
+		abort();
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *argv[WORDS_MAX + 1];
+	int argc = 0;
+
+	if (size < 1)
+		return 0;
+	_cleanup_free_ char *text = malloc(size);
+	if (!text)
+		abort();
+	memcpy(text, data + 1, size - 1);
+	text[size - 1] = '\0';
+	for (char *p = text; p < text + size - 1 && argc < WORDS_MAX; p += strlen(p) + 1)
+		argv[argc++] = p;
+	argv[argc] = NULL;
+	const struct verb *v = &table[data[0] % ARRAY_SIZE(table)];
+	check_line(v, argc, argv);
+	check_join(argv, (size_t)argc);
+	for (int i = 0; i < argc; i++)
+		check_numbers(argv[i]);
+	return 0;
+}

@@ -1,0 +1,618 @@
+# SPDX-License-Identifier: MIT
+"""The command line against a fake daemon: usage, help, exit statuses, streams, signals, and every way of not
+reaching a daemon. What is proven here with a fake is proven once more with guests in tests/vm."""
+import hashlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN
+from fake_daemon import EXEC, STDERR, STDOUT, VM, Failure, FakeDaemon, Gone
+
+PYRO = os.environ.get("PYRO_TEST_CLI", BUILD_ASAN + "/client/pyro")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return str(tmp_path) + "/pyrod.sock"
+
+
+@pytest.fixture
+def fake(place):
+    d = FakeDaemon(place)
+    yield d
+    d.close()
+    assert not d.broken, d.broken
+
+
+@pytest.fixture
+def env(tmp_path, place):
+    return dict(os.environ, PYRO_SOCKET=place, HOME=str(tmp_path), PYRO_RUNTIME_DIR=str(tmp_path) + "/run",
+                PYRO_STATE_DIR=str(tmp_path) + "/state", XDG_STATE_HOME=str(tmp_path) + "/xdg")
+
+
+def start(env, *args, **kw):
+    kw.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.Popen([PYRO, *args], env=env, stdout=kw.pop("stdout", subprocess.PIPE),
+                            stderr=kw.pop("stderr", subprocess.PIPE), **kw)
+
+
+def pyro(env, *args, input=None, **kw):
+    p = start(env, *args, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, **kw)
+    out, err = p.communicate(input, timeout=40)
+    assert b"Sanitizer" not in (err or b"") and b"runtime error" not in (err or b""), err
+    return p.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
+
+
+# --- usage and help: nothing is connected, nothing changes
+
+
+@pytest.mark.parametrize("args,status,says", [
+    ([], 2, "no command"),
+    (["bogus"], 2, "bogus"),
+    (["env"], 2, "no command"),
+    (["env", "frob"], 2, "env frob"),
+    (["--bogus"], 2, "--bogus"),
+    (["env", "pull"], 2, "ENVIRONMENT"),
+    (["env", "pull", "a", "b"], 2, "b"),
+    (["env", "list", "--socket"], 2, "needs a value"),
+    (["--user", "--system", "env", "list"], 2, "exclude"),
+    (["env", "list", "--json=1"], 2, "no value"),
+    (["run"], 125, "ENVIRONMENT"),
+    (["run", "debian:12"], 125, "missing CMD"),
+    (["run", "debian:12", "--"], 125, "missing CMD"),
+    (["run", "debian:12", ""], 125, "empty"),
+    (["run", "--cpus", "0", "debian:12", "true"], 125, "0 is outside the range 1 to 32"),
+    (["run", "--cpus", "1000", "debian:12", "true"], 125, "1000 is outside the range 1 to 32"),
+    (["run", "--cpus", "two", "debian:12", "true"], 125, "'two'"),
+    (["run", "-m", "1", "debian:12", "true"], 125, "128"),
+    (["run", "-m1000000000", "debian:12", "true"], 125, "16777216"),
+    (["run", "-m", "2X", "debian:12", "true"], 125, "'2X'"),
+    (["run", "-m", "99999999999999999999T", "debian:12", "true"], 125, "-m"),
+    (["run", "--timeout", "-1", "debian:12", "true"], 125, "-1"),
+    (["run", "--timeout", "2d", "debian:12", "true"], 125, "2d is outside the range 0 to 86400"),
+    (["run", "--timeout", "5y", "debian:12", "true"], 125, "'5y'"),
+    (["run", "--accelerator", "warp", "debian:12", "true"], 125, "auto, kvm, emulation"),
+    (["run", "-e", "=x", "debian:12", "true"], 125, "no name"),
+    (["run", "--network", "debian:12", "true"], 125, "not supported"),
+    (["run", "--allow-host-compat", "debian:12", "true"], 125, "not supported"),
+    (["run", "-t", "debian:12", "true"], 125, "not supported"),
+    (["run", "-it", "debian:12", "true"], 125, "not supported"),
+    (["run", "debian:12", "--", b"\xff"], 125, "UTF-8"),
+    (["vm", "status"], 2, "VM_ID"),
+    (["vm", "status", "nonsense"], 2, "nonsense"),
+])
+def test_usage(env, fake, args, status, says):
+    got, out, err = pyro(env, *args)
+    assert (got, out) == (status, ""), err
+    assert err.startswith("pyro: ") and says in err
+    assert not [c for c in fake.calls if c[0] != "system.ping"]
+    got, out, err = pyro(env, "--json", *args)
+    assert got == status and err == ""
+    assert set(json.loads(out)["error"]) == {"code", "message", "cause", "fix", "retryable", "data"}
+
+
+@pytest.mark.parametrize("args", [
+    ["--help"], ["-h"], ["help"], ["env", "--help"], ["vm", "--help"], ["run", "--help"], ["doctor", "--help"],
+    ["env", "list", "--help"], ["env", "pull", "--help"], ["env", "inspect", "--help"], ["env", "prune", "-h"],
+    ["vm", "list", "--help"], ["vm", "status", "--help"], ["vm", "delete", "--help"], ["vm", "reap-expired", "--help"],
+])
+def test_help_has_an_example(env, args):
+    status, out, err = pyro(env, *args)
+    assert status == 0 and err == ""
+    assert "Usage: pyro" in out and "Example:\n  pyro" in out or "  tar c" in out
+
+
+def test_version(env, fake):
+    assert pyro(env, "--version")[:2] == (0, "pyro 0.1.0 (daemon 9.9, api 1)\n")
+    fake.close()
+    os.unlink(fake.path)
+    assert pyro(env, "--version")[:2] == (0, "pyro 0.1.0 (daemon not running, api 1)\n")
+
+
+def test_complete(env, fake):
+    assert pyro(env, "__complete", "e")[1] == "env\n"
+    assert pyro(env, "__complete", "env", "p")[1].split() == ["pull", "prune"]
+    assert "--mem-mib" in pyro(env, "__complete", "run", "--m")[1]
+    fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "debian:12"}]}
+    assert pyro(env, "__complete", "env", "pull", "deb")[1] == "debian:12\n"
+
+
+# --- no daemon, or a bad one
+
+
+def fixed(err):
+    lines = err.splitlines()
+    assert lines[0].startswith("pyro: ")
+    return [line[7:] for line in lines if line.startswith("  fix: ")][0]
+
+
+def test_no_socket(env, place):
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and place in err and "no such socket" in err
+    assert fixed(err) == "pyrod --socket %s --detach" % place
+    assert pyro(env, "run", "debian:12", "true")[0] == 125
+
+
+def test_stale_socket(env, place):
+    FakeDaemon(place, accept=False).close()
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and "nobody listens" in err and fixed(err).startswith("pyrod --socket")
+
+
+def test_not_permitted(tmp_path, place):
+    if os.getuid() != 0:
+        pytest.skip("needs root, to be somebody else")
+    d = FakeDaemon(place)
+    os.chmod(place, 0o600)
+    for p in (tmp_path, *tmp_path.parents):
+        if p != p.parent:
+            os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
+    binary = str(tmp_path) + "/pyro"
+    subprocess.run(["cp", PYRO, binary], check=True)
+    p = subprocess.run([binary, "env", "list"], capture_output=True, text=True, user=65534, group=65534,
+                       extra_groups=[], env=dict(os.environ, PYRO_SOCKET=place, HOME="/nonexistent"))
+    d.close()
+    assert p.returncode == 1 and "no permission" in p.stderr and "fix: " in p.stderr, p.stderr
+
+
+def test_path_too_long(env):
+    status, _, err = pyro(env, "--socket", "/tmp/" + "x" * 200, "env", "list")
+    assert status == 1 and "pyro: " in err
+
+
+@pytest.mark.parametrize("how", ["silent", "not accepting"])
+def test_hung_daemon(env, place, how):
+    d = FakeDaemon(place, accept=how == "silent", backlog=0)
+    d.raw_answers["system.ping"] = "hang"
+    plugs = []
+    if how == "not accepting":
+        for _ in range(2):
+            s = socket.socket(socket.AF_UNIX)
+            s.setblocking(False)
+            plugs.append(s)
+            if s.connect_ex(place):
+                break
+    begin = time.monotonic()
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and 4 < time.monotonic() - begin < 9
+    assert "did not answer within 5 s" in err
+    if how == "silent":
+        assert ("kill -9 %d" % os.getpid()) in fixed(err)
+    d.close()
+
+
+@pytest.mark.parametrize("answer", [
+    b"hello\n", b"\n", b"[]\n", b"null\n", b'{"jsonrpc":"2.0","id":ID}\n', b'{"jsonrpc":"2.0","id":99,"result":{}}\n',
+    b'{"jsonrpc":"2.0","id":ID,"result":{},"result":{}}\n', b'{"jsonrpc":"2.0","id":ID,"result":{"a":"\xff"}}\n',
+    b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"bad"}}\n', b"[" * 100000 + b"\n",
+    b"x" * (4 * 1024 * 1024 + 70000) + b"\n", b'{"jsonrpc":"2.0","id":ID,"error":5}\n', "close",
+], ids=lambda answer: str(answer)[:40])
+def test_wrong_answers(env, fake, answer):
+    fake.raw_answers["system.ping"] = answer
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and err.startswith("pyro: ") and len(err) < 2000
+
+
+@pytest.mark.parametrize("result", [
+    b"[]", b"null", b'{"environments":5}', b'{"environments":[1,null,{"name":7}]}', b'{"catalog_version":{}}',
+])
+def test_wrong_results_do_not_crash(env, fake, result):
+    fake.raw_answers["env.list"] = b'{"jsonrpc":"2.0","id":ID,"result":' + result + b"}\n"
+    assert pyro(env, "env", "list")[0] in (0, 1)
+    fake.raw_answers["vm.run"] = b'{"jsonrpc":"2.0","id":ID,"result":' + result + b"}\n"
+    assert pyro(env, "--json", "run", "x", "true")[0] in (0, 125)
+
+
+def test_lost_connection(env, fake):
+    fake.raw_answers["env.list"] = "close"
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and "was lost" in err
+    fake.raw_answers["env.prune"] = "close"
+    e = json.loads(pyro(env, "--json", "env", "prune")[1])["error"]
+    assert e["code"] == "outcome_unknown"
+    fake.raw_answers["vm.run"] = "close"
+    status, _, err = pyro(env, "run", "debian:12", "true")
+    assert status == 125 and "may have been carried out" in err
+
+
+def test_doctor_without_daemon(env):
+    status, out, err = pyro(env, "doctor")
+    assert status == 1 and "the daemon does not answer" in err
+    lines = out.splitlines()
+    assert lines[0].startswith("Platform: linux-") and lines[1] == "Runtime: FAIL"
+    assert lines[2].startswith("KVM: exists=") and lines[3].startswith("Environment cache: ")
+    assert lines[4] == "Capabilities: vm_boot=no guest_exec=no guest_network=no"
+    assert lines[5].startswith("Networking: tun=")
+    assert "  fix: pyrod --socket" in out
+
+
+def test_autostart(tmp_path):
+    """A user's client starts the user's daemon, once, and waits for READY=1; a daemon that ends says why."""
+    if os.getuid() == 0:
+        user = dict(user=65534, group=65534, extra_groups=[])
+        os.chown(tmp_path, 65534, 65534)
+        for p in tmp_path.parents:
+            if p != p.parent:
+                os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
+    else:
+        user = {}
+    binary, daemon = str(tmp_path) + "/pyro", str(tmp_path) + "/pyrod"
+    subprocess.run(["cp", PYRO, binary], check=True)
+    here = os.path.dirname(os.path.abspath(__file__))
+    subprocess.run(["cp", here + "/fake_daemon.py", str(tmp_path)], check=True)
+    with open(daemon, "w") as f:
+        f.write("""#!/usr/bin/python3
+import os, socket, sys, threading
+sys.path.insert(0, %r)
+from fake_daemon import FakeDaemon
+assert sys.argv[1:] == ["--user"]
+open(%r, "a").write("%%d\\n" %% os.getpid())
+os.makedirs(os.environ["PYRO_RUNTIME_DIR"], exist_ok=True)
+d = FakeDaemon(os.environ["PYRO_RUNTIME_DIR"] + "/pyrod.sock")
+d.results["env.list"] = {"catalog_version": "1", "environments": []}
+n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+n.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+n.send(b"READY=1")
+threading.Event().wait(30)
+""" % (str(tmp_path), str(tmp_path) + "/started"))
+    os.chmod(daemon, 0o755)
+    e = dict(os.environ, HOME=str(tmp_path), PYRO_DAEMON=daemon, PYRO_RUNTIME_DIR=str(tmp_path) + "/run",
+             PYRO_STATE_DIR=str(tmp_path) + "/state")
+    e.pop("PYRO_SOCKET", None)
+    many = [subprocess.Popen([binary, "--user", "env", "list"], env=e, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, **user) for _ in range(4)]
+    for p in many:
+        out, err = p.communicate(timeout=30)
+        assert (p.returncode, out) == (0, "Catalog version: 1\n"), err
+    pids = open(str(tmp_path) + "/started").read().split()
+    assert len(pids) == 1
+    os.kill(int(pids[0]), signal.SIGKILL)
+    with open(daemon, "w") as f:
+        f.write("#!/bin/sh\necho something is wrong here >&2\nexit 1\n")
+    p = subprocess.run([binary, "--user", "env", "list"], env=e, capture_output=True, text=True, timeout=30, **user)
+    assert p.returncode == 1 and "ended before it was ready" in p.stderr and "something is wrong here" in p.stderr
+
+
+# --- plain verbs
+
+
+def test_env(env, fake):
+    fake.results["env.list"] = {"catalog_version": "1", "environments": [
+        {"name": "debian:12", "installed": True, "description": "Debian\x1b[31m"},
+        {"name": "debian:12-base", "installed": False, "description": "Minimal"}]}
+    assert pyro(env, "env", "list")[1] == ("Catalog version: 1\ndebian:12 [installed] Debian\\x1b[31m\n"
+                                           "debian:12-base [not installed] Minimal\n")
+    fake.results["env.pull"] = {"name": "debian:12"}
+    status, out, err = pyro(env, "env", "pull", "debian:12")
+    assert (status, out, err) == (0, "Pulled: debian:12\n", "[pull] phase=ready environment=debian:12\n")
+    assert pyro(env, "-q", "env", "pull", "debian:12")[2] == ""
+    fake.results["env.prune"] = {"deleted": ["a"], "count": 1, "bytes_freed": 5}
+    assert pyro(env, "env", "prune", "--all", "--dry-run")[0] == 0
+    assert fake.calls[-1] == ("env.prune", {"all": True, "dry_run": True})
+    fake.results["env.inspect"] = {"name": "debian:12", "digest": None}
+    assert pyro(env, "env", "inspect", "debian:12")[1] == "Name: debian:12\nDigest: -\n"
+
+
+def test_error_is_escaped(env, fake):
+    fake.results["env.list"] = Failure("no_space", "disk\x1b]0;x\x07 full\nreally", "c\u202ex", "rm\r\x00".replace("\0", ""))
+    status, out, err = pyro(env, "env", "list")
+    assert (status, out) == (1, "")
+    assert err == "pyro: disk\\x1b]0;x\\x07 full\n  really\n  cause: c\\u{202e}x\n  fix: rm\\x0d\n"
+
+
+def test_fix_is_for_whoever_reads_it(env, fake):
+    fake.results["env.list"] = Failure("internal", "m", "c", "sudo sh -c 'echo sudo x' && sudo b;sudo c || echo sudo d")
+    fix = fixed(pyro(env, "env", "list")[2])
+    root = "sh -c 'echo sudo x' && b;c || echo sudo d"
+    assert fix == (root if os.getuid() == 0 else fake.results["env.list"].error["data"]["fix"])
+
+
+# --- run
+
+
+def hello(run):
+    run.phases()
+    run.stdio.write(STDOUT, b"out")
+    run.stdio.write(STDERR, b"err")
+    return run.result(exit_code=7)
+
+
+def test_run(env, fake):
+    fake.guest = hello
+    status, out, err = pyro(env, "run", "--cpus=2", "-m", "2G", "--timeout", "5m", "-eA=1=2", "-e", "HOME", "-w", "/x",
+                            "-u", "me", "debian:12", "sh", "-c", "a  'b'")
+    assert (status, out) == (7, "out")
+    assert err == ("[run] phase=create environment=debian:12\n[run] phase=start vm_id=%s\n"
+                   "[run] phase=execute vm_id=%s\nerr\n"
+                   "[run] environment=debian:12 execution_mode=guest_serial exit_code=7 duration_ms=7\n" % (VM, VM))
+    params = [p for m, p in fake.calls if m == "vm.run"][0]
+    assert params == {"environment": "debian:12", "command": "sh -c 'a  '\\''b'\\'''", "vcpu_count": 2, "mem_mib": 2048,
+                      "timeout_seconds": 300, "env": {"A": "1=2", "HOME": env["HOME"]}, "cwd": "/x", "user": "me",
+                      "stdio": 0}
+    assert pyro(env, "-q", "run", "debian:12", "true") == (7, "out", "err")
+    assert pyro(env, "run", "-q", "debian:12", "--", "true") == (7, "out", "err")
+
+
+@pytest.mark.parametrize("words,command", [
+    (["a b; c"], "a b; c"), (["a", ""], "a ''"), (["-x"], None), (["--", "-x"], "-x"), (["--", "a", "--", "-q"], "a -- -q"),
+    (["a", "-q", "--json"], "a -q --json"), (["A=1", "b"], "'A=1' b"), (["if", "x"], "'if' x"), (["é", "~"], "'é' '~'"),
+])
+def test_words(env, fake, words, command):
+    fake.guest = lambda run: run.result()
+    status, _, err = pyro(env, "run", "debian:12", *words)
+    runs = [p["command"] for m, p in fake.calls if m == "vm.run"]
+    assert runs == ([command] if command else []) and status == (0 if command else 125), err
+
+
+def test_run_json(env, fake):
+    fake.guest = lambda run: run.result(stdout="hi\n", exit_code=3)
+    status, out, err = pyro(env, "-q", "--json", "run", "debian:12", "true")
+    assert status == 3 and json.loads(out)["stdout"] == "hi\n" and err == ""
+    assert "stdio" not in fake.calls[-1][1]
+
+
+def test_json_excludes_live_stdin(env, fake):
+    status, out, _ = pyro(env, "run", "-i", "--json", "debian:12", "true")
+    assert status == 125 and json.loads(out)["error"]["code"] == "usage" and not fake.calls
+
+
+def test_run_timeout(env, fake):
+    fake.guest = lambda run: run.result(exit_code=124, timed_out=True)
+    status, _, err = pyro(env, "run", "--timeout", "2", "debian:12", "sleep 9")
+    assert status == 124 and "\ncommand timed out after 2s\n" in "\n" + err
+
+
+def test_run_failure(env, fake):
+    def guest(run):
+        run.progress("create")
+        raise Failure("start_failed", "it does not start", "console", "pyro doctor")
+    fake.guest = guest
+    status, out, err = pyro(env, "run", "debian:12", "true")
+    assert (status, out) == (125, "") and err.endswith("pyro: it does not start\n  cause: console\n  fix: pyro doctor\n")
+
+
+def test_large_output(env, fake):
+    block = bytes(range(256)) * 4096
+
+    def guest(run):
+        run.phases()
+        for _ in range(64):
+            run.stdio.write(STDOUT, block)
+        return run.result()
+    fake.guest = guest
+    p = start(env, "-q", "run", "debian:12", "x")
+    digest, n = hashlib.sha256(), 0
+    while data := p.stdout.read(1 << 16):
+        digest.update(data)
+        n += len(data)
+    assert p.wait(30) == 0 and n == 64 << 20 and digest.digest() == hashlib.sha256(block * 64).digest()
+    p.stderr.close()
+
+
+def test_stdin(env, fake):
+    seen = {}
+
+    def guest(run):
+        run.phases()
+        digest, n = hashlib.sha256(), 0
+        while data := run.stdio.read():
+            digest.update(data)
+            n += len(data)
+        seen["n"], seen["digest"] = n, digest.digest()
+        return run.result()
+    fake.guest = guest
+    data = os.urandom(1 << 20) * 20
+    assert pyro(env, "-q", "run", "-i", "debian:12", "x", input=data)[0] == 0
+    assert seen == {"n": len(data), "digest": hashlib.sha256(data).digest()}
+
+
+def test_stdin_is_not_read_without_i(env, fake):
+    fake.guest = hello
+    r, w = os.pipe()
+    os.write(w, b"keep me")
+    assert pyro_with(env, r) == 7
+    assert os.read(r, 100) == b"keep me"
+    os.close(r)
+    os.close(w)
+
+
+def pyro_with(env, stdin):
+    p = start(env, "run", "debian:12", "x", stdin=stdin)
+    p.communicate(timeout=20)
+    return p.returncode
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(env, fake, closed):
+    fake.guest = hello
+    p = subprocess.run(["sh", "-c", '"$0" run -i debian:12 x ' + closed, PYRO], env=env, capture_output=True,
+                       stdin=subprocess.DEVNULL, timeout=20)
+    assert p.returncode == 7, p
+    assert p.stdout == (b"" if ">&- " in closed + " " and not closed.startswith("2") else b"out")
+
+
+def test_stdout_gone(env, fake):
+    def guest(run):
+        run.phases()
+        while True:
+            run.stdio.write(STDOUT, b"y\n" * 1000)
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "yes")
+    p.stdout.read(10)
+    p.stdout.close()
+    begin = time.monotonic()
+    assert p.wait(20) == 141 and time.monotonic() - begin < 2
+    assert ("cancel" in [m for m, _ in fake.calls])
+    p.stderr.close()
+
+
+def test_stdout_full(env, fake):
+    fake.guest = hello
+    with open("/dev/full", "wb") as full:
+        p = start(env, "run", "debian:12", "x", stdout=full)
+        _, err = p.communicate(timeout=20)
+    assert p.returncode == 125 and b"No space left" in err, err
+    with open("/dev/full", "wb") as full:
+        fake.results["env.list"] = {"catalog_version": "1", "environments": []}
+        assert start(env, "env", "list", stdout=full, stderr=subprocess.DEVNULL).wait(20) == 1
+
+
+def test_emulation_note(env, fake):
+    def guest(run):
+        run.progress("start", vm_id=VM, accelerator="emulation", accelerator_reason="no \x1b/dev/kvm")
+        return run.result()
+    fake.guest = guest
+    first = pyro(env, "run", "debian:12", "x")[2]
+    assert '[run] note accelerator=emulation reason="no \\x1b/dev/kvm" fix="' in first
+    assert "note" not in pyro(env, "-q", "run", "debian:12", "x")[2]
+
+
+def test_daemon_that_never_ends_the_streams(env, fake):
+    """A bounded wait for the rest of the output, then the status that was told."""
+    def guest(run):
+        run.phases()
+        run.conn.send({"jsonrpc": "2.0", "id": run.id, "result": run.result(exit_code=4)})
+        run.cancelled.wait(20)
+        raise Gone
+    fake.guest = guest
+    begin = time.monotonic()
+    assert pyro(env, "run", "debian:12", "x")[0] == 4 and 4 < time.monotonic() - begin < 10
+
+
+def test_killed_by_second_interrupt_while_cancelling(env, fake):
+    """The daemon does not answer the cancel: asked again, the client leaves at once."""
+    fake.ignore_cancel = True
+    fake.guest = waiting
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGTERM)
+    fake.wait_called("cancel")
+    p.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    assert p.wait(10) == 143 and time.monotonic() - begin < 3
+    assert b"not confirmed" in p.communicate()[1]
+
+
+def test_flags_of_our_descriptors_stay(env, fake):
+    import fcntl
+    fake.guest = hello
+    r, w = os.pipe()
+    before = fcntl.fcntl(w, fcntl.F_GETFL)
+    p = start(env, "run", "debian:12", "x", stdout=w)
+    assert p.wait(20) == 7 and fcntl.fcntl(w, fcntl.F_GETFL) == before
+    p.stderr.close()
+    os.close(r)
+    os.close(w)
+
+
+def test_one_file_for_both(env, fake):
+    """The summary begins a line of its own, and only when needed."""
+    def guest(run):
+        run.phases()
+        run.stdio.write(STDOUT, b"x")
+        return run.result()
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x", stderr=subprocess.STDOUT)
+    assert b"x\n[run] environment=" in p.communicate(timeout=20)[0]
+
+
+# --- signals
+
+
+def waiting(run):
+    run.phases()
+    while True:
+        run.stdio.pump() if not run.cancelled.is_set() else run.cancelled.wait()
+        if run.cancelled.is_set():
+            raise Gone
+
+
+def until(p, text):
+    seen = b""
+    while text not in seen:
+        data = os.read(p.stderr.fileno(), 4096)
+        assert data, seen
+        seen += data
+    return seen
+
+
+def test_interrupt_before_execution(env, fake):
+    def guest(run):
+        run.progress("create")
+        run.cancelled.wait(20)
+        raise Gone
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=create")
+    p.send_signal(signal.SIGINT)
+    assert p.wait(10) == 130 and "cancel" in [m for m, _ in fake.calls]
+    p.communicate()
+
+
+def test_interrupt_reaches_the_guest(env, fake):
+    def guest(run):
+        run.phases()
+        run.signalled.wait(20)
+        return run.result(exit_code=128 + 2 if run.signals == ["INT"] else 1)
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGINT)
+    assert p.wait(10) == 130 and ("exec.signal", {"exec_id": EXEC, "signal_name": "INT"}) in fake.calls
+    assert "cancel" not in [m for m, _ in fake.calls]
+    p.communicate()
+
+
+@pytest.mark.parametrize("signals,status", [
+    ([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143), ([signal.SIGHUP], 129)])
+def test_signals_that_end_it(env, fake, signals, status):
+    fake.guest = waiting
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=execute")
+    for i, s in enumerate(signals):
+        p.send_signal(s)
+        if i + 1 < len(signals):
+            fake.wait_called("exec.signal")
+    assert p.wait(10) == status and "cancel" in [m for m, _ in fake.calls]
+    p.communicate()
+
+
+def test_ignored_signals_stay_ignored(env, fake):
+    done = threading.Event()
+
+    def guest(run):
+        run.phases()
+        done.wait(20)
+        return run.result()
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGHUP)
+    done.set()
+    assert p.wait(10) == 0
+    p.communicate()
+
+
+def test_stopped_terminal_does_not_hold_ctrl_c(env, fake):
+    """Nobody reads the terminal: Ctrl-C still ends it within its bounds."""
+    def guest(run):
+        run.phases()
+        while True:
+            run.stdio.write(STDOUT, b"y" * 4096 + b"\n")
+    fake.guest = guest
+    master, slave = os.openpty()
+    p = start(env, "run", "debian:12", "x", stdout=slave)
+    os.close(slave)
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(10) == 143
+    os.close(master)
+    p.communicate()

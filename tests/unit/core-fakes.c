@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See core-fakes.h. Linked into test-run in place of libimage and libvmm. The agent
+ * honours offsets and limits as the real one does, so that the flow is proven against the protocol and
+ * not against the host's own code.
+ */
+
+#include "tests/unit/core-fakes.h"
+
+#include <check.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "daemon/config.h"
+#include "daemon/image/disk.h"
+#include "daemon/image/environment.h"
+#include "daemon/image/kernel.h"
+#include "daemon/store/store.h"
+#include "daemon/vmm/vmm.h"
+
+struct fake fake;
+
+/* The loop */
+
+struct later {
+	void (*fn)(void *);
+	void *arg;
+};
+
+static int on_later(sd_event_source *source, void *userdata)
+{
+	struct later *l = userdata;
+
+	sd_event_source_disable_unref(source);
+	l->fn(l->arg);
+	free(l);
+	return 0;
+}
+
+static void later(void (*fn)(void *), void *arg)
+{
+	struct later *l = malloc(sizeof(*l));
+	sd_event_source *source;
+
+	ck_assert_ptr_nonnull(l);
+	*l = (struct later){ fn, arg };
+	ck_assert_int_ge(sd_event_add_defer(fake.event, &source, on_later, l), 0);
+}
+
+bool loop_until(sd_event *event, const bool *flag, uint64_t usec)
+{
+	uint64_t end = now_usec() + usec;
+
+	while (!*flag && now_usec() < end)
+		ck_assert_int_ge(sd_event_run(event, end - MIN_OF(end, now_usec())), 0);
+	return *flag;
+}
+
+/* The agent */
+
+void fake_flush(void)
+{
+	while (fake.fd >= 0 && buf_len(&fake.out) > 0) {
+		ssize_t n = send(fake.fd, buf_head(&fake.out), buf_len(&fake.out),
+			MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n < 0)
+			break;
+		buf_consume(&fake.out, (size_t)n);
+	}
+	if (fake.io)
+		(void)sd_event_source_set_io_events(
+			fake.io, buf_len(&fake.out) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+void fake_send(const void *p, size_t n)
+{
+	ck_assert_int_ge(buf_append(&fake.out, p, n), 0);
+	fake_flush();
+}
+
+static void say_result(uint16_t type, uint32_t channel, int error)
+{
+	struct msg_result m = { .error = (uint32_t)error,
+		.what = (char *)(error ? "mount /workspace" : NULL) };
+
+	ck_assert_int_ge(msg_send(&fake.out, result, type, channel, &m), 0);
+}
+
+static void say_exit(void)
+{
+	struct msg_exit m = fake.exit;
+
+	memcpy(m.produced, fake.sent, sizeof(m.produced));
+	fake.exited = true;
+	ck_assert_int_ge(msg_send(&fake.out, exit, FRAME_EXIT, fake.channel, &m), 0);
+}
+
+static void produce(uint8_t stream, const void *p, size_t n)
+{
+	ck_assert_int_ge(
+		frame_put_data(&fake.out, fake.channel, stream, fake.sent[stream], p, n), 0);
+	fake.sent[stream] += n;
+}
+
+static void go_on(void)
+{
+	static const uint8_t zero[FRAME_DATA_MAX];
+
+	if (!fake.running || fake.exited || fake.wait_resume)
+		return;
+	while (fake.command == COMMAND_FLOOD && buf_len(&fake.out) < 256 * 1024 &&
+		fake.sent[STREAM_STDOUT] < MIN_OF(fake.flood_bytes, fake.limit[STREAM_STDOUT])) {
+		uint64_t left = MIN_OF(fake.flood_bytes, fake.limit[STREAM_STDOUT]) -
+				fake.sent[STREAM_STDOUT];
+
+		produce(STREAM_STDOUT, zero, (size_t)MIN_OF(left, (uint64_t)sizeof(zero)));
+	}
+	while (fake.command == COMMAND_CAT && buf_len(&fake.cat) > 0 &&
+		fake.sent[STREAM_STDOUT] < fake.limit[STREAM_STDOUT]) {
+		size_t n =
+			(size_t)MIN_OF((uint64_t)MIN_OF(buf_len(&fake.cat), (size_t)FRAME_DATA_MAX),
+				fake.limit[STREAM_STDOUT] - fake.sent[STREAM_STDOUT]);
+
+		produce(STREAM_STDOUT, buf_head(&fake.cat), n);
+		buf_consume(&fake.cat, n);
+		ck_assert_int_ge(frame_put_ack(&fake.out, fake.channel, STREAM_STDIN,
+					 fake.stdin_bytes - buf_len(&fake.cat),
+					 fake.stdin_bytes - buf_len(&fake.cat) + STREAM_WINDOW),
+			0);
+	}
+	if ((fake.command == COMMAND_FLOOD && fake.sent[STREAM_STDOUT] == fake.flood_bytes) ||
+		(fake.command == COMMAND_CAT && fake.stdin_ended && buf_len(&fake.cat) == 0))
+		say_exit();
+	fake_flush();
+}
+
+static void say_welcome(const struct frame *f)
+{
+	struct msg_hello hello;
+	struct msg_held held = { .channel = fake.channel, .stdin_accepted = fake.stdin_bytes };
+	struct msg_welcome w = { .version = 1, .state = fake.set_up ? AGENT_SET_UP : AGENT_READY };
+
+	ck_assert_int_ge(msg_hello_get(f, &hello), 0);
+	if (fake.mute)
+		return;
+	memcpy(w.machine_id, fake.machine_id, sizeof(w.machine_id));
+	memcpy(held.exec_id, fake.exec_id, sizeof(held.exec_id));
+	memcpy(held.produced, fake.sent, sizeof(held.produced));
+	memcpy(held.kept, fake.upto, sizeof(held.kept));
+	if (fake.running) {
+		w.n_held = 1;
+		w.held = &held;
+	}
+	fake_send(hello.nonce, sizeof(hello.nonce));
+	ck_assert_int_ge(msg_send(&fake.out, welcome, FRAME_WELCOME, 0, &w), 0);
+	fake.greeted = true;
+}
+
+static void take_setup(const struct frame *f)
+{
+	struct msg_setup m = { 0 };
+
+	ck_assert_int_ge(msg_setup_get(f, &m), 0);
+	fake.setups++;
+	memcpy(fake.sync, m.sync, sizeof(fake.sync));
+	memcpy(fake.machine_id, m.machine_id, sizeof(fake.machine_id));
+	msg_setup_done(&m);
+	if (fake.stall == FAKE_SETUP)
+		return;
+	fake.set_up = fake.fail != FAKE_SETUP;
+	say_result(FRAME_SETUP_DONE, 0, fake.fail == FAKE_SETUP ? EIO : 0);
+	if (fake.set_up)
+		decoder_set_mark(&fake.in, fake.sync);
+}
+
+static void take_start(const struct frame *f)
+{
+	struct msg_start m = { 0 };
+
+	ck_assert_int_ge(msg_start_get(f, &m), 0);
+	fake.starts++;
+	fake.channel = f->channel;
+	fake.running = true;
+	memcpy(fake.exec_id, m.exec_id, sizeof(fake.exec_id));
+	memcpy(fake.limit, m.limit, sizeof(fake.limit));
+	free(fake.command_line);
+	fake.command_line = TAKE_PTR(m.command);
+	msg_start_done(&m);
+	say_result(FRAME_STARTED, fake.channel, 0);
+	ck_assert_int_ge(frame_put_ack(&fake.out, fake.channel, STREAM_STDIN, 0, STREAM_WINDOW), 0);
+	if (fake.command != COMMAND_EXIT)
+		return;
+	if (fake.out_text)
+		produce(STREAM_STDOUT, fake.out_text, strlen(fake.out_text));
+	if (fake.err_text)
+		produce(STREAM_STDERR, fake.err_text, strlen(fake.err_text));
+	say_exit();
+}
+
+static void take_stdin(const struct frame *f)
+{
+	struct frame_data d;
+	size_t skip;
+
+	ck_assert_int_ge(frame_get_data(f, &d), 0);
+	ck_assert_uint_le(d.offset, fake.stdin_bytes);
+	skip = (size_t)(fake.stdin_bytes - d.offset);
+	if (skip >= d.n)
+		return;
+	ck_assert_int_ge(buf_append(&fake.cat, d.bytes + skip, d.n - skip), 0);
+	fake.stdin_bytes += d.n - skip;
+}
+
+static void take_limits(uint8_t stream, uint64_t upto, uint64_t limit)
+{
+	ck_assert_uint_le(upto, fake.sent[stream]);
+	ck_assert_uint_le(limit, MAX_OF(upto, fake.upto[stream]) + STREAM_WINDOW);
+	fake.upto[stream] = MAX_OF(fake.upto[stream], upto);
+	fake.limit[stream] = MAX_OF(fake.limit[stream], limit);
+}
+
+static void take_resume(const struct frame *f)
+{
+	struct msg_resume m;
+
+	ck_assert_int_ge(msg_resume_get(f, &m), 0);
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		take_limits(i, m.upto[i], m.limit[i]);
+		fake.sent[i] = m.upto[i];
+	}
+	fake.wait_resume = false;
+}
+
+static void take_frame(const struct frame *f)
+{
+	uint64_t upto, limit;
+	uint8_t stream;
+
+	switch (f->type) {
+	case FRAME_HELLO: say_welcome(f); break;
+	case FRAME_SETUP: take_setup(f); break;
+	case FRAME_START: take_start(f); break;
+	case FRAME_DATA: take_stdin(f); break;
+	case FRAME_END: fake.stdin_ended = true; break;
+	case FRAME_RESUME: take_resume(f); break;
+	case FRAME_EXIT_ACK: fake.exit_acks++; break;
+	case FRAME_KILL: fake.kills++; break;
+	case FRAME_ACK:
+		ck_assert_int_ge(frame_get_ack(f, &stream, &upto, &limit), 0);
+		take_limits(stream, upto, limit);
+		break;
+	default: break;
+	}
+}
+
+static void hang_up(void)
+{
+	fake.io = sd_event_source_disable_unref(fake.io);
+	fake.fd = fd_close(fake.fd);
+	buf_clear(&fake.out);
+}
+
+static int on_agent(
+	_unused_ sd_event_source *s, int fd, _unused_ uint32_t revents, _unused_ void *userdata)
+{
+	size_t room;
+	uint8_t *p = decoder_space(&fake.in, &room);
+	ssize_t n = recv(fd, p, room, MSG_DONTWAIT);
+	struct frame f;
+	int r;
+
+	if (n == 0 || (n < 0 && errno != EAGAIN)) {
+		hang_up();
+		return 0;
+	}
+	if (n > 0)
+		decoder_fed(&fake.in, (size_t)n);
+	while ((r = decoder_next(&fake.in, &f)) != DECODER_MORE) {
+		ck_assert_int_ge(r, 0);
+		if (r == DECODER_RESYNC)
+			frame_assembler_reset(&fake.parts);
+		else if (frame_assembler_add(&fake.parts, &f) == 1)
+			take_frame(&f);
+	}
+	go_on();
+	fake_flush();
+	return 0;
+}
+
+int fake_dial(void)
+{
+	int pair[2];
+
+	fake.dials++;
+	fake.wait_resume = fake.running; /* nothing is sent anew before the host says from where */
+	if (fake.refuse_dial)
+		return -ECONNREFUSED;
+	hang_up();
+	ck_assert_int_eq(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	fake.fd = pair[1];
+	ck_assert_int_ge(
+		sd_event_add_io(fake.event, &fake.io, fake.fd, EPOLLIN, on_agent, NULL), 0);
+	return pair[0];
+}
+
+void fake_break(void)
+{
+	hang_up();
+}
+
+void fake_reset(sd_event *event)
+{
+	fake_done();
+	fake.event = event;
+	decoder_init(&fake.in, DECODER_SYNC, frame_sync_initial);
+	frame_assembler_init(&fake.parts, LIMIT_MESSAGE_BYTES);
+	buf_init(&fake.out, 64 * MIB);
+	buf_init(&fake.cat, STREAM_WINDOW);
+}
+
+void fake_done(void)
+{
+	if (fake.event)
+		hang_up();
+	decoder_done(&fake.in);
+	frame_assembler_done(&fake.parts);
+	buf_done(&fake.out);
+	buf_done(&fake.cat);
+	free(fake.command_line);
+	memset(&fake, 0, sizeof(fake));
+	fake.fd = -EBADF;
+}
+
+/* Environments and kernels */
+
+struct environment {
+	int unused;
+};
+struct pull_wait {
+	pull_done_fn done;
+	void *userdata;
+	bool left;
+};
+static struct environment the_environment;
+
+int environments_find(_unused_ struct environments *envs, const char *name,
+	struct environment **ret, struct error *err)
+{
+	if (!streq(name, "debian:12"))
+		return error_set(
+			err, ERROR_ENVIRONMENT_UNKNOWN, NULL, "pyro env list", "no %s", name);
+	*ret = &the_environment;
+	return 0;
+}
+
+const char *environment_digest(_unused_ const struct environment *env)
+{
+	return "sha256:00";
+}
+
+int environments_open_image(_unused_ struct environments *envs, _unused_ const char *digest,
+	int *ret_fd, struct error *err)
+{
+	if (fake.fail == FAKE_IMAGE)
+		return error_set(err, ERROR_PULL_FAILED, NULL, NULL, "no image");
+	*ret_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return 0;
+}
+
+static void end_pull(void *arg)
+{
+	struct pull_wait *w = arg;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (fake.fail == FAKE_PULL)
+		error_set(&err, ERROR_PULL_FAILED, NULL, NULL, "no mirror");
+	if (!w->left)
+		w->done(err.set ? &err : NULL, w->userdata);
+	free(w);
+}
+
+int environment_pull(_unused_ struct environment *env, _unused_ bool force,
+	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
+	_unused_ struct error *err)
+{
+	struct pull_wait *w = calloc(1, sizeof(*w));
+	struct pull_progress p = { .phase = "install", .percent = 50 };
+
+	w->done = on_done;
+	w->userdata = userdata;
+	*ret = w;
+	(void)on_progress;
+	(void)p;
+	if (fake.stall != FAKE_PULL)
+		later(end_pull, w);
+	return 0;
+}
+
+struct pull_wait *pull_wait_free(struct pull_wait *w)
+{
+	if (!w)
+		return NULL;
+	w->left = true;
+	if (fake.stall == FAKE_PULL)
+		free(w);
+	return NULL;
+}
+
+const char *kernels_current(_unused_ struct kernels *k)
+{
+	return "0123456789abcdef";
+}
+
+int kernels_open(_unused_ struct kernels *k, _unused_ const char *hash, struct kernel_files *ret,
+	struct error *err)
+{
+	if (fake.fail == FAKE_KERNEL)
+		return error_set(err, ERROR_START_FAILED, NULL, NULL, "no kernel");
+	ret->vmlinux_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	ret->initrd_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return 0;
+}
+
+void kernel_files_done(struct kernel_files *f)
+{
+	f->vmlinux_fd = fd_close(f->vmlinux_fd);
+	f->initrd_fd = fd_close(f->initrd_fd);
+	f->modules_fd = fd_close(f->modules_fd);
+}
+
+/* Disks */
+
+struct disk_op {
+	disk_done_fn done;
+	void *userdata;
+	bool fail;
+};
+
+static void end_disk(void *arg)
+{
+	struct disk_op *op = arg;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (op->fail)
+		error_set(&err, ERROR_NO_SPACE, NULL, NULL, "disk full");
+	op->done(op->fail ? &err : NULL, op->userdata);
+}
+
+static struct disk_op *disk_op_new(disk_done_fn done, void *userdata)
+{
+	struct disk_op *op = calloc(1, sizeof(*op));
+
+	op->done = done;
+	op->userdata = userdata;
+	return op;
+}
+
+int disk_create(_unused_ struct manager *m, const char *path, _unused_ uint64_t size_mib,
+	disk_done_fn done, void *userdata, struct disk_op **ret, _unused_ struct error *err)
+{
+	struct disk_op *op = disk_op_new(done, userdata);
+	int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+
+	ck_assert_int_ge(fd, 0);
+	fd_close(fd);
+	fake.disks++;
+	op->fail = fake.fail == FAKE_DISK;
+	*ret = op;
+	later(end_disk, op);
+	return 0;
+}
+
+static int remove_one(const char *path, _unused_ const struct stat *st, _unused_ int flag,
+	_unused_ struct FTW *ftw)
+{
+	return remove(path);
+}
+
+int disk_remove(_unused_ struct manager *m, const char *path, disk_done_fn done, void *userdata,
+	struct disk_op **ret, _unused_ struct error *err)
+{
+	struct disk_op *op = disk_op_new(done, userdata);
+
+	(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	*ret = op;
+	later(end_disk, op);
+	return 0;
+}
+
+struct disk_op *disk_op_free(struct disk_op *op)
+{
+	free(op);
+	return NULL;
+}
+
+/* The VMM */
+
+struct vmm {
+	struct vmm_callbacks cb;
+	void *userdata;
+	bool exited;
+};
+static struct vmm *the_vmm;
+
+int vmm_resolve_accelerator(_unused_ enum accelerator want, enum accelerator *ret,
+	const char **ret_reason, _unused_ struct error *err)
+{
+	*ret = ACCELERATOR_EMULATION;
+	*ret_reason = "no /dev/kvm";
+	return 0;
+}
+
+static void vmm_up(void *arg)
+{
+	struct vmm *v = arg;
+
+	if (v == the_vmm && !v->exited)
+		v->cb.on_started(v, v->userdata);
+}
+
+static void vmm_end(void *arg)
+{
+	struct vmm *v = arg;
+	struct vmm_exit e = { .status = 1, .reason = "killed" };
+
+	if (v != the_vmm || v->exited)
+		return;
+	v->exited = true;
+	v->cb.on_exited(v, &e, v->userdata);
+}
+
+static void vmm_refuse(void *arg)
+{
+	struct vmm *v = arg;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_START_FAILED, NULL, NULL, "no such firmware");
+	v->cb.on_failed(v, &err, v->userdata);
+	later(vmm_end, v);
+}
+
+int vmm_start(_unused_ struct manager *m, _unused_ const struct vmm_spec *spec,
+	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
+{
+	if (fake.fail == FAKE_VMM)
+		return error_set(err, ERROR_VM_UNAVAILABLE, NULL, NULL, "no qemu");
+	the_vmm = calloc(1, sizeof(*the_vmm));
+	the_vmm->cb = *cb;
+	the_vmm->userdata = userdata;
+	fake.vmms++;
+	*ret = the_vmm;
+	if (fake.fail == FAKE_VMM_START)
+		later(vmm_refuse, the_vmm);
+	else if (fake.stall != FAKE_VMM_START)
+		later(vmm_up, the_vmm);
+	return 0;
+}
+
+int vmm_connect(_unused_ struct vmm *v)
+{
+	return fake_dial();
+}
+
+void vmm_stop(struct vmm *v)
+{
+	later(vmm_end, v);
+}
+
+void fake_vmm_die(void)
+{
+	vmm_end(the_vmm);
+}
+
+pid_t vmm_pid(_unused_ const struct vmm *v)
+{
+	return 1;
+}
+
+uint64_t vmm_start_time(_unused_ const struct vmm *v)
+{
+	return 1;
+}
+
+const char *vmm_execution_mode(_unused_ const struct vmm *v)
+{
+	return "guest_serial";
+}
+
+int vmm_console_tail(_unused_ struct vmm *v, _unused_ size_t max, char **ret)
+{
+	*ret = strdup("Kernel panic");
+	return 0;
+}
+
+struct vmm *vmm_free(struct vmm *v)
+{
+	if (v == the_vmm)
+		the_vmm = NULL;
+	if (v)
+		fake.vmms--;
+	free(v);
+	return NULL;
+}
+
+/* The manager */
+
+struct manager *fake_manager(sd_event *event)
+{
+	char dir[] = "/tmp/pyro-core-XXXXXX";
+	struct manager *m = calloc(1, sizeof(*m));
+	_cleanup_free_ char *db = NULL;
+
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	m->event = event;
+	m->state_dir = strdup(dir);
+	m->runtime_dir = str_printf("%s/run", dir);
+	m->started_usec = now_usec();
+	m->config = calloc(1, sizeof(*m->config));
+	m->config->max_machines = 4;
+	ck_assert_int_eq(mkdir(m->runtime_dir, 0700), 0);
+	db = str_printf("%s/pyro.db", dir);
+	ck_assert_int_eq(store_new(event, db, &m->store, NULL), 0);
+	return m;
+}
+
+void fake_manager_free(struct manager *m)
+{
+	store_free(m->store);
+	(void)nftw(m->state_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	free(m->state_dir);
+	free(m->runtime_dir);
+	free(m->config);
+	free(m);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The world below core/ for its unit tests: environments, kernels, disks and a VMM that do what they are
+ * told, and a guest agent at the other end of a socketpair, all in the test's own loop.
+ */
+
+#include "daemon/manager.h"
+#include "proto/agent.h"
+#include "proto/frame.h"
+
+enum fake_step {
+	FAKE_NONE,
+	FAKE_PULL,
+	FAKE_IMAGE,
+	FAKE_KERNEL,
+	FAKE_DISK,
+	FAKE_VMM,
+	FAKE_VMM_START,
+	FAKE_SETUP
+};
+
+enum fake_command {
+	COMMAND_EXIT,  /* writes out_text, err_text, then exits with code/signal */
+	COMMAND_HANG,  /* says STARTED, nothing else */
+	COMMAND_CAT,   /* stdin to stdout, exits at its end */
+	COMMAND_FLOOD, /* flood_bytes of output, as the limit allows */
+};
+
+struct fake {
+	sd_event *event;
+	/* what fails, or never comes */
+	enum fake_step fail, stall;
+	/* the agent's behaviour */
+	enum fake_command command;
+	const char *out_text, *err_text;
+	struct msg_exit exit;
+	uint64_t flood_bytes;
+	bool mute; /* never answers HELLO */
+	bool refuse_dial;
+	/* what was seen */
+	unsigned vmms, disks, dials, setups, starts, exit_acks, kills;
+	uint64_t stdin_bytes;
+	char *command_line; /* owned: of the last START */
+	/* the agent */
+	int fd;
+	sd_event_source *io;
+	struct decoder in;
+	struct frame_assembler parts;
+	struct buf out;
+	bool greeted, set_up, running, exited, wait_resume;
+	uint8_t sync[SYNC_SIZE], machine_id[16];
+	char exec_id[AGENT_EXEC_ID_SIZE];
+	uint32_t channel;
+	uint64_t sent[STREAM_MAX], limit[STREAM_MAX], upto[STREAM_MAX];
+	bool stdin_ended;
+	struct buf cat;
+};
+extern struct fake fake;
+
+void fake_reset(sd_event *event);
+void fake_done(void);
+/* The host's end of a new connection; the old one breaks. */
+int fake_dial(void);
+/* Breaks the stream under both. */
+void fake_break(void);
+/* Raw bytes from the agent. */
+void fake_send(const void *p, size_t n);
+void fake_flush(void);
+/* The VMM's process ends now. */
+void fake_vmm_die(void);
+
+/* Runs the loop until *flag or the deadline; true when the flag came. */
+bool loop_until(sd_event *event, const bool *flag, uint64_t usec);
+
+/* A manager over a temporary directory with a real store; machines are not made yet. */
+struct manager *fake_manager(sd_event *event);
+void fake_manager_free(struct manager *m);

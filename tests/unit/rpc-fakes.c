@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Stand-ins for what the handlers call (core, image, vmm), so that test-rpc.c links the daemon's
+ * front alone and decides when a run ends. What must stay true: each does what its header promises
+ * about order and ownership.
+ */
+
+#include "rpc-fakes.h"
+
+#include "daemon/image/environment.h"
+#include "daemon/image/kernel.h"
+#include "daemon/vmm/vmm.h"
+
+struct fake fake;
+struct run {
+	int unused;
+};
+struct environment {
+	int unused;
+};
+
+static struct run the_run;
+static struct environment the_environment;
+static struct pull_wait *const the_wait = (struct pull_wait *)(void *)&the_environment;
+
+int run_start(_unused_ struct manager *m, const struct run_params *p,
+	const struct run_callbacks *cb, void *userdata, struct run **ret, struct error *err)
+{
+	if (streq(p->command, "fail"))
+		return error_set(err, ERROR_START_FAILED, "because", "do that", "it cannot start");
+	if (streq(p->command, "internal"))
+		return error_set(err, ERROR_INTERNAL, "secret cause", NULL, "secret text");
+	fake.cb = *cb;
+	fake.userdata = userdata;
+	fake.stdio_fd = p->stdio_fd;
+	fake.ttl = p->machine.ttl_seconds;
+	fake.uid = p->machine.owner_uid;
+	(void)snprintf(fake.env, sizeof(fake.env), "%s", p->env[0] ? p->env[0] : "");
+	fake.runs++;
+	*ret = &the_run;
+	return 0;
+}
+
+void run_cancel(struct run *r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	if (fake.cancel_late)
+		return;
+	(void)error_set(&err, ERROR_CANCELLED, NULL, NULL, "cancelled");
+	fake.cb.on_done(r, NULL, &err, fake.userdata);
+}
+
+void run_abandon(_unused_ struct run *r)
+{
+	fake.abandoned++;
+}
+
+struct run *run_free(_unused_ struct run *r)
+{
+	fake.freed++;
+	return NULL;
+}
+
+int runs_signal(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t uid, int signo,
+	_unused_ json_object **ret, struct error *err)
+{
+	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, NULL, "%s %d", exec_id, signo);
+}
+
+int machines_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t uid,
+	_unused_ struct machine **ret, struct error *err)
+{
+	return error_set(err, ERROR_VM_NOT_FOUND, NULL, "pyro vm list", "no machine %s", id);
+}
+
+int machines_list_json(_unused_ struct machines *ms, _unused_ uid_t uid, json_object **ret)
+{
+	*ret = json_tokener_parse("{\"count\":0,\"vms\":[]}");
+	return 0;
+}
+
+int machine_json(_unused_ struct machine *mc, _unused_ json_object **ret)
+{
+	return -ENOENT;
+}
+
+bool machines_use_digest(_unused_ const char *digest, _unused_ void *machines)
+{
+	return false;
+}
+
+size_t machines_count(_unused_ struct machines *ms)
+{
+	return 0;
+}
+
+int machine_delete(_unused_ struct machine *mc, _unused_ const char *reason,
+	_unused_ machine_done_fn done, _unused_ void *userdata)
+{
+	return -ENOENT;
+}
+
+int machines_reap_expired(
+	_unused_ struct machines *ms, _unused_ uid_t uid, reap_done_fn done, void *userdata)
+{
+	fake.reap_done = done;
+	fake.reap_userdata = userdata;
+	return 0;
+}
+
+int environments_find(_unused_ struct environments *envs, const char *name,
+	struct environment **ret, struct error *err)
+{
+	if (!streq(name, "debian:12"))
+		return error_set(err, ERROR_ENVIRONMENT_UNKNOWN, NULL, "known: debian:12",
+			"unknown environment %s", name);
+	*ret = &the_environment;
+	return 0;
+}
+
+int environments_list_json(_unused_ struct environments *envs, json_object **ret)
+{
+	json_object *list = NULL, *env = NULL;
+	*ret = json_tokener_parse("{\"catalog_version\":\"1\",\"environments\":[]}");
+	if (fake.installed && json_object_object_get_ex(*ret, "environments", &list) &&
+		environment_json(NULL, &env) >= 0)
+		(void)json_object_array_add(list, env);
+	return 0;
+}
+
+int environment_json(_unused_ struct environment *env, json_object **ret)
+{
+	*ret = json_tokener_parse(
+		"{\"name\":\"debian:12\",\"version\":\"1\",\"description\":\"d\","
+		"\"installed\":true,\"digest\":null,\"size_bytes\":1,\"source\":null,"
+		"\"packages\":[],\"path\":null,\"kernel\":null,\"pulled_at\":null}");
+	return 0;
+}
+
+const char *environment_name(_unused_ const struct environment *env)
+{
+	return "debian:12";
+}
+
+const char *environment_damage(_unused_ const struct environment *env)
+{
+	return NULL;
+}
+
+const struct error *environment_failure(_unused_ const struct environment *env)
+{
+	return NULL;
+}
+
+bool runs_proof(_unused_ const struct manager *m, _unused_ uint64_t *ret_usec)
+{
+	return false;
+}
+
+int environment_pull(_unused_ struct environment *env, _unused_ bool force,
+	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
+	_unused_ struct error *err)
+{
+	fake.pull_progress = on_progress;
+	fake.pull_done = on_done;
+	fake.pull_userdata = userdata;
+	*ret = the_wait;
+	return 0;
+}
+
+struct pull_wait *pull_wait_free(struct pull_wait *w)
+{
+	fake.waits_freed += w != NULL;
+	return NULL;
+}
+
+int environments_prune(_unused_ struct environments *envs, _unused_ bool all, _unused_ bool dry_run,
+	_unused_ digest_in_use_fn in_use, _unused_ void *in_use_userdata,
+	_unused_ prune_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
+{
+	return -ENOSPC;
+}
+
+const char *kernels_current(_unused_ struct kernels *k)
+{
+	return NULL;
+}
+
+const char *kernels_current_version(_unused_ struct kernels *k)
+{
+	return NULL;
+}
+
+const char *kernels_current_path(_unused_ struct kernels *k)
+{
+	return NULL;
+}
+
+const struct vmm_driver *const vmm_drivers[] = { NULL };
+
+void vmm_probe_done(_unused_ struct vmm_probe *p)
+{
+}
+
+int vmm_resolve_accelerator(_unused_ enum accelerator want, _unused_ enum accelerator *ret,
+	_unused_ const char **ret_reason, struct error *err)
+{
+	return error_set(err, ERROR_VM_UNAVAILABLE, NULL, NULL, "none");
+}

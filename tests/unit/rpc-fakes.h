@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the stand-ins of rpc-fakes.c have seen, and the callbacks a test ends their work by. */
+
+#include "daemon/core/run.h"
+#include "daemon/image/environment.h"
+
+struct fake {
+	struct run_callbacks cb;
+	void *userdata;
+	int stdio_fd;
+	int64_t ttl;
+	uid_t uid;
+	char env[64];
+	int runs, abandoned, freed, waits_freed;
+	bool installed;   /* environments_list_json has an installed one */
+	bool cancel_late; /* run_cancel finds the result on its way */
+	reap_done_fn reap_done;
+	void *reap_userdata;
+	pull_progress_fn pull_progress;
+	pull_done_fn pull_done;
+	void *pull_userdata;
+};
+extern struct fake fake;

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of proto/agent.c: each message survives the way there and back, is refused when cut at any
+ * byte or followed by one more, and under mutation is refused or within its stated ranges. Run with
+ * sanitizers these also show that nothing leaks on a refusal.
+ */
+
+#include "proto/agent.h"
+#include <check.h>
+
+static char *env_of_start[] = { (char *)"A=1", (char *)"EMPTY=", (char *)"C=x=y", NULL };
+static struct msg_held held_two[] = {
+	{ "ex-0123456789ab", 1, 1, 5, { 0, 300, 7, 0 }, { 0, 44, 7, 0 } },
+	{ "ex-ffffffffffff", UINT32_MAX, 0, 0, { 0 }, { 0 } },
+};
+
+static const struct msg_hello a_hello = { 1, 3, { 9, 8, 7 } };
+static const struct msg_welcome a_welcome = { 1, AGENT_SET_UP, { 1 }, { 2 }, 2, held_two };
+static struct msg_setup a_setup = { { 1 }, 1700000000000000, { 3 }, { 0 }, (char *)"vm-1" };
+static const struct msg_start a_start = {
+	.exec_id = "ex-0123456789ab",
+	.flags = START_STDIN | START_LOGIN,
+	.command = (char *)"echo \xff\n'hi'",
+	.cwd = (char *)"/workspace",
+	.user = (char *)"root",
+	.n_env = 3,
+	.env = env_of_start,
+	.timeout_usec = UINT64_MAX,
+	.limit = { 0, STREAM_WINDOW, STREAM_WINDOW, 0 },
+};
+static const struct msg_kill a_kill = { 64, 1 };
+static const struct msg_resume a_resume = { { 0, 1, 2, 3 }, { 4, 5, 6, UINT64_MAX } };
+static const struct msg_result a_result = { ENOENT, (char *)"chdir /nowhere" };
+static const struct msg_exit a_exit = { 255, 0, 1, 2000000, { 1, 2, 3, 4 } };
+static const struct msg_bye a_bye = { BYE_ERROR, NULL };
+
+#define FRAME_OF(b) ((struct frame){ .payload = buf_head(b), .length = (uint32_t)buf_len(b) })
+
+/* Encode, decode, encode again: the same bytes; every cut and one byte more are refused. */
+#define CHECK_ROUND_TRIP(name) \
+	do { \
+		struct buf b, again; \
+		struct msg_##name m; \
+		buf_init(&b, LIMIT_MESSAGE_BYTES); \
+		buf_init(&again, LIMIT_MESSAGE_BYTES); \
+		ck_assert_int_eq(msg_##name##_put(&b, &a_##name), 0); \
+		struct frame f = FRAME_OF(&b); \
+		ck_assert_int_eq(msg_##name##_get(&f, &m), 0); \
+		ck_assert_int_eq(msg_##name##_put(&again, &m), 0); \
+		ck_assert_uint_eq(buf_len(&b), buf_len(&again)); \
+		ck_assert_mem_eq(buf_head(&b), buf_head(&again), buf_len(&b)); \
+		msg_##name##_done(&m); \
+		for (f.length = 0; f.length < buf_len(&b); f.length++) \
+			ck_assert_int_eq(msg_##name##_get(&f, &m), -EBADMSG); \
+		ck_assert_int_eq(buf_append(&b, "", 1), 0); \
+		f = FRAME_OF(&b); \
+		ck_assert_int_eq(msg_##name##_get(&f, &m), -EBADMSG); \
+		buf_done(&b); \
+		buf_done(&again); \
+	} while (0);
+
+/* What _get accepts _put accepts too: nothing out of range comes through. */
+#define CHECK_MUTATIONS(name) \
+	do { \
+		struct buf b, again; \
+		unsigned seed = 7; \
+		buf_init(&b, LIMIT_MESSAGE_BYTES); \
+		buf_init(&again, LIMIT_MESSAGE_BYTES); \
+		ck_assert_int_eq(msg_##name##_put(&b, &a_##name), 0); \
+		struct frame f = FRAME_OF(&b); \
+		uint8_t *copy = malloc(f.length); \
+		for (int i = 0; i < 20000; i++) { \
+			struct msg_##name m; \
+			memcpy(copy, buf_head(&b), f.length); \
+			for (int k = rand_r(&seed) % 4; k >= 0; k--) \
+				copy[(unsigned)rand_r(&seed) % f.length] = (uint8_t)rand_r(&seed); \
+			f.payload = copy; \
+			if (msg_##name##_get(&f, &m) < 0) \
+				continue; \
+			ck_assert_int_eq(msg_##name##_put(&again, &m), 0); \
+			buf_clear(&again); \
+			msg_##name##_done(&m); \
+		} \
+		free(copy); \
+		buf_done(&b); \
+		buf_done(&again); \
+	} while (0);
+
+START_TEST(round_trips)
+{
+	memcpy(a_setup.sync, frame_sync_initial, SYNC_SIZE);
+	AGENT_MESSAGES(CHECK_ROUND_TRIP)
+}
+END_TEST
+
+START_TEST(mutations)
+{
+	memcpy(a_setup.sync, frame_sync_initial, SYNC_SIZE);
+	AGENT_MESSAGES(CHECK_MUTATIONS)
+}
+END_TEST
+
+START_TEST(fields_arrive)
+{
+	struct buf b;
+	struct msg_start m;
+
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	ck_assert_int_eq(msg_start_put(&b, &a_start), 0);
+	struct frame f = FRAME_OF(&b);
+	ck_assert_int_eq(msg_start_get(&f, &m), 0);
+	ck_assert_str_eq(m.exec_id, a_start.exec_id);
+	ck_assert_str_eq(m.command, a_start.command);
+	ck_assert_str_eq(m.cwd, a_start.cwd);
+	ck_assert_uint_eq(m.n_env, 3);
+	ck_assert_str_eq(m.env[2], "C=x=y");
+	ck_assert_ptr_null(m.env[3]);
+	ck_assert_uint_eq(m.timeout_usec, UINT64_MAX);
+	ck_assert_uint_eq(m.limit[STREAM_STDERR], STREAM_WINDOW);
+	msg_start_done(&m);
+	msg_start_done(&m); /* empty now */
+	buf_done(&b);
+}
+END_TEST
+
+static int put_start(const struct msg_start *m)
+{
+	struct buf b;
+
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	int r = msg_start_put(&b, m);
+	buf_done(&b);
+	return r;
+}
+
+START_TEST(start_ranges)
+{
+	struct msg_start m = a_start;
+	char *text = malloc(LIMIT_COMMAND_BYTES + 2);
+
+	memset(text, 'x', LIMIT_COMMAND_BYTES + 1);
+	text[LIMIT_COMMAND_BYTES + 1] = '\0';
+	m.command = text;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	text[LIMIT_COMMAND_BYTES] = '\0';
+	ck_assert_int_eq(put_start(&m), 0);
+	m.command = (char *)"";
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	m.command = NULL;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	static const char *const ids[] = { "ex-0123456789aB", "vm-0123456789ab", "ex-0123456789a",
+		"ex-0123456789/a", "" };
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+		m = a_start;
+		memset(m.exec_id, 0, sizeof(m.exec_id));
+		memcpy(m.exec_id, ids[i], strlen(ids[i]));
+		ck_assert_int_eq(put_start(&m), -EINVAL);
+	}
+	m = a_start;
+	m.flags = 1 << 3;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	char *bad[] = { (char *)"=x" };
+	m = a_start;
+	m.env = bad;
+	m.n_env = 1;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	bad[0] = (char *)"x";
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	free(text);
+}
+END_TEST
+
+START_TEST(start_environment_limits)
+{
+	struct msg_start m = a_start, back;
+	char **env = calloc(LIMIT_ENV_COUNT + 2, sizeof(*env));
+	char entry[LIMIT_ENV_BYTES / LIMIT_ENV_COUNT];
+	struct buf b;
+
+	memset(entry, 'e', sizeof(entry));
+	entry[1] = '=';
+	entry[sizeof(entry) - 1] = '\0';
+	for (size_t i = 0; i <= LIMIT_ENV_COUNT; i++)
+		env[i] = entry;
+	m.env = env;
+	m.n_env = LIMIT_ENV_COUNT + 1;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	m.n_env = LIMIT_ENV_COUNT;
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	ck_assert_int_eq(msg_start_put(&b, &m), 0); /* exactly LIMIT_ENV_BYTES */
+	struct frame f = FRAME_OF(&b);
+	ck_assert_int_eq(msg_start_get(&f, &back), 0);
+	msg_start_done(&back);
+	char longer[sizeof(entry) + 1];
+	memcpy(longer, entry, sizeof(entry));
+	longer[sizeof(entry) - 1] = 'e';
+	longer[sizeof(entry)] = '\0';
+	env[0] = longer;
+	ck_assert_int_eq(put_start(&m), -EINVAL);
+	/* The same said by a hostile peer: a count without entries. */
+	m = a_start;
+	m.n_env = 0;
+	buf_clear(&b);
+	ck_assert_int_eq(msg_start_put(&b, &m), 0);
+	uint8_t *count = b.data + b.end - 8 * (STREAM_MAX + 1) - 4;
+	memset(count, 0xff, 4);
+	f = FRAME_OF(&b);
+	ck_assert_int_eq(msg_start_get(&f, &back), -EBADMSG);
+	buf_done(&b);
+	free(env);
+}
+END_TEST
+
+START_TEST(other_ranges)
+{
+	struct buf b;
+
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	ck_assert_int_eq(msg_kill_put(&b, &(struct msg_kill){ 0, 0 }), -EINVAL);
+	ck_assert_int_eq(msg_kill_put(&b, &(struct msg_kill){ 65, 0 }), -EINVAL);
+	ck_assert_int_eq(msg_kill_put(&b, &(struct msg_kill){ 9, 2 }), -EINVAL);
+	ck_assert_int_eq(msg_hello_put(&b, &(struct msg_hello){ 2, 1, { 0 } }), -EINVAL);
+	ck_assert_int_eq(msg_hello_put(&b, &(struct msg_hello){ 0, 1, { 0 } }), -EINVAL);
+	ck_assert_int_eq(msg_bye_put(&b, &(struct msg_bye){ BYE_ERROR + 1, NULL }), -EINVAL);
+	ck_assert_int_eq(msg_result_put(&b, &(struct msg_result){ 4096, NULL }), -EINVAL);
+	struct msg_exit e = a_exit;
+	e.signal = 65;
+	ck_assert_int_eq(msg_exit_put(&b, &e), -EINVAL);
+	struct msg_welcome w = a_welcome;
+	w.n_held = LIMIT_AGENT_EXECS + 1;
+	ck_assert_int_eq(msg_welcome_put(&b, &w), -EINVAL);
+	struct msg_held gap = held_two[0];
+	gap.kept[1] = gap.produced[1] + 1;
+	w.n_held = 1;
+	w.held = &gap;
+	ck_assert_int_eq(msg_welcome_put(&b, &w), -EINVAL);
+	static const char *const names[] = { "", "A", "a.b", "a b",
+		"0123456789012345678901234567890123456789012345678901234567890123" };
+	struct msg_setup s = a_setup;
+	memcpy(s.sync, frame_sync_initial, SYNC_SIZE);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		s.hostname = (char *)(uintptr_t)names[i];
+		ck_assert_int_eq(msg_setup_put(&b, &s), -EINVAL);
+	}
+	s.hostname = (char *)"ok";
+	s.sync[31] = 0;
+	ck_assert_int_eq(msg_setup_put(&b, &s), -EINVAL);
+	buf_done(&b);
+}
+END_TEST
+
+START_TEST(long_what_is_cut)
+{
+	char what[5000];
+	struct buf b;
+	struct msg_result m;
+
+	memset(what, 'w', sizeof(what));
+	what[sizeof(what) - 1] = '\0';
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	ck_assert_int_eq(msg_result_put(&b, &(struct msg_result){ 1, what }), 0);
+	struct frame f = FRAME_OF(&b);
+	ck_assert_int_eq(msg_result_get(&f, &m), 0);
+	ck_assert_uint_eq(strlen(m.what), MSG_WHAT_MAX);
+	msg_result_done(&m);
+	buf_done(&b);
+}
+END_TEST
+
+START_TEST(send_long_start)
+{
+	struct msg_start m = a_start, back;
+	struct buf out;
+	struct decoder d;
+	struct frame_assembler a;
+	struct frame f;
+	int complete = 0;
+
+	char *text = malloc(LIMIT_COMMAND_BYTES + 1);
+	memset(text, 'x', LIMIT_COMMAND_BYTES);
+	text[LIMIT_COMMAND_BYTES] = '\0';
+	m.command = text;
+	buf_init(&out, MIB);
+	ck_assert_int_eq(msg_send(&out, start, FRAME_START, 3, &m), 0);
+	decoder_init(&d, DECODER_PLAIN, NULL);
+	frame_assembler_init(&a, LIMIT_MESSAGE_BYTES);
+	while (!complete && buf_len(&out) > 0) {
+		size_t room;
+		uint8_t *at = decoder_space(&d, &room);
+		size_t n = MIN_OF(room, buf_len(&out));
+		memcpy(at, buf_head(&out), n);
+		decoder_fed(&d, n);
+		buf_consume(&out, n);
+		while (!complete && decoder_next(&d, &f) == DECODER_FRAME)
+			complete = frame_assembler_add(&a, &f);
+	}
+	ck_assert_int_eq(complete, 1);
+	ck_assert_int_eq(msg_start_get(&f, &back), 0);
+	ck_assert_str_eq(back.command, text);
+	msg_start_done(&back);
+	frame_assembler_done(&a);
+	decoder_done(&d);
+	buf_done(&out);
+	free(text);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("agent");
+	TCase *tc = tcase_create("agent");
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, round_trips);
+	tcase_add_test(tc, mutations);
+	tcase_add_test(tc, fields_arrive);
+	tcase_add_test(tc, start_ranges);
+	tcase_add_test(tc, start_environment_limits);
+	tcase_add_test(tc, other_ranges);
+	tcase_add_test(tc, long_what_is_cut);
+	tcase_add_test(tc, send_long_start);
+	suite_add_tcase(s, tc);
+	SRunner *sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command line by the interface table (client/options.c): which words are flags, what becomes of them,
+ * and that whatever is wrong is an error that names the value.
+ */
+#include "client/options.h"
+
+#include <check.h>
+
+#include "proto/api.h"
+#include "proto/json.h"
+
+static const struct verb verb_run = { NULL, "run", API_M_vm_run, NULL, true, NULL, "" };
+static const struct verb verb_prune = { "env", "prune", API_M_env_prune, NULL, false, NULL, "" };
+static const struct verb verb_doctor = { NULL, "doctor", API_M_system_doctor, NULL, false, NULL,
+	"" };
+
+/* Parses NULL-terminated words for v; the params as text (owned by the caller) or NULL with *err set. */
+static char *parse(
+	const struct verb *v, const char *const *words, struct cli *cli, struct error *err)
+{
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	char *argv[32];
+	int argc = 0;
+
+	for (; words[argc]; argc++)
+		argv[argc] = (char *)words[argc]; /* only read */
+	argv[argc] = NULL;
+	int r = cmdline_parse(&line, cli, v, argc, argv, 0, err);
+	if (r < 0) {
+		ck_assert(err->set);
+		return NULL;
+	}
+	return strdup(json_object_to_json_string_ext(line.params, JSON_C_TO_STRING_PLAIN));
+}
+
+#define WORDS(...) ((const char *const[]){ __VA_ARGS__, NULL })
+
+START_TEST(test_good)
+{
+	static const struct {
+		const struct verb *verb;
+		const char *words[12], *params;
+	} cases[] = {
+		{ &verb_run, { "e", "ls" }, "{\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "e", "--", "ls" }, "{\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "--", "e", "ls" }, "{\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "e", "ls", "-i" }, "{\"environment\":\"e\",\"command\":\"ls -i\"}" },
+		{ &verb_run, { "e", "ls", "--", "x" },
+			"{\"environment\":\"e\",\"command\":\"ls -- x\"}" },
+		{ &verb_run, { "-im2G", "e", "ls" },
+			"{\"stdin\":true,\"mem_mib\":2048,\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "e", "--cpus=3", "ls" },
+			"{\"vcpu_count\":3,\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "--vcpu-count", "3", "--cpus", "2", "e", "ls" },
+			"{\"vcpu_count\":2,\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "-e", "A=1", "-eA=2=3", "--env=B=", "e", "ls" },
+			"{\"env\":{\"A\":\"2=3\",\"B\":\"\"},\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "-e", "PYRO_TEST_SET", "-e", "PYRO_TEST_UNSET", "e", "ls" },
+			"{\"env\":{\"PYRO_TEST_SET\":\"v\"},\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "--timeout", "1h", "--ttl-seconds", "0", "e", "ls" },
+			"{\"timeout_seconds\":3600,\"ttl_seconds\":0,\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_run, { "--user", "me", "e", "ls" },
+			"{\"user\":\"me\",\"environment\":\"e\",\"command\":\"ls\"}" },
+		{ &verb_prune, { "--all", "--dry-run" }, "{\"all\":true,\"dry_run\":true}" },
+		{ &verb_doctor, { "--no-probe" }, "{\"probe\":false}" },
+	};
+
+	ck_assert_int_eq(setenv("PYRO_TEST_SET", "v", 1), 0);
+	ck_assert_int_eq(unsetenv("PYRO_TEST_UNSET"), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		struct cli cli = { 0 };
+		_cleanup_free_ char *params = parse(cases[i].verb, cases[i].words, &cli, &err);
+
+		ck_assert_msg(params != NULL, "%zu: %s", i, err.message);
+		ck_assert_str_eq(params, cases[i].params);
+	}
+}
+END_TEST
+
+START_TEST(test_bad)
+{
+	static const struct {
+		const struct verb *verb;
+		const char *words[8];
+		enum error_code code;
+		const char *says;
+	} cases[] = {
+		{ &verb_run, { NULL }, ERROR_USAGE, "ENVIRONMENT" },
+		{ &verb_run, { "e" }, ERROR_USAGE, "CMD" },
+		{ &verb_run, { "e", "" }, ERROR_INVALID_ARGUMENT, "empty" },
+		{ &verb_run, { "-m" }, ERROR_USAGE, "-m" },
+		{ &verb_run, { "-z", "e", "ls" }, ERROR_USAGE, "-z" },
+		{ &verb_run, { "-iz", "e", "ls" }, ERROR_USAGE, "-z" },
+		{ &verb_run, { "--stdin=yes", "e", "ls" }, ERROR_USAGE, "--stdin" },
+		{ &verb_run, { "--stdio=0", "e", "ls" }, ERROR_USAGE, "--stdio" },
+		{ &verb_run, { "--wait-ms=0", "e", "ls" }, ERROR_USAGE, "--wait-ms" },
+		{ &verb_run, { "--environment=e", "ls" }, ERROR_USAGE, "--environment" },
+		{ &verb_run, { "--version", "e", "ls" }, ERROR_USAGE, "--version" },
+		{ &verb_run, { "--cpus", "", "e", "ls" }, ERROR_INVALID_ARGUMENT, "''" },
+		{ &verb_run, { "--cpus", "33", "e", "ls" }, ERROR_INVALID_ARGUMENT, "33" },
+		{ &verb_run, { "--cpus", "99999999999999999999", "e", "ls" },
+			ERROR_INVALID_ARGUMENT, "99999999999999999999" },
+		{ &verb_run, { "-m127M", "e", "ls" }, ERROR_INVALID_ARGUMENT, "128" },
+		{ &verb_run, { "--timeout=86401", "e", "ls" }, ERROR_INVALID_ARGUMENT, "86400" },
+		{ &verb_run, { "-w", "", "e", "ls" }, ERROR_INVALID_ARGUMENT, "cwd" },
+		{ &verb_run, { "-w", "\xff", "e", "ls" }, ERROR_INVALID_ARGUMENT, "UTF-8" },
+		{ &verb_run, { "-e", "A=\xff", "e", "ls" }, ERROR_INVALID_ARGUMENT, "UTF-8" },
+		{ &verb_run, { "-e", "=1", "e", "ls" }, ERROR_INVALID_ARGUMENT, "=1" },
+		{ &verb_run, { "-t", "e", "ls" }, ERROR_UNSUPPORTED, "-t" },
+		{ &verb_run, { "--network", "e", "ls" }, ERROR_UNSUPPORTED, "--network" },
+		{ &verb_run, { "--allow-host-compat", "e", "ls" }, ERROR_UNSUPPORTED,
+			"host-compat" },
+		{ &verb_prune, { "word" }, ERROR_USAGE, "word" },
+		{ &verb_prune, { "--", "--all" }, ERROR_USAGE, "--all" },
+		{ &verb_doctor, { "--probe" }, ERROR_USAGE, "--probe" },
+		{ &verb_prune, { "--user", "--system" }, ERROR_USAGE, "exclude" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		struct cli cli = { 0 };
+		_cleanup_free_ char *params = parse(cases[i].verb, cases[i].words, &cli, &err);
+
+		ck_assert_msg(params == NULL, "%zu: %s", i, params);
+		ck_assert_msg(err.code == cases[i].code, "%zu: %s", i, err.message);
+		ck_assert_msg(strstr(err.message, cases[i].says) ||
+				      (err.cause && strstr(err.cause, cases[i].says)),
+			"%zu: %s", i, err.message);
+	}
+}
+END_TEST
+
+START_TEST(test_globals)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char *argv[] = { (char[]){ "--user" }, (char[]){ "--socket=/s" }, (char[]){ "-q" },
+		(char[]){ "run" }, (char[]){ "--json" }, NULL };
+	struct cli cli = { 0 };
+	bool help, version;
+	int i = 0;
+
+	ck_assert_int_eq(globals_parse(&cli, 5, argv, &i, &help, &version, &err), 0);
+	ck_assert_int_eq(i, 3);
+	ck_assert(cli.mode == PYRO_USER && cli.quiet && !cli.json && !help && !version);
+	ck_assert_str_eq(cli.socket, "/s");
+}
+END_TEST
+
+START_TEST(test_globals_behind_the_verb)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct cli cli = { 0 };
+	_cleanup_free_ char *params = parse(&verb_run,
+		WORDS("--json", "-q", "--socket", "/s", "--system", "e", "ls"), &cli, &err);
+
+	ck_assert_ptr_nonnull(params);
+	ck_assert(cli.json && cli.quiet && cli.mode == PYRO_SYSTEM);
+	ck_assert_str_eq(cli.socket, "/s");
+}
+END_TEST
+
+START_TEST(test_help_wins)
+{
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char *argv[] = { (char[]){ "--help" }, NULL };
+	struct cli cli = { 0 };
+
+	ck_assert_int_eq(cmdline_parse(&line, &cli, &verb_run, 1, argv, 0, &err), 0);
+	ck_assert(line.extra & EXTRA_HELP);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("cli-options");
+	TCase *t = tcase_create("all");
+	SRunner *sr;
+
+	suite_add_tcase(s, t);
+	tcase_add_test(t, test_good);
+	tcase_add_test(t, test_bad);
+	tcase_add_test(t, test_globals);
+	tcase_add_test(t, test_globals_behind_the_verb);
+	tcase_add_test(t, test_help_wins);
+	sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	srunner_free(sr);
+	return 0;
+}

@@ -1,0 +1,880 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of the environment cache, the kernel store and disks (daemon/image/{environment,pull,prune,
+ * kernel,disk,install}.c) against a pyro-import that is a shell script of the test: it does what the
+ * file "mode" says and waits at the FIFO "gate" when there is one, so that a test can act in the
+ * middle of a pull. Every wait is a turn of the event loop with a deadline.
+ */
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <sys/stat.h>
+
+#include <check.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/config.h"
+#include "daemon/image/disk.h"
+#include "daemon/image/environment.h"
+#include "daemon/image/kernel.h"
+#include "daemon/manager.h"
+#include "proto/api.h"
+#include "proto/json.h"
+
+#define DEADLINE_USEC (30 * USEC_PER_SEC)
+#define HEX           "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define DIGEST        "sha256:" HEX
+
+static const char script[] =
+	"#!/bin/sh\n"
+	"D=%s\n"
+	"mode=$(cat $D/mode)\n"
+	"verb=$1\n"
+	"echo $verb >> $D/calls; [ ! -e $D/who ] || id -u >> $D/who\n"
+	"while [ $# -gt 0 ]; do case $1 in --output) out=$2;; --kernel) from=$2;; esac; shift; done\n"
+	"case $verb in\n"
+	"kernel)\n"
+	"  echo '{\"phase\":\"kernel\",\"percent\":10,\"detail\":\"x\"}'\n"
+	"  [ $mode = kernel-fail ] && { echo '{\"error\":{\"code\":\"pull_failed\",\"message\":\"no kernel\","
+	"\"cause\":\"no apt\",\"fix\":\"kernel=\"}}'; exit 1; }\n"
+	"  mkdir $out/boot; echo K > $out/vmlinux; echo '{}' > $out/meta.json; : > $out/boot/order\n"
+	"  echo '{\"result\":{\"hash\":\"00112233aabbccdd\",\"version\":\"6.1.0-test\"}}';;\n"
+	"initramfs)\n"
+	"  [ -e $from/vmlinux ] || exit 3\n"
+	"  echo I > $out; echo '{\"result\":{\"initrd\":\"x\",\"size_bytes\":2}}';;\n"
+	"disk) [ $mode = disk-fail ] && { echo '{\"error\":{\"code\":\"no_space\",\"message\":\"no blank\"}}';"
+	" exit 1; }\n"
+	"  truncate -s 8M $out; printf 'blank' | dd of=$out bs=1 seek=4194304 conv=notrunc 2>/dev/null\n"
+	"  echo '{\"result\":{}}';;\n"
+	"environment)\n"
+	"  echo '{\"phase\":\"install\",\"percent\":null,\"detail\":null}'\n"
+	"  [ -e $D/gate ] && read x < $D/gate\n"
+	"  case $mode in\n"
+	"  fail) echo 'E: tool' >&2; echo '{\"error\":{\"code\":\"pull_failed\",\"message\":\"mirror is"
+	" away\",\"cause\":\"could not resolve\",\"fix\":\"mirror=\"}}'; exit 1;;\n"
+	"  garbage) echo 'not json'; echo '{\"result\":{}}';;\n"
+	"  silent) ;;\n"
+	"  signal) kill -9 $$;;\n"
+	"  status) echo 'line one' >&2; echo 'the reason' >&2; exit 9;;\n"
+	"  lies) echo '{\"result\":{\"digest\":\"" DIGEST "\",\"size_bytes\":99}}';;\n"
+	"  digest) echo abc > $out/image.ext4; echo '{\"result\":{\"digest\":\"sha256:../../x\","
+	"\"size_bytes\":4}}';;\n"
+	"  link) ln -s /etc/hostname $out/extra; echo abc > $out/image.ext4\n"
+	"    echo '{\"result\":{\"digest\":\"" DIGEST "\",\"size_bytes\":4}}';;\n"
+	"  *) echo abc > $out/image.ext4\n"
+	"    echo '{\"phase\":\"write\",\"percent\":90,\"detail\":\"d\"}'\n"
+	"    echo '{\"result\":{\"digest\":\"" DIGEST "\",\"size_bytes\":4,\"packages\":[]}}';;\n"
+	"  esac;;\n"
+	"esac\n";
+
+static struct {
+	char dir[64];
+	struct manager m;
+	struct config config;
+} t;
+
+/* What a waiter heard. */
+struct heard {
+	unsigned done, progress;
+	bool installed_phase, kernel_phase, ready_phase;
+	struct error err;
+	struct pull_wait *wait;
+	struct pull_wait *leave; /* freed at the first progress */
+	bool keep;               /* on_done leaves wait to be freed later */
+	json_object *result;
+};
+
+static char *path_of(const char *name)
+{
+	static char paths[8][256];
+	static unsigned next;
+	char *p = paths[next++ % 8];
+
+	ck_assert_int_lt(
+		snprintf(p, sizeof(paths[0]), "%s/%s", t.dir, name), (int)sizeof(paths[0]));
+
+	return p;
+}
+
+static void put(const char *name, const char *text)
+{
+	FILE *f = fopen(path_of(name), "we");
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_ge(fputs(text, f), 0);
+	ck_assert_int_eq(fclose(f), 0);
+}
+
+static bool there(const char *name)
+{
+	return access(path_of(name), F_OK) == 0;
+}
+
+static unsigned calls(const char *verb)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned count = 0;
+	char *save = NULL;
+	size_t n;
+
+	if (read_file_at(AT_FDCWD, path_of("calls"), 65536, &text, &n) < 0)
+		return 0;
+	for (char *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+		count += streq(l, verb);
+
+	return count;
+}
+
+static void turn(uint64_t deadline)
+{
+	ck_assert_uint_lt(now_usec(), deadline);
+	ck_assert_int_ge(sd_event_run(t.m.event, 20000), 0);
+}
+
+static unsigned staging_count(const char *dir)
+{
+	_cleanup_free_ char *pattern = NULL;
+	unsigned n = 0;
+	FILE *f;
+	int c;
+
+	pattern = str_printf("ls -A %s/%s | grep -c '^.staging-'", t.dir, dir);
+	f = popen(pattern, "re");
+	while ((c = fgetc(f)) != EOF)
+		if (c >= '0' && c <= '9')
+			n = n * 10 + (unsigned)(c - '0');
+	(void)pclose(f);
+
+	return n;
+}
+
+static void wait_no_staging(const char *dir)
+{
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	while (staging_count(dir) > 0)
+		turn(deadline);
+}
+
+static void start_all(void)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	ck_assert_int_ge(sd_event_new(&t.m.event), 0);
+	ck_assert_int_eq(kernels_new(&t.m, &t.m.kernels, &err), 0);
+	ck_assert_int_eq(environments_new(&t.m, &t.m.environments, &err), 0);
+}
+
+static void stop_all(void)
+{
+	t.m.environments = environments_free(t.m.environments);
+	t.m.kernels = kernels_free(t.m.kernels);
+	t.m.event = sd_event_unref(t.m.event);
+}
+
+static void setup(void)
+{
+	_cleanup_free_ char *text = NULL;
+
+	strcpy(t.dir, "/tmp/pyro-test-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(t.dir));
+	ck_assert_int_eq(chmod(t.dir, 0755), 0);
+	text = str_printf(script, t.dir);
+	put("pyro-import", text);
+	ck_assert_int_eq(chmod(path_of("pyro-import"), 0755), 0);
+	put("mode", "ok");
+	put("agent", "agent");
+	ck_assert_int_eq(mkdir(path_of("cache"), 0755), 0);
+	t.config = (struct config){ 0 };
+	t.m = (struct manager){
+		.config = &t.config,
+		.state_dir = strdup(t.dir),
+		.cache_dir = strdup(path_of("cache")),
+		.libexec_dir = strdup(t.dir),
+		.agent_path = strdup(path_of("agent")),
+	};
+	start_all();
+}
+
+static int remove_one(const char *path, const struct stat *st _unused_, int type _unused_,
+	struct FTW *ftw _unused_)
+{
+	return remove(path);
+}
+
+static void teardown(void)
+{
+	stop_all();
+	free(t.m.state_dir);
+	free(t.m.cache_dir);
+	free(t.m.libexec_dir);
+	free(t.m.agent_path);
+	(void)nftw(t.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void on_progress(const struct pull_progress *p, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->progress++;
+	h->kernel_phase = h->kernel_phase || streq(p->phase, "kernel");
+	h->installed_phase = h->installed_phase || streq(p->phase, "install");
+	h->ready_phase = h->ready_phase || streq(p->phase, "ready");
+	h->leave = pull_wait_free(h->leave);
+}
+
+static void on_done(const struct error *err, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->done++;
+	if (err)
+		ck_assert_int_eq(error_copy(&h->err, err), 0);
+	if (!h->keep)
+		h->wait = pull_wait_free(h->wait);
+}
+
+static void on_plain_done(const struct error *err, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->done++;
+	if (err)
+		ck_assert_int_eq(error_copy(&h->err, err), 0);
+}
+
+static void until_done(struct heard *h)
+{
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	while (h->done == 0)
+		turn(deadline);
+	ck_assert_uint_eq(h->done, 1);
+}
+
+static struct environment *env_of(const char *name)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct environment *env = NULL;
+
+	ck_assert_int_eq(environments_find(t.m.environments, name, &env, &err), 0);
+
+	return env;
+}
+
+static void pull(const char *name, bool force, struct heard *h)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	ck_assert_int_eq(
+		environment_pull(env_of(name), force, on_progress, on_done, h, &h->wait, &err), 0);
+	ck_assert_uint_eq(h->done, 0);
+}
+
+static void open_gate(void)
+{
+	int fd = open(path_of("gate"), O_WRONLY | O_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write_all(fd, "\n", 1), 0);
+	ck_assert_int_eq(close(fd), 0);
+	ck_assert_int_eq(unlink(path_of("gate")), 0);
+}
+
+static void make_gate(void)
+{
+	ck_assert_int_eq(mkfifo(path_of("gate"), 0644), 0);
+}
+
+static void until_in_install(struct heard *h)
+{
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	while (calls("environment") == 0 || !h->installed_phase)
+		turn(deadline);
+}
+
+START_TEST(installs)
+{
+	_cleanup_json_ json_object *list = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+	int fd = -EBADF, method = api_find("env.list");
+
+	ck_assert(!environment_installed(env_of("debian:12")));
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert(!h.err.set);
+	ck_assert(h.kernel_phase && h.installed_phase && h.ready_phase);
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert(!environment_installed(env_of("debian:12-base")));
+	ck_assert_str_eq(environment_digest(env_of("debian:12")), DIGEST);
+	ck_assert(there("cache/debian:12.json") && there("cache/sha256-" HEX "/meta.json"));
+	ck_assert_uint_eq(staging_count("cache"), 0);
+	ck_assert_int_eq(environments_open_image(t.m.environments, DIGEST, &fd, &err), 0);
+	ck_assert_int_eq(close(fd), 0);
+	ck_assert_int_lt(
+		environments_open_image(t.m.environments, "sha256:../../../etc/shadow", &fd, &err),
+		0);
+	ck_assert_int_eq(environments_list_json(t.m.environments, &list), 0);
+	error_clear(&err);
+	ck_assert_msg(
+		api_check_result(api_methods[method].result, list, &err) == 0, "%s", err.message);
+
+	/* And after a restart. */
+	stop_all();
+	start_all();
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert_str_eq(kernels_current(t.m.kernels), "00112233aabbccdd");
+	ck_assert_str_eq(kernels_current_version(t.m.kernels), "6.1.0-test");
+}
+END_TEST
+
+START_TEST(installed_answers_later_without_work)
+{
+	struct heard h = { .keep = true }, again = { 0 }, forced = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	h.wait = pull_wait_free(h.wait);
+	pull("debian:12", false, &again);
+	until_done(&again);
+	ck_assert(!again.err.set);
+	ck_assert_uint_eq(calls("environment"), 1);
+	ck_assert_uint_eq(calls("kernel"), 1);
+	pull("debian:12", true, &forced);
+	until_done(&forced);
+	ck_assert(!forced.err.set);
+	ck_assert_uint_eq(calls("environment"), 2);
+	ck_assert(environment_installed(env_of("debian:12")));
+}
+END_TEST
+
+START_TEST(two_share_one_pull_and_one_leaves)
+{
+	struct heard a = { 0 }, b = { 0 }, c = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &a);
+	pull("debian:12", false, &b);
+	pull("debian:12", false, &c);
+	/* a makes c leave while it is told of progress. */
+	a.leave = TAKE_PTR(c.wait);
+	until_in_install(&a);
+	b.wait = pull_wait_free(b.wait);
+	open_gate();
+	until_done(&a);
+	ck_assert(!a.err.set);
+	ck_assert_uint_eq(b.done + c.done, 0);
+	ck_assert_uint_eq(calls("environment"), 1);
+}
+END_TEST
+
+START_TEST(goes_on_when_all_leave)
+{
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+	struct heard h = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &h);
+	until_in_install(&h);
+	h.wait = pull_wait_free(h.wait);
+	open_gate();
+	while (!environment_installed(env_of("debian:12")))
+		turn(deadline);
+	ck_assert_uint_eq(h.done, 0);
+}
+END_TEST
+
+static const struct {
+	const char *mode;
+	enum error_code code;
+	const char *message, *cause; /* parts */
+} failures[] = {
+	{ "fail", ERROR_PULL_FAILED, "mirror is away", "could not resolve" },
+	{ "garbage", ERROR_INTERNAL, "pyro-import failed", "does not understand" },
+	{ "silent", ERROR_INTERNAL, "pyro-import failed", "without a result" },
+	{ "signal", ERROR_PULL_FAILED, "pyro-import failed", "signal 9" },
+	{ "status", ERROR_PULL_FAILED, "pyro-import failed", "the reason" },
+	{ "lies", ERROR_PULL_FAILED, "not whole", "not there" },
+	{ "digest", ERROR_PULL_FAILED, "not whole", "not there" },
+	{ "link", ERROR_INTERNAL, "Cannot install", NULL },
+	{ "kernel-fail", ERROR_PULL_FAILED, "no kernel", "no apt" },
+};
+
+START_TEST(failures_install_nothing)
+{
+	struct heard h = { 0 }, again = { 0 };
+
+	put("mode", failures[_i].mode);
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert(h.err.set);
+	ck_assert_msg(h.err.code == failures[_i].code, "%s: %s", failures[_i].mode, h.err.message);
+	ck_assert_ptr_nonnull(strstr(h.err.message, failures[_i].message));
+	if (failures[_i].cause)
+		ck_assert_msg(strstr(h.err.cause, failures[_i].cause), "%s", h.err.cause);
+	ck_assert(startswith(h.err.message, "Cannot pull debian:12: "));
+	ck_assert_str_eq(environment_failure(env_of("debian:12"))->message, h.err.message);
+	error_clear(&h.err);
+	ck_assert(!environment_installed(env_of("debian:12")));
+	wait_no_staging("cache");
+	wait_no_staging("kernels");
+	ck_assert(!there("cache/debian:12.json"));
+
+	/* It is not held against the next one. */
+	put("mode", "ok");
+	pull("debian:12", false, &again);
+	until_done(&again);
+	ck_assert(!again.err.set);
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert_ptr_null(environment_failure(env_of("debian:12")));
+}
+END_TEST
+
+START_TEST(interrupted_pull_leaves_nothing)
+{
+	struct heard h = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &h);
+	until_in_install(&h);
+	ck_assert_uint_eq(staging_count("cache"), 1);
+	stop_all();
+	ck_assert_uint_eq(h.done, 0);
+	h.wait = pull_wait_free(h.wait);
+	start_all();
+	ck_assert(!environment_installed(env_of("debian:12")));
+	wait_no_staging("cache");
+}
+END_TEST
+
+START_TEST(half_installed_is_not_installed)
+{
+	static const char *const broken[] = { "cache/sha256-" HEX "/image.ext4",
+		"cache/sha256-" HEX "/meta.json", "cache/debian:12.json" };
+	struct heard h = { 0 }, again = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	if (_i < 3)
+		put(broken[_i], "damaged");
+	else
+		ck_assert_int_eq(unlink(path_of(broken[_i - 3])), 0);
+	stop_all();
+	start_all();
+	ck_assert(!environment_installed(env_of("debian:12")));
+	/* Without the name nothing is half there: the image is merely superseded. */
+	if (_i < 5)
+		ck_assert_ptr_nonnull(environment_damage(env_of("debian:12")));
+	pull("debian:12", false, &again);
+	until_done(&again);
+	ck_assert(!again.err.set);
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert_ptr_null(environment_damage(env_of("debian:12")));
+}
+END_TEST
+
+START_TEST(no_space_is_told_first)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+
+	t.config.disk_reserve_mib = INT64_C(1) << 40;
+	ck_assert_int_eq(environment_pull(env_of("debian:12"), false, on_progress, on_done, &h,
+				 &h.wait, &err),
+		-ENOSPC);
+	ck_assert_int_eq(err.code, ERROR_NO_SPACE);
+	ck_assert_ptr_nonnull(strstr(err.cause, t.m.cache_dir));
+	ck_assert_uint_eq(calls("kernel"), 0);
+}
+END_TEST
+
+static void on_pruned(json_object *result, const struct error *err, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->done++;
+	h->result = result;
+	if (err)
+		ck_assert_int_eq(error_copy(&h->err, err), 0);
+}
+
+static bool in_use(const char *digest, void *userdata)
+{
+	return userdata && streq(digest, userdata);
+}
+
+static void prune(bool all, bool dry_run, const char *used, int expect)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+	int method = api_find("env.prune");
+
+	ck_assert_int_eq(environments_prune(t.m.environments, all, dry_run, in_use, (void *)used,
+				 on_pruned, &h, &err),
+		0);
+	ck_assert_uint_eq(h.done, 0);
+	until_done(&h);
+	ck_assert(!h.err.set);
+	ck_assert_msg(api_check_result(api_methods[method].result, h.result, &err) == 0, "%s",
+		err.message);
+	ck_assert_int_eq(json_get_int(h.result, "count", -1), expect);
+	json_object_put(h.result);
+}
+
+#define OLD "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+
+START_TEST(prunes)
+{
+	struct heard h = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert_int_eq(mkdir(path_of("cache/sha256-" OLD), 0755), 0);
+	put("cache/sha256-" OLD "/image.ext4", "old");
+	ck_assert_int_eq(mkdir(path_of("cache/.staging-dead"), 0755), 0);
+	put("cache/.staging-dead/image.ext4", "dead");
+	ck_assert_int_eq(symlink(path_of("agent"), path_of("cache/.staging-dead/link")), 0);
+	put("cache/unrelated", "kept");
+
+	prune(false, true, NULL, 2);
+	ck_assert(there("cache/.staging-dead") && there("cache/sha256-" OLD));
+	prune(true, true, NULL, 3);
+	ck_assert(environment_installed(env_of("debian:12")));
+	prune(false, false, "sha256:" OLD, 1);
+	ck_assert(!there("cache/.staging-dead") && there("cache/sha256-" OLD) && there("agent"));
+	prune(false, false, NULL, 1);
+	ck_assert(!there("cache/sha256-" OLD));
+	prune(true, false, DIGEST, 0);
+	ck_assert(environment_installed(env_of("debian:12")));
+	prune(true, false, NULL, 1);
+	ck_assert(!environment_installed(env_of("debian:12")));
+	ck_assert(!there("cache/sha256-" HEX) && !there("cache/debian:12.json"));
+	ck_assert(there("cache/unrelated"));
+}
+END_TEST
+
+START_TEST(prune_spares_a_pull_under_way)
+{
+	struct heard h = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &h);
+	until_in_install(&h);
+	prune(true, false, NULL, 0);
+	open_gate();
+	until_done(&h);
+	ck_assert(!h.err.set);
+}
+END_TEST
+
+static const struct {
+	const char *name;
+	enum error_code code;
+	const char *fix;
+} names[] = {
+	{ "python:3.12", ERROR_ENVIRONMENT_UNKNOWN, "docker.io/library/python:3.12" },
+	{ "grafana/grafana", ERROR_ENVIRONMENT_UNKNOWN, "docker.io/grafana/grafana" },
+	{ "debian:13", ERROR_ENVIRONMENT_UNKNOWN, "debian:12-build" },
+	{ "", ERROR_ENVIRONMENT_UNKNOWN, "debian:12-base" },
+	{ "Debian:12 \x1b[31m", ERROR_ENVIRONMENT_UNKNOWN, "debian:12" },
+	{ "../../etc", ERROR_UNSUPPORTED, "debian:12" },
+	{ "docker.io/library/python:3.12", ERROR_UNSUPPORTED, "debian:12" },
+	{ "localhost/x", ERROR_UNSUPPORTED, "debian:12" },
+	{ "host:5000/x", ERROR_UNSUPPORTED, "debian:12" },
+};
+
+START_TEST(names_that_are_not_in_the_catalog)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct environment *env = NULL;
+
+	ck_assert_int_lt(environments_find(t.m.environments, names[_i].name, &env, &err), 0);
+	ck_assert_int_eq(err.code, names[_i].code);
+	ck_assert_msg(strstr(err.fix, names[_i].fix), "%s", err.fix);
+	ck_assert_ptr_null(env);
+}
+END_TEST
+
+static void ensure(void)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard a = { 0 }, b = { 0 };
+
+	ck_assert_int_eq(kernels_ensure(t.m.kernels, NULL, on_plain_done, &a, &err), 0);
+	ck_assert_int_eq(kernels_ensure(t.m.kernels, NULL, on_plain_done, &b, &err), 0);
+	ck_assert_uint_eq(a.done + b.done, 0);
+	until_done(&a);
+	until_done(&b);
+	ck_assert_msg(!a.err.set && !b.err.set, "%s", a.err.message);
+}
+
+START_TEST(kernels)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct kernel_files f = KERNEL_FILES_INIT;
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	ck_assert_ptr_null(kernels_current(t.m.kernels));
+	ensure();
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 1);
+	ck_assert_uint_eq(calls("initramfs"), 1);
+	ck_assert_int_eq(kernels_open(t.m.kernels, kernels_current(t.m.kernels), &f, &err), 0);
+	ck_assert_int_ge(f.vmlinux_fd, 0);
+	ck_assert_int_ge(f.initrd_fd, 0);
+	ck_assert_int_eq(f.modules_fd, -EBADF);
+	kernel_files_done(&f);
+	ck_assert_int_lt(kernels_open(t.m.kernels, "../../..", &f, &err), 0);
+
+	/* A new agent gets a new initramfs of the same kernel, and the old one goes. */
+	put("agent", "another agent");
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 1);
+	ck_assert_uint_eq(calls("initramfs"), 2);
+	ck_assert_int_eq(kernels_open(t.m.kernels, "00112233aabbccdd", &f, &err), 0);
+	kernel_files_done(&f);
+
+	/* kernel= of the configuration, and a change of that file. */
+	put("bzImage", "one");
+	t.config.kernel = path_of("bzImage");
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 2);
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 2);
+	put("bzImage", "another");
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 3);
+
+	/* A lost file is made again. */
+	t.config.kernel = NULL;
+	ck_assert_int_eq(unlink(path_of("kernels/00112233aabbccdd/vmlinux")), 0);
+	ensure();
+	ck_assert_uint_eq(calls("kernel"), 4);
+	while (staging_count("kernels") > 0)
+		turn(deadline);
+}
+END_TEST
+
+START_TEST(missing_agent_is_told)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+
+	ck_assert_int_eq(unlink(path_of("agent")), 0);
+	ck_assert_int_lt(kernels_ensure(t.m.kernels, NULL, on_plain_done, &h, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_START_FAILED);
+	ck_assert_ptr_nonnull(err.fix);
+	ck_assert_uint_eq(h.done, 0);
+}
+END_TEST
+
+static void make_disk(const char *name)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+	struct disk_op *op = NULL;
+
+	ck_assert_int_eq(disk_create(&t.m, path_of(name), 64, on_plain_done, &h, &op, &err), 0);
+	until_done(&h);
+	ck_assert_msg(!h.err.set, "%s", h.err.message);
+	op = disk_op_free(op);
+}
+
+START_TEST(disks_are_sparse_copies)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char text[8] = { 0 };
+	struct stat st;
+	int fd;
+
+	make_disk("a.ext4");
+	make_disk("b.ext4");
+	ck_assert_uint_eq(calls("disk"), 1);
+	ck_assert_int_eq(stat(path_of("b.ext4"), &st), 0);
+	ck_assert_int_eq(st.st_size, 8 << 20);
+	ck_assert_int_lt(st.st_blocks * 512, 1 << 20);
+	fd = open(path_of("b.ext4"), O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(pread(fd, text, 5, 4 << 20), 5);
+	ck_assert_str_eq(text, "blank");
+	ck_assert_int_eq(close(fd), 0);
+	ck_assert(!there("b.ext4.part"));
+}
+END_TEST
+
+START_TEST(failed_blank_leaves_nothing)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+	struct disk_op *op = NULL;
+
+	put("mode", "disk-fail");
+	ck_assert_int_eq(disk_create(&t.m, path_of("a"), 64, on_plain_done, &h, &op, &err), 0);
+	until_done(&h);
+	ck_assert_int_eq(h.err.code, ERROR_NO_SPACE);
+	ck_assert_str_eq(h.err.message, "no blank");
+	ck_assert(!there("a") && !there("a.part") && !there("disks/blank-64.ext4"));
+	ck_assert_uint_eq(staging_count("disks"), 0);
+	error_clear(&h.err);
+	op = disk_op_free(op);
+
+	put("mode", "ok");
+	make_disk("a");
+	ck_assert(there("a"));
+}
+END_TEST
+
+static void ck_assert_ours(const char *name)
+{
+	struct stat st;
+
+	ck_assert_msg(lstat(path_of(name), &st) == 0, "%s: %s", name, strerror(errno));
+	ck_assert_uint_eq(st.st_uid, 0);
+}
+
+/* It can reach none of our folders by its path, works in them all the same, and what it made ends up ours. */
+START_TEST(import_runs_as_its_own_user)
+{
+	static const char *const closed[] = { "cache", "kernels", "disks" };
+	_cleanup_free_ char *who = NULL;
+	struct heard h = { 0 };
+	size_t n;
+
+	if (geteuid() != 0)
+		return;
+	t.m.import_uid = t.m.import_gid = 61184;
+	put("calls", "");
+	put("who", "");
+	ck_assert_int_eq(chmod(path_of("calls"), 0666), 0);
+	ck_assert_int_eq(chmod(path_of("who"), 0666), 0);
+	ck_assert_int_eq(mkdir(path_of("disks"), 0700), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(closed); i++)
+		ck_assert_int_eq(chmod(path_of(closed[i]), 0700), 0);
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert_msg(!h.err.set, "%s: %s", h.err.message, h.err.cause);
+	put("agent", "another agent");
+	ensure();
+	ck_assert_uint_eq(calls("initramfs"), 2);
+	make_disk("a");
+	ck_assert_int_eq(read_file_at(AT_FDCWD, path_of("who"), 4096, &who, &n), 0);
+	ck_assert_str_eq(who, "61184\n61184\n61184\n61184\n61184\n");
+	ck_assert_ours("kernels/00112233aabbccdd/vmlinux");
+	ck_assert_ours("cache/sha256-" HEX "/image.ext4");
+	ck_assert_ours("disks/blank-64.ext4");
+	wait_no_staging("kernels");
+	wait_no_staging("cache");
+	wait_no_staging("disks");
+}
+END_TEST
+
+START_TEST(disk_sizes_and_places_are_checked)
+{
+	_cleanup_error_ struct error err = ERROR_INIT, late = ERROR_INIT;
+	struct heard h = { 0 };
+	struct disk_op *op = NULL;
+
+	ck_assert_int_eq(disk_create(&t.m, path_of("x"), 0, on_plain_done, &h, &op, &err), -EINVAL);
+	ck_assert_ptr_null(op);
+	ck_assert_int_eq(
+		disk_create(&t.m, path_of("nowhere/x"), 64, on_plain_done, &h, &op, &late), 0);
+	until_done(&h);
+	ck_assert(h.err.set);
+	error_clear(&h.err);
+	op = disk_op_free(op);
+}
+END_TEST
+
+static void on_done_free(const struct error *err, void *userdata)
+{
+	struct disk_op **op = userdata;
+
+	ck_assert_ptr_null(err);
+	*op = disk_op_free(*op);
+}
+
+/* Given up before the end, within it, and after it. */
+START_TEST(disk_ops_can_go_at_any_time)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+	struct disk_op *before = NULL, *within = NULL;
+	struct heard h = { 0 };
+
+	make_disk("after.ext4");
+	ck_assert_int_eq(
+		disk_create(&t.m, path_of("before"), 64, on_plain_done, &h, &before, &err), 0);
+	before = disk_op_free(before);
+	ck_assert_int_eq(
+		disk_create(&t.m, path_of("within"), 64, on_done_free, &within, &within, &err), 0);
+	while (within || !there("before"))
+		turn(deadline);
+	ck_assert_uint_eq(h.done, 0);
+	before = disk_op_free(NULL);
+	make_disk("after.ext4");
+}
+END_TEST
+
+START_TEST(removes_without_following_links)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 }, none = { 0 };
+	struct disk_op *op = NULL;
+
+	ck_assert_int_eq(mkdir(path_of("vm"), 0755), 0);
+	ck_assert_int_eq(mkdir(path_of("vm/sub"), 0755), 0);
+	ck_assert_int_eq(mkdir(path_of("kept"), 0755), 0);
+	put("vm/sub/file", "x");
+	put("kept/file", "x");
+	ck_assert_int_eq(symlink(path_of("kept"), path_of("vm/link")), 0);
+	ck_assert_int_eq(disk_remove(&t.m, path_of("vm"), on_plain_done, &h, &op, &err), 0);
+	until_done(&h);
+	ck_assert(!h.err.set);
+	ck_assert(!there("vm") && there("kept/file"));
+	op = disk_op_free(op);
+	/* What is not there is removed already. */
+	ck_assert_int_eq(disk_remove(&t.m, path_of("vm"), on_plain_done, &none, &op, &err), 0);
+	until_done(&none);
+	ck_assert(!none.err.set);
+	op = disk_op_free(op);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("environment");
+	TCase *tc = tcase_create("environment");
+	SRunner *sr;
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, installs);
+	tcase_add_test(tc, installed_answers_later_without_work);
+	tcase_add_test(tc, two_share_one_pull_and_one_leaves);
+	tcase_add_test(tc, goes_on_when_all_leave);
+	tcase_add_loop_test(tc, failures_install_nothing, 0, ARRAY_SIZE(failures));
+	tcase_add_test(tc, interrupted_pull_leaves_nothing);
+	tcase_add_loop_test(tc, half_installed_is_not_installed, 0, 6);
+	tcase_add_test(tc, no_space_is_told_first);
+	tcase_add_test(tc, prunes);
+	tcase_add_test(tc, prune_spares_a_pull_under_way);
+	tcase_add_loop_test(tc, names_that_are_not_in_the_catalog, 0, ARRAY_SIZE(names));
+	tcase_add_test(tc, kernels);
+	tcase_add_test(tc, missing_agent_is_told);
+	tcase_add_test(tc, disks_are_sparse_copies);
+	tcase_add_test(tc, failed_blank_leaves_nothing);
+	tcase_add_test(tc, import_runs_as_its_own_user);
+	tcase_add_test(tc, disk_sizes_and_places_are_checked);
+	tcase_add_test(tc, disk_ops_can_go_at_any_time);
+	tcase_add_test(tc, removes_without_following_links);
+	suite_add_tcase(s, tc);
+	sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of guest/stream.c and loop.c: the ring wraps without mixing bytes, never reads beyond
+ * window or limit, resumes from what is acknowledged; input takes every byte once; timers come in
+ * order and a source that is gone is never called.
+ */
+
+#include "guest/stream.h"
+
+#include <check.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+static struct loop *loop;
+static struct out_stream out;
+static struct in_stream in;
+static int theirs;
+
+static void setup_out(uint64_t limit)
+{
+	int fds[2];
+
+	ck_assert_int_eq(loop_new(&loop), 0);
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	ck_assert_int_ge(fcntl(fds[1], F_SETPIPE_SZ, 1024 * 1024), 0);
+	out = (struct out_stream){ 0 };
+	theirs = fds[1];
+	ck_assert_int_eq(out_open(&out, fds[0], limit), 0);
+}
+
+static void setup_in(void)
+{
+	int fds[2];
+
+	ck_assert_int_eq(loop_new(&loop), 0);
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	in = (struct in_stream){ 0 };
+	in_init(&in);
+	in_open(&in, fds[1]);
+	theirs = fds[0];
+}
+
+static void done(void)
+{
+	out_done(loop, &out);
+	in_done(loop, &in);
+	theirs = fd_close(theirs);
+	loop = loop_free(loop);
+}
+
+static void put(size_t n)
+{
+	static uint64_t counter;
+	uint8_t b[4096];
+
+	while (n > 0) {
+		size_t part = MIN_OF(n, sizeof(b));
+		for (size_t i = 0; i < part; i++)
+			b[i] = (uint8_t)((counter + i) * 7 >> 3);
+		ck_assert_int_eq(write(theirs, b, part), (ssize_t)part);
+		counter += part;
+		n -= part;
+	}
+	out.readable = true;
+}
+
+static void take(uint64_t upto)
+{
+	while (out.sent < upto) {
+		const uint8_t *p;
+		size_t n = out_next(&out, (size_t)(upto - out.sent), &p);
+		ck_assert_uint_gt(n, 0);
+		for (size_t i = 0; i < n; i++)
+			ck_assert_uint_eq(p[i], (uint8_t)((out.sent + i) * 7 >> 3));
+		out.sent += n;
+	}
+}
+
+START_TEST(ring)
+{
+	const uint8_t *p;
+
+	setup_out(1000);
+	put(STREAM_WINDOW + 5000);
+	ck_assert_int_eq(out_fill(loop, &out), 1000);
+	ck_assert_int_eq(out_ack(&out, 0, UINT64_MAX), 0);
+	ck_assert_int_eq(out_fill(loop, &out), STREAM_WINDOW - 1000);
+	ck_assert_int_eq(out_fill(loop, &out), 0);
+	take(STREAM_WINDOW);
+	ck_assert_uint_eq(out_next(&out, 1, &p), 0);
+	ck_assert_ptr_null(p);
+	ck_assert_int_eq(out_ack(&out, 3000, 0), 0);
+	ck_assert_int_eq(out_fill(loop, &out), 3000);
+	take(STREAM_WINDOW + 3000);
+	ck_assert_int_eq(out_ack(&out, 2000, 0), 0); /* older: nothing */
+	ck_assert_uint_eq(out.kept, 3000);
+	ck_assert_int_eq(out_ack(&out, STREAM_WINDOW + 3001, 0), -EBADMSG);
+	ck_assert_int_eq(out_resume(&out, 100, 0), 0);
+	ck_assert_uint_eq(out.sent, 3000);
+	take(STREAM_WINDOW + 3000);
+	out_note_owed(&out);
+	ck_assert_uint_eq(out.owed, STREAM_WINDOW + 5000);
+	theirs = fd_close(theirs);
+	ck_assert_int_eq(out_ack(&out, STREAM_WINDOW + 3000, 0), 0);
+	ck_assert_int_eq(out_fill(loop, &out), 2000);
+	ck_assert_int_lt(out.fd, 0);
+	take(STREAM_WINDOW + 5000);
+	done();
+}
+END_TEST
+
+START_TEST(discard)
+{
+	setup_out(0);
+	put(700 * 1024);
+	ck_assert(out_discard(loop, &out));
+	while (out_discard(loop, &out))
+		;
+	theirs = fd_close(theirs);
+	out.readable = true;
+	ck_assert(!out_discard(loop, &out));
+	ck_assert_int_lt(out.fd, 0);
+	ck_assert_uint_eq(out.produced, 0);
+	done();
+}
+END_TEST
+
+START_TEST(input_once)
+{
+	char b[16];
+
+	setup_in();
+	ck_assert_int_eq(in_data(loop, &in, 0, (const uint8_t *)"abc", 3), 0);
+	ck_assert_int_eq(in_data(loop, &in, 1, (const uint8_t *)"bcd", 3), 0);
+	ck_assert_int_eq(in_data(loop, &in, 5, (const uint8_t *)"f", 1), -EBADMSG);
+	ck_assert_int_eq(in_data(loop, &in, UINT64_MAX, (const uint8_t *)"f", 1), -EBADMSG);
+	ck_assert_int_eq(in_end(loop, &in, 3), -EBADMSG);
+	ck_assert_int_eq(in_end(loop, &in, 4), 0);
+	ck_assert_int_eq(in_end(loop, &in, 4), 0);
+	ck_assert_int_eq(in_data(loop, &in, 4, (const uint8_t *)"e", 1), -EBADMSG);
+	ck_assert_int_eq(read(theirs, b, sizeof(b)), 4);
+	ck_assert_mem_eq(b, "abcd", 4);
+	ck_assert_int_eq(read(theirs, b, sizeof(b)), 0);
+	ck_assert_uint_eq(in.written, 4);
+	done();
+}
+END_TEST
+
+START_TEST(input_window)
+{
+	static uint8_t b[STREAM_WINDOW];
+	uint64_t at;
+
+	setup_in();
+	ck_assert_int_eq(in_data(loop, &in, 0, b, sizeof(b)), 0);
+	at = in.written;
+	ck_assert_uint_gt(at, 0);
+	ck_assert_uint_lt(at, sizeof(b));
+	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, at), 0);
+	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, 1), -EBADMSG);
+	/* The reader goes: everything vanishes, acknowledged. */
+	theirs = fd_close(theirs);
+	(void)signal(SIGPIPE, SIG_IGN);
+	in_flush(loop, &in);
+	ck_assert(in.closed);
+	ck_assert_uint_eq(in.written, in.accepted);
+	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, sizeof(b)), 0);
+	ck_assert_uint_eq(in.written, in.accepted);
+	done();
+}
+END_TEST
+
+static int order[4], n_order;
+static struct timer timers[3];
+static struct source sources[2];
+
+static void on_timer(struct timer *t)
+{
+	order[n_order++] = (int)(t - timers);
+	if (n_order == 2)
+		loop_stop(loop);
+}
+
+/* Whichever comes first takes the other away. */
+static void on_event(struct source *s, uint32_t events)
+{
+	(void)events;
+	n_order++;
+	loop_unwatch(loop, &sources[s == &sources[0]]);
+	loop_stop(loop);
+}
+
+START_TEST(timers_in_order)
+{
+	uint64_t now = now_usec();
+
+	n_order = 0;
+	ck_assert_int_eq(loop_new(&loop), 0);
+	for (size_t i = 0; i < 3; i++)
+		timers[i] = (struct timer){ .on_timer = on_timer };
+	loop_arm(loop, &timers[0], now + 3000);
+	loop_arm(loop, &timers[1], now + 2000);
+	loop_arm(loop, &timers[2], now + 1000);
+	loop_arm(loop, &timers[0], now + 500);
+	loop_disarm(loop, &timers[2]);
+	ck_assert_int_eq(loop_run(loop), 0);
+	ck_assert_int_eq(order[0], 0);
+	ck_assert_int_eq(order[1], 1);
+	ck_assert_uint_ge(now_usec(), now + 2000);
+	loop = loop_free(loop);
+}
+END_TEST
+
+START_TEST(unwatched_in_the_same_turn)
+{
+	int fds[2];
+
+	n_order = 0;
+	ck_assert_int_eq(loop_new(&loop), 0);
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+	for (size_t i = 0; i < 2; i++)
+		sources[i] = (struct source){ .on_event = on_event };
+	ck_assert_int_eq(loop_watch(loop, &sources[0], fds[1], EPOLLOUT), 0);
+	ck_assert_int_eq(write(fds[1], "x", 1), 1);
+	ck_assert_int_eq(loop_watch(loop, &sources[1], fds[0], EPOLLIN), 0);
+	ck_assert_int_eq(loop_run(loop), 0);
+	ck_assert_int_eq(n_order, 1);
+	loop = loop_free(loop);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("guest-stream");
+	TCase *tc = tcase_create("guest-stream");
+
+	tcase_add_test(tc, ring);
+	tcase_add_test(tc, discard);
+	tcase_add_test(tc, input_once);
+	tcase_add_test(tc, input_window);
+	tcase_add_test(tc, timers_in_order);
+	tcase_add_test(tc, unwatched_in_the_same_turn);
+	suite_add_tcase(s, tc);
+	SRunner *sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libpyro by its public interface alone, against a peer in a child process that answers by a script: each
+ * line of the script is sent for one request, "@" standing for its id. Lost connections, answers out of
+ * order, progress, cancellation, limits.
+ */
+#include "client/pyro.h"
+
+#include <check.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "proto/base.h"
+
+#define PING "{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":{\"version\":\"9\",\"api_version\":1}}\n"
+
+struct peer {
+	char dir[32], path[64];
+	pid_t pid;
+};
+
+static void send_script(int fd, const char *line, const char *id)
+{
+	for (const char *p = line; *p; p++)
+		if (*p == '@')
+			ck_assert_int_eq(write_all(fd, id, strlen(id)), 0);
+		else
+			ck_assert_int_eq(write_all(fd, p, 1), 0);
+}
+
+/* Serves one connection; NULL in the script: no answer; the end of the script: close. */
+static void serve(int listener, const char *const *script, size_t n)
+{
+	int fd = accept(listener, NULL, NULL);
+	FILE *f = fdopen(fd, "r");
+	char *line = NULL;
+	size_t size = 0;
+
+	for (size_t i = 0; f && i < n && getline(&line, &size, f) > 0; i++) {
+		const char *at = strstr(line, "\"id\":");
+		char id[24] = "0";
+
+		if (at)
+			(void)snprintf(id, sizeof(id), "%ld", strtol(at + 5, NULL, 10));
+		if (script[i])
+			send_script(fd, script[i], id);
+	}
+	while (n > 0 && !script[n - 1] && f && getline(&line, &size, f) > 0)
+		; /* until the client goes */
+	_exit(0);
+}
+
+static void peer_start(struct peer *p, const char *const *script, size_t n)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)snprintf(p->dir, sizeof(p->dir), "/tmp/pyro-test-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(p->dir));
+	(void)snprintf(p->path, sizeof(p->path), "%s/s", p->dir);
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", p->path);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	ck_assert_int_eq(listen(listener, 4), 0);
+	p->pid = fork();
+	ck_assert_int_ge(p->pid, 0);
+	if (p->pid == 0)
+		serve(listener, script, n);
+	(void)close(listener);
+}
+
+static void peer_stop(struct peer *p)
+{
+	int status;
+
+	ck_assert_int_eq(waitpid(p->pid, &status, 0), p->pid);
+	ck_assert_int_eq(status, 0);
+	(void)unlink(p->path);
+	(void)rmdir(p->dir);
+}
+
+#define SCRIPT(...) \
+	(const char *const[]){ __VA_ARGS__ }, \
+		sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *)
+
+static struct pyro *connected(struct peer *p)
+{
+	struct pyro_error *e = NULL;
+	struct pyro *c = NULL;
+
+	ck_assert_msg(pyro_connect(p->path, PYRO_AUTO, &c, &e) == 0, "%s", e ? e->message : "?");
+	return c;
+}
+
+static void expect_error(struct pyro_error *e, const char *code)
+{
+	ck_assert_ptr_nonnull(e);
+	ck_assert_str_eq(e->code, code);
+	ck_assert_uint_gt(strlen(e->message), 0);
+	pyro_error_free(e);
+}
+
+static void count(const char *json, void *userdata)
+{
+	ck_assert_ptr_nonnull(strstr(json, "\"phase\":\"install\""));
+	++*(int *)userdata;
+}
+
+START_TEST(test_call)
+{
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	struct pyro *c;
+	struct peer p;
+	int n = 0;
+
+	peer_start(&p,
+		SCRIPT(PING,
+			"{\"jsonrpc\":\"2.0\",\"method\":\"progress\",\"params\":{\"call\":@,\"phase\":\"install\"}}\n"
+			"{\"jsonrpc\":\"2.0\",\"method\":\"later\",\"params\":{}}\n"
+			"{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":{\"a\":1}}\n",
+			"{\"jsonrpc\":\"2.0\",\"id\":@,\"error\":{\"code\":-32000,\"message\":\"m\",\"data\":"
+			"{\"code\":\"no_space\",\"cause\":\"c\",\"fix\":\"f\",\"retryable\":true}}}\n"));
+	c = connected(&p);
+	ck_assert_str_eq(pyro_socket_path(c), p.path);
+	ck_assert_ptr_nonnull(strstr(pyro_daemon_info(c), "\"version\":\"9\""));
+	ck_assert_int_eq(
+		pyro_call(c, "env.pull", "{\"environment\":\n\"x\"}", -1, count, &n, &result, &e),
+		0);
+	ck_assert_str_eq(result, "{\"a\":1}");
+	ck_assert_int_eq(n, 1);
+	free(result);
+	ck_assert_int_lt(pyro_call(c, "env.pull", NULL, -1, NULL, NULL, &result, &e), 0);
+	ck_assert_str_eq(e->message, "m");
+	ck_assert_str_eq(e->cause, "c");
+	ck_assert_str_eq(e->fix, "f");
+	ck_assert(e->retryable);
+	expect_error(e, "no_space");
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+START_TEST(test_bad_params_are_refused_here)
+{
+	static char huge[1024 * 1024 + 16];
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	struct pyro *c;
+	struct peer p;
+
+	peer_start(&p, SCRIPT(PING));
+	c = connected(&p);
+	ck_assert_int_lt(pyro_call(c, "env.list", "{", -1, NULL, NULL, &result, &e), 0);
+	expect_error(e, "invalid_argument");
+	memset(huge, 'x', sizeof(huge) - 1);
+	memcpy(huge, "{\"a\":\"", 6);
+	memcpy(huge + sizeof(huge) - 3, "\"}", 3);
+	e = NULL;
+	ck_assert_int_lt(pyro_call(c, "env.list", huge, -1, NULL, NULL, &result, &e), 0);
+	expect_error(e, "invalid_argument");
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+static void lost(const char *method, const char *code)
+{
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	struct pyro *c;
+	struct peer p;
+
+	peer_start(&p, SCRIPT(PING, "{\"jsonrpc\":"));
+	c = connected(&p);
+	ck_assert_int_lt(pyro_call(c, method, "{}", -1, NULL, NULL, &result, &e), 0);
+	expect_error(e, code);
+	e = NULL;
+	ck_assert_int_lt(
+		pyro_call(c, method, "{}", -1, NULL, NULL, &result, &e), 0); /* it stays lost */
+	expect_error(e, code);
+	pyro_free(c);
+	peer_stop(&p);
+}
+
+START_TEST(test_lost)
+{
+	lost("env.list", "daemon_unreachable");
+	lost("env.prune", "outcome_unknown");
+	lost("no.such_method", "outcome_unknown");
+}
+END_TEST
+
+START_TEST(test_wrong_answers)
+{
+	static const char *const answers[] = {
+		"x\n",
+		"[]\n",
+		"{}\n",
+		"\n",
+		"{\"jsonrpc\":\"2.0\",\"id\":@}\n",
+		"{\"jsonrpc\":\"2.0\",\"id\":77,\"result\":{}}\n",
+		"{\"jsonrpc\":\"2.0\",\"id\":\"@\",\"result\":{}}\n",
+		"{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":1,\"error\":{\"code\":1,\"message\":\"m\"}}\n",
+		"{\"jsonrpc\":\"2.0\",\"id\":@,\"id\":@,\"result\":1}\n",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+		struct pyro_error *e = NULL;
+		struct pyro *c = NULL;
+		struct peer p;
+
+		peer_start(&p, SCRIPT(answers[i]));
+		ck_assert_msg(pyro_connect(p.path, PYRO_AUTO, &c, &e) < 0, "%s", answers[i]);
+		expect_error(e, "daemon_unreachable");
+		peer_stop(&p);
+	}
+}
+END_TEST
+
+static void wait_event(struct pyro *c, struct pyro_event *ev)
+{
+	struct pyro_error *e = NULL;
+	int r;
+
+	while ((r = pyro_process(c, ev, &e)) == 0) {
+		struct pollfd pfd = { .fd = pyro_fd(c), .events = POLLIN };
+
+		ck_assert_int_eq(poll(&pfd, 1, 10000), 1);
+	}
+	ck_assert_msg(r == 1, "%s", e ? e->message : "?");
+}
+
+/* Two calls under way, the second answered first; pyro_call in between keeps the others' events. */
+START_TEST(test_out_of_order)
+{
+	struct pyro_event ev = { 0 };
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	int64_t one, two;
+	struct pyro *c;
+	struct peer p;
+
+	peer_start(&p,
+		SCRIPT(PING, "", "{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":2}\n",
+			"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":1}\n{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":3}\n"));
+	c = connected(&p);
+	one = pyro_call_start(c, "env.list", NULL, NULL, 0, &e);
+	two = pyro_call_start(c, "env.list", NULL, NULL, 0, &e);
+	ck_assert(one == 2 && two == 3);
+	wait_event(c, &ev);
+	ck_assert(ev.id == two && ev.done);
+	ck_assert_str_eq(ev.result, "2");
+	pyro_event_done(&ev);
+	ck_assert_int_eq(pyro_call(c, "env.list", NULL, -1, NULL, NULL, &result, &e), 0);
+	ck_assert_str_eq(result, "3");
+	free(result);
+	wait_event(c, &ev);
+	ck_assert(ev.id == one && ev.done);
+	ck_assert_str_eq(ev.result, "1");
+	pyro_event_done(&ev);
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+/* The answer of the cancel itself is nobody's event. */
+START_TEST(test_cancel)
+{
+	struct pyro_event ev = { 0 };
+	struct pyro_error *e = NULL;
+	struct pyro *c;
+	struct peer p;
+	int64_t id;
+
+	peer_start(&p,
+		SCRIPT(PING, "",
+			"{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":{\"cancelled\":true}}\n"
+			"{\"jsonrpc\":\"2.0\",\"id\":2,\"error\":{\"code\":1,\"message\":\"m\",\"data\":"
+			"{\"code\":\"cancelled\"}}}\n"));
+	c = connected(&p);
+	id = pyro_call_start(c, "vm.run", NULL, NULL, 0, &e);
+	ck_assert_int_eq(pyro_call_cancel(c, id), 0);
+	ck_assert_int_eq(pyro_call_cancel(c, 99), -ENOENT);
+	wait_event(c, &ev);
+	ck_assert(ev.id == id && ev.done);
+	ck_assert_str_eq(ev.error->code, "cancelled");
+	pyro_event_done(&ev);
+	ck_assert_int_eq(pyro_call_cancel(c, id), -ENOENT);
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+START_TEST(test_timeout)
+{
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	struct pyro *c;
+	struct peer p;
+
+	peer_start(&p, SCRIPT(PING, "", NULL));
+	c = connected(&p);
+	ck_assert_int_eq(pyro_call(c, "env.list", NULL, 50, NULL, NULL, &result, &e), -ETIMEDOUT);
+	expect_error(e, "daemon_unreachable");
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+START_TEST(test_in_flight_is_bounded)
+{
+	struct pyro_error *e = NULL;
+	const char *script[66] = { PING };
+	struct pyro *c;
+	struct peer p;
+
+	for (size_t i = 1; i < 66; i++)
+		script[i] = "";
+	script[65] = NULL;
+	peer_start(&p, script, 66);
+	c = connected(&p);
+	for (int i = 0; i < 64; i++)
+		ck_assert_int_gt(pyro_call_start(c, "env.list", NULL, NULL, 0, &e), 0);
+	ck_assert_int_lt(pyro_call_start(c, "env.list", NULL, NULL, 0, &e), 0);
+	expect_error(e, "quota_exceeded");
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
+START_TEST(test_nobody_there)
+{
+	struct pyro_error *e = NULL;
+	struct pyro *c = NULL;
+
+	ck_assert_int_lt(pyro_connect("/nonexistent/socket", PYRO_AUTO, &c, &e), 0);
+	ck_assert_ptr_nonnull(e->fix);
+	expect_error(e, "daemon_unreachable");
+	ck_assert_int_lt(pyro_connect("/nonexistent/socket", PYRO_AUTO, &c, NULL), 0);
+	pyro_free(NULL);
+	pyro_error_free(NULL);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("libpyro");
+	TCase *t = tcase_create("all");
+	SRunner *sr;
+
+	suite_add_tcase(s, t);
+	tcase_set_timeout(t, 30);
+	tcase_add_test(t, test_call);
+	tcase_add_test(t, test_bad_params_are_refused_here);
+	tcase_add_test(t, test_lost);
+	tcase_add_test(t, test_wrong_answers);
+	tcase_add_test(t, test_out_of_order);
+	tcase_add_test(t, test_cancel);
+	tcase_add_test(t, test_timeout);
+	tcase_add_test(t, test_in_flight_is_bounded);
+	tcase_add_test(t, test_nobody_there);
+	sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	srunner_free(sr);
+	return 0;
+}

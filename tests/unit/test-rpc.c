@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The daemon's front over a real socket, with core, image and vmm replaced by rpc-fakes.c: lines,
+ * errors, descriptors, limits, the life of calls. Run by `meson test rpc`. The loop runs in this
+ * process: each step turns it until the answer is there or 10 s have passed.
+ */
+
+#include <check.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "daemon/config.h"
+#include "daemon/rpc/conn.h"
+#include "daemon/rpc/server.h"
+#include "proto/api.h"
+#include "proto/fdpass.h"
+#include "proto/json.h"
+#include "proto/limits.h"
+#include "rpc-fakes.h"
+
+#define DEADLINE_USEC (10 * USEC_PER_SEC)
+
+static struct manager m;
+static char dir[] = "/tmp/pyro-test-rpc-XXXXXX";
+static char path[100];
+static char line[5 * 1024 * 1024];
+
+static void setup(void)
+{
+	(void)signal(SIGPIPE, SIG_IGN);
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/s", dir);
+	m = (struct manager){ .socket_path = path, .state_dir = dir, .cache_dir = dir };
+	m.started_usec = now_usec();
+	ck_assert_int_ge(sd_event_new(&m.event), 0);
+	ck_assert_int_ge(config_load(true, "/dev/null", &m.config, NULL), 0);
+	ck_assert_int_ge(server_new(&m, path, -EBADF, &m.server, NULL), 0);
+}
+
+static void teardown(void)
+{
+	m.server = server_free(m.server);
+	m.config = config_free(m.config);
+	error_clear(&m.degraded);
+	m.event = sd_event_unref(m.event);
+	(void)rmdir(dir);
+}
+
+static void turn(void)
+{
+	ck_assert_int_ge(sd_event_run(m.event, 1000), 0);
+}
+
+static int dial(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	strcpy(addr.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	turn();
+	return fd;
+}
+
+/* The next line, or NULL at the connection's end. */
+static const char *receive(int fd)
+{
+	size_t n = 0;
+	for (uint64_t start = now_usec(); now_usec() - start < DEADLINE_USEC;) {
+		ssize_t r = recv(fd, line + n, 1, MSG_DONTWAIT);
+		if (r == 0 || (r < 0 && errno == ECONNRESET))
+			return NULL;
+		if (r < 0) {
+			turn();
+			continue;
+		}
+		if (line[n] == '\n') {
+			line[n] = '\0';
+			return line;
+		}
+		n++;
+	}
+	ck_abort_msg("no answer");
+}
+
+/* Sends everything, turning the loop while the socket is full. */
+static void transmit(int fd, const void *p, size_t n)
+{
+	const char *at = p;
+	while (n > 0) {
+		ssize_t r = send(fd, at, n, MSG_DONTWAIT);
+		if (r < 0) {
+			ck_assert_int_eq(errno, EAGAIN);
+			turn();
+			continue;
+		}
+		at += r;
+		n -= (size_t)r;
+	}
+}
+
+static const char *ask(int fd, const char *text)
+{
+	transmit(fd, text, strlen(text));
+	return receive(fd);
+}
+
+#define RUN_(id, members) \
+	"{\"jsonrpc\":\"2.0\",\"id\":" id ",\"method\":\"vm.run\",\"params\":{\"environment\":" \
+	"\"debian:12\",\"mem_mib\":128," members "}}\n"
+#define CALL_(id, method, params) \
+	"{\"jsonrpc\":\"2.0\",\"id\":" id ",\"method\":\"" method "\",\"params\":" params "}\n"
+
+static void finish_run(void)
+{
+	fake.cb.on_done(NULL, json_object_new_object(), NULL, fake.userdata);
+}
+
+START_TEST(pings)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd, CALL_("\"x\"", "system.ping", "{}"));
+	ck_assert_ptr_nonnull(strstr(a, "\"id\":\"x\",\"result\":{\"version\":"));
+	a = ask(fd, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"vm.list\"}\n");
+	ck_assert_str_eq(a, "{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"count\":0,\"vms\":[]}}");
+}
+END_TEST
+
+/* Refused, and the connection goes on. */
+static const struct {
+	const char *send, *id, *number;
+} refused[] = {
+	{ "nonsense\n", "null", "-32700" },
+	{ "\n", "null", "-32700" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"id\":2,\"method\":\"system.ping\"}\n", "null",
+		"-32700" },
+	{ "[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"system.ping\"}]\n", "null", "-32600" },
+	{ "[]\n", "null", "-32600" },
+	{ "1\n", "null", "-32600" },
+	{ "null\n", "null", "-32600" },
+	{ "{\"id\":1,\"method\":\"system.ping\"}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"system.ping\"}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1.5,\"method\":\"system.ping\"}\n", "null", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":null,\"method\":\"system.ping\"}\n", "null", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":3}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\",\"params\":[]}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\",\"fds\":5}\n", "1", "-32600" },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\",\"more\":5}\n", "1", "-32600" },
+	{ CALL_("1", "no.such", "{}"), "1", "-32601" },
+	{ CALL_("1", "vm.status", "{\"vm\":1}"), "1", "-32602" },
+	{ CALL_("1", "vm.status", "{\"vm_id\":\"vm-0\"}"), "1", "-32000" },
+	{ CALL_("1", "env.inspect", "{\"environment\":\"x\"}"), "1", "-32000" },
+	{ CALL_("1", "env.prune", "{}"), "1", "-32000" },
+	{ RUN_("1", "\"command\":\"x\",\"vcpu_count\":0"), "1", "-32602" },
+	{ CALL_("1", "vm.run", "{\"environment\":\"x\",\"command\":\"x\",\"mem_mib\":16000000}"),
+		"1", "-32602" },
+	{ RUN_("1", "\"command\":\"x\",\"network\":true"), "1", "-32000" },
+	{ RUN_("1", "\"command\":\"x\",\"allow_host_compat\":true"), "1", "-32000" },
+	{ RUN_("1", "\"command\":\"x\",\"wait_ms\":1"), "1", "-32000" },
+	{ RUN_("1", "\"command\":\"x\",\"stdin\":true"), "1", "-32602" },
+	{ RUN_("1", "\"command\":\"x\",\"env\":{\"A=B\":\"\"}"), "1", "-32602" },
+	{ RUN_("1", "\"command\":\"fail\""), "1", "-32000" },
+};
+
+START_TEST(refusals)
+{
+	char want[100];
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd, refused[_i].send);
+	ck_assert_ptr_nonnull(a);
+	(void)snprintf(want, sizeof(want), "{\"jsonrpc\":\"2.0\",\"id\":%s,\"error\":{\"code\":%s,",
+		refused[_i].id, refused[_i].number);
+	ck_assert_msg(strncmp(a, want, strlen(want)) == 0, "%s -> %s", refused[_i].send, a);
+	ck_assert_ptr_nonnull(ask(fd, CALL_("2", "system.ping", "{}")));
+}
+END_TEST
+
+/* Refused, and the connection ends after the answer. */
+static const struct {
+	const char *send;
+	size_t n;
+} fatal[] = {
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}\n",
+		sizeof("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}\n") - 1 },
+	{ "{\"a\0\":1}\n", sizeof("{\"a\0\":1}\n") - 1 },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\",\"fds\":1}\n",
+		sizeof("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\",\"fds\":1}\n") - 1 },
+	{ "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.run\",\"fds\":1}\n",
+		sizeof("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.run\",\"fds\":1}\n") - 1 },
+};
+
+START_TEST(fatal_lines)
+{
+	_cleanup_close_ int fd = dial();
+	transmit(fd, fatal[_i].send, fatal[_i].n);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"error\""));
+	ck_assert_ptr_null(receive(fd));
+	_cleanup_close_ int other = dial();
+	ck_assert_ptr_nonnull(ask(other, CALL_("2", "system.ping", "{}")));
+}
+END_TEST
+
+START_TEST(long_lines)
+{
+	static char big[2 * 1024 * 1024];
+	_cleanup_close_ int fd = dial();
+	memset(big, ' ', sizeof(big));
+	static const char text[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.list\"}";
+	memcpy(big, text, sizeof(text) - 1);
+	big[LIMIT_REQUEST_BYTES] = '\n';
+	transmit(fd, big, LIMIT_REQUEST_BYTES + 1);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"result\""));
+	big[LIMIT_REQUEST_BYTES] = ' ';
+	transmit(fd, big, sizeof(big));
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":null,\"error\":{\"code\":-32600"));
+	ck_assert_ptr_null(receive(fd));
+}
+END_TEST
+
+/* One byte at a time, several lines at once, no newline at the end, and half-closed before the
+ * answer. */
+START_TEST(framing)
+{
+	_cleanup_close_ int fd = dial();
+	static const char one[] = CALL_("1", "vm.list", "{}");
+	for (size_t i = 0; i < sizeof(one) - 1; i++) {
+		transmit(fd, one + i, 1);
+		turn();
+	}
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":1"));
+	ck_assert_ptr_nonnull(strstr(
+		ask(fd, CALL_("2", "vm.list", "{}") CALL_("3", "vm.list", "{}")), "\"id\":2"));
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":3"));
+	transmit(fd, RUN_("4", "\"command\":\"x\""), strlen(RUN_("4", "\"command\":\"x\"")));
+	static const char last[] = "{\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"vm.list\"}";
+	transmit(fd, last, sizeof(last) - 1);
+	ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":5"));
+	ck_assert_int_eq(fake.runs, 1);
+	ck_assert_int_eq(fake.abandoned, 0);
+	finish_run();
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":4"));
+	ck_assert_ptr_null(receive(fd));
+}
+END_TEST
+
+START_TEST(notifications)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd,
+		"{\"jsonrpc\":\"2.0\",\"method\":\"vm.list\"}\n"
+		"{\"jsonrpc\":\"2.0\",\"method\":\"no.such\"}\n" CALL_("9", "vm.list", "{}"));
+	ck_assert_ptr_nonnull(strstr(a, "\"id\":9"));
+}
+END_TEST
+
+START_TEST(run_and_progress)
+{
+	_cleanup_close_ int fd = dial();
+	int pair[2];
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	static const char text[] =
+		"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.run\",\"fds\":1,\"params\":{\"environment\":"
+		"\"debian:12\",\"mem_mib\":128,\"command\":\"x\",\"stdio\":0,\"timeout_seconds\":900,"
+		"\"env\":{\"A\":\"1=2\"}}}\n";
+	ck_assert_int_eq(
+		fd_send(fd, text, sizeof(text) - 1, &pair[1], 1, 0), (int)sizeof(text) - 1);
+	while (fake.runs == 0)
+		turn();
+	ck_assert_int_ge(fake.stdio_fd, 0);
+	ck_assert_int_eq(fake.ttl, 960);
+	ck_assert_str_eq(fake.env, "A=1=2");
+	ck_assert_int_eq(fake.uid, getuid());
+	const struct run_progress p = { .phase = "start", .vm_id = "vm-0", .percent = -1 };
+	fake.cb.on_progress(NULL, &p, fake.userdata);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"method\":\"progress\",\"params\":{\"phase\":"
+						  "\"start\",\"vm_id\":\"vm-0\""));
+	finish_run();
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":1,\"result\""));
+	ck_assert_int_eq(fake.freed, 1);
+	(void)close(fake.stdio_fd);
+	(void)close(pair[0]);
+	(void)close(pair[1]);
+}
+END_TEST
+
+/* No stream socket, and descriptors that no line owns. */
+START_TEST(wrong_descriptors)
+{
+	_cleanup_close_ int fd = dial(), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	static const char text[] =
+		"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"vm.run\",\"fds\":1,\"params\":{\"environment\":"
+		"\"debian:12\",\"command\":\"x\",\"stdio\":0}}\n";
+	ck_assert_int_gt(fd_send(fd, text, sizeof(text) - 1, &null, 1, 0), 0);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "not a stream socket"));
+	static const char ping[] = CALL_("2", "system.ping", "{}");
+	ck_assert_int_gt(fd_send(fd, ping, sizeof(ping) - 1, &null, 1, 0), 0);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":2"));
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"fds\\\": n"));
+	ck_assert_ptr_null(receive(fd));
+	ck_assert_int_eq(fake.runs, 0);
+}
+END_TEST
+
+START_TEST(cancelling)
+{
+	_cleanup_close_ int fd = dial();
+	transmit(
+		fd, RUN_("\"r\"", "\"command\":\"x\""), strlen(RUN_("\"r\"", "\"command\":\"x\"")));
+	ck_assert_ptr_nonnull(
+		strstr(ask(fd, CALL_("2", "cancel", "{\"id\":\"none\"}")), "\"cancelled\":false"));
+	ck_assert_ptr_nonnull(
+		strstr(ask(fd, CALL_("3", "cancel", "{\"id\":\"r\"}")), "\"id\":\"r\",\"error\""));
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":3,\"result\":{\"cancelled\":true}"));
+	ck_assert_int_eq(fake.freed, 1);
+}
+END_TEST
+
+/* kill -9 of a client: a CALLER call is abandoned, a KEPT one goes on and its answer is dropped. */
+START_TEST(caller_gone)
+{
+	int fd = dial();
+	transmit(fd, RUN_("1", "\"command\":\"x\""), strlen(RUN_("1", "\"command\":\"x\"")));
+	static const char pull[] = CALL_("2", "env.pull", "{\"environment\":\"debian:12\"}");
+	transmit(fd, pull, sizeof(pull) - 1);
+	static const char reap[] = CALL_("3", "vm.reap_expired", "{}");
+	transmit(fd, reap, sizeof(reap) - 1);
+	while (!fake.reap_done)
+		turn();
+	ck_assert_int_eq(fake.runs, 1);
+	(void)close(fd);
+	while (server_connections(m.server) > 0)
+		turn();
+	ck_assert_int_eq(fake.abandoned, 1);
+	ck_assert_int_eq(fake.waits_freed, 1); /* its end is nobody's any more */
+	fake.reap_done(json_object_new_object(), NULL, fake.reap_userdata);
+}
+END_TEST
+
+/* A pull takes minutes: clients that ask for it and go, again and again, must leave nothing waiting. */
+START_TEST(callers_come_and_go)
+{
+	static const char pull[] = CALL_("2", "env.pull", "{\"environment\":\"debian:12\"}");
+	for (int i = 1; i <= 200; i++) {
+		int fd = dial();
+		fake.pull_userdata = NULL;
+		transmit(fd, pull, sizeof(pull) - 1);
+		while (!fake.pull_userdata)
+			turn();
+		(void)close(fd);
+		while (server_connections(m.server) > 0)
+			turn();
+		ck_assert_int_eq(fake.waits_freed, i);
+	}
+	ck_assert(TAILQ_EMPTY(server_detached(m.server)));
+}
+END_TEST
+
+/* Descriptors without the end of their line are held for a few lines' worth only. */
+START_TEST(hoarded_descriptors)
+{
+	_cleanup_close_ int fd = dial(), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	const int fds[] = { null, null, null, null };
+	for (int i = 0; i < LIMIT_FDS_WAITING / 4; i++) {
+		ck_assert_int_gt(fd_send(fd, "{", 1, fds, 4, 0), 0);
+		turn();
+	}
+	ck_assert_int_eq(server_connections(m.server), 1);
+	ck_assert_int_gt(fd_send(fd, "{", 1, fds, 4, 0), 0);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "too many descriptors"));
+	ck_assert_ptr_null(receive(fd));
+}
+END_TEST
+
+/* cancel meets a probe whose machine has just ended well. */
+START_TEST(cancelled_too_late)
+{
+	_cleanup_close_ int fd = dial();
+	static const char doctor[] = CALL_("1", "system.doctor", "{}");
+	m.environments = (struct environments *)(void *)&m; /* the fakes never look */
+	fake.installed = fake.cancel_late = true;
+	transmit(fd, doctor, sizeof(doctor) - 1);
+	ck_assert_ptr_nonnull(
+		strstr(ask(fd, CALL_("2", "cancel", "{\"id\":1}")), "\"cancelled\":true"));
+	finish_run();
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":1,\"result\""));
+	ck_assert_int_eq(fake.freed, 1);
+}
+END_TEST
+
+START_TEST(same_id_twice)
+{
+	_cleanup_close_ int fd = dial();
+	transmit(fd, RUN_("1", "\"command\":\"x\""), strlen(RUN_("1", "\"command\":\"x\"")));
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("1", "vm.list", "{}")), "-32600"));
+	ck_assert_ptr_null(receive(fd));
+	ck_assert_int_eq(fake.abandoned, 1);
+}
+END_TEST
+
+START_TEST(in_flight_limit)
+{
+	_cleanup_close_ int fd = dial();
+	char text[200];
+	for (int i = 0; i < LIMIT_IN_FLIGHT; i++) {
+		(void)snprintf(text, sizeof(text), CALL_("%d", "vm.reap_expired", "{}"), i);
+		transmit(fd, text, strlen(text));
+	}
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("100", "vm.list", "{}")), "quota_exceeded"));
+	ck_assert_ptr_nonnull(
+		strstr(ask(fd, CALL_("101", "cancel", "{\"id\":5}")), "\"cancelled\":false"));
+}
+END_TEST
+
+START_TEST(connections_limit)
+{
+	int fds[LIMIT_CONNECTIONS_UID];
+	for (int i = 0; i < LIMIT_CONNECTIONS_UID; i++)
+		fds[i] = dial();
+	_cleanup_close_ int more = dial();
+	ck_assert_ptr_nonnull(strstr(receive(more), "quota_exceeded"));
+	ck_assert_ptr_null(receive(more));
+	for (int i = 0; i < LIMIT_CONNECTIONS_UID; i++)
+		(void)close(fds[i]);
+	while (server_connections(m.server) > 0)
+		turn();
+	_cleanup_close_ int again = dial();
+	ck_assert_ptr_nonnull(ask(again, CALL_("1", "system.ping", "{}")));
+}
+END_TEST
+
+/* A client that only writes: its requests wait, memory is bounded, others are served. */
+START_TEST(never_reads)
+{
+	_cleanup_close_ int fd = dial(), other = dial();
+	static const char ping[] = CALL_("1", "system.ping", "{}");
+	size_t sent = 0;
+	for (uint64_t start = now_usec(), last = start; now_usec() - last < USEC_PER_SEC / 2;) {
+		ssize_t n = send(fd, ping, sizeof(ping) - 1, MSG_DONTWAIT);
+		if (n > 0) {
+			sent += (size_t)n;
+			last = now_usec();
+			ck_assert_uint_lt(last - start, 6 * DEADLINE_USEC);
+		} else {
+			turn();
+		}
+	}
+	ck_assert_uint_gt(sent, 1024 * 1024);
+	ck_assert_uint_lt(sent, 16 * 1024 * 1024);
+	ck_assert_ptr_nonnull(ask(other, ping));
+}
+END_TEST
+
+START_TEST(internal_errors)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd, RUN_("1", "\"command\":\"internal\""));
+	ck_assert_ptr_nonnull(strstr(a, "\"code\":\"internal\""));
+	ck_assert_ptr_null(strstr(a, "secret"));
+}
+END_TEST
+
+START_TEST(degraded)
+{
+	_cleanup_close_ int fd = dial();
+	(void)error_set(&m.degraded, ERROR_UNSUPPORTED, "c", "update", "the store is newer");
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("1", "vm.list", "{}")), "the store is newer"));
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("2", "system.ping", "{}")), "\"result\""));
+	const char *a = ask(fd, CALL_("3", "system.doctor", "{}"));
+	ck_assert_ptr_nonnull(strstr(a, "\"name\":\"store\",\"ok\":false"));
+	_cleanup_json_ json_object *o = NULL;
+	ck_assert_int_eq(json_parse(a, strlen(a), &json_limits_reply, &o, NULL), 0);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r = api_check_result(
+		api_methods[API_M_system_doctor].result, json_get(o, "result"), &err);
+	ck_assert_msg(r >= 0, "%s", err.message);
+}
+END_TEST
+
+/* A path where somebody listens is not taken over; one that a dead daemon has left is. */
+START_TEST(socket_path)
+{
+	struct server *second = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	ck_assert_int_lt(server_new(&m, path, -EBADF, &second, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
+
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/d", dir);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	(void)close(fd);
+	ck_assert_int_ge(server_new(&m, addr.sun_path, -EBADF, &second, NULL), 0);
+	server_free(second);
+	ck_assert_int_lt(access(addr.sun_path, F_OK), 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("rpc");
+	TCase *t = tcase_create("rpc");
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, pings);
+	tcase_add_loop_test(t, refusals, 0, (int)ARRAY_SIZE(refused));
+	tcase_add_loop_test(t, fatal_lines, 0, (int)ARRAY_SIZE(fatal));
+	tcase_add_test(t, long_lines);
+	tcase_add_test(t, framing);
+	tcase_add_test(t, notifications);
+	tcase_add_test(t, run_and_progress);
+	tcase_add_test(t, wrong_descriptors);
+	tcase_add_test(t, cancelling);
+	tcase_add_test(t, caller_gone);
+	tcase_add_test(t, callers_come_and_go);
+	tcase_add_test(t, hoarded_descriptors);
+	tcase_add_test(t, cancelled_too_late);
+	tcase_add_test(t, same_id_twice);
+	tcase_add_test(t, in_flight_limit);
+	tcase_add_test(t, connections_limit);
+	tcase_add_test(t, never_reads);
+	tcase_add_test(t, internal_errors);
+	tcase_add_test(t, degraded);
+	tcase_add_test(t, socket_path);
+	suite_add_tcase(s, t);
+	SRunner *sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

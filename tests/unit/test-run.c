@@ -1,0 +1,778 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.run over fakes: the flow, a failure and a cancellation at every step with nothing left behind, the
+ * state table, reconnection under a command, and live stdio from end to end.
+ */
+
+#include "daemon/core/run.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include "daemon/core/machine-internal.h"
+#include "proto/json.h"
+#include "tests/unit/core-fakes.h"
+
+#define LONG (10 * USEC_PER_SEC)
+
+static sd_event *event;
+static struct manager *m;
+static struct run *run;
+static json_object *result;
+static struct error failure;
+static bool done, executing;
+static char phases[256];
+
+static void on_progress(
+	_unused_ struct run *r, const struct run_progress *p, _unused_ void *userdata)
+{
+	strncat(phases, p->phase, sizeof(phases) - strlen(phases) - 2);
+	strcat(phases, " ");
+	if (streq(p->phase, "execute"))
+		executing = true;
+}
+
+static void on_done(
+	_unused_ struct run *r, json_object *o, const struct error *err, _unused_ void *userdata)
+{
+	ck_assert(!done);
+	ck_assert((o != NULL) == (err == NULL));
+	result = o;
+	if (err)
+		(void)error_copy(&failure, err);
+	done = true;
+}
+
+static void setup(void)
+{
+	ck_assert_int_ge(sd_event_new(&event), 0);
+	fake_reset(event);
+	m = fake_manager(event);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	done = executing = false;
+	phases[0] = '\0';
+	run = NULL;
+	result = NULL;
+}
+
+static void forget_run(void)
+{
+	run = run_free(run);
+	json_object_put(result);
+	result = NULL;
+	error_clear(&failure);
+	done = executing = false;
+}
+
+static void teardown(void)
+{
+	forget_run();
+	m->machines = machines_free(m->machines);
+	fake_manager_free(m);
+	fake_done();
+	event = sd_event_unref(event);
+}
+
+static unsigned entries(const char *base, const char *sub)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", base, sub);
+	DIR *d = opendir(path);
+	struct dirent *e;
+	unsigned n = 0;
+
+	while (d && (e = readdir(d)))
+		n += e->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static void nothing_left(void)
+{
+	struct vm_row *rows = NULL;
+	size_t n;
+
+	ck_assert_uint_eq(machines_count(m->machines), 0);
+	ck_assert_uint_eq(fake.vmms, 0);
+	ck_assert_uint_eq(entries(m->state_dir, "machines"), 0);
+	ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
+	ck_assert_int_eq(store_vm_load(m->store, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 0);
+	free(rows);
+}
+
+static int begin(int stdio_fd, bool with_stdin, struct error *err)
+{
+	static const struct run_callbacks cb = { .on_progress = on_progress, .on_done = on_done };
+	static const char *const env[] = { "A=1", "B=2", NULL };
+	struct run_params p = {
+		.machine = { .environment = "debian:12",
+			.vcpu_count = 1,
+			.mem_mib = 128,
+			.disk_mib = 64,
+			.ttl_seconds = 600,
+			.owner_uid = 1000 },
+		.command = "git --version",
+		.cwd = "/workspace",
+		.user = "root",
+		.env = env,
+		.timeout_usec = 30 * USEC_PER_SEC,
+		.stdio_fd = stdio_fd,
+		.with_stdin = with_stdin,
+	};
+
+	return run_start(m, &p, &cb, NULL, &run, err);
+}
+
+static void run_it(void)
+{
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &done, LONG));
+}
+
+static void expect_failure(enum error_code code)
+{
+	uint64_t when;
+
+	ck_assert(!runs_proof(m, &when));
+	ck_assert(failure.set);
+	ck_assert_str_eq(error_code_name(failure.code), error_code_name(code));
+	nothing_left();
+}
+
+START_TEST(simple)
+{
+	uint64_t when = 0, before = wall_usec();
+	json_object *cleanup;
+
+	ck_assert(!runs_proof(m, &when));
+	fake.out_text = "out\n";
+	fake.err_text = "err\n";
+	fake.exit.code = 7;
+	run_it();
+	ck_assert_msg(!failure.set, "%s", failure.message);
+	ck_assert_str_eq(phases, "create start execute ");
+	ck_assert_str_eq(json_get_str(result, "stdout", ""), "out\n");
+	ck_assert_str_eq(json_get_str(result, "stderr", ""), "err\n");
+	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 7);
+	ck_assert_int_eq(json_get_int(result, "stdout_bytes", -1), 4);
+	ck_assert_str_eq(json_get_str(result, "start_mode", ""), "cold");
+	cleanup = json_get(result, "cleanup");
+	ck_assert(json_get_bool(cleanup, "deleted", false));
+	ck_assert_str_eq(fake.command_line, "git --version");
+	ck_assert(runs_proof(m, &when));
+	ck_assert_uint_ge(when, before);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(signalled_and_timed_out)
+{
+	fake.exit.signal = SIGKILL;
+	run_it();
+	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 137);
+	forget_run();
+	fake_reset(event);
+	fake.exit.signal = SIGKILL;
+	fake.exit.timed_out = 1;
+	run_it();
+	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 124);
+	ck_assert(json_get_bool(result, "timed_out", false));
+}
+END_TEST
+
+START_TEST(unknown_environment)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run_params p = {
+		.machine = { .environment = "nixos" }, .command = "x", .stdio_fd = -EBADF
+	};
+	struct run_callbacks cb = { .on_done = on_done };
+
+	ck_assert_int_lt(run_start(m, &p, &cb, NULL, &run, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_ENVIRONMENT_UNKNOWN);
+}
+END_TEST
+
+static const struct {
+	enum fake_step step;
+	enum error_code code;
+} failures[] = {
+	{ FAKE_PULL, ERROR_PULL_FAILED },
+	{ FAKE_IMAGE, ERROR_PULL_FAILED },
+	{ FAKE_KERNEL, ERROR_START_FAILED },
+	{ FAKE_DISK, ERROR_NO_SPACE },
+	{ FAKE_VMM, ERROR_VM_UNAVAILABLE },
+	{ FAKE_VMM_START, ERROR_START_FAILED },
+	{ FAKE_SETUP, ERROR_START_FAILED },
+};
+
+START_TEST(fails_at_each_step)
+{
+	fake.fail = failures[_i].step;
+	run_it();
+	expect_failure(failures[_i].code);
+}
+END_TEST
+
+/* Cancels after n turns of the loop, wherever that is. */
+START_TEST(cancelled_after_n_turns)
+{
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	for (int i = 0; i < _i && !done; i++)
+		ck_assert_int_ge(sd_event_run(event, 20 * USEC_PER_MSEC), 0);
+	run_cancel(run);
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_CANCELLED);
+}
+END_TEST
+
+START_TEST(cancelled_while_stalled)
+{
+	static const enum fake_step stalls[] = { FAKE_PULL, FAKE_VMM_START, FAKE_SETUP };
+
+	fake.stall = stalls[_i];
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	run_cancel(run);
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_CANCELLED);
+}
+END_TEST
+
+START_TEST(vmm_dies_under_the_command)
+{
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	fake_vmm_die();
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_ptr_nonnull(strstr(failure.cause, "Kernel panic"));
+	expect_failure(ERROR_GUEST_DIED);
+}
+END_TEST
+
+START_TEST(vmm_dies_before_the_agent)
+{
+	fake.mute = true;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	fake_vmm_die();
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_START_FAILED);
+}
+END_TEST
+
+START_TEST(guest_says_bye)
+{
+	struct msg_bye bye = { .reason = BYE_REBOOT };
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, 0, &bye), 0);
+	fake_flush();
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_ptr_nonnull(strstr(failure.cause, "restarted"));
+	expect_failure(ERROR_GUEST_DIED);
+}
+END_TEST
+
+START_TEST(deleted_by_another_call)
+{
+	struct machine *mc;
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	ck_assert_int_eq(machines_find(m->machines, "vm-", 1000, &mc, NULL), 0);
+	ck_assert_int_lt(machines_find(m->machines, "vm-", 1001, &mc, NULL), 0);
+	ck_assert_int_eq(machine_delete(mc, "asked for", NULL, NULL), 0);
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_CANCELLED);
+}
+END_TEST
+
+START_TEST(abandoned_frees_itself)
+{
+	bool never = false;
+
+	fake.command = COMMAND_EXIT;
+	fake.stall = _i ? FAKE_PULL : FAKE_NONE;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	run_abandon(run);
+	run = NULL;
+	(void)loop_until(event, &never, 300 * USEC_PER_MSEC);
+	ck_assert(!done);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(quota)
+{
+	m->config->max_memory_mib = 64;
+	run_it();
+	expect_failure(ERROR_QUOTA_EXCEEDED);
+}
+END_TEST
+
+/* The machine quota counts machines; runs that wait for a pull have none, and a limit of their own. */
+START_TEST(waiting_runs)
+{
+	struct run *waiting[LIMIT_RUNS_WAITING];
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	fake.stall = FAKE_PULL;
+	for (size_t i = 0; i < ARRAY_SIZE(waiting); i++) {
+		ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+		waiting[i] = TAKE_PTR(run);
+	}
+	ck_assert_int_lt(begin(-EBADF, false, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_QUOTA_EXCEEDED);
+	waiting[0] = run_free(waiting[0]);
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	for (size_t i = 1; i < ARRAY_SIZE(waiting); i++)
+		run_free(waiting[i]);
+}
+END_TEST
+
+START_TEST(reconnects_under_a_flood)
+{
+	fake.command = COMMAND_FLOOD;
+	fake.flood_bytes = 20 * MIB;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	for (int i = 0; i < 5; i++) {
+		uint64_t at = fake.sent[STREAM_STDOUT];
+
+		while (!done && fake.sent[STREAM_STDOUT] < at + 3 * MIB)
+			ck_assert_int_ge(sd_event_run(event, LONG), 0);
+		if (i < 3)
+			fake_break();
+	}
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_msg(!failure.set, "%s: %s", failure.message, failure.cause);
+	ck_assert_int_eq(json_get_int(result, "stdout_bytes", 0), 20 * (int64_t)MIB);
+	ck_assert(json_get_bool(result, "truncated", false));
+	ck_assert_uint_ge(fake.dials, 4);
+	ck_assert_uint_eq(fake.starts, 1);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(stream_lost_for_good)
+{
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	fake.refuse_dial = true;
+	fake_break();
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_GUEST_UNRESPONSIVE);
+}
+END_TEST
+
+/* What a hostile guest may say; each must end in a bounded way, with the daemon alive. */
+static void say_gap(void)
+{
+	ck_assert_int_ge(frame_put_data(&fake.out, fake.channel, STREAM_STDOUT, 1000, "x", 1), 0);
+}
+static void say_beyond_limit(void)
+{
+	static uint8_t zero[FRAME_DATA_MAX];
+
+	for (uint64_t at = 0; at < 2 * STREAM_WINDOW; at += sizeof(zero))
+		ck_assert_int_ge(frame_put_data(&fake.out, fake.channel, STREAM_STDERR, at * 2,
+					 zero, sizeof(zero)),
+			0);
+}
+static void say_wrong_length(void)
+{
+	static const uint8_t head[FRAME_HEAD_SIZE] = { 0xff, 0xff, 0xff, 0x7f };
+
+	ck_assert_int_ge(buf_append(&fake.out, head, sizeof(head)), 0);
+}
+static void say_bad_ack(void)
+{
+	ck_assert_int_ge(frame_put_ack(&fake.out, fake.channel, STREAM_STDIN, 1 << 20, 1 << 30), 0);
+}
+static void say_stdin_data(void)
+{
+	ck_assert_int_ge(frame_put_data(&fake.out, fake.channel, STREAM_STDIN, 0, "x", 1), 0);
+}
+static void say_backwards(void)
+{
+	ck_assert_int_ge(
+		frame_put_data(&fake.out, fake.channel, STREAM_STDOUT, UINT64_MAX, "xy", 2), 0);
+}
+static void say_welcome_twice(void)
+{
+	struct msg_welcome w = { .version = 1, .state = AGENT_SET_UP };
+
+	ck_assert_int_ge(msg_send(&fake.out, welcome, FRAME_WELCOME, 0, &w), 0);
+}
+
+static void (*const lies[])(void) = { say_gap, say_beyond_limit, say_wrong_length, say_bad_ack,
+	say_stdin_data, say_backwards, say_welcome_twice };
+
+START_TEST(hostile_guest)
+{
+	unsigned told = 0;
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	while (!done) {
+		if (fake.greeted && fake.fd >= 0) {
+			fake.greeted = false;
+			lies[_i]();
+			fake_flush();
+			told++;
+		}
+		ck_assert_int_ge(sd_event_run(event, LONG), 0);
+	}
+	ck_assert_uint_ge(told, 3);
+	expect_failure(ERROR_GUEST_UNRESPONSIVE);
+}
+END_TEST
+
+/* Live stdio */
+
+struct client {
+	int fd;
+	struct decoder in;
+	sd_event_source *io;
+	struct buf out;
+	uint64_t got[STREAM_MAX], limit_in, sent_in, total_in;
+	unsigned ends;
+	bool slow; /* acknowledges nothing */
+};
+
+static void client_go_on(struct client *c)
+{
+	static const uint8_t zero[FRAME_DATA_MAX];
+
+	while (c->sent_in < MIN_OF(c->total_in, c->limit_in) && buf_len(&c->out) < 128 * 1024) {
+		uint64_t left = MIN_OF(c->total_in, c->limit_in) - c->sent_in;
+		size_t n = (size_t)MIN_OF(left, (uint64_t)sizeof(zero));
+
+		ck_assert_int_ge(frame_put_data(&c->out, 0, STREAM_STDIN, c->sent_in, zero, n), 0);
+		c->sent_in += n;
+		if (c->sent_in == c->total_in)
+			ck_assert_int_ge(frame_put_end(&c->out, 0, STREAM_STDIN, c->sent_in), 0);
+	}
+	while (buf_len(&c->out) > 0) {
+		ssize_t n = send(
+			c->fd, buf_head(&c->out), buf_len(&c->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n < 0)
+			break;
+		buf_consume(&c->out, (size_t)n);
+	}
+	(void)sd_event_source_set_io_events(c->io, buf_len(&c->out) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+static void client_take(struct client *c, const struct frame *f)
+{
+	struct frame_data d;
+	uint64_t upto, limit;
+	uint8_t stream;
+
+	if (f->type == FRAME_DATA) {
+		ck_assert_int_ge(frame_get_data(f, &d), 0);
+		ck_assert_uint_eq(d.offset, c->got[d.stream]);
+		c->got[d.stream] += d.n;
+		if (!c->slow)
+			ck_assert_int_ge(frame_put_ack(&c->out, 0, d.stream, c->got[d.stream],
+						 c->got[d.stream] + STREAM_WINDOW),
+				0);
+	} else if (f->type == FRAME_ACK) {
+		ck_assert_int_ge(frame_get_ack(f, &stream, &upto, &limit), 0);
+		ck_assert_uint_ge(limit, c->limit_in);
+		c->limit_in = limit;
+	} else if (f->type == FRAME_END) {
+		c->ends++;
+	}
+}
+
+static int on_client(_unused_ sd_event_source *s, int fd, _unused_ uint32_t revents, void *userdata)
+{
+	struct client *c = userdata;
+	size_t room;
+	uint8_t *p = decoder_space(&c->in, &room);
+	ssize_t n = recv(fd, p, room, MSG_DONTWAIT);
+	struct frame f;
+
+	if (n == 0) {
+		c->io = sd_event_source_disable_unref(c->io);
+		return 0;
+	}
+	if (n > 0)
+		decoder_fed(&c->in, (size_t)n);
+	while (decoder_next(&c->in, &f) == DECODER_FRAME)
+		client_take(c, &f);
+	client_go_on(c);
+	return 0;
+}
+
+static int client_open(struct client *c)
+{
+	int pair[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	c->fd = pair[0];
+	decoder_init(&c->in, DECODER_PLAIN, NULL);
+	buf_init(&c->out, MIB);
+	ck_assert_int_ge(
+		sd_event_add_io(event, &c->io, c->fd, EPOLLIN | EPOLLOUT, on_client, c), 0);
+	return pair[1];
+}
+
+static void client_close(struct client *c)
+{
+	sd_event_source_disable_unref(c->io);
+	c->io = NULL;
+	c->fd = fd_close(c->fd);
+	decoder_done(&c->in);
+	buf_done(&c->out);
+}
+
+START_TEST(stdio_through_cat)
+{
+	struct client c = { .total_in = 50 * MIB };
+	int fd = client_open(&c);
+
+	fake.command = COMMAND_CAT;
+	ck_assert_int_eq(begin(fd, true, NULL), 0);
+	while (!done) {
+		ck_assert_int_ge(sd_event_run(event, LONG), 0);
+		if (_i && fake.dials <= (unsigned)_i &&
+			fake.sent[STREAM_STDOUT] > fake.dials * 5 * MIB)
+			fake_break();
+	}
+	ck_assert_msg(!failure.set, "%s: %s", failure.message, failure.cause);
+	while (c.ends < 2)
+		ck_assert_int_ge(sd_event_run(event, LONG), 0);
+	ck_assert_uint_eq(c.got[STREAM_STDOUT], 50 * MIB);
+	ck_assert_uint_eq(fake.stdin_bytes, 50 * MIB);
+	ck_assert_ptr_null(json_get(result, "stdout"));
+	client_close(&c);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(stdio_slow_reader)
+{
+	struct client c = { .slow = true };
+	bool never = false;
+	int fd = client_open(&c);
+
+	fake.command = COMMAND_FLOOD;
+	fake.flood_bytes = 10 * MIB;
+	ck_assert_int_eq(begin(fd, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	(void)loop_until(event, &never, 200 * USEC_PER_MSEC);
+	ck_assert_uint_eq(c.got[STREAM_STDOUT], STREAM_WINDOW);
+	ck_assert_uint_eq(fake.sent[STREAM_STDOUT], STREAM_WINDOW);
+	c.slow = false;
+	ck_assert_int_ge(
+		frame_put_ack(&c.out, 0, STREAM_STDOUT, STREAM_WINDOW, 2 * STREAM_WINDOW), 0);
+	client_go_on(&c);
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_int_eq(json_get_int(result, "stdout_bytes", 0), 10 * (int64_t)MIB);
+	client_close(&c);
+}
+END_TEST
+
+/* The caller closes its end: the command still finishes, its output is counted. */
+START_TEST(stdio_closed_early)
+{
+	struct client c = { 0 };
+	int fd = client_open(&c);
+
+	fake.command = COMMAND_FLOOD;
+	fake.flood_bytes = 10 * MIB;
+	ck_assert_int_eq(begin(fd, true, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	if (_i == 0) {
+		client_close(&c);
+	} else {
+		ck_assert_int_eq(shutdown(c.fd, SHUT_WR), 0);
+		c.slow = true;
+	}
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_msg(!failure.set, "%s", failure.message);
+	ck_assert_int_eq(json_get_int(result, "stdout_bytes", 0), 10 * (int64_t)MIB);
+	while (_i == 1 && c.ends < 2)
+		ck_assert_int_ge(sd_event_run(event, LONG), 0);
+	if (_i == 1)
+		client_close(&c);
+}
+END_TEST
+
+static void client_lie(struct client *c, int which)
+{
+	switch (which) {
+	case 0: (void)frame_put_data(&c->out, 0, STREAM_STDIN, 5, "x", 1); break;
+	case 1: (void)frame_put_ack(&c->out, 0, STREAM_STDOUT, 0, STREAM_WINDOW + 1); break;
+	case 2: (void)frame_put_ack(&c->out, 0, STREAM_STDOUT, 1, 2); break;
+	case 3: (void)frame_put(&c->out, FRAME_HELLO, 0, NULL, 0); break;
+	case 4: (void)frame_put_data(&c->out, 0, STREAM_STDOUT, 0, "x", 1); break;
+	default: (void)frame_put_end(&c->out, 0, STREAM_STDIN, 9); break;
+	}
+}
+
+START_TEST(stdio_client_breaks_protocol)
+{
+	struct client c = { 0 };
+	int fd = client_open(&c);
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(fd, true, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	client_lie(&c, _i);
+	client_go_on(&c);
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_INVALID_ARGUMENT);
+	client_close(&c);
+}
+END_TEST
+
+START_TEST(stdio_wrong_descriptor)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int pair[2];
+	bool never = false;
+
+	ck_assert_int_eq(socketpair(AF_UNIX, _i ? SOCK_DGRAM : SOCK_SEQPACKET, 0, pair), 0);
+	ck_assert_int_lt(begin(pair[0], false, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_INVALID_ARGUMENT);
+	ck_assert_int_eq(close(pair[0]), 0); /* still ours */
+	close(pair[1]);
+	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
+}
+END_TEST
+
+START_TEST(signals)
+{
+	json_object *o = NULL;
+	bool never = false;
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert_int_lt(runs_signal(m, "ex-", 1001, SIGINT, &o, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	ck_assert_int_eq(runs_signal(m, "ex-", 1000, SIGINT, &o, NULL), 0);
+	ck_assert_str_eq(json_get_str(o, "signal", ""), "INT");
+	json_object_put(o);
+	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.kills, 1);
+	run_cancel(run);
+	ck_assert(loop_until(event, &done, LONG));
+}
+END_TEST
+
+/* A row, a directory and no process, as a daemon killed at any point leaves them. */
+START_TEST(recovery)
+{
+	struct vm_row row = { .id = "vm-0123456789ab",
+		.vcpu_count = 1,
+		.one_shot = true,
+		.state = "started",
+		.boot_id = "another",
+		.vmm_pid = getpid() };
+	_cleanup_free_ char *orphan =
+		str_printf("mkdir -p %s/machines/vm-ffffffffffff %s/vm/vm-0123456789ab",
+			m->state_dir, m->runtime_dir);
+	bool never = false;
+
+	row.environment = (char *)"debian:12";
+	if (_i == 1) {
+		/* this boot, this pid, but another start time: the pid was used again */
+		strcpy(row.boot_id, m->machines->boot_id);
+		row.vmm_start_time = 1;
+	}
+	ck_assert_int_eq(system(orphan), 0);
+	ck_assert_int_eq(store_vm_put(m->store, &row, NULL, NULL), 0);
+	(void)loop_until(event, &never, 100 * USEC_PER_MSEC);
+	machines_free(m->machines);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_uint_eq(machines_count(m->machines), 1);
+	(void)loop_until(event, &never, 200 * USEC_PER_MSEC);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(reap)
+{
+	ck_assert(machine_successor(MACHINE_PREPARING, MACHINE_STARTING));
+	ck_assert(!machine_successor(MACHINE_DELETING, MACHINE_STARTED));
+	ck_assert(!machine_successor(MACHINE_STARTED, MACHINE_PREPARING));
+	for (unsigned s = 0; s < MACHINE_STATE_MAX; s++) {
+		ck_assert_ptr_nonnull(machine_state_name(s));
+		ck_assert_ptr_nonnull(machine_state_public(s));
+		ck_assert(s == MACHINE_DELETING || machine_successor(s, MACHINE_DELETING));
+		ck_assert(!machine_successor(s, s));
+	}
+}
+END_TEST
+
+static TCase *run_case(void)
+{
+	TCase *tc = tcase_create("run");
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, simple);
+	tcase_add_test(tc, signalled_and_timed_out);
+	tcase_add_test(tc, unknown_environment);
+	tcase_add_loop_test(tc, fails_at_each_step, 0, ARRAY_SIZE(failures));
+	tcase_add_loop_test(tc, cancelled_after_n_turns, 0, 40);
+	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 3);
+	tcase_add_test(tc, vmm_dies_under_the_command);
+	tcase_add_test(tc, vmm_dies_before_the_agent);
+	tcase_add_test(tc, guest_says_bye);
+	tcase_add_test(tc, deleted_by_another_call);
+	tcase_add_loop_test(tc, abandoned_frees_itself, 0, 2);
+	tcase_add_test(tc, quota);
+	tcase_add_test(tc, waiting_runs);
+	tcase_add_test(tc, signals);
+	tcase_add_loop_test(tc, recovery, 0, 2);
+	tcase_add_test(tc, reap);
+	return tc;
+}
+
+static TCase *stream_case(void)
+{
+	TCase *tc = tcase_create("streams");
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, reconnects_under_a_flood);
+	tcase_add_test(tc, stream_lost_for_good);
+	tcase_add_loop_test(tc, hostile_guest, 0, ARRAY_SIZE(lies));
+	tcase_add_loop_test(tc, stdio_through_cat, 0, 4);
+	tcase_add_test(tc, stdio_slow_reader);
+	tcase_add_loop_test(tc, stdio_closed_early, 0, 2);
+	tcase_add_loop_test(tc, stdio_client_breaks_protocol, 0, 6);
+	tcase_add_loop_test(tc, stdio_wrong_descriptor, 0, 2);
+	return tc;
+}
+
+int main(void)
+{
+	Suite *suite = suite_create("run");
+	SRunner *sr;
+	int failed;
+
+	suite_add_tcase(suite, run_case());
+	suite_add_tcase(suite, stream_case());
+	sr = srunner_create(suite);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The store: what is reported committed is there after a kill, a newer or damaged file is refused with a
+ * fix and left as it is, failures of one call do not touch its neighbours.
+ */
+
+#include "daemon/store/store.h"
+
+#include <check.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static char dir[64];
+static char path[128];
+static sd_event *event;
+static bool flag;
+
+static void setup(void)
+{
+	strcpy(dir, "/tmp/pyro-store-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/pyro.db", dir);
+	ck_assert_int_ge(sd_event_new(&event), 0);
+	flag = false;
+}
+
+static int remove_one(
+	const char *p, _unused_ const struct stat *st, _unused_ int f, _unused_ struct FTW *w)
+{
+	return remove(p);
+}
+
+static void teardown(void)
+{
+	event = sd_event_unref(event);
+	(void)nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void on_done(int r, const struct error *err, void *userdata)
+{
+	if (userdata)
+		*(int *)userdata = r;
+	ck_assert(r >= 0 || (err && err->set));
+	flag = true;
+}
+
+static void wait_done(void)
+{
+	while (!flag)
+		ck_assert_int_ge(sd_event_run(event, 5 * USEC_PER_SEC), 0);
+	flag = false;
+}
+
+static struct vm_row make_row(unsigned n)
+{
+	struct vm_row row = { .owner_uid = 1000,
+		.vcpu_count = 2,
+		.mem_mib = 1024,
+		.disk_mib = 10240,
+		.ttl_seconds = 600,
+		.created_usec = n,
+		.one_shot = true,
+		.vmm_pid = 77,
+		.vmm_start_time = UINT64_C(1) << 40 };
+
+	(void)snprintf(row.id, sizeof(row.id), "vm-%012x", n);
+	strcpy(row.state, "starting");
+	strcpy(row.accelerator, "kvm");
+	strcpy(row.start_mode, "cold");
+	strcpy(row.boot_id, "f2d3");
+	row.environment = (char *)"debian:12";
+	memset(row.uuid, 0xab, sizeof(row.uuid));
+	memset(row.sync, 0xcd, sizeof(row.sync));
+	return row;
+}
+
+static struct vm_row *load(struct store *s, size_t *n)
+{
+	struct vm_row *rows = NULL;
+
+	ck_assert_int_eq(store_vm_load(s, &rows, n, NULL), 0);
+	return rows;
+}
+
+static void free_rows(struct vm_row *rows, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		vm_row_done(&rows[i]);
+	free(rows);
+}
+
+START_TEST(put_load_delete)
+{
+	struct vm_row row = make_row(5), *rows;
+	struct store *s;
+	struct stat st;
+	size_t n;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_uint_eq(st.st_mode & 0777, 0600);
+	ck_assert_int_eq(store_vm_put(s, &row, on_done, NULL), 0);
+	wait_done();
+	row.last_error = (char *)"x";
+	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
+	s = store_free(s); /* finishes what is queued */
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	rows = load(s, &n);
+	ck_assert_uint_eq(n, 1);
+	ck_assert_str_eq(rows[0].id, row.id);
+	ck_assert_str_eq(rows[0].last_error, "x");
+	ck_assert_ptr_null(rows[0].env_digest);
+	ck_assert_uint_eq(rows[0].vmm_start_time, row.vmm_start_time);
+	ck_assert_mem_eq(rows[0].sync, row.sync, sizeof(row.sync));
+	free_rows(rows, n);
+	ck_assert_int_eq(store_vm_delete(s, row.id, on_done, NULL), 0);
+	wait_done();
+	rows = load(s, &n);
+	ck_assert_uint_eq(n, 0);
+	free_rows(rows, n);
+	store_free(s);
+}
+END_TEST
+
+START_TEST(neighbours_of_a_failure_commit)
+{
+	struct vm_row good = make_row(1), bad = make_row(2), last = make_row(3), *rows;
+	int results[3] = { 1, 1, 1 };
+	struct store *s;
+	size_t n;
+
+	bad.environment = NULL; /* NOT NULL in the table */
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &good, on_done, &results[0]), 0);
+	ck_assert_int_eq(store_vm_put(s, &bad, on_done, &results[1]), 0);
+	ck_assert_int_eq(store_vm_put(s, &last, on_done, &results[2]), 0);
+	while (results[2] == 1)
+		wait_done();
+	ck_assert_int_eq(results[0], 0);
+	ck_assert_int_eq(results[1], -EEXIST);
+	ck_assert_int_eq(results[2], 0);
+	rows = load(s, &n);
+	ck_assert_uint_eq(n, 2);
+	free_rows(rows, n);
+	store_free(s);
+}
+END_TEST
+
+static void read_all(char **ret, size_t *n)
+{
+	ck_assert_int_eq(read_file_at(AT_FDCWD, path, 16 * MIB, ret, n), 0);
+}
+
+START_TEST(newer_version_is_left_alone)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *before = NULL, *after = NULL;
+	size_t n_before, n_after;
+	struct store *s;
+	sqlite3 *db;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	store_free(s);
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	ck_assert_int_eq(
+		sqlite3_exec(db, "PRAGMA user_version = 999", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+	read_all(&before, &n_before);
+	ck_assert_int_lt(store_new(event, path, &s, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_UNSUPPORTED);
+	ck_assert_ptr_nonnull(strstr(err.cause, "newer pyro"));
+	ck_assert(startswith(err.fix, STORE_ASIDE));
+	read_all(&after, &n_after);
+	ck_assert_uint_eq(n_before, n_after);
+	ck_assert_mem_eq(before, after, n_before);
+}
+END_TEST
+
+static void damage(off_t at, const void *p, size_t n)
+{
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	ck_assert_int_eq(pwrite(fd, p, n, at), (ssize_t)n);
+}
+
+static void expect_damaged(void)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct store *s;
+
+	ck_assert_int_lt(store_new(event, path, &s, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_INTERNAL);
+	ck_assert_ptr_nonnull(err.cause);
+	ck_assert(startswith(err.fix, STORE_ASIDE));
+}
+
+START_TEST(not_a_database)
+{
+	damage(0, "short", 5);
+	expect_damaged();
+}
+END_TEST
+
+START_TEST(damaged_pages)
+{
+	struct vm_row row = make_row(1);
+	char noise[4096];
+	struct store *s;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
+	store_free(s);
+	memset(noise, 0x5a, sizeof(noise));
+	damage(100, noise, sizeof(noise) - 100); /* the schema's page */
+	expect_damaged();
+}
+END_TEST
+
+START_TEST(second_daemon_is_refused)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct vm_row row = make_row(1);
+	struct store *s, *other;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &row, on_done, NULL), 0);
+	wait_done();
+	ck_assert_int_lt(store_new(event, path, &other, &err), 0);
+	ck_assert_ptr_nonnull(strstr(err.message, "in use"));
+	store_free(s);
+}
+END_TEST
+
+static int tell_fd;
+static unsigned committed;
+
+static void on_commit(int r, _unused_ const struct error *err, _unused_ void *userdata)
+{
+	if (r < 0)
+		_exit(1);
+	committed++;
+	if (write(tell_fd, &committed, sizeof(committed)) < 0)
+		_exit(1);
+	flag = true;
+}
+
+static void writer(void)
+{
+	sd_event *loop;
+	struct store *s;
+
+	if (sd_event_new(&loop) < 0 || store_new(loop, path, &s, NULL) < 0)
+		_exit(1);
+	for (unsigned i = 1;; i++) {
+		struct vm_row row = make_row(i);
+
+		flag = false;
+		(void)store_vm_put(s, &row, on_commit, NULL);
+		while (!flag)
+			(void)sd_event_run(loop, UINT64_MAX);
+	}
+}
+
+/* Kills a writer after it has reported n commits: at least these are there, and the file is sound. */
+static void kill_round(unsigned n)
+{
+	struct vm_row *rows;
+	unsigned seen = 0;
+	size_t n_rows;
+	struct store *s;
+	int fds[2];
+	pid_t pid;
+
+	ck_assert_int_eq(pipe(fds), 0);
+	pid = fork();
+	if (pid == 0) {
+		tell_fd = fds[1];
+		writer();
+	}
+	fd_close(fds[1]);
+	while (seen < n)
+		ck_assert_int_eq(read(fds[0], &seen, sizeof(seen)), sizeof(seen));
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	while (read(fds[0], &seen, sizeof(seen)) == sizeof(seen))
+		;
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	fd_close(fds[0]);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	rows = load(s, &n_rows);
+	ck_assert_uint_ge(n_rows, seen);
+	free_rows(rows, n_rows);
+	store_free(s);
+}
+
+START_TEST(survives_kill)
+{
+	for (unsigned i = 1; i <= 5; i++)
+		kill_round(i * 7);
+}
+END_TEST
+
+START_TEST(ping)
+{
+	struct store *s;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_ping(s, on_done, NULL), 0);
+	wait_done();
+	store_free(s);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("store");
+	TCase *tc = tcase_create("store");
+	SRunner *sr;
+	int failed;
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, put_load_delete);
+	tcase_add_test(tc, neighbours_of_a_failure_commit);
+	tcase_add_test(tc, newer_version_is_left_alone);
+	tcase_add_test(tc, not_a_database);
+	tcase_add_test(tc, damaged_pages);
+	tcase_add_test(tc, second_daemon_is_refused);
+	tcase_add_test(tc, survives_kill);
+	tcase_add_test(tc, ping);
+	suite_add_tcase(suite, tc);
+	sr = srunner_create(suite);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The qemu driver with a real QEMU, emulated: from vmm_start to the end of the process. Needs QEMU and
+ * pyro-vmm (beside this program's build); the tests that boot a guest also need PYRO_TEST_KERNEL, a
+ * directory with vmlinux and an initrd whose init resets when "floor=boot" is absent or waits for a disk.
+ * Three groups, each a test of meson's: no argument, `qemu`, `guest`; one whose needs are missing is skipped
+ * whole, with the reason. Run it as root and as a plain user: both are different paths.
+ */
+#include <check.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "daemon/vmm/sock.h"
+#include "daemon/vmm/vmm.h"
+#include "proto/agent.h"
+#include "proto/base.h"
+
+#define WAIT_USEC (60 * USEC_PER_SEC)
+
+enum { KERNEL, INITRD, DISK, FILES };
+
+struct fixture {
+	struct manager m;
+	struct config config;
+	struct vmm *v;
+	char dir[64], run_dir[128];
+	int files[FILES];
+	unsigned started, failed, exited;
+	uint64_t begun_usec, started_usec;
+	struct error error;
+	struct vmm_exit exit;
+	char *reason;
+	bool free_when_started, free_when_failed;
+};
+
+static char *libexec_dir(void)
+{
+	char path[512];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+
+	ck_assert_int_gt(n, 0);
+	path[n] = 0;
+	*strrchr(path, '/') = 0;
+	return str_printf("%s/../../daemon/vmm", path);
+}
+
+static void on_started(struct vmm *v, void *userdata)
+{
+	struct fixture *t = userdata;
+
+	t->started++;
+	t->started_usec = now_usec();
+	if (t->free_when_started)
+		t->v = vmm_free(v);
+}
+
+static void on_failed(struct vmm *v, const struct error *err, void *userdata)
+{
+	struct fixture *t = userdata;
+
+	t->failed++;
+	ck_assert_int_eq(error_copy(&t->error, err), 0);
+	if (t->free_when_failed)
+		t->v = vmm_free(v);
+}
+
+static void on_exited(struct vmm *v, const struct vmm_exit *e, void *userdata)
+{
+	struct fixture *t = userdata;
+
+	t->exited++;
+	t->exit = *e;
+	t->reason = e->reason ? strdup(e->reason) : NULL;
+	t->v = vmm_free(v);
+}
+
+static const struct vmm_callbacks callbacks = {
+	.on_started = on_started,
+	.on_failed = on_failed,
+	.on_exited = on_exited,
+};
+
+/* A file in the fixture's directory, read back by its descriptor. */
+static int make_file(struct fixture *t, const char *name, size_t size, const char *text)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", t->dir, name);
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	int r;
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write_all(fd, text, strlen(text)), 0);
+	ck_assert_int_eq(ftruncate(fd, (off_t)size), 0);
+	r = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_ge(r, 0);
+	ck_assert_int_eq(unlink(path), 0);
+	return r;
+}
+
+/* An ext4 file system of 16 MiB. */
+static int make_ext4(struct fixture *t, const char *name, int flags)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", t->dir, name);
+	_cleanup_close_ int made = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	char program[] = "/sbin/mke2fs", quiet[] = "-q", type[] = "-text4";
+	char *const argv[] = { program, quiet, type, path, NULL };
+	int status, fd;
+	pid_t pid;
+
+	ck_assert_int_ge(made, 0);
+	ck_assert_int_eq(ftruncate(made, 16 * MIB), 0);
+	ck_assert_int_eq(posix_spawn(&pid, program, NULL, NULL, argv, NULL), 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	fd = open(path, flags | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(unlink(path), 0);
+	return fd;
+}
+
+static void begin(struct fixture *t)
+{
+	*t = (struct fixture){ .dir = "/tmp/test-vmm-boot-XXXXXX" };
+	ck_assert_ptr_nonnull(mkdtemp(t->dir));
+	snprintf(t->run_dir, sizeof(t->run_dir), "%s/vm", t->dir);
+	ck_assert_int_eq(mkdir(t->run_dir, 0700), 0);
+	ck_assert_int_ge(sd_event_new(&t->m.event), 0);
+	t->m.runtime_dir = t->dir;
+	t->m.libexec_dir = libexec_dir();
+	t->m.config = &t->config;
+	t->files[KERNEL] = make_file(t, "vmlinux", 4096, "not a kernel");
+	t->files[INITRD] = make_file(t, "initrd", 4096, "not an initramfs");
+	t->files[DISK] = make_file(t, "disk", 16 * MIB, "a disk");
+}
+
+static void use_kernel(struct fixture *t)
+{
+	static const char *const names[] = { "vmlinux", "initrd" };
+	const char *dir = getenv("PYRO_TEST_KERNEL");
+
+	ck_assert_ptr_nonnull(dir);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
+
+		(void)fd_close(t->files[i]);
+		t->files[i] = open(path, O_RDONLY | O_CLOEXEC);
+		ck_assert_msg(t->files[i] >= 0, "%s: %s", path, strerror(errno));
+	}
+}
+
+/* own: a second disk, writable, or -EBADF */
+static int start_with(struct fixture *t, unsigned vcpus, int own, struct error *err)
+{
+	const struct vmm_spec spec = {
+		.id = "vm-0123456789ab",
+		.uuid = { 1, 2, 3 },
+		.vcpu_count = vcpus,
+		.mem_mib = 256,
+		.accelerator = ACCELERATOR_EMULATION,
+		.vmlinux_fd = t->files[KERNEL],
+		.initrd_fd = t->files[INITRD],
+		.disks = { { "env", t->files[DISK], true }, { "own", own, false } },
+		.n_disks = own >= 0 ? 2 : 1,
+		.run_dir = t->run_dir,
+	};
+
+	t->begun_usec = now_usec();
+	return vmm_start(&t->m, &spec, &callbacks, t, &t->v, err);
+}
+
+static int start(struct fixture *t, unsigned vcpus, struct error *err)
+{
+	return start_with(t, vcpus, -EBADF, err);
+}
+
+static void run_until(struct fixture *t, const unsigned *counter)
+{
+	const uint64_t deadline = now_usec() + WAIT_USEC;
+
+	while (!*counter) {
+		ck_assert_uint_lt(now_usec(), deadline);
+		ck_assert_int_ge(sd_event_run(t->m.event, WAIT_USEC), 0);
+	}
+}
+
+/* Nothing of the machine is left: no child, no socket. */
+static void end(struct fixture *t)
+{
+	const uint64_t deadline = now_usec() + WAIT_USEC;
+
+	vmm_free(t->v);
+	while (waitpid(-1, NULL, WNOHANG | __WNOTHREAD) == 0 && now_usec() < deadline)
+		ck_assert_int_ge(sd_event_run(t->m.event, WAIT_USEC), 0);
+	ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
+	ck_assert_int_eq(rmdir(t->run_dir), 0);
+	ck_assert_int_eq(rmdir(t->dir), 0);
+	for (size_t i = 0; i < FILES; i++)
+		(void)fd_close(t->files[i]);
+	error_clear(&t->error);
+	free(t->reason);
+	free(t->m.libexec_dir);
+	sd_event_unref(t->m.event);
+}
+
+/* A field of /proc/PID/status as text. */
+static void status_field(pid_t pid, const char *name, char *ret, size_t n)
+{
+	_cleanup_free_ char *path = str_printf("/proc/%d/status", pid), *text = NULL;
+	char *p;
+
+	ck_assert_int_ge(read_file_at(AT_FDCWD, path, 65536, &text, NULL), 0);
+	p = strstr(text, name);
+	ck_assert_ptr_nonnull(p);
+	p += strlen(name);
+	p += strspn(p, "\t ");
+	p[strcspn(p, "\n")] = 0;
+	snprintf(ret, n, "%s", p);
+}
+
+static void assert_contained(pid_t pid)
+{
+	char value[64];
+
+	status_field(pid, "Seccomp:", value, sizeof(value));
+	ck_assert_str_eq(value, "2");
+	status_field(pid, "NoNewPrivs:", value, sizeof(value));
+	ck_assert_str_eq(value, "1");
+	status_field(pid, "CapEff:", value, sizeof(value));
+	ck_assert_str_eq(value, "0000000000000000");
+	status_field(pid, "CapPrm:", value, sizeof(value));
+	ck_assert_str_eq(value, "0000000000000000");
+	status_field(pid, "Uid:", value, sizeof(value));
+	ck_assert_uint_ne(strtoul(value, NULL, 10), 0);
+	if (geteuid() == 0)
+		ck_assert_uint_ne(strtoul(value, NULL, 10), 65534);
+	status_field(pid, "Groups:", value, sizeof(value));
+	if (geteuid() == 0)
+		ck_assert_str_eq(value, "");
+}
+
+/* No descriptor of ours has come along: only what QEMU makes itself, its sockets and the files given. */
+static void assert_descriptors(pid_t pid)
+{
+	_cleanup_free_ char *dir = str_printf("/proc/%d/fd", pid);
+	DIR *d = opendir(dir);
+	unsigned n = 0;
+
+	ck_assert_ptr_nonnull(d);
+	for (struct dirent *e = readdir(d); e; e = readdir(d)) {
+		char target[256];
+		ssize_t len = readlinkat(dirfd(d), e->d_name, target, sizeof(target) - 1);
+
+		if (len < 0)
+			continue;
+		target[len] = 0;
+		n++;
+		ck_assert_msg(startswith(target, "socket:") || startswith(target, "pipe:") ||
+				      startswith(target, "anon_inode:") ||
+				      startswith(target, "/memfd:") || streq(target, "/dev/null") ||
+				      strstr(target, "vmlinux") || strstr(target, "initrd") ||
+				      strstr(target, "/disk"),
+			"unexpected descriptor %s: %s", e->d_name, target);
+	}
+	(void)closedir(d);
+	ck_assert_uint_lt(n, 40);
+}
+
+/* The namespaces that could be had on this host, by what the launcher does itself. */
+static void assert_namespaces(pid_t pid)
+{
+	static const char *const kinds[] = { "net", "ipc", "uts", "mnt" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		_cleanup_free_ char *a = str_printf("/proc/self/ns/%s", kinds[i]);
+		_cleanup_free_ char *b = str_printf("/proc/%d/ns/%s", pid, kinds[i]);
+		char mine[64] = "", its[64] = "";
+
+		if (readlink(a, mine, sizeof(mine) - 1) > 0 &&
+			readlink(b, its, sizeof(its) - 1) > 0)
+			printf("# %s namespace of its own: %s\n", kinds[i],
+				streq(mine, its) ? "no" : "yes");
+	}
+}
+
+/* What the VMM sees of the host's file system; only root may look. */
+static void assert_view(pid_t pid)
+{
+	static const char *const absent[] = { "etc/passwd", "tmp", "home", "root", "proc/1", "sys",
+		"dev/kvm" };
+	static const char *const present[] = { "usr", "proc/self/fd", "dev/null" };
+	_cleanup_free_ char *root = str_printf("/proc/%d/root", pid);
+	_cleanup_close_ int fd = -EBADF;
+
+	if (geteuid() != 0)
+		return;
+	fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(absent); i++)
+		ck_assert_msg(faccessat(fd, absent[i], F_OK, 0) < 0, "%s is there", absent[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(present); i++)
+		ck_assert_msg(
+			faccessat(fd, present[i], F_OK, 0) == 0, "%s is not there", present[i]);
+	ck_assert(mkdirat(fd, "new", 0700) < 0 && errno == EROFS);
+	ck_assert(mkdirat(fd, "usr/new", 0700) < 0 && errno == EROFS);
+}
+
+START_TEST(boots)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *tail = NULL;
+	_cleanup_close_ int agent = -EBADF;
+	struct fixture t;
+
+	begin(&t);
+	use_kernel(&t);
+	ck_assert_int_eq(start(&t, (unsigned)_i, &err), 0);
+	ck_assert_int_gt(vmm_pid(t.v), 1);
+	ck_assert_uint_gt(vmm_start_time(t.v), 0);
+	ck_assert_str_eq(vmm_execution_mode(t.v), "guest_serial");
+	agent = vmm_connect(t.v);
+	ck_assert_int_ge(agent, 0);
+	run_until(&t, &t.started);
+	printf("# started in %llu ms\n",
+		(unsigned long long)(t.started_usec - t.begun_usec) / 1000);
+	assert_contained(vmm_pid(t.v));
+	assert_descriptors(vmm_pid(t.v));
+	assert_namespaces(vmm_pid(t.v));
+	assert_view(vmm_pid(t.v));
+	/* The init finds no file system on its disk, says so on the console, and resets. */
+	while (!t.exited) {
+		if (t.v) {
+			free(TAKE_PTR(tail));
+			ck_assert_int_eq(vmm_console_tail(t.v, 4096, &tail), 0);
+		}
+		ck_assert_int_ge(sd_event_run(t.m.event, WAIT_USEC), 0);
+	}
+	printf("# ended in %llu ms: %s\n", (unsigned long long)(now_usec() - t.begun_usec) / 1000,
+		tail);
+	ck_assert_int_eq(t.exit.status, 0);
+	ck_assert(t.exit.guest_ended);
+	ck_assert_uint_eq(t.failed, 0);
+	ck_assert_ptr_nonnull(strstr(tail, "FLOOR-FAIL"));
+	end(&t);
+}
+END_TEST
+
+/* Waits for one byte of the agent's stream while the loop runs. */
+static void expect_byte(struct fixture *t, int fd, char want)
+{
+	const uint64_t deadline = now_usec() + WAIT_USEC;
+	_cleanup_free_ char *tail = NULL;
+	ssize_t n;
+	char got;
+
+	for (;;) {
+		struct pollfd p[] = { { fd, POLLIN, 0 },
+			{ sd_event_get_fd(t->m.event), POLLIN, 0 } };
+
+		ck_assert_uint_lt(now_usec(), deadline);
+		ck_assert_int_eq(t->exited, 0);
+		n = recv(fd, &got, 1, MSG_DONTWAIT);
+		if (n == 1)
+			break;
+		if (n == 0 || errno != EAGAIN)
+			(void)vmm_console_tail(t->v, 4096, &tail);
+		ck_assert_msg(!tail, "the port ended; console: %s", tail);
+		ck_assert_int_ge(sd_event_run(t->m.event, 0), 0);
+		ck_assert_int_ge(poll(p, 2, 1000), 0);
+	}
+	ck_assert_int_eq(got, want);
+}
+
+/* The floor's init on real disks: it mounts one read-only and the other for writing, over the port. */
+START_TEST(disks_and_port)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_close_ int agent = -EBADF, own = -EBADF;
+	struct fixture t;
+	struct stat before, after;
+
+	begin(&t);
+	use_kernel(&t);
+	(void)fd_close(t.files[DISK]);
+	t.files[DISK] = make_ext4(&t, "disk", O_RDONLY);
+	own = make_ext4(&t, "disk2", O_RDWR);
+	ck_assert_int_eq(fstat(own, &before), 0);
+	ck_assert_int_eq(start_with(&t, 1, own, &err), 0);
+	agent = vmm_connect(t.v);
+	ck_assert_int_ge(agent, 0);
+	expect_byte(&t, agent, 'r');
+	ck_assert_int_eq(write_all(agent, "e", 1), 0);
+	expect_byte(&t, agent, 'e');
+	ck_assert_int_eq(write_all(agent, "s", 1), 0);
+	expect_byte(&t, agent, 'k');
+	assert_descriptors(vmm_pid(t.v));
+	vmm_stop(t.v);
+	run_until(&t, &t.exited);
+	ck_assert_int_eq(fstat(own, &after), 0);
+	ck_assert(memcmp(&before.st_mtim, &after.st_mtim, sizeof(before.st_mtim)) != 0);
+	end(&t);
+}
+END_TEST
+
+START_TEST(wrong_kernel)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture t;
+
+	begin(&t);
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	run_until(&t, &t.exited);
+	ck_assert_uint_eq(t.started, 0);
+	ck_assert_uint_eq(t.failed, 1);
+	ck_assert_int_eq(t.error.code, ERROR_START_FAILED);
+	printf("# %s: %s\n", t.error.message, t.error.cause);
+	ck_assert_msg(strstr(t.error.cause, "kernel") != NULL, "%s", t.error.cause);
+	ck_assert_int_eq(t.exit.status, 1);
+	ck_assert(!t.exit.guest_ended);
+	ck_assert_ptr_nonnull(t.reason);
+	end(&t);
+}
+END_TEST
+
+START_TEST(not_installed)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct vmm_probe p = {};
+	char none[] = "/nonexistent/qemu";
+	struct fixture t;
+
+	begin(&t);
+	t.config.qemu = none;
+	ck_assert_int_lt(start(&t, 1, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_VM_UNAVAILABLE);
+	ck_assert_str_eq(err.fix, "sudo apt-get install -y qemu-system-x86");
+	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+	ck_assert(!p.usable);
+	ck_assert_ptr_nonnull(p.reason);
+	vmm_probe_done(&p);
+	end(&t);
+}
+END_TEST
+
+START_TEST(no_launcher)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture t;
+
+	begin(&t);
+	free(t.m.libexec_dir);
+	t.m.libexec_dir = strdup("/nonexistent");
+	ck_assert_int_lt(start(&t, 1, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_VM_UNAVAILABLE);
+	end(&t);
+}
+END_TEST
+
+/* A program that is no VMM: it ends at once, and its last words are the reason. */
+START_TEST(not_a_vmm)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char other[] = "/usr/bin/basename";
+	struct fixture t;
+
+	begin(&t);
+	t.config.qemu = other;
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	run_until(&t, &t.exited);
+	ck_assert_uint_eq(t.failed, 1);
+	ck_assert_ptr_nonnull(t.reason);
+	printf("# %s\n", t.reason);
+	end(&t);
+}
+END_TEST
+
+/* Somebody else on the launch socket, and first: it gets nothing, and the launch goes on. */
+START_TEST(impostor)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_close_ int fd = -EBADF;
+	_cleanup_free_ char *path = NULL;
+	struct fixture t;
+	char c;
+
+	begin(&t);
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	path = str_printf("%s/launch.sock", t.run_dir);
+	fd = sock_dial(path, SOCK_SEQPACKET);
+	run_until(&t, &t.exited);
+	if (fd >= 0)
+		ck_assert_int_le(recv(fd, &c, 1, MSG_DONTWAIT), 0);
+	ck_assert_ptr_nonnull(t.reason);
+	ck_assert_ptr_nonnull(strstr(t.reason, "kernel"));
+	end(&t);
+}
+END_TEST
+
+START_TEST(freed_at_any_time)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture t;
+
+	begin(&t); /* before the launcher has connected */
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	end(&t);
+
+	begin(&t); /* in on_failed */
+	t.free_when_failed = true;
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	run_until(&t, &t.failed);
+	ck_assert_ptr_null(t.v);
+	ck_assert_uint_eq(t.exited, 0);
+	end(&t);
+}
+END_TEST
+
+START_TEST(freed_when_started)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture t;
+
+	begin(&t);
+	t.free_when_started = true;
+	use_kernel(&t);
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	run_until(&t, &t.started);
+	ck_assert_ptr_null(t.v);
+	end(&t);
+}
+END_TEST
+
+START_TEST(stopped)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture t;
+
+	begin(&t);
+	use_kernel(&t);
+	ck_assert_int_eq(start(&t, 1, &err), 0);
+	run_until(&t, &t.started);
+	vmm_stop(t.v);
+	run_until(&t, &t.exited);
+	ck_assert_int_eq(t.exit.status, -9);
+	ck_assert(!t.exit.guest_ended);
+	ck_assert_uint_eq(t.failed, 0);
+	end(&t);
+}
+END_TEST
+
+START_TEST(version)
+{
+	struct vmm_probe p = {};
+	struct fixture t;
+
+	begin(&t);
+	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+	while (!p.version) {
+		vmm_probe_done(&p);
+		ck_assert_int_ge(sd_event_run(t.m.event, WAIT_USEC), 0);
+		ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+	}
+	ck_assert(p.usable);
+	ck_assert_uint_gt(strtoul(p.version, NULL, 10), 1);
+	printf("# %s %s\n", p.path, p.version);
+	vmm_probe_done(&p);
+	end(&t);
+}
+END_TEST
+
+static void add_bare(TCase *tc)
+{
+	tcase_add_test(tc, not_installed);
+	tcase_add_test(tc, no_launcher);
+	tcase_add_test(tc, not_a_vmm);
+}
+
+static void add_qemu(TCase *tc)
+{
+	tcase_add_test(tc, version);
+	tcase_add_test(tc, wrong_kernel);
+	tcase_add_test(tc, impostor);
+	tcase_add_test(tc, freed_at_any_time);
+}
+
+static void add_guest(TCase *tc)
+{
+	tcase_add_test(tc, freed_when_started);
+	tcase_add_test(tc, stopped);
+	tcase_add_loop_test(tc, boots, 1, 3);
+	tcase_add_test(tc, disks_and_port);
+}
+
+static const struct group {
+	const char *name;
+	void (*add)(TCase *tc);
+	bool qemu, guest;
+} groups[] = {
+	{ "bare", add_bare, false, false },
+	{ "qemu", add_qemu, true, false },
+	{ "guest", add_guest, true, true },
+};
+
+/* Why the group cannot run here; NULL when it can. */
+static const char *missing(const struct group *g)
+{
+	if (g->qemu && access("/usr/bin/qemu-system-x86_64", X_OK) < 0)
+		return "qemu-system-x86_64 is not installed";
+	if (g->guest && !getenv("PYRO_TEST_KERNEL"))
+		return "PYRO_TEST_KERNEL is not set";
+	if (g->guest && access("/sbin/mke2fs", X_OK) < 0)
+		return "mke2fs is not installed";
+	return NULL;
+}
+
+static int run_group(const struct group *g)
+{
+	Suite *s = suite_create("vmm-boot");
+	TCase *tc = tcase_create(g->name);
+	SRunner *sr;
+	int failed;
+
+	tcase_set_timeout(tc, 100);
+	g->add(tc);
+	suite_add_tcase(s, tc);
+	sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : groups[0].name;
+
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++) {
+		if (!streq(groups[i].name, name))
+			continue;
+		const char *why = missing(&groups[i]);
+		if (!why)
+			return run_group(&groups[i]);
+		printf("1..0 # SKIP %s\n", why); /* TAP: the whole test */
+		return EXIT_SUCCESS;
+	}
+	return EXIT_FAILURE;
+}
