@@ -29,6 +29,10 @@ SHARED = os.path.join(os.path.dirname(TOP), "shared")
 N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "kvm: run by tests/kvm too, under KVM and systemd")
+
+
 def stage(build):
     return build + "/stage/usr/local"
 
@@ -144,11 +148,14 @@ class Daemon:
                 found += [place + "/" + name for name in os.listdir(place)]
         return found + ["pid %d %s" % (pid, what) for pid, what in self.processes()]
 
+    def pid(self):
+        return self.process.pid if self.process else None
+
     def processes(self):
         """Children of ours: VMMs, launchers and jobs (their parent is the daemon, or they name its directories)."""
-        found = []
+        found, daemon = [], self.pid() or -1
         for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == (self.process.pid if self.process else -1):
+            if not name.isdigit() or int(name) == daemon:
                 continue
             try:
                 words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0")
@@ -159,7 +166,7 @@ class Daemon:
             if state == "Z":
                 continue
             program = os.path.basename(words[0].decode(errors="replace"))
-            if self.process and parent == self.process.pid:
+            if parent == daemon:
                 found.append((int(name), program))
         return found
 
@@ -175,16 +182,44 @@ class Daemon:
             select.select([], [], [], 0.05)
 
     def vm_hwm_kib(self):
-        for line in open("/proc/%d/status" % self.process.pid):
+        for line in open("/proc/%d/status" % self.pid()):
             if line.startswith("VmHWM"):
                 return int(line.split()[1])
         raise AssertionError("no VmHWM")
 
     def rss_kib(self):
-        for line in open("/proc/%d/status" % self.process.pid):
+        for line in open("/proc/%d/status" % self.pid()):
             if line.startswith("VmRSS"):
                 return int(line.split()[1])
         raise AssertionError("no VmRSS")
+
+
+class Installed(Daemon):
+    """The pyrod of this system, under systemd as it was installed; clients are a user of group pyro."""
+
+    def __init__(self, user):
+        account = pwd.getpwnam(user)
+        self.state, self.runtime, self.prefix = "/var/lib/pyro", "/run/pyro", []
+        self.socket = self.runtime + "/pyrod.sock"
+        self.env = dict(os.environ, HOME=account.pw_dir, USER=user, LOGNAME=user)
+        self.become = ["setpriv", "--reuid=%d" % account.pw_uid, "--regid=%d" % account.pw_gid, "--init-groups", "--inh-caps=-all", "--"]
+
+    def start(self):
+        subprocess.run(["systemctl", "start", "pyrod.service"], check=True)
+        return self
+
+    def stop(self):
+        subprocess.run(["systemctl", "stop", "pyrod.service"], check=True)
+
+    def pid(self):
+        shown = subprocess.run(["systemctl", "show", "-P", "MainPID", "pyrod.service"], check=True, capture_output=True, text=True)
+        return int(shown.stdout)
+
+    def log_text(self):
+        return subprocess.run(["journalctl", "-u", "pyrod.service", "--no-pager", "-n", "200"], capture_output=True, text=True).stdout
+
+    def command(self, *args):
+        return [*self.become, "pyro", *args]
 
 
 class Raw:
@@ -240,7 +275,11 @@ def work():
 
 @pytest.fixture(scope="session")
 def daemon(work):
-    """The release daemon that tests with guests share; debian:12 is installed in its cache."""
+    """The release daemon that tests with guests share; debian:12 is installed in its cache. With PYRO_TEST_INSTALLED=USER
+    it is this system's."""
+    if os.environ.get("PYRO_TEST_INSTALLED"):
+        yield Installed(os.environ["PYRO_TEST_INSTALLED"]).start()
+        return
     os.makedirs(CACHE + "/environments", exist_ok=True)
     d = Daemon(work + "/shared", kernels=CACHE + "/kernels")
     d.start()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`pyro run` against real guests: what a user sees of one command in a machine of its own."""
+"""`pyro run` against real guests: what a user sees of one command in a machine of its own. Those marked kvm are run
+once more by tests/kvm, in a machine that has KVM and systemd."""
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ def run(daemon, *words, flags=(), **kw):
     return daemon.pyro("run", *flags, ENV, "--", *words, **kw)
 
 
+@pytest.mark.kvm
 def test_git_version_transcript(daemon):
     r = run(daemon, "git", "--version")
     assert r.status == 0, r
@@ -46,6 +48,7 @@ def test_it_is_a_machine_of_its_own(daemon):
     assert "tsc_early_khz=" in cmdline
 
 
+@pytest.mark.kvm
 def test_streams_stay_apart_and_exact(daemon):
     r = run(daemon, "sh", "-c", "printf out; printf err >&2; exit 7")
     assert r.status == 7, r
@@ -77,6 +80,7 @@ def test_300_mb_out_in_bounded_memory(daemon):
     assert hwm < 30 * 1024
 
 
+@pytest.mark.kvm
 def test_reader_that_goes_away_cancels(daemon):
     p = daemon.popen("run", ENV, "--", "yes", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert p.stdout.readline() == b"y\n"
@@ -89,6 +93,7 @@ def test_reader_that_goes_away_cancels(daemon):
     daemon.wait_clean(2)
 
 
+@pytest.mark.kvm
 def test_summary_starts_its_line(daemon):
     r = run(daemon, "sh", "-c", "printf x >&2")
     assert r.status == 0
@@ -108,6 +113,7 @@ def test_closed_descriptors(daemon, closed):
         assert r.stdout == b"hi\n"
 
 
+@pytest.mark.kvm
 def test_timeout_is_a_result(daemon):
     r = run(daemon, "sh", "-c", "sleep 1000 & sleep 1000", flags=("--timeout-seconds", "2"))
     assert r.status == 124, r
@@ -117,6 +123,7 @@ def test_timeout_is_a_result(daemon):
     daemon.wait_clean()
 
 
+@pytest.mark.kvm
 def test_timeout_leaves_nothing_in_the_guest(daemon):
     # The machine goes too; what the cgroup kill leaves is asked of the agent by its own tests. Here: --json says so.
     r = daemon.pyro("--json", "run", "--timeout-seconds", "1", ENV, "--", "sh", "-c", "echo before; sleep 100")
@@ -126,12 +133,14 @@ def test_timeout_leaves_nothing_in_the_guest(daemon):
     assert result["cleanup"] == {"deleted": True, "reason": "post_exec_cleanup", "vm_id": result["vm_id"]}
 
 
+@pytest.mark.kvm
 def test_background_child_does_not_hold_the_command(daemon):
     r = run(daemon, "sh", "-c", "sleep 300 & echo hi")
     assert r.status == 0 and r.out == b"hi\n", r
     assert int(re.search(r"duration_ms=(\d+)", r.errors).group(1)) < 3000
 
 
+@pytest.mark.kvm
 def test_background_server_that_prints_still_answers(daemon):
     script = ("(while :; do echo noise; sleep 0.05; done) & "
               "python3 -u -m http.server 8000 --bind 127.0.0.1 >/dev/null 2>&1 & sleep 1.5; "

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""pyro as installed, under systemd with KVM: an emulated machine boots once (machine.py), its user works (inside), and
+these look at what came of it. Run by `tests/soak kvm`; some minutes."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import machine  # noqa: E402
+from conftest import BUILD, CACHE, TOP  # noqa: E402
+
+WITHIN = 900  # seconds for all of it, installation and the machine's own boot included
+
+
+@pytest.fixture(scope="module")
+def came(root_only, work, daemon):
+    """The results of the one boot. The daemon fixture is there because it fills the cache."""
+    payload = work + "/payload"
+    os.makedirs(payload)
+    subprocess.run(["cp", "-a", BUILD + "/stage", payload + "/stage"], check=True)
+    os.makedirs(payload + "/cache")
+    for name in ("environments", "kernels"):
+        subprocess.run(["cp", "-al", CACHE + "/" + name, payload + "/cache/" + name], check=True)
+    shutil.copytree(TOP + "/tests", payload + "/tests", ignore=shutil.ignore_patterns("__pycache__", "corpus"))
+    shutil.copy(TOP + "/tests/kvm/inside", payload + "/inside")
+    out, log = machine.boot(CACHE, payload, work, WITHIN)
+    print(log[-20000:])
+    return out
+
+
+def read(came, name):
+    with open(came + "/" + name, errors="replace") as f:
+        return f.read()
+
+
+def test_doctor_passes_with_kvm(came):
+    text = read(came, "doctor.txt")
+    assert read(came, "doctor.status") == "0\n", text
+    assert "Runtime: PASS" in text
+    assert "KVM: exists=yes readable=yes writable=yes" in text
+    assert "Accelerator: kvm" in text
+    assert "vm_boot=yes guest_exec=yes" in text
+
+
+def test_run_uses_kvm(came):
+    result = json.loads(read(came, "run.json"))
+    assert result["accelerator"] == "kvm" and result["exit_code"] == 0
+    assert "cloud-amd64" in result["stdout"]
+    assert "accelerator=emulation" not in read(came, "run.err")
+
+
+def test_the_marked_tests_pass_there(came):
+    suite = ElementTree.parse(came + "/subset.xml").getroot().find("testsuite")
+    failed = [c.get("name") for c in suite.iter("testcase") if c.find("failure") is not None or c.find("error") is not None]
+    assert not failed, read(came, "journal.txt")[-4000:]
+    assert int(suite.get("tests")) >= 8 and suite.get("skipped") == "0"
+    seconds = float(suite.get("time"))
+    print("the marked tests took %.0f s there" % seconds)
+    assert seconds < 480
