@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import machine  # noqa: E402
-from conftest import BUILD, CACHE, TOP  # noqa: E402
+from conftest import CACHE, TOP  # noqa: E402
 
 WITHIN = 900  # seconds for all of it, installation and the machine's own boot included
 
@@ -22,7 +22,11 @@ def came(root_only, work, daemon):
     """The results of the one boot. The daemon fixture is there because it fills the cache."""
     payload = work + "/payload"
     os.makedirs(payload)
-    subprocess.run(["cp", "-a", BUILD + "/stage", payload + "/stage"], check=True)
+    built = subprocess.run([TOP + "/tests/deb", work + "/deb"], capture_output=True, text=True, timeout=600)
+    assert built.returncode == 0, built.stdout + built.stderr
+    for name in os.listdir(work + "/deb"):
+        if name.endswith(".deb"):
+            shutil.copy(work + "/deb/" + name, payload)
     os.makedirs(payload + "/cache")
     for name in ("environments", "kernels"):
         subprocess.run(["cp", "-al", CACHE + "/" + name, payload + "/cache/" + name], check=True)
@@ -36,6 +40,26 @@ def came(root_only, work, daemon):
 def read(came, name):
     with open(came + "/" + name, errors="replace") as f:
         return f.read()
+
+
+def test_package_installs_and_enables_the_socket(came):
+    assert read(came, "install.status") == "0\n"
+    assert read(came, "enabled.txt") == "enabled\n"
+
+
+def test_purge_leaves_nothing(came):
+    assert read(came, "purge.status") == "0\n", read(came, "purge.txt")
+    left = set(read(came, "after.txt").splitlines()) - set(read(came, "before.txt").splitlines())
+    # What any removal or a running system leaves: dpkg's own books, systemd's, udev's, the journal's.
+    left = {line for line in left if not line.startswith(("/var/lib/dpkg", "/var/lib/systemd", "/var/spool", "/var/mail"))}
+    assert not [line for line in left if "pyro" in line], sorted(left)
+    assert not [line for line in read(came, "ps.txt").splitlines() if "pyrod" in line or "pyro-vmm" in line or "qemu-system" in line]
+    print("left by installation and purge: %s" % sorted(left))
+
+
+def test_outsider_is_refused_with_the_fix(came):
+    *text, status = read(came, "outsider.txt").splitlines()
+    assert status == "125" and any("usermod" in line or "adduser" in line for line in text), text
 
 
 def test_doctor_passes_with_kvm(came):
