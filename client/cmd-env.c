@@ -40,7 +40,7 @@ int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error
 	return 0;
 }
 
-static void on_pull(const char *json, void *userdata)
+void cmd_on_pull(const char *json, void *userdata)
 {
 	struct out_progress *progress = userdata;
 	_cleanup_json_ json_object *o = json_tokener_parse(json);
@@ -62,7 +62,7 @@ int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error
 	int r = cli_connect(cli, &p, err);
 
 	if (r >= 0)
-		r = cli_call(p, "env.pull", line->params, on_pull, &progress, &result, err);
+		r = cli_call(p, "env.pull", line->params, cmd_on_pull, &progress, &result, err);
 	out_progress_end(&progress);
 	if (r < 0)
 		return r;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro run`: one command in a machine of its own, with live streams. One poll() loop over the signals,
+ * `pyro run` and `pyro vm exec`: one command in a machine of its own, or in one there is, with live streams. One poll() loop over the signals,
  * the daemon's socket and the relay. Whatever ends it, the machine is asked to be deleted before we
  * leave: after a signal or when stdout is gone the call is cancelled and its answer awaited for
  * CANCEL_WAIT; should that not come, closing the connection lets the daemon delete it. The exit status is
@@ -29,6 +29,7 @@ enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS 
 struct runner {
 	const struct cli *cli;
 	const struct cmdline *line;
+	const char *tag;     /* static: what its lines on stderr begin with */
 	struct pyro *pyro;   /* owned */
 	struct relay *relay; /* owned; NULL with --json */
 	int signals;         /* owned */
@@ -82,7 +83,7 @@ static int open_signals(struct error *err)
 	return fd;
 }
 
-/* Sends vm.run, with its live socket unless --json wants the output in the reply. */
+/* Sends the verb's call, with its live socket unless --json wants the output in the reply. */
 static int start_call(struct runner *r, struct error *err)
 {
 	_cleanup_json_ json_object *params = NULL;
@@ -103,7 +104,7 @@ static int start_call(struct runner *r, struct error *err)
 		if (q < 0)
 			return q;
 	}
-	r->id = pyro_call_start(r->pyro, "vm.run",
+	r->id = pyro_call_start(r->pyro, api_methods[r->line->verb->method].name,
 		json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN), &peer,
 		peer >= 0 ? 1 : 0, &e);
 	return r->id < 0 ? cli_take_error(e, err) : 0;
@@ -194,7 +195,7 @@ static void note_emulation(const struct runner *r, const char *reason)
 		return;
 	if (!host_cpu_virtualization()) {
 		if (first_emulation()) {
-			fputs("[run] note accelerator=emulation reason=\"", stderr);
+			fprintf(stderr, "[%s] note accelerator=emulation reason=\"", r->tag);
 			out_text(stderr, reason);
 			fputs("\" fix=\"use a host with hardware virtualization; emulation works, slower\"\n",
 				stderr);
@@ -202,7 +203,7 @@ static void note_emulation(const struct runner *r, const char *reason)
 		return;
 	}
 	host_kvm_probe(&kvm);
-	fputs("[run] note accelerator=emulation reason=\"", stderr);
+	fprintf(stderr, "[%s] note accelerator=emulation reason=\"", r->tag);
 	out_text(stderr, reason);
 	fprintf(stderr, "\" fix=\"%s\"\n",
 		kvm.exists ? "pyro doctor" : "sudo modprobe -a kvm_intel kvm_amd");
@@ -230,15 +231,15 @@ static void show_phase(struct runner *r, json_object *o)
 	if (streq(phase, "create")) {
 		if (r->cli->quiet)
 			return;
-		fputs("[run] phase=create environment=", stderr);
+		fprintf(stderr, "[%s] phase=create environment=", r->tag);
 		out_text(stderr, r->environment);
 		fputc('\n', stderr);
 	} else if (streq(phase, "start")) {
 		if (streq(out_member(o, "accelerator"), "emulation") && reason[0])
 			note_emulation(r, reason);
-		out_note(r->cli, "[run] phase=start vm_id=%s", r->vm_id);
+		out_note(r->cli, "[%s] phase=start vm_id=%s", r->tag, r->vm_id);
 	} else if (streq(phase, "execute")) {
-		out_note(r->cli, "[run] phase=execute vm_id=%s", r->vm_id);
+		out_note(r->cli, "[%s] phase=execute vm_id=%s", r->tag, r->vm_id);
 		r->executing = r->exec_id[0];
 	} else if (phase[0]) {
 		out_pull_phase(&r->progress, phase,
@@ -359,8 +360,8 @@ static int finish_result(struct runner *r)
 		out_json(r->result);
 	if (r->cli->quiet)
 		return status;
-	fputs("[run] environment=", stderr);
-	out_text(stderr, out_member(r->result, "environment"));
+	fprintf(stderr, "[%s] %s=", r->tag, r->line->verb->noun ? "vm_id" : "environment");
+	out_text(stderr, out_member(r->result, r->line->verb->noun ? "vm_id" : "environment"));
 	fputs(" execution_mode=", stderr);
 	out_text(stderr, out_member(r->result, "execution_mode"));
 	fprintf(stderr, " exit_code=%d duration_ms=%" PRId64 "\n", status,
@@ -398,6 +399,7 @@ int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err
 	_cleanup_(runner_done) struct runner r = {
 		.cli = cli,
 		.line = line,
+		.tag = line->verb->noun ? "vm-exec" : "run",
 		.signals = -EBADF,
 		.deadline = UINT64_MAX,
 		.environment = json_get_str(line->checked, "environment", ""),
@@ -405,7 +407,7 @@ int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err
 	int q;
 
 	r.progress =
-		(struct out_progress){ .cli = cli, .verb = "run", .environment = r.environment };
+		(struct out_progress){ .cli = cli, .verb = r.tag, .environment = r.environment };
 	if (cli->json && json_get_bool(line->checked, "stdin", false))
 		return error_set(err, ERROR_USAGE,
 			"--json gives the output at the end, -i passes it on as it comes",

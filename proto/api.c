@@ -254,90 +254,105 @@ static const struct api_field env_prune_result[] = {
 
 /* vm */
 
+#define FIELD_VCPU_COUNT \
+	{ \
+		.name = "vcpu_count", .type = API_INT, .dflt = "1", .min = VCPU_MIN, \
+		.max = VCPU_MAX, .cli = "cpus", .help = "Virtual CPUs." \
+	}
+
+#define FIELD_MEM_MIB \
+	{ \
+		.name = "mem_mib", .type = API_INT, .dflt = "1024", .min = MEM_MIB_MIN, \
+		.max = MEM_MIB_MAX, .cli = "-m,memory", .help = "Memory in MiB." \
+	}
+
+#define FIELD_DISK_MIB \
+	{ \
+		.name = "disk_mib", .type = API_INT, .dflt = "10240", .min = DISK_MIB_MIN, \
+		.max = DISK_MIB_MAX, \
+		.help = "Size of the machine's own disk in MiB; it is sparse." \
+	}
+
+#define FIELD_NETWORK \
+	{ \
+		.name = "network", .type = API_BOOL, .dflt = "false", \
+		.help = "Connect it to the network." \
+	}
+
+#define FIELD_ALLOW_HOST_COMPAT \
+	{ \
+		.name = "allow_host_compat", .type = API_BOOL, .dflt = "false", \
+		.help = "Allow running without a machine where none can run." \
+	}
+
+#define FIELD_ACCELERATOR \
+	{ \
+		.name = "accelerator", .type = API_ENUM, .dflt = "\"auto\"", \
+		.names = names_accelerator, .help = "auto takes KVM when it is usable." \
+	}
+
+#define FIELD_COMMAND \
+	{ \
+		.name = "command", .type = API_STRING, \
+		.flags = API_REQUIRED | API_POSITIONAL | API_REST, .min = 1, \
+		.max = LIMIT_COMMAND_BYTES - 1, .help = "One shell line." \
+	}
+
+#define FIELD_TIMEOUT_SECONDS \
+	{ \
+		.name = "timeout_seconds", .type = API_INT, .dflt = "30", \
+		.max = TIMEOUT_SECONDS_MAX, .cli = "timeout", \
+		.help = "Ends the command so long after its start; 0: never." \
+	}
+
+#define FIELD_CWD \
+	{ \
+		.name = "cwd", .type = API_STRING, .dflt = "\"/workspace\"", .min = 1, \
+		.max = 4095, .cli = "-w", .help = "Where the command runs." \
+	}
+
+#define FIELD_USER \
+	{ \
+		.name = "user", .type = API_STRING, .dflt = "\"root\"", .min = 1, .max = 255, \
+		.cli = "-u", .help = "Whom it runs as: a name or a number of the guest." \
+	}
+
+#define FIELD_ENV \
+	{ \
+		.name = "env", .type = API_OBJECT, .dflt = "{}", .max = LIMIT_ENV_COUNT, \
+		.cli = "-e", .help = "Environment variables." \
+	}
+
+#define FIELD_STDIN \
+	{ \
+		.name = "stdin", .type = API_BOOL, .dflt = "false", .flags = API_NO_MCP, \
+		.cli = "-i,interactive", .help = "The caller sends stdin; else it is /dev/null." \
+	}
+
+#define FIELD_STDIO \
+	{ \
+		.name = "stdio", .type = API_FD, \
+		.flags = API_NULLABLE | API_LIVE | API_NO_MCP | API_NO_CLI, .client = "stdio", \
+		.help = "Carries stdin, stdout and stderr live; else the reply carries the output." \
+	}
+
+#define FIELDS_MACHINE \
+	FIELD_VCPU_COUNT, FIELD_MEM_MIB, FIELD_DISK_MIB, FIELD_NETWORK, FIELD_ALLOW_HOST_COMPAT, \
+		FIELD_ACCELERATOR
+#define FIELDS_COMMAND \
+	FIELD_TIMEOUT_SECONDS, FIELD_CWD, FIELD_USER, FIELD_ENV, FIELD_STDIN, FIELD_STDIO
+
 static const struct api_field vm_run_params[] = {
 	FIELD_ENVIRONMENT,
-	{ .name = "command",
-		.type = API_STRING,
-		.flags = API_REQUIRED | API_POSITIONAL | API_REST,
-		.min = 1,
-		.max = LIMIT_COMMAND_BYTES - 1,
-		.help = "One shell line." },
-	{ .name = "vcpu_count",
-		.type = API_INT,
-		.dflt = "1",
-		.min = VCPU_MIN,
-		.max = VCPU_MAX,
-		.cli = "cpus",
-		.help = "Virtual CPUs." },
-	{ .name = "mem_mib",
-		.type = API_INT,
-		.dflt = "1024",
-		.min = MEM_MIB_MIN,
-		.max = MEM_MIB_MAX,
-		.cli = "-m,memory",
-		.help = "Memory in MiB." },
-	{ .name = "disk_mib",
-		.type = API_INT,
-		.dflt = "10240",
-		.min = DISK_MIB_MIN,
-		.max = DISK_MIB_MAX,
-		.help = "Size of the machine's own disk in MiB; it is sparse." },
-	{ .name = "timeout_seconds",
-		.type = API_INT,
-		.dflt = "30",
-		.max = TIMEOUT_SECONDS_MAX,
-		.cli = "timeout",
-		.help = "Ends the command so long after its start; 0: never." },
+	FIELD_COMMAND,
+	FIELDS_MACHINE,
+	FIELDS_COMMAND,
 	{ .name = "ttl_seconds",
 		.type = API_INT,
 		.flags = API_NULLABLE,
 		.max = TTL_SECONDS_MAX,
 		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
 			"600 or the timeout and a minute, whichever is more." },
-	{ .name = "network",
-		.type = API_BOOL,
-		.dflt = "false",
-		.help = "Connect it to the network." },
-	{ .name = "allow_host_compat",
-		.type = API_BOOL,
-		.dflt = "false",
-		.help = "Allow running without a machine where none can run." },
-	{ .name = "accelerator",
-		.type = API_ENUM,
-		.dflt = "\"auto\"",
-		.names = names_accelerator,
-		.help = "auto takes KVM when it is usable." },
-	{ .name = "cwd",
-		.type = API_STRING,
-		.dflt = "\"/workspace\"",
-		.min = 1,
-		.max = 4095,
-		.cli = "-w",
-		.help = "Where the command runs." },
-	{ .name = "user",
-		.type = API_STRING,
-		.dflt = "\"root\"",
-		.min = 1,
-		.max = 255,
-		.cli = "-u",
-		.help = "Whom it runs as: a name or a number of the guest." },
-	{ .name = "env",
-		.type = API_OBJECT,
-		.dflt = "{}",
-		.max = LIMIT_ENV_COUNT,
-		.cli = "-e",
-		.help = "Environment variables." },
-	{ .name = "stdin",
-		.type = API_BOOL,
-		.dflt = "false",
-		.flags = API_NO_MCP,
-		.cli = "-i,interactive",
-		.help = "The caller sends stdin; else it is /dev/null." },
-	{ .name = "stdio",
-		.type = API_FD,
-		.flags = API_NULLABLE | API_LIVE | API_NO_MCP | API_NO_CLI,
-		.client = "stdio",
-		.help = "Carries stdin, stdout and stderr live; else the reply carries the output." },
 	{ .name = "wait_ms",
 		.type = API_INT,
 		.flags = API_NULLABLE | API_NO_CLI,
@@ -421,6 +436,45 @@ static const struct api_field vm_element[] = {
 		.name = "vm_id", .type = API_ID, .flags = API_REQUIRED | API_POSITIONAL, \
 		.names = id_vm, .help = "The machine, or the beginning of its id." \
 	}
+
+static const struct api_field vm_create_params[] = {
+	FIELD_ENVIRONMENT,
+	FIELDS_MACHINE,
+	{ .name = "ttl_seconds",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = TTL_SECONDS_MAX,
+		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
+			"600." },
+	FIELDS_END,
+};
+#define vm_create_result vm_fields
+
+static const struct api_field vm_start_params[] = { FIELD_VM_ID, FIELDS_END };
+#define vm_start_result vm_fields
+
+static const struct api_field vm_stop_params[] = { FIELD_VM_ID, FIELDS_END };
+#define vm_stop_result vm_fields
+
+static const struct api_field vm_exec_params[] = {
+	FIELD_VM_ID,
+	FIELD_COMMAND,
+	FIELDS_COMMAND,
+	FIELDS_END,
+};
+#define vm_exec_result vm_run_result
+
+static const struct api_field vm_network_info_params[] = { FIELD_VM_ID, FIELDS_END };
+static const struct api_field vm_network_info_result[] = {
+	{ .name = "vm_id", .type = API_ID, .names = id_vm },
+	{ .name = "enabled", .type = API_BOOL },
+	{ .name = "tap", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "guest_ip", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "gateway", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "dns", .type = API_ARRAY, .sub = string_element },
+	{ .name = "policy", .type = API_STRING, .flags = API_NULLABLE },
+	FIELDS_END,
+};
 
 #define vm_list_params no_fields
 static const struct api_field vm_list_result[] = {

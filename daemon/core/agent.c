@@ -30,13 +30,17 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 		exec_list_remove(x);
 		exec_fail(x, err);
 	}
+	if (state == MACHINE_FAILED && mc->engine == ENGINE_IDLE)
+		machine_land(mc, MACHINE_FAILED, err); /* nothing of the VMM is needed any more */
 }
 
-/* Up: the start fails. Started: its commands do. */
+/* Up: the start fails. Stopping: so much the better. Started: its commands fail. */
 static void lost(struct machine *mc, const struct error *err)
 {
 	if (mc->engine == ENGINE_UP)
 		machine_continue(mc, err);
+	else if (mc->state == MACHINE_STOPPING)
+		machine_shut_down_over(mc);
 	else
 		machine_fail(mc, MACHINE_FAILED, err);
 }
@@ -120,6 +124,8 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 		next = exec_list_next(x);
 		r = exec_on_welcome(x, w);
 	}
+	if (r >= 0 && mc->state == MACHINE_STOPPING)
+		r = machine_shut_down_again(mc);
 	link_kick(l);
 	return r;
 }
@@ -175,7 +181,8 @@ static int take_bye(struct machine *mc, const struct frame *f)
 	error_set(&err, mc->engine == ENGINE_UP ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->bye,
 		"run the command again", "machine %s ended", mc->row.id);
 	msg_bye_done(&bye);
-	lost(mc, &err);
+	if (mc->state != MACHINE_STOPPING)
+		lost(mc, &err); /* else its VMM ends next */
 	return 0;
 }
 
@@ -224,6 +231,10 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 	_cleanup_error_ struct error why = ERROR_INIT;
 	_cleanup_free_ char *tail = NULL, *cause = NULL;
 
+	if (mc->state == MACHINE_STOPPING) {
+		machine_shut_down_over(mc);
+		return;
+	}
 	if (mc->engine != ENGINE_UP) {
 		machine_fail(mc, MACHINE_UNKNOWN, err);
 		return;

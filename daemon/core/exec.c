@@ -33,6 +33,7 @@ struct exec {
 	void *userdata;
 	struct link *link;      /* borrowed: the machine's */
 	sd_event_source *timer; /* owned: the deadline of the present state */
+	uint64_t held_usec; /* what was left of it when the guest came to stand still; 0: it runs */
 
 	enum exec_state state;
 	uint32_t channel;
@@ -94,6 +95,22 @@ static void set_deadline(struct exec *x, uint64_t usec)
 {
 	(void)sd_event_source_set_time(x->timer, now_usec() + usec);
 	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_ONESHOT);
+}
+
+void exec_hold(struct exec *x, bool held)
+{
+	uint64_t at = 0, now = now_usec();
+	int enabled = SD_EVENT_OFF;
+
+	if (held && sd_event_source_get_enabled(x->timer, &enabled) >= 0 &&
+		enabled != SD_EVENT_OFF && sd_event_source_get_time(x->timer, &at) >= 0) {
+		x->held_usec = at > now ? at - now : 1;
+		(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+	} else if (!held && x->held_usec > 0) {
+		if (x->state != EXEC_OVER)
+			set_deadline(x, x->held_usec);
+		x->held_usec = 0;
+	}
 }
 
 static void end(struct exec *x)

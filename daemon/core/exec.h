@@ -50,6 +50,9 @@ void exec_stdin_end(struct exec *x);
 /* Asks for a signal to the foreground group; -ESRCH when the command is not running. */
 int exec_kill(struct exec *x, int signo);
 
+/* The guest stands still, or goes on: its deadline waits meanwhile. */
+void exec_hold(struct exec *x, bool held);
+
 /* The machine under it is gone. */
 void exec_fail(struct exec *x, const struct error *err);
 

@@ -21,8 +21,15 @@ struct machine_callbacks {
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 
+enum machine_wait {
+	WAIT_STARTED,
+	WAIT_STOPPED,
+	WAIT_GONE,
+};
+
 struct machine_waiter {
 	TAILQ_ENTRY(machine_waiter) entry;
+	enum machine_wait what;
 	machine_done_fn done;
 	void *userdata;
 };
@@ -34,6 +41,8 @@ enum engine {
 	ENGINE_DOWN,
 };
 
+struct pause;
+
 struct machine {
 	LIST_ENTRY(machine) entry;
 	struct machines *machines; /* borrowed */
@@ -44,16 +53,20 @@ struct machine {
 	char *delete_reason;                   /* owned or NULL */
 
 	enum engine engine;
-	size_t step;           /* steps begun: these have to be undone */
-	bool waiting;          /* for the step's event */
-	sd_event_source *work; /* owned: the engine's turn */
-	struct error failure;  /* owned: why the engine goes down */
-	struct error stuck;    /* owned: why it cannot go on down */
+	size_t step;   /* steps begun: these have to be undone */
+	size_t target; /* steps to go up to */
+	size_t floor;  /* steps a failure on the way up, or the way down, leaves standing */
+	enum machine_state landing; /* what it is at the floor, when that is not the ground */
+	bool at_floor;              /* its row is being committed there */
+	bool waiting;               /* for the step's event */
+	sd_event_source *work;      /* owned: the engine's turn */
+	struct error failure;       /* owned: why the engine goes down */
+	struct error stuck;         /* owned: why it cannot go on down */
 	struct machine_callbacks cb;
 	void *userdata;
 	TAILQ_HEAD(, machine_waiter) waiters; /* owned */
 
-	enum accelerator accelerator;
+	enum accelerator wanted, accelerator;
 	const char *accelerator_reason; /* static */
 	int image_fd, own_fd;           /* owned */
 	struct kernel_files kernel;     /* owned */
@@ -65,6 +78,8 @@ struct machine {
 	int pidfd;                    /* owned: a VMM of an earlier daemon */
 	sd_event_source *pid_event;   /* owned */
 	sd_event_source *setup_timer; /* owned */
+	sd_event_source *deadline;    /* owned: the guest's orderly end, then the VMM's */
+	struct pause *pause;          /* owned: its vCPUs stand still */
 	struct link *link;            /* owned */
 	bool set_up;
 	uint8_t boot_nonce[16];
@@ -100,15 +115,39 @@ bool machine_successor(enum machine_state from, enum machine_state to);
 void machine_save(struct machine *mc);
 bool machine_busy(const struct machine *mc);
 
-/* start.c */
-int machine_start(struct machines *ms, const struct machine_spec *spec,
+int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata);
+/* Tells those who wait for `what`; err NULL: it came about. */
+void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err);
+
+/* start.c's table of what a machine is made of, from the ground up. */
+enum {
+	STEP_WAIT = 1, /* machine_continue comes */
+};
+struct step {
+	const char *name;
+	int (*run)(struct machine *mc, struct error *err);
+	int (*undo)(struct machine *mc); /* NULL: nothing to undo */
+	/* May be NULL. The event the undo waited for has come: is there more of the same step to undo? */
+	bool (*undo_again)(const struct machine *mc);
+};
+const struct step *machine_step(size_t i);
+
+/* start.c: creates a machine, and boots it too if whole. */
+int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
 	const struct machine_callbacks *cb, void *userdata, struct machine **ret,
 	struct error *err);
-/* What a machine of an earlier daemon has to undo: everything. */
+/* What a machine of an earlier daemon has to undo: everything, or what one that does not run has. */
 size_t machine_steps(void);
+size_t machine_steps_created(void);
+
+/* engine.c */
 int machine_add_engine(struct machine *mc);
+/* Boots a machine that does not run; a failure leaves it `failed`. */
+void machine_go_up(struct machine *mc);
 /* The engine goes down from wherever it is, in a later turn of the loop. */
 void machine_undo(struct machine *mc, const struct error *why);
+/* It goes down as far as a machine that does not run, and is then `landing`. */
+void machine_land(struct machine *mc, enum machine_state landing, const struct error *why);
 /* The event a step waited for; err: it failed. */
 void machine_continue(struct machine *mc, const struct error *err);
 
@@ -118,6 +157,21 @@ int machine_link_open(struct machine *mc);
 int machine_exec(struct machine *mc, struct exec *x);
 /* The guest is lost: its commands end with err. */
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err);
+
+/* quota.c */
+int machine_check_quotas(struct machine *mc, struct error *err);
+int machine_check_host(struct machine *mc, struct error *err);
+
+/* stop.c: asks the guest to end, and ends it itself after STOP_USEC or where nobody can be asked. */
+void machine_shut_down(struct machine *mc);
+/* The stream was cut: the guest is asked again. */
+int machine_shut_down_again(struct machine *mc);
+/* It has ended, or must. */
+void machine_shut_down_over(struct machine *mc);
+
+/* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
+void machine_paused(struct machine *mc, const char *reason);
+void machine_unpaused(struct machine *mc);
 
 /* recover.c */
 int machines_recover(struct machines *ms, struct error *err);

@@ -90,7 +90,8 @@ void machine_save(struct machine *mc)
 
 bool machine_busy(const struct machine *mc)
 {
-	return mc->engine != ENGINE_IDLE || !LIST_EMPTY(&mc->execs);
+	return mc->engine != ENGINE_IDLE || mc->state == MACHINE_STOPPING ||
+	       !LIST_EMPTY(&mc->execs);
 }
 
 static int make_paths(struct machine *mc)
@@ -125,6 +126,7 @@ int machine_new(struct machines *ms, const struct vm_row *row, struct machine **
 	TAILQ_INIT(&mc->waiters);
 	LIST_INIT(&mc->execs);
 	mc->state = state_from_row(row);
+	mc->wanted = ACCELERATOR_AUTO;
 	r = vm_row_copy(&mc->row, row);
 	if (r >= 0)
 		r = make_paths(mc);
@@ -142,6 +144,8 @@ static void free_world(struct machine *mc)
 	sd_event_source_disable_unref(mc->work);
 	sd_event_source_disable_unref(mc->pid_event);
 	sd_event_source_disable_unref(mc->setup_timer);
+	sd_event_source_disable_unref(mc->deadline);
+	machine_unpaused(mc);
 	link_free(mc->link);
 	vmm_free(mc->vmm);
 	disk_op_free(mc->disk_op);
@@ -162,6 +166,7 @@ struct machine *machine_free(struct machine *mc)
 		LIST_REMOVE(mc, entry);
 	while (!LIST_EMPTY(&mc->execs))
 		exec_list_remove(LIST_FIRST(&mc->execs));
+	/* The daemon ends: whoever waited has lost the connection. */
 	while ((w = TAILQ_FIRST(&mc->waiters))) {
 		TAILQ_REMOVE(&mc->waiters, w, entry);
 		free(w);
@@ -295,6 +300,11 @@ static int add_present(struct machine *mc, json_object *o)
 	return r;
 }
 
+const char *machine_id(const struct machine *mc)
+{
+	return mc->row.id;
+}
+
 int machine_json(struct machine *mc, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
@@ -302,6 +312,24 @@ int machine_json(struct machine *mc, json_object **ret)
 
 	if (r >= 0)
 		r = add_present(mc, o);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+int machine_network_json(struct machine *mc, json_object **ret)
+{
+	static const char *const absent[] = { "tap", "guest_ip", "gateway", "policy" };
+	_cleanup_json_ json_object *o = json_object_new_object();
+	int r = o ? json_add_str(o, "vm_id", mc->row.id) : -ENOMEM;
+
+	if (r >= 0)
+		r = json_add_bool(o, "enabled", false);
+	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(absent); i++)
+		r = json_add_str(o, absent[i], NULL);
+	if (r >= 0)
+		r = json_add(o, "dns", json_object_new_array());
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);
@@ -368,7 +396,7 @@ size_t machines_count(struct machines *ms)
 	return n;
 }
 
-static int add_waiter(struct machine *mc, machine_done_fn done, void *userdata)
+int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata)
 {
 	struct machine_waiter *w;
 
@@ -377,22 +405,98 @@ static int add_waiter(struct machine *mc, machine_done_fn done, void *userdata)
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
+	w->what = what;
 	w->done = done;
 	w->userdata = userdata;
 	TAILQ_INSERT_TAIL(&mc->waiters, w, entry);
 	return 0;
 }
 
+static struct machine_waiter *next_waiter(struct machine *mc, enum machine_wait what)
+{
+	struct machine_waiter *w;
+
+	TAILQ_FOREACH (w, &mc->waiters, entry)
+		if (w->what == what)
+			return w;
+	return NULL;
+}
+
+void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err)
+{
+	struct machine_waiter *w;
+
+	while ((w = next_waiter(mc, what))) {
+		TAILQ_REMOVE(&mc->waiters, w, entry);
+		w->done(err, w->userdata);
+		free(w);
+	}
+}
+
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
-	int r = add_waiter(mc, done, userdata);
+	int r = machine_wait(mc, WAIT_GONE, done, userdata);
 
-	if (r < 0 || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (r < 0)
 		return r;
+	mc->floor = 0; /* also when it is on its way down to another */
+	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return 0;
 	if (!mc->delete_reason)
 		mc->delete_reason = strdup(reason);
 	error_set(&why, ERROR_CANCELLED, reason, NULL, "machine %s was deleted", mc->row.id);
 	machine_undo(mc, &why);
+	return 0;
+}
+
+static int wrong_state(struct machine *mc, const char *verb, const char *fix, struct error *err)
+{
+	_cleanup_free_ char *say = str_printf("pyro vm %s %s", fix, mc->row.id);
+
+	return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, say,
+		"machine %s is %s and cannot be %s", mc->row.id, machine_state_public(mc->state),
+		verb);
+}
+
+int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
+{
+	int r;
+
+	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED)
+		return 1;
+	if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
+		if (mc->engine != ENGINE_IDLE || !machine_successor(mc->state, MACHINE_STARTING))
+			return wrong_state(mc, "started", "status", err);
+		machine_go_up(mc);
+	}
+	r = machine_wait(mc, WAIT_STARTED, done, userdata);
+	return r < 0 ? error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s",
+			       mc->row.id)
+		     : 0;
+}
+
+static bool runs_not(const struct machine *mc)
+{
+	return mc->state == MACHINE_CREATED || mc->state == MACHINE_STOPPED ||
+	       mc->state == MACHINE_FAILED;
+}
+
+int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
+{
+	int r;
+
+	if (mc->engine == ENGINE_IDLE && runs_not(mc))
+		return 1;
+	if (mc->floor == 0 && mc->engine != ENGINE_IDLE)
+		return wrong_state(mc, "stopped", "delete", err);
+	if (mc->engine == ENGINE_UP)
+		return wrong_state(mc, "stopped while it is being started", "delete", err);
+	r = machine_wait(mc, WAIT_STOPPED, done, userdata);
+	if (r < 0)
+		return error_set_errno(
+			err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s", mc->row.id);
+	if (mc->engine == ENGINE_IDLE && mc->state != MACHINE_STOPPING)
+		machine_shut_down(mc);
 	return 0;
 }

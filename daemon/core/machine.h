@@ -55,6 +55,7 @@ int machines_find(
 /* vm.list and vm.status results (fields of contract.md section 4); *ret is owned. */
 int machines_list_json(struct machines *ms, uid_t uid, json_object **ret);
 int machine_json(struct machine *mc, json_object **ret);
+const char *machine_id(const struct machine *mc); /* whole, when the caller gave a prefix */
 bool machines_use_digest(const char *digest, void *machines); /* digest_in_use_fn */
 size_t machines_count(struct machines *ms);
 
@@ -64,6 +65,20 @@ size_t machines_count(struct machines *ms);
  */
 typedef void (*machine_done_fn)(const struct error *err, void *userdata);
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata);
+
+/*
+ * Boots a machine that is created, stopped or failed. done comes once: started, or failed with the machine
+ * kept. Returns 1, and done does not come, when it has been started; wrong_state when it can be neither.
+ */
+int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
+/*
+ * Ends the guest in order, within STOP_USEC, else without; its disk stays. done comes when it is stopped.
+ * Returns 1, and done does not come, when it does not run.
+ */
+int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
+
+/* The network a machine has: none in this version. *ret is owned. */
+int machine_network_json(struct machine *mc, json_object **ret);
 
 /* Deletes what is past its TTL and not running a command. Result of vm.reap_expired by callback. */
 typedef void (*reap_done_fn)(json_object *result, const struct error *err, void *userdata);

@@ -161,18 +161,40 @@ static void on_recovered(const struct error *err, _unused_ void *userdata)
 			err->message ? err->message : "?", err->cause ? err->cause : "no cause");
 }
 
+/* Its row was committed so after its VMM had ended. */
+static bool runs_not(const struct machine *mc)
+{
+	return mc->row.vmm_pid == 0 &&
+	       (mc->state == MACHINE_CREATED || mc->state == MACHINE_STOPPED ||
+		       mc->state == MACHINE_FAILED);
+}
+
 static int recover_row(struct machines *ms, const struct vm_row *row)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
 	struct machine *mc;
 	int r = machine_new(ms, row, &mc);
 
 	if (r < 0)
 		return r;
 	mc->step = machine_steps();
+	mc->floor = machine_steps_created();
 	if (mc->row.one_shot)
 		return machine_delete(mc, "its daemon ended", on_recovered, NULL);
-	if (mc->state != MACHINE_STOPPED && mc->state != MACHINE_UNKNOWN)
-		machine_set_state(mc, MACHINE_UNKNOWN);
+	if (mc->state == MACHINE_PREPARING) /* nobody has been told of it */
+		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
+	if (mc->state == MACHINE_DELETING)
+		return machine_delete(mc, "requested", on_recovered, NULL);
+	if (runs_not(mc)) {
+		mc->step = machine_steps_created();
+		return 0;
+	}
+	machine_set_state(mc, MACHINE_UNKNOWN);
+	if (!streq(mc->row.boot_id, ms->boot_id)) {
+		error_set(&err, ERROR_GUEST_DIED, "the host was restarted", NULL,
+			"machine %s does not run any more", mc->row.id);
+		machine_land(mc, MACHINE_FAILED, &err);
+	}
 	return 0;
 }
 

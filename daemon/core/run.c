@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.run from request to result: pull, start, execute, delete. Called by rpc/vm.c and rpc/exec.c.
+ * vm.run from request to result: pull, start, execute, delete; and vm.exec, which finds its machine made.
+ * Called by rpc/vm.c and rpc/exec.c.
  *
  * What must stay true: on_done comes exactly once and last, when the machine is gone and the caller's
  * stdio has taken the last byte; whatever phase a cancellation, a failure or another's vm.delete meets,
@@ -383,18 +384,12 @@ static void on_launch(struct machine *mc, void *userdata)
 	progress(r, "start");
 }
 
-static void on_machine_started(struct machine *mc, const struct error *err, void *userdata)
+static void execute(struct run *r)
 {
-	struct run *r = userdata;
 	_cleanup_error_ struct error why = ERROR_INIT;
+	struct machine *mc = r->machine;
 	int k;
 
-	if (err) {
-		if (!r->err.set)
-			(void)error_copy(&r->err, err);
-		machine_is_gone(r);
-		return;
-	}
 	(void)snprintf(
 		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
 	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
@@ -408,6 +403,27 @@ static void on_machine_started(struct machine *mc, const struct error *err, void
 	}
 }
 
+/* Nothing is left of the machine, or what is left is its owner's. */
+static void not_started(struct run *r, const struct error *err)
+{
+	if (!r->err.set)
+		(void)error_copy(&r->err, err);
+	machine_is_gone(r);
+}
+
+static void on_machine_started(_unused_ struct machine *mc, const struct error *err, void *userdata)
+{
+	if (err)
+		not_started(userdata, err);
+	else
+		execute(userdata);
+}
+
+static void on_machine_booted(const struct error *err, void *userdata)
+{
+	on_machine_started(NULL, err, userdata);
+}
+
 static int start_machine(struct run *r, struct error *err)
 {
 	static const struct machine_callbacks cb = {
@@ -417,7 +433,7 @@ static int start_machine(struct run *r, struct error *err)
 	int k;
 
 	progress(r, "create");
-	k = machine_start(r->m->machines, &r->spec, &cb, r, &r->machine, err);
+	k = machine_start(r->m->machines, &r->spec, true, &cb, r, &r->machine, err);
 	if (k < 0)
 		return k;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", r->machine->row.id);
@@ -496,8 +512,6 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 {
 	int k = check_waiting(r, p->machine.owner_uid, err);
 
-	if (k >= 0)
-		k = environments_find(r->m->environments, p->machine.environment, &r->env, err);
 	if (k < 0)
 		return k;
 	k = copy_params(r, p);
@@ -508,31 +522,102 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 	if (k < 0)
 		return error_set_errno(
 			err, error_code_for_errno(k), k, NULL, "cannot begin the run");
-	return environment_pull(r->env, false, on_pull_progress, on_pulled, r, &r->pull, err);
+	if (p->stdio_fd >= 0)
+		return stdio_new(
+			r->m->event, p->stdio_fd, p->with_stdin, &stdio_events, r, &r->stdio, err);
+	exec_stdin_end(r->exec);
+	return 0;
+}
+
+static struct run *run_new(
+	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err)
+{
+	struct run *r = calloc(1, sizeof(*r));
+
+	if (!r) {
+		error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot begin the run");
+		return NULL;
+	}
+	r->m = m;
+	r->cb = *cb;
+	r->userdata = userdata;
+	LIST_INSERT_HEAD(&m->machines->runs, r, entry);
+	return r;
 }
 
 int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err)
 {
-	struct run *r = calloc(1, sizeof(*r));
+	struct run *r = run_new(m, cb, userdata, err);
 	int k;
 
 	if (!r)
-		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot begin the run");
-	r->m = m;
-	r->cb = *cb;
-	r->userdata = userdata;
-	LIST_INSERT_HEAD(&m->machines->runs, r, entry);
-	k = make_run(r, p, err);
-	if (k >= 0 && p->stdio_fd >= 0)
-		k = stdio_new(
-			m->event, p->stdio_fd, p->with_stdin, &stdio_events, r, &r->stdio, err);
+		return -ENOMEM;
+	k = environments_find(m->environments, p->machine.environment, &r->env, err);
+	if (k >= 0)
+		k = make_run(r, p, err);
+	if (k >= 0)
+		k = environment_pull(r->env, false, on_pull_progress, on_pulled, r, &r->pull, err);
 	if (k < 0) {
+		r->stdio = stdio_disown(r->stdio);
 		run_free(r);
 		return k;
 	}
-	if (!r->stdio)
-		exec_stdin_end(r->exec);
+	*ret = r;
+	return 0;
+}
+
+static const struct run *run_of(const struct machine *mc)
+{
+	const struct run *r;
+
+	LIST_FOREACH (r, &mc->machines->runs, entry)
+		if (r->machine == mc)
+			return r;
+	return NULL;
+}
+
+/* Straight to the command, or by way of a boot. */
+static int enter(struct run *r, struct machine *mc, struct error *err)
+{
+	int k = machine_boot(mc, on_machine_booted, r, err);
+
+	if (k < 0)
+		return k;
+	r->machine = mc;
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
+	r->phase = RUN_STARTING;
+	progress(r, "start");
+	if (k > 0)
+		execute(r);
+	return 0;
+}
+
+int run_in_machine(struct machine *mc, const struct run_params *p, const struct run_callbacks *cb,
+	void *userdata, struct run **ret, struct error *err)
+{
+	struct run_params here = *p;
+	struct run *r;
+	int k;
+
+	if (run_of(mc))
+		return error_set(err, ERROR_WRONG_STATE, "its command is the machine's only one",
+			"create another machine", "machine %s runs a command already", mc->row.id);
+	r = run_new(mc->machines->m, cb, userdata, err);
+	if (!r)
+		return -ENOMEM;
+	here.machine = (struct machine_spec){
+		.environment = mc->row.environment,
+		.owner_uid = mc->row.owner_uid,
+	};
+	k = make_run(r, &here, err);
+	if (k >= 0)
+		k = enter(r, mc, err);
+	if (k < 0) {
+		r->stdio = stdio_disown(r->stdio);
+		run_free(r);
+		return k;
+	}
 	*ret = r;
 	return 0;
 }

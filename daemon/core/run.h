@@ -3,7 +3,7 @@
 
 /*
  * vm.run: one command in a machine of its own. Pull if need be, create (row first), start, execute,
- * delete. The caller owns the run until done has been called or run_free.
+ * delete. vm.exec: the same in a machine there is. The caller owns the run until done has been called or run_free.
  */
 
 #include "daemon/core/machine.h"
@@ -39,6 +39,13 @@ struct run_callbacks {
 };
 
 int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
+	void *userdata, struct run **ret, struct error *err);
+
+/*
+ * vm.exec: one command in the machine mc of its owner, which is booted if it does not run, and deleted
+ * afterwards. Of p->machine nothing is used. wrong_state when it is busy or cannot be booted.
+ */
+int run_in_machine(struct machine *mc, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err);
 
 /* The caller said cancel: the machine is deleted at once, on_done comes with `cancelled`. */

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's way up and down: named steps, each with its undo, run by one engine. Called by run.c
- * (up) and machine_delete, recover.c and failures (down).
+ * What a machine is made of, as named steps from the ground up, each with its undo; engine.c runs them.
+ * The first of them make a machine that is `created`, the rest boot it. Called by create.c and run.c.
  *
- * What must stay true: the row is committed before anything else exists and goes last; going down
- * undoes the steps begun in reverse order, whichever of them was half done, and a step that cannot be
- * undone leaves the machine `unknown` with everything below it still in place; the engine runs only in
- * a turn of the loop of its own, so that no callback sees its object freed under it.
+ * What must stay true: the row is committed before anything else exists and goes last; a boot begins with
+ * the commit that says so.
  */
 
 #include "daemon/core/machine-internal.h"
@@ -18,106 +16,7 @@
 #include "proto/api.h"
 #include "proto/host.h"
 
-enum {
-	STEP_WAIT = 1,        /* machine_continue comes */
-	DISK_MARGIN_MIB = 64, /* of free space, beyond disk_reserve_mib, for a new sparse disk */
-	REMOVALS = 2,         /* the state and the run directory */
-};
-
-struct step {
-	const char *name;
-	int (*run)(struct machine *mc, struct error *err);
-	int (*undo)(struct machine *mc); /* NULL: nothing to undo */
-};
-
-/* Limits */
-
-struct usage {
-	int64_t machines, vcpus, mem_mib, disk_mib;
-};
-
-static struct usage usage_of(struct machines *ms, uid_t uid)
-{
-	struct usage u = { 0 };
-	struct machine *mc;
-
-	LIST_FOREACH (mc, &ms->list, entry) {
-		if (mc->row.owner_uid != uid)
-			continue;
-		u.machines++;
-		u.vcpus += mc->row.vcpu_count;
-		u.mem_mib += (int64_t)mc->row.mem_mib;
-		u.disk_mib += (int64_t)mc->row.disk_mib;
-	}
-	return u;
-}
-
-static int check_quota(const char *what, int64_t used, int64_t max, struct error *err)
-{
-	_cleanup_free_ char *cause = NULL;
-
-	if (max == 0 || used <= max)
-		return 0;
-	cause = str_printf(
-		"with this machine you would use %lld of %lld", (long long)used, (long long)max);
-	return error_set(err, ERROR_QUOTA_EXCEEDED, cause,
-		"wait for your other machines to end (pyro vm list), or raise the limit in pyrod.conf",
-		"your limit on %s is reached", what);
-}
-
-/* The machine is in the list already, so its own share is counted. */
-static int check_quotas(struct machine *mc, struct error *err)
-{
-	const struct config *c = mc->machines->m->config;
-	struct usage u = usage_of(mc->machines, mc->row.owner_uid);
-	int64_t max_vcpus = c->max_vcpus ? c->max_vcpus : 4 * (int64_t)host_cpu_count();
-	int64_t max_mem = c->max_memory_mib ? c->max_memory_mib : (int64_t)host_memory_mib() / 2;
-	int r = check_quota("machines", u.machines, c->max_machines, err);
-
-	if (r >= 0)
-		r = check_quota("vCPUs", u.vcpus, max_vcpus, err);
-	if (r >= 0)
-		r = check_quota("memory in MiB", u.mem_mib, max_mem, err);
-	if (r >= 0)
-		r = check_quota("disk in MiB", u.disk_mib, c->max_disk_mib, err);
-	return r;
-}
-
-static int check_host(struct machine *mc, struct error *err)
-{
-	struct manager *m = mc->machines->m;
-	uint64_t available = host_memory_available_mib();
-	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB;
-	_cleanup_free_ char *fix = NULL;
-	uint64_t free_bytes;
-	int r;
-
-	if (mc->row.vcpu_count > host_cpu_count())
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for fewer with --cpus",
-			"this host has %u CPUs, %u were asked for", host_cpu_count(),
-			mc->row.vcpu_count);
-	if (mc->row.mem_mib > host_memory_mib())
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for less with --memory",
-			"this host has %llu MiB of memory, %llu were asked for",
-			(unsigned long long)host_memory_mib(), (unsigned long long)mc->row.mem_mib);
-	if (mc->row.mem_mib + (uint64_t)m->config->memory_reserve_mib > available)
-		return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve",
-			"end other programs or machines, or ask for less with --memory",
-			"the host has %llu MiB of memory left, %llu were asked for",
-			(unsigned long long)available, (unsigned long long)mc->row.mem_mib);
-	r = host_free_bytes(m->state_dir, &free_bytes);
-	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's state directory",
-			"cannot tell the free space of %s", m->state_dir);
-	if (free_bytes / MIB < reserve) {
-		fix = str_printf("free at least %llu MiB there",
-			(unsigned long long)(reserve - free_bytes / MIB));
-		return error_set(err, ERROR_NO_SPACE, "a machine needs room for its disk", fix,
-			"only %llu MiB of space are free in %s",
-			(unsigned long long)(free_bytes / MIB), m->state_dir);
-	}
-	return 0;
-}
+#define VMM_END_USEC (30 * USEC_PER_SEC) /* from SIGKILL to the end of its process */
 
 static int pin_images(struct machine *mc, struct error *err)
 {
@@ -144,21 +43,25 @@ static int pin_images(struct machine *mc, struct error *err)
 	return 0;
 }
 
-static int run_check(struct machine *mc, struct error *err)
+static int resolve_accelerator(struct machine *mc, struct error *err)
 {
-	int r = check_quotas(mc, err);
+	int r = vmm_resolve_accelerator(mc->wanted, &mc->accelerator, &mc->accelerator_reason, err);
 
-	if (r >= 0)
-		r = check_host(mc, err);
-	if (r >= 0)
-		r = pin_images(mc, err);
-	if (r >= 0)
-		r = vmm_resolve_accelerator(
-			mc->accelerator, &mc->accelerator, &mc->accelerator_reason, err);
 	if (r >= 0)
 		(void)snprintf(mc->row.accelerator, sizeof(mc->row.accelerator), "%s",
 			accelerator_name(mc->accelerator));
 	return r;
+}
+
+static int run_check(struct machine *mc, struct error *err)
+{
+	int r = machine_check_quotas(mc, err);
+
+	if (r >= 0)
+		r = machine_check_host(mc, err);
+	if (r >= 0)
+		r = pin_images(mc, err);
+	return r < 0 ? r : resolve_accelerator(mc, err);
 }
 
 /* Row */
@@ -178,15 +81,21 @@ static void on_row(int r, const struct error *err, void *userdata)
 	machine_continue(mc, r < 0 ? &why : NULL);
 }
 
-static int run_row(struct machine *mc, struct error *err)
+/* Goes on when the row is committed as it is now. */
+static int commit_row(struct machine *mc, struct error *err)
 {
-	int r;
+	int r = store_vm_put(mc->machines->m->store, &mc->row, on_row, mc);
 
-	machine_set_state(mc, MACHINE_STARTING);
-	r = store_vm_put(mc->machines->m->store, &mc->row, on_row, mc);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot keep the machine");
 	return STEP_WAIT;
+}
+
+static int run_row(struct machine *mc, struct error *err)
+{
+	if (mc->target == machine_steps())
+		machine_set_state(mc, MACHINE_STARTING);
+	return commit_row(mc, err);
 }
 
 static void on_row_deleted(int r, const struct error *err, void *userdata)
@@ -228,54 +137,44 @@ static int make_dir(const char *path, struct error *err)
 	return 0;
 }
 
-static int run_directories(struct machine *mc, struct error *err)
+static int run_directory(struct machine *mc, struct error *err)
 {
-	int r = make_dir(mc->state_dir, err);
-
-	return r < 0 ? r : make_dir(mc->run_dir, err);
+	return make_dir(mc->state_dir, err);
 }
 
-static int remove_next(struct machine *mc);
+/* Below /run, which the host's restart empties: made for each boot. */
+static int run_run_directory(struct machine *mc, struct error *err)
+{
+	return make_dir(mc->run_dir, err);
+}
 
 static void on_removed(const struct error *err, void *userdata)
 {
 	struct machine *mc = userdata;
-	_cleanup_error_ struct error why = ERROR_INIT;
-	int r = 0;
 
 	mc->remove_op = disk_op_free(mc->remove_op);
-	if (!err) {
-		mc->removed++;
-		r = remove_next(mc);
-	} else {
-		(void)error_copy(&why, err);
-	}
-	if (r < 0)
-		error_set_errno(&why, ERROR_INTERNAL, r, "look at pyrod's journal",
-			"cannot remove the files of %s", mc->row.id);
-	if (r != STEP_WAIT || why.set)
-		machine_continue(mc, why.set ? &why : NULL);
+	machine_continue(mc, err);
 }
 
-/* One directory after the other; what is absent is done. */
-static int remove_next(struct machine *mc)
+/* What is absent is done. */
+static int remove_dir(struct machine *mc, const char *path)
 {
-	for (; mc->removed < REMOVALS; mc->removed++) {
-		const char *path = mc->removed == 0 ? mc->state_dir : mc->run_dir;
-		int r;
+	int r;
 
-		if (access(path, F_OK) < 0 && errno == ENOENT)
-			continue;
-		r = disk_remove(mc->machines->m, path, on_removed, mc, &mc->remove_op, NULL);
-		return r < 0 ? r : STEP_WAIT;
-	}
-	return 0;
+	if (access(path, F_OK) < 0 && errno == ENOENT)
+		return 0;
+	r = disk_remove(mc->machines->m, path, on_removed, mc, &mc->remove_op, NULL);
+	return r < 0 ? r : STEP_WAIT;
 }
 
-static int undo_directories(struct machine *mc)
+static int undo_directory(struct machine *mc)
 {
-	mc->removed = 0;
-	return remove_next(mc);
+	return remove_dir(mc, mc->state_dir);
+}
+
+static int undo_run_directory(struct machine *mc)
+{
+	return remove_dir(mc, mc->run_dir);
 }
 
 /* Images and disk */
@@ -322,6 +221,34 @@ static int run_disk(struct machine *mc, struct error *err)
 static int undo_disk(struct machine *mc)
 {
 	return mc->disk_op ? STEP_WAIT : 0;
+}
+
+/* A one-shot boots at once: it is never seen as created, and is spared the commit. */
+static int run_created(struct machine *mc, struct error *err)
+{
+	if (mc->target == machine_steps())
+		return 0;
+	machine_set_state(mc, MACHINE_CREATED);
+	return commit_row(mc, err);
+}
+
+static int run_boot(struct machine *mc, struct error *err)
+{
+	int r;
+
+	if (mc->state == MACHINE_STARTING)
+		return 0; /* checked and committed with its creation */
+	r = machine_check_host(mc, err);
+	if (r >= 0)
+		r = resolve_accelerator(mc, err);
+	if (r < 0)
+		return r;
+	mc->set_up = mc->vmm_up = mc->vmm_gone = mc->row_kept = false;
+	free(TAKE_PTR(mc->bye));
+	free(TAKE_PTR(mc->row.last_error));
+	memcpy(mc->row.boot_id, mc->machines->boot_id, sizeof(mc->row.boot_id));
+	machine_set_state(mc, MACHINE_STARTING);
+	return commit_row(mc, err);
 }
 
 /* VMM */
@@ -372,6 +299,8 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 		error_set(&err, ERROR_START_FAILED, cause, "pyro doctor",
 			"machine %s ended while it was starting", mc->row.id);
 		machine_continue(mc, &err);
+	} else if (mc->state == MACHINE_STOPPING) {
+		machine_shut_down_over(mc);
 	} else {
 		error_set(&err, ERROR_GUEST_DIED, cause, "run the command again",
 			"machine %s ended under its command", mc->row.id);
@@ -379,10 +308,22 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 	}
 }
 
+static void on_vmm_paused(_unused_ struct vmm *v, const char *reason, void *userdata)
+{
+	machine_paused(userdata, reason);
+}
+
+static void on_vmm_resumed(_unused_ struct vmm *v, void *userdata)
+{
+	machine_unpaused(userdata);
+}
+
 static const struct vmm_callbacks vmm_events = {
 	.on_started = on_vmm_started,
 	.on_failed = on_vmm_failed,
 	.on_exited = on_vmm_exited,
+	.on_paused = on_vmm_paused,
+	.on_resumed = on_vmm_resumed,
 };
 
 static void add_disk(struct vmm_spec *spec, const char *serial, int fd, bool read_only)
@@ -433,7 +374,8 @@ static int run_vmm(struct machine *mc, struct error *err)
 	if (mc->own_fd < 0)
 		return error_set_errno(err, ERROR_START_FAILED, -errno, "run it again",
 			"cannot open the machine's disk %s", mc->disk_path);
-	mc->cb.on_launch(mc, mc->userdata);
+	if (mc->cb.on_launch)
+		mc->cb.on_launch(mc, mc->userdata);
 	r = launch(mc, err);
 	if (r < 0)
 		return r;
@@ -446,16 +388,43 @@ static int run_vmm(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
+static int on_end_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machine *mc = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
+	error_set(&err, ERROR_INTERNAL, "it may hang in the kernel", NULL,
+		"the VMM (pid %d) did not end when it was killed", (int)mc->row.vmm_pid);
+	machine_continue(mc, &err);
+	return 0;
+}
+
 static int undo_vmm(struct machine *mc)
 {
-	if (!mc->vmm)
-		return mc->this_life ? 0 : machine_recover_kill(mc);
-	if (mc->vmm_gone) {
+	int r;
+
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
+	if (mc->vmm && mc->vmm_gone) {
 		mc->vmm = vmm_free(mc->vmm);
 		return 0;
 	}
+	if (!mc->vmm && mc->this_life)
+		return 0;
+	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
+		VMM_END_USEC, 0, on_end_late, mc);
+	if (r < 0)
+		return r;
+	if (!mc->vmm)
+		return machine_recover_kill(mc);
 	vmm_stop(mc->vmm);
 	return STEP_WAIT;
+}
+
+/* It has been told to end, then ends, then is freed. */
+static bool undo_vmm_again(const struct machine *mc)
+{
+	return mc->vmm != NULL;
 }
 
 /* Agent */
@@ -486,194 +455,33 @@ static int run_started(struct machine *mc, _unused_ struct error *err)
 }
 
 static const struct step steps[] = {
-	{ "check", run_check, NULL },
-	{ "row", run_row, undo_row },
-	{ "directories", run_directories, undo_directories },
-	{ "images", run_images, undo_images },
-	{ "disk", run_disk, undo_disk },
-	{ "vmm", run_vmm, undo_vmm },
-	{ "agent", run_agent, undo_agent },
-	{ "started", run_started, NULL },
+	{ "check", run_check, NULL, NULL },
+	{ "row", run_row, undo_row, NULL },
+	{ "directory", run_directory, undo_directory, NULL },
+	{ "disk", run_disk, undo_disk, NULL },
+	{ "created", run_created, NULL, NULL },
+#define STEPS_CREATED 5
+	{ "boot", run_boot, NULL, NULL },
+	{ "run directory", run_run_directory, undo_run_directory, NULL },
+	{ "images", run_images, undo_images, NULL },
+	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
+	{ "agent", run_agent, undo_agent, NULL },
+	{ "started", run_started, NULL, NULL },
 };
+
+const struct step *machine_step(size_t i)
+{
+	return &steps[i];
+}
 
 size_t machine_steps(void)
 {
 	return ARRAY_SIZE(steps);
 }
 
-/* Engine */
-
-static void kick(struct machine *mc)
+size_t machine_steps_created(void)
 {
-	(void)sd_event_source_set_enabled(mc->work, SD_EVENT_ONESHOT);
-}
-
-void machine_undo(struct machine *mc, const struct error *why)
-{
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
-		return;
-	(void)error_copy(&mc->failure, why);
-	mc->engine = ENGINE_TURN;
-	kick(mc);
-}
-
-void machine_continue(struct machine *mc, const struct error *err)
-{
-	if (mc->engine == ENGINE_UP && err) {
-		machine_undo(mc, err);
-		return;
-	}
-	if (!mc->waiting || mc->engine == ENGINE_TURN)
-		return;
-	if (err)
-		(void)error_copy(&mc->stuck, err);
-	mc->waiting = false;
-	kick(mc);
-}
-
-static void tell_waiters(struct machine *mc, const struct error *err)
-{
-	struct machine_waiter *w;
-
-	while ((w = TAILQ_FIRST(&mc->waiters))) {
-		TAILQ_REMOVE(&mc->waiters, w, entry);
-		w->done(err, w->userdata);
-		free(w);
-	}
-}
-
-static void tell_started(struct machine *mc, const struct error *err)
-{
-	struct machine_callbacks cb = mc->cb;
-
-	mc->cb.on_started = NULL;
-	if (cb.on_started)
-		cb.on_started(mc, err, mc->userdata);
-}
-
-/* Nothing is left of it. */
-static void gone(struct machine *mc)
-{
-	_cleanup_(machine_freep) struct machine *last = mc;
-	struct machines *ms = mc->machines;
-
-	LIST_REMOVE(mc, entry);
-	mc->entry.le_prev = NULL;
-	tell_started(last, &last->failure);
-	tell_waiters(last, NULL);
-	reaper_update(ms);
-}
-
-/* Something of it cannot be removed: it is kept, and a later deletion begins here again. */
-static void get_stuck(struct machine *mc, int r)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *fix = str_printf("pyro vm delete %s", mc->row.id);
-	const char *why = mc->stuck.message ? mc->stuck.message : strerror(-r);
-
-	error_set(&err, ERROR_INTERNAL, why, fix, "machine %s cannot be removed", mc->row.id);
-	log_error(
-		"%s: step \"%s\" cannot be undone: %s", mc->row.id, steps[mc->step - 1].name, why);
-	free(mc->row.last_error);
-	mc->row.last_error = strdup(why);
-	mc->engine = ENGINE_IDLE;
-	machine_set_state(mc, MACHINE_UNKNOWN);
-	machine_save(mc);
-	error_clear(&mc->failure);
-	error_clear(&mc->stuck);
-	tell_started(mc, &err);
-	tell_waiters(mc, &err);
-}
-
-static void go_down(struct machine *mc)
-{
-	while (mc->step > 0) {
-		int (*undo)(struct machine *) = steps[mc->step - 1].undo;
-		int r = undo ? undo(mc) : 0;
-
-		if (r < 0) {
-			get_stuck(mc, r);
-			return;
-		}
-		if (r == STEP_WAIT) {
-			mc->waiting = true;
-			return;
-		}
-		mc->step--;
-	}
-	gone(mc);
-}
-
-static void turn_down(struct machine *mc)
-{
-	mc->engine = ENGINE_DOWN;
-	mc->waiting = false;
-	machine_set_state(mc, MACHINE_DELETING);
-	if (!mc->row.one_shot && mc->step > 1)
-		machine_save(
-			mc); /* a one-shot is removed by the next daemon whatever its row says */
-	while (!LIST_EMPTY(&mc->execs)) {
-		struct exec *x = LIST_FIRST(&mc->execs);
-
-		exec_list_remove(x);
-		exec_fail(x, &mc->failure);
-	}
-	go_down(mc);
-}
-
-/* A step on the way down has ended by its event. */
-static void go_on_down(struct machine *mc)
-{
-	if (mc->stuck.set) {
-		get_stuck(mc, -EIO);
-		return;
-	}
-	/* Undoing the VMM is called twice: to stop it, and to free it when it has ended. */
-	if (steps[mc->step - 1].undo != undo_vmm || !mc->vmm)
-		mc->step--;
-	go_down(mc);
-}
-
-static void go_up(struct machine *mc)
-{
-	while (mc->step < ARRAY_SIZE(steps)) {
-		int r = steps[mc->step++].run(mc, &mc->failure);
-
-		if (r < 0) {
-			error_set_errno(&mc->failure, ERROR_START_FAILED, r, NULL,
-				"step \"%s\" of the machine's start failed",
-				steps[mc->step - 1].name);
-			turn_down(mc);
-			return;
-		}
-		if (r == STEP_WAIT) {
-			mc->waiting = true;
-			return;
-		}
-	}
-	mc->engine = ENGINE_IDLE;
-	tell_started(mc, NULL);
-	reaper_update(mc->machines);
-}
-
-static int on_work(_unused_ sd_event_source *source, void *userdata)
-{
-	struct machine *mc = userdata;
-
-	if (mc->engine == ENGINE_TURN)
-		turn_down(mc);
-	else if (mc->engine == ENGINE_UP && !mc->waiting)
-		go_up(mc);
-	else if (mc->engine == ENGINE_DOWN && !mc->waiting)
-		go_on_down(mc);
-	return 0;
-}
-
-int machine_add_engine(struct machine *mc)
-{
-	int r = sd_event_add_defer(mc->machines->m->event, &mc->work, on_work, mc);
-
-	return r < 0 ? r : sd_event_source_set_enabled(mc->work, SD_EVENT_OFF);
+	return STEPS_CREATED;
 }
 
 static int make_row(struct machines *ms, const struct machine_spec *spec, struct vm_row *ret)
@@ -705,7 +513,7 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 	return 0;
 }
 
-int machine_start(struct machines *ms, const struct machine_spec *spec,
+int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
 	const struct machine_callbacks *cb, void *userdata, struct machine **ret, struct error *err)
 {
 	_cleanup_(machine_freep) struct machine *mc = NULL;
@@ -718,13 +526,16 @@ int machine_start(struct machines *ms, const struct machine_spec *spec,
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot create a machine");
 	mc->this_life = true;
-	mc->accelerator = spec->accelerator;
-	if (mc->accelerator == ACCELERATOR_AUTO)
-		mc->accelerator = ms->m->config->accelerator;
+	mc->wanted = spec->accelerator;
+	if (mc->wanted == ACCELERATOR_AUTO)
+		mc->wanted = ms->m->config->accelerator;
+	mc->target = whole ? machine_steps() : STEPS_CREATED;
 	mc->cb = *cb;
 	mc->userdata = userdata;
 	mc->engine = ENGINE_UP;
-	kick(mc);
+	r = sd_event_source_set_enabled(mc->work, SD_EVENT_ONESHOT);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot create a machine");
 	*ret = TAKE_PTR(mc);
 	return 0;
 }

@@ -413,3 +413,12 @@ struct stdio *stdio_free(struct stdio *s)
 	free(s);
 	return NULL;
 }
+
+struct stdio *stdio_disown(struct stdio *s)
+{
+	if (!s)
+		return NULL;
+	s->io = sd_event_source_disable_unref(s->io);
+	s->fd = -EBADF;
+	return stdio_free(s);
+}

@@ -32,6 +32,8 @@ int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callb
 	void *userdata, struct stdio **ret, struct error *err);
 struct stdio *stdio_free(struct stdio *s);
 DEFINE_CLEANUP(struct stdio *, stdio_free)
+/* Frees it and leaves the socket to whom it was taken over from. Takes NULL. */
+struct stdio *stdio_disown(struct stdio *s);
 
 /* Queues output within the limit; -ENOBUFS beyond it. */
 int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n);

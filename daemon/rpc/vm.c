@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of machines: run, list, status, delete, reap_expired. Called by the dispatcher, which
+ * Handlers of machines: run, create, start, stop, exec, network_info, list, status, delete and
+ * reap_expired. Called by the dispatcher, which
  * has checked parameters and looked the machine up. What must stay true: what this host cannot
  * give (more vCPUs or memory than it has, a network) is refused before anything is made; a run
  * whose caller is gone is abandoned and one that is cancelled is ended, each exactly once.
@@ -8,8 +9,10 @@
 
 #include <inttypes.h>
 
+#include "daemon/core/create.h"
 #include "daemon/core/machine.h"
 #include "daemon/core/run.h"
+#include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"
 #include "proto/host.h"
 #include "proto/limits.h"
@@ -140,60 +143,238 @@ static void on_run_end(_unused_ struct call *c, enum call_end why, void *userdat
 	free(rc);
 }
 
-static void fill_run(struct call *c, struct run_params *p)
+static void fill_machine(struct call *c, int64_t timeout, struct machine_spec *ret)
 {
 	json_object *params = call_params(c);
-	int64_t timeout = json_get_int(params, "timeout_seconds", 30);
+
+	*ret = (struct machine_spec){
+		.environment = json_get_str(params, "environment", NULL),
+		.vcpu_count = (unsigned)json_get_int(params, "vcpu_count", 1),
+		.mem_mib = (uint64_t)json_get_int(params, "mem_mib", 1024),
+		.disk_mib = (uint64_t)json_get_int(params, "disk_mib", 10240),
+		.ttl_seconds = ttl_of(call_manager(c), params, timeout),
+		.owner_uid = call_uid(c),
+	};
+}
+
+static void fill_command(struct call *c, struct run_params *p)
+{
+	json_object *params = call_params(c);
+
 	*p = (struct run_params){
 		.command = json_get_str(params, "command", NULL),
 		.cwd = json_get_str(params, "cwd", NULL),
 		.user = json_get_str(params, "user", NULL),
-		.timeout_usec = (uint64_t)timeout * USEC_PER_SEC,
+		.timeout_usec =
+			(uint64_t)json_get_int(params, "timeout_seconds", 30) * USEC_PER_SEC,
 		.with_stdin = json_get_bool(params, "stdin", false),
 		.stdio_fd = -EBADF,
-		.machine = {
-			.environment = json_get_str(params, "environment", NULL),
-			.vcpu_count = (unsigned)json_get_int(params, "vcpu_count", 1),
-			.mem_mib = (uint64_t)json_get_int(params, "mem_mib", 1024),
-			.disk_mib = (uint64_t)json_get_int(params, "disk_mib", 10240),
-			.ttl_seconds = ttl_of(call_manager(c), params, timeout),
-			.owner_uid = call_uid(c),
-			.one_shot = true,
-		},
 	};
 }
 
-int rpc_vm_run(struct call *c, struct error *err)
+/* Starts the command and keeps the call. mc NULL: in a machine of its own. */
+static int begin_run(struct call *c, struct machine *mc, struct run_params *p, struct error *err)
 {
-	json_object *params = call_params(c);
+	static const struct run_callbacks cb = { on_run_progress, on_run_done };
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
 	_cleanup_(strv_freep) char **env = NULL;
 	_cleanup_close_ int stdio_fd = -EBADF;
-	const struct run_callbacks cb = { on_run_progress, on_run_done };
-	struct run_params p;
-	int r = refuse_unsupported(params, err);
-	if (r >= 0)
-		r = check_host_ranges(params, err);
-	if (r >= 0)
-		r = env_of(json_get(params, "env"), &env, err);
+	int r = env_of(json_get(call_params(c), "env"), &env, err);
+
 	if (r < 0)
 		return r;
 	if (!rc)
 		return -ENOMEM;
-	fill_run(c, &p);
-	r = accelerator_from_name(
-		json_get_str(params, "accelerator", "auto"), &p.machine.accelerator);
-	if (r < 0)
-		return r;
 	stdio_fd = call_take_fd(c, "stdio");
-	p.env = (const char *const *)env;
-	p.stdio_fd = stdio_fd;
+	p->env = (const char *const *)env;
+	p->stdio_fd = stdio_fd;
 	rc->call = c;
-	r = run_start(call_manager(c), &p, &cb, rc, &rc->run, err);
+	r = mc ? run_in_machine(mc, p, &cb, rc, &rc->run, err)
+	       : run_start(call_manager(c), p, &cb, rc, &rc->run, err);
 	if (r < 0)
 		return r;
 	(void)TAKE_FD(stdio_fd);
 	call_keep(c, on_run_end, TAKE_PTR(rc));
+	return 0;
+}
+
+static int check_machine(struct call *c, enum accelerator *ret, struct error *err)
+{
+	json_object *params = call_params(c);
+	int r = refuse_unsupported(params, err);
+
+	if (r >= 0)
+		r = check_host_ranges(params, err);
+	return r < 0 ? r : accelerator_from_name(json_get_str(params, "accelerator", "auto"), ret);
+}
+
+int rpc_vm_run(struct call *c, struct error *err)
+{
+	struct run_params p;
+	enum accelerator accelerator;
+	int r = check_machine(c, &accelerator, err);
+
+	if (r < 0)
+		return r;
+	fill_command(c, &p);
+	fill_machine(c, json_get_int(call_params(c), "timeout_seconds", 30), &p.machine);
+	p.machine.accelerator = accelerator;
+	return begin_run(c, NULL, &p, err);
+}
+
+int rpc_vm_exec(struct call *c, struct error *err)
+{
+	struct run_params p;
+	int r = refuse_unsupported(call_params(c), err);
+
+	if (r < 0)
+		return r;
+	fill_command(c, &p);
+	return begin_run(c, call_machine(c), &p, err);
+}
+
+struct create_call {
+	struct call *call;         /* borrowed */
+	struct creation *creation; /* borrowed: frees itself */
+};
+
+static void on_create_progress(const struct pull_progress *p, void *userdata)
+{
+	struct create_call *cc = userdata;
+	_cleanup_json_ json_object *o = json_object_new_object();
+
+	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
+		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
+			0 ||
+		json_add_str(o, "detail", p->detail) < 0 ||
+		json_add_str(o, "environment",
+			json_get_str(call_params(cc->call), "environment", NULL)) < 0)
+		return; /* progress may be dropped */
+	call_progress(cc->call, TAKE_PTR(o));
+}
+
+/* Answers with the machine as it is now. */
+static void reply_machine(struct call *c, struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	json_object *o = NULL;
+	int r = machine_json(mc, &o);
+
+	if (r >= 0) {
+		call_reply(c, o);
+		return;
+	}
+	error_set_errno(&err, ERROR_NO_MEMORY, r, NULL, "cannot answer");
+	call_fail(c, &err);
+}
+
+static void on_create_done(struct machine *mc, const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct create_call *cc = userdata;
+
+	if (mc)
+		reply_machine(cc->call, mc);
+	else
+		call_fail(cc->call, err);
+}
+
+static void on_create_end(_unused_ struct call *c, enum call_end why, void *userdata)
+{
+	struct create_call *cc = userdata;
+
+	if (why == CALL_CANCELLED) {
+		creation_cancel(cc->creation); /* on_create_done follows */
+		return;
+	}
+	creation_abandon(cc->creation);
+	free(cc);
+}
+
+int rpc_vm_create(struct call *c, struct error *err)
+{
+	static const struct creation_callbacks cb = { on_create_progress, on_create_done };
+	_cleanup_free_ struct create_call *cc = calloc(1, sizeof(*cc));
+	struct machine_spec spec;
+	enum accelerator accelerator;
+	int r = check_machine(c, &accelerator, err);
+
+	if (r < 0)
+		return r;
+	if (!cc)
+		return -ENOMEM;
+	fill_machine(c, 0, &spec);
+	spec.accelerator = accelerator;
+	cc->call = c;
+	r = creation_start(call_manager(c), &spec, &cb, cc, &cc->creation, err);
+	if (r < 0)
+		return r;
+	call_keep(c, on_create_end, TAKE_PTR(cc));
+	return 0;
+}
+
+struct state_call {
+	struct call *call; /* borrowed */
+	struct manager *m; /* borrowed */
+	char vm_id[API_ID_SIZE];
+};
+
+static void on_state(const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct state_call *sc = userdata;
+	_cleanup_error_ struct error gone = ERROR_INIT;
+	struct machine *mc;
+
+	if (err)
+		call_fail(sc->call, err);
+	else if (machines_find(sc->m->machines, sc->vm_id, 0, &mc, &gone) < 0)
+		call_fail(sc->call, &gone);
+	else
+		reply_machine(sc->call, mc);
+}
+
+/* vm.start and vm.stop: the call is answered when the machine is where it shall be. */
+static int change_state(struct call *c,
+	int (*change)(struct machine *, machine_done_fn, void *, struct error *), struct error *err)
+{
+	_cleanup_free_ struct state_call *sc = calloc(1, sizeof(*sc));
+	struct machine *mc = call_machine(c);
+	int r;
+
+	if (!sc)
+		return -ENOMEM;
+	sc->call = c;
+	sc->m = call_manager(c);
+	(void)snprintf(sc->vm_id, sizeof(sc->vm_id), "%s", machine_id(mc));
+	r = change(mc, on_state, sc, err);
+	if (r < 0)
+		return r;
+	if (r > 0) {
+		reply_machine(c, mc);
+		return 0;
+	}
+	call_keep(c, NULL, NULL);
+	(void)TAKE_PTR(sc);
+	return 0;
+}
+
+int rpc_vm_start(struct call *c, struct error *err)
+{
+	return change_state(c, machine_boot, err);
+}
+
+int rpc_vm_stop(struct call *c, struct error *err)
+{
+	return change_state(c, machine_stop, err);
+}
+
+int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
+{
+	json_object *o = NULL;
+	int r = machine_network_json(call_machine(c), &o);
+
+	if (r < 0)
+		return r;
+	call_reply(c, o);
 	return 0;
 }
 
@@ -243,15 +424,12 @@ static void on_deleted(const struct error *err, void *userdata)
 int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 {
 	_cleanup_free_ struct delete_call *d = calloc(1, sizeof(*d));
-	_cleanup_json_ json_object *o = NULL;
+	int r;
+
 	if (!d)
 		return -ENOMEM;
-	int r = machine_json(
-		call_machine(c), &o); /* the whole id: the caller may have given a prefix */
-	if (r < 0)
-		return r;
 	d->call = c;
-	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", json_get_str(o, "vm_id", ""));
+	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
 	call_keep(c, NULL, NULL); /* a deletion goes on whoever waits */
 	r = machine_delete(call_machine(c), "requested", on_deleted, d);
 	if (r < 0)

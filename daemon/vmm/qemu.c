@@ -6,7 +6,7 @@
  * file to appear.
  *
  * What must stay true: callbacks of the owner are called from one place, on_notify, one a turn of
- * the loop, in the order started, paused, failed, exited, so that the owner may free the object in any
+ * the loop, in the order started, paused, resumed, failed, exited, so that the owner may free the object in any
  * of them; exited comes once and last; the sockets' files are gone when it does.
  */
 #include "daemon/vmm/qemu.h"
@@ -35,8 +35,9 @@
 enum {
 	PENDING_STARTED = 1 << 0,
 	PENDING_PAUSED = 1 << 1,
-	PENDING_FAILED = 1 << 2,
-	PENDING_EXITED = 1 << 3
+	PENDING_RESUMED = 1 << 2,
+	PENDING_FAILED = 1 << 3,
+	PENDING_EXITED = 1 << 4
 };
 
 enum { SOCKET_QMP, SOCKET_AGENT, SOCKET_CONSOLE, SOCKET_MAX };
@@ -55,7 +56,7 @@ struct qemu {
 	sd_event_source *deadline;      /* owned: until it has started */
 	char *socket_paths[SOCKET_MAX]; /* owned */
 	unsigned pending;               /* PENDING_* */
-	bool started, failed, guest_ended;
+	bool started, failed, guest_ended, paused;
 	const char *pause_reason; /* static */
 	struct error error;       /* with PENDING_FAILED */
 	int status;               /* with PENDING_EXITED */
@@ -144,8 +145,17 @@ static void on_block_error(struct qemu *q, json_object *data)
 {
 	if (!streq(qmp_str(data, "action", ""), "stop"))
 		return;
+	q->paused = true;
 	q->pause_reason = qmp_bool(data, "nospace", false) ? "disk_full" : "disk_error";
 	notify(q, PENDING_PAUSED);
+}
+
+static void resumed(struct qemu *q)
+{
+	if (q->started && q->paused)
+		notify(q, PENDING_RESUMED);
+	q->paused = false;
+	started(q);
 }
 
 static void on_qmp_event(
@@ -160,7 +170,7 @@ static void on_qmp_event(
 	else if (streq(name, "BLOCK_IO_ERROR"))
 		on_block_error(q, data);
 	else if (streq(name, "RESUME"))
-		started(q);
+		resumed(q);
 }
 
 /* A QEMU that is going away closes its sockets before it is gone: its end tells more than this, and
@@ -215,6 +225,10 @@ static int on_notify(sd_event_source *s, void *userdata)
 	case PENDING_PAUSED:
 		if (q->cb->on_paused)
 			q->cb->on_paused(&q->vmm, q->pause_reason, q->userdata);
+		break;
+	case PENDING_RESUMED:
+		if (q->cb->on_resumed)
+			q->cb->on_resumed(&q->vmm, q->userdata);
 		break;
 	case PENDING_FAILED: q->cb->on_failed(&q->vmm, &q->error, q->userdata); break;
 	case PENDING_EXITED: {
@@ -359,6 +373,24 @@ static int qemu_connect(struct vmm *v)
 	return sock_dial(qemu_of(v)->socket_paths[SOCKET_AGENT], SOCK_STREAM);
 }
 
+/* A refusal needs no answer: the owner asks again as long as it is paused. */
+static void on_cont(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
+	void *userdata _unused_)
+{
+	if (r < 0)
+		log_warning("QEMU does not let its guest go on: %s", desc ? desc : strerror(-r));
+}
+
+static void qemu_resume(struct vmm *v)
+{
+	struct qemu *q = qemu_of(v);
+	int r = q->paused && q->qmp ? qmp_execute(q->qmp, "cont", NULL, START_WAIT_USEC, on_cont, q)
+				    : 0;
+
+	if (r < 0)
+		log_warning_errno(r, "cannot ask QEMU to let its guest go on");
+}
+
 static void qemu_stop(struct vmm *v)
 {
 	launch_kill(v->launch);
@@ -464,6 +496,7 @@ const struct vmm_driver vmm_driver_qemu = {
 	.probe = qemu_probe,
 	.start = qemu_start,
 	.connect = qemu_connect,
+	.resume = qemu_resume,
 	.stop = qemu_stop,
 	.free = qemu_free,
 };

@@ -106,6 +106,11 @@ int vmm_connect(struct vmm *v)
 	return v->driver->connect(v);
 }
 
+void vmm_resume(struct vmm *v)
+{
+	v->driver->resume(v);
+}
+
 void vmm_stop(struct vmm *v)
 {
 	v->driver->stop(v);

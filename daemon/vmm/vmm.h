@@ -47,6 +47,8 @@ struct vmm_callbacks {
 	void (*on_exited)(struct vmm *v, const struct vmm_exit *e, void *userdata);
 	/* The vCPUs were paused by the VMM itself (host disk full). May be NULL. */
 	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
+	/* They go on after vmm_resume. May be NULL. */
+	void (*on_resumed)(struct vmm *v, void *userdata);
 };
 
 /* What the probe tells doctor and `auto`. */
@@ -65,6 +67,7 @@ struct vmm_driver {
 	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 		void *userdata, struct vmm **ret, struct error *err);
 	int (*connect)(struct vmm *v); /* a new connection to the agent's stream: fd, -errno */
+	void (*resume)(struct vmm *v);
 	void (*stop)(struct vmm *v);
 	void (*free)(struct vmm *v);
 };
@@ -81,6 +84,8 @@ int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_c
 	void *userdata, struct vmm **ret, struct error *err);
 /* Dials the agent's stream: an owned non-blocking fd, or -errno. */
 int vmm_connect(struct vmm *v);
+/* Lets vCPUs go on that the VMM itself has paused; on_resumed follows, or on_paused again. */
+void vmm_resume(struct vmm *v);
 /* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL by pidfd; on_exited follows. */
 void vmm_stop(struct vmm *v);
 pid_t vmm_pid(const struct vmm *v);

@@ -234,6 +234,19 @@ static void take_resume(const struct frame *f)
 	fake.wait_resume = false;
 }
 
+/* BYE, and then the VMM's end. */
+static void take_shutdown(void)
+{
+	struct msg_bye bye = { .reason = BYE_SHUTDOWN };
+
+	fake.shutdowns++;
+	if (fake.never_ends)
+		return;
+	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
+	fake_flush();
+	fake_vmm_end_later();
+}
+
 static void take_frame(const struct frame *f)
 {
 	uint64_t upto, limit;
@@ -248,6 +261,7 @@ static void take_frame(const struct frame *f)
 	case FRAME_RESUME: take_resume(f); break;
 	case FRAME_EXIT_ACK: fake.exit_acks++; break;
 	case FRAME_KILL: fake.kills++; break;
+	case FRAME_SHUTDOWN: take_shutdown(); break;
 	case FRAME_ACK:
 		ck_assert_int_ge(frame_get_ack(f, &stream, &upto, &limit), 0);
 		take_limits(stream, upto, limit);
@@ -552,6 +566,8 @@ int vmm_start(_unused_ struct manager *m, _unused_ const struct vmm_spec *spec,
 	the_vmm->cb = *cb;
 	the_vmm->userdata = userdata;
 	fake.vmms++;
+	fake.set_up = fake.running = fake.exited = false; /* another guest */
+	decoder_set_mark(&fake.in, frame_sync_initial);
 	*ret = the_vmm;
 	if (fake.fail == FAKE_VMM_START)
 		later(vmm_refuse, the_vmm);
@@ -565,9 +581,25 @@ int vmm_connect(_unused_ struct vmm *v)
 	return fake_dial();
 }
 
+void vmm_resume(struct vmm *v)
+{
+	fake.resumes++;
+	v->cb.on_resumed(v, v->userdata);
+}
+
 void vmm_stop(struct vmm *v)
 {
 	later(vmm_end, v);
+}
+
+void fake_vmm_end_later(void)
+{
+	later(vmm_end, the_vmm);
+}
+
+void fake_vmm_pause(void)
+{
+	the_vmm->cb.on_paused(the_vmm, "disk_full", the_vmm->userdata);
 }
 
 void fake_vmm_die(void)

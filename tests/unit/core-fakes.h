@@ -39,8 +39,9 @@ struct fake {
 	uint64_t flood_bytes;
 	bool mute; /* never answers HELLO */
 	bool refuse_dial;
+	bool never_ends; /* does not end when asked to shut down */
 	/* what was seen */
-	unsigned vmms, disks, dials, setups, starts, exit_acks, kills;
+	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, shutdowns, resumes;
 	uint64_t stdin_bytes;
 	char *command_line; /* owned: of the last START */
 	/* the agent */
@@ -70,6 +71,10 @@ void fake_send(const void *p, size_t n);
 void fake_flush(void);
 /* The VMM's process ends now. */
 void fake_vmm_die(void);
+/* The same in a later turn. */
+void fake_vmm_end_later(void);
+/* The VMM stops its vCPUs: the host's disk is full. */
+void fake_vmm_pause(void);
 
 /* Runs the loop until *flag or the deadline; true when the flag came. */
 bool loop_until(sd_event *event, const bool *flag, uint64_t usec);

@@ -84,6 +84,60 @@ int machine_json(_unused_ struct machine *mc, _unused_ json_object **ret)
 	return -ENOENT;
 }
 
+const char *machine_id(_unused_ const struct machine *mc)
+{
+	return "vm-000000000000";
+}
+
+int machine_network_json(_unused_ struct machine *mc, _unused_ json_object **ret)
+{
+	return -ENOENT;
+}
+
+int machine_boot(_unused_ struct machine *mc, _unused_ machine_done_fn done,
+	_unused_ void *userdata, _unused_ struct error *err)
+{
+	return -ENOENT;
+}
+
+int machine_stop(_unused_ struct machine *mc, _unused_ machine_done_fn done,
+	_unused_ void *userdata, _unused_ struct error *err)
+{
+	return -ENOENT;
+}
+
+int run_in_machine(_unused_ struct machine *mc, _unused_ const struct run_params *p,
+	_unused_ const struct run_callbacks *cb, _unused_ void *userdata, _unused_ struct run **ret,
+	_unused_ struct error *err)
+{
+	return -ENOENT;
+}
+
+int creation_start(_unused_ struct manager *m, const struct machine_spec *spec,
+	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
+	_unused_ struct error *err)
+{
+	fake.creation = *cb;
+	fake.creation_userdata = userdata;
+	fake.ttl = spec->ttl_seconds;
+	fake.creations++;
+	*ret = (struct creation *)&fake;
+	return 0;
+}
+
+void creation_cancel(_unused_ struct creation *c)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_CANCELLED, NULL, NULL, "cancelled");
+	fake.creation.on_done(NULL, &err, fake.creation_userdata);
+}
+
+void creation_abandon(_unused_ struct creation *c)
+{
+	fake.creations_abandoned++;
+}
+
 bool machines_use_digest(_unused_ const char *digest, _unused_ void *machines)
 {
 	return false;

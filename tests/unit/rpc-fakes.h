@@ -3,6 +3,7 @@
 
 /* What the stand-ins of rpc-fakes.c have seen, and the callbacks a test ends their work by. */
 
+#include "daemon/core/create.h"
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
 
@@ -16,6 +17,9 @@ struct fake {
 	int runs, abandoned, freed, waits_freed;
 	bool installed;   /* environments_list_json has an installed one */
 	bool cancel_late; /* run_cancel finds the result on its way */
+	struct creation_callbacks creation;
+	void *creation_userdata;
+	int creations, creations_abandoned;
 	reap_done_fn reap_done;
 	void *reap_userdata;
 	pull_progress_fn pull_progress;

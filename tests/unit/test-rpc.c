@@ -340,6 +340,32 @@ START_TEST(caller_gone)
 }
 END_TEST
 
+/* vm.create: progress on the way, cancelled, and its caller gone. */
+START_TEST(creating)
+{
+	static const char create[] = CALL_("1", "vm.create", "{\"environment\":\"debian:12\"}");
+	const struct pull_progress p = { .phase = "install", .percent = 7 };
+	int fd = dial();
+
+	transmit(fd, create, sizeof(create) - 1);
+	while (fake.creations < 1)
+		turn();
+	ck_assert_int_eq(fake.ttl, 600);
+	fake.creation.on_progress(&p, fake.creation_userdata);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"percent\":7"));
+	ck_assert_ptr_nonnull(
+		strstr(ask(fd, CALL_("2", "cancel", "{\"id\":1}")), "\"id\":1,\"error\""));
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"cancelled\":true"));
+	transmit(fd, create, sizeof(create) - 1);
+	while (fake.creations < 2)
+		turn();
+	(void)close(fd);
+	while (server_connections(m.server) > 0)
+		turn();
+	ck_assert_int_eq(fake.creations_abandoned, 1);
+}
+END_TEST
+
 /* A pull takes minutes: clients that ask for it and go, again and again, must leave nothing waiting. */
 START_TEST(callers_come_and_go)
 {
@@ -515,6 +541,7 @@ int main(void)
 	tcase_add_test(t, wrong_descriptors);
 	tcase_add_test(t, cancelling);
 	tcase_add_test(t, caller_gone);
+	tcase_add_test(t, creating);
 	tcase_add_test(t, callers_come_and_go);
 	tcase_add_test(t, hoarded_descriptors);
 	tcase_add_test(t, cancelled_too_late);

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.create from request to machine. Called by rpc/vm.c.
+ *
+ * What must stay true: on_done comes once, in a turn of the loop later than creation_start; a cancelled
+ * creation leaves nothing; an abandoned one leaves a machine, which its owner finds in vm.list.
+ */
+
+#include "daemon/core/create.h"
+
+#include "daemon/core/machine-internal.h"
+
+struct creation {
+	struct manager *m; /* borrowed */
+	struct creation_callbacks cb;
+	void *userdata;
+	struct machine_spec spec; /* environment is owned: */
+	char *environment;
+	struct pull_wait *pull;  /* owned */
+	struct machine *machine; /* borrowed: while it is being made */
+	sd_event_source *later;  /* owned: the end, in a turn of its own */
+	bool abandoned;
+	struct error err; /* owned */
+};
+
+static struct creation *creation_free(struct creation *c)
+{
+	if (!c)
+		return NULL;
+	pull_wait_free(c->pull);
+	sd_event_source_disable_unref(c->later);
+	error_clear(&c->err);
+	free(c->environment);
+	free(c);
+	return NULL;
+}
+DEFINE_CLEANUP(struct creation *, creation_free)
+
+static void finish(struct creation *c, struct machine *mc, const struct error *err)
+{
+	_cleanup_(creation_freep) struct creation *last = c;
+
+	if (!last->abandoned)
+		last->cb.on_done(mc, err, last->userdata);
+}
+
+static int on_later(_unused_ sd_event_source *source, void *userdata)
+{
+	struct creation *c = userdata;
+
+	finish(c, NULL, &c->err);
+	return 0;
+}
+
+static void fail_later(struct creation *c, const struct error *err)
+{
+	(void)error_copy(&c->err, err);
+	(void)sd_event_source_set_enabled(c->later, SD_EVENT_ONESHOT);
+}
+
+static void on_created(struct machine *mc, const struct error *err, void *userdata)
+{
+	finish(userdata, err ? NULL : mc, err);
+}
+
+static void on_pull_progress(const struct pull_progress *p, void *userdata)
+{
+	struct creation *c = userdata;
+
+	if (!c->abandoned && !streq(p->phase, "ready"))
+		c->cb.on_progress(p, c->userdata);
+}
+
+static void on_pulled(const struct error *err, void *userdata)
+{
+	static const struct machine_callbacks cb = { .on_started = on_created };
+	struct creation *c = userdata;
+	_cleanup_error_ struct error why = ERROR_INIT;
+
+	c->pull = pull_wait_free(c->pull);
+	if (err)
+		(void)error_copy(&why, err);
+	if (err || machine_start(c->m->machines, &c->spec, false, &cb, c, &c->machine, &why) < 0)
+		fail_later(c, &why);
+}
+
+static int begin(struct creation *c, struct error *err)
+{
+	struct environment *env;
+	int r = environments_find(c->m->environments, c->environment, &env, err);
+
+	if (r < 0)
+		return r;
+	r = sd_event_add_defer(c->m->event, &c->later, on_later, c);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(c->later, SD_EVENT_OFF);
+	if (r < 0)
+		return error_set_errno(
+			err, error_code_for_errno(r), r, NULL, "cannot create a machine");
+	return environment_pull(env, false, on_pull_progress, on_pulled, c, &c->pull, err);
+}
+
+int creation_start(struct manager *m, const struct machine_spec *spec,
+	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
+	struct error *err)
+{
+	_cleanup_(creation_freep) struct creation *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (c)
+		c->environment = strdup(spec->environment);
+	if (!c || !c->environment)
+		return error_set_errno(
+			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot create a machine");
+	c->m = m;
+	c->cb = *cb;
+	c->userdata = userdata;
+	c->spec = *spec;
+	c->spec.environment = c->environment;
+	r = begin(c, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(c);
+	return 0;
+}
+
+void creation_cancel(struct creation *c)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (c->machine) {
+		(void)machine_delete(c->machine, "cancelled", NULL, NULL); /* on_created follows */
+		return;
+	}
+	if (c->err.set)
+		return;
+	c->pull = pull_wait_free(c->pull);
+	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL,
+		"the creation was cancelled");
+	fail_later(c, &err);
+}
+
+void creation_abandon(struct creation *c)
+{
+	c->abandoned = true;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * vm.create: a machine that does not run yet. Pull if need be, then row, directory and disk.
+ */
+
+#include "daemon/core/machine.h"
+
+struct creation;
+struct pull_progress;
+
+struct creation_callbacks {
+	void (*on_progress)(const struct pull_progress *p, void *userdata);
+	/* Once: mc is created and committed (borrowed, for the call), or NULL with err and nothing is left. */
+	void (*on_done)(struct machine *mc, const struct error *err, void *userdata);
+};
+
+/* The creation frees itself after on_done. spec->one_shot must be false. */
+int creation_start(struct manager *m, const struct machine_spec *spec,
+	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
+	struct error *err);
+/* Its caller wants it no more: on_done comes with `cancelled`, unless it is done already. */
+void creation_cancel(struct creation *c);
+/* Nobody waits: it goes on, and nothing is reported. */
+void creation_abandon(struct creation *c);

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine that takes a machine up its steps (start.c) and down again. Called by machine.c, start.c's
+ * events, agent.c and recover.c.
+ *
+ * What must stay true: going down undoes the steps begun in reverse order, whichever of them was half
+ * done, to the floor: the ground for a deletion or a first start that failed, the steps of a machine that
+ * does not run for a stop, a failed boot or a guest that ended. A step that cannot be undone leaves the
+ * machine `unknown` with everything below it still in place. The engine runs only in a turn of the loop
+ * of its own, so that no callback sees its object freed under it. Who waits is told after the commit of
+ * what he is told.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+
+static void kick(struct machine *mc)
+{
+	(void)sd_event_source_set_enabled(mc->work, SD_EVENT_ONESHOT);
+}
+
+void machine_undo(struct machine *mc, const struct error *why)
+{
+	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return;
+	(void)error_copy(&mc->failure, why);
+	mc->engine = ENGINE_TURN;
+	kick(mc);
+}
+
+void machine_land(struct machine *mc, enum machine_state landing, const struct error *why)
+{
+	mc->floor = mc->row.one_shot ? 0 : machine_steps_created();
+	mc->landing = landing;
+	machine_undo(mc, why);
+}
+
+void machine_go_up(struct machine *mc)
+{
+	mc->target = machine_steps();
+	mc->floor = machine_steps_created();
+	mc->landing = MACHINE_FAILED;
+	mc->waiting = false;
+	mc->engine = ENGINE_UP;
+	kick(mc);
+}
+
+void machine_continue(struct machine *mc, const struct error *err)
+{
+	if (mc->engine == ENGINE_UP && err) {
+		machine_undo(mc, err);
+		return;
+	}
+	if (!mc->waiting || mc->engine == ENGINE_TURN)
+		return;
+	if (err)
+		(void)error_copy(&mc->stuck, err);
+	mc->waiting = false;
+	kick(mc);
+}
+
+static void tell_started(struct machine *mc, const struct error *err)
+{
+	struct machine_callbacks cb = mc->cb;
+
+	mc->cb.on_started = NULL;
+	if (cb.on_started)
+		cb.on_started(mc, err, mc->userdata);
+	machine_tell(mc, WAIT_STARTED, err);
+}
+
+/* Nothing is left of it. */
+static void gone(struct machine *mc)
+{
+	_cleanup_(machine_freep) struct machine *last = mc;
+	struct machines *ms = mc->machines;
+
+	LIST_REMOVE(mc, entry);
+	mc->entry.le_prev = NULL;
+	tell_started(last, &last->failure);
+	machine_tell(last, WAIT_STOPPED, &last->failure);
+	machine_tell(last, WAIT_GONE, NULL);
+	reaper_update(ms);
+}
+
+/* Something of it cannot be removed: it is kept, and a later deletion begins here again. */
+static void get_stuck(struct machine *mc, int r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *fix = str_printf("pyro vm delete %s", mc->row.id);
+	const char *why = mc->stuck.message ? mc->stuck.message : strerror(-r);
+
+	error_set(&err, ERROR_INTERNAL, why, fix, "machine %s cannot be %s", mc->row.id,
+		mc->floor > 0 ? "stopped" : "removed");
+	log_error("%s: step \"%s\" cannot be undone: %s", mc->row.id,
+		machine_step(mc->step - 1)->name, why);
+	free(mc->row.last_error);
+	mc->row.last_error = strdup(why);
+	mc->engine = ENGINE_IDLE;
+	machine_set_state(mc, MACHINE_UNKNOWN);
+	machine_save(mc);
+	error_clear(&mc->failure);
+	error_clear(&mc->stuck);
+	tell_started(mc, &err);
+	machine_tell(mc, WAIT_STOPPED, &err);
+	machine_tell(mc, WAIT_GONE, &err);
+}
+
+/* It stands where it shall: the row says so. A deletion that came meanwhile takes it further. */
+static void stand(struct machine *mc)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+
+	error_move(&why, &mc->failure);
+	mc->engine = ENGINE_IDLE;
+	tell_started(mc, &why);
+	machine_tell(mc, WAIT_STOPPED, NULL);
+	reaper_update(mc->machines);
+}
+
+static void on_landed(int r, const struct error *err, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	if (r < 0)
+		log_error_errno(r, "cannot keep that machine %s does not run: %s", mc->row.id,
+			err && err->cause ? err->cause : "the store refused it");
+	machine_continue(mc, NULL);
+}
+
+/* NULL when out of memory: the row then says no reason. */
+static char *sentence(const struct error *err)
+{
+	return str_printf(
+		"%s%s%s", err->message, err->cause ? ": " : "", err->cause ? err->cause : "");
+}
+
+static void land(struct machine *mc)
+{
+	int r;
+
+	machine_set_state(mc, mc->landing);
+	mc->row.vmm_pid = 0;
+	mc->row.vmm_start_time = 0;
+	free(mc->row.last_error);
+	mc->row.last_error = mc->landing == MACHINE_FAILED && mc->failure.message
+				     ? sentence(&mc->failure)
+				     : NULL;
+	mc->at_floor = true;
+	mc->waiting = true;
+	r = store_vm_put(mc->machines->m->store, &mc->row, on_landed, mc);
+	if (r < 0)
+		on_landed(r, NULL, mc);
+}
+
+static void go_down(struct machine *mc)
+{
+	if (mc->floor == 0)
+		machine_set_state(mc, MACHINE_DELETING);
+	while (mc->step > mc->floor) {
+		int (*undo)(struct machine *) = machine_step(mc->step - 1)->undo;
+		int r = undo ? undo(mc) : 0;
+
+		if (r < 0) {
+			get_stuck(mc, r);
+			return;
+		}
+		if (r == STEP_WAIT) {
+			mc->waiting = true;
+			return;
+		}
+		mc->step--;
+	}
+	if (mc->floor == 0)
+		gone(mc);
+	else
+		land(mc);
+}
+
+static void turn_down(struct machine *mc)
+{
+	mc->engine = ENGINE_DOWN;
+	mc->waiting = false;
+	machine_unpaused(mc);
+	if (mc->floor == 0) {
+		machine_set_state(mc, MACHINE_DELETING);
+		/* a one-shot is removed by the next daemon whatever its row says */
+		if (!mc->row.one_shot && mc->step > 1)
+			machine_save(mc);
+	}
+	while (!LIST_EMPTY(&mc->execs)) {
+		struct exec *x = LIST_FIRST(&mc->execs);
+
+		exec_list_remove(x);
+		exec_fail(x, &mc->failure);
+	}
+	go_down(mc);
+}
+
+/* A step on the way down, or the commit at the floor, has ended by its event. */
+static void go_on_down(struct machine *mc)
+{
+	if (mc->stuck.set) {
+		get_stuck(mc, -EIO);
+		return;
+	}
+	if (mc->at_floor) {
+		mc->at_floor = false;
+		if (mc->floor == mc->step) {
+			stand(mc);
+			return;
+		}
+	} else {
+		const struct step *step = machine_step(mc->step - 1);
+
+		if (!step->undo_again || !step->undo_again(mc))
+			mc->step--;
+	}
+	go_down(mc);
+}
+
+static void go_up(struct machine *mc)
+{
+	while (mc->step < mc->target) {
+		const struct step *step = machine_step(mc->step++);
+		int r = step->run(mc, &mc->failure);
+
+		if (r < 0) {
+			error_set_errno(&mc->failure, ERROR_START_FAILED, r, NULL,
+				"step \"%s\" of the machine's start failed", step->name);
+			turn_down(mc);
+			return;
+		}
+		if (r == STEP_WAIT) {
+			mc->waiting = true;
+			return;
+		}
+	}
+	mc->engine = ENGINE_IDLE;
+	tell_started(mc, NULL);
+	reaper_update(mc->machines);
+}
+
+static int on_work(_unused_ sd_event_source *source, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	if (mc->engine == ENGINE_TURN)
+		turn_down(mc);
+	else if (mc->engine == ENGINE_UP && !mc->waiting)
+		go_up(mc);
+	else if (mc->engine == ENGINE_DOWN && !mc->waiting)
+		go_on_down(mc);
+	return 0;
+}
+
+int machine_add_engine(struct machine *mc)
+{
+	int r = sd_event_add_defer(mc->machines->m->event, &mc->work, on_work, mc);
+
+	return r < 0 ? r : sd_event_source_set_enabled(mc->work, SD_EVENT_OFF);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine whose VMM has stopped its vCPUs because a write to its disk failed. When the host's disk was
+ * full they go on as soon as there is room again; after another error they stay, for what was written
+ * cannot be trusted. Called by start.c with the VMM's events.
+ *
+ * What must stay true: while it stands still no deadline of its commands runs; it can be deleted. The kernel
+ * has no event for "there is room", so a timer looks, at most every LOOK_MAX_USEC.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+#include "proto/host.h"
+
+#define LOOK_MIN_USEC (500 * USEC_PER_MSEC)
+#define LOOK_MAX_USEC (10 * USEC_PER_SEC)
+#define ROOM_MIB      16 /* less would be full again at once */
+
+struct pause {
+	struct machine *machine; /* borrowed: owns us */
+	sd_event_source *timer;  /* owned */
+	uint64_t wait_usec;
+};
+
+static void hold(struct machine *mc, bool held)
+{
+	struct exec *x;
+
+	for (x = LIST_FIRST(&mc->execs); x; x = exec_list_next(x))
+		exec_hold(x, held);
+}
+
+static void say(struct machine *mc, const char *reason)
+{
+	free(mc->row.last_error);
+	mc->row.last_error = reason ? str_printf("paused: %s", reason) : NULL;
+	machine_save(mc);
+}
+
+static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct pause *p = userdata;
+	struct machine *mc = p->machine;
+	uint64_t room;
+	int r = sd_event_source_set_time_relative(source, p->wait_usec);
+
+	if (r >= 0)
+		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+	if (r < 0)
+		log_error_errno(r, "%s: cannot look for room again", mc->row.id);
+	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
+	r = host_free_bytes(mc->machines->m->state_dir, &room);
+	if (r >= 0 && room / MIB >= ROOM_MIB)
+		vmm_resume(mc->vmm); /* machine_unpaused comes with its RESUME, or we look again */
+	return 0;
+}
+
+void machine_paused(struct machine *mc, const char *reason)
+{
+	int r;
+
+	if (mc->pause || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return;
+	log_warning("%s: paused: %s", mc->row.id, reason);
+	mc->pause = calloc(1, sizeof(*mc->pause));
+	if (!mc->pause) {
+		log_error("%s: stays paused: out of memory", mc->row.id);
+		return;
+	}
+	mc->pause->machine = mc;
+	mc->pause->wait_usec = LOOK_MIN_USEC;
+	hold(mc, true);
+	say(mc, reason);
+	if (!streq(reason, "disk_full"))
+		return;
+	r = sd_event_add_time_relative(mc->machines->m->event, &mc->pause->timer, CLOCK_MONOTONIC,
+		LOOK_MIN_USEC, 0, on_look, mc->pause);
+	if (r < 0)
+		log_error_errno(r, "%s: stays paused: cannot look for room", mc->row.id);
+}
+
+void machine_unpaused(struct machine *mc)
+{
+	if (!mc->pause)
+		return;
+	sd_event_source_disable_unref(mc->pause->timer);
+	free(mc->pause);
+	mc->pause = NULL;
+	if (mc->engine != ENGINE_IDLE)
+		return; /* it goes down */
+	log_info("%s: goes on", mc->row.id);
+	hold(mc, false);
+	say(mc, NULL);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The orderly end of a machine that stays: the guest is asked to stop everything, writes back its disk,
+ * says BYE and resets, and its VMM ends. Called by machine_stop, agent.c and start.c's events.
+ *
+ * What must stay true: whoever does not end within STOP_USEC is ended; a guest that cannot be asked (no
+ * stream, vCPUs paused) is ended at once; either way the machine is `stopped` and its disk there.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+
+#define STOP_USEC (30 * USEC_PER_SEC)
+
+void machine_shut_down_over(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
+	error_set(&err, ERROR_CANCELLED, "somebody asked for it", NULL, "machine %s was stopped",
+		mc->row.id);
+	machine_land(mc, MACHINE_STOPPED, &err);
+}
+
+static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	log_warning("%s: its guest did not stop in %u s and is ended", mc->row.id,
+		(unsigned)(STOP_USEC / USEC_PER_SEC));
+	machine_shut_down_over(mc);
+	return 0;
+}
+
+int machine_shut_down_again(struct machine *mc)
+{
+	int r = frame_put(link_control(mc->link), FRAME_SHUTDOWN, AGENT_CHANNEL_NONE, NULL, 0);
+
+	if (r >= 0)
+		link_kick(mc->link);
+	return r;
+}
+
+static int ask(struct machine *mc)
+{
+	int r;
+
+	if (!mc->link || !link_is_up(mc->link) || mc->pause)
+		return -ENOTCONN;
+	r = sd_event_add_time_relative(
+		mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC, STOP_USEC, 0, on_late, mc);
+	return r < 0 ? r : machine_shut_down_again(mc);
+}
+
+void machine_shut_down(struct machine *mc)
+{
+	bool running = mc->state == MACHINE_STARTED || mc->state == MACHINE_SUSPENDED;
+
+	if (running) {
+		machine_set_state(mc, MACHINE_STOPPING);
+		machine_save(mc);
+	}
+	if (!running || ask(mc) < 0)
+		machine_shut_down_over(mc);
+}

@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine that stays, over fakes: created, booted, stopped in order and by force, booted again, given its
+ * one command, deleted from every state; what a failed boot, a guest that dies and an earlier daemon leave.
+ * Run by `meson test vm`.
+ */
+
+#include "daemon/core/create.h"
+
+#include <check.h>
+#include <dirent.h>
+
+#include "daemon/core/machine-internal.h"
+#include "daemon/core/run.h"
+#include "proto/api.h"
+#include "proto/json.h"
+#include "tests/unit/core-fakes.h"
+
+#define LONG (10 * USEC_PER_SEC)
+
+static sd_event *event;
+static struct manager *m;
+static char id[API_ID_SIZE];
+static bool done;
+static struct error failure;
+static json_object *result;
+
+static void setup(void)
+{
+	ck_assert_int_ge(sd_event_new(&event), 0);
+	fake_reset(event);
+	m = fake_manager(event);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	done = false;
+	id[0] = '\0';
+}
+
+static void teardown(void)
+{
+	error_clear(&failure);
+	json_object_put(result);
+	result = NULL;
+	m->machines = machines_free(m->machines);
+	fake_manager_free(m);
+	fake_done();
+	event = sd_event_unref(event);
+}
+
+static struct machine *the_machine(void)
+{
+	struct machine *mc;
+
+	ck_assert_int_eq(machines_find(m->machines, id, 1000, &mc, NULL), 0);
+	return mc;
+}
+
+static void wait_done(void)
+{
+	ck_assert(loop_until(event, &done, LONG));
+	done = false;
+}
+
+static void on_done(const struct error *err, _unused_ void *userdata)
+{
+	error_clear(&failure);
+	if (err)
+		(void)error_copy(&failure, err);
+	done = true;
+}
+
+static void on_progress(_unused_ const struct pull_progress *p, _unused_ void *userdata)
+{
+}
+
+static void on_created(struct machine *mc, const struct error *err, _unused_ void *userdata)
+{
+	ck_assert((mc != NULL) == (err == NULL));
+	if (mc)
+		(void)snprintf(id, sizeof(id), "%s", machine_id(mc));
+	on_done(err, NULL);
+}
+
+static struct creation *create(void)
+{
+	static const struct creation_callbacks cb = { on_progress, on_created };
+	const struct machine_spec spec = { .environment = "debian:12",
+		.vcpu_count = 1,
+		.mem_mib = 128,
+		.disk_mib = 64,
+		.ttl_seconds = 600,
+		.owner_uid = 1000 };
+	struct creation *c;
+
+	ck_assert_int_eq(creation_start(m, &spec, &cb, NULL, &c, NULL), 0);
+	return c;
+}
+
+static void created(void)
+{
+	create();
+	wait_done();
+	ck_assert(!failure.set);
+	ck_assert_str_eq(machine_state_public(the_machine()->state), "created");
+}
+
+/* The row as the store has it now. */
+static void row_says(const char *state)
+{
+	struct vm_row *rows = NULL;
+	size_t n;
+
+	ck_assert_int_eq(store_vm_load(m->store, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 1);
+	ck_assert_str_eq(rows[0].state, state);
+	vm_row_done(&rows[0]);
+	free(rows);
+}
+
+static void boot(void)
+{
+	ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 0);
+	wait_done();
+}
+
+static void stop(void)
+{
+	ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 0);
+	wait_done();
+	ck_assert(!failure.set);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STOPPED);
+	ck_assert_uint_eq(fake.vmms, 0);
+	row_says("stopped");
+}
+
+static unsigned entries(const char *base, const char *sub)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", base, sub);
+	DIR *d = opendir(path);
+	struct dirent *e;
+	unsigned n = 0;
+
+	while (d && (e = readdir(d)))
+		n += e->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static void nothing_left(void)
+{
+	struct vm_row *rows = NULL;
+	size_t n;
+
+	ck_assert_uint_eq(machines_count(m->machines), 0);
+	ck_assert_uint_eq(fake.vmms, 0);
+	ck_assert_uint_eq(entries(m->state_dir, "machines"), 0);
+	ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
+	ck_assert_int_eq(store_vm_load(m->store, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 0);
+	free(rows);
+}
+
+static void delete (void)
+{
+	ck_assert_int_eq(machine_delete(the_machine(), "requested", on_done, NULL), 0);
+	wait_done();
+	ck_assert(!failure.set);
+	nothing_left();
+}
+
+START_TEST(life)
+{
+	created();
+	row_says("created");
+	ck_assert_uint_eq(entries(m->state_dir, "machines"), 1);
+	ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
+	for (unsigned round = 1; round <= 3; round++) {
+		boot();
+		ck_assert(!failure.set);
+		ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+		ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 1);
+		stop();
+		ck_assert_uint_eq(fake.shutdowns, round);
+		ck_assert_uint_eq(fake.disks, 1); /* the same disk */
+		ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 1);
+		ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
+	}
+	delete ();
+}
+END_TEST
+
+/* Two ask for the same: one boot, one shutdown, both are told. */
+static unsigned told;
+static void on_told(const struct error *err, _unused_ void *userdata)
+{
+	ck_assert(!err);
+	told++;
+	done = told == 2;
+}
+
+START_TEST(joined)
+{
+	created();
+	told = 0;
+	ck_assert_int_eq(machine_boot(the_machine(), on_told, NULL, NULL), 0);
+	ck_assert_int_eq(machine_boot(the_machine(), on_told, NULL, NULL), 0);
+	wait_done();
+	ck_assert_uint_eq(fake.setups, 1);
+	told = 0;
+	ck_assert_int_eq(machine_stop(the_machine(), on_told, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), on_told, NULL, NULL), 0);
+	wait_done();
+	ck_assert_uint_eq(fake.shutdowns, 1);
+	delete ();
+}
+END_TEST
+
+/* A boot that fails leaves the machine, with the reason, and the next boot works. */
+static const enum fake_step boot_failures[] = { FAKE_IMAGE, FAKE_KERNEL, FAKE_VMM, FAKE_VMM_START,
+	FAKE_SETUP };
+START_TEST(boot_fails)
+{
+	created();
+	fake.fail = boot_failures[_i];
+	boot();
+	ck_assert(failure.set);
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	ck_assert_ptr_nonnull(the_machine()->row.last_error);
+	ck_assert_uint_eq(fake.vmms, 0);
+	row_says("failed");
+	fake.fail = FAKE_NONE;
+	boot();
+	ck_assert(!failure.set);
+	ck_assert_ptr_null(the_machine()->row.last_error);
+	stop();
+	delete ();
+}
+END_TEST
+
+/* A creation that fails leaves nothing. */
+START_TEST(creation_fails)
+{
+	fake.fail = _i == 0 ? FAKE_PULL : FAKE_DISK;
+	create();
+	wait_done();
+	ck_assert(failure.set);
+	nothing_left();
+}
+END_TEST
+
+START_TEST(creation_cancelled)
+{
+	struct creation *c;
+	bool never = false;
+
+	fake.stall = _i == 0 ? FAKE_PULL : FAKE_NONE;
+	c = create();
+	if (_i > 0)
+		for (int k = 1; k < _i; k++)
+			(void)sd_event_run(event, 0);
+	if (done)
+		return; /* it was quicker: the machine is there */
+	creation_cancel(c);
+	wait_done();
+	ck_assert_int_eq(failure.code, ERROR_CANCELLED);
+	(void)loop_until(event, &never, 20 * USEC_PER_MSEC);
+	nothing_left();
+}
+END_TEST
+
+/* Its caller is gone: the machine is made, and found by its owner. */
+START_TEST(creation_abandoned)
+{
+	json_object *o = NULL;
+
+	creation_abandon(create());
+	(void)loop_until(event, &done, 300 * USEC_PER_MSEC);
+	ck_assert(!done);
+	ck_assert_int_eq(machines_list_json(m->machines, 1000, &o), 0);
+	ck_assert_int_eq(json_get_int(o, "count", 0), 1);
+	(void)snprintf(id, sizeof(id), "%s",
+		json_get_str(json_object_array_get_idx(json_get(o, "vms"), 0), "vm_id", ""));
+	json_object_put(o);
+	delete ();
+}
+END_TEST
+
+/* The guest dies by itself: the machine is `failed`, nothing of the VMM is left, and it boots again. */
+START_TEST(guest_dies)
+{
+	created();
+	boot();
+	fake_vmm_die();
+	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	ck_assert_uint_eq(fake.vmms, 0);
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
+/* Deletion meets it in each state and on each way between two. */
+START_TEST(deleted_after_n_turns)
+{
+	created();
+	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
+	for (int k = 0; k < _i; k++)
+		(void)sd_event_run(event, 0);
+	delete ();
+}
+END_TEST
+
+START_TEST(deleted_while_stopping)
+{
+	created();
+	boot();
+	ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+	for (int k = 0; k < _i; k++)
+		(void)sd_event_run(event, 0);
+	delete ();
+}
+END_TEST
+
+START_TEST(wrong_states)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	created();
+	fake.stall = FAKE_SETUP;
+	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
+	for (int k = 0; k < 20; k++)
+		(void)sd_event_run(event, 0);
+	ck_assert_int_lt(machine_stop(the_machine(), on_done, NULL, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
+	ck_assert_ptr_nonnull(err.fix);
+	delete ();
+}
+END_TEST
+
+/* SHUTDOWN is lost with the connection: it is said again. */
+START_TEST(stop_survives_a_cut)
+{
+	created();
+	boot();
+	fake.never_ends = true;
+	ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 0);
+	for (int k = 0; k < 200 && fake.shutdowns == 0; k++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	fake.never_ends = false;
+	fake_break();
+	wait_done();
+	ck_assert(!failure.set);
+	ck_assert_uint_ge(fake.shutdowns, 2);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STOPPED);
+}
+END_TEST
+
+/* A full disk: it stands still, says so, and goes on. */
+START_TEST(paused_and_resumed)
+{
+	created();
+	boot();
+	fake_vmm_pause();
+	ck_assert_ptr_nonnull(strstr(the_machine()->row.last_error, "disk_full"));
+	for (int k = 0; k < 200 && the_machine()->pause; k++)
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.resumes, 1);
+	ck_assert_ptr_null(the_machine()->row.last_error);
+	fake_vmm_pause();
+	delete ();
+}
+END_TEST
+
+static void on_run_done(
+	_unused_ struct run *r, json_object *o, const struct error *err, _unused_ void *userdata)
+{
+	json_object_put(result);
+	result = o;
+	on_done(err, NULL);
+}
+
+static struct run *exec_in(struct error *err)
+{
+	static const struct run_callbacks cb = { .on_done = on_run_done };
+	const struct run_params p = {
+		.command = "true", .cwd = "/", .user = "root", .stdio_fd = -EBADF
+	};
+	struct run *r = NULL;
+
+	(void)run_in_machine(the_machine(), &p, &cb, NULL, &r, err);
+	return r;
+}
+
+/* vm.exec in a running machine and in one that has to be booted: one command, then it is gone. */
+START_TEST(executes)
+{
+	struct run *r;
+
+	created();
+	if (_i == 1)
+		boot();
+	fake.out_text = "hello";
+	fake.exit.code = 3;
+	r = exec_in(NULL);
+	ck_assert_ptr_nonnull(r);
+	ck_assert_ptr_null(exec_in(&failure));
+	ck_assert_int_eq(failure.code, ERROR_WRONG_STATE);
+	wait_done();
+	ck_assert(!failure.set);
+	ck_assert_str_eq(json_get_str(result, "vm_id", ""), id);
+	ck_assert_str_eq(json_get_str(result, "stdout", ""), "hello");
+	ck_assert_int_eq(json_get_int(result, "exit_code", 0), 3);
+	ck_assert_str_eq(json_get_str(result, "accelerator", ""), "emulation");
+	run_free(r);
+	nothing_left();
+}
+END_TEST
+
+/* A machine whose boot fails under vm.exec is its owner's still. */
+START_TEST(exec_without_boot)
+{
+	struct run *r;
+
+	created();
+	fake.fail = FAKE_VMM;
+	r = exec_in(NULL);
+	wait_done();
+	ck_assert_int_eq(failure.code, ERROR_VM_UNAVAILABLE);
+	run_free(r);
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	fake.fail = FAKE_NONE;
+	delete ();
+}
+END_TEST
+
+/* The next daemon finds it as it was, and its owner's limits count it. */
+START_TEST(next_daemon)
+{
+	created();
+	if (_i > 0) {
+		boot();
+		stop();
+	}
+	machines_free(m->machines);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(the_machine()->state, _i > 0 ? MACHINE_STOPPED : MACHINE_CREATED);
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
+/* The host was restarted under a running machine: it has failed, and boots again. */
+START_TEST(after_the_hosts_restart)
+{
+	struct machine *mc;
+	bool never = false;
+
+	created();
+	boot();
+	mc = the_machine();
+	strcpy(mc->row.boot_id, "an earlier boot");
+	ck_assert_int_eq(store_vm_put(m->store, &mc->row, NULL, NULL), 0);
+	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
+	machines_free(m->machines);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	ck_assert_ptr_nonnull(strstr(the_machine()->row.last_error, "restarted"));
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
+START_TEST(counted_by_quota)
+{
+	for (int i = 0; i < 4; i++)
+		created();
+	create();
+	wait_done();
+	ck_assert_int_eq(failure.code, ERROR_QUOTA_EXCEEDED);
+	ck_assert_uint_eq(machines_count(m->machines), 4);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("vm");
+	TCase *t = tcase_create("vm");
+	SRunner *sr;
+	int failed;
+
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, life);
+	tcase_add_test(t, joined);
+	tcase_add_loop_test(t, boot_fails, 0, ARRAY_SIZE(boot_failures));
+	tcase_add_loop_test(t, creation_fails, 0, 2);
+	tcase_add_loop_test(t, creation_cancelled, 0, 12);
+	tcase_add_test(t, creation_abandoned);
+	tcase_add_test(t, guest_dies);
+	tcase_add_loop_test(t, deleted_after_n_turns, 0, 30);
+	tcase_add_loop_test(t, deleted_while_stopping, 0, 15);
+	tcase_add_test(t, wrong_states);
+	tcase_add_test(t, stop_survives_a_cut);
+	tcase_add_test(t, paused_and_resumed);
+	tcase_add_loop_test(t, executes, 0, 2);
+	tcase_add_test(t, exec_without_boot);
+	tcase_add_loop_test(t, next_daemon, 0, 2);
+	tcase_add_test(t, after_the_hosts_restart);
+	tcase_add_test(t, counted_by_quota);
+	suite_add_tcase(s, t);
+	sr = srunner_create(s);
+	srunner_set_tap(sr, "-");
+	srunner_run_all(sr, CK_SILENT);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
