@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""`pyro vm ...` against real guests: a machine that is created, booted, stopped, given its command and deleted; what its
+owner's limits and the host's full disk do to it; and that nobody else sees it."""
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from conftest import CACHE
+
+ENV = "debian:12"
+OWNER, OTHER = 61001, 61002
+
+
+def as_uid(daemon, uid, *args, **kw):
+    """The client as another uid; the socket lets it in, as a member of group pyro."""
+    return daemon.pyro(*args, user=uid, group=uid, extra_groups=[], env={"HOME": "/nonexistent"}, **kw)
+
+
+def create(daemon, *flags):
+    r = daemon.pyro("vm", "create", *flags, ENV)
+    assert r.status == 0, r
+    assert re.fullmatch(r"vm-[0-9a-f]{12}\n", r.text)
+    assert "[vm-create] vm_id=%s environment=debian:12 state=created" % r.text.strip() in r.errors
+    return r.text.strip()
+
+
+def status(daemon, vm):
+    r = daemon.pyro("--json", "vm", "status", vm)
+    assert r.status == 0, r
+    return json.loads(r.text)
+
+
+def test_a_machine_from_creation_to_its_one_command(daemon):
+    vm = create(daemon, "--cpus", "2", "-m", "512", "--ttl-seconds", "3600")
+    made = status(daemon, vm)
+    assert made["state"] == "created" and made["vcpu_count"] == 2 and made["mem_mib"] == 512 and made["ttl_seconds"] == 3600
+    assert made["execution_mode"] is None and made["network_enabled"] is False
+    assert not daemon.processes()
+    listed = daemon.pyro("vm", "list")
+    assert any(line.split()[:2] == [vm, "created"] for line in listed.text.splitlines())
+    for verb, want in (("start", "started"), ("start", "started"), ("stop", "stopped"), ("stop", "stopped"), ("start", "started")):
+        r = daemon.pyro("--json", "vm", verb, vm[:9])
+        assert r.status == 0, r
+        assert json.loads(r.text)["state"] == want
+        assert bool(daemon.processes()) == (want == "started")
+    info = json.loads(daemon.pyro("--json", "vm", "network-info", vm).text)
+    assert info == {"vm_id": vm, "enabled": False, "tap": None, "guest_ip": None, "gateway": None, "dns": [], "policy": None}
+    r = daemon.pyro("vm", "exec", vm, "--", "sh", "-c", "nproc; exit 4")
+    assert r.status == 4 and r.out == b"2\n", r
+    assert re.search(r"^\[vm-exec\] vm_id=%s execution_mode=guest_serial exit_code=4 duration_ms=\d+$" % vm, r.errors, re.M)
+    gone = daemon.pyro("vm", "status", vm)
+    assert gone.status == 1 and "no machine " + vm in gone.errors
+    daemon.wait_clean()
+
+
+def test_stop_ends_the_command_under_way(daemon):
+    vm = create(daemon)
+    command = daemon.popen("vm", "exec", "--timeout-seconds", "0", vm, "--", "sh", "-c", "echo runs; exec sleep 1000",
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout.readline() == b"runs\n"
+    # It was the machine's only command, so with its end the machine goes: it is never seen stopped.
+    r = daemon.pyro("--json", "vm", "stop", vm)
+    assert r.status == 1 and json.loads(r.text)["error"]["code"] == "cancelled", r
+    assert command.wait(timeout=60) == 128 + 15, command.stderr.read()
+    daemon.wait_clean()
+
+
+def test_disk_survives_stop_and_start(daemon, tmp_path):
+    vm = create(daemon)
+    assert daemon.pyro("vm", "start", vm).status == 0
+    disk = daemon.state + "/machines/" + vm + "/disk.ext4"
+    assert daemon.pyro("vm", "stop", vm).status == 0
+    # The guest unmounted it: its journal is empty and it is clean.
+    out = subprocess.run(["dumpe2fs", "-h", disk], capture_output=True, text=True)
+    assert "needs_recovery" not in out.stdout and re.search(r"Filesystem state:\s+clean", out.stdout), out.stdout
+    # What stands on it then is there at the next start.
+    mark = tmp_path / "mark"
+    mark.write_text("from outside\n")
+    subprocess.run(["debugfs", "-w", "-R", "write %s /workspace/mark" % mark, disk], check=True, capture_output=True)
+    r = daemon.pyro("vm", "exec", vm, "--", "cat", "/workspace/mark")
+    assert r.status == 0 and r.out == b"from outside\n", r
+    daemon.wait_clean()
+
+
+def test_guest_that_ends_itself_has_failed_and_boots_again(daemon):
+    vm = create(daemon)
+    assert daemon.pyro("vm", "start", vm).status == 0
+    (pid, _), = [p for p in daemon.processes() if "qemu" in p[1]]
+    os.kill(pid, 9)
+    end = time.monotonic() + 20
+    while status(daemon, vm)["state"] != "failed":
+        assert time.monotonic() < end, status(daemon, vm)
+    assert status(daemon, vm)["last_error"]
+    assert daemon.pyro("vm", "start", vm).status == 0
+    assert status(daemon, vm)["last_error"] is None
+    assert daemon.pyro("vm", "delete", vm).status == 0
+    daemon.wait_clean()
+
+
+def test_expired_is_reaped_but_not_in_mid_command(make_daemon):
+    d = make_daemon().start()
+    vm = create(d, "--ttl-seconds", "4")
+    busy = create(d, "--ttl-seconds", "1")
+    p = d.popen("vm", "exec", busy, "--", "sh", "-c", "sleep 6; echo survived", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 30
+    while any(v["vm_id"] == vm for v in d.vms()):
+        assert time.monotonic() < end
+    out, err = p.communicate(timeout=60)
+    assert out == b"survived\n", err
+    d.wait_clean()
+
+
+def test_limits_refuse_before_anything_is_made(make_daemon, tmp_path):
+    conf = tmp_path / "pyrod.conf"
+    conf.write_text("max_machines = 2\nmax_memory_mib = 1500\nmax_disk_mib = 30000\n")
+    d = make_daemon().start("--config", str(conf))
+    first = create(d, "-m", "1024")
+    for flags, words in (
+            (("-m", "512"), "memory"),
+            (("-m", "128", "--disk-mib", "25000"), "disk")):
+        r = d.pyro("--json", "vm", "create", *flags, ENV)
+        assert r.status == 1, r
+        error = json.loads(r.text)["error"]
+        assert error["code"] == "quota_exceeded" and words in error["message"] and error["fix"], error
+        assert [v["vm_id"] for v in d.vms()] == [first]
+    create(d, "-m", "128")
+    r = d.pyro("--json", "run", "-m", "128", ENV, "--", "true")
+    assert r.status == 125 and json.loads(r.text)["error"]["code"] == "quota_exceeded", r
+    for v in d.vms():
+        assert d.pyro("vm", "delete", v["vm_id"]).status == 0
+    d.wait_clean()
+
+
+def methods_on_machines():
+    """Every method whose object is a machine, from the one table."""
+    table = open(os.path.join(os.path.dirname(__file__), "../../proto/api.def")).read()
+    found = re.findall(r'API_METHOD\(\w+, "([\w.]+)", API_OBJ_VM,', table)
+    assert {"vm.status", "vm.delete", "vm.start", "vm.stop", "vm.exec", "vm.network_info"} <= set(found)
+    return found
+
+
+def test_another_uid_finds_nothing(make_daemon, root_only):
+    d = make_daemon().start()
+    os.chmod(d.socket, 0o666)
+    made = as_uid(d, OWNER, "vm", "create", ENV)
+    assert made.status == 0, made
+    vm = made.text.strip()
+    assert as_uid(d, OTHER, "--json", "vm", "list").text.strip() == '{"count":0,"vms":[]}'
+    for method in methods_on_machines():
+        verb = method.split(".")[1].replace("_", "-")
+        extra = ["--", "true"] if verb == "exec" else []
+        for target in (vm, vm[:6], "vm-ffffffffffff"):
+            r = as_uid(d, OTHER, "--json", "vm", verb, target, *extra)
+            error = json.loads(r.text)["error"]
+            assert error["code"] == "vm_not_found" and error["message"] == "no machine " + target, (method, r)
+    owned = json.loads(as_uid(d, OWNER, "--json", "vm", "list").text)
+    assert [v["vm_id"] for v in owned["vms"]] == [vm]
+    assert [(v["vm_id"], v["owner_uid"]) for v in d.vms()] == [(vm, OWNER)]  # root sees owners
+    assert as_uid(d, OWNER, "vm", "delete", vm).status == 0
+    d.wait_clean()
+
+
+def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
+    """The state directory on a file system of its own: the guest fills it, stands still, and goes on when there is room."""
+    image, mount = work + "/small.img", work + "/small"
+    os.makedirs(mount)
+    with open(image, "wb") as f:
+        f.truncate(420 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True).returncode != 0:
+        pytest.skip("no loop mounts here")
+    try:
+        d = make_daemon()
+        os.rmdir(d.state) if not os.listdir(d.state) else None
+        subprocess.run(["cp", "-a", CACHE + "/kernels", mount + "/kernels"], check=True)
+        d.state = mount
+        d.env["PYRO_STATE_DIR"] = mount
+        conf = work + "/reserve0.conf"
+        with open(conf, "w") as f:
+            f.write("disk_reserve_mib = 0\n")
+        d.start("--config", conf)
+        room = os.statvfs(mount)
+        ballast = mount + "/ballast"
+        with open(ballast, "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, room.f_bavail * room.f_frsize - (150 << 20))
+        p = d.popen("run", "--timeout-seconds", "120", ENV, "--", "sh", "-c",
+                    "dd if=/dev/urandom of=/workspace/big bs=1M count=200 conv=fsync 2>/dev/null && stat -c %s /workspace/big",
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        end = time.monotonic() + 90
+        while True:
+            vms = d.vms()
+            if vms and (vms[0]["last_error"] or "") == "paused: disk_full":
+                break
+            assert p.poll() is None, p.stderr.read()
+            assert time.monotonic() < end, vms
+            time.sleep(0.05)
+        assert vms[0]["state"] == "started"
+        os.unlink(ballast)
+        out, err = p.communicate(timeout=120)
+        assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
+        d.wait_clean()
+        d.stop()
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
