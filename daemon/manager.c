@@ -18,6 +18,7 @@
 
 #include "daemon/config.h"
 #include "daemon/core/machine.h"
+#include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/import-job.h"
 #include "daemon/image/kernel.h"
@@ -283,6 +284,8 @@ static int open_subsystems(struct manager *m, const char *config_path, struct er
 		r = kernels_new(m, &m->kernels, err);
 	if (r >= 0)
 		r = environments_new(m, &m->environments, err);
+	if (r >= 0)
+		r = confinement_ask(m->environments);
 	if (r >= 0 && m->store)
 		r = machines_new(m, &m->machines, err);
 	return r;

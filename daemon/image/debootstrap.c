@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Runs mmdebstrap: chooses mode, mirror and folder, starts it as the leader of a process group of its own,
- * reads its tar and its messages, cleans up. Called by the environment verb. Must stay true: it dies with
+ * reads its messages (its tar is for the confined writer alone), cleans up. Called by the environment verb. Must stay true: it dies with
  * us by SIGTERM, on which it removes its own tree; what a SIGKILL left behind is swept by the next run
  * (scratch.c). As root it runs in a private mount namespace.
  */
@@ -19,7 +19,6 @@
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 
-#define READ_BYTES (256 * 1024)
 #define LINE_BYTES 1024
 #define ARGS_MAX   32
 #define TIME_LIMIT (3600 * USEC_PER_SEC)
@@ -52,7 +51,6 @@ struct debootstrap {
 	size_t n_line;
 	char line[LINE_BYTES];
 	char last_error[LINE_BYTES], last_line[LINE_BYTES];
-	uint8_t bytes[READ_BYTES];
 };
 
 struct args {
@@ -220,7 +218,7 @@ static int start(struct debootstrap *d, const struct args *a, struct error *err)
 	(void)setpgid(pid, pid); /* whoever is first: both sides do it */
 	d->pid = pid;
 	d->deadline = now_usec() + TIME_LIMIT;
-	import_on_signal(NULL, pid, d->scratch.path);
+	import_undo_child(pid, d->scratch.path);
 	return 0;
 }
 
@@ -313,40 +311,43 @@ static int read_messages(struct debootstrap *d)
 	return 0;
 }
 
-/* Waits for the tar or a message: 1 the tar can be read, 0 go on, -errno. */
-static int wait_input(struct debootstrap *d, int out)
+int debootstrap_take_output(struct debootstrap *d)
 {
-	struct pollfd fds[2] = { { .fd = out, .events = POLLIN },
-		{ .fd = d->err, .events = POLLIN } };
-	uint64_t now = now_usec();
-	if (now >= d->deadline)
-		return -ETIMEDOUT;
-	int r = poll(fds, 2, (int)((d->deadline - now) / 1000 + 1));
-	if (r < 0)
-		return errno == EINTR ? 0 : -errno;
-	if (fds[1].revents && d->err >= 0) {
-		r = read_messages(d);
-		if (r < 0)
-			return r;
-	}
-	return fds[0].revents != 0;
+	return TAKE_FD(d->out);
 }
 
-ssize_t debootstrap_read(void *userdata, const void **ret)
+const int *debootstrap_messages_fd(const struct debootstrap *d)
 {
-	struct debootstrap *d = userdata;
-	for (;;) {
-		int r = wait_input(d, d->out);
+	return &d->err;
+}
+
+uint64_t debootstrap_deadline(const struct debootstrap *d)
+{
+	return d->deadline;
+}
+
+int debootstrap_read_messages(void *userdata)
+{
+	return read_messages(userdata);
+}
+
+/* Until mmdebstrap has closed its messages. */
+static int read_rest(struct debootstrap *d)
+{
+	while (d->err >= 0) {
+		struct pollfd p = { .fd = d->err, .events = POLLIN };
+		uint64_t now = now_usec();
+		if (now >= d->deadline)
+			return -ETIMEDOUT;
+		int r = poll(&p, 1, (int)((d->deadline - now) / USEC_PER_MSEC + 1));
+		if (r > 0)
+			r = read_messages(d);
+		else if (r < 0)
+			r = errno == EINTR ? 0 : -errno;
 		if (r < 0)
 			return r;
-		if (r == 0)
-			continue;
-		ssize_t n = read(d->out, d->bytes, sizeof(d->bytes));
-		if (n < 0 && errno == EINTR)
-			continue;
-		*ret = d->bytes;
-		return n < 0 ? -errno : n;
 	}
+	return 0;
 }
 
 static int reap(struct debootstrap *d, int *ret_status)
@@ -354,22 +355,16 @@ static int reap(struct debootstrap *d, int *ret_status)
 	while (waitpid(d->pid, ret_status, 0) < 0)
 		if (errno != EINTR)
 			return -errno;
-	import_on_signal(NULL, 0, d->scratch.path);
+	import_undo_child(0, d->scratch.path);
 	d->pid = 0;
 	return 0;
 }
 
 int debootstrap_finish(struct debootstrap *d, struct error *err)
 {
-	const void *p;
-	ssize_t n;
-	int status = 0, r = 0;
-	while ((n = debootstrap_read(d, &p)) > 0)
-		; /* what follows the archive's end is padding */
-	while (n == 0 && d->err >= 0 && r >= 0)
-		r = wait_input(d, -1);
-	if (n < 0 || r < 0)
-		return error_set_errno(err, ERROR_PULL_FAILED, n < 0 ? (int)n : r, MIRROR_FIX,
+	int status = 0, r = read_rest(d);
+	if (r < 0)
+		return error_set_errno(err, ERROR_PULL_FAILED, r, MIRROR_FIX,
 			"mmdebstrap does not come to an end");
 	r = reap(d, &status);
 	if (r < 0)
@@ -403,7 +398,7 @@ struct debootstrap *debootstrap_free(struct debootstrap *d)
 		end_child(d);
 	if (d->scratch.path) {
 		scratch_done(&d->scratch);
-		import_on_signal(NULL, 0, NULL);
+		import_undo_child(0, NULL);
 	}
 	d->out = fd_close(d->out);
 	d->err = fd_close(d->err);

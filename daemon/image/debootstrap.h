@@ -18,8 +18,12 @@ struct debootstrap;
 
 int debootstrap_start(
 	const struct debootstrap_spec *spec, struct debootstrap **ret, struct error *err);
-/* A tar_input_fn: the next bytes of the tar; reports progress from mmdebstrap's messages meanwhile. */
-ssize_t debootstrap_read(void *d, const void **ret);
+/* The end of the pipe its tar comes out of; owned by the caller from then on. */
+int debootstrap_take_output(struct debootstrap *d);
+/* Its messages, for a struct writer_beside: each step of them is reported as progress. */
+const int *debootstrap_messages_fd(const struct debootstrap *d);
+int debootstrap_read_messages(void *d);
+uint64_t debootstrap_deadline(const struct debootstrap *d);
 /* Waits for the end. pull_failed with apt's own last error when it did not succeed. */
 int debootstrap_finish(struct debootstrap *d, struct error *err);
 /* Ends it if it still runs and removes its folder. Takes NULL. */

@@ -6,6 +6,7 @@
  */
 
 #include "daemon/image/catalog.h"
+#include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
@@ -27,9 +28,10 @@ struct environment {
 };
 
 struct environments {
-	struct manager *manager;  /* borrowed */
-	struct environment *list; /* owned; catalog_size of them */
-	struct installs installs; /* installations and removals under way */
+	struct manager *manager;         /* borrowed */
+	struct environment *list;        /* owned; catalog_size of them */
+	struct installs installs;        /* installations and removals under way */
+	struct confinement *confinement; /* owned; NULL until it was asked for */
 };
 
 /* True for "sha256:" and 64 hex digits. */

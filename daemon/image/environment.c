@@ -443,6 +443,7 @@ struct environments *environments_free(struct environments *envs)
 		environment_forget(&envs->list[i]);
 		error_clear(&envs->list[i].failure);
 	}
+	envs->confinement = confinement_free(envs->confinement);
 	install_cancel_all(&envs->installs);
 	free(envs->list);
 	free(envs);

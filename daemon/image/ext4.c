@@ -2,7 +2,7 @@
 /*
  * The image writer: a merged tree becomes an ext4 file system through libext2fs, which owns superblock,
  * groups, bitmaps, extents and attributes; this file owns sizes, numbers, directories and data. Called
- * by image.c. Must stay true: what is written depends on the tree and its data alone (fixed times of
+ * by import-write.c. Must stay true: what is written depends on the tree and its data alone (fixed times of
  * the file system itself, UUID and hash seed from a digest of the metadata), so that a digest names
  * content; everything is counted before the file system is laid out, since it never grows.
  * Without metadata_csum and journal: the image is mounted read-only and has a digest of its own.
@@ -20,13 +20,13 @@
 #define BLOCK_XATTRS  1
 #define COPY_BYTES    (1024 * 1024)
 #define BLOCKS_MAX    (UINT64_C(1) << 31)
+#define IMAGE         "image.ext4" /* as errors call it: it has no name here */
 
 struct writer {
 	struct tree *tree; /* borrowed */
 	struct tree_listing list;
-	const char *path;
 	int spool_fd;   /* borrowed */
-	int fd;         /* owned: the image */
+	int fd;         /* borrowed: the image */
 	ext2_filsys fs; /* owned */
 	blk64_t cursor; /* blocks below it are taken, but for what libext2fs frees */
 	uint32_t n_inodes, next_ino;
@@ -51,7 +51,6 @@ static void writer_done(struct writer *w)
 	if (w->fs)
 		ext2fs_free(w->fs);
 	tree_listing_done(&w->list);
-	w->fd = fd_close(w->fd);
 }
 
 /* One spelling of all metadata, whatever the order of entries was within a directory. */
@@ -158,6 +157,17 @@ static void fill_super(const struct writer *w)
 	memcpy(s->s_volume_name, "pyro-env", 8);
 }
 
+/* libext2fs gets a descriptor of its own, which it closes: where this runs, no path can be opened. */
+static errcode_t initialize(struct writer *w, struct ext2_super_block *param)
+{
+	char name[16];
+	int fd = dup(w->fd);
+	if (fd < 0)
+		return errno;
+	snprintf(name, sizeof(name), "%d", fd);
+	return ext2fs_initialize(name, EXT2_FLAG_64BITS, param, unixfd_io_manager, &w->fs);
+}
+
 /* Lays the file system out so that at least n_blocks are free; a few rounds, since overhead grows. */
 static int lay_out(struct writer *w, struct error *err)
 {
@@ -165,12 +175,11 @@ static int lay_out(struct writer *w, struct error *err)
 	struct ext2_super_block param;
 	for (unsigned i = 0; i < LAYOUT_TRIES && blocks < BLOCKS_MAX; i++) {
 		fill_params(w, blocks, &param);
-		errcode_t e = ext2fs_initialize(
-			w->path, EXT2_FLAG_64BITS, &param, unix_io_manager, &w->fs);
+		errcode_t e = initialize(w, &param);
 		if (e == 0)
 			e = ext2fs_allocate_tables(w->fs);
 		if (e && e != EXT2_ET_TOOSMALL && e != EXT2_ET_BLOCK_ALLOC_FAIL)
-			return ext4_error(err, e, "lay out", w->path);
+			return ext4_error(err, e, "lay out", IMAGE);
 		uint64_t free_blocks = e ? 0 : ext2fs_free_blocks_count(w->fs->super);
 		if (e == 0 && free_blocks >= w->n_blocks + 8) {
 			fill_super(w);
@@ -182,7 +191,7 @@ static int lay_out(struct writer *w, struct error *err)
 		blocks += MAX_OF(w->n_blocks + 8 - MIN_OF(free_blocks, w->n_blocks), UINT64_C(64));
 	}
 	return error_set(err, ERROR_PULL_FAILED, "the image would be too large", NULL,
-		"cannot lay out \"%s\"", w->path);
+		"cannot lay out \"%s\"", IMAGE);
 }
 
 /* Takes the next free blocks, up to want of them in one run. */
@@ -267,13 +276,13 @@ static int add_blocks(struct writer *w, ext2_extent_handle_t h, struct ext2_inod
 		if (r >= 0)
 			r = write_run(w, &src, ext.e_pblk, n);
 		if (r < 0)
-			return ext4_error(err, -r, "write", w->path);
+			return ext4_error(err, -r, "write", IMAGE);
 		ext.e_len = n;
 		errcode_t e = ext2fs_extent_insert(h, EXT2_EXTENT_INSERT_AFTER, &ext);
 		if (e == 0)
 			e = ext2fs_iblk_add_blocks(w->fs, inode, n);
 		if (e)
-			return ext4_error(err, e, "map blocks in", w->path);
+			return ext4_error(err, e, "map blocks in", IMAGE);
 		seg.first += n;
 		seg.count -= n;
 		src.spool += (uint64_t)n * TREE_BLOCK;
@@ -366,7 +375,7 @@ static int write_xattrs(struct writer *w, const struct tree_node *n, struct erro
 	}
 	if (h)
 		(void)ext2fs_xattrs_close(&h);
-	return e ? ext4_error(err, e, "store extended attributes in", w->path) : 0;
+	return e ? ext4_error(err, e, "store extended attributes in", IMAGE) : 0;
 }
 
 static bool has_blocks(const struct tree_node *n)
@@ -388,7 +397,7 @@ static int write_node(struct writer *w, uint32_t i, struct error *err)
 		inode.i_flags |= EXT4_EXTENTS_FL;
 		e = ext2fs_extent_open2(w->fs, n->ino, small, &h);
 		if (e)
-			return ext4_error(err, e, "begin an inode of", w->path);
+			return ext4_error(err, e, "begin an inode of", IMAGE);
 		r = map_inode(w, i, h, small, err);
 		ext2fs_extent_free(h);
 	} else if (S_ISLNK(n->mode)) {
@@ -400,7 +409,7 @@ static int write_node(struct writer *w, uint32_t i, struct error *err)
 		return r;
 	e = ext2fs_write_inode_full(w->fs, n->ino, small, sizeof(inode));
 	if (e)
-		return ext4_error(err, e, "write an inode of", w->path);
+		return ext4_error(err, e, "write an inode of", IMAGE);
 	ext2fs_inode_alloc_stats2(w->fs, n->ino, +1, S_ISDIR(n->mode));
 	return n->xattrs ? write_xattrs(w, n, err) : 0;
 }
@@ -423,12 +432,9 @@ static int write_all_nodes(struct writer *w, struct error *err)
 
 static int prepare(struct writer *w, struct error *err)
 {
-	w->fd = open(w->path, O_RDWR | O_CLOEXEC);
-	if (w->fd < 0)
-		return ext4_error(err, errno, "open", w->path);
 	int r = tree_list(w->tree, &w->list);
 	if (r < 0)
-		return ext4_error(err, -r, "list the entries for", w->path);
+		return ext4_error(err, -r, "list the entries for", IMAGE);
 	number_nodes(w);
 	make_uuid(w);
 	for (uint32_t i = 0; i < tree_n_nodes(w->tree); i++)
@@ -438,25 +444,24 @@ static int prepare(struct writer *w, struct error *err)
 }
 
 int ext4_write(
-	struct tree *t, int spool_fd, const char *path, struct ext4_result *ret, struct error *err)
+	struct tree *t, int spool_fd, int image_fd, struct ext4_result *ret, struct error *err)
 {
-	_cleanup_(writer_done) struct writer w = {
-		.tree = t, .path = path, .spool_fd = spool_fd, .fd = -EBADF
-	};
+	_cleanup_(
+		writer_done) struct writer w = { .tree = t, .spool_fd = spool_fd, .fd = image_fd };
 	int r = prepare(&w, err);
 	if (r < 0)
 		return r;
 	uint64_t size = ext2fs_blocks_count(w.fs->super) * TREE_BLOCK;
 	if (ftruncate(w.fd, size) < 0)
-		return ext4_error(err, errno, "size", path);
+		return ext4_error(err, errno, "size", IMAGE);
 	r = write_all_nodes(&w, err);
 	if (r < 0)
 		return r;
 	errcode_t e = ext2fs_close_free(&w.fs);
 	if (e)
-		return ext4_error(err, e, "finish", path);
+		return ext4_error(err, e, "finish", IMAGE);
 	if (fsync(w.fd) < 0)
-		return ext4_error(err, errno, "sync", path);
+		return ext4_error(err, errno, "sync", IMAGE);
 	*ret = (struct ext4_result){ .size_bytes = size, .entries = w.list.n + 1 };
 	return 0;
 }

@@ -15,11 +15,11 @@ struct ext4_result {
 };
 
 /*
- * Fills the empty file at path (opened by libext2fs and by us) from the tree; file data comes from
- * spool_fd. Synced when it returns 0.
+ * Fills the empty file image_fd (open for reading and writing) from the tree; file data comes from
+ * spool_fd. No path is opened. Synced when it returns 0.
  */
 int ext4_write(
-	struct tree *t, int spool_fd, const char *path, struct ext4_result *ret, struct error *err);
+	struct tree *t, int spool_fd, int image_fd, struct ext4_result *ret, struct error *err);
 
 /* The one mapping of libext2fs's error space: sets err and returns its -errno. */
 int ext4_error(struct error *err, errcode_t code, const char *what, const char *path);

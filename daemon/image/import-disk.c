@@ -172,14 +172,14 @@ static int run(const char *output, uint64_t mib, json_object **ret, struct error
 	if (fd < 0)
 		return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
 			"cannot create \"%s\"", tmp);
-	import_on_signal(tmp, 0, NULL);
+	import_undo_file(tmp);
 	int r = ftruncate(fd, (off_t)(mib * MIB)) < 0 ? ext4_error(err, errno, "size", tmp)
 						      : format(tmp, mib, err);
 	if (r >= 0 && (fsync(fd) < 0 || rename(tmp, output) < 0))
 		r = ext4_error(err, errno, "put in place", output);
 	if (r < 0)
 		(void)unlink(tmp);
-	import_on_signal(NULL, 0, NULL);
+	import_undo_file(NULL);
 	if (r >= 0)
 		*ret = TAKE_PTR(o);
 	return r;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * pyro-import environment: a Debian environment from mmdebstrap's tar to one image. Run by pyrod for
- * `pyro env pull`. Must stay true: every word that reaches mmdebstrap's command line was checked here, and
+ * `pyro env pull`; this process and mmdebstrap fetch, the confined writer parses. Must stay true: every word that reaches mmdebstrap's command line was checked here, and
  * the image is made only when mmdebstrap has succeeded.
  */
 #include "daemon/image/debootstrap.h"
 #include "daemon/image/import.h"
 #include "daemon/image/mirror.h"
-#include "daemon/image/tar-read.h"
+#include "daemon/image/writer.h"
 #include <getopt.h>
 
 #define SUITE_MAX    64
@@ -39,13 +39,13 @@ static int check(const struct debootstrap_spec *spec, struct error *err)
 }
 
 /* When mmdebstrap failed, its error is the origin; a cut tar is only what follows from it. */
-static int read_tar(struct image *im, struct debootstrap *d, struct error *err)
+static int wait_for_both(struct writer *w, struct debootstrap *d, struct error *err)
 {
 	_cleanup_error_ struct error tar_error = ERROR_INIT;
-	struct tar_read tr = {
-		.tree = im->tree, .spool_fd = im->spool_fd, .input = debootstrap_read, .userdata = d
-	};
-	int r = tar_read(&tr, &tar_error);
+	const struct writer_beside beside = { .fd = debootstrap_messages_fd(d),
+		.on_ready = debootstrap_read_messages,
+		.userdata = d };
+	int r = writer_wait(w, &beside, debootstrap_deadline(d), &tar_error);
 	if (r < 0 && tar_error.code != ERROR_PULL_FAILED) {
 		error_move(err, &tar_error); /* no need to hear the rest */
 		return r;
@@ -61,20 +61,22 @@ static int read_tar(struct image *im, struct debootstrap *d, struct error *err)
 static int run(
 	const struct debootstrap_spec *spec, const char *dir, json_object **ret, struct error *err)
 {
-	_cleanup_(image_done) struct image im = { .spool_fd = -EBADF };
+	_cleanup_(writer_freep) struct writer *w = NULL;
 	_cleanup_(debootstrap_freep) struct debootstrap *d = NULL;
 	int r = check(spec, err);
-	if (r < 0)
-		return r;
-	r = image_init(&im, dir, err);
 	if (r < 0)
 		return r;
 	r = debootstrap_start(spec, &d, err);
 	if (r < 0)
 		return r;
-	r = read_tar(&im, d, err);
+	_cleanup_close_ int output = debootstrap_take_output(d);
+	r = writer_start(dir, output, &w, err);
+	output = fd_close(output); /* when the writer ends early, mmdebstrap is to notice */
+	if (r < 0)
+		return r;
+	r = wait_for_both(w, d, err);
 	d = debootstrap_free(d);
-	return r < 0 ? r : image_finish(&im, ret, err);
+	return r < 0 ? r : writer_publish(w, ret, err);
 }
 
 int import_environment_main(int argc, char **argv)

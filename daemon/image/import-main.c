@@ -24,7 +24,9 @@ static const struct verb {
 		"--suite SUITE --packages A,B,... [--mirror URL] --output DIR" },
 	{ "initramfs", import_initramfs_main, "..." },
 	{ "kernel", import_kernel_main, "..." },
+	{ "sandbox", import_sandbox_main, "" },
 	{ "tar", import_tar_main, "--input FILE|- --output DIR" },
+	{ "write", import_write_main, "(run by the others)" },
 };
 
 /* The child cleans up after itself on SIGTERM; SIGALRM bounds the wait for it. */
@@ -43,7 +45,7 @@ static void on_signal(int sig)
 	_exit(128 + sig);
 }
 
-void import_on_signal(const char *file, pid_t child, const char *folder)
+static void set_undo(const char *file, pid_t child, const char *folder)
 {
 	sigset_t all, old;
 	sigfillset(&all);
@@ -52,6 +54,16 @@ void import_on_signal(const char *file, pid_t child, const char *folder)
 	arg_undo.child = child;
 	arg_undo.folder = folder;
 	(void)sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
+void import_undo_file(const char *file)
+{
+	set_undo(file, arg_undo.child, arg_undo.folder);
+}
+
+void import_undo_child(pid_t child, const char *folder)
+{
+	set_undo(arg_undo.file, child, folder);
 }
 
 static void set_signals(void)

@@ -57,6 +57,15 @@ void import_progress(const char *phase, int percent, const char *detail)
 	(void)put_line(o);
 }
 
+/* One that cannot be written leaves a sandbox nobody hears of: then nothing is written. */
+void import_missing(const char *what, int r)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_free_ char *text = str_printf("%s (%s)", what, strerror(-r));
+	if (!o || !text || add_text(o, "missing", text) < 0 || put_line(o) < 0)
+		_exit(1);
+}
+
 int import_fail(const struct error *err)
 {
 	json_object *o = json_object_new_object();

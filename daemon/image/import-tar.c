@@ -1,52 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * pyro-import tar: an image from a tar file or stdin. Used by tests and by imports of archives. Must stay
- * true: it is the same reader and writer as the environment verb's, only the source differs.
+ * true: it is the same confined writer as the environment verb's, only the source differs.
  */
 #include "daemon/image/import.h"
-#include "daemon/image/tar-read.h"
+#include "daemon/image/writer.h"
 #include <fcntl.h>
 #include <getopt.h>
 
-#define READ_BYTES (256 * 1024)
-
-struct file_input {
-	int fd;
-	uint8_t bytes[READ_BYTES];
-};
-
-static ssize_t on_input(void *userdata, const void **ret)
-{
-	struct file_input *in = userdata;
-	ssize_t n;
-	do {
-		n = read(in->fd, in->bytes, sizeof(in->bytes));
-	} while (n < 0 && errno == EINTR);
-	*ret = in->bytes;
-	return n < 0 ? -errno : n;
-}
+#define TIME_LIMIT (3600 * USEC_PER_SEC) /* also of whoever writes to stdin */
 
 static int run(const char *input, const char *dir, json_object **ret, struct error *err)
 {
-	_cleanup_(image_done) struct image im = { .spool_fd = -EBADF };
-	_cleanup_free_ struct file_input *in = malloc(sizeof(*in));
+	_cleanup_(writer_freep) struct writer *w = NULL;
 	_cleanup_close_ int fd =
 		streq(input, "-") ? dup(STDIN_FILENO) : open(input, O_RDONLY | O_CLOEXEC);
-	if (!in)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
 	if (fd < 0)
 		return error_set_errno(err, ERROR_INVALID_ARGUMENT, -errno,
 			"name a tar file you can read", "cannot open \"%s\"", input);
-	in->fd = fd;
-	int r = image_init(&im, dir, err);
+	int r = writer_start(dir, fd, &w, err);
 	if (r < 0)
 		return r;
 	import_progress("read", 0, NULL);
-	struct tar_read tr = {
-		.tree = im.tree, .spool_fd = im.spool_fd, .input = on_input, .userdata = in
-	};
-	r = tar_read(&tr, err);
-	return r < 0 ? r : image_finish(&im, ret, err);
+	r = writer_wait(w, NULL, now_usec() + TIME_LIMIT, err);
+	return r < 0 ? r : writer_publish(w, ret, err);
 }
 
 int import_tar_main(int argc, char **argv)
@@ -73,4 +50,14 @@ int import_tar_main(int argc, char **argv)
 		return 2;
 	}
 	return run(input, output, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
+}
+
+/* pyro-import sandbox: what the image writer's sandbox has to do without on this host. */
+int import_sandbox_main(int argc, char **argv _unused_)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	json_object *result = NULL;
+	if (argc > 1)
+		return 2;
+	return writer_probe(&result, &err) < 0 ? import_fail(&err) : import_succeed(result);
 }

@@ -15,9 +15,13 @@ int import_tar_main(int argc, char **argv);
 int import_disk_main(int argc, char **argv);
 int import_kernel_main(int argc, char **argv);
 int import_initramfs_main(int argc, char **argv);
+int import_sandbox_main(int argc, char **argv);
+int import_write_main(int argc, char **argv);
 
 /* One line {"phase", "percent", "detail"}; percent -1 and detail NULL are null. */
 void import_progress(const char *phase, int percent, const char *detail);
+/* One line {"missing": "WHAT (why)"} of the confined writer: a layer of its sandbox that could not be had. */
+void import_missing(const char *what, int r);
 /* {"error": {...}}; returns the exit status 1. */
 int import_fail(const struct error *err);
 /* {"result": result}, which is freed; returns the exit status 0, or 1 when stdout is gone. */
@@ -31,21 +35,21 @@ int import_digest(int fd, char ret[IMPORT_DIGEST_SIZE]);
 #define IMPORT_SHA256_HEX (64 + 1)
 void import_sha256_hex(const void *p, size_t n, char ret[IMPORT_SHA256_HEX]);
 
-/* What SIGTERM, SIGINT and SIGHUP undo before the program ends (import-main.c): a child that is told to
- * end and waited for, a half-written file, an empty folder. NULL and 0 clear. */
-void import_on_signal(const char *file, pid_t child, const char *folder);
+/* What SIGTERM, SIGINT and SIGHUP undo before the program ends (import-main.c): a half-written file; a
+ * child that is told to end and waited for, and an empty folder. NULL and 0 clear. */
+void import_undo_file(const char *file);
+void import_undo_child(pid_t child, const char *folder);
 
-/* An image on its way (image.c): tree and spool, then DIR/image.ext4. */
+/* How writer.c runs `pyro-import write`: with the spool and the image as these descriptors. */
+#define WRITER_SPOOL_FD 3
+#define WRITER_IMAGE_FD 4
+#define WRITER_PROBE    "--probe"
+
+/* An image on its way, in the confined writer. */
 struct image {
-	struct tree *tree; /* owned */
-	int spool_fd;      /* owned; has no name */
-	const char *dir;   /* borrowed */
+	struct tree *tree;      /* owned */
+	int spool_fd, image_fd; /* borrowed */
 };
-int image_init(struct image *im, const char *dir, struct error *err);
-void image_done(struct image *im);
-/* Writes DIR/image.ext4 (aside, synced, renamed) and makes the result {"digest", "size_bytes", "entries",
- * "packages"}: packages are those of the tree's dpkg database, as {"name", "version"}. */
-int image_finish(struct image *im, json_object **ret, struct error *err);
 
 /* Installed packages of a Debian tree (packages.c); an empty array when it has no dpkg database. */
 int image_packages(struct image *im, json_object **ret, struct error *err);

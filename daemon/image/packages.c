@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Lists the packages an environment's dpkg database says are installed, for `pyro env inspect`. Called by
- * image.c once the tree is whole. Must stay true: the file is the image's and so is hostile: its size is
+ * import-write.c once the tree is whole. Must stay true: the file is the image's and so is hostile: its size is
  * bounded, and lines that do not look as dpkg writes them are passed over.
  */
 #include "daemon/image/import.h"

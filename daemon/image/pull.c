@@ -266,6 +266,7 @@ static void on_imported(json_object *result, const struct error *job_err, void *
 		finish(p, job_err);
 		return;
 	}
+	confinement_take(p->env->envs, result);
 	if (take_result(p, result, &err) < 0 || start_install(p, &err) < 0)
 		finish(p, &err);
 }

@@ -17,6 +17,7 @@
 
 #include "daemon/config.h"
 #include "daemon/core/machine.h"
+#include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
 #include "daemon/vmm/vmm.h"
@@ -264,6 +265,16 @@ static void check_cache(struct doctor *d)
 		leftovers == 1 ? "" : "s");
 }
 
+static void check_imports(struct doctor *d)
+{
+	_cleanup_free_ char *detail = NULL;
+	const char *fix;
+	if (!d->m->environments)
+		return;
+	bool good = confinement_describe(d->m->environments, &detail, &fix);
+	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "no memory");
+}
+
 static void check_state_dir(struct doctor *d)
 {
 	bool good = access(d->m->state_dir, R_OK | W_OK | X_OK) == 0;
@@ -417,6 +428,7 @@ int doctor_report(struct manager *m, const struct doctor_probe *probe, json_obje
 	check_state_dir(&d);
 	check_store(&d);
 	check_cache(&d);
+	check_imports(&d);
 	report_storage(&d, report_environments(&d));
 	report_networking(&d);
 	report_limits(&d);

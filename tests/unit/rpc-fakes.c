@@ -7,6 +7,7 @@
 
 #include "rpc-fakes.h"
 
+#include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
 #include "daemon/vmm/vmm.h"
@@ -194,6 +195,14 @@ int environment_json(_unused_ struct environment *env, json_object **ret)
 const char *environment_name(_unused_ const struct environment *env)
 {
 	return "debian:12";
+}
+
+bool confinement_describe(
+	_unused_ struct environments *envs, char **ret_detail, const char **ret_fix)
+{
+	*ret_detail = strdup("whole");
+	*ret_fix = NULL;
+	return true;
 }
 
 const char *environment_damage(_unused_ const struct environment *env)

@@ -41,10 +41,9 @@ static struct tree_node *put(const char *name, uint32_t mode)
 static int write_to(const char *to, struct error *err)
 {
 	struct ext4_result res;
-	int fd = open(to, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	_cleanup_close_ int fd = open(to, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 	ck_assert_int_ge(fd, 0);
-	(void)close(fd);
-	return ext4_write(tree, spool, to, &res, err);
+	return ext4_write(tree, spool, fd, &res, err);
 }
 
 static ext2_filsys write_and_open(void)

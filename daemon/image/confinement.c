@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns what this daemon knows of its imports' sandbox: asked once at the start by `pyro-import sandbox`,
+ * which enters it and leaves again, told anew by each pull. Read by doctor. Must stay true: it is never
+ * taken for granted: until there is an answer doctor says that there is none, and a layer that is missing
+ * is named there and in the log.
+ */
+
+#include "daemon/image/confinement.h"
+
+#include <fcntl.h>
+
+#include "daemon/image/environment-private.h"
+#include "daemon/log.h"
+
+#define ASK_TIMEOUT_USEC (30 * USEC_PER_SEC)
+#define LAYERS_MAX       16
+#define LAYER_BYTES_MAX  200
+
+struct confinement {
+	struct import_job *job; /* owned */
+	bool known;
+	char *missing;      /* owned; "a, b", "" for nothing, NULL when it does not stand at all */
+	struct error error; /* why not */
+};
+
+struct confinement *confinement_free(struct confinement *c)
+{
+	if (!c)
+		return NULL;
+	(void)import_job_cancel(c->job);
+	free(c->missing);
+	error_clear(&c->error);
+	free(c);
+
+	return NULL;
+}
+
+/* "a, b" of a list of short strings; pyro-import is believed no more than a peer. */
+static char *join(json_object *list)
+{
+	char *text = strdup("");
+
+	if (!json_object_is_type(list, json_type_array) ||
+		json_object_array_length(list) > LAYERS_MAX) {
+		free(text);
+		return NULL;
+	}
+	for (size_t i = 0; text && i < json_object_array_length(list); i++) {
+		json_object *o = json_object_array_get_idx(list, i);
+		const char *s =
+			json_object_is_type(o, json_type_string) ? json_object_get_string(o) : "";
+		char name[LAYER_BYTES_MAX], *more;
+
+		(void)log_escape(s, strnlen(s, LAYER_BYTES_MAX), name, sizeof(name));
+		more = str_printf("%s%s%s", text, *text ? ", " : "", name);
+		free(text);
+		text = more;
+	}
+
+	return text;
+}
+
+void confinement_take(struct environments *envs, json_object *result)
+{
+	struct confinement *c = envs->confinement;
+	char *missing;
+
+	if (!c)
+		return;
+	missing = join(json_get(result, "unconfined"));
+	if (!missing)
+		return; /* what was known before stays */
+	if (*missing && (!c->missing || !streq(missing, c->missing)))
+		log_warning("the sandbox of imports goes without: %s", missing);
+	free(c->missing);
+	c->missing = missing;
+	c->known = true;
+	error_clear(&c->error);
+}
+
+static void on_answer(json_object *result, const struct error *err, void *userdata)
+{
+	struct environments *envs = userdata;
+	struct confinement *c = envs->confinement;
+
+	c->job = NULL;
+	if (result) {
+		confinement_take(envs, result);
+		return;
+	}
+	(void)error_copy(&c->error, err);
+	c->known = true;
+	log_warning("imports cannot be confined and will fail: %s%s%s",
+		err->message ? err->message : "no memory", err->cause ? ": " : "",
+		err->cause ? err->cause : "");
+}
+
+static int start(struct environments *envs, struct confinement *c)
+{
+	_cleanup_close_ int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (root < 0)
+		return error_set_errno(&c->error, ERROR_INTERNAL, -errno, NULL, "Cannot open /");
+
+	return import_job_start(envs->manager,
+		&(struct import_job_spec){
+			.args = (const char *const[]){ "sandbox", NULL },
+			.dir_fd = root,
+			.input_fd = -EBADF,
+			.timeout_usec = ASK_TIMEOUT_USEC,
+			.on_done = on_answer,
+			.userdata = envs,
+		},
+		&c->job, &c->error);
+}
+
+int confinement_ask(struct environments *envs)
+{
+	struct confinement *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	/* A pyro-import that cannot be started is doctor's to tell; machines run without it. */
+	c->known = start(envs, c) < 0;
+	envs->confinement = c;
+
+	return 0;
+}
+
+bool confinement_describe(struct environments *envs, char **ret_detail, const char **ret_fix)
+{
+	struct confinement *c = envs->confinement;
+
+	*ret_fix = NULL;
+	if (!c || !c->known) {
+		*ret_detail = strdup("pyro-import has not yet said how far it can confine imports");
+		return true;
+	}
+	if (c->error.set) {
+		*ret_detail = str_printf("%s%s%s", c->error.message ? c->error.message : "",
+			c->error.cause ? ": " : "", c->error.cause ? c->error.cause : "");
+		*ret_fix = c->error.fix;
+		return false;
+	}
+	if (*c->missing) {
+		*ret_detail =
+			str_printf("archives are parsed without: %s; limits, another uid or no "
+				   "capability and a filter of system calls hold",
+				c->missing);
+		*ret_fix =
+			"allow unprivileged user namespaces (sysctl user.max_user_namespaces) and Landlock";
+		return true;
+	}
+	*ret_detail = strdup("archives are parsed without network, files and other processes");
+
+	return true;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pyro-import write: the confined half of every import. Run by writer.c, never by hand: descriptor 0 is the
+ * tar, 1 takes JSON lines, 3 is the spool, 4 the image. Must stay true: not one byte of the tar is read
+ * before the sandbox stands, and what is said on 1 is believed no more than the tar itself.
+ */
+#include "daemon/image/ext4.h"
+#include "daemon/image/import.h"
+#include "daemon/image/sandbox.h"
+#include "daemon/image/tar-read.h"
+#include "proto/limits.h"
+
+#define READ_BYTES (256 * 1024)
+/* Names, nodes and attributes are bounded by tree.h, an xz dictionary by libarchive. */
+#define MEMORY_BYTES (UINT64_C(2) << 30)
+/* Every file may end in a half-filled block; names and inodes come on top. */
+#define FILE_BYTES  (2 * LIMIT_IMAGE_BYTES)
+#define CPU_SECONDS 600
+#define OPEN_FILES  16
+#define PADDING_MAX (16 * 1024 * 1024) /* what may follow an archive's end */
+
+struct input {
+	size_t n_read; /* since the archive's end */
+	uint8_t bytes[READ_BYTES];
+};
+
+static void on_missing(const char *what, int r, void *userdata _unused_)
+{
+	import_missing(what, r);
+}
+
+static int confine(struct error *err)
+{
+	const struct sandbox_spec spec = {
+		.memory_bytes = MEMORY_BYTES,
+		.file_bytes = FILE_BYTES,
+		.cpu_seconds = CPU_SECONDS,
+		.open_files = OPEN_FILES,
+		.note = on_missing,
+	};
+	const char *what;
+	int r = sandbox_enter(&spec, &what);
+	if (r < 0)
+		return error_set_errno(err, ERROR_PULL_FAILED, r,
+			"run pyrod on a kernel with seccomp, and where its children may take another uid",
+			"the image writer cannot be confined: it cannot %s", what);
+	return 0;
+}
+
+static ssize_t on_input(void *userdata, const void **ret)
+{
+	struct input *in = userdata;
+	ssize_t n;
+	do {
+		n = read(STDIN_FILENO, in->bytes, sizeof(in->bytes));
+	} while (n < 0 && errno == EINTR);
+	*ret = in->bytes;
+	return n < 0 ? -errno : n;
+}
+
+/* Whoever writes the archive wants to write its padding too, and is not to end by SIGPIPE. */
+static int drain(struct input *in, struct error *err)
+{
+	const void *p;
+	ssize_t n;
+	while ((n = on_input(in, &p)) > 0) {
+		in->n_read += (size_t)n;
+		if (in->n_read > PADDING_MAX)
+			return error_set(err, ERROR_SEED_REFUSED,
+				"more than 16 MiB follow its end mark",
+				"give one archive at a time", "the archive is refused");
+	}
+	return n < 0 ? error_set_errno(
+			       err, ERROR_PULL_FAILED, (int)n, NULL, "cannot read the archive")
+		     : 0;
+}
+
+static int make_result(
+	struct image *im, const struct ext4_result *res, json_object **ret, struct error *err)
+{
+	_cleanup_json_ json_object *o = json_object_new_object(), *packages = NULL;
+	int r = image_packages(im, &packages, err);
+	if (r < 0)
+		return r;
+	if (!o || json_add_int(o, "size_bytes", (int64_t)res->size_bytes) < 0 ||
+		json_add_int(o, "entries", (int64_t)res->entries) < 0 ||
+		json_add(o, "packages", TAKE_PTR(packages)) < 0)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the result");
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+static int write_image(struct image *im, json_object **ret, struct error *err)
+{
+	_cleanup_free_ struct input *in = calloc(1, sizeof(*in));
+	struct ext4_result res;
+	if (!in)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
+	struct tar_read tr = {
+		.tree = im->tree, .spool_fd = im->spool_fd, .input = on_input, .userdata = in
+	};
+	int r = tar_read(&tr, err);
+	if (r >= 0)
+		r = drain(in, err);
+	if (r < 0)
+		return r;
+	import_progress("write", 0, NULL);
+	r = ext4_write(im->tree, im->spool_fd, im->image_fd, &res, err);
+	return r < 0 ? r : make_result(im, &res, ret, err);
+}
+
+static int run(bool probe, json_object **ret, struct error *err)
+{
+	struct image im = { .spool_fd = WRITER_SPOOL_FD, .image_fd = WRITER_IMAGE_FD };
+	int r = confine(err);
+	if (r < 0)
+		return r;
+	if (probe) {
+		*ret = json_object_new_object();
+		return *ret ? 0 : error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory");
+	}
+	r = tree_new(&im.tree);
+	if (r < 0)
+		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "no memory for a tree");
+	r = write_image(&im, ret, err);
+	im.tree = tree_free(im.tree);
+	return r;
+}
+
+int import_write_main(int argc, char **argv)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	json_object *result = NULL;
+	bool probe = argc == 2 && streq(argv[1], WRITER_PROBE);
+	if (argc > 1 && !probe)
+		return 2;
+	int status = run(probe, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
+	/* No exit handlers: a leak checker among them would want calls that the filter ends us for. */
+	_exit(status);
+}
