@@ -22,7 +22,9 @@
 
 #define CANCEL_WAIT   (15 * USEC_PER_SEC) /* for the machine's deletion */
 #define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
-#define SECOND_SIGNAL (2 * USEC_PER_SEC)  /* two Ctrl-C within this end it */
+#define REDIAL_WAIT   (10 * USEC_PER_SEC) /* for a daemon that is gone to be there again */
+#define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
+#define SECOND_SIGNAL (2 * USEC_PER_SEC) /* two Ctrl-C within this end it */
 
 enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS };
 
@@ -38,6 +40,9 @@ struct runner {
 	char vm_id[API_ID_SIZE], exec_id[API_ID_SIZE];
 	struct out_progress progress;
 	bool executing;
+	bool attached;      /* came back at least once */
+	bool redialling;    /* the daemon is gone, its machine is not */
+	uint64_t redial_by; /* monotonic */
 	bool done;
 	json_object *result; /* owned */
 	struct error failed; /* the answer, or what ended the connection */
@@ -116,6 +121,10 @@ static void cancel(struct runner *r)
 	if (r->cancelled)
 		return;
 	r->cancelled = true;
+	if (r->redialling) { /* nobody to be told: a daemon that comes deletes what nobody attaches to */
+		r->redialling = false;
+		r->done = true;
+	}
 	r->deadline = now_usec() + CANCEL_WAIT;
 	if (r->relay)
 		relay_discard(r->relay);
@@ -248,6 +257,21 @@ static void show_phase(struct runner *r, json_object *o)
 	}
 }
 
+/* A command that the daemon we came back to does not know any more may well have ended. */
+static void take_failure(struct runner *r, struct pyro_error *e)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	cli_take_error(e, &err);
+	if (r->attached && err.code == ERROR_EXEC_NOT_FOUND)
+		error_set(&r->failed, ERROR_OUTCOME_UNKNOWN,
+			"pyrod ended at the same time and does not know it any more",
+			"see with `pyro vm list` what is there, and `pyro doctor`",
+			"command %s may have been carried out or not", r->exec_id);
+	else
+		error_move(&r->failed, &err);
+}
+
 static void take_event(struct runner *r, struct pyro_event *e)
 {
 	_cleanup_json_ json_object *o = NULL;
@@ -263,7 +287,7 @@ static void take_event(struct runner *r, struct pyro_event *e)
 	r->done = true;
 	r->deadline = now_usec() + DRAIN_WAIT;
 	if (e->error) {
-		cli_take_error(TAKE_PTR(e->error), &r->failed);
+		take_failure(r, TAKE_PTR(e->error));
 		return;
 	}
 	r->result = json_tokener_parse(e->result);
@@ -272,17 +296,71 @@ static void take_event(struct runner *r, struct pyro_event *e)
 			"the daemon's result cannot be read");
 }
 
+/* The connection is lost: a command that runs, and whose output comes by offset, is gone back to. */
+static void lose_daemon(struct runner *r, struct pyro_error *lost)
+{
+	cli_take_error(lost, &r->failed);
+	if (r->relay && r->exec_id[0] && !r->cancelled) {
+		r->redialling = true;
+		r->redial_by = now_usec() + REDIAL_WAIT;
+		return;
+	}
+	r->done = true;
+	r->deadline = now_usec();
+}
+
+static int attach(struct runner *r, struct pyro *pyro, struct error *err)
+{
+	_cleanup_json_ json_object *params = json_object_new_object();
+	_cleanup_close_ int peer = -EBADF;
+	struct pyro_error *e = NULL;
+	int q = params ? relay_renew(r->relay, &peer, err) : -ENOMEM;
+
+	if (q >= 0)
+		q = json_add_str(params, "exec_id", r->exec_id);
+	if (q >= 0)
+		q = json_add_int(params, "stdout_offset", (int64_t)relay_offset(r->relay, false));
+	if (q >= 0)
+		q = json_add_int(params, "stderr_offset", (int64_t)relay_offset(r->relay, true));
+	if (q >= 0)
+		q = json_add_int(params, "stdio", 0);
+	if (q < 0)
+		return q;
+	r->id = pyro_call_start(pyro, "exec.attach",
+		json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN), &peer, 1, &e);
+	return r->id < 0 ? cli_take_error(e, err) : 0;
+}
+
+/* Tries once. The first failure, that the daemon was lost, is what is told in the end. */
+static void redial(struct runner *r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_(pyro_freep) struct pyro *pyro = NULL;
+
+	if (cli_connect(r->cli, &pyro, &err) >= 0 && attach(r, pyro, &err) >= 0) {
+		pyro_free(r->pyro);
+		r->pyro = TAKE_PTR(pyro);
+		r->redialling = false;
+		r->attached = true;
+		error_clear(&r->failed);
+		return;
+	}
+	if (now_usec() < r->redial_by)
+		return;
+	r->redialling = false;
+	r->done = true;
+	r->deadline = now_usec();
+}
+
 static void read_daemon(struct runner *r)
 {
 	struct pyro_event e = { 0 };
 	struct pyro_error *lost = NULL;
 	int q;
 
-	while (!r->done && (q = pyro_process(r->pyro, &e, &lost)) != 0) {
+	while (!r->done && !r->redialling && (q = pyro_process(r->pyro, &e, &lost)) != 0) {
 		if (q < 0) {
-			cli_take_error(lost, &r->failed);
-			r->done = true;
-			r->deadline = now_usec();
+			lose_daemon(r, lost);
 			return;
 		}
 		take_event(r, &e);
@@ -300,6 +378,8 @@ static int poll_timeout(const struct runner *r)
 {
 	uint64_t now = now_usec();
 
+	if (r->redialling)
+		return REDIAL_EVERY;
 	if (r->deadline == UINT64_MAX ||
 		(r->done && !r->cancelled && r->relay && relay_ended(r->relay)))
 		return -1;
@@ -312,8 +392,8 @@ static int step(struct runner *r, struct error *err)
 	int n = poll_timeout(r);
 
 	fds[POLL_SIGNAL] = (struct pollfd){ .fd = r->signals, .events = POLLIN };
-	fds[POLL_DAEMON] =
-		(struct pollfd){ .fd = r->done ? -1 : pyro_fd(r->pyro), .events = POLLIN };
+	fds[POLL_DAEMON] = (struct pollfd){ .fd = r->done || r->redialling ? -1 : pyro_fd(r->pyro),
+		.events = POLLIN };
 	for (size_t i = POLL_RELAY; i < N_POLLS; i++)
 		fds[i] = (struct pollfd){ .fd = -1 };
 	if (r->relay)
@@ -328,6 +408,8 @@ static int step(struct runner *r, struct error *err)
 		read_signals(r);
 	if (fds[POLL_DAEMON].revents)
 		read_daemon(r);
+	else if (r->redialling)
+		redial(r);
 	if (r->relay && relay_process(r->relay, fds + POLL_RELAY, &r->own) < 0) {
 		error_set(&r->own, ERROR_INTERNAL, NULL, NULL, "live output failed");
 		cancel(r);

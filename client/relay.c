@@ -49,8 +49,12 @@ struct relay {
 	struct decoder dec; /* owned */
 	struct buf out;     /* owned */
 	struct port in;
-	uint64_t in_sent, in_limit;
-	bool in_open;
+	struct buf held;                        /* owned: stdin that the command has not accepted */
+	uint64_t in_acked, in_framed, in_limit; /* in_acked: offset of held's first byte */
+	bool in_open;                           /* there may be more to read */
+	bool in_dead;                           /* the command has closed it, or we gave it up */
+	bool in_end_sent;
+	bool in_unsure; /* a new daemon has not said yet from where it goes on */
 	struct sink sinks[2];
 	bool peer_gone;
 	bool discard;
@@ -138,6 +142,7 @@ struct relay *relay_free(struct relay *r)
 	fd_close(r->in.own);
 	fd_close(r->sock);
 	buf_done(&r->out);
+	buf_done(&r->held);
 	decoder_done(&r->dec);
 	free(r);
 	return NULL;
@@ -154,17 +159,62 @@ static int relay_open(struct relay *r, int in_fd, const int out_fds[2])
 	int q = port_open(&r->in, in_fd, O_RDONLY);
 
 	r->in_open = in_fd >= 0;
+	r->in_dead = in_fd < 0;
 	for (size_t i = 0; i < 2 && q >= 0; i++) {
 		struct sink *s = &r->sinks[i];
 
 		s->stream = i == 0 ? STREAM_STDOUT : STREAM_STDERR;
 		q = port_open(&s->port, out_fds[i], O_WRONLY);
-		if (q >= 0)
-			q = frame_put_ack(&r->out, CHANNEL, s->stream, 0, STREAM_WINDOW);
 	}
 	r->sinks[1].with_stderr = true;
 	r->sinks[0].with_stderr = same_place(&r->sinks[0].port, &r->sinks[1].port);
 	return q;
+}
+
+/* A new pair, on which the first frames say what we have of each stream and how much more may come. */
+static int connect_pair(struct relay *r, int *ret_peer)
+{
+	int pair[2], q = 0;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+		return -errno;
+	r->sock = pair[0];
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++) {
+		struct sink *s = &r->sinks[i];
+
+		s->acked = s->written;
+		q = frame_put_ack(
+			&r->out, CHANNEL, s->stream, s->written, s->written + STREAM_WINDOW);
+	}
+	if (q < 0)
+		(void)close(pair[1]);
+	else
+		*ret_peer = pair[1];
+	return q;
+}
+
+uint64_t relay_offset(const struct relay *r, bool of_stderr)
+{
+	return r->sinks[of_stderr].received;
+}
+
+int relay_renew(struct relay *r, int *ret_peer, struct error *err)
+{
+	int q;
+
+	r->sock = fd_close(r->sock);
+	buf_clear(&r->out);
+	decoder_done(&r->dec);
+	decoder_init(&r->dec, DECODER_PLAIN, NULL);
+	r->peer_gone = false;
+	r->in_limit = 0;
+	r->in_unsure = true;
+	r->in_end_sent = false;
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
+		r->sinks[i].ended = false; /* END is said again */
+	q = connect_pair(r, ret_peer);
+	return q < 0 ? error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot make a socket pair")
+		     : 0;
 }
 
 int relay_new(
@@ -172,34 +222,38 @@ int relay_new(
 {
 	_cleanup_(relay_freep) struct relay *r = calloc(1, sizeof(*r));
 	_cleanup_close_ int peer = -EBADF;
-	int pair[2], q;
+	int q;
 
 	if (!r)
 		return -ENOMEM;
 	r->sock = -EBADF;
 	r->in.own = r->sinks[0].port.own = r->sinks[1].port.own = -EBADF;
 	buf_init(&r->out, OUT_MAX);
+	buf_init(&r->held, STREAM_WINDOW);
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
 		buf_init(&r->sinks[i].pending, STREAM_WINDOW);
 	decoder_init(&r->dec, DECODER_PLAIN, NULL);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
-		return error_set_errno(
-			err, ERROR_INTERNAL, -errno, NULL, "cannot make a socket pair");
-	r->sock = pair[0];
-	peer = pair[1];
 	q = relay_open(r, in_fd, (int[]){ out_fd, err_fd });
 	if (q < 0)
 		return error_set_errno(
 			err, ERROR_INTERNAL, q, NULL, "cannot use stdin, stdout and stderr");
+	q = connect_pair(r, &peer);
+	if (q < 0)
+		return error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot make a socket pair");
 	*ret = TAKE_PTR(r);
 	*ret_peer = TAKE_FD(peer);
 	return 0;
 }
 
+static uint64_t in_read(const struct relay *r)
+{
+	return r->in_acked + buf_len(&r->held);
+}
+
 static bool may_read_stdin(const struct relay *r)
 {
-	return r->in_open && !r->peer_gone && r->in_sent < r->in_limit &&
-	       buf_len(&r->out) < OUT_BUSY;
+	return r->in_open && !r->in_unsure && !r->peer_gone && in_read(r) < r->in_limit &&
+	       buf_len(&r->held) < STREAM_WINDOW && buf_len(&r->out) < OUT_BUSY;
 }
 
 void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
@@ -316,8 +370,17 @@ static int take_ack(struct relay *r, const struct frame *f)
 
 	if (q < 0)
 		return q;
-	if (stream != STREAM_STDIN || upto > r->in_sent || limit < upto)
+	if (stream != STREAM_STDIN || upto > in_read(r) || limit < upto)
 		return -EBADMSG;
+	if (upto < r->in_acked)
+		return r->in_unsure ? -EBADMSG : 0;
+	buf_consume(&r->held, (size_t)(upto - r->in_acked));
+	r->in_acked = upto;
+	if (r->in_unsure)
+		r->in_framed = upto;
+	else if (upto > r->in_framed)
+		return -EBADMSG;
+	r->in_unsure = false;
 	r->in_limit = MAX_OF(r->in_limit, limit);
 	return 0;
 }
@@ -335,6 +398,7 @@ static int take_end(struct relay *r, const struct frame *f)
 	/* END of stdin: the command has closed it. */
 	if (!s) {
 		r->in_open = false;
+		r->in_dead = true;
 		return stream == STREAM_STDIN ? 0 : -EBADMSG;
 	}
 	if (offset != s->received)
@@ -371,7 +435,6 @@ static int read_frames(struct relay *r, struct error *err)
 		return 0;
 	if (n <= 0) {
 		r->peer_gone = true;
-		r->in_open = false;
 		return 0;
 	}
 	decoder_fed(&r->dec, (size_t)n);
@@ -386,25 +449,46 @@ static int read_frames(struct relay *r, struct error *err)
 static int read_stdin(struct relay *r, struct error *err)
 {
 	uint8_t bytes[FRAME_DATA_MAX];
-	size_t want = (size_t)MIN_OF((uint64_t)sizeof(bytes), r->in_limit - r->in_sent);
-	ssize_t n = port_read(&r->in, bytes, want);
-	int q;
+	uint64_t room =
+		MIN_OF(r->in_limit - in_read(r), (uint64_t)(STREAM_WINDOW - buf_len(&r->held)));
+	ssize_t n = port_read(&r->in, bytes, (size_t)MIN_OF((uint64_t)sizeof(bytes), room));
 
 	if (n == -EAGAIN)
 		return 0;
 	/* A terminal that is gone reads as EIO: that is its end. */
 	if (n == 0 || (n == -EIO && r->in.tty)) {
 		r->in_open = false;
-		return frame_put_end(&r->out, CHANNEL, STREAM_STDIN, r->in_sent);
+		return 0;
 	}
 	if (n < 0) {
 		r->in_open = false;
 		return error_set_errno(
 			err, error_code_for_errno((int)n), (int)n, NULL, "cannot read stdin");
 	}
-	q = frame_put_data(&r->out, CHANNEL, STREAM_STDIN, r->in_sent, bytes, (size_t)n);
-	if (q >= 0)
-		r->in_sent += (uint64_t)n;
+	return buf_append(&r->held, bytes, (size_t)n);
+}
+
+/* Frames what is held and not framed yet, and the end behind the last byte. */
+static int frame_stdin(struct relay *r)
+{
+	uint64_t to = MIN_OF(in_read(r), r->in_limit);
+	int q = 0;
+
+	if (r->in_dead || r->in_unsure || r->peer_gone)
+		return 0;
+	while (q >= 0 && r->in_framed < to && buf_len(&r->out) < OUT_BUSY) {
+		size_t n = (size_t)MIN_OF(to - r->in_framed, (uint64_t)FRAME_DATA_MAX);
+		const uint8_t *head = buf_head(&r->held);
+
+		q = frame_put_data(&r->out, CHANNEL, STREAM_STDIN, r->in_framed,
+			head + (r->in_framed - r->in_acked), n);
+		if (q >= 0)
+			r->in_framed += n;
+	}
+	if (q < 0 || r->in_open || r->in_end_sent || r->in_framed < in_read(r))
+		return q;
+	q = frame_put_end(&r->out, CHANNEL, STREAM_STDIN, r->in_framed);
+	r->in_end_sent = q >= 0;
 	return q;
 }
 
@@ -419,7 +503,7 @@ static void write_frames(struct relay *r)
 		/* The daemon has closed its end; what it wrote before is still to be read. */
 		if (n < 0) {
 			buf_clear(&r->out);
-			r->in_open = false;
+			r->in_unsure = true; /* none of it reaches anybody */
 		}
 	}
 }
@@ -435,6 +519,8 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 			q = sink_flush(r, &r->sinks[i], err);
 	if (q >= 0 && may_read_stdin(r) && fds[POLL_IN].revents)
 		q = read_stdin(r, err);
+	if (q >= 0)
+		q = frame_stdin(r);
 	/* Once more: an acknowledgement that found no room is made up for here. */
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++)
 		q = sink_ack(r, &r->sinks[i]);
@@ -483,4 +569,5 @@ void relay_discard(struct relay *r)
 {
 	r->discard = true;
 	r->in_open = false;
+	r->in_dead = true;
 }

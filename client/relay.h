@@ -22,6 +22,14 @@ struct relay;
  */
 int relay_new(
 	int in_fd, int out_fd, int err_fd, struct relay **ret, int *ret_peer, struct error *err);
+/*
+ * The daemon's end is lost: another socketpair takes its place. What was not read of the old one is thrown
+ * away, since whoever is at the other end of the new one sends it again from relay_offset on; stdin goes on
+ * from where his first ACK says.
+ */
+int relay_renew(struct relay *r, int *ret_peer, struct error *err);
+/* How many bytes of stdout and stderr are here. */
+uint64_t relay_offset(const struct relay *r, bool of_stderr);
 struct relay *relay_free(struct relay *r);
 DEFINE_CLEANUP(struct relay *, relay_free)
 

@@ -523,6 +523,32 @@ static const struct api_field exec_signal_result[] = {
 	FIELDS_END,
 };
 
+static const struct api_field exec_attach_params[] = {
+	{ .name = "exec_id",
+		.type = API_ID,
+		.flags = API_REQUIRED | API_POSITIONAL,
+		.names = id_exec,
+		.help = "The command, or the beginning of its id." },
+	{ .name = "stdout_offset",
+		.type = API_INT,
+		.dflt = "0",
+		.max = INT64_MAX,
+		.help = "How many bytes of stdout the caller has." },
+	{ .name = "stderr_offset",
+		.type = API_INT,
+		.dflt = "0",
+		.max = INT64_MAX,
+		.help = "How many bytes of stderr the caller has." },
+	{ .name = "stdio",
+		.type = API_FD,
+		.flags = API_REQUIRED | API_LIVE | API_NO_MCP | API_NO_CLI,
+		.client = "stdio",
+		.help = "Carries stdin, stdout and stderr live; its first ACK says from where "
+			"stdin goes on." },
+	FIELDS_END,
+};
+#define exec_attach_result vm_run_result
+
 const struct api_method api_methods[] = {
 #define API_METHOD(sym, method, obj, rgt, lif, hnt, hlp) \
 	{ \

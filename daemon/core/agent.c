@@ -11,7 +11,6 @@
 
 #include "daemon/log.h"
 
-#define BOOT_USEC  (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
 #define SETUP_USEC (60 * USEC_PER_SEC)
 
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err)
@@ -109,6 +108,11 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	struct exec *x, *next;
 	int r = 0;
 
+	if (mc->adopting) {
+		r = machine_adopted(mc, w);
+		if (r < 0 || mc->engine != ENGINE_IDLE)
+			return r;
+	}
 	if (w->state == AGENT_READY && !mc->set_up) {
 		memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
 		return begin_setup(mc);
@@ -235,6 +239,10 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 		machine_shut_down_over(mc);
 		return;
 	}
+	if (mc->adopting) {
+		machine_not_adopted(mc, err);
+		return;
+	}
 	if (mc->engine != ENGINE_UP) {
 		machine_fail(mc, MACHINE_UNKNOWN, err);
 		return;
@@ -254,7 +262,7 @@ static int dial(void *userdata)
 	return mc->vmm_gone ? -ENOTCONN : vmm_connect(mc->vmm);
 }
 
-int machine_link_open(struct machine *mc)
+int machine_link_open(struct machine *mc, uint64_t first_usec)
 {
 	static const struct link_callbacks cb = {
 		.dial = dial,
@@ -264,17 +272,22 @@ int machine_link_open(struct machine *mc)
 		.on_dead = on_dead,
 	};
 
-	return link_new(mc->machines->m->event, &cb, mc, BOOT_USEC, &mc->link);
+	return link_new(mc->machines->m->event, &cb, mc, first_usec, &mc->link);
 }
 
-int machine_exec(struct machine *mc, struct exec *x)
+uint32_t machine_channel(struct machine *mc)
+{
+	return ++mc->channels;
+}
+
+int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
 	int r;
 
 	if (mc->state != MACHINE_STARTED || !mc->link)
 		return -ENOTCONN;
 	exec_list_insert(&mc->execs, x);
-	r = exec_start(x, mc->link, ++mc->channels);
+	r = exec_start(x, mc->link, channel);
 	if (r < 0)
 		exec_list_remove(x);
 	return r;

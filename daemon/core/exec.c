@@ -41,6 +41,11 @@ struct exec {
 	struct msg_exit exit;
 	struct exec_out out[STREAM_MAX];
 
+	bool adopted;                  /* made by exec_adopt and not taken yet */
+	bool held;                     /* ... and its agent has it: */
+	uint64_t earliest[STREAM_MAX]; /* what is still to be had of each stream */
+	uint64_t latest[STREAM_MAX];
+
 	struct buf in;     /* stdin the guest has not accepted */
 	uint64_t in_base;  /* offset of its first byte */
 	uint64_t in_sent;  /* next offset to send */
@@ -353,7 +358,7 @@ static int check_over(struct exec *x)
 {
 	int r;
 
-	if (x->state != EXEC_EXITED)
+	if (x->state != EXEC_EXITED || x->adopted)
 		return 0;
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		if (x->out[i].received < x->exit.produced[i]) {
@@ -440,8 +445,10 @@ static int take_exit(struct exec *x, const struct frame *f)
 	struct msg_exit e = { 0 };
 	int r = msg_exit_get(f, &e);
 
-	if (r < 0 || x->state == EXEC_EXITED)
+	if (r < 0)
 		return r;
+	if (x->state == EXEC_EXITED) /* said again after a RESUME */
+		return check_over(x);
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
 		if (e.produced[i] < x->out[i].received)
 			return -EBADMSG;
@@ -481,27 +488,57 @@ static int not_held(struct exec *x)
 	return 0;
 }
 
-static int resume(struct exec *x, const struct msg_held *h)
+/* What was received is safe only when its taker has it: the agent keeps, and sends again, from upto on. */
+static int send_resume(struct exec *x)
 {
 	struct msg_resume m = { 0 };
+	int r;
+
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		m.upto[i] = x->out[i].upto;
+		m.limit[i] = x->out[i].limit;
+	}
+	r = msg_send(link_control(x->link), resume, FRAME_RESUME, x->channel, &m);
+	if (r >= 0)
+		link_kick(x->link);
+	return r;
+}
+
+static int resume(struct exec *x, const struct msg_held *h)
+{
 	int r;
 
 	if (h->channel != x->channel || h->stdin_accepted < x->in_base ||
 		h->stdin_accepted > x->in_sent)
 		return -EBADMSG;
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		if (h->kept[i] > x->out[i].received || h->produced[i] < x->out[i].received)
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+		if (h->kept[i] > x->out[i].upto || h->produced[i] < x->out[i].received)
 			return -EBADMSG;
-		m.upto[i] = x->out[i].received;
-		m.limit[i] = x->out[i].limit;
-	}
 	x->in_sent = h->stdin_accepted;
 	x->in_end_sent = false;
-	r = msg_send(link_control(x->link), resume, FRAME_RESUME, x->channel, &m);
-	if (r < 0)
-		return r;
-	started(x);
-	link_kick(x->link);
+	r = send_resume(x);
+	if (r >= 0)
+		started(x);
+	return r;
+}
+
+/* Of an adopted command: what can be had of it. */
+static int note_held(struct exec *x, const struct msg_held *h)
+{
+	if (h->channel != x->channel)
+		return -EBADMSG;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		if (h->kept[i] > h->produced[i])
+			return -EBADMSG;
+		x->earliest[i] = h->kept[i];
+		x->latest[i] = h->produced[i];
+	}
+	x->in_base = x->in_sent = x->in_limit = h->stdin_accepted;
+	if (!x->held && x->cb.on_held) {
+		x->held = true;
+		x->cb.on_held(x, x->userdata);
+	}
+	x->held = true;
 	return 0;
 }
 
@@ -511,6 +548,67 @@ int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
 		return 0;
 	for (uint32_t i = 0; i < w->n_held; i++)
 		if (streq(w->held[i].exec_id, exec_id(x)))
-			return resume(x, &w->held[i]);
+			return x->adopted ? note_held(x, &w->held[i]) : resume(x, &w->held[i]);
 	return not_held(x);
+}
+
+int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel, struct link *link,
+	const struct exec_callbacks *cb, void *userdata, struct exec **ret)
+{
+	int r = exec_new(event, start, cb, userdata, ret);
+	struct exec *x;
+
+	if (r < 0)
+		return r;
+	x = *ret;
+	memcpy(x->start.exec_id, start->exec_id, sizeof(x->start.exec_id));
+	x->channel = channel;
+	x->link = link;
+	x->adopted = true;
+	x->state = EXEC_RUNNING;
+	for (size_t i = 0; i < STREAM_MAX; i++)
+		x->out[i].limit = 0;
+	if (x->start.timeout_usec > 0)
+		set_deadline(x, x->start.timeout_usec + EXEC_LATE_USEC);
+	return 0;
+}
+
+int exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
+{
+	if (x->state == EXEC_OVER)
+		return -ESRCH;
+	if ((x->adopted && !x->held) || !link_usable(x))
+		return -EAGAIN;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		uint64_t from = x->adopted ? x->earliest[i] : x->out[i].upto;
+		uint64_t to = x->adopted ? x->latest[i] : x->out[i].received;
+
+		if (have[i] < from || have[i] > to)
+			return -ERANGE;
+	}
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		x->out[i].received = x->out[i].upto = have[i];
+		x->out[i].limit = MAX_OF(x->out[i].limit, have[i]);
+	}
+	x->adopted = false;
+	/* What its last caller sent and the guest has not accepted, the new one sends again. */
+	buf_clear(&x->in);
+	x->in_sent = x->in_base;
+	x->in_ended = x->in_end_sent = false;
+	return send_resume(x);
+}
+
+bool exec_is_held(const struct exec *x)
+{
+	return !x->adopted || x->held;
+}
+
+uint64_t exec_timeout_usec(const struct exec *x)
+{
+	return x->start.timeout_usec;
+}
+
+uint64_t exec_stdin_accepted(const struct exec *x)
+{
+	return x->in_base;
 }

@@ -22,6 +22,8 @@ struct exec_callbacks {
 	/* Bytes in order, without gap or repetition, never beyond the limit that was set. */
 	int (*on_output)(struct exec *x, uint8_t stream, const void *p, size_t n, void *userdata);
 	void (*on_stdin_ack)(struct exec *x, uint64_t upto, void *userdata);
+	/* An adopted command is held by its agent: it can be taken. May be NULL. */
+	void (*on_held)(struct exec *x, void *userdata);
 	/* Once, after the last byte of output. Or on_failed, once. Neither may free the exec. */
 	void (*on_exit)(struct exec *x, const struct msg_exit *e, void *userdata);
 	void (*on_failed)(struct exec *x, const struct error *err, void *userdata);
@@ -30,6 +32,22 @@ struct exec_callbacks {
 /* start is copied; its exec_id is made here and its limits are set by exec_set_limit. */
 int exec_new(sd_event *event, const struct msg_start *start, const struct exec_callbacks *cb,
 	void *userdata, struct exec **ret);
+/*
+ * A command that an earlier daemon started, by its row: nothing of its output flows, and its end is not
+ * told, before exec_take. link as of exec_start.
+ */
+int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel, struct link *link,
+	const struct exec_callbacks *cb, void *userdata, struct exec **ret);
+/*
+ * A caller has the output below have[stream] and wants the rest: on_output goes on from there, which may be
+ * before what was received already, as long as nobody has acknowledged it. -EAGAIN before on_held, -ERANGE
+ * when the agent does not have it any more or never had.
+ */
+int exec_take(struct exec *x, const uint64_t have[STREAM_MAX]);
+bool exec_is_held(const struct exec *x); /* not an adopted one that its agent has not shown yet */
+uint64_t exec_timeout_usec(const struct exec *x);
+/* How much of its stdin the guest has: where a new caller goes on. */
+uint64_t exec_stdin_accepted(const struct exec *x);
 struct exec *exec_free(struct exec *x);
 DEFINE_CLEANUP(struct exec *, exec_free)
 

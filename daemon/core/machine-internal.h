@@ -49,6 +49,8 @@ struct machine {
 	struct vm_row row;         /* owned; row.state follows state */
 	enum machine_state state;
 	bool this_life;                        /* made by this daemon, not by an earlier one */
+	bool stop_adopted;                     /* it was being stopped */
+	bool adopting;                         /* its VMM lives; its agent has not answered yet */
 	char *state_dir, *run_dir, *disk_path; /* owned */
 	char *delete_reason;                   /* owned or NULL */
 
@@ -131,6 +133,7 @@ struct step {
 	bool (*undo_again)(const struct machine *mc);
 };
 const struct step *machine_step(size_t i);
+extern const struct vmm_callbacks machine_vmm_events;
 
 /* start.c: creates a machine, and boots it too if whole. */
 int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
@@ -152,9 +155,11 @@ void machine_land(struct machine *mc, enum machine_state landing, const struct e
 void machine_continue(struct machine *mc, const struct error *err);
 
 /* agent.c: the machine's side of its link. */
-int machine_link_open(struct machine *mc);
+int machine_link_open(struct machine *mc, uint64_t first_usec);
 /* Sends the command; the machine hands its frames to it until exec_list_remove. */
-int machine_exec(struct machine *mc, struct exec *x);
+int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
+/* A channel no command of this machine has had. */
+uint32_t machine_channel(struct machine *mc);
 /* The guest is lost: its commands end with err. */
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err);
 
@@ -173,6 +178,19 @@ void machine_shut_down_over(struct machine *mc);
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 
+/* adopt.c: the VMM of an earlier daemon. */
+enum machine_vmm {
+	VMM_GONE,   /* nothing of it runs */
+	VMM_LIVES,  /* it surely is ours, and mc->pidfd is open on it */
+	VMM_UNSURE, /* never killed on doubt */
+};
+enum machine_vmm machine_find_vmm(struct machine *mc);
+/* Takes it over: `started` when its agent has answered; then it is stopped if it was being stopped. */
+int machine_adopt(struct machine *mc, bool stopping, struct error *err);
+/* The agent has answered, or it will not. */
+int machine_adopted(struct machine *mc, const struct msg_welcome *w);
+void machine_not_adopted(struct machine *mc, const struct error *err);
+
 /* recover.c */
 int machines_recover(struct machines *ms, struct error *err);
 /* Ends the VMM an earlier daemon left, if it surely is ours: 0 none, 1 killed (machine_continue comes),
@@ -183,6 +201,9 @@ int machine_recover_kill(struct machine *mc);
 int reaper_new(struct machines *ms);
 /* Something that decides the next expiry has changed. */
 void reaper_update(struct machines *ms);
+
+/* run-attach.c: the run of a command that an earlier daemon started in mc, without a caller. */
+int run_adopt(struct machine *mc, const struct exec_row *row);
 
 /* run.c: frees the runs nobody waits for; the daemon is ending. */
 void runs_end(struct machines *ms);

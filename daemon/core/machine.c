@@ -214,8 +214,14 @@ struct machines *machines_free(struct machines *ms)
 	if (!ms)
 		return NULL;
 	runs_end(ms);
-	while (!LIST_EMPTY(&ms->list))
-		machine_free(LIST_FIRST(&ms->list));
+	while (!LIST_EMPTY(&ms->list)) {
+		struct machine *mc = LIST_FIRST(&ms->list);
+
+		/* What runs goes on and is the next daemon's; a boot under way is ended. */
+		if (mc->engine == ENGINE_IDLE && !mc->vmm_gone)
+			mc->vmm = vmm_detach(mc->vmm);
+		machine_free(mc);
+	}
 	for (size_t i = 0; i < ms->n_leftovers; i++)
 		disk_op_free(ms->leftovers[i]);
 	free(ms->leftovers);

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an earlier daemon left: rows, VMMs, directories. Called once by machines_new, before the loop
- * runs, and by the engine's way down for a machine of that kind.
+ * What an earlier daemon left: rows, VMMs, commands, directories. Called once by machines_new, before the
+ * loop runs, and by the engine's way down for a machine of that kind.
  *
- * What must stay true: a process is killed only when pid, start time, boot and the uuid on its command
- * line are all those of the row, looked at after its pidfd was opened; on doubt the machine becomes
- * `unknown` and everything of it stays. A directory without a row is the rest of a deletion, since the
- * row comes first and goes last.
+ * What must stay true: what runs is taken over (adopt.c), and killed only when a deletion asks for it and it
+ * surely is ours; on doubt the machine becomes `unknown` and everything of it stays. A directory without a
+ * row is the rest of a deletion, since the row comes first and goes last.
  */
 
 #include "daemon/core/machine-internal.h"
@@ -17,67 +16,6 @@
 #include <sys/pidfd.h>
 
 #include "daemon/log.h"
-
-enum {
-	CMDLINE_MAX = 256 * 1024,
-	STAT_MAX = 4096,
-	STAT_START_TIME = 22, /* proc(5): field of /proc/PID/stat */
-	UUID_TEXT = 37,
-};
-
-static int read_proc(pid_t pid, const char *file, size_t max, char **ret, size_t *ret_n)
-{
-	char path[64];
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	return read_file_at(AT_FDCWD, path, max, ret, ret_n);
-}
-
-/* The program's name may hold spaces and parentheses: fields are counted from the last ')'. */
-static int start_time(pid_t pid, uint64_t *ret)
-{
-	_cleanup_free_ char *stat = NULL;
-	size_t n;
-	int r = read_proc(pid, "stat", STAT_MAX, &stat, &n);
-	char *p, *end;
-
-	if (r < 0)
-		return r;
-	p = strrchr(stat, ')');
-	for (int field = 2; p && field < STAT_START_TIME; field++)
-		p = strchr(p + 1, ' ');
-	if (!p)
-		return -EBADMSG;
-	*ret = strtoull(p + 1, &end, 10);
-	return *end == ' ' ? 0 : -EBADMSG;
-}
-
-static void uuid_text(const uint8_t u[16], char ret[UUID_TEXT])
-{
-	(void)snprintf(ret, UUID_TEXT,
-		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-		u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
-		u[15]);
-}
-
-/* 1: the words "-uuid UUID" stand on its command line; 0: they do not; -ENODATA: it has none (it is ending). */
-static int has_uuid(pid_t pid, const uint8_t uuid[16])
-{
-	_cleanup_free_ char *line = NULL;
-	char text[UUID_TEXT];
-	size_t n;
-	int r = read_proc(pid, "cmdline", CMDLINE_MAX, &line, &n);
-
-	if (r < 0)
-		return r;
-	if (n == 0)
-		return -ENODATA;
-	uuid_text(uuid, text);
-	for (size_t i = 0; i < n; i += strlen(line + i) + 1)
-		if (streq(line + i, "-uuid") && i + sizeof("-uuid") < n)
-			return streq(line + i + sizeof("-uuid"), text);
-	return 0;
-}
 
 static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unused_ uint32_t revents,
 	void *userdata)
@@ -91,67 +29,21 @@ static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unuse
 	return 0;
 }
 
-/* Kills what pid is, if it is the VMM with the uuid; 1 when its end is waited for. */
-static int kill_verified(struct machine *mc, pid_t pid, int match)
+int machine_recover_kill(struct machine *mc)
 {
-	if (match == 0)
-		return -EBUSY; /* same process, other words: not what we started */
-	if (match < 0 && match != -ENODATA)
-		return match == -ENOENT || match == -ESRCH ? 0 : -EBUSY;
-	if (match > 0 && pidfd_send_signal(mc->pidfd, SIGKILL, NULL, 0) < 0)
+	switch (machine_find_vmm(mc)) {
+	case VMM_GONE: return 0;
+	case VMM_UNSURE: return -EBUSY;
+	case VMM_LIVES: break;
+	}
+	if (pidfd_send_signal(mc->pidfd, SIGKILL, NULL, 0) < 0)
 		return errno == ESRCH ? 0 : -EBUSY;
 	log_info("%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
-		(int)pid);
+		(int)mc->row.vmm_pid);
 	if (sd_event_add_io(mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone,
 		    mc) < 0)
 		return -EBUSY;
 	return 1;
-}
-
-/* The daemon died between the launch and the commit of the pid: the uuid alone tells, and it is random. */
-static pid_t find_by_uuid(const uint8_t uuid[16])
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *d;
-	pid_t found = 0;
-
-	while (proc && found == 0 && (d = readdir(proc))) {
-		uint64_t pid;
-
-		if (parse_u64(d->d_name, 2, INT32_MAX, &pid) >= 0 && has_uuid((pid_t)pid, uuid) > 0)
-			found = (pid_t)pid;
-	}
-	if (proc)
-		(void)closedir(proc);
-	return found;
-}
-
-int machine_recover_kill(struct machine *mc)
-{
-	uint64_t started = mc->row.vmm_start_time, now_started;
-	pid_t pid = mc->row.vmm_pid;
-	bool same_boot = streq(mc->row.boot_id, mc->machines->boot_id);
-	int r;
-
-	if (!same_boot)
-		return 0; /* nothing outlives the host's restart */
-	if (pid == 0)
-		pid = find_by_uuid(mc->row.uuid);
-	if (pid == 0)
-		return 0;
-	fd_close(mc->pidfd);
-	mc->pidfd = pidfd_open(pid, 0);
-	if (mc->pidfd < 0) {
-		r = errno == ESRCH ? 0 : -EBUSY;
-		mc->pidfd = -EBADF;
-		return r;
-	}
-	r = start_time(pid, &now_started);
-	if (r < 0)
-		return r == -ENOENT || r == -ESRCH ? 0 : -EBUSY;
-	if (mc->row.vmm_pid != 0 && now_started != started)
-		return 0; /* the pid belongs to another process by now */
-	return kill_verified(mc, pid, has_uuid(pid, mc->row.uuid));
 }
 
 static void on_recovered(const struct error *err, _unused_ void *userdata)
@@ -169,33 +61,90 @@ static bool runs_not(const struct machine *mc)
 		       mc->state == MACHINE_FAILED);
 }
 
-static int recover_row(struct machines *ms, const struct vm_row *row)
+static int ended_meanwhile(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (mc->row.one_shot)
+		return machine_delete(mc, "it ended", on_recovered, NULL);
+	error_set(&err, ERROR_GUEST_DIED,
+		streq(mc->row.boot_id, mc->machines->boot_id) ? "it ended while pyrod was away"
+							      : "the host was restarted",
+		NULL, "machine %s does not run any more", mc->row.id);
+	machine_land(mc, MACHINE_FAILED, &err);
+	return 0;
+}
+
+/* It ran, or was about to. */
+static int recover_vmm(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	bool stopping = mc->state == MACHINE_STOPPING;
+
+	machine_set_state(mc, MACHINE_UNKNOWN);
+	switch (machine_find_vmm(mc)) {
+	case VMM_GONE: return ended_meanwhile(mc);
+	case VMM_UNSURE:
+		log_warning(
+			"%s: whether its VMM runs cannot be told; it is left alone", mc->row.id);
+		return 0;
+	case VMM_LIVES: break;
+	}
+	if (machine_adopt(mc, stopping, &err) >= 0)
+		return 0;
+	log_error("%s: %s: %s", mc->row.id, err.message ? err.message : "it cannot be adopted",
+		err.cause ? err.cause : "no cause");
+	return mc->row.one_shot ? machine_delete(mc, "it cannot be adopted", on_recovered, NULL)
+				: 0;
+}
+
+static int recover_row(struct machines *ms, const struct vm_row *row)
+{
 	struct machine *mc;
 	int r = machine_new(ms, row, &mc);
 
 	if (r < 0)
 		return r;
 	mc->step = machine_steps();
-	mc->floor = machine_steps_created();
-	if (mc->row.one_shot)
-		return machine_delete(mc, "its daemon ended", on_recovered, NULL);
 	if (mc->state == MACHINE_PREPARING) /* nobody has been told of it */
 		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
 		return machine_delete(mc, "requested", on_recovered, NULL);
-	if (runs_not(mc)) {
-		mc->step = machine_steps_created();
-		return 0;
-	}
-	machine_set_state(mc, MACHINE_UNKNOWN);
-	if (!streq(mc->row.boot_id, ms->boot_id)) {
-		error_set(&err, ERROR_GUEST_DIED, "the host was restarted", NULL,
-			"machine %s does not run any more", mc->row.id);
-		machine_land(mc, MACHINE_FAILED, &err);
-	}
+	if (!runs_not(mc))
+		return recover_vmm(mc);
+	mc->step = machine_steps_created();
 	return 0;
+}
+
+static struct machine *find_adopting(struct machines *ms, const char *id)
+{
+	struct machine *mc;
+
+	LIST_FOREACH (mc, &ms->list, entry)
+		if (mc->adopting && streq(mc->row.id, id))
+			return mc;
+	return NULL;
+}
+
+/* The commands of the machines that are being adopted. A one-shot without one has nothing to live for. */
+static int recover_execs(struct machines *ms, struct error *err)
+{
+	struct exec_row *rows = NULL;
+	struct machine *mc;
+	size_t n = 0;
+	int r = store_exec_load(ms->m->store, &rows, &n, err);
+
+	for (size_t i = 0; i < n; i++) {
+		mc = find_adopting(ms, rows[i].vm_id);
+		if (r >= 0 && mc)
+			r = run_adopt(mc, &rows[i]);
+		exec_row_done(&rows[i]);
+	}
+	free(rows);
+	LIST_FOREACH (mc, &ms->list, entry)
+		if (r >= 0 && mc->adopting && mc->row.one_shot && LIST_EMPTY(&mc->execs))
+			r = machine_delete(mc, "its start was cut off", on_recovered, NULL);
+	return r;
 }
 
 static void on_leftover(const struct error *err, _unused_ void *userdata)
@@ -272,6 +221,8 @@ int machines_recover(struct machines *ms, struct error *err)
 		vm_row_done(&rows[i]);
 	}
 	free(rows);
+	if (r >= 0)
+		r = recover_execs(ms, err);
 	if (r >= 0)
 		r = sweep(ms, ms->m->state_dir, "machines");
 	if (r >= 0)

@@ -10,51 +10,10 @@
 
 #include "daemon/core/run.h"
 
-#include "daemon/core/capture.h"
-#include "daemon/core/machine-internal.h"
-#include "daemon/core/stdio.h"
+#include "daemon/core/run-internal.h"
 #include "proto/json.h"
 
-enum run_phase {
-	RUN_PULLING,
-	RUN_STARTING,  /* the machine's on_started will come */
-	RUN_EXECUTING, /* the exec's on_exit or on_failed will come */
-	RUN_DELETING,  /* the deletion's done will come */
-	RUN_DRAINING,  /* the machine is gone, stdio has bytes left */
-	RUN_DONE,
-};
-
-enum { EXIT_TIMED_OUT = 124, EXIT_SIGNALLED = 128 };
-
-struct run {
-	LIST_ENTRY(run) entry;
-	struct manager *m; /* borrowed */
-	struct run_callbacks cb;
-	void *userdata;
-	enum run_phase phase;
-	bool abandoned;
-	bool drained;
-
-	struct machine_spec spec;    /* environment is owned */
-	char *environment, *command; /* owned */
-	struct environment *env;     /* borrowed: the catalog's */
-	struct pull_wait *pull;      /* owned */
-	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
-	struct exec *exec;           /* owned */
-	struct stdio *stdio;         /* owned or NULL */
-	sd_event_source *later;      /* owned: the answer, in a turn of its own */
-	sd_event_source *grace;      /* owned: after the caller has gone */
-
-	struct capture out[2]; /* stdout, stderr, without stdio */
-	uint64_t bytes[2];
-	struct msg_exit exit;
-	bool exited;
-	bool deleted;
-	struct error err; /* owned: why it failed */
-	char vm_id[16], execution_mode[32], accelerator[16], start_mode[16];
-};
-
-static void progress(struct run *r, const char *phase)
+void run_progress(struct run *r, const char *phase)
 {
 	struct run_progress p = {
 		.phase = phase,
@@ -71,102 +30,6 @@ static void progress(struct run *r, const char *phase)
 		r->cb.on_progress(r, &p, r->userdata);
 }
 
-/* Result */
-
-static int exit_code(const struct run *r)
-{
-	if (r->exit.timed_out)
-		return EXIT_TIMED_OUT;
-	return r->exit.signal ? EXIT_SIGNALLED + r->exit.signal : r->exit.code;
-}
-
-static int add_output(struct run *r, json_object *o)
-{
-	static const char *const names[] = { "stdout", "stderr" };
-	static const char *const counts[] = { "stdout_bytes", "stderr_bytes" };
-	bool truncated = false, binary = false;
-	int k = 0;
-
-	for (size_t i = 0; k >= 0 && i < ARRAY_SIZE(names); i++) {
-		json_object *text = NULL;
-		bool cut = false, bad = false;
-
-		if (!r->stdio)
-			k = capture_text(&r->out[i], &text, &cut, &bad);
-		if (k >= 0)
-			k = json_add(o, names[i], text);
-		if (k >= 0)
-			k = json_add_int(
-				o, counts[i], (int64_t)MIN_OF(r->bytes[i], (uint64_t)INT64_MAX));
-		truncated = truncated || cut;
-		binary = binary || bad;
-	}
-	if (k >= 0)
-		k = json_add_bool(o, "truncated", truncated);
-	if (k >= 0 && binary)
-		k = json_add_bool(o, "binary", true);
-	return k;
-}
-
-static int add_names(struct run *r, json_object *o)
-{
-	int k = json_add_str(o, "environment", r->environment);
-
-	if (k >= 0)
-		k = json_add_str(o, "command", r->command);
-	if (k >= 0)
-		k = json_add_str(o, "vm_id", r->vm_id);
-	if (k >= 0)
-		k = json_add_str(o, "exec_id", exec_id(r->exec));
-	if (k >= 0)
-		k = json_add_str(o, "state", "exited");
-	if (k >= 0)
-		k = json_add_str(o, "execution_mode", r->execution_mode);
-	if (k >= 0)
-		k = json_add_str(o, "accelerator", r->accelerator);
-	if (k >= 0)
-		k = json_add_str(o, "start_mode", r->start_mode);
-	return k;
-}
-
-static int add_cleanup(struct run *r, json_object *o)
-{
-	json_object *cleanup = json_object_new_object();
-	int k = cleanup ? json_add_bool(cleanup, "deleted", r->deleted) : -ENOMEM;
-
-	if (k >= 0)
-		k = json_add_str(cleanup, "reason", "post_exec_cleanup");
-	if (k >= 0)
-		k = json_add_str(cleanup, "vm_id", r->vm_id);
-	if (k >= 0)
-		return json_add(o, "cleanup", cleanup);
-	json_object_put(cleanup);
-	return k;
-}
-
-static int make_result(struct run *r, json_object **ret)
-{
-	_cleanup_json_ json_object *o = json_object_new_object();
-	int k = o ? add_names(r, o) : -ENOMEM;
-
-	if (k >= 0)
-		k = json_add_int(o, "exit_code", exit_code(r));
-	if (k >= 0)
-		k = add_output(r, o);
-	if (k >= 0)
-		k = json_add_int(o, "duration_ms",
-			(int64_t)MIN_OF(
-				r->exit.duration_usec / USEC_PER_MSEC, (uint64_t)INT64_MAX));
-	if (k >= 0)
-		k = json_add_bool(o, "timed_out", r->exit.timed_out);
-	if (k >= 0)
-		k = add_cleanup(r, o);
-	if (k < 0)
-		return k;
-	*ret = TAKE_PTR(o);
-	return 0;
-}
-
 /* The end */
 
 static void answer(struct run *r)
@@ -177,7 +40,7 @@ static void answer(struct run *r)
 	r->phase = RUN_DONE;
 	error_move(&err, &r->err);
 	if (!err.set) {
-		int k = make_result(r, &result);
+		int k = run_result(r, &result);
 
 		if (k < 0)
 			error_set_errno(
@@ -254,7 +117,7 @@ static void give_up(struct run *r)
 	}
 }
 
-static void fail(struct run *r, const struct error *err)
+void run_fail(struct run *r, const struct error *err)
 {
 	if (!r->err.set)
 		(void)error_copy(&r->err, err);
@@ -265,7 +128,7 @@ static void fail(struct run *r, const struct error *err)
 
 static void on_exec_started(_unused_ struct exec *x, void *userdata)
 {
-	progress(userdata, "execute");
+	run_progress(userdata, "execute");
 }
 
 static int on_output(struct exec *x, uint8_t stream, const void *p, size_t n, void *userdata)
@@ -292,6 +155,20 @@ static void on_stdin_ack(_unused_ struct exec *x, uint64_t upto, void *userdata)
 		stdio_ack_stdin(r->stdio, upto);
 }
 
+static int on_drain_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	delete_machine(userdata);
+	return 0;
+}
+
+static void begin_drain(struct run *r)
+{
+	r->grace = sd_event_source_disable_unref(r->grace);
+	if (sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC, ONESHOT_GRACE_USEC,
+		    0, on_drain_late, r) < 0)
+		delete_machine(r);
+}
+
 /* A machine that ran a command to its end shows that machines work here. */
 static void keep_proof(struct run *r)
 {
@@ -313,18 +190,24 @@ static void on_exec_exit(_unused_ struct exec *x, const struct msg_exit *e, void
 	keep_proof(r);
 	if (r->stdio)
 		stdio_finish(r->stdio);
-	delete_machine(r);
+	/* Until its caller has the last byte the guest keeps it: were we to end now, the next daemon goes on.
+	 * A caller that reads slowly gets the rest from us. */
+	if (!r->stdio || r->abandoned)
+		delete_machine(r);
+	else
+		begin_drain(r);
 }
 
 static void on_exec_failed(_unused_ struct exec *x, const struct error *err, void *userdata)
 {
-	fail(userdata, err);
+	run_fail(userdata, err);
 }
 
-static const struct exec_callbacks exec_events = {
+const struct exec_callbacks run_exec_events = {
 	.on_started = on_exec_started,
 	.on_output = on_output,
 	.on_stdin_ack = on_stdin_ack,
+	.on_held = run_on_held,
 	.on_exit = on_exec_exit,
 	.on_failed = on_exec_failed,
 };
@@ -358,15 +241,17 @@ static void on_drained(_unused_ struct stdio *s, void *userdata)
 	struct run *r = userdata;
 
 	r->drained = true;
+	if (r->phase == RUN_EXECUTING && r->exited)
+		delete_machine(r);
 	check_done(r);
 }
 
 static void on_broken(_unused_ struct stdio *s, const struct error *err, void *userdata)
 {
-	fail(userdata, err);
+	run_fail(userdata, err);
 }
 
-static const struct stdio_callbacks stdio_events = {
+const struct stdio_callbacks run_stdio_events = {
 	.on_stdin = on_stdin,
 	.on_stdin_end = on_stdin_end,
 	.on_limit = on_limit,
@@ -376,12 +261,24 @@ static const struct stdio_callbacks stdio_events = {
 
 /* The machine's events */
 
-static void on_launch(struct machine *mc, void *userdata)
+/* Behind it the machine's own row is committed before anything can be started in it. */
+static void on_row_kept(int k, const struct error *err, void *userdata)
 {
-	struct run *r = userdata;
+	if (k < 0)
+		run_fail(userdata, err);
+}
 
-	(void)mc;
-	progress(r, "start");
+static void on_launch(_unused_ struct machine *mc, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run *r = userdata;
+	int k = run_keep_row(r, on_row_kept);
+
+	if (k < 0) {
+		error_set_errno(&err, ERROR_INTERNAL, k, NULL, "cannot keep the command");
+		run_fail(r, &err);
+	}
+	run_progress(r, "start");
 }
 
 static void execute(struct run *r)
@@ -395,11 +292,11 @@ static void execute(struct run *r)
 	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
 	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
 	r->phase = RUN_EXECUTING;
-	k = machine_exec(mc, r->exec);
+	k = machine_exec(mc, r->exec, r->channel);
 	if (k < 0) {
 		error_set_errno(
 			&why, ERROR_START_FAILED, k, "run it again", "cannot start the command");
-		fail(r, &why);
+		run_fail(r, &why);
 	}
 }
 
@@ -432,7 +329,7 @@ static int start_machine(struct run *r, struct error *err)
 	};
 	int k;
 
-	progress(r, "create");
+	run_progress(r, "create");
 	k = machine_start(r->m->machines, &r->spec, true, &cb, r, &r->machine, err);
 	if (k < 0)
 		return k;
@@ -461,7 +358,7 @@ static void on_pulled(const struct error *err, void *userdata)
 	if (err)
 		(void)error_copy(&why, err);
 	if (err || start_machine(r, &why) < 0)
-		fail(r, &why);
+		run_fail(r, &why);
 }
 
 /* Making one */
@@ -479,12 +376,14 @@ static int make_exec(struct run *r, const struct run_params *p)
 
 	while (p->env && p->env[start.n_env])
 		start.n_env++;
-	return exec_new(r->m->event, &start, &exec_events, r, &r->exec);
+	return exec_new(r->m->event, &start, &run_exec_events, r, &r->exec);
 }
 
 static int copy_params(struct run *r, const struct run_params *p)
 {
 	r->spec = p->machine;
+	r->live = p->stdio_fd >= 0;
+	r->with_stdin = p->with_stdin;
 	r->spec.one_shot = true;
 	r->environment = strdup(p->machine.environment);
 	r->command = strdup(p->command);
@@ -508,6 +407,13 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 		uid, n);
 }
 
+int run_add_later(struct run *r)
+{
+	int k = sd_event_add_defer(r->m->event, &r->later, on_later, r);
+
+	return k < 0 ? k : sd_event_source_set_enabled(r->later, SD_EVENT_OFF);
+}
+
 static int make_run(struct run *r, const struct run_params *p, struct error *err)
 {
 	int k = check_waiting(r, p->machine.owner_uid, err);
@@ -516,21 +422,19 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 		return k;
 	k = copy_params(r, p);
 	if (k >= 0)
-		k = sd_event_add_defer(r->m->event, &r->later, on_later, r);
-	if (k >= 0)
-		k = sd_event_source_set_enabled(r->later, SD_EVENT_OFF);
+		k = run_add_later(r);
 	if (k < 0)
 		return error_set_errno(
 			err, error_code_for_errno(k), k, NULL, "cannot begin the run");
 	if (p->stdio_fd >= 0)
-		return stdio_new(
-			r->m->event, p->stdio_fd, p->with_stdin, &stdio_events, r, &r->stdio, err);
+		return stdio_new(r->m->event, p->stdio_fd, p->with_stdin, &run_stdio_events, r,
+			&r->stdio, err);
 	exec_stdin_end(r->exec);
 	return 0;
 }
 
-static struct run *run_new(
-	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err)
+struct run *run_new(
+	struct machines *ms, const struct run_callbacks *cb, void *userdata, struct error *err)
 {
 	struct run *r = calloc(1, sizeof(*r));
 
@@ -538,17 +442,17 @@ static struct run *run_new(
 		error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot begin the run");
 		return NULL;
 	}
-	r->m = m;
+	r->m = ms->m;
 	r->cb = *cb;
 	r->userdata = userdata;
-	LIST_INSERT_HEAD(&m->machines->runs, r, entry);
+	LIST_INSERT_HEAD(&ms->runs, r, entry);
 	return r;
 }
 
 int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err)
 {
-	struct run *r = run_new(m, cb, userdata, err);
+	struct run *r = run_new(m->machines, cb, userdata, err);
 	int k;
 
 	if (!r)
@@ -577,19 +481,41 @@ static const struct run *run_of(const struct machine *mc)
 	return NULL;
 }
 
-/* Straight to the command, or by way of a boot. */
-static int enter(struct run *r, struct machine *mc, struct error *err)
+/* Its row is committed: straight to the command, or by way of a boot. */
+static void on_entered(int k, const struct error *err, void *userdata)
 {
-	int k = machine_boot(mc, on_machine_booted, r, err);
+	_cleanup_error_ struct error why = ERROR_INIT;
+	struct run *r = userdata;
 
 	if (k < 0)
-		return k;
+		(void)error_copy(&why, err);
+	else if (r->phase == RUN_STARTING && !r->err.set)
+		k = machine_boot(r->machine, on_machine_booted, r, &why);
+	else
+		k = 0;
+	if (k < 0)
+		not_started(r, &why);
+	else if (k > 0)
+		execute(r);
+}
+
+static int enter(struct run *r, struct machine *mc, struct error *err)
+{
+	int k;
+
+	if (machine_busy(mc) || mc->state == MACHINE_UNKNOWN)
+		return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, "pyro vm status",
+			"machine %s is %s and takes no command now", mc->row.id,
+			machine_state_public(mc->state));
 	r->machine = mc;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
+	k = run_keep_row(r, on_entered);
+	if (k < 0) {
+		r->machine = NULL;
+		return error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command");
+	}
 	r->phase = RUN_STARTING;
-	progress(r, "start");
-	if (k > 0)
-		execute(r);
+	run_progress(r, "start");
 	return 0;
 }
 
@@ -603,7 +529,7 @@ int run_in_machine(struct machine *mc, const struct run_params *p, const struct 
 	if (run_of(mc))
 		return error_set(err, ERROR_WRONG_STATE, "its command is the machine's only one",
 			"create another machine", "machine %s runs a command already", mc->row.id);
-	r = run_new(mc->machines->m, cb, userdata, err);
+	r = run_new(mc->machines, cb, userdata, err);
 	if (!r)
 		return -ENOMEM;
 	here.machine = (struct machine_spec){
@@ -629,7 +555,7 @@ void run_cancel(struct run *r)
 	if (r->phase >= RUN_DRAINING && !r->stdio)
 		return; /* the result is on its way */
 	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL, "the run was cancelled");
-	fail(r, &err);
+	run_fail(r, &err);
 }
 
 static int on_grace_over(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -638,19 +564,26 @@ static int on_grace_over(_unused_ sd_event_source *source, _unused_ uint64_t use
 	return 0;
 }
 
-void run_abandon(struct run *r)
+void run_begin_grace(struct run *r)
 {
 	int k;
 
-	r->abandoned = true;
-	if (r->phase >= RUN_DELETING || r->phase == RUN_PULLING) {
-		give_up(r);
-		return;
-	}
+	r->grace = sd_event_source_disable_unref(r->grace);
 	k = sd_event_add_time_relative(
 		r->m->event, &r->grace, CLOCK_MONOTONIC, ONESHOT_GRACE_USEC, 0, on_grace_over, r);
-	if (k < 0)
+	/* -ESTALE: the loop has ended, and with it this daemon; the next one gives the caller his time. */
+	if (k < 0 && k != -ESTALE)
 		give_up(r);
+}
+
+void run_abandon(struct run *r)
+{
+	r->abandoned = true;
+	r->attach = attach_free(r->attach);
+	if (r->phase >= RUN_DELETING || r->phase == RUN_PULLING)
+		give_up(r);
+	else
+		run_begin_grace(r);
 }
 
 struct run *run_free(struct run *r)
@@ -660,6 +593,7 @@ struct run *run_free(struct run *r)
 	LIST_REMOVE(r, entry);
 	pull_wait_free(r->pull);
 	stdio_free(r->stdio);
+	attach_free(r->attach);
 	exec_free(r->exec);
 	sd_event_source_disable_unref(r->later);
 	sd_event_source_disable_unref(r->grace);
@@ -694,34 +628,36 @@ bool runs_proof(const struct manager *m, uint64_t *ret_usec)
 	return true;
 }
 
-static struct run *find_run(struct machines *ms, const char *id, uid_t uid, unsigned *ret_n)
+int run_find(struct machines *ms, const char *id, uid_t uid, struct run **ret, struct error *err)
 {
 	struct run *r, *found = NULL;
+	unsigned n = 0;
 
-	*ret_n = 0;
 	LIST_FOREACH (r, &ms->runs, entry) {
 		if (!r->exec || (uid != 0 && r->spec.owner_uid != uid) ||
 			!startswith(exec_id(r->exec), id))
 			continue;
 		found = r;
-		*ret_n += 1;
+		n++;
 	}
-	return *ret_n == 1 ? found : NULL;
+	if (n != 1)
+		return error_set(err, ERROR_EXEC_NOT_FOUND,
+			n > 1 ? "several commands begin so" : "it never was, or it has ended", NULL,
+			"no running command %s", id);
+	*ret = found;
+	return 0;
 }
 
 int runs_signal(struct manager *m, const char *id, uid_t uid, int signo, json_object **ret,
 	struct error *err)
 {
 	_cleanup_json_ json_object *o = NULL;
-	unsigned n;
-	struct run *r = find_run(m->machines, id, uid, &n);
+	struct run *r;
 	const char *name = sigabbrev_np(signo);
-	int k;
+	int k = run_find(m->machines, id, uid, &r, err);
 
-	if (!r)
-		return error_set(err, ERROR_EXEC_NOT_FOUND,
-			n > 1 ? "several commands begin so" : "it never was, or it has ended", NULL,
-			"no running command %s", id);
+	if (k < 0)
+		return k;
 	k = exec_kill(r->exec, signo);
 	if (k < 0)
 		return error_set_errno(err, ERROR_WRONG_STATE, k,

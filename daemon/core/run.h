@@ -7,6 +7,7 @@
  */
 
 #include "daemon/core/machine.h"
+#include "proto/frame.h"
 
 struct run;
 
@@ -54,6 +55,16 @@ void run_cancel(struct run *r);
  * or with its command, whichever is first. The run frees itself. */
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */
+
+/*
+ * exec.attach: a caller of a live run comes again, after its connection or its daemon was lost; it has the
+ * output below have[] (by stream). The rest goes to stdio_fd (taken over on success) and the result to
+ * on_done, as for vm.run. exec_not_found, wrong_state when it has a caller, outcome_unknown when what comes
+ * next is lost. While the guest is being adopted it waits.
+ */
+int run_attach(struct manager *m, const char *exec_id, uid_t uid, int stdio_fd,
+	const uint64_t have[STREAM_MAX], const struct run_callbacks *cb, void *userdata,
+	struct run **ret, struct error *err);
 
 /* True if a machine of this daemon has run a command under the current kernel; *ret_usec: when it ended
  * (CLOCK_REALTIME). */

@@ -16,6 +16,7 @@
 #include "proto/api.h"
 #include "proto/host.h"
 
+#define BOOT_USEC    (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
 #define VMM_END_USEC (30 * USEC_PER_SEC) /* from SIGKILL to the end of its process */
 
 static int pin_images(struct machine *mc, struct error *err)
@@ -318,7 +319,7 @@ static void on_vmm_resumed(_unused_ struct vmm *v, void *userdata)
 	machine_unpaused(userdata);
 }
 
-static const struct vmm_callbacks vmm_events = {
+const struct vmm_callbacks machine_vmm_events = {
 	.on_started = on_vmm_started,
 	.on_failed = on_vmm_failed,
 	.on_exited = on_vmm_exited,
@@ -362,7 +363,7 @@ static int launch(struct machine *mc, struct error *err)
 	add_disk(&spec, DISK_SERIAL_ENV, mc->image_fd, true);
 	add_disk(&spec, DISK_SERIAL_OWN, mc->own_fd, false);
 	add_disk(&spec, DISK_SERIAL_MODULES, mc->kernel.modules_fd, true);
-	return vmm_start(mc->machines->m, &spec, &vmm_events, mc, &mc->vmm, err);
+	return vmm_start(mc->machines->m, &spec, &machine_vmm_events, mc, &mc->vmm, err);
 }
 
 /* Goes on when the process is in the row and its vCPUs run, in either order. */
@@ -434,7 +435,7 @@ static int run_agent(struct machine *mc, struct error *err)
 	int r;
 
 	close_images(mc); /* the VMM has them */
-	r = machine_link_open(mc);
+	r = machine_link_open(mc, BOOT_USEC);
 	if (r < 0)
 		return error_set_errno(err, ERROR_START_FAILED, r, NULL, "cannot reach the guest");
 	return STEP_WAIT;

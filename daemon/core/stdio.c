@@ -365,14 +365,23 @@ static int stdio_init(struct stdio *s, sd_event *event, int fd)
 	if (r >= 0)
 		r = sd_event_add_io(event, &s->io, fd, EPOLLIN | EPOLLOUT, on_io, s);
 	if (r >= 0 && s->with_stdin) {
-		s->in_limit = STREAM_WINDOW;
-		r = frame_put_ack(&s->out, 0, STREAM_STDIN, 0, s->in_limit);
+		s->in_limit = s->in_received + STREAM_WINDOW;
+		r = frame_put_ack(&s->out, 0, STREAM_STDIN, s->in_received, s->in_limit);
 	}
 	return r;
 }
 
 int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callbacks *cb,
 	void *userdata, struct stdio **ret, struct error *err)
+{
+	static const uint64_t out[STREAM_MAX] = { 0 };
+
+	return stdio_new_at(event, fd, with_stdin, 0, out, cb, userdata, ret, err);
+}
+
+int stdio_new_at(sd_event *event, int fd, bool with_stdin, uint64_t in,
+	const uint64_t out[STREAM_MAX], const struct stdio_callbacks *cb, void *userdata,
+	struct stdio **ret, struct error *err)
 {
 	_cleanup_(stdio_freep) struct stdio *s = NULL;
 	int r = check_socket(fd, err);
@@ -389,8 +398,13 @@ int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callb
 	s->with_stdin = with_stdin;
 	decoder_init(&s->in, DECODER_PLAIN, NULL);
 	buf_init(&s->out, OUT_MAX);
-	for (size_t i = 0; i < STREAMS; i++)
-		buf_init(&s->output[i].pending, STREAM_WINDOW);
+	s->in_received = s->in_acked = in;
+	for (size_t i = 0; i < STREAMS; i++) {
+		struct output *o = &s->output[i];
+
+		buf_init(&o->pending, STREAM_WINDOW);
+		o->framed = o->upto = o->limit = out[STREAM_STDOUT + i];
+	}
 	r = stdio_init(s, event, fd);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot set up live stdio");

@@ -30,6 +30,11 @@ struct stdio_callbacks {
  * (invalid_argument); the file's flags, which the caller shares, are never changed. */
 int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callbacks *cb,
 	void *userdata, struct stdio **ret, struct error *err);
+/* The same for a caller that comes again: it has the output below out[] (by stream), and its input goes on
+ * from in, which it is told by the first ACK. */
+int stdio_new_at(sd_event *event, int fd, bool with_stdin, uint64_t in,
+	const uint64_t out[STREAM_MAX], const struct stdio_callbacks *cb, void *userdata,
+	struct stdio **ret, struct error *err);
 struct stdio *stdio_free(struct stdio *s);
 DEFINE_CLEANUP(struct stdio *, stdio_free)
 /* Frees it and leaves the socket to whom it was taken over from. Takes NULL. */

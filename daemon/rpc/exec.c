@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of running commands: exec.signal. Called by the dispatcher; the exec is looked up with
- * the caller's uid by runs_signal, so that another's is "not found".
+ * Handlers of running commands: exec.signal and exec.attach. Called by the dispatcher; the exec is looked
+ * up with the caller's uid by the run's functions, so that another's is "not found".
  */
 
 #include <signal.h>
 
 #include "daemon/core/run.h"
-#include "daemon/rpc/call.h"
+#include "daemon/rpc/run-call.h"
 
 /* The names of api.c's table. */
 static int signal_number(const char *name)
@@ -43,5 +43,29 @@ int rpc_exec_signal(struct call *c, struct error *err)
 	if (r < 0)
 		return r;
 	call_reply(c, TAKE_PTR(result));
+	return 0;
+}
+
+int rpc_exec_attach(struct call *c, struct error *err)
+{
+	json_object *params = call_params(c);
+	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
+	_cleanup_close_ int fd = -EBADF;
+	uint64_t have[STREAM_MAX] = {
+		[STREAM_STDOUT] = (uint64_t)json_get_int(params, "stdout_offset", 0),
+		[STREAM_STDERR] = (uint64_t)json_get_int(params, "stderr_offset", 0),
+	};
+	int r;
+
+	if (!rc)
+		return -ENOMEM;
+	fd = call_take_fd(c, "stdio");
+	rc->call = c;
+	r = run_attach(call_manager(c), json_get_str(params, "exec_id", ""), call_uid(c), fd, have,
+		&run_call_callbacks, rc, &rc->run, err);
+	if (r < 0)
+		return r;
+	(void)TAKE_FD(fd);
+	call_keep(c, run_call_end, TAKE_PTR(rc));
 	return 0;
 }

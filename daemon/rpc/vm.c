@@ -14,15 +14,11 @@
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"
+#include "daemon/rpc/run-call.h"
 #include "proto/host.h"
 #include "proto/limits.h"
 
 #define TTL_MARGIN_SECONDS 60 /* beyond the command's own time limit */
-
-struct run_call {
-	struct call *call; /* borrowed */
-	struct run *run;   /* owned until it is abandoned */
-};
 
 static int refuse_unsupported(json_object *params, struct error *err)
 {
@@ -104,45 +100,6 @@ static int env_of(json_object *env, char ***ret, struct error *err)
 	return 0;
 }
 
-static void on_run_progress(_unused_ struct run *r, const struct run_progress *p, void *userdata)
-{
-	struct run_call *rc = userdata;
-	_cleanup_json_ json_object *o = json_object_new_object();
-	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
-		json_add_str(o, "vm_id", p->vm_id) < 0 ||
-		json_add_str(o, "exec_id", p->exec_id) < 0 ||
-		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
-			0 ||
-		json_add_str(o, "detail", p->detail) < 0 ||
-		json_add_str(o, "accelerator", p->accelerator) < 0 ||
-		json_add_str(o, "accelerator_reason", p->accelerator_reason) < 0 ||
-		json_add_str(o, "environment",
-			json_get_str(call_params(rc->call), "environment", NULL)) < 0)
-		return; /* progress may be dropped */
-	call_progress(rc->call, TAKE_PTR(o));
-}
-
-static void on_run_done(struct run *r, json_object *result, const struct error *err, void *userdata)
-{
-	_cleanup_free_ struct run_call *rc = userdata;
-	if (result)
-		call_reply(rc->call, result);
-	else
-		call_fail(rc->call, err);
-	run_free(r);
-}
-
-static void on_run_end(_unused_ struct call *c, enum call_end why, void *userdata)
-{
-	struct run_call *rc = userdata;
-	if (why == CALL_CANCELLED) {
-		run_cancel(rc->run); /* on_run_done follows */
-		return;
-	}
-	run_abandon(rc->run);
-	free(rc);
-}
-
 static void fill_machine(struct call *c, int64_t timeout, struct machine_spec *ret)
 {
 	json_object *params = call_params(c);
@@ -175,7 +132,6 @@ static void fill_command(struct call *c, struct run_params *p)
 /* Starts the command and keeps the call. mc NULL: in a machine of its own. */
 static int begin_run(struct call *c, struct machine *mc, struct run_params *p, struct error *err)
 {
-	static const struct run_callbacks cb = { on_run_progress, on_run_done };
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
 	_cleanup_(strv_freep) char **env = NULL;
 	_cleanup_close_ int stdio_fd = -EBADF;
@@ -189,12 +145,12 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 	p->env = (const char *const *)env;
 	p->stdio_fd = stdio_fd;
 	rc->call = c;
-	r = mc ? run_in_machine(mc, p, &cb, rc, &rc->run, err)
-	       : run_start(call_manager(c), p, &cb, rc, &rc->run, err);
+	r = mc ? run_in_machine(mc, p, &run_call_callbacks, rc, &rc->run, err)
+	       : run_start(call_manager(c), p, &run_call_callbacks, rc, &rc->run, err);
 	if (r < 0)
 		return r;
 	(void)TAKE_FD(stdio_fd);
-	call_keep(c, on_run_end, TAKE_PTR(rc));
+	call_keep(c, run_call_end, TAKE_PTR(rc));
 	return 0;
 }
 

@@ -54,3 +54,20 @@ int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n,
 int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done,
 	void *userdata); /* insert or replace; row is copied */
 int store_vm_delete(struct store *s, const char *id, store_done_fn done, void *userdata);
+
+struct exec_row {
+	char id[16];
+	char vm_id[16];
+	uid_t owner_uid;
+	uint32_t channel;
+	char *command; /* owned */
+	bool with_stdin;
+	bool live; /* its caller takes the output over live stdio, by offset */
+	uint64_t timeout_usec;
+};
+void exec_row_done(struct exec_row *row);
+
+int store_exec_load(struct store *s, struct exec_row **ret, size_t *ret_n,
+	struct error *err); /* before the loop */
+int store_exec_put(struct store *s, const struct exec_row *row, store_done_fn done,
+	void *userdata); /* row is copied; goes with its machine's row */

@@ -19,6 +19,7 @@ static const char sql_put[] =
 	"INSERT OR REPLACE INTO vm VALUES "
 	"(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)";
 static const char sql_delete[] = "DELETE FROM vm WHERE id = ?1";
+static const char sql_delete_execs[] = "DELETE FROM exec WHERE vm_id = ?1";
 
 struct vm_op {
 	struct store_op op; /* first: the queue's view of it */
@@ -212,16 +213,24 @@ static int run_put(struct store *s, struct store_op *op, struct error *err)
 	return store_step_done(s, stmt, err);
 }
 
-static int run_delete(struct store *s, struct store_op *op, struct error *err)
+static int delete_by(struct store *s, const char *sql, const char *id, struct error *err)
 {
-	struct vm_op *vm = (struct vm_op *)op;
 	_cleanup_stmt_ sqlite3_stmt *stmt = NULL;
-	int r = store_prepare(s, sql_delete, &stmt, err);
+	int r = store_prepare(s, sql, &stmt, err);
 
 	if (r < 0)
 		return r;
-	bind_text(stmt, 1, vm->row.id);
+	bind_text(stmt, 1, id);
 	return store_step_done(s, stmt, err);
+}
+
+/* Its commands go with it, in one transaction. */
+static int run_delete(struct store *s, struct store_op *op, struct error *err)
+{
+	struct vm_op *vm = (struct vm_op *)op;
+	int r = delete_by(s, sql_delete_execs, vm->row.id, err);
+
+	return r < 0 ? r : delete_by(s, sql_delete, vm->row.id, err);
 }
 
 static void free_vm_op(struct store_op *op)

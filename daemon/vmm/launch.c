@@ -44,6 +44,7 @@ struct launch {
 	unsigned n_replies;
 	char *failure; /* owned or NULL: why pyro-vmm did not execute the VMM */
 	bool exited;
+	bool adopted; /* of an earlier daemon: no child of ours, nothing to reap, no words */
 };
 
 struct reaper {
@@ -137,7 +138,7 @@ struct launch *launch_free(struct launch *l)
 	console_free(l->words);
 	if (l->pidfd >= 0 && !l->exited) {
 		launch_kill(l);
-		if (reap(l->pidfd, &status) == 0)
+		if (!l->adopted && reap(l->pidfd, &status) == 0)
 			(void)reaper_start(l->event, &l->pidfd);
 	}
 	(void)fd_close(l->pidfd);
@@ -265,10 +266,10 @@ static int on_process_exit(
 	_cleanup_free_ char *reason = NULL;
 	int r, status = 0;
 
-	r = reap(l->pidfd, &status);
+	r = l->adopted ? -ECHILD : reap(l->pidfd, &status);
 	if (r == 0)
 		return 0;
-	if (r < 0)
+	if (r < 0 && !l->adopted)
 		(void)log_error_errno(r, "Cannot collect the VMM of %s", l->id);
 	l->exit_source = sd_event_source_disable_unref(l->exit_source);
 	l->exited = true;
@@ -276,8 +277,9 @@ static int on_process_exit(
 	read_replies(l);
 	close_conn(l);
 	close_fds(l);
-	console_drain(l->words);
-	if (!l->failure)
+	if (l->words)
+		console_drain(l->words);
+	if (!l->failure && l->words)
 		(void)console_last_line(l->words, &reason);
 	l->cb->on_exited(
 		l, r < 0 ? INT_MIN : status, l->failure ? l->failure : reason, l->userdata);
@@ -398,4 +400,39 @@ int launch_start(struct manager *m, const struct launch_spec *spec,
 			err, error_code_for_errno(r), r, NULL, "cannot start %s", program);
 	*ret = TAKE_PTR(l);
 	return 0;
+}
+
+int launch_adopt(struct manager *m, const char *id, pid_t pid, uint64_t start_time, int pidfd,
+	const struct launch_callbacks *cb, void *userdata, struct launch **ret)
+{
+	_cleanup_(launch_freep) struct launch *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l)
+		return -ENOMEM;
+	l->event = m->event;
+	l->cb = cb;
+	l->userdata = userdata;
+	l->adopted = true;
+	l->listen_fd = l->conn_fd = l->pidfd = -EBADF;
+	l->pid = pid;
+	l->start_time = start_time;
+	l->id = strdup(id);
+	if (!l->id)
+		return -ENOMEM;
+	r = sd_event_add_io(m->event, &l->exit_source, pidfd, EPOLLIN, on_process_exit, l);
+	if (r < 0)
+		return r;
+	l->pidfd = pidfd;
+	*ret = TAKE_PTR(l);
+	return 0;
+}
+
+struct launch *launch_detach(struct launch *l)
+{
+	if (!l)
+		return NULL;
+	l->exit_source = sd_event_source_disable_unref(l->exit_source);
+	l->pidfd = fd_close(l->pidfd);
+	return launch_free(l);
 }

@@ -26,6 +26,14 @@ struct launch_callbacks {
 
 int launch_start(struct manager *m, const struct launch_spec *spec,
 	const struct launch_callbacks *cb, void *userdata, struct launch **ret, struct error *err);
+/*
+ * Takes over the watch of a process that an earlier daemon launched. pidfd is taken over on success; the
+ * caller has verified whose it is. Its exit status cannot be known: on_exited says INT_MIN.
+ */
+int launch_adopt(struct manager *m, const char *id, pid_t pid, uint64_t start_time, int pidfd,
+	const struct launch_callbacks *cb, void *userdata, struct launch **ret);
+/* Frees it and lets the process run on. Takes NULL. */
+struct launch *launch_detach(struct launch *l);
 void launch_kill(struct launch *l); /* SIGKILL by pidfd; on_exited follows */
 pid_t launch_pid(const struct launch *l);
 uint64_t launch_start_time(const struct launch *l); /* field 22 of /proc/PID/stat */

@@ -56,7 +56,8 @@ struct qemu {
 	sd_event_source *deadline;      /* owned: until it has started */
 	char *socket_paths[SOCKET_MAX]; /* owned */
 	unsigned pending;               /* PENDING_* */
-	bool started, failed, guest_ended, paused;
+	bool started, failed, guest_ended, paused, adopted;
+	bool runs_on;             /* without us: its sockets stay */
 	const char *pause_reason; /* static */
 	struct error error;       /* with PENDING_FAILED */
 	int status;               /* with PENDING_EXITED */
@@ -110,7 +111,8 @@ static struct qemu *qemu_done(struct qemu *q)
 	q->vmm.launch = launch_free(q->vmm.launch);
 	qmp_free(q->qmp);
 	console_free(q->vmm.console);
-	unlink_sockets(q);
+	if (!q->runs_on)
+		unlink_sockets(q);
 	for (size_t i = 0; i < SOCKET_MAX; i++)
 		free(q->socket_paths[i]);
 	error_clear(&q->error);
@@ -127,6 +129,11 @@ static void on_status(
 
 	if (r == -EREMOTEIO) {
 		fail_start(q, desc, NULL);
+	} else if (r >= 0 && q->adopted && streq(qmp_str(ret, "status", ""), "io-error")) {
+		/* It stopped while nobody listened; why is not told again. A full disk is the usual cause. */
+		q->paused = true;
+		q->pause_reason = "disk_full";
+		notify(q, PENDING_PAUSED);
 	} else if (r >= 0 && streq(qmp_str(ret, "status", ""), "running")) {
 		started(q);
 	} /* else RESUME comes, or on_qmp_closed has it, or the deadline */
@@ -249,17 +256,23 @@ static int find_program(struct manager *m, char **ret)
 	return host_find_program(name, ret);
 }
 
-static int make_sockets(struct qemu *q, const char *run_dir, int fds[SOCKET_MAX])
+static int name_sockets(struct qemu *q, const char *run_dir)
 {
 	for (size_t i = 0; i < SOCKET_MAX; i++) {
 		q->socket_paths[i] = str_printf("%s/%s", run_dir, socket_names[i]);
 		if (!q->socket_paths[i])
 			return -ENOMEM;
-		fds[i] = sock_listen(q->socket_paths[i], SOCK_STREAM);
-		if (fds[i] < 0)
-			return fds[i];
 	}
 	return 0;
+}
+
+static int make_sockets(struct qemu *q, const char *run_dir, int fds[SOCKET_MAX])
+{
+	int r = name_sockets(q, run_dir);
+
+	for (size_t i = 0; r >= 0 && i < SOCKET_MAX; i++)
+		r = fds[i] = sock_listen(q->socket_paths[i], SOCK_STREAM);
+	return r < 0 ? r : 0;
 }
 
 /* Queues our two connections on the sockets QEMU will be given. */
@@ -312,14 +325,19 @@ static int launch(struct manager *m, struct qemu *q, const struct vmm_spec *spec
 	return launch_start(m, &ls, &launch_cb, q, &q->vmm.launch, err);
 }
 
+static int add_notify(struct qemu *q, sd_event *event)
+{
+	int r = sd_event_add_defer(event, &q->notify, on_notify, q);
+
+	return r < 0 ? r : sd_event_source_set_enabled(q->notify, SD_EVENT_OFF);
+}
+
 static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *spec,
 	const char *program, struct error *err)
 {
 	int sockets[SOCKET_MAX] = { -EBADF, -EBADF, -EBADF }, r;
 
-	r = sd_event_add_defer(m->event, &q->notify, on_notify, q);
-	if (r >= 0)
-		r = sd_event_source_set_enabled(q->notify, SD_EVENT_OFF);
+	r = add_notify(q, m->event);
 	if (r >= 0)
 		r = sd_event_add_time(m->event, &q->deadline, CLOCK_MONOTONIC,
 			now_usec() + START_WAIT_USEC, 10 * USEC_PER_MSEC, on_deadline, q);
@@ -335,6 +353,19 @@ static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *sp
 	for (size_t i = 0; i < SOCKET_MAX; i++)
 		(void)fd_close(sockets[i]);
 	return r;
+}
+
+static struct qemu *qemu_new(const struct vmm_callbacks *cb, void *userdata)
+{
+	struct qemu *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return NULL;
+	q->vmm.driver = &vmm_driver_qemu;
+	q->vmm.execution_mode = "guest_serial";
+	q->cb = cb;
+	q->userdata = userdata;
+	return q;
 }
 
 static int qemu_start(struct manager *m, const struct vmm_spec *spec,
@@ -354,18 +385,51 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 				: "it is not in PATH",
 			QEMU_FIX, "QEMU (%s) is not installed",
 			m->config && m->config->qemu ? m->config->qemu : QEMU_PROGRAM);
-	q = calloc(1, sizeof(*q));
+	q = qemu_new(cb, userdata);
 	if (!q)
 		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot start a VM");
-	q->vmm.driver = &vmm_driver_qemu;
-	q->vmm.execution_mode = "guest_serial";
-	q->cb = cb;
-	q->userdata = userdata;
 	r = bring_up(m, q, spec, program, err);
 	if (r < 0)
 		return r;
 	*ret = &TAKE_PTR(q)->vmm;
 	return 0;
+}
+
+/*
+ * The sockets are where they were, and QEMU listens on them still: it takes one connection after the
+ * other. Only the end of the process ends the adoption; without QMP it lives, but for a pause.
+ */
+static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
+	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
+{
+	_cleanup_(qemu_donep) struct qemu *q = qemu_new(cb, userdata);
+	int r = -ENOMEM;
+
+	if (q) {
+		q->runs_on = true;
+		r = name_sockets(q, a->run_dir);
+	}
+	if (r >= 0)
+		r = add_notify(q, m->event);
+	if (r >= 0)
+		r = dial(q, m->event);
+	if (r >= 0)
+		r = launch_adopt(
+			m, a->id, a->pid, a->start_time, a->pidfd, &launch_cb, q, &q->vmm.launch);
+	if (r < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, r, NULL, "cannot reach the VMM of %s", a->id);
+	q->runs_on = false;
+	q->started = q->adopted = true;
+	*ret = &TAKE_PTR(q)->vmm;
+	return 0;
+}
+
+static void qemu_detach(struct vmm *v)
+{
+	qemu_of(v)->runs_on = true;
+	v->launch = launch_detach(v->launch);
+	qemu_done(qemu_of(v));
 }
 
 static int qemu_connect(struct vmm *v)
@@ -495,6 +559,8 @@ const struct vmm_driver vmm_driver_qemu = {
 	.name = "qemu",
 	.probe = qemu_probe,
 	.start = qemu_start,
+	.adopt = qemu_adopt,
+	.detach = qemu_detach,
 	.connect = qemu_connect,
 	.resume = qemu_resume,
 	.stop = qemu_stop,

@@ -101,6 +101,19 @@ int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_c
 	return vmm_drivers[0]->start(m, spec, cb, userdata, ret, err);
 }
 
+int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
+	void *userdata, struct vmm **ret, struct error *err)
+{
+	return vmm_drivers[0]->adopt(m, a, cb, userdata, ret, err);
+}
+
+struct vmm *vmm_detach(struct vmm *v)
+{
+	if (v)
+		v->driver->detach(v);
+	return NULL;
+}
+
 int vmm_connect(struct vmm *v)
 {
 	return v->driver->connect(v);

@@ -61,11 +61,24 @@ struct vmm_probe {
 };
 void vmm_probe_done(struct vmm_probe *p);
 
+/* A VMM that an earlier daemon started and that still runs. */
+struct vmm_adoption {
+	const char *id;
+	pid_t pid;
+	uint64_t start_time;
+	int pidfd; /* taken over on success: of the process that has been verified */
+	const char *run_dir;
+};
+
 struct vmm_driver {
 	const char *name;
 	int (*probe)(struct manager *m, struct vmm_probe *ret);
 	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 		void *userdata, struct vmm **ret, struct error *err);
+	int (*adopt)(struct manager *m, const struct vmm_adoption *a,
+		const struct vmm_callbacks *cb, void *userdata, struct vmm **ret,
+		struct error *err);
+	void (*detach)(struct vmm *v);
 	int (*connect)(struct vmm *v); /* a new connection to the agent's stream: fd, -errno */
 	void (*resume)(struct vmm *v);
 	void (*stop)(struct vmm *v);
@@ -82,6 +95,11 @@ int vmm_resolve_accelerator(
 
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
+/* Takes over the watch of a VMM that runs; on_started does not come, a pause of its own is told. */
+int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
+	void *userdata, struct vmm **ret, struct error *err);
+/* Frees the object and leaves the VMM running, with its sockets, for the next daemon. Takes NULL. */
+struct vmm *vmm_detach(struct vmm *v);
 /* Dials the agent's stream: an owned non-blocking fd, or -errno. */
 int vmm_connect(struct vmm *v);
 /* Lets vCPUs go on that the VMM itself has paused; on_resumed follows, or on_paused again. */

@@ -576,6 +576,30 @@ int vmm_start(_unused_ struct manager *m, _unused_ const struct vmm_spec *spec,
 	return 0;
 }
 
+/* The VMM of an earlier daemon is the one that vmm_detach left. */
+int vmm_adopt(_unused_ struct manager *m, const struct vmm_adoption *a,
+	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
+{
+	if (fake.fail == FAKE_VMM)
+		return error_set(err, ERROR_INTERNAL, NULL, NULL, "no socket");
+	the_vmm = calloc(1, sizeof(*the_vmm));
+	the_vmm->cb = *cb;
+	the_vmm->userdata = userdata;
+	fake.vmms = 1;
+	fake.adopted++;
+	(void)close(a->pidfd);
+	*ret = the_vmm;
+	return 0;
+}
+
+struct vmm *vmm_detach(struct vmm *v)
+{
+	free(v);
+	if (v == the_vmm)
+		the_vmm = NULL;
+	return NULL;
+}
+
 int vmm_connect(_unused_ struct vmm *v)
 {
 	return fake_dial();

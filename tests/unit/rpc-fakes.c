@@ -114,6 +114,14 @@ int run_in_machine(_unused_ struct machine *mc, _unused_ const struct run_params
 	return -ENOENT;
 }
 
+int run_attach(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t uid,
+	_unused_ int stdio_fd, _unused_ const uint64_t have[STREAM_MAX],
+	_unused_ const struct run_callbacks *cb, _unused_ void *userdata, _unused_ struct run **ret,
+	struct error *err)
+{
+	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, NULL, "%s", exec_id);
+}
+
 int creation_start(_unused_ struct manager *m, const struct machine_spec *spec,
 	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
 	_unused_ struct error *err)

@@ -173,7 +173,7 @@ def test_import_is_never_root(import_user, daemon, make_daemon):
         r = d.pyro("run", "debian:12", "--", "git", "--version", timeout=180)
         assert r.status == 0 and r.text.startswith("git version"), r
         # Neither could it see the state's place by its path.
-        assert sorted(open(log).read().split("\n")) == ["", IMPORT_USER + " disk ", IMPORT_USER + " initramfs "]
+        assert sorted(open(log).read().split("\n")) == ["", IMPORT_USER + " disk ", IMPORT_USER + " initramfs ", IMPORT_USER + " sandbox "]
         made = [p for p in files(d.state) if "/initrd-" in p or "/blank-" in p]
         assert len(made) == 2 and all(os.lstat(p).st_uid == 0 for p in made), made
         assert not [p for p in files(d.state) if ".staging" in p]

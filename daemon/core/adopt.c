@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A VMM that outlived the daemon that started it: whether it is ours, and its machine taken over from it.
+ * Called by recover.c at start and by agent.c when the guest's agent has answered.
+ *
+ * What must stay true: a process is ours only when pid, start time, boot and the uuid on its command line
+ * are all those of the row, looked at after its pidfd was opened. A machine being adopted is `unknown`
+ * until its agent has said which machine it is; whose agent does not answer within ADOPT_USEC stays so,
+ * and its commands have failed.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/pidfd.h>
+
+#include "daemon/log.h"
+
+#define ADOPT_USEC (10 * USEC_PER_SEC) /* for the agent's first answer */
+
+enum {
+	CMDLINE_MAX = 256 * 1024,
+	STAT_MAX = 4096,
+	STAT_START_TIME = 22, /* proc(5): field of /proc/PID/stat */
+	UUID_TEXT = 37,
+};
+
+static int read_proc(pid_t pid, const char *file, size_t max, char **ret, size_t *ret_n)
+{
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	return read_file_at(AT_FDCWD, path, max, ret, ret_n);
+}
+
+/* The program's name may hold spaces and parentheses: fields are counted from the last ')'. */
+static int start_time(pid_t pid, uint64_t *ret)
+{
+	_cleanup_free_ char *stat = NULL;
+	size_t n;
+	int r = read_proc(pid, "stat", STAT_MAX, &stat, &n);
+	char *p, *end;
+
+	if (r < 0)
+		return r;
+	p = strrchr(stat, ')');
+	for (int field = 2; p && field < STAT_START_TIME; field++)
+		p = strchr(p + 1, ' ');
+	if (!p)
+		return -EBADMSG;
+	*ret = strtoull(p + 1, &end, 10);
+	return *end == ' ' ? 0 : -EBADMSG;
+}
+
+static void uuid_text(const uint8_t u[16], char ret[UUID_TEXT])
+{
+	(void)snprintf(ret, UUID_TEXT,
+		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
+		u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
+		u[15]);
+}
+
+/* 1: the words "-uuid UUID" stand on its command line; 0: they do not; -ENODATA: it has none (it is ending). */
+static int has_uuid(pid_t pid, const uint8_t uuid[16])
+{
+	_cleanup_free_ char *line = NULL;
+	char text[UUID_TEXT];
+	size_t n;
+	int r = read_proc(pid, "cmdline", CMDLINE_MAX, &line, &n);
+
+	if (r < 0)
+		return r;
+	if (n == 0)
+		return -ENODATA;
+	uuid_text(uuid, text);
+	for (size_t i = 0; i < n; i += strlen(line + i) + 1)
+		if (streq(line + i, "-uuid") && i + sizeof("-uuid") < n)
+			return streq(line + i + sizeof("-uuid"), text);
+	return 0;
+}
+
+/* The daemon died between the launch and the commit of the pid: the uuid alone tells, and it is random. */
+static pid_t find_by_uuid(const uint8_t uuid[16])
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *d;
+	pid_t found = 0;
+
+	while (proc && found == 0 && (d = readdir(proc))) {
+		uint64_t pid;
+
+		if (parse_u64(d->d_name, 2, INT32_MAX, &pid) >= 0 && has_uuid((pid_t)pid, uuid) > 0)
+			found = (pid_t)pid;
+	}
+	if (proc)
+		(void)closedir(proc);
+	return found;
+}
+
+/* What the process that pidfd is open on is. */
+static enum machine_vmm verify(struct machine *mc, pid_t pid)
+{
+	uint64_t started;
+	int r = start_time(pid, &started);
+
+	if (r < 0)
+		return r == -ENOENT || r == -ESRCH ? VMM_GONE : VMM_UNSURE;
+	if (mc->row.vmm_pid != 0 && started != mc->row.vmm_start_time)
+		return VMM_GONE; /* the pid belongs to another process by now */
+	r = has_uuid(pid, mc->row.uuid);
+	if (r == -ENOENT || r == -ESRCH)
+		return VMM_GONE;
+	if (r <= 0 && r != -ENODATA)
+		return VMM_UNSURE; /* same process, other words: not what we started, or it cannot be seen */
+	mc->row.vmm_pid = pid;
+	mc->row.vmm_start_time = started;
+	return VMM_LIVES; /* without words it is ending: its end is what is waited for */
+}
+
+enum machine_vmm machine_find_vmm(struct machine *mc)
+{
+	pid_t pid = mc->row.vmm_pid;
+	enum machine_vmm found;
+
+	if (!streq(mc->row.boot_id, mc->machines->boot_id))
+		return VMM_GONE; /* nothing outlives the host's restart */
+	if (pid == 0)
+		pid = find_by_uuid(mc->row.uuid);
+	if (pid == 0)
+		return VMM_GONE;
+	fd_close(mc->pidfd);
+	mc->pidfd = pidfd_open(pid, 0);
+	if (mc->pidfd < 0) {
+		mc->pidfd = -EBADF;
+		return errno == ESRCH ? VMM_GONE : VMM_UNSURE;
+	}
+	found = verify(mc, pid);
+	if (found != VMM_LIVES)
+		mc->pidfd = fd_close(mc->pidfd);
+	return found;
+}
+
+int machine_adopt(struct machine *mc, bool stopping, struct error *err)
+{
+	const struct vmm_adoption a = {
+		.id = mc->row.id,
+		.pid = mc->row.vmm_pid,
+		.start_time = mc->row.vmm_start_time,
+		.pidfd = mc->pidfd,
+		.run_dir = mc->run_dir,
+	};
+	int r = vmm_adopt(mc->machines->m, &a, &machine_vmm_events, mc, &mc->vmm, err);
+
+	if (r < 0)
+		return r;
+	mc->pidfd = -EBADF;
+	r = machine_link_open(mc, ADOPT_USEC);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot reach the guest");
+	link_set_sync(mc->link, mc->row.sync, true);
+	mc->set_up = mc->vmm_up = mc->row_kept = true;
+	mc->adopting = true;
+	mc->stop_adopted = stopping;
+	return 0;
+}
+
+/* Commands that nobody knows of are ended by being forgotten. */
+static int forget_strays(struct machine *mc, const struct msg_welcome *w)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; r >= 0 && i < w->n_held; i++) {
+		mc->channels = MAX_OF(mc->channels, w->held[i].channel);
+		if (!exec_list_find(&mc->execs, w->held[i].channel))
+			r = frame_put(link_control(mc->link), FRAME_EXIT_ACK, w->held[i].channel,
+				NULL, 0);
+	}
+	return r;
+}
+
+int machine_adopted(struct machine *mc, const struct msg_welcome *w)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	mc->adopting = false;
+	if (w->state != AGENT_SET_UP ||
+		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0) {
+		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", NULL,
+			"machine %s cannot be adopted", mc->row.id);
+		machine_fail(mc, MACHINE_FAILED, &err);
+		return 0;
+	}
+	memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
+	log_info("%s: adopted, its VMM is pid %d", mc->row.id, (int)mc->row.vmm_pid);
+	machine_set_state(mc, MACHINE_STARTED);
+	machine_save(mc);
+	if (mc->stop_adopted)
+		machine_shut_down(mc);
+	return forget_strays(mc, w);
+}
+
+void machine_not_adopted(struct machine *mc, const struct error *err)
+{
+	mc->adopting = false;
+	log_warning("%s: its agent does not answer", mc->row.id);
+	free(mc->row.last_error);
+	mc->row.last_error = err->message ? strdup(err->message) : NULL;
+	machine_save(mc);
+	while (!LIST_EMPTY(&mc->execs)) {
+		struct exec *x = LIST_FIRST(&mc->execs);
+
+		exec_list_remove(x);
+		exec_fail(x, err);
+	}
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What lets a run outlive its caller's connection and its daemon: the row of its command, the run made
+ * anew from it after an adoption, and exec.attach, by which a caller goes on by offset. Called by run.c,
+ * recover.c and rpc/exec.c.
+ *
+ * What must stay true: a command has a row before its START is sent; one caller at a time; a run without
+ * one ends after ONESHOT_GRACE_USEC; output that was captured for a reply died with the daemon that held
+ * it, and whoever asks for it is told so and not given half of it.
+ */
+
+#include "daemon/core/run-internal.h"
+
+#include "daemon/log.h"
+
+struct attach {
+	int fd; /* owned */
+	uint64_t have[STREAM_MAX];
+};
+
+struct attach *attach_free(struct attach *a)
+{
+	if (a)
+		fd_close(a->fd);
+	free(a);
+	return NULL;
+}
+
+int run_keep_row(struct run *r, store_done_fn done)
+{
+	struct exec_row row = {
+		.owner_uid = r->machine->row.owner_uid,
+		.channel = machine_channel(r->machine),
+		.command = r->command,
+		.with_stdin = r->with_stdin,
+		.live = r->live,
+		.timeout_usec = exec_timeout_usec(r->exec),
+	};
+
+	r->channel = row.channel;
+	(void)snprintf(row.id, sizeof(row.id), "%s", exec_id(r->exec));
+	(void)snprintf(row.vm_id, sizeof(row.vm_id), "%s", r->machine->row.id);
+	return store_exec_put(r->m->store, &row, done, r);
+}
+
+static int fill_adopted(struct run *r, struct machine *mc, const struct exec_row *row)
+{
+	struct msg_start start = {
+		.flags = row->with_stdin ? START_STDIN : 0U,
+		.command = row->command,
+		.cwd = (char *)"",
+		.user = (char *)"",
+		.timeout_usec = row->timeout_usec,
+	};
+	int k;
+
+	memcpy(start.exec_id, row->id, sizeof(start.exec_id));
+	r->environment = strdup(mc->row.environment);
+	r->command = strdup(row->command);
+	if (!r->environment || !r->command)
+		return -ENOMEM;
+	r->spec.owner_uid = row->owner_uid;
+	r->spec.environment = r->environment;
+	r->live = row->live;
+	r->with_stdin = row->with_stdin;
+	r->channel = row->channel;
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
+	(void)snprintf(
+		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
+	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
+	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
+	k = run_add_later(r);
+	return k < 0 ? k
+		     : exec_adopt(r->m->event, &start, row->channel, mc->link, &run_exec_events, r,
+			       &r->exec);
+}
+
+int run_adopt(struct machine *mc, const struct exec_row *row)
+{
+	static const struct run_callbacks nobody = { NULL, NULL };
+	struct run *r = run_new(mc->machines, &nobody, NULL, NULL);
+	int k = r ? fill_adopted(r, mc, row) : -ENOMEM;
+
+	if (k < 0) {
+		run_free(r);
+		return k;
+	}
+	r->abandoned = true;
+	r->machine = mc;
+	r->phase = RUN_EXECUTING;
+	mc->channels = MAX_OF(mc->channels, row->channel);
+	exec_list_insert(&mc->execs, r->exec);
+	run_begin_grace(r);
+	return 0;
+}
+
+static int gone(struct run *r, const char *cause, struct error *err)
+{
+	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause, "pyro vm list shows what there is",
+		"the output of command %s cannot be had any more", exec_id(r->exec));
+}
+
+/* The new caller's socket takes the place of the old one's, and the guest goes on from its offsets. */
+static int attach_now(struct run *r, struct attach *a, struct error *err)
+{
+	struct stdio *s = NULL;
+	int fd = a->fd;
+	int k = stdio_new_at(r->m->event, a->fd, r->with_stdin, exec_stdin_accepted(r->exec),
+		a->have, &run_stdio_events, r, &s, err);
+
+	if (k < 0)
+		return k;
+	(void)TAKE_FD(a->fd);
+	stdio_free(r->stdio);
+	r->stdio = s;
+	r->drained = false;
+	for (size_t i = 0; i < ARRAY_SIZE(r->bytes); i++)
+		r->bytes[i] = a->have[STREAM_STDOUT + i];
+	k = exec_take(r->exec, a->have);
+	if (k < 0) {
+		r->stdio = stdio_disown(r->stdio);
+		a->fd = fd;
+		return gone(r,
+			k == -ERANGE ? "its guest does not hold what comes next" : strerror(-k),
+			err);
+	}
+	if (!r->with_stdin)
+		exec_stdin_end(r->exec);
+	run_progress(r, "execute");
+	return 0;
+}
+
+void run_on_held(_unused_ struct exec *x, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run *r = userdata;
+	struct attach *a = TAKE_PTR(r->attach);
+
+	if (a && attach_now(r, a, &err) < 0)
+		run_fail(r, &err);
+	attach_free(a);
+}
+
+static int check_free(struct run *r, struct error *err)
+{
+	if (!r->abandoned)
+		return error_set(err, ERROR_WRONG_STATE, "its output goes to one caller at a time",
+			"wait until that one is gone", "command %s has a caller", exec_id(r->exec));
+	if (!r->live)
+		return gone(r, "it was kept for the reply to its first caller", err);
+	if (r->phase != RUN_EXECUTING || exec_is_over(r->exec))
+		return gone(r, "it has ended and its machine is being deleted", err);
+	return 0;
+}
+
+int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
+	const uint64_t have[STREAM_MAX], const struct run_callbacks *cb, void *userdata,
+	struct run **ret, struct error *err)
+{
+	struct attach *a;
+	struct run *r;
+	int k = run_find(m->machines, id, uid, &r, err);
+
+	if (k >= 0)
+		k = check_free(r, err);
+	if (k < 0)
+		return k;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot attach");
+	a->fd = stdio_fd;
+	memcpy(a->have, have, sizeof(a->have));
+	r->cb = *cb;
+	r->userdata = userdata;
+	r->abandoned = false;
+	r->grace = sd_event_source_disable_unref(r->grace);
+	if (exec_is_held(r->exec)) {
+		k = attach_now(r, a, err);
+		if (k < 0) {
+			r->abandoned = true; /* its machine goes as if nobody had come */
+			run_begin_grace(r);
+			a->fd = -EBADF; /* the caller's still */
+		}
+		attach_free(a);
+	} else {
+		r->attach = a;
+	}
+	if (k < 0)
+		return k;
+	*ret = r;
+	return 0;
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The inside of a run, for run.c (the flow), run-result.c (what its caller is told) and run-attach.c (its
+ * row, and callers that come again).
+ */
+
+#include "daemon/core/capture.h"
+#include "daemon/core/machine-internal.h"
+#include "daemon/core/run.h"
+#include "daemon/core/stdio.h"
+
+struct attach;
+
+enum run_phase {
+	RUN_PULLING,
+	RUN_STARTING,  /* the machine's on_started will come */
+	RUN_EXECUTING, /* the exec's on_exit or on_failed will come */
+	RUN_DELETING,  /* the deletion's done will come */
+	RUN_DRAINING,  /* the machine is gone, stdio has bytes left */
+	RUN_DONE,
+};
+
+struct run {
+	LIST_ENTRY(run) entry;
+	struct manager *m; /* borrowed */
+	struct run_callbacks cb;
+	void *userdata;
+	enum run_phase phase;
+	bool abandoned; /* nobody waits for its result */
+	bool drained;
+	bool live; /* its caller takes the output by offset, so that another may go on */
+	bool with_stdin;
+	uint32_t channel; /* of its command, in its row */
+
+	struct machine_spec spec;    /* environment is owned */
+	char *environment, *command; /* owned */
+	struct environment *env;     /* borrowed: the catalog's */
+	struct pull_wait *pull;      /* owned */
+	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
+	struct exec *exec;           /* owned */
+	struct stdio *stdio;         /* owned or NULL */
+	struct attach *attach;       /* owned: a caller that waits for the guest to be adopted */
+	sd_event_source *later;      /* owned: the answer, in a turn of its own */
+	sd_event_source *grace;      /* owned: after the caller has gone */
+
+	struct capture out[2]; /* stdout, stderr, without stdio */
+	uint64_t bytes[2];
+	struct msg_exit exit;
+	bool exited;
+	bool deleted;
+	struct error err; /* owned: why it failed */
+	char vm_id[16], execution_mode[32], accelerator[16], start_mode[16];
+};
+
+/* run.c */
+struct run *run_new(
+	struct machines *ms, const struct run_callbacks *cb, void *userdata, struct error *err);
+void run_progress(struct run *r, const char *phase);
+void run_fail(struct run *r, const struct error *err);
+/* Deletes its machine unless a caller is there again within ONESHOT_GRACE_USEC. */
+void run_begin_grace(struct run *r);
+extern const struct exec_callbacks run_exec_events;
+extern const struct stdio_callbacks run_stdio_events;
+
+/* By exec_id or prefix, as uid may see it. */
+int run_find(
+	struct machines *ms, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
+int run_add_later(struct run *r);
+
+/* run-result.c */
+int run_result(struct run *r, json_object **ret);
+
+/* run-attach.c */
+int run_keep_row(struct run *r, store_done_fn done);
+void run_on_held(struct exec *x, void *userdata);
+struct attach *attach_free(struct attach *a);
