@@ -416,8 +416,12 @@ static int undo_vmm(struct machine *mc)
 		VMM_END_USEC, 0, on_end_late, mc);
 	if (r < 0)
 		return r;
-	if (!mc->vmm)
-		return machine_recover_kill(mc);
+	if (!mc->vmm) {
+		r = machine_recover_kill(mc);
+		if (r != STEP_WAIT)
+			mc->deadline = sd_event_source_disable_unref(mc->deadline);
+		return r;
+	}
 	vmm_stop(mc->vmm);
 	return STEP_WAIT;
 }

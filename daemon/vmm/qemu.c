@@ -201,7 +201,8 @@ static void on_launch_exited(
 
 	if (q->qmp)
 		qmp_drain(q->qmp);
-	console_drain(q->vmm.console);
+	if (q->vmm.console)
+		console_drain(q->vmm.console);
 	unlink_sockets(q);
 	q->status = status;
 	if (reason)
@@ -395,9 +396,21 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 	return 0;
 }
 
+/* One whose sockets do not answer is ending, or hangs: it lives without console and pauses until it ends. */
+static int redial(struct qemu *q, sd_event *event, const struct vmm_adoption *a)
+{
+	int r = dial(q, event);
+
+	if (r >= 0 || r == -ENOMEM)
+		return r;
+	log_warning_errno(
+		r, "%s: its VMM (pid %d) does not answer: %s", a->id, (int)a->pid, strerror(-r));
+	return 0;
+}
+
 /*
  * The sockets are where they were, and QEMU listens on them still: it takes one connection after the
- * other. Only the end of the process ends the adoption; without QMP it lives, but for a pause.
+ * other. Only the end of the process ends the adoption.
  */
 static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
@@ -412,7 +425,7 @@ static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	if (r >= 0)
 		r = add_notify(q, m->event);
 	if (r >= 0)
-		r = dial(q, m->event);
+		r = redial(q, m->event, a);
 	if (r >= 0)
 		r = launch_adopt(
 			m, a->id, a->pid, a->start_time, a->pidfd, &launch_cb, q, &q->vmm.launch);

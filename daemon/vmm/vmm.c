@@ -146,6 +146,10 @@ const char *vmm_execution_mode(const struct vmm *v)
 
 int vmm_console_tail(struct vmm *v, size_t max, char **ret)
 {
+	if (!v->console) {
+		*ret = strdup("");
+		return *ret ? 0 : -ENOMEM;
+	}
 	return console_tail(v->console, max, ret);
 }
 

@@ -4,6 +4,7 @@ what nobody wants any more goes. Real guests; tests/soak adopt has the large n."
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -222,9 +223,10 @@ def test_vmm_that_died_meanwhile(d):
     assert run.returncode == 125 and b"may have been carried out" in err, err
     end = time.monotonic() + 15
     while [v["state"] for v in d.vms()] != ["failed"]:
-        assert time.monotonic() < end, d.vms()
+        assert time.monotonic() < end, d.log_text()
         time.sleep(0.02)
-    assert "while pyrod was away" in d.vms()[0]["last_error"]
+    # Either it was gone when the new daemon looked, or still ending.
+    assert re.search("while pyrod was away|the VMM ended", d.vms()[0]["last_error"])
     assert d.pyro("vm", "start", vm).status == 0
     assert d.pyro("vm", "delete", vm).status == 0
     d.wait_clean()
