@@ -50,10 +50,13 @@
 #define ONESHOT_GRACE_USEC (10ULL * 1000000) /* a one-shot whose caller is gone lives so long */
 
 /* Environment images (reliability.md section 6) */
-#define LIMIT_IMAGE_ENTRIES 2000000
-#define LIMIT_IMAGE_BYTES   (32ULL << 30) /* apparent size of all files together */
-#define LIMIT_IMAGE_PATH    4096
-#define LIMIT_IMAGE_NAME    255
-#define LIMIT_IMAGE_DEPTH   256
-#define LIMIT_IMAGE_XATTR   (64 * 1024) /* of one entry */
-#define LIMIT_VMLINUX_BYTES (256 * 1024 * 1024)
+#define LIMIT_IMAGE_ENTRIES    2000000
+#define LIMIT_IMAGE_BYTES      (32ULL << 30) /* apparent size of all files together */
+#define LIMIT_IMAGE_PATH       4096
+#define LIMIT_IMAGE_NAME       255
+#define LIMIT_IMAGE_DEPTH      256
+#define LIMIT_IMAGE_XATTR      (64 * 1024)  /* of one entry: names, values and 16 bytes for each */
+#define LIMIT_IMAGE_WALK       (1ULL << 30) /* bytes of paths and links followed, over all entries */
+#define LIMIT_IMAGE_RATIO      200          /* what a compressed archive may unpack to, */
+#define LIMIT_IMAGE_RATIO_FROM (64ULL << 20) /* beyond this */
+#define LIMIT_VMLINUX_BYTES    (256 * 1024 * 1024)

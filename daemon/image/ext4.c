@@ -36,6 +36,7 @@ struct writer {
 
 int ext4_error(struct error *err, errcode_t code, const char *what, const char *path)
 {
+	initialize_ext2_error_table();
 	if (code > 0 && code < 1024) /* an errno of the system */
 		return error_set_errno(err, error_code_for_errno(-(int)code), -(int)code, NULL,
 			"cannot %s \"%s\"", what, path);
@@ -304,11 +305,11 @@ static int map_inode(struct writer *w, uint32_t i, ext2_extent_handle_t h, struc
 	if (S_ISLNK(n->mode))
 		return add_blocks(w, h, inode, (struct tree_segment){ 0, 1 },
 			(struct source){ .target = n->target }, err);
-	for (uint32_t s = 0; s < n->n_segments && r >= 0; s++)
-		r = add_blocks(w, h, inode, n->segments[s],
-			(struct source){
-				.spool = n->spool + (uint64_t)n->segments[s].first * TREE_BLOCK },
-			err);
+	uint64_t spool = n->spool;
+	for (uint32_t s = 0; s < n->n_segments && r >= 0; s++) {
+		r = add_blocks(w, h, inode, n->segments[s], (struct source){ .spool = spool }, err);
+		spool += (uint64_t)n->segments[s].count * TREE_BLOCK;
+	}
 	return r;
 }
 
@@ -364,18 +365,19 @@ static void fill_device(const struct tree_node *n, struct ext2_inode_large *inod
 		inode->i_block[1] = (minor & 0xff) | major << 8 | (minor & ~UINT32_C(0xff)) << 12;
 }
 
-static int write_xattrs(struct writer *w, const struct tree_node *n, struct error *err)
+static int write_xattrs(struct writer *w, uint32_t i, struct error *err)
 {
+	const struct tree_node *n = tree_node(w->tree, i);
 	struct ext2_xattr_handle *h = NULL;
 	errcode_t e = ext2fs_xattrs_open(w->fs, n->ino, &h);
-	for (const struct tree_xattr *x = n->xattrs; x && e == 0; x = x->next) {
+	for (const struct tree_xattr *x = n->xattrs; x && e == 0; x = x->next)
 		e = ext2fs_xattr_set(h, x->name, x->value, x->n);
-		if (e)
-			(void)ext4_error(err, e, "store the extended attribute", x->name);
-	}
 	if (h)
 		(void)ext2fs_xattrs_close(&h);
-	return e ? ext4_error(err, e, "store extended attributes in", IMAGE) : 0;
+	if (e == 0)
+		return 0;
+	_cleanup_free_ char *path = tree_path(w->tree, i);
+	return ext4_error(err, e, "store the extended attributes of", path ? path : "an entry");
 }
 
 static bool has_blocks(const struct tree_node *n)
@@ -411,7 +413,7 @@ static int write_node(struct writer *w, uint32_t i, struct error *err)
 	if (e)
 		return ext4_error(err, e, "write an inode of", IMAGE);
 	ext2fs_inode_alloc_stats2(w->fs, n->ino, +1, S_ISDIR(n->mode));
-	return n->xattrs ? write_xattrs(w, n, err) : 0;
+	return n->xattrs ? write_xattrs(w, i, err) : 0;
 }
 
 static int write_all_nodes(struct writer *w, struct error *err)

@@ -8,11 +8,12 @@
 #include <nettle/sha2.h>
 
 #define DIGEST_READ (1024 * 1024)
+#define TEXT_MAX    8192
 
-/* Bytes outside printable ASCII become "?": names in archives and tool output are anything. */
+/* Bytes outside printable ASCII become "?", long text is cut: names in archives and tool output are anything. */
 static char *printable(const char *s)
 {
-	char *copy = s ? strdup(s) : NULL;
+	char *copy = s ? strndup(s, TEXT_MAX) : NULL;
 	for (char *p = copy; p && *p; p++)
 		if (*p < ' ' || *p > '~')
 			*p = '?';

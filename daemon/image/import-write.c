@@ -29,11 +29,11 @@ static void on_missing(const char *what, int r, void *userdata _unused_)
 	import_missing(what, r);
 }
 
-static int confine(struct error *err)
+static int confine(uint64_t file_bytes, struct error *err)
 {
 	const struct sandbox_spec spec = {
 		.memory_bytes = MEMORY_BYTES,
-		.file_bytes = FILE_BYTES,
+		.file_bytes = MIN_OF(file_bytes, FILE_BYTES),
 		.cpu_seconds = CPU_SECONDS,
 		.open_files = OPEN_FILES,
 		.note = on_missing,
@@ -109,13 +109,13 @@ static int write_image(struct image *im, json_object **ret, struct error *err)
 	return r < 0 ? r : make_result(im, &res, ret, err);
 }
 
-static int run(bool probe, json_object **ret, struct error *err)
+static int run(uint64_t file_bytes, json_object **ret, struct error *err)
 {
 	struct image im = { .spool_fd = WRITER_SPOOL_FD, .image_fd = WRITER_IMAGE_FD };
-	int r = confine(err);
+	int r = confine(file_bytes, err);
 	if (r < 0)
 		return r;
-	if (probe) {
+	if (file_bytes == 0) {
 		*ret = json_object_new_object();
 		return *ret ? 0 : error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory");
 	}
@@ -131,10 +131,11 @@ int import_write_main(int argc, char **argv)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *result = NULL;
-	bool probe = argc == 2 && streq(argv[1], WRITER_PROBE);
-	if (argc > 1 && !probe)
+	uint64_t file_bytes;
+	if (argc != 2 || parse_u64(argv[1], 0, INT64_MAX, &file_bytes) < 0)
 		return 2;
-	int status = run(probe, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
+	int status =
+		run(file_bytes, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
 	/* No exit handlers: a leak checker among them would want calls that the filter ends us for. */
 	_exit(status);
 }

@@ -40,10 +40,10 @@ void import_sha256_hex(const void *p, size_t n, char ret[IMPORT_SHA256_HEX]);
 void import_undo_file(const char *file);
 void import_undo_child(pid_t child, const char *folder);
 
-/* How writer.c runs `pyro-import write`: with the spool and the image as these descriptors. */
+/* How writer.c runs `pyro-import write N`: with the spool and the image as these descriptors; neither may
+ * become larger than N bytes. 0: only enter the sandbox. */
 #define WRITER_SPOOL_FD 3
 #define WRITER_IMAGE_FD 4
-#define WRITER_PROBE    "--probe"
 
 /* An image on its way, in the confined writer. */
 struct image {

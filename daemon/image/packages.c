@@ -10,6 +10,7 @@
 #define STATUS_MAX  (32 * 1024 * 1024)
 #define FIELD_MAX   256
 #define LIST_MAX    (48 * 1024) /* a job's line is at most 64 KiB */
+#define NAMES_MAX   3000        /* and holds at most 4000 values */
 
 struct stanza {
 	char name[FIELD_MAX], version[FIELD_MAX];
@@ -25,6 +26,9 @@ static int read_status(struct image *im, char **ret)
 	const struct tree_node *n = tree_node(im->tree, node);
 	if (!S_ISREG(n->mode) || n->size > STATUS_MAX)
 		return -ENOENT;
+	if (n->size > 0 && (n->n_segments != 1 || n->segments[0].first != 0 ||
+				   (uint64_t)n->segments[0].count * TREE_BLOCK < n->size))
+		return -ENOENT; /* with holes: nothing dpkg wrote */
 	_cleanup_free_ char *text = malloc(n->size + 1);
 	if (!text)
 		return -ENOMEM;
@@ -56,7 +60,8 @@ static int end_stanza(struct stanza *s, json_object *list, size_t *room)
 {
 	char text[2 * FIELD_MAX];
 	int n = snprintf(text, sizeof(text), "%s=%s", s->name, s->version), r = 0;
-	if (s->installed && s->name[0] && (size_t)n + 3 <= *room) {
+	if (s->installed && s->name[0] && (size_t)n + 3 <= *room &&
+		json_object_array_length(list) < NAMES_MAX) {
 		json_object *o = json_object_new_string(text);
 		*room -= n + 3;
 		if (!o || json_object_array_add(list, o) < 0) {

@@ -36,13 +36,25 @@ static int damaged(struct tar_read *tr, struct archive *a, struct error *err)
 		return error_set_errno(
 			err, ERROR_PULL_FAILED, tr->input_error, NULL, "cannot read the archive");
 	return error_set(err, ERROR_PULL_FAILED, why ? why : "it is no tar archive",
-		"make the archive anew", "the archive is damaged");
+		"make the archive anew", "the archive is damaged%s%s%s",
+		tr->last ? " after its entry \"" : "", tr->last ? tr->last : "",
+		tr->last ? "\"" : "");
 }
 
 static int refused(struct archive_entry *e, const char *cause, struct error *err)
 {
 	return error_set(err, ERROR_SEED_REFUSED, cause, "leave this entry out of the archive",
 		"the archive's entry \"%s\" is refused", archive_entry_pathname(e));
+}
+
+/* A bomb costs whoever sends it little and us much. */
+static int check_ratio(struct archive *a, struct archive_entry *e, struct error *err)
+{
+	uint64_t unpacked = (uint64_t)archive_filter_bytes(a, 0),
+		 sent = (uint64_t)archive_filter_bytes(a, -1);
+	if (unpacked <= LIMIT_IMAGE_RATIO_FROM || unpacked / LIMIT_IMAGE_RATIO <= sent)
+		return 0;
+	return refused(e, "at it the archive unpacks to more than 200 times its size", err);
 }
 
 static bool xattr_kept(const char *name)
@@ -60,7 +72,7 @@ static int read_xattrs(
 	while (archive_entry_xattr_next(e, &name, &value, &n) == ARCHIVE_OK) {
 		if (!name || !xattr_kept(name))
 			continue;
-		total += n;
+		total += n + strlen(name) + 16;
 		if (total > LIMIT_IMAGE_XATTR)
 			return refused(e, "its extended attributes are larger than 64 KiB", err);
 		int r = tree_add_xattr(tr->tree, node, name, value, n, err);
@@ -119,34 +131,57 @@ static int spool_write(int fd, const uint8_t *p, size_t n, uint64_t at)
 	return 0;
 }
 
+/* Where in the spool the bytes at an offset of a file go: its segments lie there one after the other. */
+struct spooled {
+	uint64_t base, before; /* of the file; bytes of all its segments but the last */
+	uint32_t n_segments;
+};
+
+static int put_data(struct tar_read *tr, struct spooled *s, uint32_t node, uint64_t offset,
+	const void *p, size_t n)
+{
+	int r = tree_add_data(tr->tree, node, offset, n);
+	if (r < 0 || n == 0)
+		return r;
+	const struct tree_node *tn = tree_node(tr->tree, node);
+	const struct tree_segment *last = &tn->segments[tn->n_segments - 1];
+	if (tn->n_segments > s->n_segments && s->n_segments > 0)
+		s->before += (uint64_t)last[-1].count * TREE_BLOCK;
+	s->n_segments = tn->n_segments;
+	tr->spool_end = s->base + s->before + (uint64_t)last->count * TREE_BLOCK;
+	return spool_write(tr->spool_fd, p, n,
+		s->base + s->before + offset - (uint64_t)last->first * TREE_BLOCK);
+}
+
 static int read_data(struct tar_read *tr, struct archive *a, struct archive_entry *e, uint32_t node,
 	struct error *err)
 {
-	uint64_t size = tree_node(tr->tree, node)->size, base = tr->spool_end, end = 0;
+	struct spooled s = { .base = tr->spool_end };
+	uint64_t size = tree_node(tr->tree, node)->size, end = 0;
+	tree_node(tr->tree, node)->spool = s.base;
 	for (;;) {
 		const void *p;
 		size_t n;
 		la_int64_t offset;
 		int r = archive_read_data_block(a, &p, &n, &offset);
 		if (r == ARCHIVE_EOF)
-			break;
+			return 0;
 		if (r != ARCHIVE_OK)
 			return damaged(tr, a, err);
 		if (offset < 0 || (uint64_t)offset < end || (uint64_t)offset > size ||
 			n > size - offset)
 			return refused(e, "its data does not fit its size", err);
 		end = (uint64_t)offset + n;
-		r = spool_write(tr->spool_fd, p, n, base + offset);
-		if (r >= 0)
-			r = tree_add_data(tr->tree, node, offset, n);
+		r = check_ratio(a, e, err);
 		if (r < 0)
-			return error_set_errno(err, error_code_for_errno(r), r,
+			return r;
+		r = put_data(tr, &s, node, offset, p, n);
+		if (r < 0)
+			return error_set_errno(err,
+				r == -EFBIG ? ERROR_NO_SPACE : error_code_for_errno(r), r,
 				"make room where environments are kept",
 				"cannot keep the data of \"%s\"", archive_entry_pathname(e));
 	}
-	tree_node(tr->tree, node)->spool = base;
-	tr->spool_end = base + (size + TREE_BLOCK - 1) / TREE_BLOCK * TREE_BLOCK;
-	return 0;
 }
 
 static int read_file(struct tar_read *tr, struct archive *a, struct archive_entry *e, uint32_t node,
@@ -189,7 +224,8 @@ static int read_entry(
 	if (S_ISLNK(mode)) {
 		tree_node(tr->tree, node)->mode = S_IFLNK | 0777; /* as Linux shows every link */
 		const char *link = archive_entry_symlink(e);
-		return tree_set_target(tr->tree, node, link ? link : "", err);
+		r = tree_set_target(tr->tree, node, link ? link : "", err);
+		return r < 0 ? error_prefix(err, "%s", path) : 0;
 	}
 	return S_ISREG(mode) ? read_file(tr, a, e, node, err) : 0;
 }
@@ -209,13 +245,21 @@ static int read_all(struct tar_read *tr, struct archive *a, struct error *err)
 			break;
 		if (!header_ok(a, r))
 			return damaged(tr, a, err);
-		r = read_entry(tr, a, e, err);
+		free(tr->last);
+		tr->last = strdup(archive_entry_pathname(e) ? archive_entry_pathname(e) : "");
+		if (!tr->last)
+			return error_set(
+				err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
+		r = check_ratio(a, e, err);
+		if (r >= 0)
+			r = read_entry(tr, a, e, err);
 		if (r < 0)
 			return r;
 	}
 	if (archive_filter_bytes(a, 0) <= archive_read_header_position(a))
 		return error_set(err, ERROR_PULL_FAILED, "its end mark is missing",
-			"make the archive anew", "the archive is cut short");
+			"make the archive anew", "the archive is cut short after its entry \"%s\"",
+			tr->last ? tr->last : "");
 	return 0;
 }
 
@@ -231,6 +275,8 @@ int tar_read(struct tar_read *tr, struct error *err)
 		archive_read_open(a, tr, NULL, on_input, NULL) != ARCHIVE_OK)
 		return damaged(tr, a, err);
 	int r = read_all(tr, a, err);
+	free(tr->last);
+	tr->last = NULL;
 	if (r < 0)
 		return r;
 	if (ftruncate(tr->spool_fd, (off_t)tr->spool_end) < 0)

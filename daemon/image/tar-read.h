@@ -19,6 +19,8 @@ struct tar_read {
 	tar_input_fn input;
 	void *userdata;
 	int input_error; /* -errno of the first failed input call */
+	char *last;      /* owned; the entry that was begun last */
 };
 
+/* -EFBIG of the spool is an answer of its own: no_space. */
 int tar_read(struct tar_read *tr, struct error *err);

@@ -30,6 +30,7 @@ struct tree {
 	uint64_t key;
 	struct arena_chunk *arena; /* owned */
 	uint64_t arena_total;      /* with the segments */
+	uint64_t walked;           /* bytes of all paths and links that were followed */
 };
 
 /* A path taken apart: what is left to walk, pushed in front of by symbolic links. */
@@ -88,6 +89,7 @@ static int refuse_errno(struct error *err, const char *path, int r)
 	case -ENAMETOOLONG: return refuse(err, path, "its path or a name in it is too long");
 	case -EXDEV: return refuse(err, path, "it lies outside the archive's root");
 	case -EMFILE: return refuse(err, path, "the archive has too many entries");
+	case -E2BIG: return refuse(err, path, "the archive's links take too long to follow");
 	case -ENOENT: return refuse(err, path, "a part of its path does not exist");
 	default: return error_set_errno(err, ERROR_PULL_FAILED, r, NULL, "cannot add \"%s\"", path);
 	}
@@ -348,7 +350,8 @@ static int step(
 		return -ELOOP;
 	if (node->target[0] == '/')
 		*dir = TREE_ROOT;
-	return walk_push(w, node->target);
+	t->walked += node->size;
+	return t->walked > LIMIT_IMAGE_WALK ? -E2BIG : walk_push(w, node->target);
 }
 
 /*
@@ -364,6 +367,9 @@ static int resolve(struct tree *t, const char *path, bool make, uint32_t *ret_di
 	int r = walk_init(&w, path);
 	if (r < 0)
 		return r;
+	t->walked += strlen(path);
+	if (t->walked > LIMIT_IMAGE_WALK)
+		return -E2BIG;
 	ret_name[0] = '\0';
 	for (;;) {
 		const char *name = walk_next(&w, &n);
@@ -629,4 +635,24 @@ void tree_listing_done(struct tree_listing *l)
 	free(l->entries);
 	free(l->first);
 	*l = (struct tree_listing){ 0 };
+}
+
+char *tree_path(struct tree *t, uint32_t node)
+{
+	char *path = NULL;
+	for (uint32_t at = node; at != TREE_ROOT;) {
+		const struct tree_entry *e = NULL;
+		for (uint32_t i = 0; i < t->n_entries && !e; i++)
+			if (t->entries[i].node == at)
+				e = &t->entries[i];
+		if (!e)
+			break;
+		char *more = path ? str_printf("%s/%s", e->name, path) : strdup(e->name);
+		free(path);
+		if (!more)
+			return NULL;
+		path = more;
+		at = e->parent;
+	}
+	return path ? path : strdup(".");
 }

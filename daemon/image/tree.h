@@ -5,7 +5,7 @@
  * The merged path tree of an environment image: what unpacking a tar would leave in an empty root, kept
  * in memory. Later entries replace earlier ones as GNU tar does; symbolic links are resolved only inside
  * the root and only as parents; hard links become names of one node. File data lives in a spool file:
- * a node knows where its bytes begin there and which 4 KiB blocks were written.
+ * a node knows where its bytes begin there and which 4 KiB blocks were written; holes take no room.
  */
 
 #include "proto/base.h"
@@ -44,7 +44,8 @@ struct tree_node {
 	uint32_t n_children;
 	struct tree_time mtime, atime;
 	uint64_t size;
-	uint64_t spool; /* offset of the data in the spool file, a multiple of TREE_BLOCK */
+	uint64_t
+		spool; /* offset in the spool file, a multiple of TREE_BLOCK, of its segments in a row */
 	struct tree_segment *segments; /* owned */
 	uint32_t n_segments, cap_segments;
 	const char *target; /* of a symbolic link; in the arena */
@@ -81,6 +82,9 @@ int tree_put_hardlink(struct tree *t, const char *path, const char *target, stru
 
 /* The node of a path, following no link at its end: -ENOENT, -ELOOP, -ENOTDIR. */
 int tree_find(struct tree *t, const char *path, uint32_t *ret_node);
+
+/* A path of a node, for an error; owned by the caller, NULL when out of memory. Looks through all names. */
+char *tree_path(struct tree *t, uint32_t node);
 
 int tree_set_target(struct tree *t, uint32_t node, const char *target, struct error *err);
 int tree_add_xattr(struct tree *t, uint32_t node, const char *name, const void *value, size_t n,

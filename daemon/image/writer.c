@@ -9,8 +9,10 @@
 
 #include "daemon/child.h"
 #include "daemon/image/import.h"
+#include "proto/host.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -81,23 +83,39 @@ static int open_files(struct writer *w, struct error *err)
 	return 0;
 }
 
+/* Spool and image together leave a fifth of what is free now. */
+static int file_budget(const struct writer *w, uint64_t *ret)
+{
+	uint64_t bytes = 0;
+	int r = w->dir ? host_free_bytes(w->dir, &bytes) : 0;
+	*ret = w->dir ? MAX_OF(bytes / 5 * 2, UINT64_C(1)) : 0;
+	return r;
+}
+
 static int spawn(struct writer *w, int input_fd, struct error *err)
 {
-	const char *const argv[] = { "/proc/self/exe", "write", w->dir ? NULL : WRITER_PROBE,
-		NULL };
+	uint64_t budget;
+	int r = file_budget(w, &budget);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r, NULL,
+			"cannot tell the free space of \"%s\"", w->dir);
+	_cleanup_free_ char *number = str_printf("%" PRIu64, budget);
+	if (!number)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the writer");
+	const char *const argv[] = { "/proc/self/exe", "write", number, NULL };
 	const char *const env[] = { "LANG=C.UTF-8", NULL }; /* no proxy's password */
 	int lines[2], fds[] = { w->spool_fd, w->image_fd };
 	if (pipe2(lines, O_CLOEXEC) < 0)
 		return error_set_errno(err, ERROR_PULL_FAILED, -errno, NULL, "cannot make a pipe");
 	w->lines_fd = lines[0];
-	int r = child_spawn(&(struct child_spec){ .argv = argv,
-				    .env = env,
-				    .stdin_fd = input_fd,
-				    .stdout_fd = lines[1],
-				    .stderr_fd = STDERR_FILENO,
-				    .fds = fds,
-				    .n_fds = w->dir ? ARRAY_SIZE(fds) : 0,
-				    .die_with_parent = true },
+	r = child_spawn(&(struct child_spec){ .argv = argv,
+				.env = env,
+				.stdin_fd = input_fd,
+				.stdout_fd = lines[1],
+				.stderr_fd = STDERR_FILENO,
+				.fds = fds,
+				.n_fds = w->dir ? ARRAY_SIZE(fds) : 0,
+				.die_with_parent = true },
 		&w->pid, &w->pidfd);
 	(void)fd_close(lines[1]);
 	if (r < 0)

@@ -391,8 +391,8 @@ HOSTILE = {
 def test_hostile(tmp_path, name):
     tar, expected = HOSTILE[name]
     for program, bound in ((IMPORT, True), (IMPORT_ASAN, False)):
-        if not os.path.exists(program):
-            continue
+        if program == IMPORT_ASAN and not os.path.exists(program):
+            continue  # tests/run always has it
         out = tmp_path / ("asan" if program == IMPORT_ASAN else "out")
         p, last = run_import(tar, out, program, bound)
         assert b"Sanitizer" not in p.stderr, p.stderr.decode()
@@ -401,7 +401,7 @@ def test_hostile(tmp_path, name):
         assert not os.path.exists(place)
 
 
-def check_hostile(p, last, out, expected):
+def check_hostile(p, last, out, expected, disk=DISK):
     assert b"\x1b" not in p.stdout
     if expected is None:
         assert p.returncode == 0, (last, p.stderr)
@@ -409,7 +409,7 @@ def check_hostile(p, last, out, expected):
         assert expected in (None, "")
         image = str(out) + "/image.ext4"
         fsck(image)
-        assert os.stat(image).st_blocks * 512 < DISK
+        assert os.stat(image).st_blocks * 512 < disk
         return
     assert p.returncode == 1, (p.returncode, p.stderr)
     assert last["error"]["code"] in ("pull_failed", "seed_refused")

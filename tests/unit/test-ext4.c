@@ -172,11 +172,10 @@ START_TEST(many_extents)
 		uint32_t v = i;
 		ck_assert_int_eq(
 			tree_add_data(tree, node, (uint64_t)i * 2 * TREE_BLOCK, sizeof(v)), 0);
-		ck_assert_int_eq(
-			pwrite(spool, &v, sizeof(v), (off_t)i * 2 * TREE_BLOCK), sizeof(v));
+		ck_assert_int_eq(pwrite(spool, &v, sizeof(v), (off_t)i * TREE_BLOCK), sizeof(v));
 	}
 	tree_node(tree, node)->size = (uint64_t)n * 2 * TREE_BLOCK;
-	ck_assert_int_eq(ftruncate(spool, (off_t)n * 2 * TREE_BLOCK), 0);
+	ck_assert_int_eq(ftruncate(spool, (off_t)n * TREE_BLOCK), 0);
 	ext2_filsys fs = write_and_open();
 	struct ext2_inode_large in;
 	ext2_ino_t ino = read_inode(fs, "/f", &in);
