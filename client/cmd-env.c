@@ -82,6 +82,7 @@ int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct erro
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
 	_cleanup_json_ json_object *result = NULL;
+	bool dry_run = json_get_bool(line->checked, "dry_run", false);
 	json_object *deleted;
 	int r = cli_connect(cli, &p, err);
 
@@ -95,11 +96,11 @@ int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct erro
 	}
 	deleted = out_array(result, "deleted");
 	for (size_t i = 0; deleted && i < json_object_array_length(deleted); i++) {
-		fputs("Deleted: ", stdout);
+		fputs(dry_run ? "Would delete: " : "Deleted: ", stdout);
 		out_text(stdout, json_object_get_string(json_object_array_get_idx(deleted, i)));
 		putchar('\n');
 	}
-	printf("Freed: %lld bytes\n",
+	printf("%s: %lld bytes\n", dry_run ? "Would free" : "Freed",
 		(long long)json_object_get_int64(json_get(result, "bytes_freed")));
 	return 0;
 }

@@ -387,7 +387,8 @@ bool machines_use_digest(const char *digest, void *machines)
 	struct machine *mc;
 
 	LIST_FOREACH (mc, &ms->list, entry)
-		if (mc->row.env_digest && streq(mc->row.env_digest, digest))
+		if ((mc->row.env_digest && streq(mc->row.env_digest, digest)) ||
+			(mc->row.kernel_hash && streq(mc->row.kernel_hash, digest)))
 			return true;
 	return false;
 }

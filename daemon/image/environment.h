@@ -59,7 +59,8 @@ struct pull_wait *pull_wait_free(struct pull_wait *w);
 
 /* Removes leftovers and superseded versions, all: also what no machine uses. in_use tells whether a
  * row names the digest. dry_run only lists. The result is env.prune's; removal is a job, so this answers
- * by callback. */
+ * by callback. Kernels that are neither this daemon's nor a row's are superseded too: the digest asked
+ * for is then a kernel's hash (16 hex). */
 typedef bool (*digest_in_use_fn)(const char *digest, void *userdata);
 typedef void (*prune_done_fn)(
 	json_object *result /* owned by the callee */, const struct error *err, void *userdata);

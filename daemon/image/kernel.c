@@ -12,6 +12,7 @@
 
 #include "daemon/image/kernel.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/queue.h>
@@ -520,6 +521,29 @@ const char *kernels_current_version(struct kernels *k)
 const char *kernels_current_path(struct kernels *k)
 {
 	return k->hash[0] ? k->path : NULL;
+}
+
+int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdata,
+	char (*ret)[KERNEL_HASH_SIZE], size_t max, const char **ret_dir)
+{
+	struct dirent *de;
+	size_t n = 0;
+	DIR *d;
+
+	*ret_dir = k->dir;
+	/* A machine about to be made will name the current one, or the one on its way. */
+	if (!k->hash[0] || k->ready || k->job || k->installing)
+		return 0;
+	d = opendir(k->dir);
+	if (!d)
+		return -errno;
+	while (n < max && (de = readdir(d)))
+		if (hash_valid(de->d_name) && !streq(de->d_name, k->hash) &&
+			!(in_use && in_use(de->d_name, userdata)))
+			memcpy(ret[n++], de->d_name, KERNEL_HASH_SIZE);
+	(void)closedir(d);
+
+	return (int)n;
 }
 
 void kernel_files_done(struct kernel_files *f)

@@ -25,6 +25,13 @@ const char *kernels_current_path(struct kernels *k);
 int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
 	void *userdata, struct error *err);
 
+/* Folders of the store that neither this daemon's kernel nor what in_use says needs; added to *ret by their
+ * names (16 hex), at most max; their number. None while kernel work is under way. */
+typedef bool (*kernel_in_use_fn)(const char *hash, void *userdata);
+#define KERNEL_HASH_SIZE (16 + 1)
+int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdata,
+	char (*ret)[KERNEL_HASH_SIZE], size_t max, const char **ret_dir);
+
 struct kernel_files {
 	int vmlinux_fd, initrd_fd, modules_fd; /* owned; modules_fd -EBADF when there is no image */
 };

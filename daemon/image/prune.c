@@ -4,8 +4,9 @@
  * env.prune handler.
  *
  * Never removed: the staging folder of a pull under way, and an image a machine's row names. An image
- * that the catalog no longer points to is superseded; with `all`, installed ones go too, by first
- * forgetting their name, so that a crash between leaves them superseded and not half-installed.
+ * that the catalog no longer points to is superseded, and so is a kernel that is not the current one;
+ * with `all`, installed ones go too, by first forgetting their name, so that a crash between leaves them
+ * superseded and not half-installed.
  */
 
 #include <dirent.h>
@@ -13,9 +14,11 @@
 #include <sys/stat.h>
 
 #include "daemon/image/environment-private.h"
+#include "daemon/image/kernel.h"
 #include "proto/json.h"
 
-#define PRUNE_MAX 4096
+#define PRUNE_MAX   4096
+#define KERNELS_MAX 64 /* the rest goes with the next prune */
 
 struct prune {
 	json_object *deleted; /* owned */
@@ -52,20 +55,37 @@ static int prune_path(struct prune *p, const char *dir, const char *name)
 	return 0;
 }
 
-static int prune_add(struct prune *p, const char *dir, const char *name)
+/* What the large files of an environment and of a kernel are called. */
+static const char *const large_files[] = { ENVIRONMENT_IMAGE, "vmlinux", "modules.ext4" };
+
+static int count_bytes(struct prune *p, const char *dir, const char *name)
 {
-	_cleanup_free_ char *image = str_printf("%s/%s/" ENVIRONMENT_IMAGE, dir, name);
-	json_object *label = json_object_new_string(name);
 	struct stat st;
 
-	if (!image || !label || json_object_array_add(p->deleted, label) < 0) {
+	for (size_t i = 0; i < ARRAY_SIZE(large_files); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s/%s", dir, name, large_files[i]);
+
+		if (!path)
+			return -ENOMEM;
+		if (lstat(path, &st) == 0)
+			p->bytes += (uint64_t)st.st_blocks * 512;
+	}
+
+	return 0;
+}
+
+static int prune_add(struct prune *p, const char *dir, const char *name, const char *shown)
+{
+	json_object *label = json_object_new_string(shown);
+	int r;
+
+	if (!label || json_object_array_add(p->deleted, label) < 0) {
 		json_object_put(label);
 		return -ENOMEM;
 	}
-	if (lstat(image, &st) == 0)
-		p->bytes += (uint64_t)st.st_blocks * 512;
+	r = count_bytes(p, dir, name);
 
-	return prune_path(p, dir, name);
+	return r < 0 ? r : prune_path(p, dir, name);
 }
 
 static bool staging_in_use(struct environments *envs, const char *name)
@@ -123,7 +143,7 @@ static int look_at_image(struct environments *envs, struct prune *p, const char 
 		environment_forget(env);
 	}
 
-	return prune_add(p, dir, name);
+	return prune_add(p, dir, name, name);
 }
 
 static int look_at_cache(struct environments *envs, struct prune *p, bool all, bool dry_run,
@@ -136,16 +156,36 @@ static int look_at_cache(struct environments *envs, struct prune *p, bool all, b
 	int r = 0;
 
 	if (!d)
-		return -errno;
+		return errno == ENOENT ? 0 : -errno;
 	while (r == 0 && p->n_paths < PRUNE_MAX && (de = readdir(d))) {
 		if (startswith(de->d_name, IMPORT_STAGING) && !staging_in_use(envs, de->d_name))
-			r = prune_add(p, dir, de->d_name);
+			r = prune_add(p, dir, de->d_name, de->d_name);
 		else if (startswith(de->d_name, "sha256-") && !pulling)
 			r = look_at_image(envs, p, de->d_name, all, dry_run, in_use, userdata);
 	}
 	(void)closedir(d);
 
 	return r;
+}
+
+/* Kernels that an update of Debian's has replaced and no machine was made with. */
+static int look_at_kernels(
+	struct environments *envs, struct prune *p, digest_in_use_fn in_use, void *userdata)
+{
+	char names[KERNELS_MAX][KERNEL_HASH_SIZE];
+	const char *dir;
+	int n, r = 0;
+
+	if (!envs->manager->kernels)
+		return 0;
+	n = kernels_superseded(envs->manager->kernels, in_use, userdata, names, KERNELS_MAX, &dir);
+	for (int i = 0; i < n && r >= 0; i++) {
+		_cleanup_free_ char *label = str_printf("kernel-%s", names[i]);
+
+		r = label ? prune_add(p, dir, names[i], label) : -ENOMEM;
+	}
+
+	return n < 0 ? n : r;
 }
 
 static void answer(struct prune *prune, const struct error *err)
@@ -197,6 +237,8 @@ int environments_prune(struct environments *envs, bool all, bool dry_run, digest
 		p->done = done;
 		p->userdata = userdata;
 		r = look_at_cache(envs, p, all, dry_run, in_use, in_use_userdata);
+		if (r >= 0)
+			r = look_at_kernels(envs, p, in_use, in_use_userdata);
 	}
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,

@@ -350,11 +350,28 @@ static void on_kernel(const struct error *kernel_err, void *userdata)
 		finish(p, &err);
 }
 
+/* The cache may have gone under a running daemon; what it held does not count as installed any more. */
+static int make_cache(struct environments *envs, struct error *err)
+{
+	const char *dir = envs->manager->cache_dir;
+
+	if (mkdir(dir, 0755) == 0 || errno == EEXIST)
+		return 0;
+
+	return error_set_errno(err, error_code_for_errno(-errno), -errno,
+		"Make its parent writable for pyrod, or name another folder by "
+		"PYRO_ENVIRONMENT_CACHE_DIR.",
+		"Cannot make the environment cache %s again", dir);
+}
+
 static int pull_start(struct environment *env, bool force, struct error *err)
 {
 	struct pull *p;
 	int r;
 
+	r = make_cache(env->envs, err);
+	if (r < 0)
+		return r;
 	if (force || !environment_installed(env)) {
 		r = check_space(env->envs, err);
 		if (r < 0)

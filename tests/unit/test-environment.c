@@ -523,6 +523,57 @@ static void prune(bool all, bool dry_run, const char *used, int expect)
 	json_object_put(h.result);
 }
 
+static bool kernel_in_use(const char *digest, void *userdata)
+{
+	ck_assert(startswith(digest, "sha256:") || strlen(digest) == 16);
+	return streq(digest, "1111111111111111") && userdata;
+}
+
+START_TEST(prunes_kernels)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 }, pruned = { 0 };
+
+	ck_assert_int_eq(mkdir(path_of("kernels/1111111111111111"), 0755), 0);
+	ck_assert_int_eq(mkdir(path_of("kernels/2222222222222222"), 0755), 0);
+	ck_assert_int_eq(mkdir(path_of("kernels/unrelated"), 0755), 0);
+	put("kernels/2222222222222222/vmlinux", "a kernel that Debian has replaced");
+	/* Without a current kernel nothing is superseded. */
+	prune(false, false, NULL, 0);
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert_int_eq(environments_prune(t.m.environments, false, false, kernel_in_use, &t,
+				 on_pruned, &pruned, &err),
+		0);
+	until_done(&pruned);
+	ck_assert_int_eq(json_get_int(pruned.result, "count", -1), 1);
+	ck_assert_int_gt(json_get_int(pruned.result, "bytes_freed", -1), 0);
+	ck_assert_str_eq(json_object_get_string(
+				 json_object_array_get_idx(json_get(pruned.result, "deleted"), 0)),
+		"kernel-2222222222222222");
+	json_object_put(pruned.result);
+	ck_assert(!there("kernels/2222222222222222") && there("kernels/1111111111111111"));
+	ck_assert(there("kernels/00112233aabbccdd/vmlinux") && there("kernels/unrelated"));
+}
+END_TEST
+
+START_TEST(cache_gone_under_the_daemon)
+{
+	struct heard h = { 0 }, again = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert_int_eq(nftw(path_of("cache"), remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	ck_assert(!environment_installed(env_of("debian:12")));
+	prune(true, false, NULL, 0);
+	pull("debian:12", false, &again);
+	until_done(&again);
+	ck_assert_msg(!again.err.set, "%s", again.err.message);
+	ck_assert_uint_eq(calls("environment"), 2);
+	ck_assert(environment_installed(env_of("debian:12")) && there("cache/debian:12.json"));
+}
+END_TEST
+
 #define OLD "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
 
 START_TEST(prunes)
@@ -859,6 +910,8 @@ int main(void)
 	tcase_add_loop_test(tc, half_installed_is_not_installed, 0, 6);
 	tcase_add_test(tc, no_space_is_told_first);
 	tcase_add_test(tc, prunes);
+	tcase_add_test(tc, prunes_kernels);
+	tcase_add_test(tc, cache_gone_under_the_daemon);
 	tcase_add_test(tc, prune_spares_a_pull_under_way);
 	tcase_add_loop_test(tc, names_that_are_not_in_the_catalog, 0, ARRAY_SIZE(names));
 	tcase_add_test(tc, kernels);
