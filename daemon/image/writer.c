@@ -9,13 +9,13 @@
 
 #include "daemon/child.h"
 #include "daemon/image/import.h"
-#include "proto/host.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 #define LINE_BYTES  (64 * 1024)
@@ -86,10 +86,15 @@ static int open_files(struct writer *w, struct error *err)
 /* Spool and image together leave a fifth of what is free now. */
 static int file_budget(const struct writer *w, uint64_t *ret)
 {
-	uint64_t bytes = 0;
-	int r = w->dir ? host_free_bytes(w->dir, &bytes) : 0;
-	*ret = w->dir ? MAX_OF(bytes / 5 * 2, UINT64_C(1)) : 0;
-	return r;
+	struct statvfs st;
+
+	*ret = 0;
+	if (!w->dir)
+		return 0;
+	if (fstatvfs(w->image_fd, &st) < 0)
+		return -errno;
+	*ret = MAX_OF((uint64_t)st.f_bavail * st.f_frsize / 5 * 2, UINT64_C(1));
+	return 0;
 }
 
 static int spawn(struct writer *w, int input_fd, struct error *err)
