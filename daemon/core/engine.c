@@ -79,6 +79,7 @@ static void gone(struct machine *mc)
 	LIST_REMOVE(mc, entry);
 	mc->entry.le_prev = NULL;
 	tell_started(last, &last->failure);
+	machine_tell(last, WAIT_BOOT, &last->failure);
 	machine_tell(last, WAIT_STOPPED, &last->failure);
 	machine_tell(last, WAIT_GONE, NULL);
 	reaper_update(ms);
@@ -103,8 +104,23 @@ static void get_stuck(struct machine *mc, int r)
 	error_clear(&mc->failure);
 	error_clear(&mc->stuck);
 	tell_started(mc, &err);
+	machine_tell(mc, WAIT_BOOT, &err);
 	machine_tell(mc, WAIT_STOPPED, &err);
 	machine_tell(mc, WAIT_GONE, &err);
+}
+
+/* Who asked for a boot on the way down waits for it from now on. */
+static bool boot_is_wanted(struct machine *mc)
+{
+	struct machine_waiter *w;
+	bool wanted = false;
+
+	TAILQ_FOREACH (w, &mc->waiters, entry)
+		if (w->what == WAIT_BOOT) {
+			w->what = WAIT_STARTED;
+			wanted = true;
+		}
+	return wanted;
 }
 
 /* It stands where it shall: the row says so. A deletion that came meanwhile takes it further. */
@@ -116,6 +132,8 @@ static void stand(struct machine *mc)
 	mc->engine = ENGINE_IDLE;
 	tell_started(mc, &why);
 	machine_tell(mc, WAIT_STOPPED, NULL);
+	if (mc->engine == ENGINE_IDLE && boot_is_wanted(mc))
+		machine_go_up(mc);
 	reaper_update(mc->machines);
 }
 

@@ -22,6 +22,7 @@ struct machine_callbacks {
 };
 
 enum machine_wait {
+	WAIT_BOOT, /* that it stands, then boots: becomes WAIT_STARTED */
 	WAIT_STARTED,
 	WAIT_STOPPED,
 	WAIT_GONE,

@@ -466,18 +466,31 @@ static int wrong_state(struct machine *mc, const char *verb, const char *fix, st
 		verb);
 }
 
+/* On its way to where it can be booted from: the boot comes when it is there. */
+static bool comes_to_a_stand(const struct machine *mc)
+{
+	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return mc->floor > 0;
+	return mc->engine == ENGINE_IDLE && mc->state == MACHINE_STOPPING;
+}
+
 int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
 {
 	int r;
 
 	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED)
 		return 1;
-	if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
-		if (mc->engine != ENGINE_IDLE || !machine_successor(mc->state, MACHINE_STARTING))
-			return wrong_state(mc, "started", "status", err);
-		machine_go_up(mc);
+	if (comes_to_a_stand(mc)) {
+		r = machine_wait(mc, WAIT_BOOT, done, userdata);
+	} else {
+		if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
+			if (mc->engine != ENGINE_IDLE ||
+				!machine_successor(mc->state, MACHINE_STARTING))
+				return wrong_state(mc, "started", "status", err);
+			machine_go_up(mc);
+		}
+		r = machine_wait(mc, WAIT_STARTED, done, userdata);
 	}
-	r = machine_wait(mc, WAIT_STARTED, done, userdata);
 	return r < 0 ? error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s",
 			       mc->row.id)
 		     : 0;

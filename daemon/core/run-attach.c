@@ -97,7 +97,8 @@ int run_adopt(struct machine *mc, const struct exec_row *row)
 static int gone(struct run *r, const char *cause, struct error *err)
 {
 	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause, "pyro vm list shows what there is",
-		"the output of command %s cannot be had any more", exec_id(r->exec));
+		"command %s may have been carried out, but its output cannot be had any more",
+		exec_id(r->exec));
 }
 
 /* The new caller's socket takes the place of the old one's, and the guest goes on from its offsets. */

@@ -323,6 +323,40 @@ START_TEST(deleted_while_stopping)
 }
 END_TEST
 
+/* A boot that is asked for while it stops, or dies, comes when it stands. */
+START_TEST(booted_while_stopping)
+{
+	created();
+	boot();
+	if (_i % 2)
+		fake_vmm_die();
+	else
+		ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+	for (int k = 0; k < _i / 2; k++)
+		(void)sd_event_run(event, 0);
+	boot();
+	ck_assert(!failure.set);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+	ck_assert_uint_eq(fake.vmms, 1);
+	delete ();
+}
+END_TEST
+
+START_TEST(deleted_before_the_boot_that_waits)
+{
+	created();
+	boot();
+	ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+	ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 0);
+	for (int k = 0; k < _i; k++)
+		(void)sd_event_run(event, 0);
+	ck_assert_int_eq(machine_delete(the_machine(), "test", NULL, NULL), 0);
+	wait_done();
+	ck_assert(failure.set);
+	ck_assert_uint_eq(machines_count(m->machines), 0);
+}
+END_TEST
+
 START_TEST(wrong_states)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -506,6 +540,8 @@ int main(void)
 	tcase_add_test(t, guest_dies);
 	tcase_add_loop_test(t, deleted_after_n_turns, 0, 30);
 	tcase_add_loop_test(t, deleted_while_stopping, 0, 15);
+	tcase_add_loop_test(t, booted_while_stopping, 0, 30);
+	tcase_add_loop_test(t, deleted_before_the_boot_that_waits, 0, 8);
 	tcase_add_test(t, wrong_states);
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_test(t, paused_and_resumed);
