@@ -2,7 +2,7 @@
 /*
  * The daemon's one context object: its places, its lock, and the subsystems in the order in which
  * they need each other. Made and freed by main.c. What must stay true: one daemon owns a state
- * directory (a lock that ends with the process); nothing is created wider than 0700 but the
+ * and cache directory (locks that end with the process); nothing is created wider than 0700 but the
  * runtime directory of system mode; a store that cannot be used degrades the daemon and does not
  * stop it.
  */
@@ -178,36 +178,59 @@ static int try_lock(int fd, pid_t *ret_holder)
 	return -EWOULDBLOCK;
 }
 
-/* The lock says who holds it, for the error of a second daemon. */
-static int take_lock(struct manager *m, struct error *err)
+static int open_lock(const char *path, int *ret, struct error *err)
 {
-	_cleanup_free_ char *path = str_printf("%s/lock", m->state_dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
+			"make that directory writable for the daemon's user", "cannot open %s",
+			path);
+	*ret = fd;
+	return 0;
+}
+
+/* One daemon per directory. The lock says who holds it, for the error of a second one. */
+static int take_lock(
+	const char *dir, const char *name, const char *fix, int *ret, struct error *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", dir, name);
+	_cleanup_close_ int fd = -EBADF;
 	char text[LOCK_TEXT_MAX] = "";
+	pid_t holder = 0;
 	if (!path)
 		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
-	m->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (m->lock_fd < 0)
-		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
-			"make the state directory writable for the daemon's user", "cannot open %s",
-			path);
-	pid_t holder = 0;
-	int r = try_lock(m->lock_fd, &holder);
+	int r = open_lock(path, &fd, err);
+	if (r < 0)
+		return r;
+	r = try_lock(fd, &holder);
 	if (r == -EWOULDBLOCK) {
 		await_end(holder);
-		r = try_lock(m->lock_fd, &holder);
+		r = try_lock(fd, &holder);
 	}
 	if (r == -EWOULDBLOCK)
-		return error_set(err, ERROR_WRONG_STATE, NULL,
-			"use the running one, or stop it first", "another pyrod (pid %d) owns %s",
-			holder, m->state_dir);
+		return error_set(err, ERROR_WRONG_STATE, NULL, fix,
+			"another pyrod (pid %d) owns %s", holder, dir);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r,
-			"put the state on a file system with locks", "cannot lock %s", path);
+			"put that directory on a file system with locks", "cannot lock %s", path);
 	int n = snprintf(text, sizeof(text), "%d\n", getpid());
-	if (ftruncate(m->lock_fd, 0) < 0 || pwrite(m->lock_fd, text, (size_t)n, 0) != n)
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
 		log_warning_errno(
 			-errno, "cannot write %s", path); /* a full disk: the lock holds */
+	*ret = TAKE_FD(fd);
 	return 0;
+}
+
+/* The cache too: another daemon's prune knows nothing of our machines, and its start nothing of our pulls. */
+static int take_locks(struct manager *m, struct error *err)
+{
+	int r = take_lock(
+		m->state_dir, "lock", "use the running one, or stop it first", &m->lock_fd, err);
+	if (r < 0)
+		return r;
+	return take_lock(m->cache_dir, ".lock",
+		"stop that one first, or set PYRO_ENVIRONMENT_CACHE_DIR to a directory of its own",
+		&m->cache_lock_fd, err);
 }
 
 /* pyrod.service of this mode's systemd started us. */
@@ -299,7 +322,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
 	m->system = system;
 	m->started_usec = now_usec();
-	m->lock_fd = -EBADF;
+	m->lock_fd = m->cache_lock_fd = -EBADF;
 	int r = sd_event_default(&m->event);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot make an event loop");
@@ -309,7 +332,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	if (r >= 0)
 		r = make_places(m, err);
 	if (r >= 0)
-		r = take_lock(m, err);
+		r = take_locks(m, err);
 	if (r >= 0)
 		r = open_subsystems(m, config_path, err);
 	if (r < 0)
@@ -338,6 +361,7 @@ struct manager *manager_free(struct manager *m)
 	free(m->agent_path);
 	free(m->socket_path);
 	sd_event_unref(m->event);
+	m->cache_lock_fd = fd_close(m->cache_lock_fd);
 	m->lock_fd = fd_close(m->lock_fd);
 	free(m);
 	return NULL;

@@ -29,6 +29,7 @@ struct manager {
 	char *socket_path;     /* owned; what clients connect to */
 	uint64_t started_usec; /* monotonic */
 	int lock_fd;           /* owned; STATE/lock: one daemon per state directory */
+	int cache_lock_fd;     /* owned; CACHE/.lock: and per cache */
 	uid_t import_uid;      /* whom pyro-import runs as; 0: as we do */
 	gid_t import_gid;
 

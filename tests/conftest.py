@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the black-box tests share: a daemon of their own in directories of its own, the client, and the check
-that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environment cache is
-shared between runs (PYRO_TEST_CACHE), since pulling takes minutes."""
+that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environments are
+kept between runs (PYRO_TEST_CACHE), since pulling takes minutes."""
 import json
 import os
 import pwd
@@ -31,6 +31,15 @@ N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "kvm: run by tests/kvm too, under KVM and systemd")
+
+
+def copy_links(source, target):
+    """The installed environments of one cache in another, as hard links: an installed image is never written again. A
+    cache belongs to one daemon."""
+    os.makedirs(target, exist_ok=True)
+    for name in os.listdir(source):
+        if not name.startswith(".") and not os.path.exists(target + "/" + name):
+            subprocess.run(["cp", "-al", source + "/" + name, target + "/"], check=True)
 
 
 def stage(build):
@@ -65,13 +74,16 @@ class Daemon:
         self.prefix = []  # a command that becomes the daemon (unshare, ...)
         os.makedirs(self.state, 0o700, exist_ok=True)
         os.makedirs(self.runtime, 0o755, exist_ok=True)
+        self.cache = root + "/environments"
+        if os.path.isdir(CACHE + "/environments") and not os.path.isdir(self.cache):
+            copy_links(CACHE + "/environments", self.cache)
         if kernels and os.path.isdir(kernels) and not os.path.isdir(self.state + "/kernels"):
             subprocess.run(["cp", "-al", kernels, self.state + "/kernels"], check=True)
         self.env = dict(
             os.environ,
             PYRO_STATE_DIR=self.state,
             PYRO_RUNTIME_DIR=self.runtime,
-            PYRO_ENVIRONMENT_CACHE_DIR=CACHE + "/environments",
+            PYRO_ENVIRONMENT_CACHE_DIR=self.cache,
             PYRO_LIBEXEC_DIR=stage(build) + "/libexec/pyro",
             PYRO_AGENT=stage(BUILD) + "/libexec/pyro/pyro-agent",
             LD_LIBRARY_PATH=stage(build) + "/lib/x86_64-linux-gnu:" + stage(build) + "/lib",
@@ -200,6 +212,7 @@ class Installed(Daemon):
     def __init__(self, user):
         account = pwd.getpwnam(user)
         self.state, self.runtime, self.prefix = "/var/lib/pyro", "/run/pyro", []
+        self.cache = self.state + "/environments"
         self.socket = self.runtime + "/pyrod.sock"
         self.env = dict(os.environ, HOME=account.pw_dir, USER=user, LOGNAME=user)
         self.become = ["setpriv", "--reuid=%d" % account.pw_uid, "--regid=%d" % account.pw_gid, "--init-groups", "--inh-caps=-all", "--"]
@@ -280,11 +293,11 @@ def daemon(work):
     if os.environ.get("PYRO_TEST_INSTALLED"):
         yield Installed(os.environ["PYRO_TEST_INSTALLED"]).start()
         return
-    os.makedirs(CACHE + "/environments", exist_ok=True)
     d = Daemon(work + "/shared", kernels=CACHE + "/kernels")
     d.start()
     pulled = d.pyro("env", "pull", "debian:12", timeout=900)
     assert pulled.status == 0, pulled
+    copy_links(d.cache, CACHE + "/environments")
     if not os.path.isdir(CACHE + "/kernels"):
         subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
     yield d

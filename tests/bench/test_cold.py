@@ -42,7 +42,7 @@ def floor(daemon):
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     name = json.loads(daemon.pyro("--json", "env", "inspect", "debian:12").text)
-    image = CACHE + "/environments/" + name["digest"].replace(":", "-") + "/image.ext4"
+    image = daemon.cache + "/" + name["digest"].replace(":", "-") + "/image.ext4"
     work = tempfile.mkdtemp(prefix="pyro-floor-")
     own = work + "/own"
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", own, "4G"], check=True, stdout=subprocess.DEVNULL)

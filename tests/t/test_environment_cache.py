@@ -2,6 +2,7 @@
 """The environment cache as its owner sees it, without a guest: what prune would and does remove, and what doctor says of
 the sandbox that archives are parsed in."""
 import os
+import shutil
 import time
 
 import pytest
@@ -62,7 +63,19 @@ def test_doctor_tells_of_an_import_that_cannot_start(make_daemon):
 
 
 def test_cache_removed_under_the_daemon(small):
-    os.rmdir(small.root + "/cache")
+    shutil.rmtree(small.root + "/cache")
     assert small.call("env.list")["result"]["environments"]
     r = small.pyro("env", "prune")
     assert (r.status, r.text) == (0, "Freed: 0 bytes\n"), r
+
+
+def test_a_cache_has_one_daemon(small, make_daemon):
+    """Another daemon's start would remove our pull's staging folder, and its prune what our machines stand on."""
+    second = make_daemon()
+    second.env["PYRO_ENVIRONMENT_CACHE_DIR"] = small.root + "/cache"
+    left = small.root + "/cache/.staging-ours"
+    os.mkdir(left)
+    with pytest.raises(RuntimeError, match="another pyrod .pid %d. owns %s/cache .fix: .*PYRO_ENVIRONMENT_CACHE_DIR" % (small.process.pid, small.root)):
+        second.start()
+    assert os.path.isdir(left)
+    assert "result" in small.call("system.ping")

@@ -228,6 +228,17 @@ def test_interrupts(daemon, when, sig):
     daemon.wait_clean(14 if sig == signal.SIGKILL else 5)
 
 
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_interrupts_after_the_command(daemon, sig):
+    """Its last word is out, its machine is on its way down: whichever comes first, nothing is left."""
+    p = daemon.popen("run", ENV, "--", "echo", "over", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.readline() == b"over\n"
+    p.send_signal(sig)
+    status = p.wait(timeout=20)
+    assert status in (0, 130 if sig == signal.SIGINT else 128 + sig, -signal.SIGKILL if sig == signal.SIGKILL else 0), p.stderr.read()
+    daemon.wait_clean(14 if sig == signal.SIGKILL else 5)
+
+
 def test_ctrl_c_on_a_terminal(daemon):
     """The key, not the signal: the terminal turns it into SIGINT for the foreground group, and stays as it was."""
     master, slave = pty.openpty()
