@@ -54,3 +54,11 @@ def test_guest_that_ends(fake, words):
     r = fake.pyro("--json", "run", *fake.run_flags(), "debian:12", "--", words)
     assert r.status == 125 and json.loads(r.out)["error"]["code"] == "guest_died", r
     fake.wait_clean()
+
+
+def test_cut_streams_are_repaired(fake):
+    """Both directions, in the middle of frames, at offsets that no frame ends at."""
+    data = lines(1 << 20)
+    r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", "cut in 100003; cut out 200005; cat; hangup; print 50000; err over",
+                  input=data)
+    assert (r.status, r.out == data + lines(50000), r.err) == (0, True, b"over\n"), r.errors
