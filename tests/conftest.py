@@ -325,3 +325,26 @@ def make_daemon(tmp_path_factory):
         text = d.log_text()
         shutil.rmtree(d.root, ignore_errors=True)
         assert "ERROR: AddressSanitizer" not in text and "runtime error:" not in text and "LeakSanitizer" not in text, text
+
+
+@pytest.fixture
+def make_fake():
+    """Makes daemons whose machines have the fake VMM (not started): make_fake(build=..., conf=[...])."""
+    from fakevm import FakeDaemon
+    made = []
+
+    def make(**kw):
+        made.append(FakeDaemon(tempfile.mkdtemp(prefix="pyro-test-"), **kw))
+        return made[-1]
+
+    yield make
+    for d in made:
+        d.close()
+        text = d.log_text()
+        shutil.rmtree(d.root, ignore_errors=True)
+        assert "ERROR: AddressSanitizer" not in text and "runtime error:" not in text and "LeakSanitizer" not in text, text
+
+
+@pytest.fixture(params=["release", "asan"])
+def fake(request, make_fake):
+    return make_fake(build=BUILD if request.param == "release" else BUILD_ASAN).start()

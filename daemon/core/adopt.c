@@ -184,14 +184,12 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	mc->adopting = false;
-	if (w->state != AGENT_SET_UP ||
-		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0) {
+	if (!machine_is_same(mc, w)) {
 		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", NULL,
 			"machine %s cannot be adopted", mc->row.id);
 		machine_fail(mc, MACHINE_FAILED, &err);
 		return 0;
 	}
-	memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
 	log_info("%s: adopted, its VMM is pid %d", mc->row.id, (int)mc->row.vmm_pid);
 	machine_set_state(mc, MACHINE_STARTED);
 	machine_save(mc);

@@ -102,6 +102,18 @@ static void began_anew(struct machine *mc)
 	lost(mc, &err);
 }
 
+/* The guest takes its nonce with SETUP: the first WELCOME after that tells it. */
+bool machine_is_same(struct machine *mc, const struct msg_welcome *w)
+{
+	if (w->state != AGENT_SET_UP ||
+		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0)
+		return false;
+	if (!mc->boot_known)
+		memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
+	mc->boot_known = true;
+	return memcmp(w->boot_nonce, mc->boot_nonce, sizeof(w->boot_nonce)) == 0;
+}
+
 static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdata)
 {
 	struct machine *mc = userdata;
@@ -113,13 +125,9 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 		if (r < 0 || mc->engine != ENGINE_IDLE)
 			return r;
 	}
-	if (w->state == AGENT_READY && !mc->set_up) {
-		memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
+	if (w->state == AGENT_READY && !mc->set_up)
 		return begin_setup(mc);
-	}
-	if (w->state != AGENT_SET_UP ||
-		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0 ||
-		memcmp(w->boot_nonce, mc->boot_nonce, sizeof(w->boot_nonce)) != 0) {
+	if (!machine_is_same(mc, w)) {
 		began_anew(mc);
 		return 0;
 	}

@@ -85,6 +85,7 @@ struct machine {
 	struct pause *pause;          /* owned: its vCPUs stand still */
 	struct link *link;            /* owned */
 	bool set_up;
+	bool boot_known; /* boot_nonce is the guest's */
 	uint8_t boot_nonce[16];
 	char *bye;              /* owned or NULL: why the guest ended itself */
 	struct exec_list execs; /* borrowed: each run's */
@@ -161,6 +162,8 @@ int machine_link_open(struct machine *mc, uint64_t first_usec);
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
 /* A channel no command of this machine has had. */
 uint32_t machine_channel(struct machine *mc);
+/* True when the WELCOME is of the guest that was set up, and of its only boot. */
+bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 /* The guest is lost: its commands end with err. */
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err);
 

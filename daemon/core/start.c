@@ -244,7 +244,7 @@ static int run_boot(struct machine *mc, struct error *err)
 		r = resolve_accelerator(mc, err);
 	if (r < 0)
 		return r;
-	mc->set_up = mc->vmm_up = mc->vmm_gone = mc->row_kept = false;
+	mc->set_up = mc->boot_known = mc->vmm_up = mc->vmm_gone = mc->row_kept = false;
 	free(TAKE_PTR(mc->bye));
 	free(TAKE_PTR(mc->row.last_error));
 	memcpy(mc->row.boot_id, mc->machines->boot_id, sizeof(mc->row.boot_id));

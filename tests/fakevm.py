@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""A daemon whose machines have the fake VMM (tests/fake/fake.h) in place of QEMU, with an environment and a kernel that
+are only files of the right shape: a machine starts in tens of milliseconds, and what its guest does is chosen by the
+words of its command, or by its memory (MANNERS) before there is one."""
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import struct
+import time
+
+from conftest import BUILD, Daemon
+
+ENV = "debian:12"
+LINE = 16
+MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refuses", "noise", "qmp-silent", "qmp-noise", "console"))}
+
+
+def lines(n):
+    """What `print N` prints."""
+    return b"".join(b"%015d\n" % i for i in range(-(-n // LINE)))[:n]
+
+
+def fake_environment(cache, name=ENV):
+    digest = "0123456789abcdef" * 4
+    place = "%s/sha256-%s" % (cache, digest)
+    os.makedirs(place)
+    with open(place + "/image.ext4", "wb") as f:
+        f.truncate(4096)
+    with open(place + "/meta.json", "w") as f:
+        json.dump({"digest": "sha256:" + digest, "size_bytes": 4096, "source": "tests", "pulled_at": "2026-01-01T00:00:00Z"}, f)
+    with open("%s/%s.json" % (cache, name), "w") as f:
+        json.dump({"digest": "sha256:" + digest}, f)
+
+
+def initrd_name(agent):
+    """As daemon/image/kernel.c names the initramfs of an agent."""
+    st, mask = os.stat(agent), (1 << 64) - 1
+    values = (1, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns // 10**9, st.st_mtime_ns % 10**9,
+              (st.st_ctime_ns // 10**9) ^ (st.st_ctime_ns % 10**9) << 32 & mask)
+    h = 0xcbf29ce484222325
+    for byte in struct.pack("<7Q", *(v & mask for v in values)):
+        h = (h ^ byte) * 0x100000001b3 & mask
+    return "initrd-%016x" % h
+
+
+def fake_kernel(state, agent):
+    name = "fedcba9876543210"
+    place = "%s/kernels/%s" % (state, name)
+    os.makedirs(place)
+    for file in ("vmlinux", initrd_name(agent)):
+        open(place + "/" + file, "w").close()
+    with open(state + "/kernels/current.json", "w") as f:
+        json.dump({"hash": name, "version": "0", "key": ""}, f)
+
+
+class FakeDaemon(Daemon):
+    def __init__(self, root, build=BUILD, env=None, conf=(), **kw):
+        os.chmod(root, 0o755)
+        super().__init__(root, build=build, env=env, **kw)
+        os.makedirs(root + "/cache")
+        fake_environment(root + "/cache")
+        fake_kernel(self.state, self.env["PYRO_AGENT"])
+        self.env["PYRO_ENVIRONMENT_CACHE_DIR"] = root + "/cache"
+        os.makedirs(root + "/vmm", 0o755)
+        # The same program whichever build the daemon is: it runs confined, as another user.
+        self.vmm = root + "/vmm/pyro-fake-vmm"
+        shutil.copy(BUILD + "/tests/fake/pyro-fake-vmm", self.vmm)
+        os.chmod(self.vmm, 0o755)
+        self.conf = root + "/pyrod.conf"
+        with open(self.conf, "w") as f:
+            f.write("[pyrod]\nqemu = %s\naccelerator = emulation\nmax_machines = 1000\nmax_vcpus = 1000\nmax_memory_mib = 1000000\n"
+                    "memory_reserve_mib = 0\ndisk_reserve_mib = 0\n%s\n" % (self.vmm, "\n".join(conf)))
+        self.observer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.observer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.observer.bind(root + "/vmm/observer.sock")
+        os.chmod(root + "/vmm/observer.sock", 0o777)
+
+    def start(self, *args, **kw):
+        return super().start("--config", self.conf, *args, **kw)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def run_flags(self, manner="good"):
+        return ("-m", "%dM" % MANNERS[manner], "--disk-mib", "64")
+
+    def spec(self, manner="good", **more):
+        return dict({"environment": ENV, "mem_mib": MANNERS[manner], "disk_mib": 64}, **more)
+
+    def told(self, want, seconds=30):
+        """The next thing the fake VMMs say that begins with want."""
+        end = time.monotonic() + seconds
+        while True:
+            self.observer.settimeout(max(0.001, end - time.monotonic()))
+            text = self.observer.recv(512).decode(errors="replace")
+            if text.startswith(want):
+                return text
+
+    def vmm_pids(self):
+        """Every fake VMM of this daemon and of those before it, whoever is its parent."""
+        found = []
+        for name in os.listdir("/proc"):
+            try:
+                words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0") if name.isdigit() else [b""]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words[0] == self.vmm.encode() and b"-uuid" in words:
+                found.append(int(name))
+        return found
+
+    def processes(self):
+        children = super().processes()
+        known = {pid for pid, _ in children}
+        return children + [(pid, "fake VMM, not a child") for pid in self.vmm_pids() if pid not in known]
+
+    def rows(self, sql):
+        """Of the store, while no daemon has it."""
+        db = sqlite3.connect("file:%s/pyro.db?mode=ro" % self.state, uri=True)
+        try:
+            return db.execute(sql).fetchall()
+        finally:
+            db.close()
+
+    def close(self):
+        """The test's end: machines that are meant to outlive a daemon go with it."""
+        self.stop()
+        for pid in self.vmm_pids():
+            os.kill(pid, signal.SIGKILL)
+        self.observer.close()

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""The fake VMM itself: a well-behaved guest of tests/fake is, to the daemon and its callers, a guest."""
+import json
+import subprocess
+
+import pytest
+
+from fakevm import lines
+
+
+def test_commands(fake):
+    for words, status, out, err in (
+        (["true"], 0, b"", b""),
+        (["exit 7"], 7, b"", b""),
+        (["echo some words; err other; exit 3"], 3, b"some words\n", b"other\n"),
+        (["print 1000000; errprint 100"], 0, lines(1000000), lines(100)),
+        (["sleep 50; echo late"], 0, b"late\n", b""),
+    ):
+        r = fake.pyro("-q", "run", *fake.run_flags(), "debian:12", "--", *words)
+        assert (r.status, r.out, r.err) == (status, out, err), r
+    fake.wait_clean()
+
+
+def test_stdin(fake):
+    data = lines(3 << 20)
+    r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", "cat; err done", input=data)
+    assert (r.status, r.out == data, r.err) == (0, True, b"done\n"), r.errors
+
+
+def test_timeout_and_signal(fake):
+    r = fake.pyro("run", *fake.run_flags(), "--timeout-seconds", "1", "debian:12", "--", "sleep 0")
+    assert r.status == 124, r
+    p = fake.popen("run", *fake.run_flags(), "debian:12", "--", "echo on; sleep 0", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.readline() == b"on\n"
+    p.terminate()
+    p.communicate(timeout=30)
+    assert p.returncode in (130, 143)
+    fake.wait_clean()
+
+
+def test_machine_that_stays(fake):
+    vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    assert fake.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
+    fake.told("end")
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    r = fake.call("vm.exec", {"vm_id": vm, "command": "echo here"})["result"]
+    assert (r["exit_code"], r["stdout"]) == (0, "here\n")
+    fake.wait_clean()
+
+
+@pytest.mark.parametrize("words", ["die", "reboot"])
+def test_guest_that_ends(fake, words):
+    r = fake.pyro("--json", "run", *fake.run_flags(), "debian:12", "--", words)
+    assert r.status == 125 and json.loads(r.out)["error"]["code"] == "guest_died", r
+    fake.wait_clean()
+
+
+def test_cut_streams_are_repaired(fake):
+    """Both directions, in the middle of frames, at offsets that no frame ends at."""
+    data = lines(1 << 20)
+    r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", "cut in 100003; cut out 200005; cat; hangup; print 50000; err over",
+                  input=data)
+    assert (r.status, r.out == data + lines(50000), r.err) == (0, True, b"over\n"), r.errors
