@@ -6,7 +6,7 @@
  * What must stay true: a process is ours only when pid, start time, boot and the uuid on its command line
  * are all those of the row, looked at after its pidfd was opened. A machine being adopted is `unknown`
  * until its agent has said which machine it is; whose agent does not answer within ADOPT_USEC stays so,
- * and its commands have failed.
+ * and its commands have failed. Its agent is asked again by the next call that needs the guest.
  */
 
 #include "daemon/core/machine-internal.h"
@@ -161,7 +161,7 @@ int machine_adopt(struct machine *mc, bool stopping, struct error *err)
 	link_set_sync(mc->link, mc->row.sync, true);
 	mc->set_up = mc->vmm_up = mc->row_kept = true;
 	mc->adopting = true;
-	mc->stop_adopted = stopping;
+	mc->stop_wanted = stopping;
 	return 0;
 }
 
@@ -193,7 +193,7 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 	log_info("%s: adopted, its VMM is pid %d", mc->row.id, (int)mc->row.vmm_pid);
 	machine_set_state(mc, MACHINE_STARTED);
 	machine_save(mc);
-	if (mc->stop_adopted)
+	if (mc->stop_wanted)
 		machine_shut_down(mc);
 	return forget_strays(mc, w);
 }
@@ -211,4 +211,31 @@ void machine_not_adopted(struct machine *mc, const struct error *err)
 		exec_list_remove(x);
 		exec_fail(x, err);
 	}
+	machine_tell(mc, WAIT_STARTED, err);
+	mc->stop_wanted = false;
+	if (mc->stop_asked && mc->engine == ENGINE_IDLE)
+		machine_shut_down(mc); /* its owner is here and wants it: not in order, then */
+	else
+		machine_tell(mc, WAIT_BOOT, err);
+}
+
+bool machine_may_answer(const struct machine *mc)
+{
+	return mc->engine == ENGINE_IDLE && mc->state == MACHINE_UNKNOWN && mc->vmm &&
+	       !mc->vmm_gone;
+}
+
+int machine_ask_again(struct machine *mc)
+{
+	int r;
+
+	if (mc->adopting)
+		return 0;
+	mc->link = link_free(mc->link);
+	r = machine_link_open(mc, ADOPT_USEC);
+	if (r < 0)
+		return r;
+	link_set_sync(mc->link, mc->row.sync, true);
+	mc->adopting = true;
+	return 0;
 }

@@ -117,10 +117,11 @@ bool machine_is_same(struct machine *mc, const struct msg_welcome *w)
 static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdata)
 {
 	struct machine *mc = userdata;
+	bool adopted = mc->adopting;
 	struct exec *x, *next;
 	int r = 0;
 
-	if (mc->adopting) {
+	if (adopted) {
 		r = machine_adopted(mc, w);
 		if (r < 0 || mc->engine != ENGINE_IDLE)
 			return r;
@@ -139,6 +140,8 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	if (r >= 0 && mc->state == MACHINE_STOPPING)
 		r = machine_shut_down_again(mc);
 	link_kick(l);
+	if (adopted && mc->state == MACHINE_STARTED)
+		machine_tell(mc, WAIT_STARTED, NULL);
 	return r;
 }
 

@@ -199,7 +199,7 @@ static void go_down(struct machine *mc)
 static void turn_down(struct machine *mc)
 {
 	mc->engine = ENGINE_DOWN;
-	mc->waiting = mc->adopting = mc->stop_adopted = false;
+	mc->waiting = mc->adopting = mc->stop_wanted = mc->stop_asked = false;
 	machine_unpaused(mc);
 	if (mc->floor == 0) {
 		machine_set_state(mc, MACHINE_DELETING);

@@ -49,9 +49,10 @@ struct machine {
 	struct machines *machines; /* borrowed */
 	struct vm_row row;         /* owned; row.state follows state */
 	enum machine_state state;
-	bool this_life;                        /* made by this daemon, not by an earlier one */
-	bool stop_adopted;                     /* it was being stopped */
-	bool adopting;                         /* its VMM lives; its agent has not answered yet */
+	bool this_life;   /* made by this daemon, not by an earlier one */
+	bool stop_wanted; /* once its agent has answered */
+	bool stop_asked;  /* by somebody who waits, even if it does not answer */
+	bool adopting;    /* its VMM lives; its agent has not answered yet */
 	char *state_dir, *run_dir, *disk_path; /* owned */
 	char *delete_reason;                   /* owned or NULL */
 
@@ -194,6 +195,10 @@ int machine_adopt(struct machine *mc, bool stopping, struct error *err);
 /* The agent has answered, or it will not. */
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
 void machine_not_adopted(struct machine *mc, const struct error *err);
+/* Its VMM runs and its agent has not answered (yet). */
+bool machine_may_answer(const struct machine *mc);
+/* Such a machine is, or is again, being adopted; who waits with WAIT_STARTED is told what came of it. */
+int machine_ask_again(struct machine *mc);
 
 /* recover.c */
 int machines_recover(struct machines *ms, struct error *err);

@@ -482,6 +482,11 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 		return 1;
 	if (comes_to_a_stand(mc)) {
 		r = machine_wait(mc, WAIT_BOOT, done, userdata);
+	} else if (machine_may_answer(mc)) {
+		r = machine_ask_again(mc);
+		if (r >= 0)
+			r = machine_wait(
+				mc, mc->stop_wanted ? WAIT_BOOT : WAIT_STARTED, done, userdata);
 	} else {
 		if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
 			if (mc->engine != ENGINE_IDLE ||
@@ -516,7 +521,9 @@ int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struc
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s", mc->row.id);
-	if (mc->engine == ENGINE_IDLE && mc->state != MACHINE_STOPPING)
+	if (machine_may_answer(mc) && machine_ask_again(mc) >= 0)
+		mc->stop_wanted = mc->stop_asked = true;
+	else if (mc->engine == ENGINE_IDLE && mc->state != MACHINE_STOPPING)
 		machine_shut_down(mc);
 	return 0;
 }

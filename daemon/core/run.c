@@ -499,20 +499,40 @@ static void on_entered(int k, const struct error *err, void *userdata)
 		execute(r);
 }
 
+static int keep_entered(struct run *r, struct error *err)
+{
+	int k = run_keep_row(r, on_entered);
+
+	return k < 0 ? error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command") : k;
+}
+
+/* The agent of an adopted machine has told which channels it holds: now one can be given out. */
+static void on_adopted(const struct error *err, void *userdata)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	struct run *r = userdata;
+
+	if (err)
+		(void)error_copy(&why, err);
+	if (err || keep_entered(r, &why) < 0)
+		not_started(r, &why);
+}
+
 static int enter(struct run *r, struct machine *mc, struct error *err)
 {
+	bool adopting = machine_may_answer(mc);
 	int k;
 
-	if (machine_busy(mc) || mc->state == MACHINE_UNKNOWN)
+	if (machine_busy(mc) || (mc->state == MACHINE_UNKNOWN && !adopting))
 		return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, "pyro vm status",
 			"machine %s is %s and takes no command now", mc->row.id,
 			machine_state_public(mc->state));
 	r->machine = mc;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
-	k = run_keep_row(r, on_entered);
+	k = adopting ? machine_boot(mc, on_adopted, r, err) : keep_entered(r, err);
 	if (k < 0) {
 		r->machine = NULL;
-		return error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command");
+		return k;
 	}
 	r->phase = RUN_STARTING;
 	run_progress(r, "start");

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Calls that need a guest while its machine is being adopted: they wait for its agent's answer, and an agent that was too
+late is asked again. list, status and delete never wait. The fake VMM; a stopped one is a guest that does not answer."""
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from conftest import Raw
+
+
+@pytest.fixture
+def vm(fake):
+    """A machine that stays and runs."""
+    vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    return vm
+
+
+def restart_over_silence(fake):
+    """The daemon is another one and the guest says nothing; returns what makes it speak."""
+    pid, = fake.vmm_pids()
+    fake.kill()
+    os.kill(pid, signal.SIGSTOP)
+    fake.start()
+    return lambda: os.kill(pid, signal.SIGCONT)
+
+
+def state(fake, vm):
+    return fake.call("vm.status", {"vm_id": vm})["result"]["state"]
+
+
+def in_background(fake, method, **params):
+    replies = []
+    thread = threading.Thread(target=lambda: replies.append(fake.call(method, params, timeout=60)))
+    thread.start()
+
+    def reply():
+        thread.join(60)
+        return replies[0]
+    return reply
+
+
+def test_start_and_command_wait(fake, vm):
+    speak = restart_over_silence(fake)
+    begun = in_background(fake, "vm.start", vm_id=vm)
+    ran = in_background(fake, "vm.exec", vm_id=vm, command="echo here; exit 3")
+    begin = time.monotonic()
+    assert state(fake, vm) == "unknown" and [v["vm_id"] for v in fake.vms()] == [vm]
+    assert time.monotonic() - begin < 2  # these do not wait
+    speak()
+    assert begun()["result"]["state"] == "started"
+    assert (ran()["result"]["exit_code"], ran()["result"]["stdout"]) == (3, "here\n")
+    fake.wait_clean()
+
+
+def test_stop_waits_and_is_orderly(fake, vm):
+    speak = restart_over_silence(fake)
+    stopped = in_background(fake, "vm.stop", vm_id=vm)
+    assert state(fake, vm) == "unknown"
+    speak()
+    assert stopped()["result"]["state"] == "stopped"
+    assert fake.told("end")  # the guest ended itself: it was asked
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+
+
+def test_delete_does_not_wait(fake, vm):
+    restart_over_silence(fake)
+    waits = in_background(fake, "vm.start", vm_id=vm)
+    assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
+    assert waits()["error"]["data"]["code"] == "cancelled"
+    fake.wait_clean()
+
+
+def test_one_that_answers_too_late_is_asked_again(fake, vm):
+    speak = restart_over_silence(fake)
+    reply = fake.call("vm.exec", {"vm_id": vm, "command": "echo here"}, timeout=60)
+    assert reply["error"]["data"]["code"] == "guest_unresponsive" and reply["error"]["data"]["retryable"], reply
+    assert state(fake, vm) == "unknown" and len(fake.vmm_pids()) == 1  # nobody killed it
+    speak()
+    assert fake.call("vm.exec", {"vm_id": vm, "command": "echo here"}, timeout=60)["result"]["stdout"] == "here\n"
+    fake.wait_clean()
+
+
+def test_stop_of_one_that_never_answers(fake, vm):
+    restart_over_silence(fake)
+    assert fake.call("vm.stop", {"vm_id": vm}, timeout=60)["result"]["state"] == "stopped"
+    assert not fake.vmm_pids()
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+
+
+def test_a_stop_and_then_a_start_in_a_row(fake, vm):
+    """In that order on one connection: the machine is booted anew once it stands."""
+    pid, = fake.vmm_pids()
+    speak = restart_over_silence(fake)
+    with Raw(fake.socket, 60) as raw:
+        for i, verb in enumerate(("stop", "start", "status")):
+            raw.send(json.dumps({"jsonrpc": "2.0", "id": i, "method": "vm." + verb, "params": {"vm_id": vm}}).encode() + b"\n")
+        assert (raw.line()["id"]) == 2  # both others wait
+        speak()
+        replies = [raw.line(), raw.line()]
+    assert [r["id"] for r in replies] == [0, 1] and all("result" in r for r in replies), replies
+    assert state(fake, vm) == "started" and fake.vmm_pids() != [pid]
