@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: MIT
+"""Who may do what: every method of the table against the owner of a machine and a command, another member of group pyro, a
+member of pyro-admin too, root, and somebody in no group. A method without a row here fails, and so does a row without a
+method. What belongs to another is "not found" in the very words that an id gets that never was.
+
+The daemon is the sanitized one, with /etc/group of its own (so the host's accounts do not matter) and a copy of the
+environment cache (so that pruning is real). Who a client is comes from the kernel: each connection is made by a process
+of that uid and handed to the test."""
+import array
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw
+
+ENV = "debian:12"
+GROUP, ADMINS = 61100, 61101
+OWNER, OTHER, ADMIN, ROOT, NOBODY = "owner", "other", "admin", "root", "nobody"
+PEOPLE = {OWNER: (61001, [GROUP]), OTHER: (61002, [GROUP]), ADMIN: (61003, [GROUP, ADMINS]), ROOT: (0, [0]), NOBODY: (65534, [])}
+NEVER = {"vm": "vm-ffffffffffff", "exec": "ex-ffffffffffff"}
+
+
+def methods():
+    """{method: (object, right)} of the one table."""
+    table = open(TOP + "/proto/api.def").read()
+    found = re.findall(r'API_METHOD\(\w+, "([\w.]+)", API_OBJ_(\w+), API_(\w+), ', table)
+    assert len(found) == len(re.findall(r"^API_METHOD\(", table, re.M))
+    return {name: (what.lower(), right.lower()) for name, what, right in found}
+
+
+METHODS = methods()
+
+
+class Client(Raw):
+    """A connection made as somebody else: a process of that uid connects and passes it on."""
+
+    def __init__(self, path, who, timeout=60):
+        self.buffer, self.id = b"", 0
+        here, there = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            status = 255
+            try:
+                uid, groups = PEOPLE[who]
+                os.setgroups(groups)
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                s = socket.socket(socket.AF_UNIX)
+                status = s.connect_ex(path)
+                if status == 0:
+                    there.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))])
+            finally:
+                os._exit(status)
+        there.close()
+        _, ended = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(ended)
+        if code != 0:
+            here.close()
+            raise OSError(code, os.strerror(code))
+        _, fds, _, _ = socket.recv_fds(here, 1, 1)
+        here.close()
+        self.sock = socket.socket(fileno=fds[0])
+        self.sock.settimeout(timeout)
+
+    def start(self, method, params, fds=()):
+        """Sends a call and does not wait for its answer."""
+        self.id += 1
+        line = {"jsonrpc": "2.0", "id": self.id, "method": method, "params": params}
+        if fds:
+            line["fds"] = len(fds)
+        self.sock.sendmsg([json.dumps(line).encode() + b"\n"],
+                          [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+        return self.id
+
+    def until(self, found):
+        """Reads lines until one of them is what is looked for."""
+        while True:
+            line = self.line()
+            hit = found(line)
+            if hit:
+                return hit
+
+    def answer(self, id):
+        return self.until(lambda line: line if line.get("id") == id else None)
+
+
+def call(d, who, method, params=None):
+    with Client(d.socket, who) as c:
+        return c.call(method, params)
+
+
+def result(d, who, method, params=None):
+    reply = call(d, who, method, params)
+    assert "result" in reply, (who, method, params, reply)
+    return reply["result"]
+
+
+def refusal(d, who, method, params=None):
+    reply = call(d, who, method, params)
+    assert "error" in reply, (who, method, params, reply)
+    return reply["error"]
+
+
+def copy_cache(to):
+    """The installed environment by hard links, so that removing it here removes it only here."""
+    os.makedirs(to)
+    entry = CACHE + "/environments/%s.json" % ENV
+    assert os.path.exists(entry), "pull %s into %s first" % (ENV, CACHE)
+    digest = json.load(open(entry))["digest"].replace(":", "-")
+    subprocess.run(["cp", "-al", entry, CACHE + "/environments/" + digest, to], check=True)
+
+
+@pytest.fixture(scope="module")
+def served(root_only, work):
+    root = work + "/authority"
+    os.makedirs(root)
+    shared = Daemon(root + "/first", kernels=CACHE + "/kernels").start()  # fills the cache when it is empty
+    pulled = shared.pyro("env", "pull", ENV, timeout=900)
+    shared.stop()
+    assert pulled.status == 0, pulled
+    copy_cache(root + "/environments")
+    with open(root + "/group", "w") as f:
+        f.write(open("/etc/group").read() + "pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
+    d = Daemon(root + "/second", build=BUILD_ASAN, kernels=shared.state + "/kernels",
+               env={"PYRO_ENVIRONMENT_CACHE_DIR": root + "/environments"})
+    d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
+    yield d.start()
+    left = d.residue()
+    d.stop()
+    assert not left, left
+    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+
+
+def create(d, who):
+    vm = result(d, who, "vm.create", {"environment": ENV, "mem_mib": 256, "ttl_seconds": 0})
+    assert vm["owner_uid"] == PEOPLE[who][0]
+    return vm["vm_id"]
+
+
+def delete(d, who, vm):
+    assert result(d, who, "vm.delete", {"vm_id": vm})["deleted"] is True
+
+
+class Run:
+    """A command of who that goes on until it is cancelled, with its connection and the names it has."""
+
+    def __init__(self, d, who, live=False):
+        self.client = Client(d.socket, who)
+        self.socket = None
+        fds, params = (), {"environment": ENV, "command": "sleep 1000", "mem_mib": 256, "timeout_seconds": 0}
+        if live:
+            self.socket, theirs = socket.socketpair()
+            fds, params["stdio"] = (theirs.fileno(),), 0
+        self.id = self.client.start("vm.run", params, fds)
+        if live:
+            theirs.close()
+
+        def executes(line):
+            assert "error" not in line, line
+            p = line.get("params", {})
+            return p if p.get("phase") == "execute" and p["exec_id"] else None
+
+        p = self.client.until(executes)
+        self.vm, self.exec = p["vm_id"], p["exec_id"]
+
+    def cancel(self):
+        assert self.client.call("cancel", {"id": self.id})["result"] == {"cancelled": True}
+
+    def leave(self):
+        self.client.sock.close()
+        if self.socket:
+            self.socket.close()
+
+
+def attach(d, who, exec_id):
+    """exec.attach; (client, the call's id, our end)."""
+    c = Client(d.socket, who)
+    ours, theirs = socket.socketpair()
+    call_id = c.start("exec.attach", {"exec_id": exec_id, "stdio": 0}, (theirs.fileno(),))
+    theirs.close()
+    return c, call_id, ours
+
+
+# What stands here is done by each of the people for whom it is allowed, and must succeed.
+
+def anyone(params=None, check=None):
+    def act(d, who):
+        got = result(d, who, act.method, params)
+        if check:
+            check(got, who)
+    act.people = (OWNER, OTHER, ADMIN, ROOT)
+    return act
+
+
+def run_for_anyone(d, who):
+    got = result(d, who, "vm.run", {"environment": ENV, "command": "id -u", "mem_mib": 256})
+    assert (got["exit_code"], got["stdout"]) == (0, "0\n")
+
+
+def create_for_anyone(d, who):
+    delete(d, who, create(d, who))
+
+
+def list_own(got, who):
+    uid = PEOPLE[who][0]
+    assert got["count"] == len(got["vms"])
+    assert uid == 0 or {v["owner_uid"] for v in got["vms"]} <= {uid}
+
+
+def prune(d, who):
+    """Leftovers may go by anybody's word; what others have installed only by an administrator's."""
+    assert result(d, who, "env.prune", {"all": True, "dry_run": True})["bytes_freed"] >= 0
+    result(d, who, "env.prune", {})
+    if who in (ADMIN, ROOT):
+        return  # test_only_an_administrator_removes_what_others_use
+    error = refusal(d, who, "env.prune", {"all": True})
+    assert error["data"]["code"] == "permission_denied" and error["data"]["fix"]
+
+
+ANYONE = {
+    "system.ping": anyone(check=lambda got, who: got["uid"] == PEOPLE[who][0] or pytest.fail("%s is uid %d" % (who, got["uid"]))),
+    "system.doctor": anyone({"probe": False}),
+    "cancel": anyone({"id": 4711}, lambda got, _: got == {"cancelled": False} or pytest.fail(str(got))),
+    "env.list": anyone(),
+    "vm.list_environments": anyone(),
+    "env.pull": anyone({"environment": ENV}),
+    "env.inspect": anyone({"environment": ENV}),
+    "env.prune": prune,
+    "vm.run": run_for_anyone,
+    "vm.create": create_for_anyone,
+    "vm.list": anyone(check=list_own),
+    "vm.reap_expired": anyone(check=lambda got, _: got == {"count": 0, "deleted": []} or pytest.fail(str(got))),
+}
+for name, act in ANYONE.items():
+    act.method = name
+
+
+# What only the owner and root may do: by `who` to a machine or a live command of OWNER.
+
+def to_machine(method, check):
+    def act(d, who):
+        vm = create(d, OWNER)
+        got = result(d, who, method, {"vm_id": vm})
+        assert got["vm_id"] == vm and check(got), got
+        if method != "vm.delete":
+            delete(d, OWNER, vm)
+    return act
+
+
+def exec_in(d, who):
+    vm = create(d, OWNER)
+    got = result(d, who, "vm.exec", {"vm_id": vm, "command": "echo there"})
+    assert (got["vm_id"], got["stdout"], got["cleanup"]["deleted"]) == (vm, "there\n", True)
+
+
+def signal(d, who):
+    run = Run(d, OWNER)
+    assert result(d, who, "exec.signal", {"exec_id": run.exec, "signal_name": "TERM"}) == {"exec_id": run.exec, "signal": "TERM"}
+    assert run.client.answer(run.id)["result"]["exit_code"] == 128 + 15
+    run.leave()
+
+
+def attach_after_its_caller(d, who):
+    run = Run(d, OWNER, live=True)
+    c, call_id, ours = attach(d, who, run.exec)
+    assert c.answer(call_id)["error"]["data"]["code"] == "wrong_state"  # it has a caller
+    c.sock.close()
+    run.leave()
+    c, call_id, ours = attach(d, who, run.exec)
+    assert c.until(lambda line: line.get("params", {}).get("phase") == "execute")
+    assert c.call("cancel", {"id": call_id})["result"] == {"cancelled": True}
+    c.sock.close()
+    ours.close()
+
+
+OWNED = {
+    "vm.start": to_machine("vm.start", lambda got: got["state"] == "started"),
+    "vm.stop": to_machine("vm.stop", lambda got: got["state"] == "created"),
+    "vm.exec": exec_in,
+    "vm.network_info": to_machine("vm.network_info", lambda got: got["enabled"] is False),
+    "vm.status": to_machine("vm.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
+    "vm.delete": to_machine("vm.delete", lambda got: got["deleted"] is True),
+    "exec.signal": signal,
+    "exec.attach": attach_after_its_caller,
+}
+REQUIRED = {"vm.exec": {"command": "true"}}
+
+
+def test_every_method_has_its_row():
+    assert {m for m, (_, right) in METHODS.items() if right == "anyone"} == set(ANYONE)
+    assert {m for m, (_, right) in METHODS.items() if right == "owner"} == set(OWNED)
+    assert set(METHODS) == set(ANYONE) | set(OWNED), "a right without a row: say here what it means"
+    assert {what for m, (what, _) in METHODS.items() if m in OWNED} == set(NEVER)
+
+
+@pytest.mark.parametrize("who", [OWNER, OTHER, ADMIN, ROOT])
+@pytest.mark.parametrize("method", sorted(ANYONE))
+def test_anyone_in_the_group(served, method, who):
+    if (method, who) == ("vm.run", ADMIN):
+        who = OTHER  # to the daemon the same: a boot is dear
+    ANYONE[method](served, who)
+
+
+@pytest.mark.parametrize("who", [OWNER, ROOT])
+@pytest.mark.parametrize("method", sorted(OWNED))
+def test_owner_and_root(served, method, who):
+    OWNED[method](served, who)
+    served.wait_clean(30)
+
+
+@pytest.fixture(scope="module")
+def target(served):
+    """A machine and a live command of OWNER's, which nobody else may see or touch."""
+    run = Run(served, OWNER, live=True)
+    vm = create(served, OWNER)
+    yield {"vm": vm, "exec": run.exec, "run": run}
+    run.cancel()
+    run.leave()
+    delete(served, OWNER, vm)
+    served.wait_clean(30)
+
+
+def ask(d, who, method, id):
+    kind = METHODS[method][0]
+    params = dict(REQUIRED.get(method, {}), **{kind + "_id": id})
+    if method != "exec.attach":
+        return refusal(d, who, method, params)
+    c, call_id, ours = attach(d, who, id)
+    with c, ours:
+        return c.answer(call_id)["error"]
+
+
+@pytest.mark.parametrize("who", [OTHER, ADMIN])
+@pytest.mark.parametrize("method", sorted(OWNED))
+def test_anothers_is_not_found(served, target, method, who):
+    kind = METHODS[method][0]
+    before = result(served, OWNER, "vm.list")
+    never = ask(served, who, method, NEVER[kind])
+    assert never["data"]["code"] == kind + "_not_found"
+    for id in (target[kind], target[kind][:-1]):
+        got = ask(served, who, method, id)
+        assert json.dumps(got).replace(id, NEVER[kind]) == json.dumps(never), (method, id)
+    assert result(served, OWNER, "vm.list") == before  # and nothing happened
+
+
+@pytest.mark.parametrize("who", [OTHER, ADMIN])
+def test_anothers_call_cannot_be_cancelled(served, target, who):
+    with Client(served.socket, who) as c:
+        c.id = 100  # not the number of its own call
+        assert c.call("cancel", {"id": target["run"].id})["result"] == {"cancelled": False}
+    assert target["vm"] in [v["vm_id"] for v in result(served, OWNER, "vm.list")["vms"]]
+    r, _, _ = select.select([target["run"].client.sock], [], [], 0)
+    assert not r, "the owner's call was answered"
+
+
+def test_lists_show_ones_own_and_root_sees_owners(served, target):
+    mine = {target["vm"], target["run"].vm}
+    assert {v["vm_id"] for v in result(served, OWNER, "vm.list")["vms"]} == mine
+    assert result(served, OTHER, "vm.list") == {"count": 0, "vms": []}
+    assert result(served, ADMIN, "vm.list") == {"count": 0, "vms": []}
+    assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list")["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_nobody_gets_no_connection(served, target, method):
+    """The socket's mode is what stops him, whatever he would have asked for."""
+    st = os.stat(served.socket)
+    assert (st.st_uid, st.st_gid, st.st_mode & 0o7777) == (0, GROUP, 0o660)
+    with pytest.raises(PermissionError):
+        with Client(served.socket, NOBODY) as c:
+            c.call(method)
+
+
+def test_only_an_administrator_removes_what_others_use(served, target):
+    """Even he does not remove what a machine is made from."""
+    for who in (ADMIN, ROOT):
+        assert result(served, who, "env.prune", {"all": True})["deleted"] == []
+        assert result(served, who, "env.inspect", {"environment": ENV})["installed"] is True
+
+
+def test_a_name_is_no_uid(served):
+    """The peer's own address is never read: one that claims to be root is still who the kernel says."""
+    uid, groups = PEOPLE[OTHER]
+    program = ("import socket, sys, os\n"
+               "s = socket.socket(socket.AF_UNIX); s.bind('\\0' + ';uid=0;pid=1'); s.connect(sys.argv[1])\n"
+               "s.sendall(b'{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"system.ping\"}\\n'); print(s.makefile().readline())\n")
+    out = subprocess.run(["/usr/bin/python3", "-c", program, served.socket], user=uid, group=uid, extra_groups=groups, capture_output=True,
+                         check=True, timeout=30)
+    assert json.loads(out.stdout)["result"]["uid"] == uid
+
+
+def test_a_users_own_daemon_serves_only_him(root_only, work):
+    """Though the file's mode would let others in."""
+    d = Daemon(work + "/own", build=BUILD_ASAN, mode="--user")
+    d.env["XDG_CONFIG_HOME"] = work + "/nowhere"
+    d.start()
+    try:
+        assert os.stat(d.socket).st_mode & 0o7777 == 0o600
+        os.chmod(d.socket, 0o666)
+        for who in (OTHER, ADMIN):
+            with Client(d.socket, who) as c:
+                error = c.line()["error"]
+                assert error["data"]["code"] == "permission_denied"
+                assert c.sock.recv(1) == b""
+    finally:
+        d.stop()
+    assert "Sanitizer" not in d.log_text(), d.log_text()
