@@ -17,7 +17,7 @@
 #define SYSTEM_DIR     "/etc/pyro"
 #define GIB_IN_MIB     INT64_C(1024)
 
-enum key_type { KEY_INT, KEY_BOOL, KEY_PATH, KEY_TEXT, KEY_ACCELERATOR };
+enum key_type { KEY_INT, KEY_BOOL, KEY_PATH, KEY_TEXT, KEY_URI, KEY_ACCELERATOR };
 
 struct key {
 	const char *name;
@@ -50,7 +50,7 @@ static const struct key keys[] = {
 	INT_KEY(seed_max_mib, 1, 1024 * GIB_IN_MIB, 2048),
 	INT_KEY(output_limit_mib, 1, 1024 * GIB_IN_MIB, 16),
 	KEY(kernel, KEY_PATH),
-	KEY(mirror, KEY_TEXT),
+	KEY(mirror, KEY_URI),
 	KEY(registries, KEY_TEXT),
 	INT_KEY(pool, 0, 1000, 0),
 	KEY(qemu, KEY_PATH),
@@ -120,10 +120,24 @@ static int set_bool(struct source *s, const struct key *k, const char *value)
 	return refuse(s, "say yes or no", k->name, value);
 }
 
+/* What pyro-import takes for a mirror (image/mirror.c). */
+static bool is_uri(const char *value)
+{
+	static const char *const schemes[] = { "http://", "https://", "file:///" };
+	if (strpbrk(value, " '\"\\[]"))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(schemes); i++)
+		if (startswith(value, schemes[i]))
+			return true;
+	return false;
+}
+
 static int set_text(struct source *s, const struct key *k, const char *value)
 {
 	if (k->type == KEY_PATH && value[0] != '/' && value[0] != '\0')
 		return refuse(s, "give an absolute path", k->name, value);
+	if (k->type == KEY_URI && value[0] && !is_uri(value))
+		return refuse(s, "give an http://, https:// or file:/// address", k->name, value);
 	for (const char *p = value; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			return refuse(s, "remove the control character", k->name, "not printable");
@@ -192,6 +206,20 @@ static int read_stream(struct source *s)
 	return 0;
 }
 
+static int note_file(struct config *c, const char *path)
+{
+	size_t n = 0;
+	while (c->files && c->files[n])
+		n++;
+	char **more = reallocarray(c->files, n + 2, sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	c->files = more;
+	more[n] = strdup(path);
+	more[n + 1] = NULL;
+	return more[n] ? 0 : -ENOMEM;
+}
+
 static int read_file(struct config *c, const char *path, bool must_exist, struct error *err)
 {
 	_cleanup_fclose_ FILE *f = fopen(path, "re");
@@ -201,7 +229,8 @@ static int read_file(struct config *c, const char *path, bool must_exist, struct
 		return error_set_errno(err, ERROR_INVALID_ARGUMENT, -errno,
 			"correct the path or the file's permissions", "cannot read %s", path);
 	struct source s = { .config = c, .path = path, .file = f, .err = err };
-	return read_stream(&s);
+	int r = read_stream(&s);
+	return r < 0 ? r : note_file(c, path);
 }
 
 static int is_conf(const struct dirent *d)
@@ -295,8 +324,11 @@ struct config *config_free(struct config *c)
 	if (!c)
 		return NULL;
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
-		if (keys[i].type == KEY_PATH || keys[i].type == KEY_TEXT)
+		if (keys[i].type == KEY_PATH || keys[i].type == KEY_TEXT || keys[i].type == KEY_URI)
 			free(*(char **)(void *)((char *)c + keys[i].offset));
+	for (char **file = c->files; file && *file; file++)
+		free(*file);
+	free(c->files);
 	free(c);
 	return NULL;
 }

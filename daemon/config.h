@@ -33,6 +33,7 @@ struct config {
 	int64_t pool;
 	char *qemu;                 /* owned or NULL: path of qemu-system-x86_64 */
 	char *firecracker, *jailer; /* owned or NULL */
+	char **files; /* owned: what was read, in order, ended by NULL; NULL: none was there */
 };
 
 /* path NULL: the mode's default places (absent files are fine); else that file alone (must exist). */

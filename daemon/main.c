@@ -2,12 +2,14 @@
 /*
  * pyrod: options, signals, the socket of systemd or one of its own, readiness, the watchdog, and
  * the loop. What must stay true: it is ready only when it serves; SIGTERM and SIGINT end it
- * cleanly; the watchdog is fed only by a loop that turns and a store thread that answers; a
- * failure to start is one sentence with its fix, on stderr and in the journal.
+ * cleanly; SIGHUP has it read its configuration anew, and a bad one is refused and changes nothing;
+ * the watchdog is fed only by a loop that turns and a store thread that answers; a failure to start
+ * is one sentence with its fix, on stderr and in the journal.
  */
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -189,7 +191,7 @@ static int open_stdio(void)
 	return close(fd) < 0 ? -errno : 0;
 }
 
-/* SIGTERM, SIGINT and SIGHUP end the loop; blocked before the first thread starts. */
+/* SIGTERM and SIGINT end the loop, SIGHUP reloads; blocked before the first thread starts. */
 static int block_signals(void)
 {
 	const struct sigaction ignore = { .sa_handler = SIG_IGN };
@@ -201,12 +203,42 @@ static int block_signals(void)
 	return 0;
 }
 
-static int watch_signals(sd_event *event)
+static void say_ready(const struct manager *m)
 {
-	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+	(void)sd_notifyf(false, "READY=1\nSTATUS=%s",
+		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
+}
+
+/* systemd.service(5): the time is what tells this reload from an earlier one. */
+static int on_hangup(
+	_unused_ sd_event_source *s, _unused_ const struct signalfd_siginfo *si, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct manager *m = userdata;
+	(void)sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec());
+	if (manager_reload(m, &err) < 0) {
+		(void)error_prefix(&err, "the configuration stays as it was");
+		report(&err);
+	} else {
+		log_info("the configuration is read anew");
+	}
+	say_ready(m);
+	return 0;
+}
+
+static int watch_signals(struct manager *m)
+{
+	static const struct {
+		int number;
+		sd_event_signal_handler_t handler;
+	} signals[] = {
+		{ SIGTERM, NULL }, /* ends the loop */
+		{ SIGINT, NULL },
+		{ SIGHUP, on_hangup },
+	};
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
 		int r = sd_event_add_signal(
-			event, NULL, signals[i], NULL, NULL); /* ends the loop */
+			m->event, NULL, signals[i].number, signals[i].handler, m);
 		if (r < 0)
 			return r;
 	}
@@ -288,7 +320,7 @@ static int start_watchdog(struct watchdog *w, struct manager *m)
 static int start(struct manager *m, struct watchdog *w, struct error *err)
 {
 	int fd;
-	int r = watch_signals(m->event);
+	int r = watch_signals(m);
 	if (r >= 0)
 		r = start_watchdog(w, m);
 	if (r < 0)
@@ -317,8 +349,7 @@ static int serve(bool system, int ready, struct error *err)
 	}
 	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
 		m->socket_path);
-	(void)sd_notifyf(false, "READY=1\nSTATUS=%s",
-		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
+	say_ready(m);
 	r = sd_event_loop(m->event);
 	(void)sd_notify(false, "STOPPING=1");
 	sd_event_source_disable_unref(watchdog.timer);
@@ -331,7 +362,14 @@ static int serve(bool system, int ready, struct error *err)
 static int check_config(bool system, struct error *err)
 {
 	_cleanup_(config_freep) struct config *c = NULL;
-	return config_load(system, arg_config, &c, err);
+	int r = config_load(system, arg_config, &c, err);
+	if (r < 0)
+		return r;
+	for (char **file = c->files; file && *file; file++)
+		printf("%s: OK\n", *file);
+	if (!c->files)
+		printf("no configuration file: the defaults, which are OK\n");
+	return 0;
 }
 
 int main(int argc, char **argv)

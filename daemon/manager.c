@@ -242,25 +242,25 @@ static bool is_unit(const struct manager *m)
 }
 
 /* What ends this daemon and starts its like. NULL when out of memory. */
-static char *restart_command(const struct manager *m, const char *config_path)
+static char *restart_command(const struct manager *m)
 {
 	if (is_unit(m))
 		return str_printf("systemctl%s restart pyrod", m->system ? "" : " --user");
 	_cleanup_free_ char *at = shell_quote(m->socket_path);
-	_cleanup_free_ char *config = shell_quote(config_path ? config_path : "");
+	_cleanup_free_ char *config = shell_quote(m->config_path ? m->config_path : "");
 	if (!at || !config)
 		return NULL;
 	return str_printf("kill %d && pyrod --%s --socket %s%s%s --detach", getpid(),
-		m->system ? "system" : "user", at, config_path ? " --config " : "",
-		config_path ? config : "");
+		m->system ? "system" : "user", at, m->config_path ? " --config " : "",
+		m->config_path ? config : "");
 }
 
 /* Makes one line of moving the store away and starting anew. */
-static void complete_fix(const struct manager *m, const char *config_path, struct error *err)
+static void complete_fix(const struct manager *m, struct error *err)
 {
 	if (!err->fix || !startswith(err->fix, STORE_ASIDE))
 		return;
-	_cleanup_free_ char *restart = restart_command(m, config_path);
+	_cleanup_free_ char *restart = restart_command(m);
 	_cleanup_free_ char *line = restart ? str_printf("%s && %s", err->fix, restart) : NULL;
 	_cleanup_free_ char *quoted = line ? shell_quote(line) : NULL;
 	char *fix = NULL;
@@ -275,7 +275,7 @@ static void complete_fix(const struct manager *m, const char *config_path, struc
 }
 
 /* A store that cannot be used leaves system.* to say so, with the fix. */
-static int open_store(struct manager *m, const char *config_path, struct error *err)
+static int open_store(struct manager *m, struct error *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/pyro.db", m->state_dir);
 	_cleanup_error_ struct error failed = ERROR_INIT;
@@ -294,14 +294,14 @@ static int open_store(struct manager *m, const char *config_path, struct error *
 	log_full(LOG_ERR, 0, NULL, "only doctor is served: %s%s%s",
 		failed.message ? failed.message : "no store", failed.cause ? ": " : "",
 		failed.cause ? failed.cause : "");
-	complete_fix(m, config_path, &failed);
+	complete_fix(m, &failed);
 	error_move(&m->degraded, &failed);
 	return 0;
 }
 
-static int open_subsystems(struct manager *m, const char *config_path, struct error *err)
+static int open_subsystems(struct manager *m, struct error *err)
 {
-	int r = open_store(m, config_path, err);
+	int r = open_store(m, err);
 	import_job_user(&m->import_uid, &m->import_gid);
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
@@ -326,6 +326,11 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	int r = sd_event_default(&m->event);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot make an event loop");
+	if (config_path) {
+		m->config_path = strdup(config_path);
+		if (!m->config_path)
+			return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	}
 	r = config_load(system, config_path, &m->config, err);
 	if (r >= 0)
 		r = find_places(m, socket_path, err);
@@ -334,10 +339,21 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	if (r >= 0)
 		r = take_locks(m, err);
 	if (r >= 0)
-		r = open_subsystems(m, config_path, err);
+		r = open_subsystems(m, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(m);
+	return 0;
+}
+
+int manager_reload(struct manager *m, struct error *err)
+{
+	struct config *c = NULL;
+	int r = config_load(m->system, m->config_path, &c, err);
+	if (r < 0)
+		return r;
+	config_free(m->config);
+	m->config = c;
 	return 0;
 }
 
@@ -360,6 +376,7 @@ struct manager *manager_free(struct manager *m)
 	free(m->libexec_dir);
 	free(m->agent_path);
 	free(m->socket_path);
+	free(m->config_path);
 	sd_event_unref(m->event);
 	m->cache_lock_fd = fd_close(m->cache_lock_fd);
 	m->lock_fd = fd_close(m->lock_fd);

@@ -3,7 +3,8 @@
 
 /*
  * The daemon's one context object: made by main.c, handed to every subsystem. Members are set
- * before the loop runs and stay until manager_free. Only pointers and paths live here.
+ * before the loop runs and stay until manager_free, but for the configuration, which a reload
+ * replaces: keep nothing of it beyond a turn of the loop. Only pointers and paths live here.
  */
 
 #include "proto/base.h"
@@ -27,6 +28,7 @@ struct manager {
 	char *libexec_dir;     /* owned; where pyro-vmm and pyro-import are */
 	char *agent_path;      /* owned; the static pyro-agent that goes into the initramfs */
 	char *socket_path;     /* owned; what clients connect to */
+	char *config_path;     /* owned or NULL; --config */
 	uint64_t started_usec; /* monotonic */
 	int lock_fd;           /* owned; STATE/lock: one daemon per state directory */
 	int cache_lock_fd;     /* owned; CACHE/.lock: and per cache */
@@ -48,5 +50,8 @@ struct manager {
 /* Reads paths and configuration, opens the store, loads rows; the loop does not run yet. */
 int manager_new(bool system, const char *socket_path, const char *config_path, struct manager **ret,
 	struct error *err);
+/* Reads the configuration anew. What it says holds for whatever is asked from now on; machines stay as they
+ * are. On failure the old one stays. */
+int manager_reload(struct manager *m, struct error *err);
 struct manager *manager_free(struct manager *m);
 DEFINE_CLEANUP(struct manager *, manager_free)

@@ -287,6 +287,21 @@ def work():
 
 
 @pytest.fixture(scope="session")
+def installed(work):
+    """debian:12 and a kernel are in the cache: a daemon of any build can create machines at once."""
+    entry = CACHE + "/environments/debian:12.json"
+    if not os.path.isdir(CACHE + "/kernels") or not os.path.exists(entry):
+        os.makedirs(CACHE + "/environments", exist_ok=True)
+        d = Daemon(work + "/installed", kernels=CACHE + "/kernels").start()
+        pulled = d.pyro("env", "pull", "debian:12", timeout=900)
+        d.stop()
+        assert pulled.status == 0, pulled
+        if not os.path.isdir(CACHE + "/kernels"):
+            subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
+    return entry
+
+
+@pytest.fixture(scope="session")
 def daemon(work):
     """The release daemon that tests with guests share; debian:12 is installed in its cache. With PYRO_TEST_INSTALLED=USER
     it is this system's."""

@@ -57,12 +57,13 @@ static int check_host_ranges(json_object *params, struct error *err)
 	return 0;
 }
 
-/* contract.md section 7.4: unless given, long enough for the command. */
+/* contract.md section 7.4: unless given, long enough for the command (none: -1). 0 is for ever. */
 static int64_t ttl_of(struct manager *m, json_object *params, int64_t timeout)
 {
+	int64_t dflt = m->config->default_ttl_seconds;
 	if (json_get(params, "ttl_seconds"))
 		return json_get_int(params, "ttl_seconds", 0);
-	return MAX_OF(m->config->default_ttl_seconds, timeout + TTL_MARGIN_SECONDS);
+	return dflt == 0 || timeout < 0 ? dflt : MAX_OF(dflt, timeout + TTL_MARGIN_SECONDS);
 }
 
 static void strv_freep(char ***l)
@@ -258,7 +259,7 @@ int rpc_vm_create(struct call *c, struct error *err)
 		return r;
 	if (!cc)
 		return -ENOMEM;
-	fill_machine(c, 0, &spec);
+	fill_machine(c, -1, &spec);
 	spec.accelerator = accelerator;
 	cc->call = c;
 	r = creation_start(call_manager(c), &spec, &cb, cc, &cc->creation, err);

@@ -107,27 +107,21 @@ def refusal(d, who, method, params=None):
     return reply["error"]
 
 
-def copy_cache(to):
+def copy_cache(entry, to):
     """The installed environment by hard links, so that removing it here removes it only here."""
     os.makedirs(to)
-    entry = CACHE + "/environments/%s.json" % ENV
-    assert os.path.exists(entry), "pull %s into %s first" % (ENV, CACHE)
     digest = json.load(open(entry))["digest"].replace(":", "-")
     subprocess.run(["cp", "-al", entry, CACHE + "/environments/" + digest, to], check=True)
 
 
 @pytest.fixture(scope="module")
-def served(root_only, work):
+def served(root_only, work, installed):
     root = work + "/authority"
     os.makedirs(root)
-    shared = Daemon(root + "/first", kernels=CACHE + "/kernels").start()  # fills the cache when it is empty
-    pulled = shared.pyro("env", "pull", ENV, timeout=900)
-    shared.stop()
-    assert pulled.status == 0, pulled
-    copy_cache(root + "/environments")
+    copy_cache(installed, root + "/environments")
     with open(root + "/group", "w") as f:
         f.write(open("/etc/group").read() + "pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
-    d = Daemon(root + "/second", build=BUILD_ASAN, kernels=shared.state + "/kernels",
+    d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels",
                env={"PYRO_ENVIRONMENT_CACHE_DIR": root + "/environments"})
     d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
     yield d.start()

@@ -62,6 +62,7 @@ START_TEST(defaults)
 	ck_assert_int_eq(c->accelerator, ACCELERATOR_AUTO);
 	ck_assert(c->host_compat);
 	ck_assert_ptr_null(c->kernel);
+	ck_assert_ptr_null(c->files);
 }
 END_TEST
 
@@ -97,6 +98,9 @@ START_TEST(refuses)
 		{ "host_compat=maybe\n", "say yes or no" },
 		{ "accelerator=tcg\n", "say auto, kvm or emulation" },
 		{ "kernel=boot/vmlinuz\n", "absolute path" },
+		{ "mirror=deb.debian.org\n", "http://, https:// or file:///" },
+		{ "mirror=--help\n", "http://, https:// or file:///" },
+		{ "mirror=http://a/b [trusted=yes]\n", "http://, https:// or file:///" },
 		{ "pool=1\nwhat is this\n", ":2: neither a key" },
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -134,6 +138,12 @@ START_TEST(order)
 	ck_assert_int_eq(c->pool, 3);
 	ck_assert_int_eq(c->max_machines, 2);
 	ck_assert_int_eq(c->retention_days, 7);
+	static const char *const names[] = { "pyrod.conf", "conf.d/10-a.conf", "conf.d/20-b.conf" };
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *path = str_printf("%s/pyro/%s", dir, names[i]);
+		ck_assert_str_eq(c->files[i], path);
+	}
+	ck_assert_ptr_null(c->files[ARRAY_SIZE(names)]);
 }
 END_TEST
 

@@ -340,6 +340,33 @@ START_TEST(caller_gone)
 }
 END_TEST
 
+/* The machine's life where the caller gives none: default_ttl_seconds, but not less than a command's time
+ * limit and a minute; 0 is for ever. */
+START_TEST(default_ttl)
+{
+	static const struct {
+		int64_t dflt, run, create;
+	} rows[] = { { 600, 600, 600 }, { 10, 90, 10 }, { 0, 0, 0 } };
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_close_ int fd = dial();
+		int runs = fake.runs, creations = fake.creations;
+		m.config->default_ttl_seconds = rows[i].dflt;
+		static const char run[] = CALL_("1", "vm.run",
+			"{\"environment\":\"debian:12\",\"command\":\"x\",\"mem_mib\":128}");
+		transmit(fd, run, sizeof(run) - 1);
+		while (fake.runs == runs)
+			turn();
+		ck_assert_int_eq(fake.ttl, rows[i].run);
+		static const char create[] =
+			CALL_("2", "vm.create", "{\"environment\":\"debian:12\",\"mem_mib\":128}");
+		transmit(fd, create, sizeof(create) - 1);
+		while (fake.creations == creations)
+			turn();
+		ck_assert_int_eq(fake.ttl, rows[i].create);
+	}
+}
+END_TEST
+
 /* vm.create: progress on the way, cancelled, and its caller gone. */
 START_TEST(creating)
 {
@@ -541,6 +568,7 @@ int main(void)
 	tcase_add_test(t, wrong_descriptors);
 	tcase_add_test(t, cancelling);
 	tcase_add_test(t, caller_gone);
+	tcase_add_test(t, default_ttl);
 	tcase_add_test(t, creating);
 	tcase_add_test(t, callers_come_and_go);
 	tcase_add_test(t, hoarded_descriptors);

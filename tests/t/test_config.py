@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""pyrod.conf as an administrator meets it: --check-config, a reload by SIGHUP that takes effect or is refused, and for each
+key that has an effect, the effect, after a reload and without a restart. The sanitized daemon."""
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, stage
+
+ENV = "debian:12"
+KEYS = set(re.findall(r"^\s(?:INT_)?KEY\((\w+),", open(TOP + "/daemon/config.c").read(), re.M))
+# Keys of what this version cannot do yet: checked, and without an effect.
+LATER = {"host_compat", "retention_days", "seed_max_mib", "output_limit_mib", "registries", "pool", "firecracker", "jailer"}
+
+
+class Reloadable(Daemon):
+    """Hears what the daemon tells its service manager for as long as it lives."""
+
+    def __init__(self, root, conf, **kw):
+        super().__init__(root, build=BUILD_ASAN, **kw)
+        self.conf = conf
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(root + "/notify")
+
+    def start(self):
+        env = dict(self.env, NOTIFY_SOCKET=self.root + "/notify")
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [stage(self.build) + "/bin/pyrod", self.mode, "--socket", self.socket, "--config", self.conf],
+                env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        assert self.told().startswith("READY=1\n")
+        return self
+
+    def told(self, seconds=30):
+        ready, _, _ = select.select([self.notify], [], [], seconds)
+        assert ready, "no notification\n" + self.log_text()
+        return self.notify.recv(4096).decode()
+
+    def reload(self, text=None):
+        """SIGHUP, and back when the daemon says that it is done; what it logged meanwhile."""
+        if text is not None:
+            with open(self.conf, "w") as f:
+                f.write(text)
+        at, before = os.path.getsize(self.log), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self.process.send_signal(signal.SIGHUP)
+        found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.told())
+        assert before // 1000 <= int(found.group(1)) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        assert self.told() == "READY=1\nSTATUS=Serving"
+        with open(self.log) as log:
+            log.seek(at)
+            return log.read()
+
+    def doctor(self):
+        return self.call("system.doctor", {"probe": False})["result"]
+
+    def check(self, name):
+        found, = [c for c in self.doctor()["runtime"]["checks"] if c["name"] == name]
+        return found
+
+    def create(self, **params):
+        return self.call("vm.create", dict({"environment": ENV, "mem_mib": 128}, **params), timeout=60)
+
+    def refused(self, **params):
+        return self.create(**params)["error"]
+
+
+@pytest.fixture(scope="module")
+def served(work, installed):
+    root = work + "/config"
+    os.makedirs(root)
+    conf = root + "/pyrod.conf"
+    open(conf, "w").close()
+    d = Reloadable(root, conf, kernels=CACHE + "/kernels").start()
+    yield d
+    left = d.residue()
+    d.stop()
+    assert not left, left
+    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+
+
+@pytest.fixture
+def d(served):
+    """The daemon with an empty configuration, and afterwards without machines."""
+    served.reload("")
+    yield served
+    for vm in served.vms():
+        served.call("vm.delete", {"vm_id": vm["vm_id"]})
+
+
+# One function a key: what it does once it is reloaded.
+
+def accelerator(d, where):
+    d.reload("accelerator = emulation\n")
+    assert d.doctor()["accelerator"] == "emulation"
+    assert d.create()["result"]["accelerator"] == "emulation"
+
+
+def default_ttl_seconds(d, where):
+    d.reload("default_ttl_seconds = 77\n")
+    assert d.create()["result"]["ttl_seconds"] == 77
+    assert d.create(ttl_seconds=5000)["result"]["ttl_seconds"] == 5000
+    d.reload("default_ttl_seconds = 0\n")
+    got = d.create()["result"]
+    assert (got["ttl_seconds"], got["expires_at"]) == (0, None)
+
+
+def quota(d, text, word, **over):
+    d.reload(text)
+    error = d.refused(**over)
+    assert error["data"]["code"] == "quota_exceeded" and word in error["message"], error
+    assert error["data"]["fix"] and error["data"]["retryable"] is True
+    assert d.vms() == []
+
+
+def max_machines(d, where):
+    assert "result" in d.create() and "result" in d.create()
+    d.reload("max_machines = 1\n")
+    assert d.refused()["data"]["code"] == "quota_exceeded"
+    assert len(d.vms()) == 2  # those that are there stay
+    assert d.doctor()["limits"]["max_machines"] == 1
+
+
+def max_vcpus(d, where):
+    quota(d, "max_vcpus = 1\n", "vCPUs", vcpu_count=2)
+
+
+def max_memory_mib(d, where):
+    quota(d, "max_memory_mib = 200\n", "memory", mem_mib=256)
+
+
+def max_disk_mib(d, where):
+    quota(d, "max_disk_mib = 1000\n", "disk", disk_mib=1001)
+
+
+def memory_reserve_mib(d, where):
+    d.reload("memory_reserve_mib = 1000000000\n")
+    assert d.refused()["data"]["code"] == "no_memory"
+
+
+def disk_reserve_mib(d, where):
+    d.reload("disk_reserve_mib = 1000000000\n")
+    assert d.refused()["data"]["code"] == "no_space"
+    assert d.check("disk_space")["ok"] is False
+    pulled = d.call("env.pull", {"environment": "debian:12", "force": True}, timeout=60)
+    assert pulled["error"]["data"]["code"] == "no_space", pulled
+
+
+def kernel(d, where):
+    d.reload("kernel = %s/no-kernel\n" % where)
+    error = d.refused()
+    assert error["data"]["code"] == "start_failed" and "no-kernel" in error["message"], error
+    assert "kernel=" in error["data"]["fix"]
+    d.reload("")
+    assert "result" in d.create()
+
+
+def mirror(d, where):
+    d.reload("mirror = http://127.0.0.1:9/nowhere\n")
+    pulled = d.call("env.pull", {"environment": "debian:12", "force": True}, timeout=120)
+    assert pulled["error"]["data"]["code"] == "pull_failed" and "127.0.0.1" in json.dumps(pulled), pulled
+    assert d.call("env.inspect", {"environment": "debian:12"})["result"]["installed"] is True
+
+
+def qemu(d, where):
+    with open(where + "/not-qemu", "w") as f:
+        f.write("#!/bin/sh\necho QEMU emulator version 0.0.77\n")
+    os.chmod(where + "/not-qemu", 0o755)
+    d.reload("qemu = %s/not-qemu\n" % where)
+    vmm, = [v for v in d.doctor()["vmm"] if v["name"] == "qemu"]
+    assert vmm["path"] == where + "/not-qemu"
+    d.reload("qemu = %s/nothing\n" % where)
+    vmm, = [v for v in d.doctor()["vmm"] if v["name"] == "qemu"]
+    assert vmm["usable"] is False
+    vm = d.create()["result"]["vm_id"]
+    error = d.call("vm.start", {"vm_id": vm}, timeout=60)["error"]
+    assert error["data"]["code"] == "vm_unavailable" and where + "/nothing" in error["message"], error
+
+
+EFFECTS = [accelerator, default_ttl_seconds, max_machines, max_vcpus, max_memory_mib, max_disk_mib, memory_reserve_mib,
+           disk_reserve_mib, kernel, mirror, qemu]
+
+
+def test_every_key_has_an_effect_or_is_of_later():
+    assert {effect.__name__ for effect in EFFECTS} | LATER == KEYS
+    assert len(KEYS) == 19
+
+
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda e: e.__name__)
+def test_effect_of(d, tmp_path, effect):
+    effect(d, str(tmp_path))
+
+
+def test_bad_file_is_refused_and_nothing_changes(d):
+    d.reload("max_machines = 5\n")
+    said = d.reload("max_disk_mib = 7\nmax_machines = 0\n")
+    assert "the configuration stays as it was: %s:2: max_machines: 0 (fix: max_machines is a number from 1 to 10000)" % d.conf in said
+    limits = d.doctor()["limits"]
+    assert (limits["max_machines"], limits["max_disk_mib"]) == (5, 0)
+    os.unlink(d.conf)
+    assert "the configuration stays as it was: cannot read " + d.conf in d.reload()
+    assert d.doctor()["limits"]["max_machines"] == 5
+    assert "the configuration is read anew" in d.reload("")
+    assert d.doctor()["limits"]["max_machines"] == 16
+
+
+def test_reload_leaves_machines_and_connections_alone(d):
+    p = d.popen("run", "-i", "-m", "256", "--timeout-seconds", "0", ENV, "--", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL)
+    p.stdin.write(b"before\n")
+    p.stdin.flush()
+    assert p.stdout.readline() == b"before\n"
+    pid, guests = d.pid(), d.processes()
+    for text in ("max_machines = 1\nmax_memory_mib = 1\n", "nonsense\n", ""):
+        d.reload(text)
+    assert (d.pid(), d.processes()) == (pid, guests)
+    p.stdin.write(b"after\n")
+    p.stdin.close()
+    assert p.stdout.read() == b"after\n"
+    assert p.wait(timeout=60) == 0
+
+
+def check_config(*args, env=None):
+    return subprocess.run([stage(BUILD_ASAN) + "/bin/pyrod", "--check-config", *args], capture_output=True, text=True, timeout=30,
+                          env=dict(os.environ, **(env or {})))
+
+
+@pytest.mark.parametrize("text,says", [
+    ("max_machnes = 3\n", "1: unknown key: max_machnes (fix: pyrod.conf(5) lists the keys)"),
+    ("# one\n\npool = -1\n", "3: pool: -1 (fix: pool is a number from 0 to 1000)"),
+    ("kernel = vmlinuz\n", "1: kernel: vmlinuz (fix: give an absolute path)"),
+    ("[net]\nx = 1\n", "2: unknown section: net (fix: the only section is [pyrod])"),
+    ("what\n", "1: neither a key, a section nor a comment (fix: write KEY = VALUE)"),
+])
+def test_check_config_says_where(tmp_path, text, says):
+    conf = tmp_path / "pyrod.conf"
+    conf.write_text(text)
+    r = check_config("--config", str(conf), env={"PYRO_STATE_DIR": str(tmp_path / "state")})
+    assert (r.returncode, r.stdout) == (1, "")
+    assert "pyrod: %s:%s\n" % (conf, says) in r.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_check_config_says_what_is_well(tmp_path):
+    env = {"XDG_CONFIG_HOME": str(tmp_path)}
+    r = check_config("--user", env=env)
+    assert (r.returncode, r.stdout, r.stderr) == (0, "no configuration file: the defaults, which are OK\n", "")
+    (tmp_path / "pyro/conf.d").mkdir(parents=True)
+    (tmp_path / "pyro/pyrod.conf").write_text("".join("%s = %s\n" % (k, v) for k, v in (
+        ("max_machines", 3), ("host_compat", "no"), ("retention_days", 1), ("seed_max_mib", 1), ("output_limit_mib", 1),
+        ("registries", "registry.example"), ("pool", 1), ("firecracker", "/usr/bin/firecracker"), ("jailer", "/usr/bin/jailer"))))
+    (tmp_path / "pyro/conf.d/10.conf").write_text("[pyrod]\npool = 2\n")
+    r = check_config("--user", env=env)
+    assert (r.returncode, r.stdout, r.stderr) == (0, "%s/pyro/pyrod.conf: OK\n%s/pyro/conf.d/10.conf: OK\n" % (tmp_path, tmp_path), "")
+    (tmp_path / "pyro/conf.d/20.conf").write_text("pool = 2000\n")
+    r = check_config("--user", env=env)
+    assert r.returncode == 1 and r.stdout == "" and "%s/pyro/conf.d/20.conf:1: pool: 2000" % tmp_path in r.stderr
+
+
+@pytest.mark.parametrize("unit", ["systemd/pyrod.service.in", "systemd/user/pyrod.service.in"])
+def test_units_check_before_they_reload(unit):
+    lines = [line.split("=", 1)[1] for line in open(TOP + "/" + unit) if line.startswith("ExecReload=")]
+    assert [line.split()[-1] for line in lines] == ["--check-config", "$MAINPID"]
+    assert lines[1] == "/bin/kill -HUP $MAINPID\n"
