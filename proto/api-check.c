@@ -38,6 +38,7 @@ static const char *type_word(enum api_type type)
 		[API_ARRAY] = "an array",
 		[API_CALL_ID] = "a string of at most 64 bytes or an integer",
 		[API_FD] = "the index of a descriptor sent with the line",
+		[API_JSON] = "a value",
 	};
 	return words[type];
 }
@@ -190,7 +191,8 @@ static int check_scalar(
 
 static bool type_matches(const struct api_field *f, json_object *val)
 {
-	if (f->type == API_CALL_ID && json_object_is_type(val, json_type_int))
+	if (f->type == API_JSON ||
+		(f->type == API_CALL_ID && json_object_is_type(val, json_type_int)))
 		return true;
 	return json_object_is_type(val, json_type_of(f->type));
 }

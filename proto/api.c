@@ -151,6 +151,27 @@ static const struct api_field daemon_fields[] = {
 	FIELDS_END,
 };
 
+#define rpc_discover_params no_fields
+static const struct api_field openrpc_info_fields[] = {
+	{ .name = "title", .type = API_STRING },
+	{ .name = "description", .type = API_STRING },
+	{ .name = "version", .type = API_STRING, .help = "The daemon's." },
+	{ .name = "license", .type = API_JSON },
+	{ .name = "x-pyro-api-version", .type = API_INT, .min = 1, .max = 1000000 },
+	FIELDS_END,
+};
+static const struct api_field openrpc_method_element[] = {
+	{ .name = "element", .type = API_JSON, .help = "A Method Object of OpenRPC." },
+	FIELDS_END,
+};
+static const struct api_field rpc_discover_result[] = {
+	{ .name = "openrpc", .type = API_STRING, .help = "The version of OpenRPC." },
+	{ .name = "info", .type = API_OBJECT, .sub = openrpc_info_fields },
+	{ .name = "methods", .type = API_ARRAY, .sub = openrpc_method_element },
+	{ .name = "components", .type = API_JSON, .help = "The errors that methods refer to." },
+	FIELDS_END,
+};
+
 /* The id of a request of this connection: what JSON-RPC allows there, a string or an integer. */
 static const struct api_field cancel_params[] = {
 	{ .name = "id", .type = API_CALL_ID, .flags = API_REQUIRED, .help = "The call to cancel." },

@@ -25,6 +25,7 @@ enum api_type {
 	API_ARRAY,   /* elements described by sub[0] */
 	API_CALL_ID, /* the id of a request: a string of at most 64 bytes, or an integer */
 	API_FD,      /* index into the line's descriptors; a stream socket */
+	API_JSON,    /* any value; of results only */
 	API_TYPE_MAX
 };
 
@@ -111,6 +112,9 @@ int api_check_params(const struct api_field *fields, struct json_object *params,
 
 /* Checks a result: every field of the table present with its type, nothing else. For tests and debug builds. */
 int api_check_result(const struct api_field *fields, struct json_object *result, struct error *err);
+
+/* The whole table as an OpenRPC 1.3 document (https://spec.open-rpc.org), what `rpc.discover` answers. */
+int api_openrpc(struct json_object **ret);
 
 /* "vm-" etc. for a kind name as used in names[0] of an API_ID field ("vm", "exec", ...). */
 const char *api_id_prefix(const char *kind);

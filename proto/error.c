@@ -13,8 +13,9 @@ static const struct {
 	const char *name;
 	int err;
 	bool retryable;
+	const char *help;
 } codes[] = {
-#define X(sym, name, err, retry) [ERROR_##sym] = { name, err, retry },
+#define X(sym, name, err, retry, help) [ERROR_##sym] = { name, err, retry, help },
 	ERROR_CODES(X)
 #undef X
 };
@@ -148,6 +149,11 @@ int error_code_errno(enum error_code code)
 bool error_code_retryable(enum error_code code)
 {
 	return (unsigned)code < ERROR_MAX && codes[code].retryable;
+}
+
+const char *error_code_help(enum error_code code)
+{
+	return (unsigned)code < ERROR_MAX ? codes[code].help : codes[ERROR_INTERNAL].help;
 }
 
 enum error_code error_code_for_errno(int r)

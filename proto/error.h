@@ -10,38 +10,60 @@
 #include "base.h"
 
 #define ERROR_CODES(X) \
-	X(USAGE, "usage", EINVAL, false) \
-	X(INVALID_ARGUMENT, "invalid_argument", EINVAL, false) \
-	X(ENVIRONMENT_UNKNOWN, "environment_unknown", ENOENT, false) \
-	X(PULL_FAILED, "pull_failed", EIO, true) \
-	X(VM_NOT_FOUND, "vm_not_found", ENOENT, false) \
-	X(WORKSPACE_NOT_FOUND, "workspace_not_found", ENOENT, false) \
-	X(WORKSPACE_EXPIRED, "workspace_expired", ENOENT, false) \
-	X(SHELL_NOT_FOUND, "shell_not_found", ENOENT, false) \
-	X(EXEC_NOT_FOUND, "exec_not_found", ENOENT, false) \
-	X(WRONG_STATE, "wrong_state", EBUSY, false) \
-	X(NAME_TAKEN, "name_taken", EEXIST, false) \
-	X(QUOTA_EXCEEDED, "quota_exceeded", EDQUOT, true) \
-	X(NO_SPACE, "no_space", ENOSPC, true) \
-	X(NO_MEMORY, "no_memory", ENOMEM, true) \
-	X(VM_UNAVAILABLE, "vm_unavailable", ENODEV, false) \
-	X(START_FAILED, "start_failed", EIO, true) \
-	X(GUEST_UNRESPONSIVE, "guest_unresponsive", ETIMEDOUT, true) \
-	X(GUEST_DIED, "guest_died", ECONNRESET, true) \
-	X(HOST_COMPAT_REFUSED, "host_compat_refused", EPERM, false) \
-	X(NETWORK_UNAVAILABLE, "network_unavailable", ENETDOWN, false) \
-	X(SEED_REFUSED, "seed_refused", EINVAL, false) \
-	X(PATH_OUTSIDE_PROJECT, "path_outside_project", EPERM, false) \
-	X(CANCELLED, "cancelled", ECANCELED, false) \
-	X(OUTCOME_UNKNOWN, "outcome_unknown", EIO, false) \
-	X(PERMISSION_DENIED, "permission_denied", EACCES, false) \
-	X(DAEMON_UNREACHABLE, "daemon_unreachable", ECONNREFUSED, true) \
-	X(DAEMON_TOO_OLD, "daemon_too_old", EPROTO, false) \
-	X(UNSUPPORTED, "unsupported", EOPNOTSUPP, false) \
-	X(INTERNAL, "internal", EIO, false)
+	X(USAGE, "usage", EINVAL, false, \
+		"The command line makes no sense; only clients make this one.") \
+	X(INVALID_ARGUMENT, "invalid_argument", EINVAL, false, \
+		"A parameter, or the request itself, is not what the table says; the message names it.") \
+	X(ENVIRONMENT_UNKNOWN, "environment_unknown", ENOENT, false, \
+		"The catalog has no such environment.") \
+	X(PULL_FAILED, "pull_failed", EIO, true, \
+		"The environment or its kernel could not be fetched or built.") \
+	X(VM_NOT_FOUND, "vm_not_found", ENOENT, false, \
+		"You have no such machine, or several begin so.") \
+	X(WORKSPACE_NOT_FOUND, "workspace_not_found", ENOENT, false, \
+		"You have no such workspace, or several begin so.") \
+	X(WORKSPACE_EXPIRED, "workspace_expired", ENOENT, false, \
+		"The workspace was deleted not long ago.") \
+	X(SHELL_NOT_FOUND, "shell_not_found", ENOENT, false, "The workspace has no such shell.") \
+	X(EXEC_NOT_FOUND, "exec_not_found", ENOENT, false, \
+		"You have no such running command, or several begin so.") \
+	X(WRONG_STATE, "wrong_state", EBUSY, false, "What it acts on cannot do this now.") \
+	X(NAME_TAKEN, "name_taken", EEXIST, false, "Another workspace of yours has this name.") \
+	X(QUOTA_EXCEEDED, "quota_exceeded", EDQUOT, true, \
+		"A limit of your uid or of the connection is reached.") \
+	X(NO_SPACE, "no_space", ENOSPC, true, "A disk of the host is full, or would be.") \
+	X(NO_MEMORY, "no_memory", ENOMEM, true, "The host has no memory left for it.") \
+	X(VM_UNAVAILABLE, "vm_unavailable", ENODEV, false, \
+		"No machine can run on this host as it is.") \
+	X(START_FAILED, "start_failed", EIO, true, "The machine could not be started.") \
+	X(GUEST_UNRESPONSIVE, "guest_unresponsive", ETIMEDOUT, true, \
+		"The machine did not answer in time.") \
+	X(GUEST_DIED, "guest_died", ECONNRESET, true, \
+		"The machine ended while the call waited for it.") \
+	X(HOST_COMPAT_REFUSED, "host_compat_refused", EPERM, false, \
+		"Running without a machine is not allowed.") \
+	X(NETWORK_UNAVAILABLE, "network_unavailable", ENETDOWN, false, \
+		"The machine cannot have a network here.") \
+	X(SEED_REFUSED, "seed_refused", EINVAL, false, \
+		"What the workspace should begin with was refused.") \
+	X(PATH_OUTSIDE_PROJECT, "path_outside_project", EPERM, false, \
+		"A path leaves the folder the client was given; only clients make this one.") \
+	X(CANCELLED, "cancelled", ECANCELED, false, \
+		"Somebody asked for the end: `cancel`, a deletion, a stop.") \
+	X(OUTCOME_UNKNOWN, "outcome_unknown", EIO, false, \
+		"It may have been carried out; the connection or the daemon was lost on the way.") \
+	X(PERMISSION_DENIED, "permission_denied", EACCES, false, \
+		"The kernel or the daemon refuses your uid.") \
+	X(DAEMON_UNREACHABLE, "daemon_unreachable", ECONNREFUSED, true, \
+		"Nobody answers at the socket; only clients make this one.") \
+	X(DAEMON_TOO_OLD, "daemon_too_old", EPROTO, false, \
+		"The daemon does not know what the client asks for.") \
+	X(UNSUPPORTED, "unsupported", EOPNOTSUPP, false, "This version cannot do it.") \
+	X(INTERNAL, "internal", EIO, false, \
+		"A fault of the daemon's own; the journal has it under the id in `cause`.")
 
 enum error_code {
-#define X(sym, name, err, retry) ERROR_##sym,
+#define X(sym, name, err, retry, help) ERROR_##sym,
 	ERROR_CODES(X)
 #undef X
 		ERROR_MAX
@@ -88,6 +110,8 @@ const char *error_code_name(enum error_code code);
 int error_code_from_name(const char *name, enum error_code *ret);
 int error_code_errno(enum error_code code);
 bool error_code_retryable(enum error_code code);
+/* What the code means, in a sentence; for documentation. */
+const char *error_code_help(enum error_code code);
 
 /* The best code for a bare -errno: ENOSPC -> no_space, ENOMEM -> no_memory, ... else internal. */
 enum error_code error_code_for_errno(int r);

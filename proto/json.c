@@ -167,10 +167,15 @@ json_object *json_error_object_as(const struct error *err, int number)
 	return TAKE_PTR(o);
 }
 
+int json_error_number(enum error_code code)
+{
+	bool params = code == ERROR_INVALID_ARGUMENT || code == ERROR_USAGE;
+	return params ? JSON_RPC_INVALID_PARAMS : JSON_RPC_OTHER;
+}
+
 json_object *json_error_object(const struct error *err)
 {
-	bool params = err->code == ERROR_INVALID_ARGUMENT || err->code == ERROR_USAGE;
-	return json_error_object_as(err, params ? JSON_RPC_INVALID_PARAMS : JSON_RPC_OTHER);
+	return json_error_object_as(err, json_error_number(err->code));
 }
 
 /* The member's text, or NULL when it is absent, null or no string: an error reply is read

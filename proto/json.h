@@ -66,9 +66,10 @@ enum {
 };
 
 /* The error object of contract.md section 4: {code, message, data:{code, cause, fix, retryable}};
- * the one place that makes it. code is the JSON-RPC number (-32602 for usage and invalid_argument,
- * else -32000). */
+ * the one place that makes it. code is the JSON-RPC number json_error_number has for it. */
 json_object *json_error_object(const struct error *err);
+/* -32602 for usage and invalid_argument, else -32000. */
+int json_error_number(enum error_code code);
 /* The same with a number of its own, for what fails before a call exists. NULL when out of
  * memory. */
 json_object *json_error_object_as(const struct error *err, int number);

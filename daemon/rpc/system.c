@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of the daemon itself: system.ping, system.doctor and cancel. Called by the dispatcher,
+ * Handlers of the daemon itself: system.ping, system.doctor, rpc.discover and cancel. Called by the dispatcher,
  * also in a degraded daemon. What must stay true: ping answers from memory; doctor's probe machine
  * is bounded in time and belongs to its caller like any other run.
  */
@@ -43,6 +43,16 @@ int rpc_system_ping(struct call *c, _unused_ struct error *err)
 		json_add_int(o, "uptime_seconds", (int64_t)up) < 0)
 		return -ENOMEM;
 	call_reply(c, TAKE_PTR(o));
+	return 0;
+}
+
+int rpc_rpc_discover(struct call *c, _unused_ struct error *err)
+{
+	json_object *o = NULL;
+	int r = api_openrpc(&o);
+	if (r < 0)
+		return r;
+	call_reply(c, o);
 	return 0;
 }
 
