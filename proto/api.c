@@ -373,7 +373,8 @@ static const struct api_field vm_run_params[] = {
 		.flags = API_NULLABLE,
 		.max = TTL_SECONDS_MAX,
 		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
-			"600 or the timeout and a minute, whichever is more." },
+			"default_ttl_seconds of pyrod.conf (600) or the timeout and a minute, whichever "
+			"is more." },
 	{ .name = "wait_ms",
 		.type = API_INT,
 		.flags = API_NULLABLE | API_NO_CLI,
@@ -466,7 +467,7 @@ static const struct api_field vm_create_params[] = {
 		.flags = API_NULLABLE,
 		.max = TTL_SECONDS_MAX,
 		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
-			"600." },
+			"default_ttl_seconds of pyrod.conf (600)." },
 	FIELDS_END,
 };
 #define vm_create_result vm_fields
