@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """What is written says what the programs do: every flag of the help texts and every key of the configuration has its entry in
 the man pages, and no entry is of something that is not there; the method reference of PROTOCOL.md is the table's."""
+import json
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
-from conftest import BUILD_ASAN, TOP, stage
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, stage
 
 PYRO, PYROD = stage(BUILD_ASAN) + "/bin/pyro", stage(BUILD_ASAN) + "/bin/pyrod"
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])")
@@ -89,3 +89,117 @@ def test_ranges_and_defaults_of_keys_are_as_written():
 @pytest.mark.parametrize("name,section", [("pyro.1", 1), ("pyrod.8", 8), ("pyrod.conf.5", 5)])
 def test_man_pages_are_installed(name, section):
     assert os.path.exists("%s/share/man/man%d/%s" % (stage(BUILD_ASAN), section, name))
+
+
+# PROTOCOL.md
+
+def protocol():
+    return open(TOP + "/docs/PROTOCOL.md").read()
+
+
+def block(kind):
+    return re.search(r"```%s\n(.*?)```" % kind, protocol(), re.S).group(1)
+
+
+@pytest.fixture(scope="module")
+def served(work, installed):
+    d = Daemon(work + "/docs", build=BUILD_ASAN, kernels=CACHE + "/kernels").start()
+    yield d
+    left = d.residue()
+    d.stop()
+    assert not left, left
+    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+
+
+def test_reference_is_the_tables():
+    made = stage(BUILD_ASAN) + "/share/pyro/openrpc.json"
+    r = subprocess.run([TOP + "/docs/reference", made, "--check", TOP + "/docs/PROTOCOL.md"], capture_output=True, text=True)
+    assert r.returncode == 0, "run docs/reference BUILD/proto/openrpc.json --write docs/PROTOCOL.md\n" + r.stdout + r.stderr
+
+
+def test_reference_that_differs_is_found(tmp_path):
+    made = stage(BUILD_ASAN) + "/share/pyro/openrpc.json"
+    for old, new in (("| `vm_id` |", "| `vm` |"), ("### exec.attach", "### exec.attack"), ("| `no_space` |", "| `no_room` |")):
+        (tmp_path / "p.md").write_text(protocol().replace(old, new, 1))
+        r = subprocess.run([TOP + "/docs/reference", made, "--check", str(tmp_path / "p.md")], capture_output=True, text=True)
+        assert r.returncode == 1 and new in r.stdout, r.stdout
+
+
+def shape(value):
+    """What of a reply is the same each time: members and kinds, but not ids, times and numbers."""
+    if isinstance(value, dict):
+        return {k: shape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shape(v) for v in value]
+    if isinstance(value, str):
+        return re.sub(r"\d+", "N", re.sub(r"\b(vm|ex)-[0-9a-f]{3,12}", r"\1-ID", value))
+    return value if value is None or isinstance(value, bool) else "number"
+
+
+def same_shape(got, written):
+    got, written = shape(got), shape(written)
+    for path in (("socket",), ("stdout",), ("accelerator",), ("mode",)):
+        for o in (got, written):
+            o.get("result", {}).pop(path[0], None)
+    return got == written
+
+
+def test_opening_session_is_what_one_sees(served):
+    """Typed again, each line has its answer in the shape that is written, after progress of the phases that are written."""
+    lines = [json.loads(line) for line in block("console").splitlines() if line.startswith("{")]
+    typed = [line for line in lines if "method" in line and "id" in line]
+    assert [line["method"] for line in typed] == ["system.ping", "vm.run", "vm.create", "vm.exec", "vm.status", "vm.run"]
+    made = None
+    with Raw(served.socket, 60) as raw:
+        for line in typed:
+            if "vm_id" in line.get("params", {}):
+                line["params"]["vm_id"] = made
+            raw.send(json.dumps(line).encode() + b"\n")
+            phases = []
+            while "id" not in (reply := raw.line()):
+                phases.append(reply["params"]["phase"])
+            written, = [other for other in lines if other.get("id") == line["id"] and other not in typed]
+            assert same_shape(reply, written), (reply, written)
+            told = [other["params"]["phase"] for other in lines if other.get("method") == "progress" and other["params"]["call"] == line["id"]]
+            assert [phase for phase in phases if phase not in ("kernel", "install", "write")] == told
+            if line["method"] == "vm.create":
+                made = reply["result"]["vm_id"]
+
+
+@pytest.mark.parametrize("times", [1, 100000])
+def test_client_that_is_written_works(served, tmp_path, times):
+    program = block("python")
+    assert 'b"hello from outside\\n"' in program
+    (tmp_path / "client.py").write_text(program.replace('b"hello from outside\\n"', 'b"hello from outside\\n" * %d' % times))
+    r = subprocess.run(["/usr/bin/python3", str(tmp_path / "client.py")], env=dict(os.environ, PYRO_SOCKET=served.socket),
+                       capture_output=True, timeout=120)
+    assert r.stdout == b"HELLO FROM OUTSIDE\n" * times, (r.stdout[-200:], r.stderr)
+    assert (r.stderr, r.returncode) == (b"done\n", 3)
+
+
+def constants():
+    """The numbers of proto/limits.h."""
+    found = {}
+    for name, text in re.findall(r"#define (\w+)\s+\\?\n?\s*([\d()* <ULxA-Fa-f]+)", open(TOP + "/proto/limits.h").read()):
+        found[name] = eval(re.sub(r"(?<=\d)U?L*L", "", text).strip())  # products and shifts of numbers, by the pattern
+    return found
+
+
+def test_limits_are_as_written():
+    rows = re.findall(r"^\|[^|]+\| (\d+)(?: (MiB|KiB|s))?[^|]*\| `(\w+)` \|$", protocol(), re.M)
+    known = constants()
+    units = {"": 1, "KiB": 1024, "MiB": 1 << 20, "s": 1000000}
+    assert len(rows) == 16
+    for number, unit, name in rows:
+        assert known[name] == int(number) * units[unit], name
+
+
+def test_links_lead_somewhere():
+    for name in ("README.md", *("docs/" + f for f in os.listdir(TOP + "/docs") if f.endswith(".md"))):
+        text = open(TOP + "/" + name).read()
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("#"):
+                heads = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)}
+                assert target[1:] in heads, (name, target)
+            elif not target.startswith("http"):
+                assert os.path.exists(os.path.join(TOP, os.path.dirname(name), target.split("#")[0])), (name, target)
