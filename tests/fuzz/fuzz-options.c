@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the command line: the first byte picks the verb, the rest is NUL-separated words.
+ * Fuzz target of the command line: NUL-separated words, the first of them a method's name, whose verb it is.
  * A refusal has its message, an accepted line its checked parameters, the shell line made of several
  * words splits into the same words again, and sizes and durations that are accepted are what they say.
  */
@@ -14,13 +14,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { WORDS_MAX = 40 };
 
-static const struct verb table[] = {
-	{ NULL, "run", API_M_vm_run, NULL, true, NULL, "" },
-	{ NULL, "doctor", API_M_system_doctor, NULL, false, NULL, "" },
-	{ "env", "prune", API_M_env_prune, NULL, false, NULL, "" },
-	{ "env", "pull", API_M_env_pull, NULL, false, NULL, "" },
-	{ "vm", "delete", API_M_vm_delete, NULL, false, NULL, "" },
-};
+/* The verb of a method, of a person's or of one that is only called; vm.run for any other word. */
+static struct verb verb_of(const char *name)
+{
+	struct verb v = { NULL, "run", API_M_vm_run, NULL, true, NULL, NULL };
+
+	for (int i = 0; i < API_M_MAX; i++)
+		if (streq(api_methods[i].name, name))
+			v = (struct verb){ "noun", name, i, NULL, false, NULL, NULL };
+	return v;
+}
 
 /* Takes one word of a shell line that holds nothing but plain words and shell_join's quoting. */
 static const char *check_word(const char *line, const char *word)
@@ -107,20 +110,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char *argv[WORDS_MAX + 1];
 	int argc = 0;
 
-	if (size < 1)
-		return 0;
-	_cleanup_free_ char *text = malloc(size);
+	_cleanup_free_ char *text = malloc(size + 1);
 	if (!text)
 		abort();
-	memcpy(text, data + 1, size - 1);
-	text[size - 1] = '\0';
-	for (char *p = text; p < text + size - 1 && argc < WORDS_MAX; p += strlen(p) + 1)
+	memcpy(text, data, size);
+	text[size] = '\0';
+	for (char *p = text; p < text + size && argc < WORDS_MAX; p += strlen(p) + 1)
 		argv[argc++] = p;
 	argv[argc] = NULL;
-	const struct verb *v = &table[data[0] % ARRAY_SIZE(table)];
-	check_line(v, argc, argv);
-	check_join(argv, (size_t)argc);
-	for (int i = 0; i < argc; i++)
+	if (argc < 1)
+		return 0;
+	const struct verb v = verb_of(argv[0]);
+	check_line(&v, argc - 1, argv + 1);
+	check_join(argv + 1, (size_t)argc - 1);
+	for (int i = 1; i < argc; i++)
 		check_numbers(argv[i]);
 	return 0;
 }
