@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the command line: NUL-separated words, the first of them a method's name, whose verb it is.
+ * Fuzz target of the command line: NUL-separated words; after the global flags a method's name, whose verb it is.
  * A refusal has its message, an accepted line its checked parameters, the shell line made of several
  * words splits into the same words again, and sizes and durations that are accepted are what they say.
  */
@@ -82,9 +82,22 @@ static void check_numbers(const char *word)
 	}
 }
 
-static void check_line(const struct verb *v, int argc, char **argv)
+static void check_verb(struct cli *cli, int argc, char **argv, int i)
 {
 	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	const struct verb v = verb_of(argv[i]);
+
+	if (cmdline_parse(&line, cli, &v, argc, argv, i + 1, &err) < 0) {
+		if (!err.set || !err.message)
+			abort();
+	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
+		abort();
+	}
+}
+
+static void check_line(int argc, char **argv)
+{
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct cli cli = { 0 };
 	bool help = false, version = false;
@@ -93,15 +106,10 @@ static void check_line(const struct verb *v, int argc, char **argv)
 	if (globals_parse(&cli, argc, argv, &i, &help, &version, &err) < 0) {
 		if (!err.set)
 			abort();
-		return;
-	}
-	if (i > argc)
+	} else if (i > argc) {
 		abort();
-	if (cmdline_parse(&line, &cli, v, argc, argv, i, &err) < 0) {
-		if (!err.set || !err.message)
-			abort();
-	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
-		abort();
+	} else if (i < argc) {
+		check_verb(&cli, argc, argv, i);
 	}
 }
 
@@ -118,12 +126,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (char *p = text; p < text + size && argc < WORDS_MAX; p += strlen(p) + 1)
 		argv[argc++] = p;
 	argv[argc] = NULL;
-	if (argc < 1)
-		return 0;
-	const struct verb v = verb_of(argv[0]);
-	check_line(&v, argc - 1, argv + 1);
-	check_join(argv + 1, (size_t)argc - 1);
-	for (int i = 1; i < argc; i++)
+	check_line(argc, argv);
+	check_join(argv, (size_t)argc);
+	for (int i = 0; i < argc; i++)
 		check_numbers(argv[i]);
 	return 0;
 }
