@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Fuzz target of JSON from strangers: whatever the scanner passes json-c parses, what is written from
- * that passes again and means the same, and a refusal always says why.
+ * that passes again and means the same, and a refusal always says why. An object is read as an error
+ * reply too and written as one, as a client does with a daemon's answer; the raw bytes become a string
+ * of ours, as a guest's output does.
  */
 
 #include "proto/json.h"
@@ -10,18 +12,89 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_round(json_object *o)
+/* Parses what was written from o. */
+static json_object *again(json_object *o)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_json_ json_object *again = NULL;
+	json_object *ret = NULL;
 	size_t n = 0;
 	const char *text = json_object_to_json_string_length(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 
 	/* Escapes make text longer, so the reply's limits, which are the wider ones. */
-	if (!text || json_parse(text, n, &json_limits_reply, &again, &err) < 0 ||
-		!json_object_equal(o, again))
+	if (!text || json_parse(text, n, &json_limits_reply, &ret, &err) < 0)
 		abort();
+	return ret;
+}
+
+static void check_round(json_object *o)
+{
+	_cleanup_json_ json_object *copy = again(o);
+
+	if (!json_object_equal(o, copy))
+		abort();
+}
+
+static bool same(const char *a, const char *b)
+{
+	return a && b ? streq(a, b) : a == b;
+}
+
+/* A daemon's error, read by a client, made anew and read again, is the same error. */
+static void check_error(json_object *o)
+{
+	_cleanup_error_ struct error e = ERROR_INIT, second = ERROR_INIT;
+
+	if (json_error_parse(o, &e) < 0) {
+		if (e.set)
+			abort();
+		return;
+	}
+	_cleanup_json_ json_object *reply = json_error_object(&e);
+	_cleanup_json_ json_object *copy = reply ? again(reply) : NULL;
+	if (!copy || json_error_parse(copy, &second) < 0 || second.code != e.code ||
+		!same(second.message, e.message) || !same(second.cause, e.cause) ||
+		!same(second.fix, e.fix))
+		abort();
+}
+
+/* Members by their type: the getters are asked only after the type is known. */
+static void check_members(json_object *o)
+{
+	json_object_object_foreach(o, key, val)
+	{
+		json_object *got = json_get(o, key);
+
+		if (got != val)
+			abort();
+		if (!val && (json_get_str(o, key, NULL) || json_get_int(o, key, 7) != 7 ||
+				    json_get_bool(o, key, false)))
+			abort();
+		if (json_object_is_type(val, json_type_string))
+			(void)strlen(json_get_str(o, key, NULL));
+		else if (json_object_is_type(val, json_type_int) &&
+			 llabs(json_get_int(o, key, 0)) > INT64_C(9007199254740991))
+			abort();
+		else if (json_object_is_type(val, json_type_boolean))
+			(void)json_get_bool(o, key, false);
+	}
+}
+
+/* Bytes that are UTF-8 are a string of a reply and come back the same. */
+static void check_string(const uint8_t *data, size_t size)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	uint64_t wall = 0;
+
+	memcpy(&wall, data, MIN_OF(size, sizeof(wall)));
+	if (!o || json_add_strn(o, "text", (const char *)data, size) < 0 ||
+		json_add_str(o, "none", NULL) < 0 || json_add_int(o, "n", (int32_t)wall) < 0 ||
+		json_add_bool(o, "yes", size > 0) < 0)
+		abort();
+	int r = json_add_time(o, "time", wall);
+	if (r < 0 && (r != -ERANGE || json_get(o, "time")))
+		abort();
+	check_round(o);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -34,10 +107,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (scanned != parsed || (scanned < 0 && (!err.set || !parse_err.set)))
 		abort();
+	if (json_utf8_valid(data, size))
+		check_string(data, size);
+	else if (scanned >= 0)
+		abort();
 	if (scanned < 0)
 		return 0;
-	if (!json_utf8_valid(data, size))
-		abort();
 	check_round(o);
+	check_error(o);
+	if (json_object_is_type(o, json_type_object))
+		check_members(o);
 	return 0;
 }

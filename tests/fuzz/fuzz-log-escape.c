@@ -2,13 +2,19 @@
 /*
  * Fuzz target of both escapers, the daemon's log lines and the client's terminal text: what comes out is
  * valid UTF-8 without controls, without what reorders a line, and fits. The first byte is the room the
- * log has.
+ * log has. A log call makes one line on stderr and one record in the journal, which stands in here: its
+ * fields have no newline, so that none can be forged.
  */
 
 #include "client/text.h"
 #include "daemon/log.h"
 
 #include "proto/json.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <systemd/sd-journal.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -43,6 +49,83 @@ static void check_safe(const char *text, bool newlines)
 	}
 }
 
+static unsigned records;
+
+/* In place of libsystemd's, which its macro calls. */
+int sd_journal_sendv_with_location(_unused_ const char *file, _unused_ const char *line,
+	_unused_ const char *func, const struct iovec *iov, int n)
+{
+	records++;
+	for (int i = 0; i < n; i++) {
+		_cleanup_free_ char *field = strndup(iov[i].iov_base, iov[i].iov_len);
+
+		if (!field || strlen(field) != iov[i].iov_len)
+			abort();
+		check_safe(field, false);
+	}
+	return 0;
+}
+
+/* The line that stderr got. */
+static char *read_line(int fd)
+{
+	char line[64 * 1024];
+	ssize_t n = pread(fd, line, sizeof(line) - 1, 0);
+
+	if (n < 0)
+		abort();
+	line[n] = '\0';
+	return strdup(line);
+}
+
+static void check_stderr(int fd, int error, const char *text)
+{
+	(void)log_full(LOG_ERR, error, NULL, "cannot start \"%s\"", text);
+	_cleanup_free_ char *line = read_line(fd);
+	size_t n = line ? strlen(line) : 0;
+
+	if (n < 2 || line[n - 1] != '\n' || !startswith(line, "<3>fuzz: cannot start \""))
+		abort();
+	line[n - 1] = '\0';
+	check_safe(line, false);
+}
+
+static void check_journal(int fd, int error, const char *text)
+{
+	char stream[64];
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		abort();
+	(void)snprintf(stream, sizeof(stream), "%llu:%llu", (unsigned long long)st.st_dev,
+		(unsigned long long)st.st_ino);
+	(void)setenv("JOURNAL_STREAM", stream, 1);
+	log_init("fuzz");
+	_cleanup_free_ char *field = str_printf("PYRO_VM=%s", text);
+	unsigned before = records;
+	(void)log_full(LOG_INFO, error, text[0] ? field : NULL, "%s", text);
+	(void)log_full(LOG_DEBUG, error, field, "%s", text); /* below the level */
+	if (!field || records != before + 1)
+		abort();
+}
+
+/* With stderr a file, as it is nobody's terminal. */
+static void check_log(int error, const char *text)
+{
+	_cleanup_close_ int stderr_fd = dup(STDERR_FILENO);
+	_cleanup_close_ int fd = memfd_create("stderr", MFD_CLOEXEC);
+
+	if (stderr_fd < 0 || fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+		abort();
+	(void)unsetenv("JOURNAL_STREAM");
+	log_init("fuzz");
+	log_set_level(LOG_INFO);
+	check_stderr(fd, error, text);
+	check_journal(fd, error, text);
+	if (dup2(stderr_fd, STDERR_FILENO) < 0)
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
@@ -52,6 +135,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	_cleanup_free_ char *text = strndup((const char *)data + 1, size - 1);
 	if (!out || !text)
 		abort();
+	check_log((int)room % 3 - 1, text);
 	n = log_escape((const char *)data + 1, size - 1, out, room);
 	if (room > 0) {
 		if (n >= room || out[n] != '\0' || strlen(out) != n)
@@ -61,7 +145,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	}
 	_cleanup_free_ char *flat = text_escape(text, NULL), *indented = text_escape(text, "  ");
-	if (!flat || !indented)
+	if (!flat || !indented || text_is_utf8(text) != json_utf8_valid(text, strlen(text)))
 		abort();
 	check_safe(flat, false);
 	check_safe(indented, true);

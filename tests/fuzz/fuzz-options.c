@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the command line: the first byte picks the verb, the rest is NUL-separated words.
+ * Fuzz target of the command line: NUL-separated words; after the global flags a method's name, whose verb it is.
  * A refusal has its message, an accepted line its checked parameters, the shell line made of several
  * words splits into the same words again, and sizes and durations that are accepted are what they say.
  */
@@ -14,13 +14,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { WORDS_MAX = 40 };
 
-static const struct verb table[] = {
-	{ NULL, "run", API_M_vm_run, NULL, true, NULL, "" },
-	{ NULL, "doctor", API_M_system_doctor, NULL, false, NULL, "" },
-	{ "env", "prune", API_M_env_prune, NULL, false, NULL, "" },
-	{ "env", "pull", API_M_env_pull, NULL, false, NULL, "" },
-	{ "vm", "delete", API_M_vm_delete, NULL, false, NULL, "" },
-};
+/* The verb of a method, of a person's or of one that is only called; vm.run for any other word. */
+static struct verb verb_of(const char *name)
+{
+	struct verb v = { NULL, "run", API_M_vm_run, NULL, true, NULL, NULL };
+
+	for (int i = 0; i < API_M_MAX; i++)
+		if (streq(api_methods[i].name, name))
+			v = (struct verb){ "noun", name, i, NULL, false, NULL, NULL };
+	return v;
+}
 
 /* Takes one word of a shell line that holds nothing but plain words and shell_join's quoting. */
 static const char *check_word(const char *line, const char *word)
@@ -79,9 +82,22 @@ static void check_numbers(const char *word)
 	}
 }
 
-static void check_line(const struct verb *v, int argc, char **argv)
+static void check_verb(struct cli *cli, int argc, char **argv, int i)
 {
 	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	const struct verb v = verb_of(argv[i]);
+
+	if (cmdline_parse(&line, cli, &v, argc, argv, i + 1, &err) < 0) {
+		if (!err.set || !err.message)
+			abort();
+	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
+		abort();
+	}
+}
+
+static void check_line(int argc, char **argv)
+{
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct cli cli = { 0 };
 	bool help = false, version = false;
@@ -90,15 +106,10 @@ static void check_line(const struct verb *v, int argc, char **argv)
 	if (globals_parse(&cli, argc, argv, &i, &help, &version, &err) < 0) {
 		if (!err.set)
 			abort();
-		return;
-	}
-	if (i > argc)
+	} else if (i > argc) {
 		abort();
-	if (cmdline_parse(&line, &cli, v, argc, argv, i, &err) < 0) {
-		if (!err.set || !err.message)
-			abort();
-	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
-		abort();
+	} else if (i < argc) {
+		check_verb(&cli, argc, argv, i);
 	}
 }
 
@@ -107,18 +118,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char *argv[WORDS_MAX + 1];
 	int argc = 0;
 
-	if (size < 1)
-		return 0;
-	_cleanup_free_ char *text = malloc(size);
+	_cleanup_free_ char *text = malloc(size + 1);
 	if (!text)
 		abort();
-	memcpy(text, data + 1, size - 1);
-	text[size - 1] = '\0';
-	for (char *p = text; p < text + size - 1 && argc < WORDS_MAX; p += strlen(p) + 1)
+	memcpy(text, data, size);
+	text[size] = '\0';
+	for (char *p = text; p < text + size && argc < WORDS_MAX; p += strlen(p) + 1)
 		argv[argc++] = p;
 	argv[argc] = NULL;
-	const struct verb *v = &table[data[0] % ARRAY_SIZE(table)];
-	check_line(v, argc, argv);
+	check_line(argc, argv);
 	check_join(argv, (size_t)argc);
 	for (int i = 0; i < argc; i++)
 		check_numbers(argv[i]);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Fuzz target of the tar reader and the merged tree: whatever the archive, names stay inside the root,
- * every entry hangs on a directory, link counts are right and data lies within its file. Bare
- * tar only in effect: libarchive's decompressors are not ours to fuzz.
+ * every entry hangs on a directory, link counts are right and data lies within its file. Mostly bare
+ * tar: the decompressors are not ours to fuzz. An input of one byte beyond its blocks fails to be read at its end, one of
+ * two bytes has a spool that cannot be written.
  */
 
 #include "daemon/image/tar-read.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "proto/limits.h"
@@ -16,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 struct input {
 	const uint8_t *p;
 	size_t n;
+	int end; /* what reading says there: 0, -errno */
 };
 
 static ssize_t on_input(void *userdata, const void **ret)
@@ -23,6 +26,8 @@ static ssize_t on_input(void *userdata, const void **ret)
 	struct input *in = userdata;
 	size_t n = MIN_OF(in->n, (size_t)10240);
 
+	if (n == 0)
+		return in->end;
 	*ret = in->p;
 	in->p += n;
 	in->n -= n;
@@ -58,6 +63,17 @@ static void check_entry(struct tree *t, const struct tree_entry *e, uint32_t *li
 	check_node(t, e->node);
 }
 
+/* The path an error would name leads back to its directory; it looks through all names, so only the first. */
+static void check_path(struct tree *t, uint32_t node)
+{
+	_cleanup_free_ char *path = tree_path(t, node);
+	uint32_t found = TREE_NONE;
+
+	if (!path || (strlen(path) <= LIMIT_IMAGE_PATH &&
+			     (tree_find(t, path, &found) < 0 || found != node)))
+		abort();
+}
+
 /* What a refused entry left half made is not looked at: such a tree is thrown away. */
 static void check_tree(struct tree *t)
 {
@@ -70,6 +86,8 @@ static void check_tree(struct tree *t)
 		const struct tree_entry *e = list.entries[i], *before = i ? list.entries[i - 1] : e;
 
 		check_entry(t, e, links);
+		if (i < 16)
+			check_path(t, e->parent);
 		if (i > 0 &&
 			(before->parent > e->parent || (before->parent == e->parent &&
 							       strcmp(before->name, e->name) >= 0)))
@@ -86,10 +104,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_(tree_freep) struct tree *t = NULL;
 	_cleanup_close_ int spool = memfd_create("spool", MFD_CLOEXEC);
-	struct input in = { data, size };
+	struct input in = { data, size, size % 512 == 1 ? -EIO : 0 };
 
 	if (spool < 0 || tree_new(&t) < 0)
 		abort();
+	if (size % 512 == 2) {
+		fd_close(spool);
+		spool = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	}
 	struct tar_read tr = { .tree = t, .spool_fd = spool, .input = on_input, .userdata = &in };
 	if (tar_read(&tr, &err) >= 0)
 		check_tree(t);
