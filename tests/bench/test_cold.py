@@ -14,19 +14,11 @@ import time
 
 import pytest
 
-from conftest import CACHE, N, SHARED, TOP, stage
+from conftest import CACHE, N, SHARED, stage
+from figures import keep
 
 ROUNDS = 5 * N
 FLOOR = SHARED + "/bench/floor.py"
-
-
-def keep(**figures):
-    path = TOP + "/build-test-results/bench.json"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    old = json.load(open(path)) if os.path.exists(path) else {}
-    old.update(figures)
-    json.dump(old, open(path, "w"), indent=1, sort_keys=True)
-    print(json.dumps(figures, sort_keys=True))
 
 
 @pytest.fixture(scope="module")
