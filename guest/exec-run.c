@@ -368,7 +368,7 @@ void exec_run(struct exec *x)
 	}
 	x->shell = command_shell();
 	x->wait = (struct login_wait){ .on_login = on_login, .userdata = x };
-	if (!(x->start.flags & START_LOGIN)) {
+	if (!(x->start.flags & START_LOGIN) || logins_known(x->execs->logins, &x->user)) {
 		r = logins_get(x->execs->logins, &x->user, &x->wait, &login);
 		if (r < 0)
 			exec_fail(x, r, strdup("capture the login environment"));

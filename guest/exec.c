@@ -164,6 +164,16 @@ int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m)
 	return 0;
 }
 
+int execs_login(struct execs *xs)
+{
+	_cleanup_user_ struct user root = { 0 };
+	_cleanup_free_ char *what = NULL;
+
+	if (user_find("root", &root, &what) >= 0)
+		(void)logins_begin(xs->logins, &root);
+	return 0;
+}
+
 int execs_kill(struct execs *xs, uint32_t channel, const struct msg_kill *m)
 {
 	struct exec *x = find_channel(xs, channel);

@@ -24,6 +24,9 @@ void execs_kill_all(struct execs *xs);
 /* Forgets all without ending any process. Takes NULL. */
 struct execs *execs_free(struct execs *xs);
 
+/* LOGIN: captures root's login environment ahead of the command that will want it; one that cannot be captured
+ * is told by that command. */
+int execs_login(struct execs *xs);
 /* START: takes the contents of m over on success. Everything that goes wrong is told by STARTED;
  * -EBADMSG only for a channel that is not the host's to use. */
 int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m);

@@ -264,27 +264,54 @@ static int login_new(struct logins *ls, const struct user *u, const char *shell,
 	return 0;
 }
 
+static struct login *find(struct logins *ls, const struct user *u)
+{
+	struct login *lg;
+
+	TAILQ_FOREACH (lg, &ls->list, entry)
+		if (lg->user.uid == u->uid && lg->user.gid == u->gid &&
+			streq(lg->user.name, u->name))
+			return lg;
+	return NULL;
+}
+
+bool logins_known(struct logins *ls, const struct user *u)
+{
+	const struct login *lg = find(ls, u);
+
+	return lg && (lg->ok || !lg->done);
+}
+
+/* The user's, begun by now; NULL when there is none to have. */
+static int find_or_begin(struct logins *ls, const struct user *u, struct login **ret)
+{
+	const char *shell = command_shell();
+
+	*ret = shell ? find(ls, u) : NULL;
+	if (*ret || !shell || ls->n >= LOGIN_USERS_MAX)
+		return 0;
+	return login_new(ls, u, shell, ret);
+}
+
+int logins_begin(struct logins *ls, const struct user *u)
+{
+	struct login *lg;
+
+	return find_or_begin(ls, u, &lg);
+}
+
 int logins_get(
 	struct logins *ls, const struct user *u, struct login_wait *w, const struct env **ret)
 {
-	const char *shell = command_shell();
 	struct login *lg;
 	int r;
 
 	*ret = NULL;
-	if (!shell)
+	r = find_or_begin(ls, u, &lg);
+	if (r < 0)
+		return r;
+	if (!lg)
 		return 1;
-	TAILQ_FOREACH (lg, &ls->list, entry)
-		if (lg->user.uid == u->uid && lg->user.gid == u->gid &&
-			streq(lg->user.name, u->name))
-			break;
-	if (!lg && ls->n >= LOGIN_USERS_MAX)
-		return 1;
-	if (!lg) {
-		r = login_new(ls, u, shell, &lg);
-		if (r < 0)
-			return r;
-	}
 	if (lg->done) {
 		*ret = lg->ok ? &lg->env : NULL;
 		return 1;

@@ -29,6 +29,10 @@ struct logins *logins_free(struct logins *ls);
 /* 1: *ret is the environment, or NULL when there is none to have; 0: w is called later; -errno. */
 int logins_get(
 	struct logins *ls, const struct user *u, struct login_wait *w, const struct env **ret);
+/* Begins the capture, if it has not begun: who calls logins_get then waits the less. */
+int logins_begin(struct logins *ls, const struct user *u);
+/* True when the environment is there, or is being captured. */
+bool logins_known(struct logins *ls, const struct user *u);
 void logins_cancel(struct login_wait *w);
 
 /* Parses what the capturing shell printed: after the marker, K=V by NUL. For tests as well. */

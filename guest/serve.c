@@ -183,6 +183,7 @@ static int take_frame(struct serve *s, const struct frame *f)
 	switch (f->type) {
 	case FRAME_SETUP: return take_setup(s, f);
 	case FRAME_START: return take_start(s, f);
+	case FRAME_LOGIN: return s->execs ? execs_login(s->execs) : -EBADMSG;
 	case FRAME_SHUTDOWN: s->p.hooks->on_shutdown(s->p.userdata); return 0;
 	case FRAME_KILL:
 	case FRAME_RESUME:

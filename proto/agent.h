@@ -68,7 +68,9 @@ struct msg_setup {
 enum {
 	START_STDIN = 1 << 0, /* stdin is a pipe fed by DATA; else /dev/null */
 	START_PTY = 1 << 1,   /* reserved: refused by protocol 1 */
-	START_LOGIN = 1 << 2, /* by a login shell; else a plain one in the captured environment */
+	/* By a login shell, unless the user's login environment has been captured; else, and without this, by a
+	 * plain one in the captured environment. */
+	START_LOGIN = 1 << 2,
 };
 
 struct msg_start {

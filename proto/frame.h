@@ -45,6 +45,7 @@ enum frame_type {
 	FRAME_RESUME = 5,   /* struct msg_resume; channel = the exec's */
 	FRAME_EXIT_ACK = 6, /* no payload; channel = the exec's: forget it */
 	FRAME_SHUTDOWN = 7, /* no payload: stop everything in order, BYE, reset */
+	FRAME_LOGIN = 8,    /* no payload: capture root's login environment; a command may come */
 	/* agent -> host */
 	FRAME_WELCOME = 32,    /* struct msg_welcome, preceded by the raw nonce */
 	FRAME_SETUP_DONE = 33, /* struct msg_result */

@@ -80,10 +80,23 @@ static void skip_space(struct scan *s)
 	}
 }
 
+/* How many of the bytes from p on are printable ASCII that ends no string and begins no escape: most of what there is. */
+static size_t plain_run(const uint8_t *p, size_t n)
+{
+	size_t i = 0;
+	while (i < n && p[i] >= 0x20 && p[i] < 0x7f && p[i] != '"' && p[i] != '\\')
+		i++;
+	return i;
+}
+
 bool json_utf8_valid(const void *text, size_t n)
 {
 	const uint8_t *p = text;
 	for (size_t i = 0; i < n;) {
+		if (p[i] < 0x80) {
+			i++;
+			continue;
+		}
 		size_t len = utf8_decode(p + i, n - i, NULL);
 		if (len == 0)
 			return false;
@@ -219,6 +232,12 @@ static bool scan_string(struct scan *s, bool key)
 {
 	s->i++;
 	while (s->i < s->n) {
+		size_t plain = plain_run(s->p + s->i, s->n - s->i);
+		if (key && plain > 0 && !arena_add(s, s->p + s->i, plain))
+			return false;
+		s->i += plain;
+		if (s->i == s->n)
+			break;
 		uint8_t c = s->p[s->i];
 		if (c == '"') {
 			s->i++;

@@ -30,7 +30,15 @@ int json_scan(const char *p, size_t n, const struct json_limits *limits, struct 
 /* True if the bytes are strict UTF-8 (no overlong forms, no surrogates). */
 bool json_utf8_valid(const void *text, size_t n);
 
+/* For whoever parses text after text within the same limits. */
+struct json_parser;
+int json_parser_new(const struct json_limits *limits /* static */, struct json_parser **ret);
+struct json_parser *json_parser_free(struct json_parser *p);
+DEFINE_CLEANUP(struct json_parser *, json_parser_free)
 /* Scans, then parses. *ret is owned by the caller. */
+int json_parser_run(
+	struct json_parser *p, const char *text, size_t n, json_object **ret, struct error *err);
+/* The same, once. */
 int json_parse(const char *p, size_t n, const struct json_limits *limits, json_object **ret,
 	struct error *err);
 

@@ -291,6 +291,14 @@ uint32_t machine_channel(struct machine *mc)
 	return ++mc->channels;
 }
 
+void machine_expect_command(struct machine *mc)
+{
+	/* Lost, it costs the command the time that it would have saved. */
+	if (mc->state == MACHINE_STARTED && mc->link && link_is_up(mc->link) &&
+		frame_put(link_control(mc->link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >= 0)
+		link_kick(mc->link);
+}
+
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
 	int r;

@@ -257,6 +257,8 @@ static void go_up(struct machine *mc)
 	}
 	mc->engine = ENGINE_IDLE;
 	tell_started(mc, NULL);
+	if (mc->engine == ENGINE_IDLE && LIST_EMPTY(&mc->execs))
+		machine_expect_command(mc);
 	reaper_update(mc->machines);
 }
 

@@ -160,7 +160,7 @@ static void answer_impossible(struct call *c, int r)
 	conn_kick(c->conn);
 }
 
-#ifndef NDEBUG
+#ifdef PYRO_CHECK_RESULTS
 static void result_verify(struct call *c, json_object *result)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One client: bytes into lines, lines to the dispatcher, answers out. Owned by the server. What
- * must stay true: both queues are bounded (no request is read while more than half of the out
+ * One client: bytes into lines, lines to the dispatcher, answers out. Owned by the server. A turn
+ * (work) handles the lines that are there and then writes what they and others have queued, so that
+ * an idle socket costs three system calls a call: wait, read, write. What must stay true: both queues
+ * are bounded (no request is read while more than half of the out
  * queue waits, a client that reads nothing is dropped); the end of the requests is not the end of
  * the client, which may still read its answers, only EPOLLHUP or a failed write is; an error that
  * ends the connection is delivered first; a connection is freed only as the last act of one of its
@@ -16,12 +18,12 @@
 #include "daemon/log.h"
 #include "proto/limits.h"
 
-#define READ_ROUND     (64 * 1024)
-#define LINES_PER_TURN 64                 /* then other connections have their turn */
-#define LINGER_USEC    (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
-#define DISCARD_MAX    (64 * MIB)         /* of input thrown away while closing */
-#define OUT_HALF       (LIMIT_CONN_OUT_BYTES / 2)
-#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
+#define READ_ROUND      (64 * 1024)
+#define LINES_PER_ROUND 64 /* of all connections of a uid; then others have their turn */
+#define LINGER_USEC     (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
+#define DISCARD_MAX     (64 * MIB)         /* of input thrown away while closing */
+#define OUT_HALF        (LIMIT_CONN_OUT_BYTES / 2)
+#define OUT_NOTIFY      (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
 
 static void set_stall(struct conn *c, uint64_t usec)
 {
@@ -34,7 +36,9 @@ static void set_stall(struct conn *c, uint64_t usec)
 static void rearm(struct conn *c)
 {
 	uint32_t events = 0;
-	if (buf_len(&c->out) > 0)
+	/* More to do when all others have had their turn: a socket with room says so at once, and behind them. (A
+	 * defer source would come before them each time: sd-event counts it as the oldest.) */
+	if (buf_len(&c->out) > 0 || c->more)
 		events |= EPOLLOUT;
 	bool reads = c->state == CONN_CLOSING ||
 		     (c->state == CONN_OPEN && buf_len(&c->in) <= LIMIT_REQUEST_BYTES &&
@@ -51,7 +55,9 @@ static void rearm(struct conn *c)
 
 void conn_kick(struct conn *c)
 {
-	(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
+	/* A turn under way looks at everything itself before it ends. */
+	if (!c->in_turn)
+		(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
 }
 
 int conn_send(struct conn *c, json_object *o)
@@ -63,16 +69,13 @@ int conn_send(struct conn *c, json_object *o)
 		return -ENOMEM;
 	if (n + 1 > LIMIT_REPLY_BYTES)
 		return -EMSGSIZE;
-	bool idle = buf_len(&c->out) == 0;
 	uint8_t *p = buf_reserve(&c->out, n + 1);
 	if (!p)
 		return -errno;
 	memcpy(p, text, n);
 	p[n] = '\n';
 	buf_commit(&c->out, n + 1);
-	if (idle && c->state != CONN_CLOSING)
-		set_stall(c, LIMIT_CONN_STALL_USEC);
-	rearm(c);
+	conn_kick(c);
 	return 0;
 }
 
@@ -173,17 +176,41 @@ static bool finished(struct conn *c)
 	return c->state == CONN_EOF && buf_len(&c->in) == 0 && c->n_calls == 0;
 }
 
-/* Handles the lines that are there; frees the connection when it is done. */
+/* Writes what the client's socket takes; a client that leaves the rest is given LIMIT_CONN_STALL_USEC. */
+static void write_output(struct conn *c)
+{
+	ssize_t n = buf_write_fd(&c->out, c->fd);
+	bool moved = n > 0, waits = buf_len(&c->out) > 0;
+
+	if (n < 0 && n != -EAGAIN) {
+		c->broken = true;
+		return;
+	}
+	if (c->state == CONN_CLOSING)
+		return; /* the linger deadline stays */
+	if (waits && (moved || !c->stalled))
+		set_stall(c, LIMIT_CONN_STALL_USEC);
+	else if (!waits && c->stalled)
+		(void)sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
+	c->stalled = waits;
+}
+
+/* Handles the lines that are there and writes the answers; frees the connection when it is done. */
 static void work(struct conn *c)
 {
-	int lines = 0;
-	while (lines < LINES_PER_TURN && work_one(c))
+	/* However many connections a uid has, its lines delay another's by the same. */
+	size_t lines = 0, share = MAX_OF(LINES_PER_ROUND / c->siblings, (size_t)1);
+
+	c->in_turn = true;
+	while (lines < share && work_one(c))
 		lines++;
-	if (lines == LINES_PER_TURN)
-		conn_kick(c);
 	if (c->state != CONN_CLOSING && buf_len(&c->in) == 0 && c->fds.n > 0)
 		refuse_line(c, "descriptors came with a line that does not say so",
 			"say \"fds\": n in the line that owns them");
+	c->more = (lines == share || buf_len(&c->out) > OUT_HALF) && next_line(c) != -EAGAIN;
+	if (buf_len(&c->out) > 0 && !c->broken)
+		write_output(c);
+	c->in_turn = false;
 	if (c->state == CONN_CLOSING && buf_len(&c->out) == 0)
 		(void)shutdown(
 			c->fd, SHUT_WR); /* fails only when the client is gone, as EPOLLHUP says */
@@ -243,23 +270,6 @@ static void read_input(struct conn *c)
 	}
 }
 
-static void write_output(struct conn *c)
-{
-	ssize_t n = buf_write_fd(&c->out, c->fd);
-	if (n == -EAGAIN || n == -EINTR)
-		return;
-	if (n < 0) {
-		c->broken = true;
-		return;
-	}
-	if (c->state == CONN_CLOSING)
-		return; /* the linger deadline stays */
-	if (buf_len(&c->out) > 0)
-		set_stall(c, LIMIT_CONN_STALL_USEC);
-	else
-		(void)sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
-}
-
 static int on_io(_unused_ sd_event_source *s, _unused_ int fd, uint32_t revents, void *userdata)
 {
 	struct conn *c = userdata;
@@ -267,9 +277,7 @@ static int on_io(_unused_ sd_event_source *s, _unused_ int fd, uint32_t revents,
 		conn_free(c);
 		return 0;
 	}
-	if (revents & EPOLLOUT)
-		write_output(c);
-	if ((revents & EPOLLIN) && !c->broken)
+	if (revents & EPOLLIN)
 		read_input(c);
 	work(c);
 	return 0;

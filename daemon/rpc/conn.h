@@ -31,6 +31,7 @@ struct conn {
 	uid_t uid;
 	pid_t pid; /* for logs only: it may be somebody else's by now */
 	bool admin;
+	size_t siblings; /* connections of this uid, this one included: server.c's */
 	sd_event_source *io, *work, *stall; /* owned */
 	struct buf in, out;
 	struct fd_queue fds;
@@ -39,6 +40,9 @@ struct conn {
 	struct call_list calls; /* borrowed by the handlers that keep them */
 	size_t n_calls;
 	bool input_ended; /* recv has said so: EPOLLIN would come for ever */
+	bool in_turn;     /* the lines that are there are being handled */
+	bool more;        /* lines may wait for the next turn */
+	bool stalled;     /* output waits for the client to read, and the stall timer runs */
 	bool broken;      /* the next turn drops it: an answer could not be queued */
 	TAILQ_ENTRY(conn) entry;
 };
@@ -49,7 +53,7 @@ int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct 
 struct conn *conn_free(struct conn *c);
 DEFINE_CLEANUP(struct conn *, conn_free)
 
-/* Queues one line: o is {"jsonrpc", ...}. Returns 0, -EMSGSIZE when it is longer than a reply
+/* Queues one line, which goes out at the end of this turn: o is {"jsonrpc", ...}. Returns 0, -EMSGSIZE when it is longer than a reply
  * may be, -errno. */
 int conn_send(struct conn *c, json_object *o);
 /* Queues a notification unless the client reads too slowly. */
@@ -67,6 +71,7 @@ struct call *dispatch_find(struct conn *c, json_object *id);
 
 /* server.c */
 struct manager *server_manager(struct server *s);
+struct json_parser *server_parser(struct server *s);  /* for requests */
 void server_add(struct server *s, struct conn *c);    /* conn_new calls this, */
 void server_remove(struct server *s, struct conn *c); /* conn_free that */
 struct call_list *server_detached(

@@ -134,7 +134,7 @@ static bool parse_line(struct conn *c, const char *line, size_t n, struct reques
 	}
 	/* A line that cannot be read does not say which of the descriptors are its own. */
 	bool in_doubt = c->fds.n > 0;
-	if (json_parse(line, n, &json_limits_request, &q->o, &err) < 0) {
+	if (json_parser_run(server_parser(c->server), line, n, &q->o, &err) < 0) {
 		conn_refuse(c, NULL, JSON_RPC_PARSE_ERROR, &err, in_doubt);
 		return false;
 	}

@@ -34,7 +34,8 @@ struct server {
 	char *bound;             /* owned or NULL: the path to unlink at the end */
 	sd_event_source *io, *pause; /* owned */
 	TAILQ_HEAD(, conn) conns;
-	struct call_list detached; /* owned */
+	struct call_list detached;  /* owned */
+	struct json_parser *parser; /* owned */
 	size_t n_conns;
 	bool has_admins;
 	gid_t admins;
@@ -51,6 +52,11 @@ struct manager *server_manager(struct server *s)
 	return s->manager;
 }
 
+struct json_parser *server_parser(struct server *s)
+{
+	return s->parser;
+}
+
 struct call_list *server_detached(struct server *s)
 {
 	return &s->detached;
@@ -61,18 +67,6 @@ size_t server_connections(struct server *s)
 	return s->n_conns;
 }
 
-void server_add(struct server *s, struct conn *c)
-{
-	TAILQ_INSERT_TAIL(&s->conns, c, entry);
-	s->n_conns++;
-}
-
-void server_remove(struct server *s, struct conn *c)
-{
-	TAILQ_REMOVE(&s->conns, c, entry);
-	s->n_conns--;
-}
-
 static size_t connections_of(const struct server *s, uid_t uid)
 {
 	size_t n = 0;
@@ -80,6 +74,30 @@ static size_t connections_of(const struct server *s, uid_t uid)
 	TAILQ_FOREACH (c, &s->conns, entry)
 		n += c->uid == uid;
 	return n;
+}
+
+/* Each connection of the uid knows how many share its uid's turn. */
+static void tell_siblings(struct server *s, uid_t uid)
+{
+	size_t n = connections_of(s, uid);
+	struct conn *c;
+	TAILQ_FOREACH (c, &s->conns, entry)
+		if (c->uid == uid)
+			c->siblings = n;
+}
+
+void server_add(struct server *s, struct conn *c)
+{
+	TAILQ_INSERT_TAIL(&s->conns, c, entry);
+	s->n_conns++;
+	tell_siblings(s, c->uid);
+}
+
+void server_remove(struct server *s, struct conn *c)
+{
+	TAILQ_REMOVE(&s->conns, c, entry);
+	s->n_conns--;
+	tell_siblings(s, c->uid);
 }
 
 /* True if the peer had the group when it connected. */
@@ -330,7 +348,9 @@ int server_new(
 		s->has_admins = true;
 		s->admins = gr->gr_gid;
 	}
-	int r = 0;
+	int r = json_parser_new(&json_limits_request, &s->parser);
+	if (r < 0)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
 	if (listen_fd < 0)
 		r = bind_path(s, path, err);
 	else if (fcntl(listen_fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
@@ -367,6 +387,7 @@ struct server *server_free(struct server *s)
 	while ((call = TAILQ_FIRST(&s->detached)))
 		call_free(call);
 	s->reserve = fd_close(s->reserve);
+	json_parser_free(s->parser);
 	free(s);
 	return NULL;
 }

@@ -2,67 +2,36 @@
 """Speed, as ratios against the floor (what bare QEMU and this kernel do) measured in the same run, interleaved: each
 round measures both, one after the other, and what counts is the median of the rounds' ratios, since a busy host slows
 a whole round. The figures go to stdout and to build-test-results/bench.json."""
-import importlib.util
-import json
 import os
-import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 
 import pytest
 
-from conftest import CACHE, N, SHARED, TOP, stage
+from bare import Bare
+from conftest import N, stage
+from figures import keep
 
 ROUNDS = 5 * N
-FLOOR = SHARED + "/bench/floor.py"
-
-
-def keep(**figures):
-    path = TOP + "/build-test-results/bench.json"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    old = json.load(open(path)) if os.path.exists(path) else {}
-    old.update(figures)
-    json.dump(old, open(path, "w"), indent=1, sort_keys=True)
-    print(json.dumps(figures, sort_keys=True))
 
 
 @pytest.fixture(scope="module")
 def floor(daemon):
     """Measures the floor's `ready` + `hot_command` once, in milliseconds: those parts of floor.py's measure, with its
     own machine, so that a round is short."""
-    if not os.path.exists(FLOOR):
-        pytest.skip("the floor program is not beside the project: ../shared/bench/floor.py")
-    kernel = CACHE + "/floor"
-    if not os.path.exists(kernel + "/initrd"):
-        subprocess.run([sys.executable, FLOOR, "kernel", kernel], check=True, timeout=300)
-    spec = importlib.util.spec_from_file_location("floor", FLOOR)
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    name = json.loads(daemon.pyro("--json", "env", "inspect", "debian:12").text)
-    image = daemon.cache + "/" + name["digest"].replace(":", "-") + "/image.ext4"
-    work = tempfile.mkdtemp(prefix="pyro-floor-")
-    own = work + "/own"
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", own, "4G"], check=True, stdout=subprocess.DEVNULL)
+    bare = Bare(daemon)
 
     def measure():
-        vm = program.Vm(kernel, work, image, work + "/ram", "on", own=own)
+        vm = bare.boot()
         try:
-            vm.a = vm.dial("/ag")
-            assert vm.a.recv(1) == b"r"
-            ready = vm.ms()
-            vm.ask(b"s")
-            assert vm.ask(b"c") >= 0
-            hot = [vm.ask(b"c") for _ in range(3)]
-            assert min(hot) >= 0
-            return ready + statistics.median(hot)
+            bare.command(vm)
+            return vm.ready + statistics.median(bare.command(vm) for _ in range(3))
         finally:
             vm.end()
 
     yield measure
-    shutil.rmtree(work)
+    bare.close()
 
 
 def run_true(daemon):

@@ -74,6 +74,15 @@ def test_environment(agent, flags):
     assert a == "b c" and path == "/x:/bin:/usr/bin" and lang and home and user
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="captures root's environment")
+def test_captured_environment_spares_the_login_shell(agent):
+    kind = "shopt -q login_shell && echo login || echo plain; echo $HOME"
+    ask = lambda n: bytes(agent.run(n, kind, user="root", flags=wire.WITH_LOGIN, env=["A=b"]).got[STDOUT]).decode().split()
+    assert ask(1)[0] == "login"
+    agent.send(wire.frame(wire.LOGIN))
+    assert ask(2) == ask(3) == ["plain", "/root"]
+
+
 def test_stdin_null_and_descriptors(agent):
     x = agent.run(1, "cat; ls /proc/self/fd | wc -l; cat /proc/self/oom_score_adj", user=ME)
     assert bytes(x.got[STDOUT]).split()[0] == b"4"

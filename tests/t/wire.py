@@ -9,7 +9,7 @@ import struct
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN = range(8)
+NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN = range(9)
 WELCOME, SETUP_DONE, STARTED, EXIT, BYE = range(32, 37)
 DATA, ACK, END = range(64, 67)
 STDIN, STDOUT, STDERR, PTY = range(4)

@@ -262,6 +262,7 @@ static void take_frame(const struct frame *f)
 	case FRAME_EXIT_ACK: fake.exit_acks++; break;
 	case FRAME_KILL: fake.kills++; break;
 	case FRAME_SHUTDOWN: take_shutdown(); break;
+	case FRAME_LOGIN: fake.logins++; break;
 	case FRAME_ACK:
 		ck_assert_int_ge(frame_get_ack(f, &stream, &upto, &limit), 0);
 		take_limits(stream, upto, limit);

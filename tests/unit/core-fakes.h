@@ -41,7 +41,8 @@ struct fake {
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
 	/* what was seen */
-	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, shutdowns, resumes, adopted;
+	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,
+		adopted;
 	uint64_t stdin_bytes;
 	char *command_line; /* owned: of the last START */
 	/* the agent */

@@ -236,11 +236,40 @@ START_TEST(adders)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
 	ck_assert_int_eq(json_add_time(o, "t", UINT64_C(1767225600) * USEC_PER_SEC), 0);
+	ck_assert_int_eq(json_add_time(o, "t", UINT64_C(1709211845) * USEC_PER_SEC + 999999), 0);
+	ck_assert_str_eq(json_get_str(o, "t", NULL), "2024-02-29T13:04:05Z");
+	ck_assert_int_eq(json_add_time(o, "t", UINT64_C(253402300799) * USEC_PER_SEC), 0);
+	ck_assert_str_eq(json_get_str(o, "t", NULL), "9999-12-31T23:59:59Z");
+	ck_assert_int_eq(json_add_time(o, "t", UINT64_C(253402300800) * USEC_PER_SEC), -ERANGE);
+	ck_assert_int_eq(json_add_time(o, "t", UINT64_C(1767225600) * USEC_PER_SEC), 0);
 	ck_assert_int_eq(json_add_time(o, "never", 0), 0);
 	ck_assert_int_eq(json_add_strn(o, "z", "a\0b", 3), 0);
 	ck_assert_int_eq(json_add_str(o, "null", NULL), 0);
 	ck_assert_str_eq(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN),
 		"{\"t\":\"2026-01-01T00:00:00Z\",\"never\":null,\"z\":\"a\\u0000b\",\"null\":null}");
+}
+END_TEST
+
+/* A parser goes on after whatever it has met. */
+START_TEST(parser_again)
+{
+	static const struct {
+		const char *text;
+		int r;
+	} texts[] = { { "{\"a\":[1,{\"b\":2}]}", 0 }, { "[1,", -EBADMSG }, { "7", 0 },
+		{ "\"x\"", 0 }, { "{\"a\":1,\"a\":2}", -EBADMSG }, { "", -EBADMSG }, { "true", 0 },
+		{ "{\"a\":[1,{\"b\":2}]}", 0 } };
+	_cleanup_(json_parser_freep) struct json_parser *p = NULL;
+	ck_assert_int_eq(json_parser_new(&json_limits_request, &p), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		_cleanup_json_ json_object *o = NULL;
+		ck_assert_int_eq(json_parser_run(p, texts[i].text, strlen(texts[i].text), &o, &err),
+			texts[i].r);
+		if (texts[i].r == 0)
+			ck_assert_str_eq(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN),
+				texts[i].text);
+	}
 }
 END_TEST
 
@@ -296,6 +325,7 @@ int main(void)
 	tcase_add_test(t, utf8);
 	tcase_add_test(t, getters);
 	tcase_add_test(t, adders);
+	tcase_add_test(t, parser_again);
 	tcase_add_test(t, error_object);
 	tcase_add_test(t, error_object_hostile);
 	suite_add_tcase(s, t);

@@ -507,6 +507,60 @@ START_TEST(never_reads)
 }
 END_TEST
 
+/* The lines that have arrived; what is there of them is thrown away. */
+static size_t arrived(int fd)
+{
+	size_t lines = 0;
+	ssize_t n = recv(fd, line, sizeof(line), MSG_DONTWAIT);
+	for (ssize_t i = 0; i < n; i++)
+		lines += line[i] == '\n';
+	return lines;
+}
+
+/* A call that is answered at once goes out in the turn that it came in: more turns are system calls wasted. */
+START_TEST(one_turn_a_call)
+{
+	_cleanup_close_ int fd = dial();
+	static const char ping[] = CALL_("1", "system.ping", "{}");
+	for (int i = 0; i < 3; i++) {
+		transmit(fd, ping, sizeof(ping) - 1);
+		turn();
+		ck_assert_uint_eq(arrived(fd), 1);
+		ck_assert_int_eq(sd_event_run(m.event, 0), 0); /* nothing is left to do */
+	}
+}
+END_TEST
+
+/* However many connections a uid asks on, what it gets before others have their turn is the same. */
+START_TEST(connections_share_a_turn)
+{
+	enum { CONNS = 4, ASKED = 64 };
+	static const char ping[] = CALL_("1", "system.ping", "{}");
+	int fds[CONNS];
+	size_t got[CONNS] = { 0 }, all = 0;
+	for (int i = 0; i < CONNS; i++)
+		fds[i] = dial();
+	for (int i = 0; i < CONNS * ASKED; i++)
+		transmit(fds[i % CONNS], ping, sizeof(ping) - 1);
+	while (all < (size_t)CONNS * ASKED) {
+		size_t least = ASKED, most = 0;
+		for (int i = 0; i < CONNS; i++)
+			turn();
+		for (int i = 0; i < CONNS; i++) {
+			size_t n = arrived(fds[i]);
+			ck_assert_uint_le(n, ASKED / CONNS);
+			got[i] += n;
+			all += n;
+			least = MIN_OF(least, got[i]);
+			most = MAX_OF(most, got[i]);
+		}
+		ck_assert_uint_le(most - least, ASKED / CONNS);
+	}
+	for (int i = 0; i < CONNS; i++)
+		(void)close(fds[i]);
+}
+END_TEST
+
 START_TEST(internal_errors)
 {
 	_cleanup_close_ int fd = dial();
@@ -577,6 +631,8 @@ int main(void)
 	tcase_add_test(t, in_flight_limit);
 	tcase_add_test(t, connections_limit);
 	tcase_add_test(t, never_reads);
+	tcase_add_test(t, one_turn_a_call);
+	tcase_add_test(t, connections_share_a_turn);
 	tcase_add_test(t, internal_errors);
 	tcase_add_test(t, degraded);
 	tcase_add_test(t, socket_path);

@@ -180,6 +180,7 @@ START_TEST(life)
 		ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
 		ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 1);
 		stop();
+		ck_assert_uint_eq(fake.logins, round); /* it was idle: a command may come */
 		ck_assert_uint_eq(fake.shutdowns, round);
 		ck_assert_uint_eq(fake.disks, 1); /* the same disk */
 		ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 1);
@@ -447,6 +448,8 @@ START_TEST(executes)
 	ck_assert_str_eq(json_get_str(result, "stdout", ""), "hello");
 	ck_assert_int_eq(json_get_int(result, "exit_code", 0), 3);
 	ck_assert_str_eq(json_get_str(result, "accelerator", ""), "emulation");
+	/* Booted for its command, it had better begin it. */
+	ck_assert_uint_eq(fake.logins, _i == 1 ? 1 : 0);
 	run_free(r);
 	nothing_left();
 }
