@@ -454,6 +454,12 @@ void execs_kill_all(struct execs *xs)
 		finish(x, 0, SIGKILL);
 }
 
+/* Scripts have no environment. */
+int execs_login(_unused_ struct execs *xs)
+{
+	return 0;
+}
+
 int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 {
 	struct msg_held *held = calloc(MAX_OF(xs->n, (size_t)1), sizeof(*held));
