@@ -2,6 +2,8 @@
 """What the black-box tests share: a daemon of their own in directories of its own, the client, and the check
 that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environments are
 kept between runs (PYRO_TEST_CACHE), since pulling takes minutes."""
+import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -31,6 +33,7 @@ N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "kvm: run by tests/kvm too, under KVM and systemd")
+    config.addinivalue_line("markers", "xdist_group(name): by one worker")
 
 
 def copy_links(source, target):
@@ -40,6 +43,17 @@ def copy_links(source, target):
     for name in os.listdir(source):
         if not name.startswith(".") and not os.path.exists(target + "/" + name):
             subprocess.run(["cp", "-al", source + "/" + name, target + "/"], check=True)
+
+
+# Files whose tests add and remove users, by whom daemons of other files would find their imports run.
+TOGETHER = ("test_quickstart.py", "test_broken_hosts.py", "test_environments.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """To pytest-xdist's loadgroup: a file's tests share their daemon, so they stay with one worker."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("users" if item.path.name in TOGETHER else item.path.name))
 
 
 def stage(build):
@@ -286,35 +300,45 @@ def work():
     shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def locked(path):
+    """One process at a time: tests/run has several workers."""
+    with open(path, "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def pull_into_cache(root):
+    d = Daemon(root, kernels=CACHE + "/kernels").start()
+    pulled = d.pyro("env", "pull", "debian:12", timeout=900)
+    d.stop()
+    assert pulled.status == 0, pulled
+    if not os.path.isdir(CACHE + "/kernels"):
+        subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
+    copy_links(d.cache, CACHE + "/environments")
+
+
 @pytest.fixture(scope="session")
 def installed(work):
     """debian:12 and a kernel are in the cache: a daemon of any build can create machines at once."""
     entry = CACHE + "/environments/debian:12.json"
-    if not os.path.isdir(CACHE + "/kernels") or not os.path.exists(entry):
-        os.makedirs(CACHE + "/environments", exist_ok=True)
-        d = Daemon(work + "/installed", kernels=CACHE + "/kernels").start()
-        pulled = d.pyro("env", "pull", "debian:12", timeout=900)
-        d.stop()
-        assert pulled.status == 0, pulled
-        if not os.path.isdir(CACHE + "/kernels"):
-            subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
+    os.makedirs(CACHE, exist_ok=True)
+    with locked(CACHE + "/lock"):
+        if not os.path.isdir(CACHE + "/kernels") or not os.path.exists(entry):
+            pull_into_cache(work + "/installed")
     return entry
 
 
 @pytest.fixture(scope="session")
-def daemon(work):
+def daemon(request, work):
     """The release daemon that tests with guests share; debian:12 is installed in its cache. With PYRO_TEST_INSTALLED=USER
     it is this system's."""
     if os.environ.get("PYRO_TEST_INSTALLED"):
         yield Installed(os.environ["PYRO_TEST_INSTALLED"]).start()
         return
+    request.getfixturevalue("installed")
     d = Daemon(work + "/shared", kernels=CACHE + "/kernels")
     d.start()
-    pulled = d.pyro("env", "pull", "debian:12", timeout=900)
-    assert pulled.status == 0, pulled
-    copy_links(d.cache, CACHE + "/environments")
-    if not os.path.isdir(CACHE + "/kernels"):
-        subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/kernels"], check=True)
     yield d
     leftover = d.residue()
     d.stop()

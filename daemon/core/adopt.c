@@ -17,8 +17,6 @@
 
 #include "daemon/log.h"
 
-#define ADOPT_USEC (10 * USEC_PER_SEC) /* for the agent's first answer */
-
 enum {
 	CMDLINE_MAX = 256 * 1024,
 	STAT_MAX = 4096,

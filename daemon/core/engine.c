@@ -118,6 +118,7 @@ static bool boot_is_wanted(struct machine *mc)
 	TAILQ_FOREACH (w, &mc->waiters, entry)
 		if (w->what == WAIT_BOOT) {
 			w->what = WAIT_STARTED;
+			w->late = sd_event_source_disable_unref(w->late);
 			wanted = true;
 		}
 	return wanted;

@@ -30,7 +30,9 @@ enum machine_wait {
 
 struct machine_waiter {
 	TAILQ_ENTRY(machine_waiter) entry;
+	struct machine *machine; /* borrowed: whose list this is in */
 	enum machine_wait what;
+	sd_event_source *late; /* owned or NULL: it waits no longer */
 	machine_done_fn done;
 	void *userdata;
 };
@@ -185,7 +187,10 @@ void machine_shut_down_over(struct machine *mc);
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 
-/* adopt.c: the VMM of an earlier daemon. */
+/* adopt.c: the VMM of an earlier daemon. How long its agent has for its first answer, and how long a call
+ * that needs the guest waits for that. */
+#define ADOPT_USEC      (15 * USEC_PER_SEC)
+#define ADOPT_CALL_USEC (5 * USEC_PER_SEC)
 enum machine_vmm {
 	VMM_GONE,   /* nothing of it runs */
 	VMM_LIVES,  /* it surely is ours, and mc->pidfd is open on it */

@@ -169,6 +169,7 @@ struct machine *machine_free(struct machine *mc)
 	/* The daemon ends: whoever waited has lost the connection. */
 	while ((w = TAILQ_FIRST(&mc->waiters))) {
 		TAILQ_REMOVE(&mc->waiters, w, entry);
+		sd_event_source_disable_unref(w->late);
 		free(w);
 	}
 	free_world(mc);
@@ -403,20 +404,56 @@ size_t machines_count(struct machines *ms)
 	return n;
 }
 
-int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata)
+static void waiter_tell(struct machine_waiter *w, const struct error *err)
+{
+	TAILQ_REMOVE(&w->machine->waiters, w, entry);
+	sd_event_source_disable_unref(w->late);
+	w->done(err, w->userdata);
+	free(w);
+}
+
+static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machine_waiter *w = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *fix = str_printf("pyro vm status %s, then again", w->machine->row.id);
+
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "pyrod has asked it since it began, and goes on",
+		fix, "the guest of machine %s has not answered yet", w->machine->row.id);
+	waiter_tell(w, &err);
+	return 0;
+}
+
+/* late_usec: how long at the most, 0: as long as it takes. */
+static int wait_for(struct machine *mc, enum machine_wait what, uint64_t late_usec,
+	machine_done_fn done, void *userdata)
 {
 	struct machine_waiter *w;
+	int r;
 
 	if (!done)
 		return 0;
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	w->what = what;
-	w->done = done;
-	w->userdata = userdata;
+	*w = (struct machine_waiter){
+		.machine = mc, .what = what, .done = done, .userdata = userdata
+	};
+	if (late_usec > 0) {
+		r = sd_event_add_time_relative(mc->machines->m->event, &w->late, CLOCK_MONOTONIC,
+			late_usec, 0, on_wait_late, w);
+		if (r < 0) {
+			free(w);
+			return r;
+		}
+	}
 	TAILQ_INSERT_TAIL(&mc->waiters, w, entry);
 	return 0;
+}
+
+int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata)
+{
+	return wait_for(mc, what, 0, done, userdata);
 }
 
 static struct machine_waiter *next_waiter(struct machine *mc, enum machine_wait what)
@@ -433,11 +470,8 @@ void machine_tell(struct machine *mc, enum machine_wait what, const struct error
 {
 	struct machine_waiter *w;
 
-	while ((w = next_waiter(mc, what))) {
-		TAILQ_REMOVE(&mc->waiters, w, entry);
-		w->done(err, w->userdata);
-		free(w);
-	}
+	while ((w = next_waiter(mc, what)))
+		waiter_tell(w, err);
 }
 
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)

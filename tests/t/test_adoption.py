@@ -84,8 +84,13 @@ def test_delete_does_not_wait(fake, vm):
 
 def test_one_that_answers_too_late_is_asked_again(fake, vm):
     speak = restart_over_silence(fake)
+    begin = time.monotonic()
     reply = fake.call("vm.exec", {"vm_id": vm, "command": "echo here"}, timeout=60)
     assert reply["error"]["data"]["code"] == "guest_unresponsive" and reply["error"]["data"]["retryable"], reply
+    assert 4 < time.monotonic() - begin < 12
+    while not fake.call("vm.status", {"vm_id": vm})["result"]["last_error"]:  # the daemon asks for longer than a call waits
+        assert time.monotonic() - begin < 40
+        time.sleep(0.1)
     assert state(fake, vm) == "unknown" and len(fake.vmm_pids()) == 1  # nobody killed it
     speak()
     assert fake.call("vm.exec", {"vm_id": vm, "command": "echo here"}, timeout=60)["result"]["stdout"] == "here\n"
