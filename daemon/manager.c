@@ -163,12 +163,15 @@ static void await_end(pid_t pid)
 		(void)poll(&p, 1, LOCK_WAIT_MSEC);
 }
 
+/* A record lock: unlike flock's it is the process's own, and a child that was being forked when the daemon
+ * was killed does not keep it. */
 static int try_lock(int fd, pid_t *ret_holder)
 {
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	char text[LOCK_TEXT_MAX] = "";
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+	if (fcntl(fd, F_SETLK, &l) == 0)
 		return 0;
-	if (errno != EWOULDBLOCK)
+	if (errno != EACCES && errno != EAGAIN)
 		return -errno;
 	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
 	text[MAX_OF(n, 0)] = '\0';
@@ -212,6 +215,10 @@ static int take_lock(
 			"another pyrod (pid %d) owns %s", holder, dir);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r,
+			"put that directory on a file system with locks", "cannot lock %s", path);
+	/* For flock(1), by which scripts wait for our end: held, if at all, by what ends in a moment. */
+	if (flock(fd, LOCK_EX) < 0)
+		return error_set_errno(err, ERROR_INTERNAL, -errno,
 			"put that directory on a file system with locks", "cannot lock %s", path);
 	int n = snprintf(text, sizeof(text), "%d\n", getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)

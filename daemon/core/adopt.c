@@ -6,7 +6,8 @@
  * What must stay true: a process is ours only when pid, start time, boot and the uuid on its command line
  * are all those of the row, looked at after its pidfd was opened. A machine being adopted is `unknown`
  * until its agent has said which machine it is; whose agent does not answer within ADOPT_USEC stays so,
- * and its commands have failed. Its agent is asked again by the next call that needs the guest.
+ * and its commands have failed. Its agent is asked again by the next call that needs the guest. A boot that
+ * was cut off goes on where it was.
  */
 
 #include "daemon/core/machine-internal.h"
@@ -139,8 +140,10 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 	return found;
 }
 
-int machine_adopt(struct machine *mc, bool stopping, struct error *err)
+int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 {
+	/* Its guest may still boot, and may not know its SYNC yet. */
+	const bool starting = was == MACHINE_STARTING;
 	const struct vmm_adoption a = {
 		.id = mc->row.id,
 		.pid = mc->row.vmm_pid,
@@ -153,13 +156,14 @@ int machine_adopt(struct machine *mc, bool stopping, struct error *err)
 	if (r < 0)
 		return r;
 	mc->pidfd = -EBADF;
-	r = machine_link_open(mc, ADOPT_USEC);
+	r = machine_link_open(mc, starting ? BOOT_USEC : ADOPT_USEC);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot reach the guest");
-	link_set_sync(mc->link, mc->row.sync, true);
-	mc->set_up = mc->vmm_up = mc->row_kept = true;
+	link_set_sync(mc->link, mc->row.sync, !starting);
+	mc->vmm_up = mc->row_kept = true;
+	mc->set_up = !starting;
 	mc->adopting = true;
-	mc->stop_wanted = stopping;
+	mc->stop_wanted = was == MACHINE_STOPPING;
 	return 0;
 }
 
@@ -177,22 +181,28 @@ static int forget_strays(struct machine *mc, const struct msg_welcome *w)
 	return r;
 }
 
-int machine_adopted(struct machine *mc, const struct msg_welcome *w)
+void machine_taken_over(struct machine *mc)
 {
-	_cleanup_error_ struct error err = ERROR_INIT;
-
 	mc->adopting = false;
-	if (!machine_is_same(mc, w)) {
-		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", NULL,
-			"machine %s cannot be adopted", mc->row.id);
-		machine_fail(mc, MACHINE_FAILED, &err);
-		return 0;
-	}
 	log_info("%s: adopted, its VMM is pid %d", mc->row.id, (int)mc->row.vmm_pid);
 	machine_set_state(mc, MACHINE_STARTED);
 	machine_save(mc);
 	if (mc->stop_wanted)
 		machine_shut_down(mc);
+}
+
+int machine_adopted(struct machine *mc, const struct msg_welcome *w)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!machine_is_same(mc, w)) {
+		mc->adopting = false;
+		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", NULL,
+			"machine %s cannot be adopted", mc->row.id);
+		machine_fail(mc, MACHINE_FAILED, &err);
+		return 0;
+	}
+	machine_taken_over(mc);
 	return forget_strays(mc, w);
 }
 
@@ -203,12 +213,7 @@ void machine_not_adopted(struct machine *mc, const struct error *err)
 	free(mc->row.last_error);
 	mc->row.last_error = err->message ? strdup(err->message) : NULL;
 	machine_save(mc);
-	while (!LIST_EMPTY(&mc->execs)) {
-		struct exec *x = LIST_FIRST(&mc->execs);
-
-		exec_list_remove(x);
-		exec_fail(x, err);
-	}
+	machine_fail_execs(mc, err);
 	machine_tell(mc, WAIT_STARTED, err);
 	mc->stop_wanted = false;
 	if (mc->stop_asked && mc->engine == ENGINE_IDLE)
@@ -233,7 +238,7 @@ int machine_ask_again(struct machine *mc)
 	r = machine_link_open(mc, ADOPT_USEC);
 	if (r < 0)
 		return r;
-	link_set_sync(mc->link, mc->row.sync, true);
+	link_set_sync(mc->link, mc->row.sync, mc->set_up);
 	mc->adopting = true;
 	return 0;
 }

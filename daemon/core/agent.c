@@ -13,6 +13,16 @@
 
 #define SETUP_USEC (60 * USEC_PER_SEC)
 
+void machine_fail_execs(struct machine *mc, const struct error *err)
+{
+	while (!LIST_EMPTY(&mc->execs)) {
+		struct exec *x = LIST_FIRST(&mc->execs);
+
+		exec_list_remove(x);
+		exec_fail(x, err);
+	}
+}
+
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err)
 {
 	if (mc->engine != ENGINE_IDLE)
@@ -23,12 +33,7 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 	free(mc->row.last_error);
 	mc->row.last_error = err->message ? strdup(err->message) : NULL;
 	machine_save(mc);
-	while (!LIST_EMPTY(&mc->execs)) {
-		struct exec *x = LIST_FIRST(&mc->execs);
-
-		exec_list_remove(x);
-		exec_fail(x, err);
-	}
+	machine_fail_execs(mc, err);
 	if (state == MACHINE_FAILED && mc->engine == ENGINE_IDLE)
 		machine_land(mc, MACHINE_FAILED, err); /* nothing of the VMM is needed any more */
 }
@@ -67,7 +72,22 @@ static void set_up(struct machine *mc)
 	mc->set_up = true;
 	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
 	link_set_sync(mc->link, mc->row.sync, true);
-	machine_continue(mc, NULL);
+	if (!mc->adopting) {
+		machine_continue(mc, NULL);
+		return;
+	}
+	machine_taken_over(mc);
+	if (mc->state == MACHINE_STARTED)
+		machine_tell(mc, WAIT_STARTED, NULL);
+}
+
+static void not_set_up(struct machine *mc, const struct error *err)
+{
+	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
+	if (mc->adopting)
+		machine_fail(mc, MACHINE_FAILED, err);
+	else
+		machine_continue(mc, err);
 }
 
 static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -77,7 +97,7 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 
 	error_set(&err, ERROR_START_FAILED, "the guest did not answer SETUP", "run it again",
 		"machine %s could not be set up", mc->row.id);
-	machine_continue(mc, &err);
+	not_set_up(mc, &err);
 	return 0;
 }
 
@@ -91,6 +111,17 @@ static int begin_setup(struct machine *mc)
 			return r;
 	}
 	return send_setup(mc);
+}
+
+/* The daemon that started it ended before SETUP: its boot goes on, but a command was never begun. */
+static int begin_setup_adopted(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_START_FAILED, "pyrod ended while it was starting", "run it again",
+		"the command was never begun in machine %s", mc->row.id);
+	machine_fail_execs(mc, &err);
+	return mc->engine == ENGINE_IDLE ? begin_setup(mc) : 0;
 }
 
 static void began_anew(struct machine *mc)
@@ -121,6 +152,8 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	struct exec *x, *next;
 	int r = 0;
 
+	if (adopted && w->state == AGENT_READY && !mc->set_up)
+		return begin_setup_adopted(mc);
 	if (adopted) {
 		r = machine_adopted(mc, w);
 		if (r < 0 || mc->engine != ENGINE_IDLE)
@@ -164,7 +197,7 @@ static int take_setup_done(struct machine *mc, const struct frame *f)
 			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));
 		error_set_errno(&err, ERROR_START_FAILED, -(int)(result.error & 0xfff), fix,
 			"machine %s could not be set up: %s", mc->row.id, what);
-		machine_continue(mc, &err);
+		not_set_up(mc, &err);
 	}
 	msg_result_done(&result);
 	return 0;

@@ -52,7 +52,8 @@ void machine_continue(struct machine *mc, const struct error *err)
 		machine_undo(mc, err);
 		return;
 	}
-	if (!mc->waiting || mc->engine == ENGINE_TURN)
+	/* What happens during the commit of a deletion is seen by the steps that follow. */
+	if (!mc->waiting || mc->telling || mc->engine == ENGINE_TURN)
 		return;
 	if (err)
 		(void)error_copy(&mc->stuck, err);
@@ -173,10 +174,42 @@ static void land(struct machine *mc)
 		on_landed(r, NULL, mc);
 }
 
+static void on_intent(int r, const struct error *err, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	/* It goes on all the same: a full disk must not be in the way of what makes room. */
+	if (r < 0)
+		log_error_errno(r, "cannot keep that machine %s is being deleted: %s", mc->row.id,
+			err && err->cause ? err->cause : "the store refused it");
+	mc->waiting = false;
+	kick(mc);
+}
+
+/* Before anything of it goes the row says that it will: else a daemon that ends meanwhile leaves a machine that
+ * seems whole. True: that is being committed. */
+static bool intent_is_due(struct machine *mc)
+{
+	int r;
+
+	if (mc->floor > 0 || mc->state == MACHINE_DELETING)
+		return false;
+	machine_set_state(mc, MACHINE_DELETING);
+	/* A one-shot is removed by the next daemon whatever its row says. */
+	if (mc->row.one_shot || mc->step <= 1)
+		return false;
+	mc->telling = true;
+	mc->waiting = true;
+	r = store_vm_put(mc->machines->m->store, &mc->row, on_intent, mc);
+	if (r < 0)
+		on_intent(r, NULL, mc);
+	return true;
+}
+
 static void go_down(struct machine *mc)
 {
-	if (mc->floor == 0)
-		machine_set_state(mc, MACHINE_DELETING);
+	if (intent_is_due(mc))
+		return;
 	while (mc->step > mc->floor) {
 		int (*undo)(struct machine *) = machine_step(mc->step - 1)->undo;
 		int r = undo ? undo(mc) : 0;
@@ -202,18 +235,7 @@ static void turn_down(struct machine *mc)
 	mc->engine = ENGINE_DOWN;
 	mc->waiting = mc->adopting = mc->stop_wanted = mc->stop_asked = false;
 	machine_unpaused(mc);
-	if (mc->floor == 0) {
-		machine_set_state(mc, MACHINE_DELETING);
-		/* a one-shot is removed by the next daemon whatever its row says */
-		if (!mc->row.one_shot && mc->step > 1)
-			machine_save(mc);
-	}
-	while (!LIST_EMPTY(&mc->execs)) {
-		struct exec *x = LIST_FIRST(&mc->execs);
-
-		exec_list_remove(x);
-		exec_fail(x, &mc->failure);
-	}
+	machine_fail_execs(mc, &mc->failure);
 	go_down(mc);
 }
 
@@ -224,7 +246,9 @@ static void go_on_down(struct machine *mc)
 		get_stuck(mc, -EIO);
 		return;
 	}
-	if (mc->at_floor) {
+	if (mc->telling) {
+		mc->telling = false;
+	} else if (mc->at_floor) {
 		mc->at_floor = false;
 		if (mc->floor == mc->step) {
 			stand(mc);

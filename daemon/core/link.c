@@ -16,8 +16,11 @@ enum {
 	/* START may be as long as a command and an environment; everything else is small. */
 	CONTROL_MAX = LIMIT_LINK_CONTROL_BYTES + LIMIT_COMMAND_BYTES + 2 * LIMIT_ENV_BYTES,
 	OUT_MAX = CONTROL_MAX + 4 * FRAME_PAYLOAD_MAX,
-	READ_ROUNDS = 16, /* per turn of the loop, so that one guest cannot hold it */
+	READ_ROUNDS = 64, /* per turn of the loop, so that one guest cannot hold it; */
+	READ_BYTES = 4 * 1024,
 };
+/* ... nor with small frames, of which a round holds thousands: no round begins later in a turn. */
+#define READ_TURN_USEC 100
 
 struct link {
 	sd_event *event; /* borrowed: the manager's */
@@ -289,6 +292,7 @@ static int take_frames(struct link *l)
 static int read_now(struct link *l)
 {
 	unsigned connection = l->connection;
+	uint64_t end = now_usec() + READ_TURN_USEC;
 
 	for (int i = 0; i < READ_ROUNDS && l->connection == connection && l->fd >= 0; i++) {
 		size_t room;
@@ -298,7 +302,7 @@ static int read_now(struct link *l)
 
 		if (!p)
 			return -ENOMEM;
-		n = recv(l->fd, p, room, MSG_DONTWAIT);
+		n = recv(l->fd, p, MIN_OF(room, (size_t)READ_BYTES), MSG_DONTWAIT);
 		if (n < 0)
 			return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 		if (n == 0)
@@ -307,6 +311,8 @@ static int read_now(struct link *l)
 		r = take_frames(l);
 		if (r < 0)
 			return r;
+		if (now_usec() >= end)
+			return 0;
 	}
 	return 0;
 }

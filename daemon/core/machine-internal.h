@@ -21,6 +21,8 @@ struct machine_callbacks {
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 
+#define BOOT_USEC (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
+
 enum machine_wait {
 	WAIT_BOOT, /* that it stands, then boots: becomes WAIT_STARTED */
 	WAIT_STARTED,
@@ -64,6 +66,7 @@ struct machine {
 	size_t floor;  /* steps a failure on the way up, or the way down, leaves standing */
 	enum machine_state landing; /* what it is at the floor, when that is not the ground */
 	bool at_floor;              /* its row is being committed there */
+	bool telling;               /* its row is being committed: that it is being deleted */
 	bool waiting;               /* for the step's event */
 	sd_event_source *work;      /* owned: the engine's turn */
 	struct error failure;       /* owned: why the engine goes down */
@@ -167,6 +170,8 @@ void machine_expect_command(struct machine *mc);
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
 /* A channel no command of this machine has had. */
 uint32_t machine_channel(struct machine *mc);
+/* Its commands end with err, and it hears no more of them. */
+void machine_fail_execs(struct machine *mc, const struct error *err);
 /* True when the WELCOME is of the guest that was set up, and of its only boot. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 /* The guest is lost: its commands end with err. */
@@ -197,10 +202,12 @@ enum machine_vmm {
 	VMM_UNSURE, /* never killed on doubt */
 };
 enum machine_vmm machine_find_vmm(struct machine *mc);
-/* Takes it over: `started` when its agent has answered; then it is stopped if it was being stopped. */
-int machine_adopt(struct machine *mc, bool stopping, struct error *err);
-/* The agent has answered, or it will not. */
+/* Takes it over: `started` when its agent has answered, and is set up if it was being started; then it is
+ * stopped if it was being stopped. */
+int machine_adopt(struct machine *mc, enum machine_state was, struct error *err);
+/* The agent has answered, or has been set up, or it will not answer. */
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
+void machine_taken_over(struct machine *mc);
 void machine_not_adopted(struct machine *mc, const struct error *err);
 /* Its VMM runs and its agent has not answered (yet). */
 bool machine_may_answer(const struct machine *mc);

@@ -416,7 +416,7 @@ static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec
 {
 	struct machine_waiter *w = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *fix = str_printf("pyro vm status %s, then again", w->machine->row.id);
+	_cleanup_free_ char *fix = str_printf("pyro vm status %s", w->machine->row.id);
 
 	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "pyrod has asked it since it began, and goes on",
 		fix, "the guest of machine %s has not answered yet", w->machine->row.id);
@@ -519,8 +519,8 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 	} else if (machine_may_answer(mc)) {
 		r = machine_ask_again(mc);
 		if (r >= 0)
-			r = machine_wait(
-				mc, mc->stop_wanted ? WAIT_BOOT : WAIT_STARTED, done, userdata);
+			r = wait_for(mc, mc->stop_wanted ? WAIT_BOOT : WAIT_STARTED,
+				ADOPT_CALL_USEC, done, userdata);
 	} else {
 		if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
 			if (mc->engine != ENGINE_IDLE ||

@@ -79,7 +79,7 @@ static int ended_meanwhile(struct machine *mc)
 static int recover_vmm(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	bool stopping = mc->state == MACHINE_STOPPING;
+	enum machine_state was = mc->state;
 
 	machine_set_state(mc, MACHINE_UNKNOWN);
 	switch (machine_find_vmm(mc)) {
@@ -90,7 +90,7 @@ static int recover_vmm(struct machine *mc)
 		return 0;
 	case VMM_LIVES: break;
 	}
-	if (machine_adopt(mc, stopping, &err) >= 0)
+	if (machine_adopt(mc, was, &err) >= 0)
 		return 0;
 	log_error("%s: %s: %s", mc->row.id, err.message ? err.message : "it cannot be adopted",
 		err.cause ? err.cause : "no cause");

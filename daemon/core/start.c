@@ -16,7 +16,6 @@
 #include "proto/api.h"
 #include "proto/host.h"
 
-#define BOOT_USEC    (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
 #define VMM_END_USEC (30 * USEC_PER_SEC) /* from SIGKILL to the end of its process */
 
 static int pin_images(struct machine *mc, struct error *err)

@@ -71,6 +71,6 @@ struct attack *attack_free(struct attack *a);
 /* The connection is new: an attack that goes on by itself begins again. */
 void attack_resumed(struct attack *a);
 /* Appends hostile frames; true when anything was. sent: stdout's next offset. */
-bool attack_fill(struct attack *a, struct buf *out, uint64_t sent, uint64_t limit);
+bool attack_fill(struct attack *a, struct buf *out, uint64_t sent);
 /* It has done its worst, and the command goes on. */
 bool attack_over(const struct attack *a);

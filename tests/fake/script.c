@@ -539,8 +539,7 @@ static bool send_data(struct exec *x, struct buf *out)
 			return true;
 		}
 	}
-	return x->step == STEP_ATTACK &&
-	       attack_fill(x->attack, out, x->out[0].sent, x->out[0].limit);
+	return x->step == STEP_ATTACK && attack_fill(x->attack, out, x->out[0].sent);
 }
 
 bool execs_send_data(struct execs *xs, struct buf *out)

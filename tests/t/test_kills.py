@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""kill -9 at random moments, with the fake VMM. tests/soak kills does thousands; PYRO_TEST_SEED repeats one."""
+import os
+import time
+
+import pytest
+
+from conftest import BUILD, BUILD_ASAN
+from kills import Workload
+
+SEED = int(os.environ.get("PYRO_TEST_SEED", "0")) or time.time_ns() % 1000000
+
+
+@pytest.mark.parametrize("build,kills", [(BUILD, 60), (BUILD_ASAN, 20)], ids=["release", "asan"])
+def test_kills(make_fake, build, kills):
+    d = make_fake(build=build).start()
+    w = Workload(d, SEED)
+    print("seed", SEED)
+    print(w.go(kills))
+    # The acceptance line's second is the release build's; the other is slow by design.
+    if build == BUILD:
+        assert max(w.answers) <= 1, w.summary()
+
+
+@pytest.mark.skipif("PYRO_TEST_KILLS" not in os.environ, reason="tests/soak kills sets PYRO_TEST_KILLS")
+def test_thousands_of_kills(make_fake):
+    """As many as PYRO_TEST_KILLS says, five hundred with a seed of its own and a daemon of its own; the seeds follow one
+    another, so that one that failed is repeated with PYRO_TEST_SEED. At most two hours."""
+    kills, seed, deadline = int(os.environ["PYRO_TEST_KILLS"]), SEED, time.monotonic() + 7200
+    done = 0
+    while done < kills and time.monotonic() < deadline:
+        d = make_fake().start()
+        w = Workload(d, seed)
+        print("%d kills so far, now %s" % (done, "seed %d" % seed), flush=True)
+        print(w.go(min(500, kills - done), every=100), flush=True)
+        assert max(w.answers) <= 1, w.summary()
+        done += sum(w.kills.values())
+        seed += 1
+        d.close()
+    print("%d kills of %d" % (done, kills))
