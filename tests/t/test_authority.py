@@ -3,8 +3,8 @@
 member of pyro-admin too, root, and somebody in no group. A method without a row here fails, and so does a row without a
 method. What belongs to another is "not found" in the very words that an id gets that never was.
 
-The daemon is the sanitized one, with /etc/group of its own (so the host's accounts do not matter) and a copy of the
-environment cache (so that pruning is real). Who a client is comes from the kernel: each connection is made by a process
+The daemon is the sanitized one, with /etc/group of its own (so the host's accounts do not matter) and a cache of its own (so
+that pruning is real). Who a client is comes from the kernel: each connection is made by a process
 of that uid and handed to the test."""
 import array
 import json
@@ -107,22 +107,13 @@ def refusal(d, who, method, params=None):
     return reply["error"]
 
 
-def copy_cache(entry, to):
-    """The installed environment by hard links, so that removing it here removes it only here."""
-    os.makedirs(to)
-    digest = json.load(open(entry))["digest"].replace(":", "-")
-    subprocess.run(["cp", "-al", entry, CACHE + "/environments/" + digest, to], check=True)
-
-
 @pytest.fixture(scope="module")
 def served(root_only, work, installed):
     root = work + "/authority"
     os.makedirs(root)
-    copy_cache(installed, root + "/environments")
     with open(root + "/group", "w") as f:
         f.write(open("/etc/group").read() + "pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
-    d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels",
-               env={"PYRO_ENVIRONMENT_CACHE_DIR": root + "/environments"})
+    d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels")
     d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
     yield d.start()
     left = d.residue()

@@ -197,6 +197,14 @@ def test_effect_of(d, tmp_path, effect):
     effect(d, str(tmp_path))
 
 
+def test_limits_without_a_file(d):
+    memory = int(re.search(r"MemTotal:\s+(\d+)", open("/proc/meminfo").read()).group(1)) // 1024
+    limits = d.doctor()["limits"]
+    assert (limits["max_machines"], limits["max_vcpus"], limits["max_disk_mib"]) == (16, 4 * os.cpu_count(), 0)
+    assert abs(limits["max_memory_mib"] - memory // 2) <= 1
+    assert (limits["memory_reserve_mib"], limits["disk_reserve_mib"]) == (0, 512)
+
+
 def test_bad_file_is_refused_and_nothing_changes(d):
     d.reload("max_machines = 5\n")
     said = d.reload("max_disk_mib = 7\nmax_machines = 0\n")
