@@ -116,9 +116,10 @@ def served(root_only, work, installed):
     d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels")
     d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
     yield d.start()
-    left = d.residue()
-    d.stop()
-    assert not left, left
+    try:
+        d.wait_clean(30)
+    finally:
+        d.stop()
     assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
 
 
@@ -379,6 +380,33 @@ def test_a_name_is_no_uid(served):
     out = subprocess.run(["/usr/bin/python3", "-c", program, served.socket], user=uid, group=uid, extra_groups=groups, capture_output=True,
                          check=True, timeout=30)
     assert json.loads(out.stdout)["result"]["uid"] == uid
+
+
+def test_connections_in_all_are_bounded(served):
+    """32 of each uid, 256 of all together; one that ends makes room for the next."""
+    held, refused = [], None
+    PEOPLE.update({"crowd%d" % i: (61010 + i, [GROUP]) for i in range(9)})
+    try:
+        for i in range(256):
+            held.append(Client(served.socket, "crowd%d" % (i // 32)))
+            assert held[-1].call("system.ping")["result"]["uid"] == 61010 + i // 32
+        with Client(served.socket, "crowd0") as c:
+            refused = c.line()["error"]
+        with Client(served.socket, "crowd8") as c:
+            assert c.line()["error"] == refused
+        assert refused["data"]["code"] == "quota_exceeded" and "256 connections" in refused["message"], refused
+        held.pop().sock.close()
+        end = time.monotonic() + 20
+        while True:  # the daemon hears of the end in its own time
+            try:
+                with Client(served.socket, "crowd8") as c:
+                    if "result" in c.call("system.ping"):
+                        break
+            except (EOFError, ConnectionError):
+                assert time.monotonic() < end
+    finally:
+        for c in held:
+            c.sock.close()
 
 
 def test_a_users_own_daemon_serves_only_him(root_only, work):

@@ -79,9 +79,10 @@ def served(work, installed):
     open(conf, "w").close()
     d = Reloadable(root, conf, kernels=CACHE + "/kernels").start()
     yield d
-    left = d.residue()
-    d.stop()
-    assert not left, left
+    try:
+        d.wait_clean(30)
+    finally:
+        d.stop()
     assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
 
 

@@ -105,9 +105,10 @@ def block(kind):
 def served(work, installed):
     d = Daemon(work + "/docs", build=BUILD_ASAN, kernels=CACHE + "/kernels").start()
     yield d
-    left = d.residue()
-    d.stop()
-    assert not left, left
+    try:
+        d.wait_clean(30)
+    finally:
+        d.stop()
     assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
 
 
