@@ -252,7 +252,7 @@ def test_check_config_says_where(tmp_path, text, says):
     conf.write_text(text)
     r = check_config("--config", str(conf), env={"PYRO_STATE_DIR": str(tmp_path / "state")})
     assert (r.returncode, r.stdout) == (1, "")
-    assert "pyrod: %s:%s\n" % (conf, says) in r.stderr
+    assert r.stderr == "pyrod: %s:%s\n" % (conf, says)
     assert not (tmp_path / "state").exists()
 
 
