@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, TOP, Daemon, stage
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, assert_well, stage
 
 ENV = "debian:12"
 KEYS = set(re.findall(r"^\s(?:INT_)?KEY\((\w+),", open(TOP + "/daemon/config.c").read(), re.M))
@@ -83,7 +83,7 @@ def served(work, installed):
         d.wait_clean(30)
     finally:
         d.stop()
-    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+    assert_well(d.log_text())
 
 
 @pytest.fixture
