@@ -112,7 +112,8 @@ def served(root_only, work, installed):
     root = work + "/authority"
     os.makedirs(root)
     with open(root + "/group", "w") as f:
-        f.write(open("/etc/group").read() + "pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
+        f.writelines(line for line in open("/etc/group") if line.split(":")[0] not in ("pyro", "pyro-admin"))
+        f.write("pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
     d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels")
     d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
     yield d.start()
