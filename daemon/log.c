@@ -41,6 +41,11 @@ void log_init(const char *ident)
 	log_terminal = isatty(STDERR_FILENO);
 }
 
+void log_for_person(void)
+{
+	log_terminal = true;
+}
+
 void log_set_level(int level)
 {
 	log_level = level;

@@ -11,6 +11,8 @@
 #include <syslog.h>
 
 void log_init(const char *ident);
+/* Where there is no journal a person reads stderr, though it be a pipe: no <N> prefixes. */
+void log_for_person(void);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
 
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */

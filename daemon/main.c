@@ -362,6 +362,7 @@ static int serve(bool system, int ready, struct error *err)
 static int check_config(bool system, struct error *err)
 {
 	_cleanup_(config_freep) struct config *c = NULL;
+	log_for_person();
 	int r = config_load(system, arg_config, &c, err);
 	if (r < 0)
 		return r;

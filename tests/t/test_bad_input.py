@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD_ASAN, Raw
+from conftest import BUILD_ASAN, Raw, assert_well
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def served(request):
     yield d
     assert d.call("system.ping")["result"]["api_version"] == 1
     d.stop()
-    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+    assert_well(d.log_text())
 
 
 def error(reply):

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, stage
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, assert_well, stage
 
 PYRO, PYROD = stage(BUILD_ASAN) + "/bin/pyro", stage(BUILD_ASAN) + "/bin/pyrod"
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])")
@@ -105,10 +105,11 @@ def block(kind):
 def served(work, installed):
     d = Daemon(work + "/docs", build=BUILD_ASAN, kernels=CACHE + "/kernels").start()
     yield d
-    left = d.residue()
-    d.stop()
-    assert not left, left
-    assert "Sanitizer" not in d.log_text() and "runtime error" not in d.log_text(), d.log_text()
+    try:
+        d.wait_clean(30)
+    finally:
+        d.stop()
+    assert_well(d.log_text())
 
 
 def test_reference_is_the_tables():
