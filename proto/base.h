@@ -50,7 +50,7 @@
 
 /* Defines a cleanup function named <func>p for pointers of the given type. */
 #define DEFINE_CLEANUP(type, func) \
-	static inline void func##p(type *p) \
+	static inline void func##p(type *p) /* NOLINT(bugprone-macro-parentheses): a type */ \
 	{ \
 		if (*p) \
 			func(*p); \

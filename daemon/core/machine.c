@@ -17,6 +17,7 @@
 #include "proto/json.h"
 
 static const char *const state_names[] = {
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): an initialiser */
 #define X(sym, name) [MACHINE_##sym] = name,
 	MACHINE_STATES(X)
 #undef X

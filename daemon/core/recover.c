@@ -167,6 +167,7 @@ static bool has_row(struct machines *ms, const char *id)
 static int remove_leftover(struct machines *ms, const char *parent, const char *name)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", parent, name);
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers */
 	struct disk_op **more = reallocarray(ms->leftovers, ms->n_leftovers + 1, sizeof(*more));
 
 	if (more)

@@ -281,7 +281,7 @@ static void on_line(struct debootstrap *d)
 		if (startswith(d->line, steps[i].begin))
 			import_progress("install", steps[i].percent, d->line + 3);
 	if (startswith(d->line, "E: ") && (!says_only_failed(d->line + 3) || !d->last_error[0]))
-		snprintf(d->last_error, sizeof(d->last_error), "%s", d->line + 3);
+		(void)snprintf(d->last_error, sizeof(d->last_error), "%s", d->line + 3);
 	memcpy(d->last_line, d->line, sizeof(d->last_line));
 }
 

@@ -165,7 +165,7 @@ static errcode_t initialize(struct writer *w, struct ext2_super_block *param)
 	int fd = dup(w->fd);
 	if (fd < 0)
 		return errno;
-	snprintf(name, sizeof(name), "%d", fd);
+	(void)snprintf(name, sizeof(name), "%d", fd);
 	return ext2fs_initialize(name, EXT2_FLAG_64BITS, param, unixfd_io_manager, &w->fs);
 }
 
@@ -232,7 +232,7 @@ static int copy_slow(struct writer *w, off_t from, off_t to, size_t n)
 
 static int copy_data(struct writer *w, uint64_t from_byte, uint64_t to_byte, size_t n)
 {
-	off_t from = from_byte, to = to_byte;
+	off_t from = (off_t)from_byte, to = (off_t)to_byte;
 	while (n > 0) {
 		ssize_t k = copy_file_range(w->spool_fd, &from, w->fd, &to, n, 0);
 		if (k <= 0)
@@ -260,7 +260,8 @@ static int write_run(struct writer *w, const struct source *s, blk64_t block, ui
 		if (s->dir)
 			(void)ext4_dir_block(s->dir, bytes);
 		errno = 0;
-		if (pwrite(w->fd, bytes, sizeof(bytes), (block + i) * TREE_BLOCK) != sizeof(bytes))
+		if (pwrite(w->fd, bytes, sizeof(bytes), (off_t)(block + i) * TREE_BLOCK) !=
+			sizeof(bytes))
 			return errno ? -errno : -EIO;
 	}
 	return 0;
@@ -454,7 +455,7 @@ int ext4_write(
 	if (r < 0)
 		return r;
 	uint64_t size = ext2fs_blocks_count(w.fs->super) * TREE_BLOCK;
-	if (ftruncate(w.fd, size) < 0)
+	if (ftruncate(w.fd, (off_t)size) < 0)
 		return ext4_error(err, errno, "size", IMAGE);
 	r = write_all_nodes(&w, err);
 	if (r < 0)

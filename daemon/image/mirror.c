@@ -189,7 +189,7 @@ static bool read_release(struct search *s, int root_fd)
 		if (streq(line, "ID=debian") || streq(line, "ID=\"debian\""))
 			debian = true;
 		if (startswith(line, "VERSION_CODENAME="))
-			snprintf(s->codename, sizeof(s->codename), "%s", line + 17);
+			(void)snprintf(s->codename, sizeof(s->codename), "%s", line + 17);
 	}
 	return debian;
 }

@@ -49,8 +49,8 @@ static int enter_user_namespace(void)
 	char uid_map[64], gid_map[64];
 	int r;
 
-	snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
-	snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
+	(void)snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
+	(void)snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
 	if (unshare(CLONE_NEWUSER) < 0)
 		return -errno;
 	r = write_file("/proc/self/setgroups", "deny");

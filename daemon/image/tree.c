@@ -613,6 +613,7 @@ static int compare_entries(const void *a, const void *b)
 int tree_list(struct tree *t, struct tree_listing *ret)
 {
 	struct tree_listing l = { 0 };
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers */
 	l.entries = reallocarray(NULL, t->n_entries + 1, sizeof(*l.entries));
 	l.first = reallocarray(NULL, t->n_nodes, sizeof(*l.first));
 	if (!l.entries || !l.first) {
@@ -622,6 +623,7 @@ int tree_list(struct tree *t, struct tree_listing *ret)
 	for (uint32_t i = 0; i < t->n_entries; i++)
 		if (t->entries[i].node != TREE_NONE)
 			l.entries[l.n++] = &t->entries[i];
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers */
 	qsort(l.entries, l.n, sizeof(*l.entries), compare_entries);
 	memset(l.first, 0xff, t->n_nodes * sizeof(*l.first));
 	for (size_t i = l.n; i-- > 0;)

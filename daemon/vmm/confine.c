@@ -77,8 +77,8 @@ static int enter_user_namespace(void)
 	char uid_map[64], gid_map[64];
 	int r;
 
-	snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
-	snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
+	(void)snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
+	(void)snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
 	if (unshare(CLONE_NEWUSER) < 0)
 		return -errno;
 	r = write_file("/proc/self/setgroups", "deny");
@@ -255,6 +255,7 @@ static bool id_is_mapped(const char *path, uint32_t id)
 
 	if (!f)
 		return false;
+	/* NOLINTNEXTLINE(cert-err34-c): the kernel wrote it */
 	while (fscanf(f, "%lu %lu %lu", &inside, &outside, &count) == 3)
 		if (id >= inside && id - inside < count)
 			return true;

@@ -88,6 +88,7 @@ size_t launch_reply_put(char ret[LAUNCH_REPLY_BYTES], enum launch_reply_type typ
 	size_t n = MIN_OF(strlen(text), (size_t)LAUNCH_REPLY_BYTES - 1);
 
 	ret[0] = (char)type;
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): a message with a length */
 	memcpy(ret + 1, text, n);
 	return n + 1;
 }

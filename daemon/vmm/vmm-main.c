@@ -34,7 +34,7 @@ static void on_note(const char *what, int r, void *userdata)
 {
 	char text[LAUNCH_REPLY_BYTES];
 
-	snprintf(text, sizeof(text), "no %s (%s)", what, strerror(-r));
+	(void)snprintf(text, sizeof(text), "no %s (%s)", what, strerror(-r));
 	reply(*(const int *)userdata, LAUNCH_NOTE, text);
 }
 
@@ -42,7 +42,7 @@ static int fail(int conn, const char *what, int r)
 {
 	char text[LAUNCH_REPLY_BYTES];
 
-	snprintf(text, sizeof(text), "pyro-vmm: cannot %s: %s", what, strerror(-r));
+	(void)snprintf(text, sizeof(text), "pyro-vmm: cannot %s: %s", what, strerror(-r));
 	if (conn >= 0)
 		reply(conn, LAUNCH_FAILED, text);
 	else

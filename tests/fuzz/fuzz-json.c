@@ -3,7 +3,8 @@
  * Fuzz target of JSON from strangers: whatever the scanner passes json-c parses, what is written from
  * that passes again and means the same, and a refusal always says why. An object is read as an error
  * reply too and written as one, as a client does with a daemon's answer; the raw bytes become a string
- * of ours, as a guest's output does.
+ * of ours, as a guest's output does. The daemon's parser, which is kept from text to text, answers each one as a
+ * fresh parser does, whatever the texts before it were.
  */
 
 #include "proto/json.h"
@@ -97,6 +98,20 @@ static void check_string(const uint8_t *data, size_t size)
 	check_round(o);
 }
 
+/* json_parse's verdict and value, by the one parser that all inputs share. */
+static void check_kept(const char *text, size_t n, int parsed, json_object *o)
+{
+	static struct json_parser *parser;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_json_ json_object *kept = NULL;
+
+	if (!parser && json_parser_new(&json_limits_request, &parser) < 0)
+		abort();
+	if (json_parser_run(parser, text, n, &kept, &err) != parsed || err.set != (parsed < 0) ||
+		!json_object_equal(kept, o))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	_cleanup_error_ struct error err = ERROR_INIT, parse_err = ERROR_INIT;
@@ -107,6 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (scanned != parsed || (scanned < 0 && (!err.set || !parse_err.set)))
 		abort();
+	check_kept(text, size, parsed, o);
 	if (json_utf8_valid(data, size))
 		check_string(data, size);
 	else if (scanned >= 0)

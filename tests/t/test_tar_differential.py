@@ -6,6 +6,7 @@ links and entries in odd orders."""
 import ast
 import calendar
 import decimal
+import gzip
 import hashlib
 import io
 import os
@@ -404,3 +405,47 @@ def test_random(seed):
             f.add(path, data=rnd.randbytes(rnd.randrange(3000)))
             files.append(path)
     check(f.bytes())
+
+
+# What is refused, with the sentence that says why: here outside the import's sandbox, where test_hostile_images.py has more.
+
+
+def refused(data):
+    p = subprocess.run([LIST], input=data, capture_output=True, timeout=SECONDS)
+    assert p.returncode == 0, p.stderr
+    assert p.stdout == b"refused\n"
+    return p.stderr.decode()
+
+
+def test_more_than_two_hundred_times_its_size():
+    f = Filler(tarfile.USTAR_FORMAT)
+    f.add("zeros", data=bytes(80 << 20))
+    assert "unpacks to more than 200 times" in refused(gzip.compress(f.bytes(), 9))
+
+
+def test_extended_attributes_beyond_64_kib():
+    f = Filler(tarfile.PAX_FORMAT)
+    f.add("many", pax_headers={"SCHILY.xattr.user.k%d" % i: "v" * 9000 for i in range(8)})
+    assert "larger than 64 KiB" in refused(f.bytes())
+
+
+def test_more_hard_links_than_ext4_has():
+    f = Filler(tarfile.USTAR_FORMAT)
+    f.add("file", data=b"x")
+    for i in range(65000):
+        f.hard("l%d" % i, "file")
+    assert 'the archive\'s entry "l64999" is refused' in refused(f.bytes())
+
+
+@pytest.mark.parametrize("name,kind,target,why", [
+    ("a/../b", tarfile.REGTYPE, "", 'contains ".."'), ("/etc/passwd", tarfile.REGTYPE, "", "is absolute"),
+    ("h", tarfile.LNKTYPE, "../outside", "outside the archive"), ("h", tarfile.LNKTYPE, "nowhere", "does not hold"),
+    ("h", tarfile.LNKTYPE, "up/..", "outside the archive"), ("n" * 256, tarfile.REGTYPE, "", "too long"), ("file/x", tarfile.REGTYPE, "", "no directory"),
+    ("up/../x", tarfile.REGTYPE, "", 'contains ".."')])
+def test_outside_is_refused(name, kind, target, why):
+    f = Filler(tarfile.PAX_FORMAT)
+    f.add("file")
+    f.link("up", "..")
+    f.add(name, kind, linkname=target)
+    said = refused(f.bytes())
+    assert why in said and "is refused" in said

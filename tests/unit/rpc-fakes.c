@@ -31,6 +31,8 @@ int run_start(_unused_ struct manager *m, const struct run_params *p,
 		return error_set(err, ERROR_START_FAILED, "because", "do that", "it cannot start");
 	if (streq(p->command, "internal"))
 		return error_set(err, ERROR_INTERNAL, "secret cause", NULL, "secret text");
+	if (streq(p->command, "internal with a fix"))
+		return error_set(err, ERROR_INTERNAL, "secret cause", "mend it so", "what failed");
 	fake.cb = *cb;
 	fake.userdata = userdata;
 	fake.stdio_fd = p->stdio_fd;

@@ -570,6 +570,38 @@ START_TEST(internal_errors)
 }
 END_TEST
 
+/* One that was written for people keeps its sentence and its fix; the cause stays in the log. */
+START_TEST(internal_errors_with_a_fix)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd, RUN_("1", "\"command\":\"internal with a fix\""));
+	ck_assert_ptr_nonnull(strstr(a, "\"message\":\"what failed\""));
+	ck_assert_ptr_nonnull(strstr(a, "\"fix\":\"mend it so\""));
+	ck_assert_ptr_nonnull(strstr(a, "the daemon's log has the details under"));
+	ck_assert_ptr_null(strstr(a, "secret"));
+}
+END_TEST
+
+/* An answer beyond LIMIT_REPLY_BYTES is an error of its own, and the connection goes on. */
+START_TEST(answer_too_long)
+{
+	_cleanup_close_ int fd = dial();
+	_cleanup_free_ char *text = malloc(LIMIT_REPLY_BYTES);
+	ck_assert_ptr_nonnull(text);
+	memset(text, 'x', LIMIT_REPLY_BYTES);
+	transmit(fd, RUN_("1", "\"command\":\"true\""), strlen(RUN_("1", "\"command\":\"true\"")));
+	for (int before = fake.runs; fake.runs == before;)
+		turn();
+	json_object *o = json_object_new_object();
+	ck_assert_int_ge(json_add_strn(o, "stdout", text, LIMIT_REPLY_BYTES), 0);
+	fake.cb.on_done(NULL, o, NULL, fake.userdata);
+	const char *a = receive(fd);
+	ck_assert_ptr_nonnull(strstr(a, "\"code\":\"unsupported\""));
+	ck_assert_ptr_nonnull(strstr(a, "longer than 4194304 bytes"));
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("2", "system.ping", "{}")), "\"result\""));
+}
+END_TEST
+
 START_TEST(degraded)
 {
 	_cleanup_close_ int fd = dial();
@@ -634,6 +666,8 @@ int main(void)
 	tcase_add_test(t, one_turn_a_call);
 	tcase_add_test(t, connections_share_a_turn);
 	tcase_add_test(t, internal_errors);
+	tcase_add_test(t, internal_errors_with_a_fix);
+	tcase_add_test(t, answer_too_long);
 	tcase_add_test(t, degraded);
 	tcase_add_test(t, socket_path);
 	suite_add_tcase(s, t);

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""The daemon's end of its socket when the world is against it: something in the way of the path, a path too long for the kernel, no
+descriptors left. The sanitized daemon."""
+import os
+import socket
+import stat
+
+import pytest
+
+from conftest import BUILD_ASAN, Raw
+
+
+def refused_start(d):
+    with pytest.raises(RuntimeError):
+        d.start()
+    assert d.stop() != 0
+    return d.log_text()
+
+
+@pytest.mark.parametrize("make,kind", [(lambda p: open(p, "w").write("mine"), stat.S_IFREG), (os.mkdir, stat.S_IFDIR),
+                                       (lambda p: os.symlink("/etc/passwd", p), stat.S_IFLNK)], ids=["file", "folder", "link"])
+def test_what_is_no_socket_stays(make_daemon, make, kind):
+    """Only a dead socket is removed from the path; a link is not followed to what it names."""
+    d = make_daemon(build=BUILD_ASAN)
+    make(d.socket)
+    assert "is in the way" in refused_start(d)
+    assert stat.S_IFMT(os.lstat(d.socket).st_mode) == kind
+
+
+def test_a_path_too_long_for_the_kernel(make_daemon):
+    d = make_daemon(build=BUILD_ASAN)
+    d.socket = d.runtime + "/" + "s" * 120
+    assert "is longer than 107 bytes" in refused_start(d)
+
+
+def first_line(raw):
+    """The answer to a ping, or what the daemon said before it hung up."""
+    try:
+        raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping"}\n')
+    except BrokenPipeError:
+        pass  # it has; its line is there to be read
+    return raw.line()
+
+
+def test_no_descriptors_left(make_daemon):
+    """Whoever comes too late is told so at once, the others stay served, and the next is served once there is room."""
+    d = make_daemon(build=BUILD_ASAN)
+    # More than it needs for itself, fewer than one uid may have connections.
+    d.prefix = ["prlimit", "--nofile=40", "--"]
+    d.start()
+    held, told = [], None
+    while told is None and len(held) < 32:
+        raw = Raw(d.socket)
+        reply = first_line(raw)
+        if "error" in reply:
+            assert reply["id"] is None
+            told = reply["error"]
+            raw.sock.close()
+        else:
+            held.append(raw)
+    assert told and told["data"]["code"] == "quota_exceeded" and "no descriptors left" in told["message"]
+    assert all("result" in raw.call("system.ping") for raw in held)
+    while len(held) > 2:
+        held.pop().sock.close()
+    assert "result" in d.call("system.ping")
+    assert "result" in held[0].call("system.ping")
+    for raw in held:
+        raw.sock.close()
+
+
+def test_a_dead_socket_is_replaced(make_daemon):
+    d = make_daemon(build=BUILD_ASAN)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(d.socket)
+    d.start()
+    assert "result" in d.call("system.ping")
