@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns what this daemon knows of its imports' sandbox: asked once at the start by `pyro-import sandbox`,
- * which enters it and leaves again, told anew by each pull. Read by doctor. Must stay true: it is never
+ * Owns what this daemon knows of its imports' sandbox: asked once, when the clients that started the daemon
+ * have been served, by `pyro-import sandbox`, which enters it and leaves again; told anew by each pull. Read by doctor. Must stay true: it is never
  * taken for granted: until there is an answer doctor says that there is none, and a layer that is missing
  * is named there and in the log.
  */
@@ -18,6 +18,7 @@
 #define LAYER_BYTES_MAX  200
 
 struct confinement {
+	sd_event_source *idle;  /* owned: until the question is put */
 	struct import_job *job; /* owned */
 	bool known;
 	char *missing;      /* owned; "a, b", "" for nothing, NULL when it does not stand at all */
@@ -28,6 +29,7 @@ struct confinement *confinement_free(struct confinement *c)
 {
 	if (!c)
 		return NULL;
+	sd_event_source_disable_unref(c->idle);
 	(void)import_job_cancel(c->job);
 	free(c->missing);
 	error_clear(&c->error);
@@ -115,17 +117,32 @@ static int start(struct environments *envs, struct confinement *c)
 		&c->job, &c->error);
 }
 
+static int on_idle(_unused_ sd_event_source *source, void *userdata)
+{
+	struct environments *envs = userdata;
+	struct confinement *c = envs->confinement;
+
+	c->idle = sd_event_source_disable_unref(c->idle);
+	/* A pyro-import that cannot be started is doctor's to tell; machines run without it. */
+	c->known = c->known || start(envs, c) < 0;
+
+	return 0;
+}
+
+/* Not at once: a program that loads fifty libraries would double the time to the first answer on a busy host. */
 int confinement_ask(struct environments *envs)
 {
 	struct confinement *c = calloc(1, sizeof(*c));
+	int r;
 
 	if (!c)
 		return -ENOMEM;
-	/* A pyro-import that cannot be started is doctor's to tell; machines run without it. */
-	c->known = start(envs, c) < 0;
 	envs->confinement = c;
+	r = sd_event_add_defer(envs->manager->event, &c->idle, on_idle, envs);
+	if (r >= 0)
+		r = sd_event_source_set_priority(c->idle, SD_EVENT_PRIORITY_IDLE);
 
-	return 0;
+	return r;
 }
 
 bool confinement_describe(struct environments *envs, char **ret_detail, const char **ret_fix)

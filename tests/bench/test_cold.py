@@ -4,13 +4,11 @@ round measures both, one after the other, and what counts is the median of the r
 a whole round. The figures go to stdout and to build-test-results/bench.json."""
 import os
 import statistics
-import subprocess
-import time
 
 import pytest
 
 from bare import Bare
-from conftest import N, stage
+from conftest import N
 from figures import keep
 
 ROUNDS = 5 * N
@@ -61,29 +59,3 @@ def test_cold_run_against_the_floor(daemon, floor):
         host_load=os.getloadavg()[0],
     )
     assert ratio <= 1.3
-
-
-def exec_ms(daemon):
-    """What the loader and the libraries take on this host, now."""
-    begin = time.monotonic()
-    subprocess.run([stage(daemon.build) + "/bin/pyrod", "--version"], env=daemon.env, check=True, stdout=subprocess.DEVNULL)
-    return (time.monotonic() - begin) * 1e3
-
-
-def test_daemon_start_and_size(make_daemon):
-    starts, execs = [], []
-    for _ in range(5 * N):
-        d = make_daemon()
-        execs.append(exec_ms(d))
-        begin = time.monotonic()
-        d.start()
-        assert "result" in d.call("system.ping")
-        starts.append((time.monotonic() - begin) * 1e3)
-        rss = d.rss_kib()
-        d.stop()
-    start, bare = statistics.median(starts), statistics.median(execs)
-    keep(start_to_first_answer_ms=round(start, 1), exec_only_ms=round(bare, 1), rss_idle_kib=rss)
-    # The aims are 30 ms and 10 MB. A time cannot be asserted on a busy host, only what our own part is to the loader's;
-    # the start makes the store too, whose commits wait for the host's disk.
-    assert start <= 20 * bare
-    assert rss <= 10 * 1024
