@@ -62,11 +62,6 @@ struct manager *call_manager(struct call *c)
 	return c->manager;
 }
 
-const struct api_method *call_method(struct call *c)
-{
-	return c->method;
-}
-
 json_object *call_params(struct call *c)
 {
 	return c->params;

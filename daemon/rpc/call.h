@@ -21,7 +21,6 @@ enum call_end { CALL_CANCELLED, CALL_GONE };
 typedef void (*call_end_fn)(struct call *c, enum call_end why, void *userdata);
 
 struct manager *call_manager(struct call *c);
-const struct api_method *call_method(struct call *c);
 json_object *call_params(struct call *c); /* borrowed; checked, defaults filled in */
 uid_t call_uid(struct call *c);
 /* Root, the daemon's own uid, or a member of group pyro-admin. */

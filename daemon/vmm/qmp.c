@@ -268,6 +268,9 @@ static void handle(struct qmp *q, json_object *o)
 		return;
 	}
 	if (event) {
+		/* QEMU has none to tell before it is ready; whoever speaks like that is not heard. */
+		if (q->state != QMP_READY)
+			return;
 		q->depth++;
 		q->cb->on_event(q, event, member(o, "data", json_type_object), q->userdata);
 		q->depth--;

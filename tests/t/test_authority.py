@@ -372,6 +372,21 @@ def test_only_an_administrator_removes_what_others_use(served, target):
         assert result(served, who, "env.inspect", {"environment": ENV})["installed"] is True
 
 
+@pytest.mark.parametrize("gid,groups,allowed", [(ADMINS, "--groups=%d" % GROUP, True), (GROUP, "--clear-groups", False)], ids=["admin", "none"])
+def test_the_primary_group_counts_too(served, target, gid, groups, allowed):
+    """Also of a peer that has no other group at all."""
+    program = ("import socket, sys\n"
+               "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+               "s.sendall(b'{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"env.prune\",\"params\":{\"all\":true}}\\n'); print(s.makefile().readline())\n")
+    p = subprocess.run(["setpriv", "--reuid=61004", "--regid=%d" % gid, groups, "/usr/bin/python3", "-c", program, served.socket],
+                       capture_output=True, text=True, timeout=60)
+    reply = json.loads(p.stdout)
+    if allowed:
+        assert reply["result"]["deleted"] == [], p
+    else:
+        assert reply["error"]["data"]["code"] == "permission_denied", p
+
+
 def test_a_name_is_no_uid(served):
     """The peer's own address is never read: one that claims to be root is still who the kernel says."""
     uid, groups = PEOPLE[OTHER]

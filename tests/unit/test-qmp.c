@@ -143,6 +143,23 @@ START_TEST(conversation)
 }
 END_TEST
 
+/* The driver hears of no event before it was told that QEMU is ready. */
+START_TEST(no_event_before_ready)
+{
+	struct fixture t;
+
+	begin(&t, WAIT_USEC);
+	say(&t, GREETING "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true}}\n");
+	say(&t, "{\"return\": {}, \"id\": 1}\n");
+	run_until(&t, &t.ready, 1);
+	ck_assert_uint_eq(t.events, 0);
+	say(&t, "{\"event\": \"STOP\"}\n");
+	run_until(&t, &t.events, 1);
+	ck_assert_str_eq(t.text, "STOP");
+	end(&t);
+}
+END_TEST
+
 START_TEST(unknown_is_ignored)
 {
 	struct fixture t;
@@ -269,6 +286,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(tc, conversation);
+	tcase_add_test(tc, no_event_before_ready);
 	tcase_add_test(tc, unknown_is_ignored);
 	tcase_add_test(tc, silence_has_a_deadline);
 	tcase_add_test(tc, end_answers_all);
