@@ -46,12 +46,31 @@ bool host_cpu_virtualization(void)
 
 #endif
 
+/* Making a virtual machine and ending it again takes the kernel some 20 ms on a busy host, and the daemon asks
+ * before each boot: what /dev/kvm did once it does until it is another one, or another's. */
+static int try_kvm_vm(int kvm)
+{
+	static struct stat good; /* the device that has made one */
+	struct stat st;
+	if (fstat(kvm, &st) < 0)
+		return -errno;
+	if (good.st_ino == st.st_ino && good.st_dev == st.st_dev &&
+		good.st_ctim.tv_sec == st.st_ctim.tv_sec &&
+		good.st_ctim.tv_nsec == st.st_ctim.tv_nsec)
+		return 0;
+	_cleanup_close_ int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	if (vm < 0)
+		return -errno;
+	good = st;
+	return 0;
+}
+
 /*
  * KVM without VMX and SVM exists: the PVM back-end (kvm_pvm, seen in cloud sandboxes) opens,
  * answers and creates VMs, but runs only kernels made for it; a stock one hangs before its first
  * line.
  */
-static int kvm_create_vm(void)
+static int try_kvm(void)
 {
 	_cleanup_close_ int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
@@ -61,10 +80,7 @@ static int kvm_create_vm(void)
 		return -errno;
 	if (version != KVM_API_VERSION)
 		return -EPROTO;
-	_cleanup_close_ int vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		return -errno;
-	return host_cpu_virtualization() ? 0 : -EOPNOTSUPP;
+	return host_cpu_virtualization() ? try_kvm_vm(kvm) : -EOPNOTSUPP;
 }
 
 void host_kvm_probe(struct host_kvm *ret)
@@ -74,7 +90,7 @@ void host_kvm_probe(struct host_kvm *ret)
 	k.exists = faccessat(AT_FDCWD, "/dev/kvm", F_OK, AT_EACCESS) == 0;
 	k.readable = faccessat(AT_FDCWD, "/dev/kvm", R_OK, AT_EACCESS) == 0;
 	k.writable = faccessat(AT_FDCWD, "/dev/kvm", W_OK, AT_EACCESS) == 0;
-	int r = kvm_create_vm();
+	int r = try_kvm();
 	k.usable = r >= 0;
 	k.error = r < 0 ? -r : 0;
 	*ret = k;

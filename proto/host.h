@@ -11,8 +11,8 @@
 
 struct host_kvm {
 	bool exists, readable, writable;
-	/* KVM_GET_API_VERSION and KVM_CREATE_VM answered, and the CPU has VMX or SVM: without these
-	 * KVM runs no ordinary kernel (PVM back-end), error is EOPNOTSUPP then. */
+	/* KVM_GET_API_VERSION answered, the CPU has VMX or SVM (without these KVM runs no ordinary
+	 * kernel: PVM back-end, error is EOPNOTSUPP then), and KVM_CREATE_VM answered, now or before. */
 	bool usable;
 	int error; /* errno of the step that failed, 0 */
 };

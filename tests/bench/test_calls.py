@@ -11,8 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import N
-from figures import keep
+from conftest import N, keep
 
 ROUNDS = 5 * N
 SECONDS = "0.5"

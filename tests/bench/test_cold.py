@@ -8,8 +8,7 @@ import statistics
 import pytest
 
 from bare import Bare
-from conftest import N
-from figures import keep
+from conftest import N, keep
 
 ROUNDS = 5 * N
 

@@ -13,8 +13,7 @@ import time
 import pytest
 
 from bare import Bare
-from conftest import N, Raw
-from figures import keep
+from conftest import N, Raw, keep
 
 ROUNDS = 5 * N
 FRAME_END = 66

@@ -9,11 +9,9 @@ import statistics
 import subprocess
 import time
 
-from conftest import N, stage
-from figures import keep
+from conftest import N, keep, stage
 
 ROWS = (0, 20, 100)
-LISTEN_FD = 3  # SD_LISTEN_FDS_START
 
 
 def exec_ms(daemon):
@@ -43,21 +41,8 @@ def test_daemon_start_and_size(make_daemon):
 
 
 def activate(d, listener, client):
-    """What systemd does: execs the daemon with the socket that somebody has connected to."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if listener.fileno() == LISTEN_FD:
-                os.set_inheritable(LISTEN_FD, True)
-            else:
-                os.dup2(listener.fileno(), LISTEN_FD)
-            log = os.open(d.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            program = stage(d.build) + "/bin/pyrod"
-            os.execve(program, [program, d.mode], dict(d.env, LISTEN_FDS="1", LISTEN_PID=str(os.getpid())))
-        finally:
-            os._exit(127)
+    """The daemon for a client that has connected already; when it answered."""
+    pid = d.exec_with(listener)
     client.sendall(b'{"jsonrpc":"2.0","id":1,"method":"system.ping"}\n')
     try:
         assert b'"result"' in client.recv(4096), d.log_text()

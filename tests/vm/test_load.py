@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT
+"""Clients of two uids mix all calls while machines run, one guest writes and syncs without end and a fragmented disk is
+deleted: the answers of the uid that behaves stay quick, whatever the other does at its quota, and nothing fails but
+for a quota. Then the daemon hangs, its watchdog (this test plays systemd) ends and restarts it, and the machines live. A
+small n here; tests/soak load runs 64 clients and 10 machines for five minutes."""
+import concurrent.futures
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from conftest import BUILD, N, keep
+
+ENV = "debian:12"
+FULL = N > 1
+SECONDS, CLIENTS, RUNNING, FRAGMENTED_MIB = (300, 64, 10, 4096) if FULL else (20, 16, 3, 512)
+GREEDY, MODEST = 61001, 61002
+LIMIT = 8  # machines of a uid; the greedy one has all of them
+WATCHDOG_USEC = 3000000
+LOAD, ECHO = BUILD + "/tests/bench/rpc-load", BUILD + "/tests/bench/rpc-echo"
+REPLY_BYTES = "400"
+PROBE_USEC = "5000"
+
+CONFIG = """max_machines = %d
+max_vcpus = 1000
+max_memory_mib = 100000
+max_disk_mib = 1000000
+disk_reserve_mib = 1024
+""" % LIMIT
+
+# Writes and syncs for ever; signals do not end it.
+WRITER = "trap '' USR1; while :; do dd if=/dev/zero of=/workspace/f bs=1M count=32 conv=fsync 2>/dev/null; sync; echo .; done"
+
+
+class Systemd:
+    """What systemd does for pyrod: holds its socket over restarts, waits for READY and ends it when its watchdog trips."""
+
+    def __init__(self, d, *args):
+        self.d, self.args, self.pid = d, args, None
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(d.socket)
+        self.listener.listen(128)
+        os.chmod(d.socket, 0o666)
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(d.root + "/notify")
+        self.heard, self.last, self.ready = threading.Condition(), 0, 0
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        """Takes what pyrod says at once: its sd_notify would wait for us."""
+        while True:
+            said = self.notify.recv(4096)
+            with self.heard:
+                self.last = time.monotonic()
+                self.ready += b"READY=1" in said
+                self.heard.notify_all()
+            if said == b"end":
+                return
+
+    def start(self):
+        with self.heard:
+            before = self.ready
+            self.pid = self.d.exec_with(self.listener, *self.args, NOTIFY_SOCKET=self.d.root + "/notify",
+                                        WATCHDOG_USEC=str(WATCHDOG_USEC))
+            assert self.heard.wait_for(lambda: self.ready > before, 30), self.d.log_text()
+
+    def watchdog(self):
+        """Waits for a silence as long as the watchdog's, then does as systemd: SIGABRT, SIGCONT, and a new one."""
+        with self.heard:
+            while (left := self.last + WATCHDOG_USEC / 1e6 - time.monotonic()) > 0:
+                self.heard.wait(left)
+        os.kill(self.pid, signal.SIGABRT)
+        os.kill(self.pid, signal.SIGCONT)
+        status = os.waitpid(self.pid, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGABRT, status
+        self.start()
+
+    def stop(self):
+        os.kill(self.pid, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGTERM)
+        pidfd = os.pidfd_open(self.pid)
+        ended = select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+        if not ended:
+            os.kill(self.pid, signal.SIGKILL)
+        assert os.waitpid(self.pid, 0)[1] == 0, self.d.log_text()
+        self.listener.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as us:
+            us.sendto(b"end", self.d.root + "/notify")
+
+
+class Load:
+    """A running rpc-load of some uid."""
+
+    def __init__(self, uid, server, calls, *flags, seconds=SECONDS):
+        words = [LOAD, "-t", str(seconds), *flags, *server]
+        for method, params in calls:
+            words += [method, params if isinstance(params, str) else json.dumps(params)]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=uid, extra_groups=[])
+
+    def result(self):
+        out, err = self.process.communicate(timeout=SECONDS + 120)
+        assert self.process.returncode == 0, err.decode()
+        return json.loads(out)
+
+
+def mix(vm, idle):
+    """What clients ask about machines that stay. Missing of the table: what deletes (below), exec.signal and exec.attach,
+    which need a command of their own (tests/vm/test_run.py, test_adopt.py), and env.prune, which would delete images."""
+    return [("vm.status", {"vm_id": vm}), ("system.ping", {}), ("vm.list", {}), ("vm.network_info", {"vm_id": vm}),
+            ("env.list", {}), ("vm.status", {"vm_id": vm}), ("vm.list_environments", {}), ("env.inspect", {"environment": ENV}),
+            ("vm.start", {"vm_id": vm}), ("vm.stop", {"vm_id": idle}), ("cancel", {"id": "none"}), ("env.pull", {"environment": ENV}),
+            ("vm.reap_expired", {}), ("system.doctor", {"probe": False})]
+
+
+NEW = {"environment": ENV, "mem_mib": 192, "disk_mib": 64, "ttl_seconds": 0}
+# Machines that come and go: made, looked at, deleted; and one that is booted for its command.
+COME_AND_GO = [("vm.create", NEW), ("vm.status", '{"vm_id":"@"}'), ("vm.delete", '{"vm_id":"@"}')]
+ONE_COMMAND = [("vm.create", NEW), ("vm.exec", '{"vm_id":"@","command":"true","timeout_seconds":0}')]
+# Refused each time, since the uid has all that it may.
+REFUSED = [("vm.create", NEW), ("vm.run", {"environment": ENV, "command": "true", "mem_mib": 192})]
+
+
+def as_uid(d, uid, *args, **kw):
+    return d.pyro(*args, user=uid, group=uid, extra_groups=[], env={"HOME": "/nonexistent"}, **kw)
+
+
+def create(d, uid, disk_mib=256):
+    r = as_uid(d, uid, "vm", "create", "-m", "192", "--disk-mib", str(disk_mib), "--ttl-seconds", "0", ENV)
+    assert r.status == 0, r
+    return r.text.strip()
+
+
+def boot(d, vm):
+    assert d.call("vm.start", {"vm_id": vm}, timeout=240)["result"]["state"] == "started"
+
+
+def alive(pid):
+    try:
+        return b"qemu" in open("/proc/%d/cmdline" % pid, "rb").read()
+    except FileNotFoundError:
+        return False
+
+
+def fragmented(d):
+    """A machine whose disk is of pieces with a hole between each two."""
+    vm = create(d, 0, disk_mib=2 * FRAGMENTED_MIB)
+    piece = 64 << 10
+    with open(d.state + "/machines/" + vm + "/disk.ext4", "r+b") as f:
+        for at in range(0, 2 * FRAGMENTED_MIB << 20, 2 * piece):
+            os.posix_fallocate(f.fileno(), at, piece)
+        assert os.fstat(f.fileno()).st_blocks * 512 >= FRAGMENTED_MIB << 20
+    return vm
+
+
+class Host:
+    """The machines of both uids, the greedy one's to its limit, and a guest that writes and syncs."""
+
+    def __init__(self, d):
+        self.d = d
+        assert d.pyro("env", "pull", ENV, timeout=900).status == 0
+        self.greedy = [create(d, GREEDY) for _ in range(LIMIT)]
+        self.modest = [create(d, MODEST) for _ in range(RUNNING // 3 + 1)]
+        self.running = self.greedy[:RUNNING - len(self.modest)] + self.modest
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda vm: boot(d, vm), self.running))
+        self.fragmented = fragmented(d)
+        self.vmms = [pid for pid, name in d.processes() if "qemu" in name]
+        assert len(self.vmms) == RUNNING
+        self.writer = d.popen("vm", "exec", "--timeout-seconds", "0", self.greedy[0], "--", "sh", "-c", WRITER, user=GREEDY,
+                              group=GREEDY, extra_groups=[], env={"HOME": "/nonexistent"}, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.writes(1)
+
+    def writes(self, times, seconds=120):
+        """The writer has come round so often since; its pipe is emptied by this alone."""
+        end = time.monotonic() + seconds
+        while times > 0:
+            assert select.select([self.writer.stdout], [], [], max(0, end - time.monotonic()))[0], "the writer stands still"
+            data = os.read(self.writer.stdout.fileno(), 4096)
+            assert data, self.d.log_text()
+            times -= data.count(b".")
+
+    def probes(self, seconds):
+        """The modest uid's vm.status at a fixed pace, and the bare echo's answers at the same."""
+        server = ("-s", self.d.socket)
+        ask = [("vm.status", {"vm_id": self.modest[0]})]
+        return (Load(MODEST, server, ask, "-i", PROBE_USEC, seconds=seconds),
+                Load(MODEST, ("-e", ECHO, "-n", REPLY_BYTES), ask, "-i", PROBE_USEC, seconds=seconds))
+
+    def modest_clients(self, seconds):
+        server = ("-s", self.d.socket)
+        return [Load(MODEST, server, mix(self.modest[0], self.modest[0])[:9], "-c", str(CLIENTS // 2 - 3), "-i", "20000", seconds=seconds),
+                Load(MODEST, server, COME_AND_GO, "-i", "100000", seconds=seconds),
+                Load(MODEST, server, ONE_COMMAND, seconds=seconds)]
+
+    def greedy_clients(self, seconds, *pace):
+        server = ("-s", self.d.socket)
+        return [Load(GREEDY, server, mix(self.greedy[0], self.greedy[-1]), "-c", str(CLIENTS // 2 - 3), *pace, seconds=seconds),
+                Load(GREEDY, server, REFUSED, "-c", "2", *pace, seconds=seconds)]
+
+
+@pytest.fixture
+def system(make_daemon, root_only, tmp_path):
+    d = make_daemon()
+    config = tmp_path / "pyrod.conf"
+    config.write_text(CONFIG)
+    s = Systemd(d, "--config", str(config))
+    s.start()
+    d.pid = lambda: s.pid
+    yield s
+    s.stop()
+
+
+def under_load(host, what, seconds, greedy=None, during=lambda: None):
+    """The percentiles of the modest uid's vm.status and of the bare echo while clients ask; what the others were told is
+    checked. greedy: the pace of that uid's clients, () for as fast as they are answered."""
+    modest = host.modest_clients(seconds)
+    others = [] if greedy is None else host.greedy_clients(seconds, *greedy)
+    probes = host.probes(seconds)
+    during()
+    results = [load.result() for load in modest]
+    for result in results:
+        assert not result["errors"], result
+    assert {"vm.create", "vm.status", "vm.delete"} <= set(results[1]["methods"]), results[1]
+    if others:
+        asks, refused = (load.result() for load in others)
+        assert not asks["errors"], asks
+        assert set(refused["errors"]) == {"quota_exceeded"} and refused["errors"]["quota_exceeded"]["calls"] == refused["calls"], refused
+        results += [asks, refused]
+    ours, echo = ({p: r["methods"]["vm.status"][p + "_us"] / 1e3 for p in ("p50", "p99")} for r in (load.result() for load in probes))
+    keep(**{"load_" + what: {
+        "status_ms": ours, "echo_ms": echo, "p99_ratio": round(ours["p99"] / echo["p99"], 2),
+        "calls_per_second": round(sum(r["per_second"] for r in results)), "host_load": os.getloadavg()[0]}})
+    return ours, echo
+
+
+def test_load_of_two_uids_and_a_hung_daemon(system):
+    d = system.d
+    host = Host(d)
+    alone, _ = under_load(host, "modest_alone", SECONDS // 4)
+
+    def delete_fragmented():
+        gone = d.call("vm.delete", {"vm_id": host.fragmented}, timeout=SECONDS + 120)
+        assert gone.get("result", {}).get("deleted"), gone
+
+    ours, echo = under_load(host, "both", SECONDS, ("-i", "10000"), delete_fragmented)
+    # Asked at the same pace on the same host. 5 ms is the aim, where the host answers an echo in a fifth of that.
+    assert ours["p99"] <= 10 * echo["p99"]
+    if echo["p99"] <= 1:
+        assert ours["p99"] <= 5
+    # As fast as it is answered, the greedy one takes the daemon's whole processor, and is still not all that is served.
+    under_load(host, "flooded", SECONDS // 4, ())
+    host.writes(1)
+    assert all(map(alive, host.vmms))
+
+    os.kill(system.pid, signal.SIGSTOP)
+    system.watchdog()
+    assert all(map(alive, host.vmms))
+    end = time.monotonic() + 30
+    while True:
+        states = {v["vm_id"]: v["state"] for v in d.vms()}
+        if all(states[vm] == "started" for vm in host.running):
+            break
+        assert time.monotonic() < end, states
+        time.sleep(0.05)
+    host.writes(2)
+    host.writer.send_signal(signal.SIGINT)
+    host.writer.wait(timeout=60)
+    for vm in d.vms():
+        d.call("vm.delete", {"vm_id": vm["vm_id"]}, timeout=60)
+    d.wait_clean(60)
