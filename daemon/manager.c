@@ -289,7 +289,7 @@ static int open_subsystems(struct manager *m, const char *config_path, struct er
 	int r = open_launcher(m, err);
 	if (r >= 0)
 		r = open_store(m, config_path, err);
-	import_job_user(&m->import_uid, &m->import_gid);
+	import_job_user(m);
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
 	if (r >= 0)
