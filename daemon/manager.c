@@ -14,7 +14,6 @@
 #include <sys/file.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-login.h>
 
 #include "daemon/config.h"
 #include "daemon/core/machine.h"
@@ -24,7 +23,9 @@
 #include "daemon/image/kernel.h"
 #include "daemon/log.h"
 #include "daemon/rpc/server.h"
+#include "daemon/service.h"
 #include "daemon/store/store.h"
+#include "daemon/unit.h"
 #include "proto/host.h"
 
 #define LOCK_TEXT_MAX  32
@@ -240,18 +241,10 @@ static int take_locks(struct manager *m, struct error *err)
 		&m->cache_lock_fd, err);
 }
 
-/* pyrod.service of this mode's systemd started us. */
-static bool is_unit(const struct manager *m)
-{
-	_cleanup_free_ char *unit = NULL;
-	int r = m->system ? sd_pid_get_unit(0, &unit) : sd_pid_get_user_unit(0, &unit);
-	return r >= 0 && streq(unit, "pyrod.service");
-}
-
 /* What ends this daemon and starts its like. NULL when out of memory. */
 static char *restart_command(const struct manager *m)
 {
-	if (is_unit(m))
+	if (units_manage(!m->system, "pyrod.service"))
 		return str_printf("systemctl%s restart pyrod", m->system ? "" : " --user");
 	_cleanup_free_ char *at = shell_quote(m->socket_path);
 	_cleanup_free_ char *config = shell_quote(m->config_path ? m->config_path : "");
@@ -306,10 +299,28 @@ static int open_store(struct manager *m, struct error *err)
 	return 0;
 }
 
+/* Where pyrod is a unit of the system itself, what it starts are units too. (A user's manager sandboxes nothing: there the
+ * launcher's own sandbox is all, forked or not.) */
+static int open_launcher(struct manager *m, struct error *err)
+{
+	int r = 0;
+	if (m->system && units_manage(false, "pyrod.service"))
+		r = units_new(m->event, false, &m->units);
+	if (r >= 0)
+		r = launcher_new(m->event, m->runtime_dir, m->units, &m->launcher);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r,
+			"make it writable for the daemon's user", "cannot listen in %s/launch",
+			m->runtime_dir);
+	return 0;
+}
+
 static int open_subsystems(struct manager *m, struct error *err)
 {
-	int r = open_store(m, err);
-	import_job_user(&m->import_uid, &m->import_gid);
+	int r = open_launcher(m, err);
+	if (r >= 0)
+		r = open_store(m, err);
+	import_job_user(m);
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
 	if (r >= 0)
@@ -375,6 +386,8 @@ struct manager *manager_free(struct manager *m)
 	m->kernels = kernels_free(m->kernels);
 	m->server = server_free(m->server);
 	m->store = store_free(m->store);
+	m->launcher = launcher_free(m->launcher);
+	m->units = units_free(m->units);
 	config_free(m->config);
 	error_clear(&m->degraded);
 	free(m->state_dir);
