@@ -14,7 +14,6 @@
 #include <sys/file.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-login.h>
 
 #include "daemon/config.h"
 #include "daemon/core/machine.h"
@@ -24,7 +23,9 @@
 #include "daemon/image/kernel.h"
 #include "daemon/log.h"
 #include "daemon/rpc/server.h"
+#include "daemon/service.h"
 #include "daemon/store/store.h"
+#include "daemon/unit.h"
 #include "proto/host.h"
 
 #define LOCK_TEXT_MAX  32
@@ -240,18 +241,10 @@ static int take_locks(struct manager *m, struct error *err)
 		&m->cache_lock_fd, err);
 }
 
-/* pyrod.service of this mode's systemd started us. */
-static bool is_unit(const struct manager *m)
-{
-	_cleanup_free_ char *unit = NULL;
-	int r = m->system ? sd_pid_get_unit(0, &unit) : sd_pid_get_user_unit(0, &unit);
-	return r >= 0 && streq(unit, "pyrod.service");
-}
-
 /* What ends this daemon and starts its like. NULL when out of memory. */
 static char *restart_command(const struct manager *m)
 {
-	if (is_unit(m))
+	if (m->units)
 		return str_printf("systemctl%s restart pyrod", m->system ? "" : " --user");
 	_cleanup_free_ char *at = shell_quote(m->socket_path);
 	_cleanup_free_ char *config = shell_quote(m->config_path ? m->config_path : "");
@@ -306,9 +299,26 @@ static int open_store(struct manager *m, struct error *err)
 	return 0;
 }
 
+/* Where pyrod is a unit itself, what it starts are units too. */
+static int open_launcher(struct manager *m, struct error *err)
+{
+	int r = 0;
+	if (units_manage(!m->system, "pyrod.service"))
+		r = units_new(m->event, !m->system, &m->units);
+	if (r >= 0)
+		r = launcher_new(m->event, m->runtime_dir, m->units, &m->launcher);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r,
+			"make it writable for the daemon's user", "cannot listen in %s/launch",
+			m->runtime_dir);
+	return 0;
+}
+
 static int open_subsystems(struct manager *m, struct error *err)
 {
-	int r = open_store(m, err);
+	int r = open_launcher(m, err);
+	if (r >= 0)
+		r = open_store(m, err);
 	import_job_user(&m->import_uid, &m->import_gid);
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
@@ -375,6 +385,8 @@ struct manager *manager_free(struct manager *m)
 	m->kernels = kernels_free(m->kernels);
 	m->server = server_free(m->server);
 	m->store = store_free(m->store);
+	m->launcher = launcher_free(m->launcher);
+	m->units = units_free(m->units);
 	config_free(m->config);
 	error_clear(&m->degraded);
 	free(m->state_dir);

@@ -15,15 +15,17 @@
 struct config;
 struct environments;
 struct kernels;
+struct launcher;
 struct machines;
 struct server;
 struct store;
+struct units;
 
 struct manager {
 	sd_event *event;       /* owned */
 	bool system;           /* system mode; else user mode */
 	char *state_dir;       /* owned; pyro.db, machines/ID/, kernels/, disks/ */
-	char *runtime_dir;     /* owned; pyrod.sock, launch.sock, vm/ID/ */
+	char *runtime_dir;     /* owned; pyrod.sock, launch/launch.sock, vm/ID/ */
 	char *cache_dir;       /* owned; environments */
 	char *libexec_dir;     /* owned; where pyro-vmm and pyro-import are */
 	char *agent_path;      /* owned; the static pyro-agent that goes into the initramfs */
@@ -35,6 +37,9 @@ struct manager {
 	uid_t import_uid;      /* whom pyro-import runs as; 0: as we do */
 	gid_t import_gid;
 
+	struct units
+		*units; /* owned; NULL: no unit of a service manager's, so programs are forked */
+	struct launcher *launcher;         /* owned */
 	struct config *config;             /* owned */
 	struct store *store;               /* owned */
 	struct environments *environments; /* owned */

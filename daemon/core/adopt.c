@@ -3,8 +3,9 @@
  * A VMM that outlived the daemon that started it: whether it is ours, and its machine taken over from it.
  * Called by recover.c at start and by agent.c when the guest's agent has answered.
  *
- * What must stay true: a process is ours only when pid, start time, boot and the uuid on its command line
- * are all those of the row, looked at after its pidfd was opened. A machine being adopted is `unknown`
+ * What must stay true: a forked process is ours only when pid, start time, boot and the uuid on its command line
+ * are all those of the row, looked at after its pidfd was opened; a unit's when boot, invocation and pid are, and it
+ * stands in the cgroup of the unit that is named after the machine. A machine being adopted is `unknown`
  * until its agent has said which machine it is; whose agent does not answer within ADOPT_USEC stays so,
  * and its commands have failed. Its agent is asked again by the next call that needs the guest. A boot that
  * was cut off goes on where it was.
@@ -17,6 +18,7 @@
 #include <sys/pidfd.h>
 
 #include "daemon/log.h"
+#include "daemon/unit.h"
 
 enum {
 	CMDLINE_MAX = 256 * 1024,
@@ -117,23 +119,62 @@ static enum machine_vmm verify(struct machine *mc, pid_t pid)
 	return VMM_LIVES; /* without words it is ending: its end is what is waited for */
 }
 
+static enum machine_vmm open_pid(struct machine *mc, pid_t pid)
+{
+	fd_close(mc->pidfd);
+	mc->pidfd = pidfd_open(pid, 0);
+	if (mc->pidfd >= 0)
+		return VMM_LIVES;
+	mc->pidfd = -EBADF;
+	return errno == ESRCH ? VMM_GONE : VMM_UNSURE;
+}
+
+/* The row names a unit, or the machine's unit runs. */
+static enum machine_vmm find_unit(struct machine *mc, const char *name, const char *invocation)
+{
+	enum machine_vmm found;
+
+	if (!mc->row.vmm_invocation[0])
+		return VMM_HALF;
+	if (!streq(mc->row.vmm_invocation, invocation))
+		return VMM_UNSURE;
+	found = open_pid(mc, mc->row.vmm_pid);
+	if (found == VMM_LIVES && !units_has(mc->machines->m->units, name, mc->row.vmm_pid))
+		found = VMM_GONE; /* the pid belongs to another process by now */
+	if (found != VMM_LIVES)
+		mc->pidfd = fd_close(mc->pidfd);
+	return found;
+}
+
 enum machine_vmm machine_find_vmm(struct machine *mc)
 {
+	_cleanup_free_ char *unit = vmm_unit(mc->row.id);
+	const struct units *units = mc->machines->m->units;
+	char invocation[UNIT_INVOCATION];
 	pid_t pid = mc->row.vmm_pid;
 	enum machine_vmm found;
+	int r;
 
 	if (!streq(mc->row.boot_id, mc->machines->boot_id))
 		return VMM_GONE; /* nothing outlives the host's restart */
+	if (!unit || (!units && mc->row.vmm_invocation[0]))
+		return VMM_UNSURE; /* nobody to ask */
+	if (units) {
+		r = units_invocation(units, unit, invocation);
+		if (r >= 0)
+			return find_unit(mc, unit, invocation);
+		if (r != -ENOENT)
+			return VMM_UNSURE;
+		if (mc->row.vmm_invocation[0])
+			return VMM_GONE;
+	}
 	if (pid == 0)
 		pid = find_by_uuid(mc->row.uuid);
 	if (pid == 0)
 		return VMM_GONE;
-	fd_close(mc->pidfd);
-	mc->pidfd = pidfd_open(pid, 0);
-	if (mc->pidfd < 0) {
-		mc->pidfd = -EBADF;
-		return errno == ESRCH ? VMM_GONE : VMM_UNSURE;
-	}
+	found = open_pid(mc, pid);
+	if (found != VMM_LIVES)
+		return found;
 	found = verify(mc, pid);
 	if (found != VMM_LIVES)
 		mc->pidfd = fd_close(mc->pidfd);
@@ -148,6 +189,7 @@ int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 		.id = mc->row.id,
 		.pid = mc->row.vmm_pid,
 		.start_time = mc->row.vmm_start_time,
+		.invocation = mc->row.vmm_invocation,
 		.pidfd = mc->pidfd,
 		.run_dir = mc->run_dir,
 	};

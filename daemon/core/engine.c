@@ -163,6 +163,7 @@ static void land(struct machine *mc)
 	machine_set_state(mc, mc->landing);
 	mc->row.vmm_pid = 0;
 	mc->row.vmm_start_time = 0;
+	mc->row.vmm_invocation[0] = '\0';
 	free(mc->row.last_error);
 	mc->row.last_error = mc->landing == MACHINE_FAILED && mc->failure.message
 				     ? sentence(&mc->failure)

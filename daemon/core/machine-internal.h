@@ -47,6 +47,7 @@ enum engine {
 };
 
 struct pause;
+struct unit;
 
 struct machine {
 	LIST_ENTRY(machine) entry;
@@ -86,6 +87,7 @@ struct machine {
 	bool vmm_up, vmm_gone, row_kept;
 	int pidfd;                    /* owned: a VMM of an earlier daemon */
 	sd_event_source *pid_event;   /* owned */
+	struct unit *unit;            /* owned: of a VMM of an earlier daemon that is to end */
 	sd_event_source *setup_timer; /* owned */
 	sd_event_source *deadline;    /* owned: the guest's orderly end, then the VMM's */
 	struct pause *pause;          /* owned: its vCPUs stand still */
@@ -197,8 +199,9 @@ void machine_unpaused(struct machine *mc);
 #define ADOPT_USEC      (15 * USEC_PER_SEC)
 #define ADOPT_CALL_USEC (5 * USEC_PER_SEC)
 enum machine_vmm {
-	VMM_GONE,   /* nothing of it runs */
-	VMM_LIVES,  /* it surely is ours, and mc->pidfd is open on it */
+	VMM_GONE,  /* nothing of it runs */
+	VMM_LIVES, /* it surely is ours, and mc->pidfd is open on it */
+	VMM_HALF, /* its unit runs, but it was not known when the daemon ended: it can only be ended */
 	VMM_UNSURE, /* never killed on doubt */
 };
 enum machine_vmm machine_find_vmm(struct machine *mc);

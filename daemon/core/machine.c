@@ -14,6 +14,7 @@
 
 #include "daemon/core/machine-internal.h"
 #include "daemon/log.h"
+#include "daemon/unit.h"
 #include "proto/json.h"
 
 static const char *const state_names[] = {
@@ -144,6 +145,7 @@ static void free_world(struct machine *mc)
 {
 	sd_event_source_disable_unref(mc->work);
 	sd_event_source_disable_unref(mc->pid_event);
+	unit_free(mc->unit);
 	sd_event_source_disable_unref(mc->setup_timer);
 	sd_event_source_disable_unref(mc->deadline);
 	machine_unpaused(mc);

@@ -16,6 +16,7 @@
 #include <sys/pidfd.h>
 
 #include "daemon/log.h"
+#include "daemon/unit.h"
 
 static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unused_ uint32_t revents,
 	void *userdata)
@@ -24,14 +25,75 @@ static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unuse
 
 	mc->pid_event = sd_event_source_disable_unref(mc->pid_event);
 	mc->pidfd = fd_close(mc->pidfd);
+	mc->unit = unit_free(mc->unit);
 	mc->row.vmm_pid = 0;
+	mc->row.vmm_invocation[0] = '\0';
 	machine_continue(mc, NULL);
 	return 0;
 }
 
+/* Systemd has said what its unit is: the end of its main process is waited for. */
+static int end_unit(struct machine *mc, struct unit *u)
+{
+	pid_t pid = unit_pid(u);
+	int r;
+
+	mc->pidfd = fd_close(mc->pidfd);
+	mc->pidfd = pidfd_open(pid, 0);
+	if (mc->pidfd < 0) {
+		r = -errno;
+		mc->pidfd = -EBADF;
+		return r == -ESRCH ? 0 : r;
+	}
+	if (!unit_owns(u, pid))
+		return -EBUSY;
+	r = sd_event_add_io(
+		mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone, mc);
+	if (r < 0)
+		return r;
+	log_info("%s: ending its VMM (%s), which an earlier daemon started", mc->row.id,
+		unit_name(u));
+	unit_stop(u);
+	return 1;
+}
+
+static void on_looked(struct unit *u, int found, void *userdata)
+{
+	struct machine *mc = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r = found > 0 ? end_unit(mc, u) : found;
+
+	if (r > 0)
+		return;
+	if (r < 0)
+		error_set_errno(&err, ERROR_INTERNAL, r, "systemctl status dbus.service",
+			"the VMM's unit %s cannot be ended", unit_name(u));
+	mc->unit = unit_free(u);
+	machine_continue(mc, r < 0 ? &err : NULL);
+}
+
+static int kill_unit(struct machine *mc)
+{
+	static const struct unit_callbacks events = { .on_looked = on_looked };
+	_cleanup_free_ char *name = vmm_unit(mc->row.id);
+	int r;
+
+	mc->unit = unit_free(mc->unit);
+	r = name ? unit_new(mc->machines->m->units, name, &events, mc, &mc->unit) : -ENOMEM;
+	if (r < 0)
+		return r;
+	unit_look(mc->unit);
+	return 1;
+}
+
 int machine_recover_kill(struct machine *mc)
 {
-	switch (machine_find_vmm(mc)) {
+	enum machine_vmm found = machine_find_vmm(mc);
+
+	if (found == VMM_HALF || (found == VMM_LIVES && mc->row.vmm_invocation[0]))
+		return kill_unit(mc);
+	switch (found) {
+	case VMM_HALF:
 	case VMM_GONE: return 0;
 	case VMM_UNSURE: return -EBUSY;
 	case VMM_LIVES: break;
@@ -83,6 +145,7 @@ static int recover_vmm(struct machine *mc)
 
 	machine_set_state(mc, MACHINE_UNKNOWN);
 	switch (machine_find_vmm(mc)) {
+	case VMM_HALF:
 	case VMM_GONE: return ended_meanwhile(mc);
 	case VMM_UNSURE:
 		log_warning(

@@ -266,6 +266,38 @@ static char *exit_cause(struct machine *mc, const struct vmm_exit *e)
 		tail && tail[0] ? "; its console ended: " : "", tail ? tail : "");
 }
 
+static void on_pid_kept(int r, const struct error *err, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	mc->row_kept = true;
+	if (mc->engine != ENGINE_UP)
+		return;
+	if (r < 0)
+		machine_continue(mc, err);
+	else if (mc->vmm_up)
+		machine_continue(mc, NULL);
+}
+
+static void on_vmm_launched(struct vmm *v, void *userdata)
+{
+	struct machine *mc = userdata;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r;
+
+	if (mc->engine != ENGINE_UP)
+		return;
+	mc->row.vmm_pid = vmm_pid(v);
+	mc->row.vmm_start_time = vmm_start_time(v);
+	(void)snprintf(
+		mc->row.vmm_invocation, sizeof(mc->row.vmm_invocation), "%s", vmm_invocation(v));
+	r = store_vm_put(mc->machines->m->store, &mc->row, on_pid_kept, mc);
+	if (r < 0) {
+		error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot keep the machine's process");
+		machine_continue(mc, &err);
+	}
+}
+
 static void on_vmm_started(_unused_ struct vmm *v, void *userdata)
 {
 	struct machine *mc = userdata;
@@ -319,6 +351,7 @@ static void on_vmm_resumed(_unused_ struct vmm *v, void *userdata)
 }
 
 const struct vmm_callbacks machine_vmm_events = {
+	.on_launched = on_vmm_launched,
 	.on_started = on_vmm_started,
 	.on_failed = on_vmm_failed,
 	.on_exited = on_vmm_exited,
@@ -331,19 +364,6 @@ static void add_disk(struct vmm_spec *spec, const char *serial, int fd, bool rea
 	if (fd >= 0)
 		spec->disks[spec->n_disks++] =
 			(struct vmm_disk){ .serial = serial, .fd = fd, .read_only = read_only };
-}
-
-static void on_pid_kept(int r, const struct error *err, void *userdata)
-{
-	struct machine *mc = userdata;
-
-	mc->row_kept = true;
-	if (mc->engine != ENGINE_UP)
-		return;
-	if (r < 0)
-		machine_continue(mc, err);
-	else if (mc->vmm_up)
-		machine_continue(mc, NULL);
 }
 
 static int launch(struct machine *mc, struct error *err)
@@ -377,15 +397,7 @@ static int run_vmm(struct machine *mc, struct error *err)
 	if (mc->cb.on_launch)
 		mc->cb.on_launch(mc, mc->userdata);
 	r = launch(mc, err);
-	if (r < 0)
-		return r;
-	mc->row.vmm_pid = vmm_pid(mc->vmm);
-	mc->row.vmm_start_time = vmm_start_time(mc->vmm);
-	r = store_vm_put(mc->machines->m->store, &mc->row, on_pid_kept, mc);
-	if (r < 0)
-		return error_set_errno(
-			err, ERROR_INTERNAL, r, NULL, "cannot keep the machine's process");
-	return STEP_WAIT;
+	return r < 0 ? r : STEP_WAIT;
 }
 
 static int on_end_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)

@@ -43,6 +43,8 @@ struct vm_row {
 	uint8_t uuid[16], sync[32];
 	pid_t vmm_pid;           /* 0 = not started */
 	uint64_t vmm_start_time; /* ticks since boot: with pid and boot_id it names the process */
+	char vmm_invocation
+		[33]; /* of its unit: with boot_id it names the process too; "": forked */
 	char boot_id[40];
 	char *last_error; /* owned or NULL */
 };

@@ -14,10 +14,10 @@ enum { ROWS_MAX = 100000 };
 static const char sql_columns[] =
 	"SELECT id, owner_uid, environment, env_digest, kernel_hash, vcpu_count, mem_mib, disk_mib, "
 	"ttl_seconds, created_usec, expires_usec, one_shot, state, accelerator, start_mode, uuid, "
-	"sync, vmm_pid, vmm_start_time, boot_id, last_error FROM vm ORDER BY created_usec, id";
+	"sync, vmm_pid, vmm_start_time, boot_id, last_error, vmm_invocation FROM vm ORDER BY created_usec, id";
 static const char sql_put[] =
 	"INSERT OR REPLACE INTO vm VALUES "
-	"(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)";
+	"(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22)";
 static const char sql_delete[] = "DELETE FROM vm WHERE id = ?1";
 static const char sql_delete_execs[] = "DELETE FROM exec WHERE vm_id = ?1";
 
@@ -106,6 +106,8 @@ static int read_text(sqlite3_stmt *stmt, struct vm_row *row)
 		r = column_fixed(stmt, 19, row->boot_id, sizeof(row->boot_id));
 	if (r >= 0)
 		r = column_string(stmt, 20, &row->last_error);
+	if (r >= 0)
+		r = column_fixed(stmt, 21, row->vmm_invocation, sizeof(row->vmm_invocation));
 	return r;
 }
 
@@ -198,6 +200,7 @@ static void bind_row(sqlite3_stmt *stmt, const struct vm_row *row)
 	(void)sqlite3_bind_int64(stmt, 19, (sqlite3_int64)row->vmm_start_time);
 	bind_text(stmt, 20, row->boot_id);
 	bind_text(stmt, 21, row->last_error);
+	bind_text(stmt, 22, row->vmm_invocation);
 }
 
 /* A bind that failed leaves NULL, which the table's NOT NULL refuses, or the step reports it. */

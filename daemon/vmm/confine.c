@@ -306,12 +306,12 @@ int confine(const struct confine_spec *spec, const char **ret_what)
 	if (root) {
 		uid = choose_uid(spec); /* reads /proc: before the view */
 		n_groups = kvm_group(spec, &group);
-	} else {
+	} else if (!spec->unit) {
 		r = enter_user_namespace();
 		if (r < 0)
 			note(spec, "user namespace, and with it all others", r);
 	}
-	if (r >= 0 && enter_namespaces(spec)) {
+	if (r >= 0 && !spec->unit && enter_namespaces(spec)) {
 		r = make_view(spec);
 		if (r < 0)
 			note(spec, "empty mount view", r);

@@ -12,6 +12,7 @@ typedef void (*confine_note_fn)(const char *what, int r, void *userdata);
 
 struct confine_spec {
 	const char *program; /* absolute path of what will be executed */
+	bool unit;           /* systemd has confined us: only what must hold is made sure of */
 	bool kvm;            /* it opens /dev/kvm */
 	confine_note_fn note;
 	void *userdata;

@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 
-#include "daemon/vmm/launch-msg.h"
+#include "daemon/launch-msg.h"
 #include "proto/agent.h"
 #include "proto/limits.h"
 

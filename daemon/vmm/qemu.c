@@ -6,7 +6,7 @@
  * file to appear.
  *
  * What must stay true: callbacks of the owner are called from one place, on_notify, one a turn of
- * the loop, in the order started, paused, resumed, failed, exited, so that the owner may free the object in any
+ * the loop, in the order launched, started, paused, resumed, failed, exited, so that the owner may free the object in any
  * of them; exited comes once and last; the sockets' files are gone when it does.
  */
 #include "daemon/vmm/qemu.h"
@@ -18,11 +18,11 @@
 #include "daemon/job.h"
 #include "daemon/log.h"
 #include "daemon/vmm/console.h"
-#include "daemon/vmm/launch-msg.h"
+#include "daemon/launch-msg.h"
 #include "daemon/vmm/launch.h"
 #include "daemon/vmm/qemu-args.h"
 #include "daemon/vmm/qmp.h"
-#include "daemon/vmm/sock.h"
+#include "daemon/sock.h"
 #include "daemon/vmm/vmm-base.h"
 #include "proto/host.h"
 #include "proto/limits.h"
@@ -33,11 +33,12 @@
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
 
 enum {
-	PENDING_STARTED = 1 << 0,
-	PENDING_PAUSED = 1 << 1,
-	PENDING_RESUMED = 1 << 2,
-	PENDING_FAILED = 1 << 3,
-	PENDING_EXITED = 1 << 4
+	PENDING_LAUNCHED = 1 << 0,
+	PENDING_STARTED = 1 << 1,
+	PENDING_PAUSED = 1 << 2,
+	PENDING_RESUMED = 1 << 3,
+	PENDING_FAILED = 1 << 4,
+	PENDING_EXITED = 1 << 5
 };
 
 enum { SOCKET_QMP, SOCKET_AGENT, SOCKET_CONSOLE, SOCKET_MAX };
@@ -194,8 +195,23 @@ static const struct qmp_callbacks qmp_cb = {
 	.on_closed = on_qmp_closed,
 };
 
-static void on_launch_exited(
-	struct launch *l _unused_, int status, const char *reason, void *userdata)
+static void on_launch_known(struct launch *l _unused_, void *userdata)
+{
+	notify(userdata, PENDING_LAUNCHED);
+}
+
+/* It never ran: that error is the origin. */
+static void fail_launch(struct qemu *q, const struct error *err)
+{
+	if (q->started || q->failed)
+		return;
+	q->failed = true;
+	(void)error_copy(&q->error, err);
+	notify(q, PENDING_FAILED);
+}
+
+static void on_launch_exited(struct launch *l _unused_, int status, const char *reason,
+	const struct error *err, void *userdata)
 {
 	struct qemu *q = userdata;
 
@@ -207,11 +223,16 @@ static void on_launch_exited(
 	q->status = status;
 	if (reason)
 		q->reason = strdup(reason);
+	if (err)
+		fail_launch(q, err);
 	fail_start(q, q->reason ? q->reason : "QEMU ended at once and said nothing", NULL);
 	notify(q, PENDING_EXITED);
 }
 
-static const struct launch_callbacks launch_cb = { .on_exited = on_launch_exited };
+static const struct launch_callbacks launch_cb = {
+	.on_known = on_launch_known,
+	.on_exited = on_launch_exited,
+};
 
 static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
@@ -229,6 +250,10 @@ static int on_notify(sd_event_source *s, void *userdata)
 	if (q->pending)
 		(void)sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 	switch (next) {
+	case PENDING_LAUNCHED:
+		if (q->cb->on_launched)
+			q->cb->on_launched(&q->vmm, q->userdata);
+		break;
 	case PENDING_STARTED: q->cb->on_started(&q->vmm, q->userdata); break;
 	case PENDING_PAUSED:
 		if (q->cb->on_paused)
@@ -306,8 +331,9 @@ static int launch(struct manager *m, struct qemu *q, const struct vmm_spec *spec
 	int fds[QEMU_FD_DISKS + VMM_DISKS_MAX];
 	struct launch_spec ls = {
 		.id = spec->id,
-		.dir = spec->run_dir,
 		.flags = spec->accelerator == ACCELERATOR_KVM ? LAUNCH_KVM : 0,
+		.vcpu_count = spec->vcpu_count,
+		.mem_mib = spec->mem_mib,
 		.args = (const char *const *)args.args,
 		.fds = fds,
 		.n_fds = QEMU_FD_DISKS + spec->n_disks,
@@ -427,8 +453,8 @@ static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	if (r >= 0)
 		r = redial(q, m->event, a);
 	if (r >= 0)
-		r = launch_adopt(
-			m, a->id, a->pid, a->start_time, a->pidfd, &launch_cb, q, &q->vmm.launch);
+		r = launch_adopt(m, a->id, a->pid, a->start_time, a->invocation, a->pidfd,
+			&launch_cb, q, &q->vmm.launch);
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_INTERNAL, r, NULL, "cannot reach the VMM of %s", a->id);

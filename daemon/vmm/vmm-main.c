@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-vmm ID SOCKET: the launcher of one VMM. Started by pyrod (launch.c). It connects to
+ * pyro-vmm ID SOCKET: the launcher of one VMM: pyro-vm@ID.service, or a child of pyrod (service.c). It connects to
  * pyrod's launch socket, receives in one message the VMM's arguments and every descriptor, confines
  * itself (confine.c) and executes the VMM in its place.
  *
@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 
 #include "daemon/vmm/confine.h"
-#include "daemon/vmm/launch-msg.h"
-#include "daemon/vmm/sock.h"
+#include "daemon/launch-msg.h"
+#include "daemon/sock.h"
 #include "proto/fdpass.h"
 
 /* Above every descriptor the VMM is given, below its own limit. */
@@ -119,6 +119,7 @@ static int become(int conn, const struct launch_msg *m)
 	const struct confine_spec spec = {
 		.program = m->args[0],
 		.kvm = m->flags & LAUNCH_KVM,
+		.unit = m->flags & LAUNCH_UNIT,
 		.note = on_note,
 		.userdata = &conn,
 	};

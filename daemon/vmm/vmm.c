@@ -101,6 +101,11 @@ int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_c
 	return vmm_drivers[0]->start(m, spec, cb, userdata, ret, err);
 }
 
+char *vmm_unit(const char *id)
+{
+	return str_printf(LAUNCH_TEMPLATE "@%s.service", id);
+}
+
 int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err)
 {
@@ -137,6 +142,11 @@ pid_t vmm_pid(const struct vmm *v)
 uint64_t vmm_start_time(const struct vmm *v)
 {
 	return launch_start_time(v->launch);
+}
+
+const char *vmm_invocation(const struct vmm *v)
+{
+	return launch_invocation(v->launch);
 }
 
 const char *vmm_execution_mode(const struct vmm *v)

@@ -41,6 +41,8 @@ struct vmm_exit {
 
 struct vmm;
 struct vmm_callbacks {
+	/* Its process is known: vmm_pid and its kin say which. May be NULL. */
+	void (*on_launched)(struct vmm *v, void *userdata);
 	void (*on_started)(struct vmm *v, void *userdata);
 	/* The VMM could not be brought up; on_exited follows. */
 	void (*on_failed)(struct vmm *v, const struct error *err, void *userdata);
@@ -66,7 +68,8 @@ struct vmm_adoption {
 	const char *id;
 	pid_t pid;
 	uint64_t start_time;
-	int pidfd; /* taken over on success: of the process that has been verified */
+	const char *invocation; /* of its unit, or "" */
+	int pidfd;              /* taken over on success: of the process that has been verified */
 	const char *run_dir;
 };
 
@@ -95,6 +98,8 @@ int vmm_resolve_accelerator(
 
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
+/* The name of the unit that a machine's VMM is, where pyrod starts units; NULL when out of memory. */
+char *vmm_unit(const char *id);
 /* Takes over the watch of a VMM that runs; on_started does not come, a pause of its own is told. */
 int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
@@ -104,11 +109,13 @@ struct vmm *vmm_detach(struct vmm *v);
 int vmm_connect(struct vmm *v);
 /* Lets vCPUs go on that the VMM itself has paused; on_resumed follows, or on_paused again. */
 void vmm_resume(struct vmm *v);
-/* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL by pidfd; on_exited follows. */
+/* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL; on_exited follows. */
 void vmm_stop(struct vmm *v);
-pid_t vmm_pid(const struct vmm *v);
+pid_t vmm_pid(const struct vmm *v); /* 0 before on_launched */
 uint64_t vmm_start_time(
 	const struct vmm *v); /* field 22 of /proc/PID/stat: with pid it names the process */
+const char *vmm_invocation(const struct vmm
+		*v); /* of its unit: names the process as pid and start time do; "" of a child */
 const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
 /* The end of the guest's console, escaped for a log or an error; *ret is owned. */
 int vmm_console_tail(struct vmm *v, size_t max, char **ret);

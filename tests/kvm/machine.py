@@ -2,15 +2,16 @@
 """An emulated Debian 12 machine with systemd, cgroup v2 and a CPU with SVM, so that /dev/kvm works inside it whatever
 the host has. Its root is made once by mmdebstrap and kept beside the environment cache; each run has a copy. A run
 gets a directory, whose executable `inside` systemd starts as root, and gives back what that leaves in out/."""
-import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 
-PACKAGES = """linux-image-cloud-amd64 initramfs-tools systemd systemd-sysv udev dbus polkitd qemu-system-x86 mmdebstrap
-uidmap libjson-c5 libarchive13 libkmod2 libinih1 libext2fs2 libsqlite3-0 libnettle8 e2fsprogs kmod zstd python3
-python3-pytest iproute2 procps""".split()
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import debian  # noqa: E402
+
+PACKAGES = debian.SYSTEM + ["linux-image-cloud-amd64", "initramfs-tools", "python3-pytest"]
 
 UNIT = """[Unit]
 Description=What the tests brought
@@ -29,13 +30,9 @@ ROOT_MIB, RESULT_MIB, MEMORY_MIB = 8192, 64, 6144
 
 
 def make_root(where):
-    """where/{root.ext4,vmlinuz,initrd}: made aside and renamed, so that half of one is never taken for it."""
-    aside = where + ".new"
-    shutil.rmtree(aside, ignore_errors=True)
-    os.makedirs(aside)
-    tree = aside + "/tree"
-    subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=" + ",".join(PACKAGES),
-                    '--aptopt=APT::Install-Recommends "false"', "bookworm", tree], check=True, timeout=1800)
+    """where/{root.ext4,vmlinuz,initrd}"""
+    tree = where + "/tree"
+    debian.make_tree(tree, PACKAGES)
     with open(tree + "/etc/systemd/system/pyro-test.service", "w") as unit:
         unit.write(UNIT)
     wants = tree + "/etc/systemd/system/multi-user.target.wants"
@@ -45,19 +42,13 @@ def make_root(where):
     for name in os.listdir(tree + "/boot"):
         for prefix, kept in (("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd")):
             if name.startswith(prefix):
-                shutil.copy(tree + "/boot/" + name, aside + "/" + kept)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, "-L", "root", aside + "/root.ext4", "%dM" % ROOT_MIB], check=True)
+                shutil.copy(tree + "/boot/" + name, where + "/" + kept)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, "-L", "root", where + "/root.ext4", "%dM" % ROOT_MIB], check=True)
     shutil.rmtree(tree)
-    os.rename(aside, where)
 
 
 def root(cache):
-    """The root for these packages and this unit; made when it is not there."""
-    key = hashlib.sha256((" ".join(PACKAGES) + UNIT).encode()).hexdigest()[:16]
-    where = cache + "/kvm-" + key
-    if not os.path.isdir(where):
-        make_root(where)
-    return where
+    return debian.kept(cache, "kvm", " ".join(PACKAGES) + UNIT, make_root)
 
 
 def boot(cache, payload, work, timeout):

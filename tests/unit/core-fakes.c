@@ -533,8 +533,10 @@ static void vmm_up(void *arg)
 {
 	struct vmm *v = arg;
 
-	if (v == the_vmm && !v->exited)
-		v->cb.on_started(v, v->userdata);
+	if (v != the_vmm || v->exited)
+		return;
+	v->cb.on_launched(v, v->userdata);
+	v->cb.on_started(v, v->userdata);
 }
 
 static void vmm_end(void *arg)
@@ -640,6 +642,16 @@ pid_t vmm_pid(_unused_ const struct vmm *v)
 uint64_t vmm_start_time(_unused_ const struct vmm *v)
 {
 	return 1;
+}
+
+const char *vmm_invocation(_unused_ const struct vmm *v)
+{
+	return "";
+}
+
+char *vmm_unit(const char *id)
+{
+	return str_printf("pyro-vm@%s.service", id);
 }
 
 const char *vmm_execution_mode(_unused_ const struct vmm *v)

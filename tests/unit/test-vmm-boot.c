@@ -15,7 +15,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "daemon/vmm/sock.h"
+#include "daemon/service.h"
+#include "daemon/sock.h"
 #include "daemon/vmm/vmm.h"
 #include "proto/agent.h"
 #include "proto/base.h"
@@ -130,6 +131,7 @@ static void begin(struct fixture *t)
 	ck_assert_int_eq(mkdir(t->run_dir, 0700), 0);
 	ck_assert_int_ge(sd_event_new(&t->m.event), 0);
 	t->m.runtime_dir = t->dir;
+	ck_assert_int_ge(launcher_new(t->m.event, t->dir, NULL, &t->m.launcher), 0);
 	t->m.libexec_dir = libexec_dir();
 	t->m.config = &t->config;
 	t->files[KERNEL] = make_file(t, "vmlinux", 4096, "not a kernel");
@@ -196,6 +198,7 @@ static void end(struct fixture *t)
 	while (waitpid(-1, NULL, WNOHANG | __WNOTHREAD) == 0 && now_usec() < deadline)
 		ck_assert_int_ge(sd_event_run(t->m.event, WAIT_USEC), 0);
 	ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
+	launcher_free(t->m.launcher);
 	ck_assert_int_eq(rmdir(t->run_dir), 0);
 	ck_assert_int_eq(rmdir(t->dir), 0);
 	for (size_t i = 0; i < FILES; i++)
@@ -488,7 +491,7 @@ START_TEST(impostor)
 
 	begin(&t);
 	ck_assert_int_eq(start(&t, 1, &err), 0);
-	path = str_printf("%s/launch.sock", t.run_dir);
+	path = str_printf("%s/launch/launch.sock", t.dir);
 	fd = sock_dial(path, SOCK_SEQPACKET);
 	run_until(&t, &t.exited);
 	if (fd >= 0)

@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 
 #include "daemon/vmm/console.h"
-#include "daemon/vmm/launch-msg.h"
+#include "daemon/launch-msg.h"
 #include "daemon/vmm/qemu-args.h"
-#include "daemon/vmm/sock.h"
+#include "daemon/sock.h"
 #include "daemon/vmm/vmm.h"
 #include "proto/agent.h"
 #include "proto/host.h"

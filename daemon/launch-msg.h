@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What pyrod and pyro-vmm say to each other on the launch socket (SOCK_SEQPACKET, one message a packet).
+ * What pyrod and who it starts (pyro-vmm, pyro-import) say to each other on the launch socket (SOCK_SEQPACKET, one message a packet).
  * pyrod sends one LAUNCH with every descriptor; pyro-vmm answers with notes and perhaps one failure, and
  * its end of the socket closes when the VMM is executed.
  *
@@ -22,8 +22,9 @@ enum {
 };
 
 enum {
-	LAUNCH_KVM = 1 << 0, /* the VMM opens /dev/kvm */
-	LAUNCH_FLAGS = LAUNCH_KVM,
+	LAUNCH_KVM = 1 << 0,  /* the VMM opens /dev/kvm */
+	LAUNCH_UNIT = 1 << 1, /* its unit is its sandbox */
+	LAUNCH_FLAGS = LAUNCH_KVM | LAUNCH_UNIT,
 };
 
 struct launch_msg {

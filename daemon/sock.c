@@ -4,7 +4,7 @@
  * gets its mode before it is bound, so that it is never open to others for a moment and the umask of a
  * process with threads stays alone.
  */
-#include "daemon/vmm/sock.h"
+#include "daemon/sock.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>

@@ -4,7 +4,7 @@
  * vmm-main.c. Each side checks what the other sends: pyro-vmm because a wrong descriptor table would
  * become a VMM's, pyrod because a launcher may be a unit it did not fork itself.
  */
-#include "daemon/vmm/launch-msg.h"
+#include "daemon/launch-msg.h"
 
 #define LAUNCH_MAGIC   0x4d565950u /* "PYVM" */
 #define LAUNCH_VERSION 1
