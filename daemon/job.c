@@ -9,14 +9,19 @@
 
 #include "daemon/job.h"
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
-#define JOB_LINE_MAX ((size_t)64 * 1024)
-#define JOB_TAIL_MAX ((size_t)4096)
-#define JOB_READ_MAX ((size_t)64 * 1024) /* in one turn of the loop */
+#include "daemon/service.h"
+
+#define JOB_LINE_MAX    ((size_t)64 * 1024)
+#define JOB_TAIL_MAX    ((size_t)4096)
+#define JOB_ID_SIZE     (3 + 12 + 1)
+#define JOB_SERVICE_FDS 2
+#define JOB_READ_MAX    ((size_t)64 * 1024) /* in one turn of the loop */
 
 /* Waits for the pid. Owned by its event source, since it may have to outlive the job. */
 struct watch {
@@ -28,6 +33,8 @@ struct watch {
 struct job {
 	char *name; /* owned */
 	pid_t pid;
+	struct service *service;       /* owned; where it is a unit, and the two below NULL */
+	const struct error *error;     /* borrowed, during on_done */
 	sd_event_source *watch_source; /* owned; its userdata is the watch */
 	struct watch *watch;           /* borrowed: watch_source */
 	sd_event_source *out_source, *err_source, *timer_source; /* owned */
@@ -55,6 +62,7 @@ static struct job *job_free(struct job *j)
 {
 	if (!j)
 		return NULL;
+	service_free(j->service);
 	sd_event_source_disable_unref(j->watch_source);
 	sd_event_source_disable_unref(j->out_source);
 	sd_event_source_disable_unref(j->err_source);
@@ -71,6 +79,8 @@ static void job_kill(struct job *j)
 {
 	if (j->watch) /* not reaped yet: the number is still its own */
 		(void)kill(-j->pid, SIGKILL);
+	if (j->service)
+		service_kill(j->service);
 }
 
 /* Keeps the last JOB_TAIL_MAX bytes; NUL would end the text early. */
@@ -271,7 +281,7 @@ static void job_finish(struct job *j, int status)
 	err_pump(j, pipe_filled(j->err_fd));
 	line_last(j);
 	if (!j->cancelled) {
-		if (j->timed_out && status == -SIGKILL)
+		if (j->timed_out && (status == -SIGKILL || j->service)) /* a unit ends in order */
 			status = INT_MIN;
 		else if (j->line_too_long && status >= 0)
 			status = -SIGKILL;
@@ -303,6 +313,20 @@ static int on_exit_event(
 	(void)sd_event_source_set_enabled(source, SD_EVENT_OFF);
 	(void)sd_event_source_set_floating(source, 0);
 	return 0;
+}
+
+const struct error *job_error(const struct job *j)
+{
+	return j->error;
+}
+
+static void on_service_exited(
+	struct service *s _unused_, int status, const struct error *err, void *userdata)
+{
+	struct job *j = userdata;
+
+	j->error = err;
+	job_finish(j, status == INT_MIN ? -SIGKILL : status);
 }
 
 struct job *job_cancel(struct job *j)
@@ -339,6 +363,28 @@ static int pipe_for_child(int *ret_read, int *ret_write)
 	return 0;
 }
 
+/* Its descriptors: stdout, those of the spec, stderr. */
+static int job_serve(struct job *j, const struct job_spec *spec, int out, int err)
+{
+	static const struct service_callbacks events = { .on_exited = on_service_exited };
+	const struct child_spec *c = &spec->child;
+	int fds[JOB_SERVICE_FDS + 2] = { out };
+	struct service_spec service = {
+		.template = spec->template, .args = c->argv, .fds = fds, .n_fds = c->n_fds + 2
+	};
+	char id[JOB_ID_SIZE];
+	uint64_t random;
+
+	if (c->n_fds > JOB_SERVICE_FDS)
+		return -E2BIG;
+	memcpy(fds + 1, c->fds, c->n_fds * sizeof(int));
+	fds[1 + c->n_fds] = err;
+	random_bytes(&random, sizeof(random));
+	(void)snprintf(id, sizeof(id), "im-%012" PRIx64, random & UINT64_C(0xffffffffffff));
+	service.id = id;
+	return service_start(spec->launcher, &service, &events, j, &j->service, NULL);
+}
+
 static int job_spawn(struct job *j, const struct job_spec *spec)
 {
 	_cleanup_close_ int out = -EBADF, err = -EBADF;
@@ -349,6 +395,8 @@ static int job_spawn(struct job *j, const struct job_spec *spec)
 		r = pipe_for_child(&j->err_fd, &err);
 	if (r < 0)
 		return r;
+	if (spec->launcher)
+		return job_serve(j, spec, out, err);
 	child.stdout_fd = out;
 	child.stderr_fd = err;
 	return child_spawn(&child, &j->pid, &j->watch->pidfd);
@@ -408,7 +456,10 @@ int job_start(sd_event *event, const struct job_spec *spec, struct job **ret)
 		free(j->watch);
 		return r;
 	}
-	r = job_watch_pid(j, event);
+	if (j->service)
+		free(TAKE_PTR(j->watch)); /* its process is watched as the service's */
+	else
+		r = job_watch_pid(j, event);
 	if (r < 0) {
 		kill_unwatched(j);
 		watch_destroy(j->watch);

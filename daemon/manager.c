@@ -319,7 +319,7 @@ static int open_subsystems(struct manager *m, struct error *err)
 	int r = open_launcher(m, err);
 	if (r >= 0)
 		r = open_store(m, err);
-	import_job_user(&m->import_uid, &m->import_gid);
+	import_job_user(m);
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
 	if (r >= 0)

@@ -43,8 +43,8 @@ struct service_callbacks {
 	void (*on_known)(struct service *s, void *userdata);
 	/* A packet on its connection, before it closes that by exec. May be NULL. */
 	void (*on_reply)(struct service *s, const char *p, size_t n, void *userdata);
-	/* Exactly once. status: exit status, -signal, or INT_MIN: not known. err: it never came to run, or NULL. The
-	 * service must not be freed from here. */
+	/* Exactly once. status: exit status, -signal, or INT_MIN: not known. err: it never came to run, or NULL;
+	 * borrowed. The service may be freed from here. */
 	void (*on_exited)(struct service *s, int status, const struct error *err, void *userdata);
 };
 

@@ -110,6 +110,7 @@ static int start(struct environments *envs, struct confinement *c)
 			.args = (const char *const[]){ "sandbox", NULL },
 			.dir_fd = root,
 			.input_fd = -EBADF,
+			.unit = true,
 			.timeout_usec = ASK_TIMEOUT_USEC,
 			.on_done = on_answer,
 			.userdata = envs,

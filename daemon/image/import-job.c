@@ -27,6 +27,8 @@
 
 #define IMPORT_USER "pyro-import"
 #define LINES_MAX   100000
+#define PROXIES_MAX 8
+#define ARGS_MAX    (24 + PROXIES_MAX)
 
 #define FIX_INSTALLATION "Install pyro again: its pyro-import does not fit this pyrod."
 
@@ -48,12 +50,30 @@ struct import_job {
 	unsigned n_lines;
 };
 
-void import_job_user(uid_t *ret_uid, gid_t *ret_gid)
+/* In user mode, which cannot take another user, it stays a child. */
+static bool starts_units(const struct manager *m)
 {
-	const struct passwd *pw = geteuid() == 0 ? getpwnam(IMPORT_USER) : NULL;
+	return m->units && m->system;
+}
 
-	*ret_uid = pw ? pw->pw_uid : 0;
-	*ret_gid = pw ? pw->pw_gid : 0;
+void import_job_user(struct manager *m)
+{
+	const struct passwd *pw = geteuid() == 0 || starts_units(m) ? getpwnam(IMPORT_USER) : NULL;
+
+	m->import_uid = pw ? pw->pw_uid : 0;
+	m->import_gid = pw ? pw->pw_gid : 0;
+}
+
+/* The folder becomes pyro-import's; where we may not give it away, its group's, which we are in. */
+static int give(const struct manager *m, int fd)
+{
+	if (!m->import_uid)
+		return 0;
+	if (geteuid() == 0)
+		return fchown(fd, m->import_uid, m->import_gid) < 0 ? -errno : 0;
+	if (fchown(fd, (uid_t)-1, m->import_gid) < 0 || fchmod(fd, 0770) < 0)
+		return -errno;
+	return 0;
 }
 
 static int staging_open(struct manager *m, const char *path, int *ret_fd)
@@ -64,8 +84,8 @@ static int staging_open(struct manager *m, const char *path, int *ret_fd)
 	if (mkdir(path, 0755) < 0)
 		return -errno;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || (m->import_uid && fchown(fd, m->import_uid, m->import_gid) < 0)) {
-		r = -errno;
+	r = fd < 0 ? -errno : give(m, fd);
+	if (r < 0) {
 		(void)rmdir(path);
 		return r;
 	}
@@ -245,13 +265,15 @@ static void explain(struct import_job *j, int status, const char *tail)
 	free(text);
 }
 
-static void on_done(struct job *job _unused_, int status, const char *tail, void *userdata)
+static void on_done(struct job *job, int status, const char *tail, void *userdata)
 {
 	struct import_job *j = userdata;
 	bool good = status == 0 && j->result && !j->error.set && !j->garbled;
 
 	j->job = NULL;
-	if (!good && (!j->error.set || status != 1)) {
+	if (job_error(job))
+		(void)error_copy(&j->error, job_error(job));
+	else if (!good && (!j->error.set || status != 1)) {
 		error_clear(&j->error);
 		explain(j, status, tail);
 	}
@@ -284,10 +306,12 @@ static int spawn(struct manager *m, const struct import_job_spec *spec, const ch
 				.stdin_fd = -EBADF,
 				.fds = fds,
 				.n_fds = spec->input_fd >= 0 ? 2 : 1,
-				.uid = m->import_uid,
-				.gid = m->import_gid,
+				.uid = geteuid() == 0 ? m->import_uid : 0,
+				.gid = geteuid() == 0 ? m->import_gid : 0,
 				.cwd = "/proc/self/fd/3",
 				.die_with_parent = true },
+			.launcher = spec->unit && starts_units(m) ? m->launcher : NULL,
+			.template = "pyro-import",
 			.timeout_usec = spec->timeout_usec,
 			.on_line = on_line,
 			.on_done = on_done,
@@ -296,15 +320,28 @@ static int spawn(struct manager *m, const struct import_job_spec *spec, const ch
 		&j->job);
 }
 
+/* A unit has none of our environment: the proxies go before the verb. */
+static void add_proxies(const char **argv, size_t *n, size_t max)
+{
+	for (char **e = environ; e && *e && *n < max; e++) {
+		const char *equals = strchr(*e, '=');
+
+		if (equals && equals - *e > 6 && strncasecmp(equals - 6, "_proxy", 6) == 0)
+			argv[(*n)++] = *e;
+	}
+}
+
 int import_job_start(struct manager *m, const struct import_job_spec *spec, struct import_job **ret,
 	struct error *err)
 {
 	_cleanup_free_ char *program = str_printf("%s/pyro-import", m->libexec_dir);
-	const char *argv[24] = { program };
+	const char *argv[ARGS_MAX] = { program };
 	struct import_job *j;
 	size_t n = 1;
 	int r;
 
+	if (spec->unit && starts_units(m))
+		add_proxies(argv, &n, PROXIES_MAX + 1);
 	for (const char *const *a = spec->args; *a; a++) {
 		if (n == ARRAY_SIZE(argv) - 1)
 			return error_set_errno(

@@ -11,9 +11,9 @@
 
 struct import_job;
 
-/* Whom pyro-import runs as: user pyro-import when we are root and it exists, else ourselves (0, 0).
+/* Whom pyro-import runs as: user pyro-import when we are root, or start units, and it exists, else ourselves (0, 0).
  * Looks the user up (NSS): only before the loop runs. */
-void import_job_user(uid_t *ret_uid, gid_t *ret_gid);
+void import_job_user(struct manager *m);
 
 /*
  * Makes the new folder PARENT/NAME, which belongs to whom pyro-import runs as. *ret_fd, the folder, is
@@ -33,6 +33,7 @@ struct import_job_spec {
 	const char *const *args; /* verb and options, NULL-terminated; copied by the start */
 	int dir_fd;   /* borrowed until the start has returned; the folder it works in, "." to it */
 	int input_fd; /* borrowed like it; a folder to read, IMPORT_INPUT to it; -EBADF = none */
+	bool unit; /* it needs a network or set-id programs: a unit of its own where pyrod is one */
 	uint64_t timeout_usec;
 	/* phase and detail are bounded, percent is -1..100; may be NULL. */
 	void (*on_progress)(const char *phase, int percent, const char *detail, void *userdata);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main of pyro-import: finds the verb and undoes half-done work when a signal ends it. Run by pyrod as a
+ * main of pyro-import: finds the verb (`pyro-import unit ID SOCKET` is handed one: import-unit.c) and undoes half-done work when a signal ends it. Run by pyrod as a
  * job, or by hand. Must stay true: the signal handler uses async-signal-safe calls only, and what it
  * undoes is registered before it exists.
  */
 #include "daemon/image/import.h"
+#include "daemon/launch-msg.h"
 #include <locale.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -85,16 +86,26 @@ static int usage(void)
 	return 2;
 }
 
+static int run(int argc, char **argv)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		if (streq(argv[0], verbs[i].name))
+			return verbs[i].main(argc, argv);
+	return usage();
+}
+
 int main(int argc, char **argv)
 {
+	_cleanup_(launch_msg_done) struct launch_msg m = {};
 	/* libarchive converts the names of pax headers to the locale's charset: keep them bytes. */
 	if (!setlocale(LC_CTYPE, "C.UTF-8"))
 		(void)setlocale(LC_CTYPE, "");
 	set_signals();
 	if (argc < 2)
 		return usage();
-	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
-		if (streq(argv[1], verbs[i].name))
-			return verbs[i].main(argc - 1, argv + 1);
-	return usage();
+	if (!streq(argv[1], "unit"))
+		return run(argc - 1, argv + 1);
+	if (argc != 4 || import_unit_take(argv[3], &m, &argc, &argv) < 0)
+		return EXIT_FAILURE;
+	return run(argc, argv);
 }

@@ -18,6 +18,12 @@ int import_initramfs_main(int argc, char **argv);
 int import_sandbox_main(int argc, char **argv);
 int import_write_main(int argc, char **argv);
 
+struct launch_msg;
+
+/* As a unit: what the launch socket hands over; *m holds the words. -1: said on stderr. */
+int import_unit_take(
+	const char *socket_path, struct launch_msg *m, int *ret_argc, char ***ret_argv);
+
 /* One line {"phase", "percent", "detail"}; percent -1 and detail NULL are null. */
 void import_progress(const char *phase, int percent, const char *detail);
 /* One line {"missing": "WHAT (why)"} of the confined writer: a layer of its sandbox that could not be had. */

@@ -26,7 +26,7 @@ struct install {
 	char *dir, *staging, *member, *target, *meta, *ref, *ref_text, *sweep; /* owned */
 	char **paths; /* owned; of a removal */
 	size_t n_paths;
-	char ref_tmp[64];
+	char ref_tmp[64], own_tmp[64];
 	char target_dir[PATH_MAX], *target_name; /* target_name borrowed: target */
 	install_done_fn done;
 	void *userdata;
@@ -87,6 +87,130 @@ static int seal_at(int dir_fd, const char *name, unsigned depth)
 	}
 
 	return fsync(fd) < 0 ? -errno : 0;
+}
+
+/* Data as it lies, holes as holes. */
+static int copy_data(int from, int to, off_t size)
+{
+	off_t at = 0;
+
+	if (ftruncate(to, size) < 0)
+		return -errno;
+	while (at < size) {
+		off_t begin = lseek(from, at, SEEK_DATA), end;
+
+		if (begin < 0 && errno == ENXIO)
+			return 0; /* nothing but a hole */
+		if (begin < 0)
+			return -errno;
+		end = lseek(from, begin, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		for (at = begin; at < end;) {
+			off_t out = at;
+			ssize_t n = copy_file_range(from, &at, to, &out, (size_t)(end - at), 0);
+
+			if (n <= 0)
+				return n < 0 ? -errno : -EIO;
+		}
+	}
+	return 0;
+}
+
+static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth);
+
+static int claim_entries(int from, int to, unsigned depth)
+{
+	_Alignas(struct dirent64) char block[8192];
+	ssize_t n;
+
+	while ((n = syscall(SYS_getdents64, from, block, sizeof(block))) > 0) {
+		for (ssize_t at = 0; at < n;) {
+			struct dirent64 *de = (struct dirent64 *)(void *)(block + at);
+			int r;
+
+			at += de->d_reclen;
+			if (streq(de->d_name, ".") || streq(de->d_name, ".."))
+				continue;
+			r = claim_at(from, to, de->d_name, depth + 1);
+			if (r < 0)
+				return r;
+		}
+	}
+
+	return n < 0 ? -errno : 0;
+}
+
+/* What another user wrote becomes ours by being copied, where it cannot be given to us. */
+static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth)
+{
+	_cleanup_close_ int from = -EBADF, to = -EBADF;
+	struct stat st;
+
+	from = openat(from_dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (from < 0 || fstat(from, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && st.st_uid == geteuid())
+		return renameat(from_dir, name, to_dir, name) < 0 ? -errno : 0;
+	if (S_ISREG(st.st_mode) && st.st_nlink == 1) {
+		to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		return to < 0 ? -errno : copy_data(from, to, st.st_size);
+	}
+	if (!S_ISDIR(st.st_mode))
+		return -EBADMSG;
+	if (depth >= SEAL_DEPTH_MAX)
+		return -ELOOP;
+	if (mkdirat(to_dir, name, 0700) < 0)
+		return -errno;
+	to = openat(to_dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return to < 0 ? -errno : claim_entries(from, to, depth);
+}
+
+/* Whether something in the folder is another's. */
+static int is_foreign(int fd)
+{
+	_Alignas(struct dirent64) char block[8192];
+	int foreign = 0;
+	struct stat st;
+	ssize_t n;
+
+	while ((n = syscall(SYS_getdents64, fd, block, sizeof(block))) > 0)
+		for (ssize_t at = 0; at < n;) {
+			struct dirent64 *de = (struct dirent64 *)(void *)(block + at);
+
+			at += de->d_reclen;
+			if (streq(de->d_name, ".."))
+				continue;
+			if (fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+				return -errno;
+			foreign = foreign || st.st_uid != geteuid();
+		}
+	if (n < 0)
+		return -errno;
+	return lseek(fd, 0, SEEK_SET) < 0 ? -errno : foreign;
+}
+
+/* pyro-import ran as a unit of another user, and we are not root: the folder is changed for a copy of ours. */
+static int claim(const struct install *i, int dir_fd)
+{
+	_cleanup_close_ int from = -EBADF, to = -EBADF;
+	int r;
+
+	from = openat(dir_fd, i->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (from < 0)
+		return -errno;
+	r = is_foreign(from);
+	if (r <= 0)
+		return r;
+	if (mkdirat(dir_fd, i->own_tmp, 0700) < 0)
+		return -errno;
+	to = openat(dir_fd, i->own_tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	r = to < 0 ? -errno : claim_entries(from, to, 0);
+	if (r >= 0 && renameat2(dir_fd, i->own_tmp, dir_fd, i->staging, RENAME_EXCHANGE) < 0)
+		r = -errno;
+	/* On failure the copy goes, on success what it is of; what another left closed stays for its next sweep. */
+	(void)remove_tree_at(dir_fd, i->own_tmp);
+	return r;
 }
 
 static int put_file(int dir_fd, const char *name, const char *text)
@@ -198,7 +322,9 @@ static int install_run(void *arg)
 	dir_fd = open(i->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir_fd < 0)
 		return errno;
-	r = i->member ? install_member(i, dir_fd) : install_tree(i, dir_fd);
+	r = geteuid() == 0 ? 0 : claim(i, dir_fd);
+	if (r >= 0)
+		r = i->member ? install_member(i, dir_fd) : install_tree(i, dir_fd);
 	if (r >= 0)
 		r = put_ref(i, dir_fd);
 
@@ -310,6 +436,7 @@ static int install_copy(struct install *i, const struct install_spec *s)
 		*slash = '\0';
 	else
 		memcpy(i->target_dir, ".", sizeof("."));
+	(void)snprintf(i->own_tmp, sizeof(i->own_tmp), "%.40s.own", s->staging);
 	(void)snprintf(i->ref_tmp, sizeof(i->ref_tmp), ".staging-ref-%.40s",
 		startswith(s->staging, ".staging-") ? s->staging + 9 : s->staging);
 

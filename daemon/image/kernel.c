@@ -332,6 +332,7 @@ static int start_kernel(struct kernels *k, struct error *err)
 			.args = args,
 			.dir_fd = k->staging_fd,
 			.input_fd = -EBADF,
+			.unit = true,
 			.timeout_usec = IMPORT_TIMEOUT_USEC,
 			.on_progress = progress,
 			.on_done = on_kernel,

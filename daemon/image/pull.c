@@ -298,6 +298,7 @@ static int start_import(struct pull *p, struct error *err)
 				config ? config->mirror : NULL, NULL },
 			.dir_fd = dir_fd,
 			.input_fd = -EBADF,
+			.unit = true,
 			.timeout_usec = PULL_TIMEOUT_USEC,
 			.on_progress = on_import_progress,
 			.on_done = on_imported,

@@ -7,19 +7,15 @@
  * It never runs a VMM as root, and never with a descriptor that was not in the message. What goes
  * wrong before exec is said on the launch connection, or on stderr while there is none.
  */
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "daemon/vmm/confine.h"
+#include "daemon/handover.h"
 #include "daemon/launch-msg.h"
 #include "daemon/sock.h"
+#include "daemon/vmm/confine.h"
 #include "proto/fdpass.h"
-
-/* Above every descriptor the VMM is given, below its own limit. */
-enum { FD_PARK = 64, HANDOVER_WAIT_MSEC = 10000 };
 
 static void reply(int conn, enum launch_reply_type type, const char *text)
 {
@@ -48,68 +44,6 @@ static int fail(int conn, const char *what, int r)
 	else
 		fprintf(stderr, "%s\n", text);
 	return EXIT_FAILURE;
-}
-
-/* Waits for the one message; its descriptors are left in q. */
-static int receive(int conn, struct launch_msg *ret, struct fd_queue *q)
-{
-	struct pollfd p = { .fd = conn, .events = POLLIN };
-	struct buf b;
-	ssize_t n;
-	int r;
-
-	r = poll(&p, 1, HANDOVER_WAIT_MSEC);
-	if (r <= 0)
-		return r < 0 ? -errno : -ETIMEDOUT;
-	buf_init(&b, LAUNCH_BYTES + 1);
-	n = fd_recv(conn, &b, LAUNCH_BYTES + 1, q);
-	if (n <= 0)
-		r = n < 0 ? (int)n : -ECONNRESET;
-	else
-		r = launch_msg_get(buf_head(&b), buf_len(&b), ret);
-	buf_done(&b);
-	if (r >= 0 && q->n != ret->n_fds)
-		r = -EBADMSG;
-	return r;
-}
-
-/*
- * Puts the descriptors where the arguments expect them: all are parked high first, so that no target is
- * taken by another source, and all but the targets end at exec.
- */
-static int place(struct fd_queue *q, int *conn)
-{
-	int parked[LAUNCH_FDS_MAX], high;
-
-	high = fcntl(*conn, F_DUPFD_CLOEXEC, FD_PARK);
-	if (high < 0)
-		return -errno;
-	*conn = high;
-	for (size_t i = 0; i < q->n; i++) {
-		parked[i] = fcntl(q->fds[i], F_DUPFD_CLOEXEC, FD_PARK);
-		if (parked[i] < 0)
-			return -errno;
-	}
-	if (dup2(parked[0], STDOUT_FILENO) < 0 || dup2(parked[0], STDERR_FILENO) < 0)
-		return -errno;
-	for (size_t i = 1; i < q->n; i++)
-		if (dup2(parked[i], LAUNCH_FIRST_FD + (int)i - 1) < 0)
-			return -errno;
-	if (close_range((unsigned)LAUNCH_FIRST_FD + (unsigned)q->n - 1, ~0u, CLOSE_RANGE_CLOEXEC) <
-		0)
-		return -errno;
-	q->n = 0;
-	return 0;
-}
-
-/* stdin must be /dev/null even when whoever started us left something else there. */
-static int null_stdin(void)
-{
-	_cleanup_close_ int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	return dup2(fd, STDIN_FILENO) < 0 ? -errno : 0;
 }
 
 static int become(int conn, const struct launch_msg *m)
@@ -150,12 +84,10 @@ int main(int argc, char **argv)
 	if (conn < 0)
 		return fail(conn, "connect to pyrod", conn);
 	fd_queue_init(&q);
-	r = receive(conn, &m, &q);
+	r = handover_receive(conn, &m, &q);
 	if (r < 0)
 		return fail(conn, "receive the hand-over", r);
-	r = null_stdin();
-	if (r >= 0)
-		r = place(&q, &conn);
+	r = handover_place(&q, &conn);
 	if (r < 0)
 		return fail(conn, "place the VMM's descriptors", r);
 	return become(conn, &m);
