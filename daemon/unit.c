@@ -37,6 +37,7 @@ struct units {
 	sd_bus *bus;     /* owned or NULL: not connected */
 	bool user;
 	sd_event_source *retry; /* owned */
+	sd_event_source *exit;  /* owned */
 	LIST_HEAD(, unit) list; /* borrowed */
 };
 
@@ -578,6 +579,16 @@ static int connect_bus(struct units *us)
 	return r;
 }
 
+/* The bus would close itself now, and what is freed after the loop still has units to stop. */
+static int on_exit_loop(_unused_ sd_event_source *s, void *userdata)
+{
+	struct units *us = userdata;
+
+	if (us->bus)
+		(void)sd_bus_detach_event(us->bus);
+	return 0;
+}
+
 int units_new(sd_event *event, bool user, struct units **ret)
 {
 	struct units *us = calloc(1, sizeof(*us));
@@ -588,6 +599,13 @@ int units_new(sd_event *event, bool user, struct units **ret)
 	us->event = event;
 	us->user = user;
 	LIST_INIT(&us->list);
+	r = sd_event_add_exit(event, &us->exit, on_exit_loop, us);
+	if (r >= 0)
+		r = sd_event_source_set_priority(us->exit, SD_EVENT_PRIORITY_IMPORTANT);
+	if (r < 0) {
+		units_free(us);
+		return r;
+	}
 	r = connect_bus(us);
 	if (r < 0)
 		log_warning_errno(r, "The bus of the service manager cannot be reached yet");
@@ -600,6 +618,7 @@ struct units *units_free(struct units *us)
 	if (!us)
 		return NULL;
 	sd_event_source_disable_unref(us->retry);
+	sd_event_source_disable_unref(us->exit);
 	if (us->bus)
 		sd_bus_flush_close_unref(us->bus);
 	free(us);

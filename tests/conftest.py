@@ -34,6 +34,7 @@ N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "kvm: run by tests/kvm too, under KVM and systemd")
+    config.addinivalue_line("markers", "soak: minutes long; left out by tests/run")
     config.addinivalue_line("markers", "xdist_group(name): by one worker")
 
 
