@@ -244,7 +244,7 @@ static int take_locks(struct manager *m, struct error *err)
 /* What ends this daemon and starts its like. NULL when out of memory. */
 static char *restart_command(const struct manager *m)
 {
-	if (m->units)
+	if (units_manage(!m->system, "pyrod.service"))
 		return str_printf("systemctl%s restart pyrod", m->system ? "" : " --user");
 	_cleanup_free_ char *at = shell_quote(m->socket_path);
 	_cleanup_free_ char *config = shell_quote(m->config_path ? m->config_path : "");
@@ -299,12 +299,13 @@ static int open_store(struct manager *m, struct error *err)
 	return 0;
 }
 
-/* Where pyrod is a unit itself, what it starts are units too. */
+/* Where pyrod is a unit of the system itself, what it starts are units too. (A user's manager sandboxes nothing: there the
+ * launcher's own sandbox is all, forked or not.) */
 static int open_launcher(struct manager *m, struct error *err)
 {
 	int r = 0;
-	if (units_manage(!m->system, "pyrod.service"))
-		r = units_new(m->event, !m->system, &m->units);
+	if (m->system && units_manage(false, "pyrod.service"))
+		r = units_new(m->event, false, &m->units);
 	if (r >= 0)
 		r = launcher_new(m->event, m->runtime_dir, m->units, &m->launcher);
 	if (r < 0)

@@ -28,6 +28,7 @@
 #define SERVICE       SYSTEMD ".Service"
 #define PROPERTIES    "org.freedesktop.DBus.Properties"
 #define RETRY_USEC    USEC_PER_SEC
+#define END_USEC      (5 * USEC_PER_SEC)
 #define CGROUP_ROOT   "/sys/fs/cgroup"
 #define CGROUP_VALUE  256
 #define CPU_TOLERANCE 1000 /* usec a second: the kernel's period divides what systemd was told */
@@ -38,6 +39,7 @@ struct units {
 	bool user;
 	sd_event_source *retry; /* owned */
 	sd_event_source *exit;  /* owned */
+	unsigned stops;         /* asked for and not answered */
 	LIST_HEAD(, unit) list; /* borrowed */
 };
 
@@ -477,9 +479,12 @@ static int listen_to(struct unit *u)
 
 /* The bus */
 
-static int on_stopped(sd_bus_message *m, _unused_ void *userdata, _unused_ sd_bus_error *e)
+static int on_stopped(sd_bus_message *m, void *userdata, _unused_ sd_bus_error *e)
 {
 	const sd_bus_error *error = sd_bus_message_get_error(m);
+	struct units *us = userdata;
+
+	us->stops--;
 
 	if (error && !sd_bus_error_has_name(error, SYSTEMD ".NoSuchUnit"))
 		log_warning("systemd does not stop a unit: %s",
@@ -490,11 +495,13 @@ static int on_stopped(sd_bus_message *m, _unused_ void *userdata, _unused_ sd_bu
 void units_stop(struct units *us, const char *name)
 {
 	int r = us->bus ? sd_bus_call_method_async(us->bus, NULL, SYSTEMD, MANAGER_PATH, MANAGER,
-				  "StopUnit", on_stopped, NULL, "ss", name, "replace")
+				  "StopUnit", on_stopped, us, "ss", name, "replace")
 			: -ENOTCONN;
 
 	if (r < 0)
 		log_warning_errno(r, "systemd cannot be asked to stop %s", name);
+	else
+		us->stops++;
 }
 
 static int connect_bus(struct units *us);
@@ -532,6 +539,7 @@ static int on_disconnected(_unused_ sd_bus_message *m, void *userdata, _unused_ 
 	}
 	sd_bus_detach_event(us->bus);
 	us->bus = sd_bus_close_unref(us->bus);
+	us->stops = 0;
 	retry_later(us);
 	return 0;
 }
@@ -613,14 +621,29 @@ int units_new(sd_event *event, bool user, struct units **ret)
 	return 0;
 }
 
+/* The loop has ended. Whoever leaves the bus before polkit has seen who asks is denied, so answers are waited for. */
+static void await_stops(struct units *us)
+{
+	const uint64_t end = now_usec() + END_USEC;
+
+	while (us->bus && us->stops > 0 && now_usec() < end) {
+		int r = sd_bus_process(us->bus, NULL);
+
+		if (r == 0)
+			r = sd_bus_wait(us->bus, end - MIN_OF(now_usec(), end));
+		if (r < 0 && r != -EINTR)
+			return;
+	}
+}
+
 struct units *units_free(struct units *us)
 {
 	if (!us)
 		return NULL;
 	sd_event_source_disable_unref(us->retry);
 	sd_event_source_disable_unref(us->exit);
-	if (us->bus)
-		sd_bus_flush_close_unref(us->bus);
+	await_stops(us);
+	us->bus = sd_bus_close_unref(us->bus);
 	free(us);
 	return NULL;
 }

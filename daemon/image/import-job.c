@@ -50,15 +50,9 @@ struct import_job {
 	unsigned n_lines;
 };
 
-/* In user mode, which cannot take another user, it stays a child. */
-static bool starts_units(const struct manager *m)
-{
-	return m->units && m->system;
-}
-
 void import_job_user(struct manager *m)
 {
-	const struct passwd *pw = geteuid() == 0 || starts_units(m) ? getpwnam(IMPORT_USER) : NULL;
+	const struct passwd *pw = geteuid() == 0 || m->units ? getpwnam(IMPORT_USER) : NULL;
 
 	m->import_uid = pw ? pw->pw_uid : 0;
 	m->import_gid = pw ? pw->pw_gid : 0;
@@ -310,7 +304,7 @@ static int spawn(struct manager *m, const struct import_job_spec *spec, const ch
 				.gid = geteuid() == 0 ? m->import_gid : 0,
 				.cwd = "/proc/self/fd/3",
 				.die_with_parent = true },
-			.launcher = spec->unit && starts_units(m) ? m->launcher : NULL,
+			.launcher = spec->unit && m->units ? m->launcher : NULL,
 			.template = "pyro-import",
 			.timeout_usec = spec->timeout_usec,
 			.on_line = on_line,
@@ -340,7 +334,7 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 	size_t n = 1;
 	int r;
 
-	if (spec->unit && starts_units(m))
+	if (spec->unit && m->units)
 		add_proxies(argv, &n, PROXIES_MAX + 1);
 	for (const char *const *a = spec->args; *a; a++) {
 		if (n == ARRAY_SIZE(argv) - 1)
