@@ -86,3 +86,36 @@ def test_the_marked_tests_pass_there(came):
     seconds = float(suite.get("time"))
     print("the marked tests took %.0f s there" % seconds)
     assert seconds < 480
+
+
+OVERHEAD = {"memory": 384 << 20, "cpus": 0.25, "tasks": 80}  # daemon/vmm/launch.c
+
+
+def tried(came, who):
+    seen = json.loads(read(came, "limits.json"))[who]
+    print(who, seen)
+    # 256 MiB and 1 vCPU were asked for.
+    assert seen["limits"] == {"memory.max": str((256 << 20) + OVERHEAD["memory"]), "cpu.max": "125000 100000", "pids.max": "81"}
+    return seen
+
+
+def test_a_guest_that_tries_stays_within(came):
+    seen = tried(came, "guest")
+    assert 0.5 < seen["cpus"] < 1 + OVERHEAD["cpus"] + 0.1  # it did work, and no more than that
+    assert 128 << 20 < seen["memory"] <= (256 << 20) + OVERHEAD["memory"]
+    assert seen["memory_events"]["oom_kill"] == 0 and seen["pids"] <= 81
+
+
+def test_cpu_quota_holds_against_a_vmm_that_tries(came):
+    seen = tried(came, "cpu")
+    assert seen["throttled"] > 0 and 1 < seen["cpus"] < 1 + OVERHEAD["cpus"] + 0.1
+
+
+def test_tasks_max_holds_against_a_vmm_that_tries(came):
+    seen = tried(came, "tasks")
+    assert seen["pids_events"]["max"] > 0 and seen["pids"] <= 81
+
+
+def test_memory_max_holds_against_a_vmm_that_tries(came):
+    seen = tried(came, "memory")
+    assert seen["oom"] == 1 and 256 << 20 < seen["memory"] <= (256 << 20) + OVERHEAD["memory"]
