@@ -535,7 +535,7 @@ static int read_start_time(pid_t pid, uint64_t *ret)
 	char path[64], *p, *save = NULL;
 	int r;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	r = read_file_at(AT_FDCWD, path, 4096, &text, NULL);
 	if (r < 0)
 		return r;

@@ -10,7 +10,6 @@
 #include "daemon/unit.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/queue.h>
 #include <sys/wait.h>
@@ -19,19 +18,17 @@
 #include <systemd/sd-id128.h>
 #include <systemd/sd-login.h>
 
+#include "daemon/cgroup.h"
 #include "daemon/log.h"
 
-#define SYSTEMD       "org.freedesktop.systemd1"
-#define MANAGER_PATH  "/org/freedesktop/systemd1"
-#define MANAGER       SYSTEMD ".Manager"
-#define UNIT          SYSTEMD ".Unit"
-#define SERVICE       SYSTEMD ".Service"
-#define PROPERTIES    "org.freedesktop.DBus.Properties"
-#define RETRY_USEC    USEC_PER_SEC
-#define END_USEC      (5 * USEC_PER_SEC)
-#define CGROUP_ROOT   "/sys/fs/cgroup"
-#define CGROUP_VALUE  256
-#define CPU_TOLERANCE 1000 /* usec a second: the kernel's period divides what systemd was told */
+#define SYSTEMD      "org.freedesktop.systemd1"
+#define MANAGER_PATH "/org/freedesktop/systemd1"
+#define MANAGER      SYSTEMD ".Manager"
+#define UNIT         SYSTEMD ".Unit"
+#define SERVICE      SYSTEMD ".Service"
+#define PROPERTIES   "org.freedesktop.DBus.Properties"
+#define RETRY_USEC   USEC_PER_SEC
+#define END_USEC     (5 * USEC_PER_SEC)
 
 struct units {
 	sd_event *event; /* borrowed: the manager's */
@@ -234,49 +231,11 @@ static const struct fact limit_facts[] = {
 static_assert(ARRAY_SIZE(run_facts) <= FACTS_MAX && ARRAY_SIZE(limit_facts) <= FACTS_MAX,
 	"a slot for each");
 
-/* The value of a cgroup's file; the kernel makes it up, so reading it waits for nothing. */
-static int cgroup_value(const char *cgroup, const char *file, char **ret)
-{
-	_cleanup_free_ char *path = str_printf("%s%s/%s", CGROUP_ROOT, cgroup, file);
-	size_t n;
-
-	return path ? read_file_at(AT_FDCWD, path, CGROUP_VALUE, ret, &n) : -ENOMEM;
-}
-
-/* 1: the kernel holds it to no more than max; 0: it has no such controller; -errno. */
-static int held(
-	const struct unit *u, const char *controller, const char *file, uint64_t max, uint64_t per)
-{
-	_cleanup_free_ char *controllers = NULL, *text = NULL;
-	uint64_t value = 0, period = per;
-	char *save = NULL, *word;
-	int r = cgroup_value("", "cgroup.controllers", &controllers);
-
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
-	for (word = strtok_r(controllers, " \n", &save); word && !streq(word, controller);)
-		word = strtok_r(NULL, " \n", &save);
-	if (!word)
-		return 0;
-	r = cgroup_value(u->cgroup, file, &text);
-	if (r < 0)
-		return r;
-	word = strtok_r(text, " \n", &save);
-	if (!word || parse_u64(word, 0, INT64_MAX, &value) < 0)
-		return -ERANGE; /* "max": none */
-	word = strtok_r(NULL, " \n", &save);
-	if (word && parse_u64(word, 1, INT32_MAX, &period) < 0)
-		return -EBADMSG;
-	if (per > 0)
-		value = value * per / period;
-	return value <= max + (per > 0 ? CPU_TOLERANCE : 0) ? 1 : -ERANGE;
-}
-
 /* Read back twice: what systemd took, and what the kernel holds. */
 static void check_limits(struct unit *u)
 {
 	const struct unit_limits *l = &u->limits;
-	int memory, cpu, tasks;
+	int r;
 
 	if (u->read.memory_bytes != l->memory_bytes || u->read.tasks != l->tasks ||
 		u->read.cpu_usec_per_sec != l->cpu_usec_per_sec) {
@@ -286,18 +245,15 @@ static void check_limits(struct unit *u)
 		finish(u, 0);
 		return;
 	}
-	memory = held(u, "memory", "memory.max", l->memory_bytes, 0);
-	cpu = held(u, "cpu", "cpu.max", l->cpu_usec_per_sec, USEC_PER_SEC);
-	tasks = held(u, "pids", "pids.max", l->tasks, 0);
-	if (memory < 0 || cpu < 0 || tasks < 0) {
-		(void)error_set(&u->error, ERROR_START_FAILED,
-			"the kernel has the means and does not hold them",
+	r = cgroup_holds(CGROUP_ROOT, u->cgroup, l);
+	if (r < 0) {
+		(void)error_set_errno(&u->error, ERROR_START_FAILED, r,
 			"systemctl show -p DisableControllers pyro.slice",
-			"the limits of %s are not in force", u->name);
+			"the kernel does not hold %s to its limits", u->name);
 		finish(u, 0);
 		return;
 	}
-	finish(u, memory && cpu && tasks);
+	finish(u, r);
 }
 
 static void facts_known(struct unit *u)

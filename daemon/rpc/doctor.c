@@ -20,6 +20,7 @@
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
+#include "daemon/service.h"
 #include "daemon/vmm/vmm.h"
 #include "proto/host.h"
 
@@ -155,6 +156,22 @@ static void report_vmms(struct doctor *d)
 		check(d, "accelerator", false, err.fix, "%s", err.message ? err.message : "none");
 }
 
+/* Whether more than QEMU itself keeps a VMM to what it was given. No fix: it is the host's kind. */
+static void check_limits(struct doctor *d)
+{
+	int r = d->m->units ? launcher_limits(d->m->launcher) : 0;
+	const char *why = d->m->units ? "this kernel's cgroups are not such that systemd could"
+				      : "pyrod is no system service of systemd's";
+	if (r > 0)
+		check(d, "unit_limits", true, NULL,
+			"the kernel holds each machine's unit to its memory, CPU and tasks");
+	else if (r == 0)
+		check(d, "unit_limits", true, NULL,
+			"machines are held to their memory and vCPUs by QEMU alone: %s", why);
+	else
+		check(d, "unit_limits", true, NULL, "not known before the first machine");
+}
+
 static bool have_program(const char *name)
 {
 	_cleanup_free_ char *path = NULL;
@@ -170,7 +187,7 @@ static void check_program(struct doctor *d, const char *name, const char *progra
 /* Building an environment without root takes ids of its own: those of whom pyro-import runs as. */
 static void check_subids(struct doctor *d)
 {
-	uid_t uid = getuid() != 0 ? getuid() : d->m->import_uid;
+	uid_t uid = d->m->import_uid ? d->m->import_uid : getuid();
 	uint64_t start, count;
 	if (uid == 0) {
 		check(d, "subuid", true, NULL, "not needed: pyrod runs as root");
@@ -423,6 +440,7 @@ int doctor_report(struct manager *m, const struct doctor_probe *probe, json_obje
 	keep_first(&d, json_add_str(d.o, "platform", "linux-x86_64"));
 	report_kvm(&d);
 	report_vmms(&d);
+	check_limits(&d);
 	check_builders(&d);
 	report_kernel(&d);
 	check_state_dir(&d);
