@@ -5,7 +5,8 @@
  * and exec (or fn) the child makes system calls only. The child leads a session and process group
  * of its own, so that its whole group can be killed, and it sees no descriptor that was not named.
  * A step that fails in the child, exec too, is told through a close-on-exec pipe and is the
- * caller's -errno; then no child is left.
+ * caller's -errno; then no child is left. A function's child is not waited for: until it runs first the
+ * loop would stand, which on a busy host takes 10 ms; its failed step is its exit status.
  */
 
 #include "daemon/child.h"
@@ -168,9 +169,9 @@ static _noreturn_ void child_main(struct plan *plan)
 	const struct child_spec *s = plan->spec;
 
 	int r = child_setup(plan);
-	if (r >= 0 && !s->argv) {
+	if (!s->argv) {
 		(void)close(plan->report_fd);
-		_exit(s->fn(s->arg));
+		_exit(r < 0 ? -r : s->fn(s->arg));
 	}
 	if (r >= 0) {
 		/* execve takes arrays of char * for old code's sake; it changes nothing. */
@@ -187,7 +188,7 @@ static void reap(pid_t pid)
 		;
 }
 
-/* 0 when the other end was closed by a successful exec (or before fn), else the child's -errno. */
+/* 0 when the other end was closed by a successful exec, else the child's -errno. */
 static int read_report(int fd)
 {
 	int r = 0;
@@ -221,7 +222,7 @@ static pid_t fork_blocked(struct plan *plan)
 	return pid;
 }
 
-/* Forks and waits for the child's word; the pid cannot be another's, since only we reap it. */
+/* Forks and waits for the word of a child that execs; the pid cannot be another's, since only we reap it. */
 static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 {
 	int report[2];
@@ -235,7 +236,7 @@ static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 	if (pid < 0)
 		return pid;
 	write_end = fd_close(write_end);
-	int r = read_report(read_end);
+	int r = plan->spec->argv ? read_report(read_end) : 0;
 	if (r >= 0) {
 		int pidfd = pidfd_open(pid, 0);
 		if (pidfd >= 0) {

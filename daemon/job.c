@@ -77,8 +77,9 @@ DEFINE_CLEANUP(struct job *, job_free)
 
 static void job_kill(struct job *j)
 {
-	if (j->watch) /* not reaped yet: the number is still its own */
-		(void)kill(-j->pid, SIGKILL);
+	/* Not reaped yet: the number is still its own. One that has not run yet leads no group, and has no children. */
+	if (j->watch && kill(-j->pid, SIGKILL) < 0 && errno == ESRCH)
+		(void)kill(j->pid, SIGKILL);
 	if (j->service)
 		service_kill(j->service);
 }

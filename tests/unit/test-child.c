@@ -227,6 +227,9 @@ START_TEST(function_in_the_child)
 	ck_assert_str_eq(text, "ok");
 	close(p[0]);
 	close(p[1]);
+	ck_assert_int_eq(
+		run(&(struct child_spec){ NO_FDS, .fn = report_self, .cwd = "/nonexistent" }),
+		ENOENT);
 }
 END_TEST
 

@@ -294,6 +294,35 @@ START_TEST(function_job)
 }
 END_TEST
 
+static int wait_for_ever(void *arg _unused_)
+{
+	while (pause() < 0)
+		;
+	return 0;
+}
+
+/* However early it is: before the child has run at all, too. */
+START_TEST(cancelled_function)
+{
+	struct result r = { 0 };
+	struct job_spec spec = {
+		.name = "test",
+		.child = { .fn = wait_for_ever, .stdin_fd = -EBADF },
+		.on_done = on_done,
+		.userdata = &r,
+	};
+	struct job *job;
+
+	ck_assert_int_ge(sd_event_new(&r.event), 0);
+	for (int i = 0; i < 100; i++) {
+		ck_assert_int_eq(job_start(r.event, &spec, &job), 0);
+		ck_assert_ptr_null(job_cancel(job));
+	}
+	loop_until_reaped(&r);
+	ck_assert_uint_eq(r.done, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("job");
@@ -313,6 +342,7 @@ int main(void)
 	tcase_add_test(tc, cancel_from_last_line);
 	tcase_add_test(tc, failed_start);
 	tcase_add_test(tc, function_job);
+	tcase_add_test(tc, cancelled_function);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
