@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "daemon/crash.h"
 #include "daemon/log.h"
 #include "proto/api.h"
 #include "proto/host.h"
@@ -379,6 +380,7 @@ static int run_vmm(struct machine *mc, struct error *err)
 	r = launch(mc, err);
 	if (r < 0)
 		return r;
+	crash_point();
 	mc->row.vmm_pid = vmm_pid(mc->vmm);
 	mc->row.vmm_start_time = vmm_start_time(mc->vmm);
 	r = store_vm_put(mc->machines->m->store, &mc->row, on_pid_kept, mc);
