@@ -18,6 +18,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "daemon/config.h"
+#include "daemon/crash.h"
 #include "daemon/log.h"
 #include "daemon/manager.h"
 #include "daemon/rpc/server.h"
@@ -336,6 +337,7 @@ static int serve(bool system, int ready, struct error *err)
 {
 	_cleanup_(manager_freep) struct manager *m = NULL;
 	struct watchdog watchdog = { .waiting = false };
+	crash_init();
 	int r = manager_new(system, arg_socket, arg_config, &m, err);
 	if (r >= 0)
 		r = start(m, &watchdog, err);

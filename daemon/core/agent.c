@@ -9,6 +9,7 @@
 
 #include "daemon/core/machine-internal.h"
 
+#include "daemon/crash.h"
 #include "daemon/log.h"
 
 #define SETUP_USEC (60 * USEC_PER_SEC)
@@ -69,6 +70,7 @@ static void set_up(struct machine *mc)
 {
 	if (mc->set_up)
 		return;
+	crash_point();
 	mc->set_up = true;
 	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
 	link_set_sync(mc->link, mc->row.sync, true);

@@ -13,6 +13,7 @@
 
 #include "daemon/core/machine-internal.h"
 
+#include "daemon/crash.h"
 #include "daemon/log.h"
 
 static void kick(struct machine *mc)
@@ -77,6 +78,7 @@ static void gone(struct machine *mc)
 	_cleanup_(machine_freep) struct machine *last = mc;
 	struct machines *ms = mc->machines;
 
+	crash_point();
 	LIST_REMOVE(mc, entry);
 	mc->entry.le_prev = NULL;
 	tell_started(last, &last->failure);
@@ -130,6 +132,7 @@ static void stand(struct machine *mc)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
 
+	crash_point();
 	error_move(&why, &mc->failure);
 	mc->engine = ENGINE_IDLE;
 	tell_started(mc, &why);
@@ -213,8 +216,10 @@ static void go_down(struct machine *mc)
 		return;
 	while (mc->step > mc->floor) {
 		int (*undo)(struct machine *) = machine_step(mc->step - 1)->undo;
-		int r = undo ? undo(mc) : 0;
+		int r;
 
+		crash_point();
+		r = undo ? undo(mc) : 0;
 		if (r < 0) {
 			get_stuck(mc, r);
 			return;
@@ -268,7 +273,10 @@ static void go_up(struct machine *mc)
 {
 	while (mc->step < mc->target) {
 		const struct step *step = machine_step(mc->step++);
-		int r = step->run(mc, &mc->failure);
+		int r;
+
+		crash_point();
+		r = step->run(mc, &mc->failure);
 
 		if (r < 0) {
 			error_set_errno(&mc->failure, ERROR_START_FAILED, r, NULL,
@@ -282,6 +290,7 @@ static void go_up(struct machine *mc)
 		}
 	}
 	mc->engine = ENGINE_IDLE;
+	crash_point();
 	tell_started(mc, NULL);
 	if (mc->engine == ENGINE_IDLE && LIST_EMPTY(&mc->execs))
 		machine_expect_command(mc);

@@ -11,6 +11,7 @@
 #include "daemon/core/run.h"
 
 #include "daemon/core/run-internal.h"
+#include "daemon/crash.h"
 #include "proto/json.h"
 
 void run_progress(struct run *r, const char *phase)
@@ -37,6 +38,7 @@ static void answer(struct run *r)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *result = NULL;
 
+	crash_point();
 	r->phase = RUN_DONE;
 	error_move(&err, &r->err);
 	if (!err.set) {
@@ -128,6 +130,7 @@ void run_fail(struct run *r, const struct error *err)
 
 static void on_exec_started(_unused_ struct exec *x, void *userdata)
 {
+	crash_point();
 	run_progress(userdata, "execute");
 }
 
@@ -185,6 +188,7 @@ static void on_exec_exit(_unused_ struct exec *x, const struct msg_exit *e, void
 {
 	struct run *r = userdata;
 
+	crash_point();
 	r->exit = *e;
 	r->exited = true;
 	keep_proof(r);
@@ -292,6 +296,7 @@ static void execute(struct run *r)
 	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
 	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
 	r->phase = RUN_EXECUTING;
+	crash_point();
 	k = machine_exec(mc, r->exec, r->channel);
 	if (k < 0) {
 		error_set_errno(

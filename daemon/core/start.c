@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "daemon/crash.h"
 #include "daemon/log.h"
 #include "proto/api.h"
 #include "proto/host.h"
@@ -287,6 +288,7 @@ static void on_vmm_launched(struct vmm *v, void *userdata)
 
 	if (mc->engine != ENGINE_UP)
 		return;
+	crash_point();
 	mc->row.vmm_pid = vmm_pid(v);
 	mc->row.vmm_start_time = vmm_start_time(v);
 	(void)snprintf(
@@ -397,6 +399,7 @@ static int run_vmm(struct machine *mc, struct error *err)
 	if (mc->cb.on_launch)
 		mc->cb.on_launch(mc, mc->userdata);
 	r = launch(mc, err);
+	crash_point();
 	return r < 0 ? r : STEP_WAIT;
 }
 

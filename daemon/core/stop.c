@@ -9,6 +9,7 @@
 
 #include "daemon/core/machine-internal.h"
 
+#include "daemon/crash.h"
 #include "daemon/log.h"
 
 #define STOP_USEC (30 * USEC_PER_SEC)
@@ -17,6 +18,7 @@ void machine_shut_down_over(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	crash_point();
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	error_set(&err, ERROR_CANCELLED, "somebody asked for it", NULL, "machine %s was stopped",
 		mc->row.id);

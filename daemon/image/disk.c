@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "daemon/crash.h"
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
 #include "daemon/job.h"
@@ -152,8 +153,10 @@ static int copy_run(void *arg)
 		return errno;
 	if (ioctl(to, FICLONE, from) < 0)
 		r = copy_sparse(from, to, st.st_size);
+	crash_point();
 	if (r == 0 && rename(op->part, op->path) < 0)
 		r = -errno;
+	crash_point();
 	if (r < 0)
 		(void)unlink(op->part);
 

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "daemon/crash.h"
 #include "daemon/image/remove.h"
 #include "daemon/job.h"
 
@@ -237,6 +238,7 @@ static int put_ref(const struct install *i, int dir_fd)
 	r = put_file(dir_fd, i->ref_tmp, i->ref_text);
 	if (r < 0)
 		return r;
+	crash_point();
 	if (renameat(dir_fd, i->ref_tmp, dir_fd, i->ref) < 0)
 		return -errno;
 
@@ -273,8 +275,10 @@ static int install_member(const struct install *i, int dir_fd)
 	r = seal_at(from, i->member, 0);
 	if (r < 0)
 		return r;
+	crash_point();
 	if (renameat(from, i->member, to, i->target_name) < 0 || fsync(to) < 0)
 		return -errno;
+	crash_point();
 	if (i->sweep)
 		sweep(i, to);
 
@@ -298,12 +302,14 @@ static int install_tree(const struct install *i, int dir_fd)
 	r = seal_at(dir_fd, i->staging, 0);
 	if (r < 0)
 		return r;
+	crash_point();
 	/* The same content once more: swapped, so that there is no moment without it. */
 	if (renameat2(dir_fd, i->staging, dir_fd, i->target, RENAME_NOREPLACE) < 0) {
 		if (errno != EEXIST)
 			return -errno;
 		if (renameat2(dir_fd, i->staging, dir_fd, i->target, RENAME_EXCHANGE) < 0)
 			return -errno;
+		crash_point();
 		r = remove_tree_at(dir_fd, i->staging);
 		if (r < 0)
 			return r;
@@ -325,8 +331,10 @@ static int install_run(void *arg)
 	r = geteuid() == 0 ? 0 : claim(i, dir_fd);
 	if (r >= 0)
 		r = i->member ? install_member(i, dir_fd) : install_tree(i, dir_fd);
+	crash_point();
 	if (r >= 0)
 		r = put_ref(i, dir_fd);
+	crash_point();
 
 	return -r;
 }
@@ -337,6 +345,7 @@ static int remove_run(void *arg)
 	int first = 0;
 
 	for (size_t n = 0; n < i->n_paths; n++) {
+		crash_point();
 		int r = remove_tree_at(AT_FDCWD, i->paths[n]);
 
 		if (r < 0 && first == 0)

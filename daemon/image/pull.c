@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "daemon/config.h"
+#include "daemon/crash.h"
 #include "daemon/image/environment-private.h"
 #include "daemon/image/kernel.h"
 #include "proto/host.h"
@@ -134,6 +135,7 @@ static void finish(struct pull *p, const struct error *err)
 		err = &why;
 	}
 	p->env->pull = NULL;
+	crash_point();
 	while ((w = TAILQ_FIRST(&p->waits))) {
 		TAILQ_REMOVE(&p->waits, w, entry);
 		w->pull = NULL;
@@ -152,6 +154,7 @@ static void on_installed(const struct error *err, void *userdata)
 	struct pull *p = userdata;
 
 	p->installing = false;
+	crash_point();
 	if (!err) {
 		p->staging[0] = '\0';
 		if (environment_load(p->env) < 0)
@@ -262,6 +265,7 @@ static void on_imported(json_object *result, const struct error *job_err, void *
 	struct pull *p = userdata;
 
 	p->job = NULL;
+	crash_point();
 	if (!result) {
 		finish(p, job_err);
 		return;

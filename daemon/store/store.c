@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
+#include "daemon/crash.h"
 #include "daemon/store/migrations.h"
 #include "daemon/store/op.h"
 
@@ -308,7 +309,9 @@ static int run_calls(struct store *s, struct op_list *batch, struct error *err)
 			return op->r;
 		}
 	}
+	crash_point();
 	r = store_exec(s, "COMMIT", "commit", err);
+	crash_point();
 	if (r < 0)
 		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 	return r;

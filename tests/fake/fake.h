@@ -72,5 +72,9 @@ struct attack *attack_free(struct attack *a);
 void attack_resumed(struct attack *a);
 /* Appends hostile frames; true when anything was. sent: stdout's next offset. */
 bool attack_fill(struct attack *a, struct buf *out, uint64_t sent);
+/* The host has acknowledged an EXIT that is no command's. */
+void attack_exit_acked(struct attack *a, uint32_t channel);
+/* Until when it waits for that; 0: it does not. */
+uint64_t attack_wait(const struct attack *a);
 /* It has done its worst, and the command goes on. */
 bool attack_over(const struct attack *a);

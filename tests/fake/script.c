@@ -32,7 +32,7 @@ struct exec {
 	uint64_t pos, n;       /* done of how many bytes */
 	const char *text;      /* of TEXT; borrowed from the command */
 	struct attack *attack; /* owned */
-	struct timer sleep, timeout;
+	struct timer sleep, timeout, nudge;
 	uint64_t started_at;
 	struct msg_exit exit;
 	bool exited, resumed, started_due, end_sent[EXEC_STREAMS], exit_sent;
@@ -68,6 +68,7 @@ static void exec_free(struct exec *x)
 	x->execs->n--;
 	loop_disarm(l, &x->sleep);
 	loop_disarm(l, &x->timeout);
+	loop_disarm(l, &x->nudge);
 	for (size_t i = 0; i < EXEC_STREAMS; i++)
 		out_done(l, &x->out[i]);
 	in_done(l, &x->in);
@@ -274,6 +275,14 @@ static void advance(struct exec *x)
 	loop_again(x->execs->p.loop);
 }
 
+/* An attack goes on by itself. */
+static void on_nudge(struct timer *t)
+{
+	struct exec *x = t->userdata;
+
+	loop_again(x->execs->p.loop);
+}
+
 static void on_timeout(struct timer *t)
 {
 	struct exec *x = t->userdata;
@@ -345,6 +354,7 @@ int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m)
 	x->started_at = now_usec();
 	x->sleep = (struct timer){ .on_timer = on_slept, .userdata = x };
 	x->timeout = (struct timer){ .on_timer = on_timeout, .userdata = x };
+	x->nudge = (struct timer){ .on_timer = on_nudge, .userdata = x };
 	TAILQ_INSERT_TAIL(&xs->list, x, entry);
 	xs->n++;
 	if (open_streams(x) < 0)
@@ -393,6 +403,10 @@ int execs_exit_ack(struct execs *xs, uint32_t channel)
 
 	if (x)
 		exec_free(x);
+	TAILQ_FOREACH (x, &xs->list, entry)
+		if (x->step == STEP_ATTACK)
+			attack_exit_acked(x->attack, channel);
+	loop_again(xs->p.loop);
 	return 0;
 }
 
@@ -539,7 +553,13 @@ static bool send_data(struct exec *x, struct buf *out)
 			return true;
 		}
 	}
-	return x->step == STEP_ATTACK && attack_fill(x->attack, out, x->out[0].sent);
+	if (x->step != STEP_ATTACK)
+		return false;
+	if (attack_fill(x->attack, out, x->out[0].sent))
+		return true;
+	if (attack_wait(x->attack) > 0 && !x->nudge.armed)
+		loop_arm(x->execs->p.loop, &x->nudge, attack_wait(x->attack));
+	return false;
 }
 
 bool execs_send_data(struct execs *xs, struct buf *out)

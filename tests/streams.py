@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""The stream between host and guest, cut in every way there is, for the fake VMM (tests/t/test_stream.py) and real
+guests (tests/vm/test_stream.py): whatever happens to it, a command's caller gets every byte once."""
+import ctypes
+import os
+import shutil
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from conftest import TOP
+from fakevm import lines
+
+sys.path.insert(0, TOP + "/tests/t")
+import wire  # noqa: E402
+
+ENV = "debian:12"
+SYS_PIDFD_GETFD = 438
+
+
+class FakeGuest:
+    flags = ("-m", "200M", "--disk-mib", "64")
+
+    @staticmethod
+    def around(n):
+        """n bytes, then what comes on stdin, then n bytes again."""
+        return ["print %d; cat; print %d" % (n, n)]
+
+
+class RealGuest:
+    flags = ("-m", "256M")
+
+    @staticmethod
+    def around(n):
+        out = "seq -f %%015.0f 0 %d | head -c %d" % (n // 16 + 1, n)
+        return ["%s; cat; %s" % (out, out)]
+
+
+class Run:
+    """A run whose output is read in the background and whose input is given piece by piece."""
+
+    def __init__(self, d, guest, n):
+        self.d, self.n = d, n
+        self.p = d.popen("run", "-i", "--timeout-seconds", "300", *guest.flags, ENV, "--", *guest.around(n), stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.out, self.more = bytearray(), threading.Condition()
+        self.gate = threading.Event()  # closed: the reader waits, and with it the guest
+        self.gate.set()
+        self.sent = b""
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for chunk in iter(lambda: self.p.stdout.read1(1 << 15), b""):
+            with self.more:
+                self.out += chunk
+                self.more.notify_all()
+            self.gate.wait()
+        with self.more:
+            self.p.stdout.close()
+            self.more.notify_all()
+
+    def got(self, n, seconds=60):
+        with self.more:
+            assert self.more.wait_for(lambda: len(self.out) >= n or self.p.stdout.closed, seconds) and len(self.out) >= n, (
+                len(self.out), n, self.d.log_text()[-3000:])
+
+    def send(self, data):
+        self.sent += data
+        self.p.stdin.write(data)
+        self.p.stdin.flush()
+
+    def end(self, seconds=120):
+        self.p.stdin.close()
+        self.reader.join(seconds)
+        err = self.p.stderr.read()
+        assert self.p.wait(seconds) == 0, (err, self.d.log_text()[-3000:])
+        want = lines(self.n) + self.sent + lines(self.n)
+        assert len(self.out) == len(want) and self.out == want, (len(self.out), len(want))
+
+    def vm(self):
+        found = os.listdir(self.d.runtime + "/vm")
+        assert len(found) == 1
+        return found[0]
+
+
+def sync_of(d, vm):
+    """The machine's secret, from a copy of the store."""
+    place = tempfile.mkdtemp(prefix="pyro-store-")
+    try:
+        for name in ("pyro.db", "pyro.db-wal"):
+            shutil.copy(d.state + "/" + name, place)
+        db = sqlite3.connect(place + "/pyro.db")
+        (sync,), = db.execute("SELECT sync FROM vm WHERE id = ?", (vm,)).fetchall()
+        db.close()
+        return sync
+    finally:
+        shutil.rmtree(place)
+
+
+def sever(d, vm):
+    """Ends pyrod's connection to the agent under it, as a VMM may."""
+    path, cut = "%s/vm/%s/agent.sock" % (d.runtime, vm), 0
+    pidfd = os.pidfd_open(d.pid())
+    for name in os.listdir("/proc/%d/fd" % d.pid()):
+        if not os.readlink("/proc/%d/fd/%s" % (d.pid(), name)).startswith("socket:"):
+            continue
+        fd = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, pidfd, int(name), 0)
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+        s = socket.socket(fileno=fd)
+        try:
+            if s.family == socket.AF_UNIX and s.getpeername() == path:
+                s.shutdown(socket.SHUT_RDWR)
+                cut += 1
+        except OSError:
+            pass  # not connected
+        s.close()
+    os.close(pidfd)
+    return cut
+
+
+def kill(d):
+    d.process.kill()
+    d.process.wait()
+    d.process = None
+
+
+def dial(d, vm):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect("%s/vm/%s/agent.sock" % (d.runtime, vm))
+    return s
+
+
+def hosts_in_place_of_pyrod(d, guest):
+    """While pyrod is dead others connect, leave in the middle of everything and come back within a millisecond."""
+    run = Run(d, guest, 1 << 20)
+    run.got(1 << 18)
+    vm = run.vm()
+    kill(d)
+    secret = sync_of(d, vm)
+    wire.MARKS.add(secret)
+    begin, gaps = time.monotonic(), []
+    sock = dial(d, vm)
+    for leave in ("after WELCOME", "in a frame of the guest's", "in a frame of the host's", "in SYNC", "in HELLO", "at once", "after WELCOME"):
+        host = wire.Host(sock)
+        held, = host.greet(secret)["held"].values()
+        if leave == "in a frame of the guest's":
+            host.send(wire.resume(1, held["kept"][1], held["kept"][2], held["kept"][1] + (1 << 18), held["kept"][2] + (1 << 18)))
+            sock.setblocking(True)
+            sock.settimeout(20)
+            got = 0
+            while got < 12 + 9 + 1000:  # a frame's head and the beginning of its bytes
+                got += len(sock.recv(1021 - got + 0 if got < 1021 else 1))
+        elif leave == "in a frame of the host's":
+            host.send(wire.data(1, held["accepted"], b"half of this is sent")[:20])
+        elif leave == "in SYNC":
+            sock.close()
+            sock = dial(d, vm)
+            sock.sendall(secret[:17])
+        elif leave == "in HELLO":
+            sock.close()
+            sock = dial(d, vm)
+            sock.sendall(secret + wire.frame(wire.HELLO, 0, struct.pack("<HH", 1, 1) + os.urandom(32))[:30])
+        at = time.monotonic()
+        sock.close()
+        sock = dial(d, vm)
+        gaps.append(time.monotonic() - at)
+        if leave == "at once":
+            sock.close()
+            sock = dial(d, vm)
+    wire.Host(sock).greet(secret)
+    sock.close()
+    assert min(gaps) < 0.001, gaps
+    print("left and came back within %s ms; pyrod was away for %.1f s" % (["%.2f" % (1000 * g) for g in gaps], time.monotonic() - begin))
+    d.start()
+    run.send(lines(300000))
+    run.end()
+    d.wait_clean()
+
+
+def severed_again_and_again(d, guest):
+    """pyrod lives and its connection ends: twice under output, once under input."""
+    run = Run(d, guest, 4 << 20)
+    run.got(1)
+    vm = run.vm()
+    for i in (1, 2):
+        run.got(i << 20)
+        assert sever(d, vm) == 1
+    run.got(4 << 20)
+    run.send(lines(400000))
+    assert sever(d, vm) == 1
+    run.send(lines(400000))
+    run.got((4 << 20) + 800000)
+    run.end()
+    d.wait_clean()
+
+
+def look_alikes(d, guest):
+    """What the marks and frames of the protocol look like is ordinary content, in both directions."""
+    run = Run(d, guest, 100)
+    run.got(100)
+    secret = sync_of(d, run.vm())
+    initial = wire.initial_sync()
+    nonce = os.urandom(32)
+    marks = [initial, wire.frame(wire.HELLO, 0, struct.pack("<HH", 1, 1) + nonce), initial + wire.frame(wire.HELLO, 0, struct.pack("<HH", 1, 1) + nonce),
+             wire.frame(wire.EXIT_ACK, 1), wire.frame(wire.SHUTDOWN, 0), wire.kill(1, 9, True), wire.frame(wire.EXIT, 1, bytes(43)), wire.end(1, 0),
+             secret[:31], secret[1:], secret[:16] + secret[16:31] + b"\0", bytes(reversed(secret))]
+    source = open(TOP + "/proto/frame.c", "rb").read()
+    data = b"".join(mark + source[i * 500:(i + 1) * 500] + mark * 3 for i, mark in enumerate(marks))
+    for at in range(0, len(data), 997):  # pieces whose ends lie in marks
+        run.send(data[at:at + 997])
+    run.got(100 + len(data))
+    run.end()
+    d.wait_clean()
+
+
+def away(d, guest, seconds=9):
+    """More than a ring is due while nobody is there to take it: the program waits, and goes on."""
+    run = Run(d, guest, 20 << 20)
+    run.got(1 << 20)
+    kill(d)
+    # Its caller dials for ten seconds (contract of libpyro): as near to them as leaves it time to be answered.
+    time.sleep(seconds)
+    d.start()
+    run.send(b"and on\n")
+    run.end()
+    d.wait_clean()

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""The daemon dies at each numbered place (daemon/crash.h) that create, start, exec, stop, delete and pull come by, one
+after the other, until nothing is left to die at. After each death the next daemon finds what was acknowledged, leaves
+nothing over, and the caller has been told something. The sanitized build: in a release there are no such places."""
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN, N
+from fakevm import ENV
+from kills import Workload
+
+LIMIT = 400  # places; more means that the end was not recognised
+STRIDE = 5   # tests/soak crashes goes to each of them
+TOLD = {"outcome_unknown", "daemon_unreachable"}
+
+
+class Died(Exception):
+    pass
+
+
+class Story:
+    """Calls in order, with what each must have brought about when it was acknowledged."""
+
+    def __init__(self, d):
+        self.d, self.vm, self.doing = d, None, None
+        self.states = {}  # id -> what its state may be
+        self.gone = set()
+
+    def call(self, verb, *args, allowed=None):
+        self.doing = verb
+        p = self.d.pyro("--json", "-q", *args, timeout=100)
+        reply = json.loads(p.out) if p.out else None
+        if reply is None or "error" in reply:
+            assert reply and reply["error"]["code"] in TOLD | set(allowed or ()), (verb, p)
+            assert self.d.process.poll() is not None or wait_death(self.d), (verb, p, self.d.log_text())
+            raise Died(verb)
+        return reply
+
+
+def wait_death(d):
+    """It was killed: its end may come a moment after its caller has seen the connection end."""
+    try:
+        d.process.wait(10)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def life_of_a_machine(s):
+    s.vm = s.call("create", "vm", "create", "-m", "200M", "--disk-mib", "64", "--ttl-seconds", "0", ENV)["vm_id"]
+    s.states[s.vm] = {"created"}
+    for verb, state in (("start", "started"), ("stop", "stopped"), ("start", "started")):
+        s.states[s.vm] |= {state, "failed"}
+        assert s.call(verb, "vm", verb, s.vm)["state"] == state
+        s.states[s.vm] = {state}
+    s.states[s.vm] |= {"stopped", "failed"}
+    reply = s.call("exec", "vm", "exec", s.vm, "--", "print 100")
+    assert reply["exit_code"] == 0
+    del s.states[s.vm]
+    s.gone.add(s.vm)
+
+
+def deleted_while_running(s):
+    s.vm = s.call("create", "vm", "create", "-m", "200M", "--disk-mib", "64", "--ttl-seconds", "0", ENV)["vm_id"]
+    s.states[s.vm] = {"created"}
+    s.states[s.vm] |= {"started", "failed"}
+    s.call("start", "vm", "start", s.vm)
+    s.states[s.vm] = {"started"}
+    s.call("delete", "vm", "delete", s.vm)
+    del s.states[s.vm]
+    s.gone.add(s.vm)
+
+
+def one_shot(s):
+    s.doing = "run"
+    p = s.d.pyro("run", "-m", "200M", "--disk-mib", "64", ENV, "--", "print 1000; exit 3", timeout=100)
+    if p.status == 125:
+        assert p.err
+        assert wait_death(s.d), (p, s.d.log_text())
+        raise Died("run")
+    # Its output may have been safe before the daemon died: then this is the whole of it.
+    assert (p.status, len(p.out)) == (3, 1000), p
+
+
+def pull(s):
+    s.doing = "pull"
+    s.call("pull", "env", "pull", "--force", "debian:12-base", allowed=("pull_failed",))
+
+
+def settle(d, s):
+    """The next daemon's view, once it has done what the last one left it."""
+    w = Workload(d, 0)
+    w.machines = dict(s.states)
+    w.kills["vmm"] = 0
+    in_doubt = s.vm if s.doing in ("delete", "exec") else None
+    if in_doubt:
+        w.doubtful.add(in_doubt)
+        w.machines[in_doubt] = {"created", "started", "stopped", "failed"}
+    end = time.monotonic() + 30
+    while True:
+        found = w.left_over()
+        if not found:
+            return
+        assert time.monotonic() < end, (s.doing, found, d.log_text()[-3000:])
+        time.sleep(0.05)
+
+
+def one_death(make_fake, story, n):
+    """False when the story came to its end untouched."""
+    d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)})
+    if story is pull:
+        fake_mmdebstrap(d)
+    try:
+        d.start()
+    except RuntimeError:
+        pass  # the way up has places too
+    s = Story(d)
+    died = d.process.poll() is not None
+    if not died:
+        try:
+            story(s)
+        except Died:
+            died = True
+    died = died or d.process.poll() is not None
+    if not died:
+        assert d.stop() == 0
+        return False
+    wait_death(d)
+    d.process = None
+    Workload(d, 0).check_store() if os.path.exists(d.state + "/pyro.db") else None
+    del d.env["PYRO_CRASH_AT"]
+    begin = time.monotonic()
+    d.start()
+    assert d.call("system.ping")["result"]["pid"] == d.process.pid
+    settle(d, s)
+    again(d, s, story)
+    assert d.stop() == 0
+    return True
+
+
+def again(d, s, story):
+    """What was cut off can be done now, and all of it goes away."""
+    for v in d.vms():
+        r = d.pyro("vm", "delete", v["vm_id"])
+        assert r.status == 0 or b"no machine" in r.err, r  # an exec without a caller deletes its own
+    d.wait_clean(30)
+    if story is pull:
+        story(Story(d))
+    else:
+        one_shot(Story(d))
+        d.wait_clean(30)
+    left = [name for name in os.listdir(d.root + "/cache") if name.startswith(".staging")]
+    assert not left
+
+
+def fake_mmdebstrap(d):
+    """In its place a program that packs a folder: a pull in a second, with all of its own steps."""
+    os.makedirs(d.root + "/bin")
+    os.makedirs(d.root + "/tree/bin")
+    with open(d.root + "/tree/bin/sh", "w") as f:
+        f.write("#!\n")
+    with open(d.root + "/bin/mmdebstrap", "w") as f:
+        f.write("#!/bin/sh\nexec tar -C %s/tree -c .\n" % d.root)
+    os.chmod(d.root + "/bin/mmdebstrap", 0o755)
+    d.env["PATH"] = d.root + "/bin:" + d.env["PATH"]
+
+
+@pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, one_shot, pull], ids=lambda f: f.__name__)
+def test_every_place(make_fake, story):
+    n = 1 if N > 1 else 1 + time.time_ns() % STRIDE
+    while n < LIMIT:
+        if not one_death(make_fake, story, n):
+            print("%s: less than %d places" % (story.__name__, n))
+            assert n > 5
+            return
+        n += 1 if N > 1 else STRIDE
+    raise AssertionError("no end after %d places" % LIMIT)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""The stream repairs itself (tests/streams.py), with the fake VMM and both builds of the daemon."""
+import random
+import time
+
+import pytest
+
+import streams
+from fakevm import lines
+from streams import FakeGuest
+
+
+def test_cut_anywhere(fake):
+    """Each direction, at offsets that lie in heads, in payloads and between frames."""
+    seed = time.time_ns() % 1000000
+    rng = random.Random(seed)
+    data = lines(1 << 20)
+    for _ in range(6):
+        # Three at most: a stream that breaks more often in ten seconds is given up (core/link.h).
+        words = "cut in %d; cut out %d; print 300000; cut out %d; cat" % tuple(rng.randrange(1, 300000) for _ in range(3))
+        r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", words, input=data)
+        assert (r.status, r.out == lines(300000) + data) == (0, True), (seed, words, r.errors, len(r.out))
+    fake.wait_clean()
+
+
+@pytest.mark.parametrize("offset", range(1, 61, 3))
+def test_cut_in_a_head(make_fake, offset):
+    """Around the first frames after START: STARTED, ACK and DATA, byte by byte."""
+    d = make_fake().start()
+    for way in ("in", "out"):
+        r = d.pyro("-q", "run", "-i", *d.run_flags(), "debian:12", "--", "cut %s %d; echo one; cat; echo two" % (way, offset), input=b"input\n")
+        assert (r.status, r.out) == (0, b"one\ninput\ntwo\n"), (way, r)
+
+
+def test_hosts_in_place_of_pyrod(fake):
+    streams.hosts_in_place_of_pyrod(fake, FakeGuest)
+
+
+def test_severed_again_and_again(fake):
+    streams.severed_again_and_again(fake, FakeGuest)
+
+
+def test_look_alikes(fake):
+    streams.look_alikes(fake, FakeGuest)
+
+
+def test_away_nearly_as_long_as_callers_wait(make_fake):
+    streams.away(make_fake().start(), FakeGuest)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""The stream repairs itself (tests/streams.py), with real guests and QEMU's own virtio-serial."""
+import pytest
+
+import streams
+from streams import RealGuest
+
+
+@pytest.fixture
+def d(make_daemon):
+    return make_daemon().start()
+
+
+def test_hosts_in_place_of_pyrod(d):
+    streams.hosts_in_place_of_pyrod(d, RealGuest)
+
+
+def test_severed_again_and_again(d):
+    streams.severed_again_and_again(d, RealGuest)
+
+
+def test_look_alikes(d):
+    streams.look_alikes(d, RealGuest)
+
+
+def test_away_nearly_as_long_as_callers_wait(d):
+    streams.away(d, RealGuest)
