@@ -242,6 +242,26 @@ class Daemon:
                 raise AssertionError("left behind: %s\n%s" % (left, self.log_text()[-3000:]))
             select.select([], [], [], 0.05)
 
+    def vmm_pids(self):
+        """VMMs of its machines, started by this daemon or one before it, whoever is their parent now."""
+        place, found = self.state + "/machines", []
+        ids = [vm.encode() for vm in os.listdir(place)] if os.path.isdir(place) else []
+        for name in os.listdir("/proc"):
+            try:
+                words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0") if name.isdigit() else [b""]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if b"qemu-system" in words[0] and any(vm in words for vm in ids):
+                found.append(int(name))
+        return found
+
+    def close(self):
+        """The test's end: machines outlive their daemon, so those that a failed test has left go with it."""
+        self.stop()
+        for pid in self.vmm_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def vm_hwm_kib(self):
         for line in open("/proc/%d/status" % self.pid()):
             if line.startswith("VmHWM"):
@@ -376,7 +396,7 @@ def daemon(request, work):
     d.start()
     yield d
     leftover = d.residue()
-    d.stop()
+    d.close()
     assert not leftover, leftover
     assert_well(d.log_text())
 
@@ -395,7 +415,7 @@ def make_daemon(tmp_path_factory):
 
     yield make
     for d in made:
-        d.stop()
+        d.close()
         text = d.log_text()
         shutil.rmtree(d.root, ignore_errors=True)
         assert_well(text)

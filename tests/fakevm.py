@@ -5,7 +5,6 @@ words of its command, or by its memory (MANNERS) before there is one."""
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import struct
@@ -127,8 +126,5 @@ class FakeDaemon(Daemon):
             db.close()
 
     def close(self):
-        """The test's end: machines that are meant to outlive a daemon go with it."""
-        self.stop()
-        for pid in self.vmm_pids():
-            os.kill(pid, signal.SIGKILL)
+        super().close()
         self.observer.close()

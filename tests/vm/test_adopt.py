@@ -34,24 +34,6 @@ def kill(d):
     d.process = None
 
 
-def vmm_pids(d):
-    """VMMs of this daemon's machines, whoever is their parent now."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            line = open("/proc/%s/cmdline" % name, "rb").read() if name.isdigit() else b""
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"qemu-system" in line.split(b"\0")[0] and any(v.encode() in line for v in vm_ids(d)):
-            found.append(int(name))
-    return found
-
-
-def vm_ids(d):
-    place = d.state + "/machines"
-    return os.listdir(place) if os.path.isdir(place) else []
-
-
 def wait_gone(pid, seconds=30):
     fd = os.pidfd_open(pid)
     try:
@@ -126,7 +108,7 @@ def test_restart_under_a_printing_command(d, how, tmp_path):
     p = start_run(d, "sh", "-c", "for i in $(seq 1 40); do echo line $i; sleep 0.1; done")
     assert p.stdout.readline() == b"line 1\n"
     assert d.stop() == 0 if how != "away" else (kill(d) or True)
-    assert len(vmm_pids(d)) == 1  # it lives without its daemon
+    assert len(d.vmm_pids()) == 1  # it lives without its daemon
     if how == "away":
         time.sleep(6)  # the program is not hurt by it: nothing else is waited for here
     if how == "another binary":
@@ -166,12 +148,12 @@ def test_timeout_while_away(d):
 def test_one_shot_without_a_caller_goes_after_ten_seconds(d):
     p = start_run(d, "sh", "-c", "echo begun; sleep 1000")
     assert p.stdout.readline() == b"begun\n"
-    vmm, = vmm_pids(d)
+    vmm, = d.vmm_pids()
     kill(d)
     p.kill()
     p.wait()
     d.start()
-    assert vmm_pids(d) == [vmm]  # its caller could be on the way
+    assert d.vmm_pids() == [vmm]  # its caller could be on the way
     begin = time.monotonic()
     wait_gone(vmm)
     assert time.monotonic() - begin > 5
@@ -193,16 +175,16 @@ def test_reply_whose_output_died_with_the_daemon_is_unknown(d):
 def test_machine_that_stays_is_adopted(d):
     vm = d.pyro("vm", "create", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
-    vmm, = vmm_pids(d)
+    vmm, = d.vmm_pids()
     for how in (kill, lambda d: d.stop()):
         how(d)
-        assert vmm_pids(d) == [vmm]
+        assert d.vmm_pids() == [vmm]
         d.start()
         end = time.monotonic() + 15
         while d.vms()[0]["state"] != "started":
             assert time.monotonic() < end, (d.vms(), d.log_text())
             time.sleep(0.02)
-    assert vmm_pids(d) == [vmm]
+    assert d.vmm_pids() == [vmm]
     r = d.pyro("vm", "exec", vm, "--", "cut", "-d.", "-f1", "/proc/uptime")
     assert r.status == 0 and int(r.text) >= 1, r
     d.wait_clean()
@@ -213,7 +195,7 @@ def test_vmm_that_died_meanwhile(d):
     assert d.pyro("vm", "start", vm).status == 0
     run = start_run(d, "sh", "-c", "echo begun; sleep 1000")
     assert run.stdout.readline() == b"begun\n"
-    pids = vmm_pids(d)
+    pids = d.vmm_pids()
     assert len(pids) == 2
     kill(d)
     for pid in pids:
@@ -236,7 +218,7 @@ def test_on_doubt_nothing_is_killed(d):
     """The row names a process that is not what it says: the machine is unknown, the process lives."""
     vm = d.pyro("vm", "create", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
-    vmm, = vmm_pids(d)
+    vmm, = d.vmm_pids()
     kill(d)
     os.kill(vmm, signal.SIGKILL)
     bystander = subprocess.Popen(["sleep", "1000"])
