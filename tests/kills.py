@@ -18,8 +18,7 @@ import time
 from fakevm import lines
 
 ENV = "debian:12"
-CALL_SECONDS = 150  # no call takes so long, whatever was killed
-GRACE_SECONDS = 45  # until what nobody wants any more is gone: one-shots wait 10 s for their caller
+CALL_SECONDS = 200  # no call takes so long, whatever was killed
 # What a call may be told when something it needed was killed; anything else is a finding.
 TOLD = {"outcome_unknown", "daemon_unreachable", "guest_died", "guest_unresponsive", "start_failed", "cancelled", "vm_not_found",
         "wrong_state", "exec_not_found", "pull_failed"}
@@ -30,6 +29,8 @@ class Fake:
     """Commands for the fake VMM."""
     flags = ("-m", "200M")
     quiet_output = 1 << 21
+    between = 0.25  # seconds from one kill to the next, at most
+    grace = 45      # until what nobody wants any more is gone: one-shots wait 10 s for their caller
 
     @staticmethod
     def command(n, code, msec=0):
@@ -44,6 +45,8 @@ class Real:
     """The same for a guest with a shell."""
     flags = ("-m", "256M")
     quiet_output = 1 << 20
+    between = 6
+    grace = 150  # a boot that was cut off has its time
 
     @staticmethod
     def command(n, code, msec=0):
@@ -312,7 +315,7 @@ class Workload:
                 if n.isdigit() and parent_of(n)[0] == me]
 
     def one_kill(self):
-        self.stop.wait(self.rng.random() * 0.25)
+        self.stop.wait(self.rng.random() * self.guest.between)
         what = self.rng.choice(("pyrod", "pyrod", "pyrod", "vmm", "vmm", "import", "client"))
         self.happened("kill " + what)
         done = getattr(self, "kill_" + what)() is not False
@@ -386,7 +389,7 @@ class Workload:
         """Nobody calls any more: within the time of a one-shot's grace everything is as it should be."""
         self.end()
         assert not self.failures, self.report("\n".join(self.failures))
-        end = time.monotonic() + GRACE_SECONDS
+        end = time.monotonic() + self.guest.grace
         while True:
             found = self.left_over()
             if not found:
@@ -417,7 +420,7 @@ class Workload:
         for vm in sorted(self.list()):
             assert self.d.pyro("vm", "delete", vm).status == 0
         self.machines.clear()
-        self.d.wait_clean(GRACE_SECONDS)
+        self.d.wait_clean(self.guest.grace)
         self.check_end()
         return self.summary()
 

@@ -95,8 +95,8 @@ static void get_stuck(struct machine *mc, int r)
 	_cleanup_free_ char *fix = str_printf("pyro vm delete %s", mc->row.id);
 	const char *why = mc->stuck.message ? mc->stuck.message : strerror(-r);
 
-	error_set(&err, ERROR_INTERNAL, why, fix, "machine %s cannot be %s", mc->row.id,
-		mc->floor > 0 ? "stopped" : "removed");
+	error_set(&err, ERROR_INTERNAL, why, mc->stuck.fix ? mc->stuck.fix : fix,
+		"machine %s cannot be %s", mc->row.id, mc->floor > 0 ? "stopped" : "removed");
 	log_error("%s: step \"%s\" cannot be undone: %s", mc->row.id,
 		machine_step(mc->step - 1)->name, why);
 	free(mc->row.last_error);

@@ -78,7 +78,8 @@ static uint64_t promised_mib(const struct machine *mc)
 int machine_check_host(struct machine *mc, struct error *err)
 {
 	struct manager *m = mc->machines->m;
-	uint64_t available = host_memory_available_mib(), promised = promised_mib(mc);
+	uint64_t total = host_memory_mib(), available = host_memory_available_mib();
+	uint64_t promised = promised_mib(mc);
 	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB;
 	_cleanup_free_ char *fix = NULL;
 	uint64_t free_bytes;
@@ -88,10 +89,13 @@ int machine_check_host(struct machine *mc, struct error *err)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for fewer with --cpus",
 			"this host has %u CPUs, %u were asked for", host_cpu_count(),
 			mc->row.vcpu_count);
-	if (mc->row.mem_mib > host_memory_mib())
+	if (total == 0 || available == 0)
+		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
+			"look at pyrod's limit of open files", "cannot tell this host's memory");
+	if (mc->row.mem_mib > total)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for less with --memory",
 			"this host has %llu MiB of memory, %llu were asked for",
-			(unsigned long long)host_memory_mib(), (unsigned long long)mc->row.mem_mib);
+			(unsigned long long)total, (unsigned long long)mc->row.mem_mib);
 	available -= MIN_OF(available, promised);
 	if (mc->row.mem_mib + (uint64_t)m->config->memory_reserve_mib > available)
 		return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve",

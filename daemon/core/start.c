@@ -242,8 +242,10 @@ static int run_boot(struct machine *mc, struct error *err)
 	r = machine_check_host(mc, err);
 	if (r >= 0)
 		r = resolve_accelerator(mc, err);
-	if (r < 0)
+	if (r < 0) {
+		mc->landing = mc->state; /* refused: it stays what it is */
 		return r;
+	}
 	mc->set_up = mc->boot_known = mc->vmm_up = mc->vmm_gone = mc->row_kept = false;
 	free(TAKE_PTR(mc->bye));
 	free(TAKE_PTR(mc->row.last_error));

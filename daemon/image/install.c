@@ -236,11 +236,13 @@ static int put_ref(const struct install *i, int dir_fd)
 	if (!i->ref)
 		return 0;
 	r = put_file(dir_fd, i->ref_tmp, i->ref_text);
-	if (r < 0)
-		return r;
 	crash_point();
-	if (renameat(dir_fd, i->ref_tmp, dir_fd, i->ref) < 0)
-		return -errno;
+	if (r >= 0 && renameat(dir_fd, i->ref_tmp, dir_fd, i->ref) < 0)
+		r = -errno;
+	if (r < 0) {
+		(void)unlinkat(dir_fd, i->ref_tmp, 0);
+		return r;
+	}
 
 	return fsync(dir_fd) < 0 ? -errno : 0;
 }

@@ -50,7 +50,7 @@ static int check_host_ranges(json_object *params, struct error *err)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
 			"vcpu_count must be from 1 to this host's %" PRId64 ", not %" PRId64, have,
 			vcpus);
-	if ((uint64_t)mem > mem_have)
+	if (mem_have > 0 && (uint64_t)mem > mem_have) /* 0: not known now; the start says so */
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
 			"mem_mib must be from %d to this host's %" PRIu64 ", not %" PRId64,
 			MEM_MIB_MIN, mem_have, mem);

@@ -56,6 +56,26 @@ def test_guest_that_ends(fake, words):
     fake.wait_clean()
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["created", "stopped"])
+def test_start_that_is_refused(fake, stopped):
+    """The host has no memory left for it: its owner is told, it stays what it was, and can be started later."""
+    vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
+    if stopped:
+        fake.call("vm.start", {"vm_id": vm})
+        fake.call("vm.stop", {"vm_id": vm})
+    state = "stopped" if stopped else "created"
+    for reserve, code in ((1 << 30, "no_memory"), (0, None)):
+        assert fake.stop() == 0
+        with open(fake.conf, "a") as f:
+            f.write("memory_reserve_mib = %d\n" % reserve)
+        fake.start()
+        reply = fake.call("vm.start", {"vm_id": vm})
+        assert (reply["error"]["data"]["code"] == code) if code else reply["result"]["state"] == "started", reply
+        assert fake.call("vm.status", {"vm_id": vm})["result"]["state"] == (state if code else "started")
+    assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
+    fake.wait_clean()
+
+
 def test_cut_streams_are_repaired(fake):
     """Both directions, in the middle of frames, at offsets that no frame ends at."""
     data = lines(1 << 20)
