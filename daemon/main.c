@@ -238,8 +238,9 @@ static int watch_signals(struct manager *m)
 		{ SIGHUP, on_hangup },
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
-		int r = sd_event_add_signal(
-			m->event, NULL, signals[i].number, signals[i].handler, m);
+		/* Without a handler the userdata is the exit code. */
+		int r = sd_event_add_signal(m->event, NULL, signals[i].number, signals[i].handler,
+			signals[i].handler ? m : NULL);
 		if (r < 0)
 			return r;
 	}
