@@ -32,7 +32,10 @@
 
 #define STATUS_USEC (2 * USEC_PER_SEC) /* from a unit's process' end to systemd's word on it */
 
-enum { REPLIES_MAX = 32 };
+enum {
+	REPLIES_MAX = 32,
+	LAUNCHERS_WAITING = 1024, /* all of the machines that are started at once */
+};
 
 struct launcher {
 	sd_event *event;                /* borrowed: the manager's */
@@ -475,7 +478,7 @@ static int listen_at(struct launcher *lr, const char *runtime_dir)
 		return -ENOMEM;
 	if (mkdir(lr->dir, 0700) < 0 && errno != EEXIST)
 		return -errno;
-	lr->listen_fd = sock_listen(lr->path, SOCK_SEQPACKET);
+	lr->listen_fd = sock_listen(lr->path, SOCK_SEQPACKET, LAUNCHERS_WAITING);
 	if (lr->listen_fd < 0)
 		return lr->listen_fd;
 	/* A unit of another uid must be able to connect; what closes it to others is the directory. */

@@ -35,7 +35,7 @@ static int address(const char *path, struct sockaddr_un *sa, int *dir_fd)
 	return n < (int)sizeof(sa->sun_path) ? 0 : -ENAMETOOLONG;
 }
 
-int sock_listen(const char *path, int type)
+int sock_listen(const char *path, int type, int backlog)
 {
 	_cleanup_close_ int fd = -EBADF, dir_fd = -EBADF;
 	struct sockaddr_un sa;
@@ -54,7 +54,7 @@ int sock_listen(const char *path, int type)
 		return -errno;
 	if (bind(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
-	if (listen(fd, 4) < 0)
+	if (listen(fd, backlog) < 0)
 		return -errno;
 	return TAKE_FD(fd);
 }

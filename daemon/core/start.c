@@ -468,9 +468,12 @@ static int undo_agent(struct machine *mc)
 	return 0;
 }
 
-static int run_started(struct machine *mc, _unused_ struct error *err)
+/* Who started a machine is told after the commit; a one-shot's command does not wait for one more. */
+static int run_started(struct machine *mc, struct error *err)
 {
 	machine_set_state(mc, MACHINE_STARTED);
+	if (!mc->row.one_shot)
+		return commit_row(mc, err);
 	machine_save(mc);
 	return 0;
 }

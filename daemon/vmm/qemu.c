@@ -32,6 +32,9 @@
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
 
+/* QEMU takes one connection after the other; more of ours than these mean that it hangs. */
+enum { DIALS_WAITING = 4 };
+
 enum {
 	PENDING_LAUNCHED = 1 << 0,
 	PENDING_STARTED = 1 << 1,
@@ -297,7 +300,7 @@ static int make_sockets(struct qemu *q, const char *run_dir, int fds[SOCKET_MAX]
 	int r = name_sockets(q, run_dir);
 
 	for (size_t i = 0; r >= 0 && i < SOCKET_MAX; i++)
-		r = fds[i] = sock_listen(q->socket_paths[i], SOCK_STREAM);
+		r = fds[i] = sock_listen(q->socket_paths[i], SOCK_STREAM, DIALS_WAITING);
 	return r < 0 ? r : 0;
 }
 

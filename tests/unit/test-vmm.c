@@ -310,7 +310,7 @@ START_TEST(sock_long_path)
 	ck_assert_int_eq(sock_dial(path, SOCK_STREAM), -ENOENT);
 	for (int i = 0; i < 2; i++) { /* the second replaces what the first left */
 		listener = fd_close(listener);
-		listener = sock_listen(path, SOCK_STREAM);
+		listener = sock_listen(path, SOCK_STREAM, 1);
 		ck_assert_int_ge(listener, 0);
 	}
 	ck_assert_int_eq(stat(path, &st), 0);
