@@ -11,6 +11,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+/* Whoever dials does not wait: as many machines may start in one turn of the loop. */
+enum { BACKLOG = 128 };
+
 /* Fills sa for path. A long path goes by way of its directory, opened into *dir_fd for the call's time. */
 static int address(const char *path, struct sockaddr_un *sa, int *dir_fd)
 {
@@ -54,7 +57,7 @@ int sock_listen(const char *path, int type)
 		return -errno;
 	if (bind(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
-	if (listen(fd, 4) < 0)
+	if (listen(fd, BACKLOG) < 0)
 		return -errno;
 	return TAKE_FD(fd);
 }
