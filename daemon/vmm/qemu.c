@@ -30,6 +30,8 @@
 #define QEMU_PROGRAM    "qemu-system-x86_64"
 #define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
+/* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
+#define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
 
 /* QEMU takes one connection after the other; more of ours than these mean that it hangs. */
@@ -198,9 +200,14 @@ static const struct qmp_callbacks qmp_cb = {
 	.on_closed = on_qmp_closed,
 };
 
+/* From here on it is QEMU that is waited for. */
 static void on_launch_known(struct launch *l _unused_, void *userdata)
 {
-	notify(userdata, PENDING_LAUNCHED);
+	struct qemu *q = userdata;
+
+	if (q->deadline)
+		(void)sd_event_source_set_time_relative(q->deadline, START_WAIT_USEC);
+	notify(q, PENDING_LAUNCHED);
 }
 
 /* It never ran: that error is the origin. */
@@ -320,7 +327,7 @@ static int dial(struct qemu *q, sd_event *event)
 	qmp = sock_dial(q->socket_paths[SOCKET_QMP], SOCK_STREAM);
 	if (qmp < 0)
 		return qmp;
-	r = qmp_new(event, qmp, &qmp_cb, q, START_WAIT_USEC, &q->qmp);
+	r = qmp_new(event, qmp, &qmp_cb, q, UNIT_WAIT_USEC + START_WAIT_USEC, &q->qmp);
 	if (r < 0)
 		return r;
 	(void)TAKE_FD(qmp);
@@ -370,7 +377,7 @@ static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *sp
 	r = add_notify(q, m->event);
 	if (r >= 0)
 		r = sd_event_add_time(m->event, &q->deadline, CLOCK_MONOTONIC,
-			now_usec() + START_WAIT_USEC, 10 * USEC_PER_MSEC, on_deadline, q);
+			now_usec() + UNIT_WAIT_USEC, 10 * USEC_PER_MSEC, on_deadline, q);
 	if (r >= 0)
 		r = make_sockets(q, spec->run_dir, sockets);
 	if (r >= 0)

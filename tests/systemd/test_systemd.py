@@ -413,4 +413,4 @@ def test_purge_leaves_nothing(host):
     assert host.run("pgrep", "-a", "pyrod|pyro-vmm|pyro-import|qemu", check=False).stdout == ""
     assert host.run("sh", "-c", "ls -d /run/pyro /run/systemd/system.control/pyro* /etc/pyro 2>/dev/null", check=False).stdout == ""
     units = host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "pyro*").stdout.splitlines()
-    assert not [line for line in units if "not-found inactive dead" not in line], units
+    assert not [line for line in units if "not-found inactive dead" not in line], (units, host.run("journalctl", "-u", "pyrod.service", "-n", "20", "--no-pager", "-o", "cat").stdout)
