@@ -5,6 +5,8 @@
  */
 #include "cmd.h"
 
+#include <ctype.h>
+
 #include "proto/api.h"
 
 #define COLUMN 28
@@ -74,7 +76,11 @@ static void print_flag(const struct api_field *f)
 	}
 	if (n == 0)
 		return;
-	n = (size_t)snprintf(right, sizeof(right), "%s", f->help ? f->help : "");
+	n = (size_t)snprintf(right, sizeof(right), "%s%s", f->flags & API_NEGATED ? "Do not " : "",
+		f->help ? f->help : "");
+	if (f->flags &
+		API_NEGATED) /* the help says what the field does, the flag that it shall not */
+		right[strlen("Do not ")] = (char)tolower((unsigned char)right[strlen("Do not ")]);
 	for (size_t i = 0; f->type == API_ENUM && f->names[i] && n < sizeof(right); i++)
 		n += (size_t)snprintf(
 			right + n, sizeof(right) - n, "%s%s", i ? "|" : " ", f->names[i]);

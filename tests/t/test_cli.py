@@ -110,6 +110,10 @@ def test_help_has_an_example(env, args):
     assert "Usage: pyro" in out and "Example:\n  pyro" in out or "  tar c" in out
 
 
+def test_help_of_a_flag_that_says_no(env):
+    assert "--no-probe                Do not run `true` in a probe machine" in pyro(env, "doctor", "--help")[1]
+
+
 def test_version(env, fake):
     assert pyro(env, "--version")[:2] == (0, "pyro 0.1.0 (daemon 9.9, api 1)\n")
     fake.close()
