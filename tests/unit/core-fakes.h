@@ -57,7 +57,7 @@ struct fake {
 	uint32_t channel;
 	uint64_t sent[STREAM_MAX], limit[STREAM_MAX], upto[STREAM_MAX];
 	bool stdin_ended;
-	struct buf cat;
+	uint64_t stdin_limit;
 };
 extern struct fake fake;
 

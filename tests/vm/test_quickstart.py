@@ -182,11 +182,19 @@ def test_import_is_never_root(import_user, daemon, make_daemon):
         shutil.rmtree(libexec, ignore_errors=True)
 
 
-def test_unit_lets_import_work():
-    """As user pyro each of these makes systemd set NoNewPrivileges=, with which newuidmap, so every pull, fails
-    (systemd.exec(5)); and SupplementaryGroups= knows no "-": an absent group keeps the daemon from starting."""
+def test_units_let_import_work():
+    """As user pyro-import each of these makes systemd set NoNewPrivileges=, with which newuidmap, so every pull, fails
+    (systemd.exec(5)); pyrod, which does not fetch itself, has them all the same."""
     implied = {"NoNewPrivileges", "SystemCallFilter", "SystemCallArchitectures", "SystemCallLog", "RestrictAddressFamilies", "RestrictNamespaces",
                "RestrictFileSystems", "RestrictRealtime", "RestrictSUIDSGID", "PrivateDevices", "PrivateUsers", "ProtectKernelTunables", "ProtectKernelModules",
-               "ProtectKernelLogs", "ProtectClock", "ProtectHostname", "MemoryDenyWriteExecute", "LockPersonality", "DynamicUser", "SupplementaryGroups"}
-    settings = re.findall(r"^(\w+)=", open(TOP + "/systemd/pyrod.service.in").read(), re.M)
-    assert "User" in settings and not implied & set(settings)
+               "ProtectKernelLogs", "ProtectClock", "ProtectHostname", "MemoryDenyWriteExecute", "LockPersonality", "DynamicUser"}
+
+    def settings(unit):
+        return set(re.findall(r"^(\w+)=", open(TOP + "/systemd/" + unit).read(), re.M))
+    fetches = settings("pyro-import@.service.in")
+    assert "User" in fetches and not implied & fetches
+    assert {"NoNewPrivileges", "SystemCallFilter", "RestrictNamespaces"} <= settings("pyrod.service.in")
+    # It knows no "-": an absent group keeps the unit from starting. Only the group that the package makes may be named.
+    assert re.findall(r"^SupplementaryGroups=(.*)$", open(TOP + "/systemd/pyro-vm@.service.in").read(), re.M) == ["kvm"]
+    assert re.search(r"^g kvm ", open(TOP + "/systemd/pyro.sysusers.conf").read(), re.M)
+    assert "SupplementaryGroups" not in settings("pyrod.service.in") | fetches
