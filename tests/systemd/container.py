@@ -85,8 +85,13 @@ class Machine:
         return time.monotonic() - begun
 
     def end(self):
+        """Its PID 1 first: with that all of it goes, while it would outlive a killed systemd-nspawn."""
         if self.nspawn and self.nspawn.poll() is None:
-            self.nspawn.kill()
-            self.nspawn.wait()
+            self.init = self.init or self.find_init()
+            if self.init:
+                os.kill(self.init, signal.SIGKILL)
+            else:
+                self.nspawn.kill()
+            self.nspawn.wait(END_WITHIN)
         subprocess.run(["umount", "--lazy", self.root], check=True)
         shutil.rmtree(self.work + "/upper", ignore_errors=True)
