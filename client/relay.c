@@ -508,6 +508,21 @@ static void write_frames(struct relay *r)
 	}
 }
 
+/* Until the daemon takes no more, or nothing is left: what lay unframed would wait for an event that nobody causes. */
+static int send_frames(struct relay *r)
+{
+	bool any;
+	int q;
+
+	do {
+		q = frame_stdin(r);
+		any = buf_len(&r->out) > 0;
+		if (q >= 0)
+			write_frames(r);
+	} while (q >= 0 && any && buf_len(&r->out) == 0);
+	return q;
+}
+
 int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct error *err)
 {
 	int q = 0;
@@ -519,13 +534,11 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 			q = sink_flush(r, &r->sinks[i], err);
 	if (q >= 0 && may_read_stdin(r) && fds[POLL_IN].revents)
 		q = read_stdin(r, err);
-	if (q >= 0)
-		q = frame_stdin(r);
 	/* Once more: an acknowledgement that found no room is made up for here. */
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++)
 		q = sink_ack(r, &r->sinks[i]);
 	if (q >= 0)
-		write_frames(r);
+		q = send_frames(r);
 	if (q >= 0)
 		return 0;
 	if (q == -EBADMSG || q == -ENOBUFS) {

@@ -276,9 +276,12 @@ static void refill(struct serve *s)
 		put_bye(s);
 }
 
-static void write_port(struct serve *s)
+/* True when more may be due and the port may take it. */
+static bool write_port(struct serve *s)
 {
-	for (int i = 0; i < WRITE_ROUNDS && s->writable; i++) {
+	int i;
+
+	for (i = 0; i < WRITE_ROUNDS && s->writable; i++) {
 		ssize_t n;
 
 		if (buf_len(&s->out) < FRAME_PAYLOAD_MAX)
@@ -297,6 +300,7 @@ static void write_port(struct serve *s)
 		s->bye_sent = true;
 		s->p.hooks->on_bye_sent(s->p.userdata);
 	}
+	return s->writable && (i == WRITE_ROUNDS || buf_len(&s->control) > 0);
 }
 
 static bool turn(void *userdata)
@@ -308,9 +312,8 @@ static bool turn(void *userdata)
 		read_port(s);
 	if (s->execs)
 		more = execs_turn(s->execs);
-	write_port(s);
-	more = more || (s->readable && buf_len(&s->control) < CONTROL_STOP);
-	return more || (s->writable && (buf_len(&s->out) > 0 || buf_len(&s->control) > 0));
+	more |= write_port(s);
+	return more || (s->readable && buf_len(&s->control) < CONTROL_STOP);
 }
 
 static void on_port(struct source *src, uint32_t events)

@@ -61,6 +61,20 @@ static int turn(struct side *s)
 	return relay_process(s->relay, fds, &e);
 }
 
+/* Turns as the program takes them: none without an event. */
+static void turns_until_it_waits(struct side *s)
+{
+	_cleanup_error_ struct error e = ERROR_INIT;
+	struct pollfd fds[RELAY_POLLS];
+
+	for (;;) {
+		relay_poll(s->relay, fds);
+		if (poll(fds, RELAY_POLLS, 0) == 0)
+			return;
+		ck_assert_int_eq(relay_process(s->relay, fds, &e), 0);
+	}
+}
+
 /* Reads what the relay sent. */
 static void listen_to(struct side *s)
 {
@@ -326,6 +340,42 @@ START_TEST(test_stdin_follows_the_limit)
 }
 END_TEST
 
+/* The daemon dies with a window of stdin under way: the next one is sent all of it from where the guest is, though no
+ * further byte can be read. */
+START_TEST(test_held_stdin_is_sent_again)
+{
+	static const uint8_t bytes[4096];
+	_cleanup_error_ struct error e = ERROR_INIT;
+	uint64_t accepted = 12345;
+	struct side s;
+
+	set_up(&s, 4096);
+	say_ack(&s, 0, STREAM_WINDOW);
+	for (size_t sent = 0; sent < STREAM_WINDOW; sent += sizeof(bytes)) {
+		ck_assert_int_eq(write(s.in, bytes, sizeof(bytes)), sizeof(bytes));
+		turns_until_it_waits(&s);
+		listen_to(&s);
+	}
+	ck_assert_uint_eq(s.stdin_at, STREAM_WINDOW);
+	fd_close(s.peer);
+	ck_assert_int_eq(relay_renew(s.relay, &s.peer, &e), 0);
+	s.stdin_at = accepted;
+	s.in = fd_close(s.in);
+	say_ack(&s, accepted, accepted + STREAM_WINDOW);
+	while (s.stdin_at < STREAM_WINDOW || !s.stdin_ended) {
+		uint64_t before = s.stdin_at;
+		bool ended = s.stdin_ended;
+
+		turns_until_it_waits(&s);
+		listen_to(&s);
+		ck_assert_msg(s.stdin_at > before || s.stdin_ended > ended, "stands still at %ju",
+			(uintmax_t)before);
+	}
+	ck_assert_uint_eq(s.stdin_at, STREAM_WINDOW);
+	tear_down(&s);
+}
+END_TEST
+
 START_TEST(test_mid_line)
 {
 	struct side s;
@@ -371,6 +421,7 @@ int main(void)
 	tcase_add_test(t, test_beyond_the_limit);
 	tcase_add_test(t, test_reader_gone);
 	tcase_add_test(t, test_stdin_follows_the_limit);
+	tcase_add_test(t, test_held_stdin_is_sent_again);
 	tcase_add_test(t, test_mid_line);
 	tcase_add_test(t, test_peer_closes);
 	sr = srunner_create(s);
