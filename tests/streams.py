@@ -211,7 +211,9 @@ def look_alikes(d, guest):
              wire.frame(wire.EXIT_ACK, 1), wire.frame(wire.SHUTDOWN, 0), wire.kill(1, 9, True), wire.frame(wire.EXIT, 1, bytes(43)), wire.end(1, 0),
              secret[:31], secret[1:], secret[:16] + secret[16:31] + b"\0", bytes(reversed(secret))]
     source = open(TOP + "/proto/frame.c", "rb").read()
-    data = b"".join(mark + source[i * 500:(i + 1) * 500] + mark * 3 for i, mark in enumerate(marks))
+    # The zero, which no mark has, keeps a beginning of the secret and a byte of something else from being the secret.
+    data = b"".join(mark + b"\0" + source[i * 500:(i + 1) * 500] + b"\0" + (mark + b"\0") * 3 for i, mark in enumerate(marks))
+    assert secret not in data
     for at in range(0, len(data), 997):  # pieces whose ends lie in marks
         run.send(data[at:at + 997])
     run.got(100 + len(data))

@@ -163,7 +163,8 @@ START_TEST(args_emulation)
 	assert_has(line, "\n-uuid\ndeadbeef-0000-0000-0000-000000000000\n");
 	assert_has(line, "\n-m\n1024M\n");
 	assert_has(line, "\ntcg,tb-size=64,thread=multi\n-cpu\nmax\n");
-	assert_has(line, " tsc=reliable tsc_early_khz=2100000\n");
+	assert_has(line, "\n-smp\n1,maxcpus=2\n");
+	assert_has(line, " possible_cpus=1 tsc=reliable tsc_early_khz=2100000\n");
 	assert_has(line, "\n-sandbox\non,obsolete=deny,elevateprivileges=deny,spawn=deny,"
 			 "resourcecontrol=deny\n");
 	assert_has(line, ",name=" AGENT_PORT_NAME "\n");
@@ -192,6 +193,7 @@ START_TEST(args_kvm)
 	line = join(&a);
 	assert_has(line, "\n-smp\n4\n-accel\nkvm\n-cpu\nhost\n");
 	ck_assert_ptr_null(strstr(line, "tsc_early_khz"));
+	ck_assert_ptr_null(strstr(line, "possible_cpus"));
 	qemu_args_done(&a);
 	spec.accelerator = ACCELERATOR_EMULATION;
 	ck_assert_int_eq(qemu_args_make(&spec, "/usr/bin/qemu", 0, &a), 0);

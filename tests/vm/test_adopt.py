@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import sqlite3
@@ -35,9 +36,11 @@ def kill(d):
 
 
 def wait_gone(pid, seconds=30):
-    fd = os.pidfd_open(pid)
     try:
-        import select
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
         assert select.select([fd], [], [], seconds)[0], "pid %d is still there" % pid
     finally:
         os.close(fd)
@@ -81,19 +84,21 @@ def test_output_over_many_kills_is_complete(d):
 def test_stdin_over_kills_is_complete(d):
     data = os.urandom(1 << 20) * (4 if N == 1 else 20)
     p = start_run(d, "sh", "-c", "sha256sum; echo done", flags=("-i",), stdin=subprocess.PIPE)
-    sent = [0]
+    sent, more = [0], threading.Condition()
 
     def writer():
         for i in range(0, len(data), 1 << 16):
             p.stdin.write(data[i:i + (1 << 16)])
-            sent[0] = i
+            with more:
+                sent[0] = i
+                more.notify()
         p.stdin.close()
 
-    t = threading.Thread(target=writer)
+    t = threading.Thread(target=writer, daemon=True)
     t.start()
     for part in (0.2, 0.6):
-        while sent[0] < len(data) * part:
-            time.sleep(0.01)
+        with more:
+            assert more.wait_for(lambda: sent[0] >= len(data) * part, 120), (sent[0], d.log_text())
         kill(d)
         d.start()
     t.join(timeout=120)
@@ -200,6 +205,7 @@ def test_vmm_that_died_meanwhile(d):
     kill(d)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
     d.start()
     out, err = run.communicate(timeout=60)
     assert run.returncode == 125 and b"may have been carried out" in err, err
