@@ -2,18 +2,16 @@
 """The stream between host and guest, cut in every way there is, for the fake VMM (tests/t/test_stream.py) and real
 guests (tests/vm/test_stream.py): whatever happens to it, a command's caller gets every byte once."""
 import ctypes
+import json
 import os
-import shutil
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-from conftest import TOP
+from conftest import TOP, Raw
 from fakevm import lines
 
 sys.path.insert(0, TOP + "/tests/t")
@@ -89,18 +87,72 @@ class Run:
         return found[0]
 
 
+class Live:
+    """A live command whose caller speaks the protocol itself (docs/PROTOCOL.md), leaves as if killed and comes back by
+    offset."""
+
+    def __init__(self, d, params):
+        self.d, self.got = d, b""
+        self.call("vm.run", params)
+        while not (exec_id := self.raw.line()["params"].get("exec_id")):
+            pass
+        self.exec_id = exec_id
+
+    def call(self, method, params):
+        """A call on a connection of its own, with a new socket for its streams."""
+        self.raw, (self.stdio, theirs) = Raw(self.d.socket, 240), socket.socketpair()
+        self.stdio.settimeout(240)
+        for stream, have in ((wire.STDOUT, len(self.got)), (wire.STDERR, 0)):
+            self.stdio.sendall(wire.ack(0, stream, have, have + wire.WINDOW))
+        line = {"jsonrpc": "2.0", "id": 1, "method": method, "fds": 1, "params": {**params, "stdio": 0}}
+        socket.send_fds(self.raw.sock, [json.dumps(line).encode() + b"\n"], [theirs.fileno()])
+        theirs.close()
+
+    def take(self, n):
+        data = self.stdio.recv(n, socket.MSG_WAITALL)
+        assert len(data) == n, self.raw.line()
+        return data
+
+    def frame(self):
+        """The next one: its kind, stream, offset and bytes."""
+        length, kind, _, _ = struct.unpack("<IHHI", self.take(12))
+        payload = self.take(length)
+        return (kind, *struct.unpack("<BQ", payload[:9]), payload[9:])
+
+    def more(self):
+        """The next bytes of stdout, acknowledged only by coming back for what follows."""
+        kind, stream, offset, data = self.frame()
+        assert (kind, stream, offset) == (wire.DATA, wire.STDOUT, len(self.got)), (kind, stream, offset, len(self.got))
+        self.got += data
+
+    def leave(self):
+        self.raw.sock.close()
+        self.stdio.close()
+
+    def attach(self):
+        """False: the daemon has not noticed yet that the last caller has left."""
+        self.call("exec.attach", {"exec_id": self.exec_id, "stdout_offset": len(self.got), "stderr_offset": 0})
+        reply = self.raw.line()
+        if "error" not in reply:
+            return True
+        assert reply["error"]["data"]["code"] == "wrong_state", reply
+        self.leave()
+        return False
+
+    def signal(self, name):
+        reply = self.d.call("exec.signal", {"exec_id": self.exec_id, "signal_name": name}, timeout=240)
+        assert "result" in reply, reply
+
+    def result(self):
+        while "id" not in (reply := self.raw.line()):
+            pass
+        return reply["result"]
+
+
 def sync_of(d, vm):
-    """The machine's secret, from a copy of the store."""
-    place = tempfile.mkdtemp(prefix="pyro-store-")
-    try:
-        for name in ("pyro.db", "pyro.db-wal"):
-            shutil.copy(d.state + "/" + name, place)
-        db = sqlite3.connect(place + "/pyro.db")
-        (sync,), = db.execute("SELECT sync FROM vm WHERE id = ?", (vm,)).fetchall()
-        db.close()
-        return sync
-    finally:
-        shutil.rmtree(place)
+    """The machine's secret."""
+    (sync,), = d.rows("SELECT sync FROM vm WHERE id = ?", vm)
+    return sync
 
 
 def sever(d, vm):
@@ -218,6 +270,34 @@ def look_alikes(d, guest):
         run.send(data[at:at + 997])
     run.got(100 + len(data))
     run.end()
+    d.wait_clean()
+
+
+def caller_lost(d, command, want, **spec):
+    """A caller that took nothing and one that took a part are killed; the next gets all that they did not acknowledge,
+    and the command did not see the end of its input."""
+    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "stdin": True, **spec})
+    live.stdio.recv(1)  # its output has begun to come
+    live.leave()
+    for taken in (b"", want[:len(want) // 2]):
+        live.got = taken
+        while not live.attach():
+            time.sleep(0.01)
+        kind, stream, _, _ = live.frame()
+        assert (kind, stream) == (wire.ACK, wire.STDIN)
+        while len(live.got) <= len(want) // 2:  # more than the next says to have
+            live.more()
+        live.leave()
+    while not live.attach():
+        time.sleep(0.01)
+    assert live.frame()[:2] == (wire.ACK, wire.STDIN)
+    while len(live.got) < len(want):
+        live.more()
+    assert live.got == want
+    live.stdio.sendall(wire.data(0, 0, b"input\n") + wire.end(0, 6))
+    result = live.result()
+    assert (result["exit_code"], result["stdout_bytes"]) == (0, len(want) + 6), result
+    live.leave()
     d.wait_clean()
 
 

@@ -4,7 +4,7 @@
  * channel.
  *
  * What must stay true: bytes below what we have are dropped, a gap or a byte beyond the limit is a
- * protocol error of the guest; every message is sent again after a reconnection as far as the agent
+ * protocol error of the guest, but for what was under way when a new caller went back; every message is sent again after a reconnection as far as the agent
  * does not hold its effect, and receiving one twice changes nothing; each wait for the guest has a
  * deadline; stdin is kept until the agent has accepted it, at most STREAM_WINDOW bytes.
  */
@@ -12,6 +12,8 @@
 #include "daemon/core/exec.h"
 
 #include "proto/api.h"
+
+#include <signal.h>
 
 enum exec_state {
 	EXEC_NEW,
@@ -24,6 +26,7 @@ enum exec_state {
 struct exec_out {
 	uint64_t received;    /* next offset we take */
 	uint64_t upto, limit; /* what the guest was told, or will be by START or RESUME */
+	bool rewound;         /* until the guest goes back to received, what comes was under way */
 };
 
 struct exec {
@@ -51,6 +54,7 @@ struct exec {
 	uint64_t in_sent;  /* next offset to send */
 	uint64_t in_limit; /* of the guest */
 	bool in_ended, in_end_sent;
+	int signo; /* to be sent when the guest can be reached again, 0: none */
 };
 
 const char *exec_id(const struct exec *x)
@@ -311,16 +315,25 @@ void exec_fill(struct exec *x, struct buf *out)
 	}
 }
 
-int exec_kill(struct exec *x, int signo)
+static int send_kill(struct exec *x, int signo)
 {
 	struct msg_kill kill = { .signal = (uint8_t)signo };
+
+	return msg_send(link_control(x->link), kill, FRAME_KILL, x->channel, &kill);
+}
+
+int exec_kill(struct exec *x, int signo)
+{
 	int r;
 
 	if (x->state != EXEC_RUNNING && x->state != EXEC_SENT)
 		return -ESRCH;
-	if (!link_usable(x))
-		return -EAGAIN;
-	r = msg_send(link_control(x->link), kill, FRAME_KILL, x->channel, &kill);
+	if (!link_usable(x)) {
+		if (x->signo != SIGKILL)
+			x->signo = signo;
+		return 0;
+	}
+	r = send_kill(x, signo);
 	sent(x, r);
 	return r;
 }
@@ -384,6 +397,9 @@ static int take_data(struct exec *x, const struct frame *f)
 	if (!is_output(d.stream))
 		return -EBADMSG;
 	o = &x->out[d.stream];
+	if (o->rewound && d.offset > o->received)
+		return 0;
+	o->rewound = false;
 	if (d.offset > o->received || d.n > o->limit || d.offset > o->limit - d.n)
 		return -EBADMSG; /* a gap, or more than it was allowed */
 	if (d.offset + d.n <= o->received)
@@ -475,13 +491,11 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 	}
 }
 
-/* The agent does not hold the command: START was lost on the way, or the command is. */
-static int not_held(struct exec *x)
+/* The agent does not hold a command that it had. */
+static int gone(struct exec *x)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (x->state == EXEC_SENT)
-		return send_start(x);
 	error_set(&err, ERROR_GUEST_DIED, "its agent does not know it any more", "run it again",
 		"the guest lost command %s", exec_id(x));
 	exec_fail(x, &err);
@@ -544,12 +558,24 @@ static int note_held(struct exec *x, const struct msg_held *h)
 
 int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
 {
+	const struct msg_held *h = NULL;
+	int r, signo = x->signo;
+
 	if (x->state == EXEC_NEW || x->state == EXEC_OVER)
 		return 0;
-	for (uint32_t i = 0; i < w->n_held; i++)
+	for (uint32_t i = 0; i < w->n_held && !h; i++)
 		if (streq(w->held[i].exec_id, exec_id(x)))
-			return x->adopted ? note_held(x, &w->held[i]) : resume(x, &w->held[i]);
-	return not_held(x);
+			h = &w->held[i];
+	if (!h && x->state != EXEC_SENT)
+		return gone(x);
+	if (h)
+		r = x->adopted ? note_held(x, h) : resume(x, h);
+	else
+		r = send_start(x); /* lost on the way */
+	if (r < 0 || signo == 0 || !link_usable(x))
+		return r;
+	x->signo = 0;
+	return send_kill(x, signo);
 }
 
 int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel, struct link *link,
@@ -587,6 +613,7 @@ int exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
 			return -ERANGE;
 	}
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+		x->out[i].rewound = have[i] < x->out[i].received;
 		x->out[i].received = x->out[i].upto = have[i];
 		x->out[i].limit = MAX_OF(x->out[i].limit, have[i]);
 	}

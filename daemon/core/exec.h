@@ -65,7 +65,8 @@ void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limi
 int exec_stdin(struct exec *x, const void *p, size_t n);
 void exec_stdin_end(struct exec *x);
 
-/* Asks for a signal to the foreground group; -ESRCH when the command is not running. */
+/* Asks for a signal to the foreground group, once the guest can be reached; of several until then the last, or
+ * SIGKILL. -ESRCH when the command is not running. */
 int exec_kill(struct exec *x, int signo);
 
 /* The guest stands still, or goes on: its deadline waits meanwhile. */

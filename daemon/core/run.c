@@ -604,6 +604,8 @@ void run_begin_grace(struct run *r)
 void run_abandon(struct run *r)
 {
 	r->abandoned = true;
+	if (r->stdio)
+		stdio_hold(r->stdio);
 	r->attach = attach_free(r->attach);
 	if (r->phase >= RUN_DELETING || r->phase == RUN_PULLING)
 		give_up(r);

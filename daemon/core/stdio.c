@@ -11,8 +11,12 @@
 
 #include "daemon/core/stdio.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+
+/* So long after its stdio the connection of a caller that was lost must have been found closed too. */
+#define LOST_USEC USEC_PER_SEC
 
 enum {
 	OUT_HIGH = 2 * FRAME_PAYLOAD_MAX, /* enough for one write; the rest waits per stream */
@@ -29,9 +33,10 @@ struct output {
 };
 
 struct stdio {
-	int fd;                 /* owned; -EBADF: nobody there, everything is discarded */
+	int fd;                 /* owned; -EBADF: nobody there */
 	sd_event_source *io;    /* owned */
 	sd_event_source *drain; /* owned: tells on_drained in a turn of its own */
+	sd_event_source *lost;  /* owned: begins to discard */
 	struct stdio_callbacks cb;
 	void *userdata;
 
@@ -43,6 +48,8 @@ struct stdio {
 	uint64_t in_received, in_limit, in_acked;
 	bool in_ended, with_stdin;
 	bool half_closed; /* the caller sends nothing any more */
+	bool held;        /* nothing will be discarded */
+	bool discards;
 	bool finish;
 };
 
@@ -90,6 +97,17 @@ static void check_drained(struct stdio *s)
 		(void)sd_event_source_set_enabled(s->drain, SD_EVENT_ONESHOT);
 }
 
+static int on_lost(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct stdio *s = userdata;
+
+	s->discards = true;
+	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+		self_ack(s, i, output_of(s, i)->framed);
+	input_over(s);
+	return 0;
+}
+
 /* Nobody is there any more. */
 static void hang_up(struct stdio *s)
 {
@@ -103,9 +121,10 @@ static void hang_up(struct stdio *s)
 
 		o->framed = output_end(o);
 		buf_clear(&o->pending);
-		self_ack(s, i, o->framed);
 	}
-	input_over(s);
+	if (!s->held && (sd_event_source_set_time_relative(s->lost, LOST_USEC) < 0 ||
+				sd_event_source_set_enabled(s->lost, SD_EVENT_ONESHOT) < 0))
+		(void)on_lost(NULL, 0, s);
 	check_drained(s);
 }
 
@@ -187,7 +206,8 @@ int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n)
 
 	if (s->fd < 0) {
 		o->framed += n;
-		self_ack(s, stream, o->framed);
+		if (s->discards)
+			self_ack(s, stream, o->framed);
 		return 0;
 	}
 	r = buf_append(&o->pending, p, n);
@@ -207,6 +227,12 @@ void stdio_ack_stdin(struct stdio *s, uint64_t upto)
 	if (frame_put_ack(&s->out, 0, STREAM_STDIN, upto, upto + STREAM_WINDOW) >= 0)
 		s->in_limit = upto + STREAM_WINDOW;
 	kick(s);
+}
+
+void stdio_hold(struct stdio *s)
+{
+	s->held = true;
+	(void)sd_event_source_set_enabled(s->lost, SD_EVENT_OFF);
 }
 
 void stdio_finish(struct stdio *s)
@@ -288,6 +314,14 @@ static int take_frames(struct stdio *s)
 	return r < 0 ? r : 0;
 }
 
+/* Both directions, as when its process was killed: that is no end of input. */
+static bool is_closed(const struct stdio *s)
+{
+	struct pollfd fd = { .fd = s->fd };
+
+	return poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 /* 1 when more may be there. */
 static int read_some(struct stdio *s)
 {
@@ -301,7 +335,7 @@ static int read_some(struct stdio *s)
 	n = recv(s->fd, p, room, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
-	if (n < 0) {
+	if (n < 0 || (n == 0 && is_closed(s))) {
 		hang_up(s);
 		return 0;
 	}
@@ -363,6 +397,10 @@ static int stdio_init(struct stdio *s, sd_event *event, int fd)
 	if (r >= 0)
 		r = sd_event_source_set_enabled(s->drain, SD_EVENT_OFF);
 	if (r >= 0)
+		r = sd_event_add_time(event, &s->lost, CLOCK_MONOTONIC, 0, 0, on_lost, s);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(s->lost, SD_EVENT_OFF);
+	if (r >= 0)
 		r = sd_event_add_io(event, &s->io, fd, EPOLLIN | EPOLLOUT, on_io, s);
 	if (r >= 0 && s->with_stdin) {
 		s->in_limit = s->in_received + STREAM_WINDOW;
@@ -419,6 +457,7 @@ struct stdio *stdio_free(struct stdio *s)
 		return NULL;
 	sd_event_source_disable_unref(s->io);
 	sd_event_source_disable_unref(s->drain);
+	sd_event_source_disable_unref(s->lost);
 	fd_close(s->fd);
 	decoder_done(&s->in);
 	buf_done(&s->out);

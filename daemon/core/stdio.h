@@ -44,5 +44,7 @@ struct stdio *stdio_disown(struct stdio *s);
 int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n);
 /* Input below upto has been taken: the caller may send STREAM_WINDOW beyond it. */
 void stdio_ack_stdin(struct stdio *s, uint64_t upto);
+/* The caller's connection is lost: once its socket is too, nothing is acknowledged in its place. */
+void stdio_hold(struct stdio *s);
 /* No more output will come: END of both streams follows the last byte, then on_drained. */
 void stdio_finish(struct stdio *s);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the daemon's end of a caller's live stdio: the first byte picks stdin and how the caller
- * ends, the rest is what it sends. Whatever comes, stdin is in order and within the window, limits never
- * go back, a broken protocol is reported once, and after stdio_finish the end comes.
+ * Fuzz target of the daemon's end of a caller's live stdio: the first byte picks stdin, how the caller ends
+ * and whether its connection is known to be lost, the rest is what it sends. Whatever comes, stdin is in
+ * order and within the window, limits never go back, a broken protocol is reported once, after
+ * stdio_finish the end comes, and nothing is acknowledged for a caller that was lost.
  */
 
 #include "daemon/core/stdio.h"
@@ -15,7 +16,7 @@ struct caller {
 	uint64_t received, acked;
 	uint64_t upto[STREAM_MAX], limit[STREAM_MAX], sent[STREAM_MAX];
 	unsigned ends, drained, broken;
-	bool with_stdin;
+	bool with_stdin, lost;
 };
 
 static int on_stdin(struct stdio *s, _unused_ const void *p, size_t n, void *userdata)
@@ -47,6 +48,8 @@ static void on_limit(
 
 	if ((stream != STREAM_STDOUT && stream != STREAM_STDERR) || upto < c->upto[stream] ||
 		limit < c->limit[stream] || limit - upto > STREAM_WINDOW || upto > c->sent[stream])
+		abort();
+	if (c->lost)
 		abort();
 	c->upto[stream] = upto;
 	c->limit[stream] = limit;
@@ -134,14 +137,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (data[0] & 2)
 		(void)shutdown(pair[1], SHUT_WR);
 	turns(event);
+	if (data[0] & 4) {
+		stdio_hold(s);
+		(void)close(TAKE_FD(pair[1]));
+		turns(event);
+		c.lost = true;
+		output(s, &c, STREAM_STDOUT);
+	}
 	stdio_finish(s);
 	for (int i = 0; i < 4; i++) {
 		turns(event);
 		drain_socket(pair[1]);
 	}
-	(void)close(pair[1]);
+	fd_close(pair[1]);
 	turns(event);
-	if (c.drained < 1 || c.ends != 1)
+	/* One that broke off sends no more, but may come back: that is no end of its input. */
+	if (c.drained < 1 || c.ends > 1 || ((data[0] & 6) == 2 && c.ends != 1))
 		abort();
 	stdio_free(s);
 	(void)sd_event_unref(event);

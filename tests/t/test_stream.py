@@ -44,5 +44,10 @@ def test_look_alikes(fake):
     streams.look_alikes(fake, FakeGuest)
 
 
+@pytest.mark.parametrize("size", [16, 200000])
+def test_caller_lost(fake, size):
+    streams.caller_lost(fake, "print %d; cat" % size, lines(size), mem_mib=200, disk_mib=64)
+
+
 def test_away_nearly_as_long_as_callers_wait(make_fake):
     streams.away(make_fake().start(), FakeGuest)

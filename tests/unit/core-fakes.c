@@ -247,6 +247,15 @@ static void take_resume(const struct frame *f)
 	fake.wait_resume = false;
 }
 
+static void take_kill(const struct frame *f)
+{
+	struct msg_kill m;
+
+	ck_assert_int_ge(msg_kill_get(f, &m), 0);
+	fake.signo = m.signal;
+	fake.kills++;
+}
+
 /* BYE, and then the VMM's end. */
 static void take_shutdown(void)
 {
@@ -273,7 +282,7 @@ static void take_frame(const struct frame *f)
 	case FRAME_END: take_end(f); break;
 	case FRAME_RESUME: take_resume(f); break;
 	case FRAME_EXIT_ACK: fake.exit_acks++; break;
-	case FRAME_KILL: fake.kills++; break;
+	case FRAME_KILL: take_kill(f); break;
 	case FRAME_SHUTDOWN: take_shutdown(); break;
 	case FRAME_LOGIN: fake.logins++; break;
 	case FRAME_ACK:

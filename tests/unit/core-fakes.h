@@ -41,6 +41,7 @@ struct fake {
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
 	/* what was seen */
+	int signo; /* of the last KILL */
 	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,
 		adopted;
 	uint64_t stdin_bytes;

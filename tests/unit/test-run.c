@@ -103,9 +103,10 @@ static void nothing_left(void)
 	free(rows);
 }
 
+static const struct run_callbacks run_events = { .on_progress = on_progress, .on_done = on_done };
+
 static int begin(int stdio_fd, bool with_stdin, struct error *err)
 {
-	static const struct run_callbacks cb = { .on_progress = on_progress, .on_done = on_done };
 	static const char *const env[] = { "A=1", "B=2", NULL };
 	struct run_params p = {
 		.machine = { .environment = "debian:12",
@@ -123,7 +124,7 @@ static int begin(int stdio_fd, bool with_stdin, struct error *err)
 		.with_stdin = with_stdin,
 	};
 
-	return run_start(m, &p, &cb, NULL, &run, err);
+	return run_start(m, &p, &run_events, NULL, &run, err);
 }
 
 static void run_it(void)
@@ -612,6 +613,70 @@ START_TEST(stdio_closed_early)
 }
 END_TEST
 
+/* Callers are lost and others go on where they were, while the guest sends: what is under way is no fault of its. */
+START_TEST(attached_under_output)
+{
+	struct client c = { 0 };
+	int fd = client_open(&c);
+
+	fake.command = COMMAND_FLOOD;
+	fake.flood_bytes = 10 * MIB;
+	ck_assert_int_eq(begin(fd, false, NULL), 0);
+	for (unsigned i = 1; i <= 8; i++) {
+		uint64_t have[STREAM_MAX] = { 0 };
+
+		while (c.got[STREAM_STDOUT] < i * MIB)
+			ck_assert_int_ge(sd_event_run(event, LONG), 0);
+		have[STREAM_STDOUT] = c.got[STREAM_STDOUT];
+		client_close(&c);
+		run_abandon(run);
+		c = (struct client){ .got = { [STREAM_STDOUT] = have[STREAM_STDOUT] } };
+		fd = client_open(&c);
+		for (uint8_t stream = STREAM_STDOUT; stream <= STREAM_STDERR; stream++)
+			ck_assert_int_ge(frame_put_ack(&c.out, 0, stream, have[stream],
+						 have[stream] + STREAM_WINDOW),
+				0);
+		client_go_on(&c);
+		ck_assert_int_eq(
+			run_attach(m, fake.exec_id, 1000, fd, have, &run_events, NULL, &run, NULL),
+			0);
+	}
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_msg(!failure.set, "%s: %s", failure.message, failure.cause);
+	while (c.ends < 2)
+		ck_assert_int_ge(sd_event_run(event, LONG), 0);
+	ck_assert_uint_eq(c.got[STREAM_STDOUT], 10 * MIB);
+	ck_assert_uint_eq(fake.dials, 1);
+	client_close(&c);
+	nothing_left();
+}
+END_TEST
+
+/* A signal while the stream is broken comes when it is whole again; KILL is not lost to a milder one. */
+START_TEST(signalled_while_broken)
+{
+	json_object *o = NULL;
+
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	fake_break();
+	ck_assert_int_ge(sd_event_run(event, LONG), 0);
+	ck_assert_int_eq(runs_signal(m, fake.exec_id, 1000, SIGKILL, &o, NULL), 0);
+	json_object_put(o);
+	ck_assert_int_eq(runs_signal(m, fake.exec_id, 1000, SIGINT, &o, NULL), 0);
+	json_object_put(o);
+	ck_assert_uint_eq(fake.kills, 0);
+	while (fake.kills == 0)
+		ck_assert_int_gt(sd_event_run(event, LONG), 0);
+	ck_assert_uint_eq(fake.dials, 2);
+	ck_assert_int_eq(fake.signo, SIGKILL);
+	run_cancel(run);
+	ck_assert(loop_until(event, &done, LONG));
+	nothing_left();
+}
+END_TEST
+
 static void client_lie(struct client *c, int which)
 {
 	switch (which) {
@@ -720,7 +785,7 @@ START_TEST(recovery)
 }
 END_TEST
 
-START_TEST(reap)
+START_TEST(state_table)
 {
 	ck_assert(machine_successor(MACHINE_PREPARING, MACHINE_STARTING));
 	ck_assert(!machine_successor(MACHINE_DELETING, MACHINE_STARTED));
@@ -755,7 +820,7 @@ static TCase *run_case(void)
 	tcase_add_test(tc, waiting_runs);
 	tcase_add_test(tc, signals);
 	tcase_add_loop_test(tc, recovery, 0, 2);
-	tcase_add_test(tc, reap);
+	tcase_add_test(tc, state_table);
 	return tc;
 }
 
@@ -771,6 +836,8 @@ static TCase *stream_case(void)
 	tcase_add_loop_test(tc, stdio_through_cat, 0, 4);
 	tcase_add_test(tc, stdio_slow_reader);
 	tcase_add_loop_test(tc, stdio_closed_early, 0, 2);
+	tcase_add_test(tc, attached_under_output);
+	tcase_add_test(tc, signalled_while_broken);
 	tcase_add_loop_test(tc, stdio_client_breaks_protocol, 0, 6);
 	tcase_add_loop_test(tc, stdio_wrong_descriptor, 0, 2);
 	return tc;

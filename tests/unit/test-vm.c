@@ -489,6 +489,37 @@ START_TEST(next_daemon)
 }
 END_TEST
 
+static void on_swept(json_object *answer, const struct error *err, _unused_ void *userdata)
+{
+	ck_assert_ptr_null(err);
+	json_object_put(result);
+	result = answer;
+	done = true;
+}
+
+/* What expired while no daemon ran has an hour from the start of the next one on, and then goes by itself. */
+START_TEST(an_hour_after_a_start)
+{
+	bool never = false;
+
+	created();
+	machines_free(m->machines);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	the_machine()->row.expires_usec = 1;
+	reaper_update(m->machines);
+	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
+	ck_assert_int_eq(machines_reap_expired(m->machines, 1000, on_swept, NULL), 0);
+	wait_done();
+	ck_assert_int_eq(json_object_get_int(json_get(result, "count")), 0);
+	ck_assert_int_eq(the_machine()->state, MACHINE_CREATED);
+	m->started_usec -= 3600 * USEC_PER_SEC;
+	reaper_update(m->machines);
+	for (int i = 0; i < 500 && machines_count(m->machines) > 0; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_uint_eq(machines_count(m->machines), 0);
+}
+END_TEST
+
 /* The host was restarted under a running machine: it has failed, and boots again. */
 START_TEST(after_the_hosts_restart)
 {
@@ -551,6 +582,7 @@ int main(void)
 	tcase_add_loop_test(t, executes, 0, 2);
 	tcase_add_test(t, exec_without_boot);
 	tcase_add_loop_test(t, next_daemon, 0, 2);
+	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);

@@ -16,6 +16,7 @@ import time
 import pytest
 
 from conftest import BUILD, N, keep
+from streams import Live
 
 ENV = "debian:12"
 FULL = N > 1
@@ -95,6 +96,41 @@ class Systemd:
             us.sendto(b"end", self.d.root + "/notify")
 
 
+class Caller(threading.Thread):
+    """Leaves its live command again and again and comes back, and signals it meanwhile."""
+
+    COMMAND = "trap '' USR1; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+
+    def __init__(self, d):
+        super().__init__(daemon=True)
+        self.live = Live(d, {"environment": ENV, "command": self.COMMAND, "timeout_seconds": 0, **NEW})
+        self.attached, self.failure, self.over = 0, None, threading.Event()
+
+    def run(self):
+        try:
+            self.live.more()
+            while not self.over.is_set():
+                self.live.leave()
+                while not self.live.attach():
+                    self.over.wait(0.01)
+                self.live.signal("USR1")
+                self.live.more()
+                self.attached += 1
+        except Exception as e:
+            self.failure = e
+
+    def end(self):
+        self.over.set()
+        self.join(300)
+        assert not self.failure and not self.is_alive() and self.attached > 0, self.failure
+        got = self.live.got
+        lines = got[:got.rfind(b"\n") + 1]
+        assert lines == b"".join(b"%d\n" % (i + 1) for i in range(lines.count(b"\n")))
+        self.live.signal("KILL")
+        assert self.live.result()["exit_code"] == 128 + signal.SIGKILL
+        self.live.leave()
+
+
 class Load:
     """A running rpc-load of some uid."""
 
@@ -111,8 +147,8 @@ class Load:
 
 
 def mix(vm, idle):
-    """What clients ask about machines that stay. Missing of the table: what deletes (below), exec.signal and exec.attach,
-    which need a command of their own (tests/vm/test_run.py, test_adopt.py), and env.prune, which would delete images."""
+    """What clients ask about machines that stay. The rest of the table needs more: what deletes and what prunes (below), and
+    a command of their own (Caller)."""
     return [("vm.status", {"vm_id": vm}), ("system.ping", {}), ("vm.list", {}), ("vm.network_info", {"vm_id": vm}),
             ("env.list", {}), ("vm.status", {"vm_id": vm}), ("vm.list_environments", {}), ("env.inspect", {"environment": ENV}),
             ("vm.start", {"vm_id": vm}), ("vm.stop", {"vm_id": idle}), ("cancel", {"id": "none"}), ("env.pull", {"environment": ENV}),
@@ -205,6 +241,9 @@ class Host:
         return [Load(GREEDY, server, mix(self.greedy[0], self.greedy[-1]), "-c", str(CLIENTS // 2 - 3), *pace, seconds=seconds),
                 Load(GREEDY, server, REFUSED, "-c", "2", *pace, seconds=seconds)]
 
+    def admin(self, seconds):
+        return Load(0, ("-s", self.d.socket), [("env.prune", {}), ("env.list", {})], "-i", "200000", seconds=seconds)
+
 
 @pytest.fixture
 def system(make_daemon, root_only, tmp_path):
@@ -221,11 +260,14 @@ def system(make_daemon, root_only, tmp_path):
 def under_load(host, what, seconds, greedy=None, during=lambda: None):
     """The percentiles of the modest uid's vm.status and of the bare echo while clients ask; what the others were told is
     checked. greedy: the pace of that uid's clients, () for as fast as they are answered."""
+    caller = Caller(host.d)
     modest = host.modest_clients(seconds)
     others = [] if greedy is None else host.greedy_clients(seconds, *greedy)
-    probes = host.probes(seconds)
+    probes, admin = host.probes(seconds), host.admin(seconds)
+    caller.start()
     during()
-    results = [load.result() for load in modest]
+    results = [load.result() for load in (*modest, admin)]
+    caller.end()
     for result in results:
         assert not result["errors"], result
     assert {"vm.create", "vm.status", "vm.delete"} <= set(results[1]["methods"]), results[1]
@@ -237,7 +279,7 @@ def under_load(host, what, seconds, greedy=None, during=lambda: None):
     ours, echo = ({p: r["methods"]["vm.status"][p + "_us"] / 1e3 for p in ("p50", "p99")} for r in (load.result() for load in probes))
     keep(**{"load_" + what: {
         "status_ms": ours, "echo_ms": echo, "p99_ratio": round(ours["p99"] / echo["p99"], 2),
-        "calls_per_second": round(sum(r["per_second"] for r in results)), "host_load": os.getloadavg()[0]}})
+        "attached": caller.attached, "calls_per_second": round(sum(r["per_second"] for r in results)), "host_load": os.getloadavg()[0]}})
     return ours, echo
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 import streams
+from fakevm import lines
 from streams import RealGuest
 
 
@@ -21,6 +22,12 @@ def test_severed_again_and_again(d):
 
 def test_look_alikes(d):
     streams.look_alikes(d, RealGuest)
+
+
+def test_caller_lost(d):
+    command, = RealGuest.around(200000)
+    command = command[:command.rindex(";")]
+    streams.caller_lost(d, command, lines(200000), mem_mib=256)
 
 
 def test_away_nearly_as_long_as_callers_wait(d):
