@@ -23,6 +23,7 @@
 #include "daemon/manager.h"
 #include "daemon/rpc/server.h"
 #include "daemon/store/store.h"
+#include "proto/host.h"
 
 #define SYSTEM_USER "pyro"
 
@@ -319,12 +320,23 @@ static int start_watchdog(struct watchdog *w, struct manager *m)
 		m->event, &w->timer, CLOCK_MONOTONIC, w->interval_usec, 0, on_watchdog, w);
 }
 
+static int on_tsc(_unused_ sd_event_source *s, _unused_ uint64_t usec, _unused_ void *userdata)
+{
+	(void)host_tsc_khz();
+	return 0;
+}
+
 static int start(struct manager *m, struct watchdog *w, struct error *err)
 {
 	int fd;
 	int r = watch_signals(m);
 	if (r >= 0)
 		r = start_watchdog(w, m);
+	/* Known before the first machine asks, which would wait for it. */
+	host_tsc_begin();
+	if (r >= 0)
+		r = sd_event_add_time_relative(m->event, NULL, CLOCK_MONOTONIC, HOST_TSC_USEC, 0,
+			on_tsc, NULL);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot prepare the loop");
 	r = activated_socket(&fd, err);

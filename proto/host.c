@@ -24,7 +24,6 @@
 #define TABLE_MAX    ((size_t)4 * 1024 * 1024) /* of /etc/passwd, /etc/subuid */
 #define MEMINFO_MAX  ((size_t)64 * 1024)
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#define TSC_WAIT_NS  25000000L
 
 #if defined(__x86_64__)
 
@@ -124,21 +123,36 @@ static struct tsc_sample tsc_sample(void)
 	return best;
 }
 
+static struct tsc_sample tsc_first;
+
+void host_tsc_begin(void)
+{
+	tsc_first = tsc_sample();
+}
+
 static uint32_t tsc_measure(void)
 {
-	/* Time itself is what is waited for here; a wait cut short by a signal is made up for. */
-	struct timespec wait = { .tv_nsec = TSC_WAIT_NS };
-	struct tsc_sample a = tsc_sample();
+	struct tsc_sample a = tsc_first.nsec > 0 ? tsc_first : tsc_sample(), b = tsc_sample();
+	uint64_t enough = a.nsec + HOST_TSC_USEC * 1000;
+	struct timespec wait = { 0 };
 
-	while (clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, &wait) == EINTR)
-		;
-	struct tsc_sample b = tsc_sample();
+	/* Time itself is what is waited for here; a wait cut short by a signal is made up for. */
+	if (b.nsec < enough) {
+		wait.tv_nsec = (long)(enough - b.nsec);
+		while (clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, &wait) == EINTR)
+			;
+		b = tsc_sample();
+	}
 	if (b.nsec <= a.nsec || b.tsc <= a.tsc)
 		return 0;
 	return (uint32_t)((double)(b.tsc - a.tsc) * 1e6 / (double)(b.nsec - a.nsec) + 0.5);
 }
 
 #else
+
+void host_tsc_begin(void)
+{
+}
 
 static uint32_t tsc_measure(void)
 {

@@ -21,8 +21,10 @@ void host_kvm_probe(struct host_kvm *ret);
 /* True if the CPU has VMX or SVM (so that KVM would be worth having). */
 bool host_cpu_virtualization(void);
 
-/* The TSC rate in kHz, measured against CLOCK_MONOTONIC_RAW over at least 20 ms, cached for the
- * process. */
+/* The TSC rate in kHz, measured against CLOCK_MONOTONIC_RAW over HOST_TSC_USEC, cached for the process; 0: there is
+ * none. Waits for what is left of that time since host_tsc_begin. */
+#define HOST_TSC_USEC UINT64_C(25000)
+void host_tsc_begin(void);
 uint32_t host_tsc_khz(void);
 
 unsigned host_cpu_count(void);

@@ -152,6 +152,7 @@ class Daemon:
         pid = os.fork()
         if pid == 0:
             try:
+                os.setsid()  # the scheduler gives a session its share, as it does a service
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 fd = listener.fileno()
                 os.set_inheritable(3, True) if fd == 3 else os.dup2(fd, 3)

@@ -3,10 +3,11 @@
  * One command in a guest. Made by run.c, listed by the machine, which hands it the frames of its
  * channel.
  *
- * What must stay true: bytes below what we have are dropped, a gap or a byte beyond the limit is a
- * protocol error of the guest, but for what was under way when a new caller went back; every message is sent again after a reconnection as far as the agent
- * does not hold its effect, and receiving one twice changes nothing; each wait for the guest has a
- * deadline; stdin is kept until the agent has accepted it, at most STREAM_WINDOW bytes.
+ * What must stay true: bytes below what we have are dropped; a gap, but for what was under way when a new
+ * caller went back, or a byte beyond the limit is a protocol error of the guest; every message is sent
+ * again after a reconnection as far as the agent does not hold its effect, and receiving one twice changes
+ * nothing; each wait for the guest has a deadline; stdin is kept until the agent has accepted it, at most
+ * STREAM_WINDOW bytes.
  */
 
 #include "daemon/core/exec.h"

@@ -167,6 +167,31 @@ def test_nobody_sees_anothers_machine(host):
     host.pyro("vm", "delete", vm)
 
 
+def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(host):
+    before = host.show("pyrod.service", "MainPID")
+
+    def configure(text, check=True):
+        host.run("sh", "-c", "mkdir -p /etc/pyro && cat >/etc/pyro/pyrod.conf", input=text)
+        return host.run("systemctl", "reload", "pyrod.service", check=check)
+
+    def ttl():
+        vm = json.loads(host.pyro("--json", "vm", "create", "debian:12").stdout)
+        host.pyro("vm", "delete", vm["vm_id"])
+        return vm["ttl_seconds"]
+
+    try:
+        configure("default_ttl_seconds = 77\n")
+        host.wait_for("the new configuration holds", "journalctl -u pyrod.service -o cat --no-pager", lambda log: "is read anew" in log)
+        assert ttl() == 77
+        assert configure("default_ttl_seconds = soon\n", check=False).returncode != 0
+        assert ttl() == 77
+        assert "soon" in host.journal()
+    finally:
+        configure("")
+        host.run("rm", "-r", "/etc/pyro")
+    assert host.show("pyrod.service", "MainPID") == before and host.show("pyrod.service", "ActiveState") == "active"
+
+
 def test_no_byte_is_lost_over_restart_kill_and_upgrade(host):
     """A command prints while its daemon is restarted, killed, and exchanged for another binary."""
     lines = 3000

@@ -38,3 +38,4 @@ def test_thousands_of_kills(make_fake):
         seed += 1
         d.close()
     print("%d kills of %d" % (done, kills))
+    assert done >= kills

@@ -4,6 +4,7 @@ deleted: the answers of the uid that behaves stay quick, whatever the other does
 for a quota. Then the daemon hangs, its watchdog (this test plays systemd) ends and restarts it, and the machines live. A
 small n here; tests/soak load runs 64 clients and 10 machines for five minutes."""
 import concurrent.futures
+import contextlib
 import json
 import os
 import select
@@ -39,8 +40,14 @@ disk_reserve_mib = 1024
 WRITER = "trap '' USR1; while :; do dd if=/dev/zero of=/workspace/f bs=1M count=32 conv=fsync 2>/dev/null; sync; echo .; done"
 
 
+# Of the processor, as the units have it: pyrod counts twice as much as all machines together (CPUWeight 100, pyro.slice 50), of
+# which a dozen run here: 24 times each, which is fifteen steps of niceness.
+AUTOGROUP_NICE = "-15"
+
+
 class Systemd:
-    """What systemd does for pyrod: holds its socket over restarts, waits for READY and ends it when its watchdog trips."""
+    """What systemd does for pyrod: holds its socket over restarts, weighs it against its machines, waits for READY and ends
+    it when its watchdog trips."""
 
     def __init__(self, d, *args):
         self.d, self.args, self.pid = d, args, None
@@ -70,6 +77,9 @@ class Systemd:
             self.pid = self.d.exec_with(self.listener, *self.args, NOTIFY_SOCKET=self.d.root + "/notify",
                                         WATCHDOG_USEC=str(WATCHDOG_USEC))
             assert self.heard.wait_for(lambda: self.ready > before, 30), self.d.log_text()
+        with contextlib.suppress(FileNotFoundError):  # a kernel without
+            with open("/proc/%d/autogroup" % self.pid, "w") as f:
+                f.write(AUTOGROUP_NICE)
 
     def watchdog(self):
         """Waits for a silence as long as the watchdog's, then does as systemd: SIGABRT, SIGCONT, and a new one."""
@@ -138,7 +148,8 @@ class Load:
         words = [LOAD, "-t", str(seconds), *flags, *server]
         for method, params in calls:
             words += [method, params if isinstance(params, str) else json.dumps(params)]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=uid, extra_groups=[])
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=uid, extra_groups=[],
+                                        start_new_session=True)
 
     def result(self):
         out, err = self.process.communicate(timeout=SECONDS + 120)
@@ -295,11 +306,9 @@ def test_load_of_two_uids_and_a_hung_daemon(system):
     ours, echo = under_load(host, "both", SECONDS, ("-i", GREEDY_USEC), delete_fragmented)
     # Half of the calls at least find nobody before them.
     assert ours["p50"] <= 5 * echo["p50"]
-    # The aim is 5 ms for 99 of 100, on a host that answers the echo's in a fifth of that. Where more wants to run than can
-    # (other tests, emulated guests), the hundredth call says how long the scheduler lets a process stand, the daemon
-    # the longer the more it has run; then it is only kept (bench.json).
-    if echo["p99"] <= 1:
-        assert ours["p99"] <= min(5, 10 * echo["p99"])
+    # On a host where more wants to run than can (other tests, emulated guests), the hundredth call says how long the scheduler
+    # lets a process stand, as the echo's does.
+    assert ours["p99"] <= (min(5, 10 * echo["p99"]) if echo["p99"] <= 1 else max(5, 3 * echo["p99"]))
     # As fast as it is answered, the greedy one takes the daemon's whole processor, and is still not all that is served.
     under_load(host, "flooded", SECONDS // 4, ())
     host.writes(1)
