@@ -335,8 +335,8 @@ static int start(struct manager *m, struct watchdog *w, struct error *err)
 	/* Known before the first machine asks, which would wait for it. */
 	host_tsc_begin();
 	if (r >= 0)
-		r = sd_event_add_time_relative(m->event, NULL, CLOCK_MONOTONIC, HOST_TSC_USEC, 0,
-			on_tsc, NULL);
+		r = sd_event_add_time_relative(
+			m->event, NULL, CLOCK_MONOTONIC, HOST_TSC_USEC, 0, on_tsc, NULL);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot prepare the loop");
 	r = activated_socket(&fd, err);
