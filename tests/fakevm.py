@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import struct
 import time
 
@@ -116,14 +115,6 @@ class FakeDaemon(Daemon):
         children = super().processes()
         known = {pid for pid, _ in children}
         return children + [(pid, "fake VMM, not a child") for pid in self.vmm_pids() if pid not in known]
-
-    def rows(self, sql):
-        """Of the store, while no daemon has it."""
-        db = sqlite3.connect("file:%s/pyro.db?mode=ro" % self.state, uri=True)
-        try:
-            return db.execute(sql).fetchall()
-        finally:
-            db.close()
 
     def close(self):
         super().close()

@@ -346,6 +346,7 @@ def test_the_bus_goes_away_and_comes_back(host):
 def test_machines_leave_nothing(host):
     host.wait_for("units", "systemctl list-units --all --plain --no-legend 'pyro-vm@*' 'pyro-import@*'", lambda text: text == "")
     host.wait_for("drop-ins", "ls /run/systemd/system.control", lambda text: text == "")
+    host.wait_for("cgroups", "find /sys/fs/cgroup -name '*pyro-vm@*' -o -name '*pyro-import@*'", lambda text: text == "")
     assert host.run("ls", "/run/pyro/vm", "/var/lib/pyro/machines").stdout.split() == ["/run/pyro/vm:", "/var/lib/pyro/machines:"]
 
 

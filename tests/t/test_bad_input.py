@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Bad input to the socket and the CLI: a clear error or a bounded wait; pyrod stays and serves others. The sanitized daemon."""
 import array
+import contextlib
 import json
 import os
+import select
 import socket
-import subprocess
+import time
 
 import pytest
 
