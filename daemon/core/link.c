@@ -20,7 +20,7 @@ enum {
 	READ_BYTES = 4 * 1024,
 };
 /* ... nor with small frames, of which a round holds thousands: no round begins later in a turn. */
-#define READ_TURN_USEC 100
+#define READ_TURN_USEC 40
 
 struct link {
 	sd_event *event; /* borrowed: the manager's */

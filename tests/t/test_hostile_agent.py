@@ -227,8 +227,10 @@ def test_others_do_not_notice(make_fake, root_only):
     finally:
         os.sched_setscheduler(0, own[0], own[1])
     print(", ".join("%s %.2f/%.2f ms" % (name, 1000 * a, 1000 * b) for name, (a, b) in worst.items()))
+    # Beside other tests, below a millisecond the two are both noise.
+    noise = 0.001 if N == 1 else 0
     for name, (loud, quiet) in worst.items():
-        assert loud < max(2 * quiet, 0.001), (name, worst)  # below a millisecond the two are both noise
+        assert loud < max(2 * quiet, noise), (name, worst)
     assert d.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
     d.wait_clean()
 
