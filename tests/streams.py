@@ -122,8 +122,14 @@ class Live:
     def more(self):
         """The next bytes of stdout, acknowledged only by coming back for what follows."""
         kind, stream, offset, data = self.frame()
+        if (kind, stream) == (wire.END, wire.STDERR):  # when it has been sent with the last bytes of stdout
+            kind, stream, offset, data = self.frame()
         assert (kind, stream, offset) == (wire.DATA, wire.STDOUT, len(self.got)), (kind, stream, offset, len(self.got))
         self.got += data
+
+    def acknowledge(self):
+        """What came, as one who reads on does."""
+        self.stdio.sendall(wire.ack(0, wire.STDOUT, len(self.got), len(self.got) + wire.WINDOW))
 
     def leave(self):
         self.raw.sock.close()
@@ -311,4 +317,24 @@ def away(d, guest, seconds=9):
     d.start()
     run.send(b"and on\n")
     run.end()
+    d.wait_clean()
+
+
+def away_for_longer(d, command, want, seconds=10.5, **spec):
+    """pyrod is away for longer than libpyro dials: the program has waited with more than a window of output, and a caller who
+    comes to the new daemon gets all of it."""
+    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})
+    live.more()
+    kill(d)
+    live.leave()
+    time.sleep(seconds)
+    d.start()
+    assert live.attach()
+    while len(live.got) < len(want):
+        live.more()
+        live.acknowledge()
+    assert live.got == want
+    result = live.result()
+    assert (result["exit_code"], result["stdout_bytes"]) == (0, len(want)), result
+    live.leave()
     d.wait_clean()

@@ -51,3 +51,7 @@ def test_caller_lost(fake, size):
 
 def test_away_nearly_as_long_as_callers_wait(make_fake):
     streams.away(make_fake().start(), FakeGuest)
+
+
+def test_away_for_longer(make_fake):
+    streams.away_for_longer(make_fake().start(), "print 2000000", lines(2000000), mem_mib=200, disk_mib=64)
