@@ -112,6 +112,8 @@ static int start(struct environments *envs, struct confinement *c)
 			.input_fd = -EBADF,
 			.unit = true,
 			.timeout_usec = ASK_TIMEOUT_USEC,
+			.failure = ERROR_INTERNAL,
+			.again = "Restart pyrod; its log says more.",
 			.on_done = on_answer,
 			.userdata = envs,
 		},

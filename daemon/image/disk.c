@@ -260,6 +260,8 @@ static int start_blank(struct disk_op *op, uint64_t size_mib, struct error *err)
 			.dir_fd = dir_fd,
 			.input_fd = -EBADF,
 			.timeout_usec = BLANK_TIMEOUT_USEC,
+			.failure = ERROR_START_FAILED,
+			.again = "Try again; see the load and the memory of this host.",
 			.on_done = on_blank,
 			.userdata = op,
 		},

@@ -43,6 +43,8 @@ struct import_job {
 	void (*on_progress)(const char *phase, int percent, const char *detail, void *userdata);
 	void (*on_done)(json_object *result, const struct error *err, void *userdata);
 	void *userdata;
+	enum error_code failure;
+	const char *again;   /* static */
 	json_object *result; /* owned */
 	struct error error;  /* owned; what it reported */
 	bool garbled;        /* a line was not what was agreed */
@@ -238,8 +240,7 @@ static void explain(struct import_job *j, int status, const char *tail)
 	char cause[1700], *text = NULL;
 
 	if (status == INT_MIN) {
-		(void)error_set(&j->error, ERROR_PULL_FAILED, "It took too long and was ended.",
-			"Pull again; check the network and the load of this host.",
+		(void)error_set(&j->error, j->failure, "It took too long and was ended.", j->again,
 			"pyro-import did not finish");
 		return;
 	}
@@ -254,8 +255,7 @@ static void explain(struct import_job *j, int status, const char *tail)
 	text = status < 0
 		       ? str_printf("It was ended by signal %d (%s).", -status, strsignal(-status))
 		       : NULL;
-	(void)error_set(&j->error, ERROR_PULL_FAILED, text ? text : cause, "Pull again.",
-		"pyro-import failed");
+	(void)error_set(&j->error, j->failure, text ? text : cause, j->again, "pyro-import failed");
 	free(text);
 }
 
@@ -348,6 +348,8 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 		return error_set_errno(
 			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot start pyro-import");
 	}
+	j->failure = spec->failure;
+	j->again = spec->again;
 	j->on_progress = spec->on_progress;
 	j->on_done = spec->on_done;
 	j->userdata = spec->userdata;

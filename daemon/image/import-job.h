@@ -28,6 +28,7 @@ int import_staging_make(struct manager *m, const char *parent, char ret_name[IMP
 #define IMPORT_PHASE_MAX  32
 #define IMPORT_DETAIL_MAX 256
 #define IMPORT_INPUT      "/proc/self/fd/4"
+#define IMPORT_AGAIN      "Pull again; check the network and the load of this host."
 
 struct import_job_spec {
 	const char *const *args; /* verb and options, NULL-terminated; copied by the start */
@@ -35,6 +36,9 @@ struct import_job_spec {
 	int input_fd; /* borrowed like it; a folder to read, IMPORT_INPUT to it; -EBADF = none */
 	bool unit; /* it needs a network or set-id programs: a unit of its own where pyrod is one */
 	uint64_t timeout_usec;
+	enum error_code
+		failure;   /* what an end is that it does not explain itself: killed, or too late */
+	const char *again; /* ... and what its user does then; static */
 	/* phase and detail are bounded, percent is -1..100; may be NULL. */
 	void (*on_progress)(const char *phase, int percent, const char *detail, void *userdata);
 	/* Exactly once; result (borrowed) or err is set. The job is freed afterwards. */

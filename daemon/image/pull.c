@@ -304,6 +304,8 @@ static int start_import(struct pull *p, struct error *err)
 			.input_fd = -EBADF,
 			.unit = true,
 			.timeout_usec = PULL_TIMEOUT_USEC,
+			.failure = ERROR_PULL_FAILED,
+			.again = IMPORT_AGAIN,
 			.on_progress = on_import_progress,
 			.on_done = on_imported,
 			.userdata = p,

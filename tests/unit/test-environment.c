@@ -44,6 +44,7 @@ static const char script[] =
 	"  echo I > $out; echo '{\"result\":{\"initrd\":\"x\",\"size_bytes\":2}}';;\n"
 	"disk) [ $mode = disk-fail ] && { echo '{\"error\":{\"code\":\"no_space\",\"message\":\"no blank\"}}';"
 	" exit 1; }\n"
+	"  [ $mode = disk-killed ] && kill -9 $$\n"
 	"  truncate -s 8M $out; printf 'blank' | dd of=$out bs=1 seek=4194304 conv=notrunc 2>/dev/null\n"
 	"  echo '{\"result\":{}}';;\n"
 	"environment)\n"
@@ -754,21 +755,27 @@ START_TEST(disks_are_sparse_copies)
 }
 END_TEST
 
-START_TEST(failed_blank_leaves_nothing)
+static void fail_to_make_disk(const char *mode, enum error_code code, const char *message)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct heard h = { 0 };
 	struct disk_op *op = NULL;
 
-	put("mode", "disk-fail");
+	put("mode", mode);
 	ck_assert_int_eq(disk_create(&t.m, path_of("a"), 64, on_plain_done, &h, &op, &err), 0);
 	until_done(&h);
-	ck_assert_int_eq(h.err.code, ERROR_NO_SPACE);
-	ck_assert_str_eq(h.err.message, "no blank");
+	ck_assert_int_eq(h.err.code, code);
+	ck_assert_str_eq(h.err.message, message);
 	ck_assert(!there("a") && !there("a.part") && !there("disks/blank-64.ext4"));
 	ck_assert_uint_eq(staging_count("disks"), 0);
 	error_clear(&h.err);
 	op = disk_op_free(op);
+}
+
+START_TEST(failed_blank_leaves_nothing)
+{
+	fail_to_make_disk("disk-fail", ERROR_NO_SPACE, "no blank");
+	fail_to_make_disk("disk-killed", ERROR_START_FAILED, "pyro-import failed");
 
 	put("mode", "ok");
 	make_disk("a");
