@@ -80,6 +80,7 @@ struct machine {
 	const char *accelerator_reason; /* static */
 	int image_fd, own_fd;           /* owned */
 	struct kernel_files kernel;     /* owned */
+	bool kernel_awaited;            /* its initramfs is being packed: kernels knows us */
 	struct disk_op *disk_op;        /* owned: the copy */
 	struct disk_op *remove_op;      /* owned: one removal after the other */
 	unsigned removed;               /* of the two directories */

@@ -153,6 +153,8 @@ static void free_world(struct machine *mc)
 	vmm_free(mc->vmm);
 	disk_op_free(mc->disk_op);
 	disk_op_free(mc->remove_op);
+	if (mc->kernel_awaited)
+		kernels_forget(mc->machines->m->kernels, mc);
 	kernel_files_done(&mc->kernel);
 	fd_close(mc->image_fd);
 	fd_close(mc->own_fd);

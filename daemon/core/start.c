@@ -180,7 +180,7 @@ static int undo_run_directory(struct machine *mc)
 
 /* Images and disk */
 
-static int run_images(struct machine *mc, struct error *err)
+static int open_images(struct machine *mc, struct error *err)
 {
 	struct manager *m = mc->machines->m;
 	int r = environments_open_image(m->environments, mc->row.env_digest, &mc->image_fd, err);
@@ -188,8 +188,33 @@ static int run_images(struct machine *mc, struct error *err)
 	return r < 0 ? r : kernels_open(m->kernels, mc->row.kernel_hash, &mc->kernel, err);
 }
 
+static void on_packed(const struct error *err, void *userdata)
+{
+	_cleanup_error_ struct error mine = ERROR_INIT;
+	struct machine *mc = userdata;
+
+	mc->kernel_awaited = false;
+	if (!err && open_images(mc, &mine) < 0)
+		err = &mine;
+	machine_continue(mc, err);
+}
+
+/* A machine that was made before an upgrade boots with today's agent, which its kernel may not be packed with yet. */
+static int run_images(struct machine *mc, struct error *err)
+{
+	int r = kernels_pack(mc->machines->m->kernels, mc->row.kernel_hash, on_packed, mc, err);
+
+	if (r != 0)
+		return r < 0 ? r : open_images(mc, err);
+	mc->kernel_awaited = true;
+	return STEP_WAIT;
+}
+
 static void close_images(struct machine *mc)
 {
+	if (mc->kernel_awaited)
+		kernels_forget(mc->machines->m->kernels, mc);
+	mc->kernel_awaited = false;
 	mc->image_fd = fd_close(mc->image_fd);
 	mc->own_fd = fd_close(mc->own_fd);
 	kernel_files_done(&mc->kernel);

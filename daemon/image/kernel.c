@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns STATE/kernels: which kernel new machines get, and the one piece of work that puts it there. All
- * who ask while it runs wait for the same work. Called by environment.c (every pull ensures a kernel)
- * and by the start of machines.
+ * Owns STATE/kernels: which kernel new machines get, and the work that puts it there, one piece after the
+ * other. All who ask for the same while it runs wait for the same work. Called by environment.c (every
+ * pull ensures a kernel) and by the start of machines, whose kernel may be an earlier one and may have
+ * been packed with an earlier agent.
  *
  * kernels/current.json names the current kernel, the size of its vmlinux and what kernel= said when it
  * was made; it is written last, so a kernel it names is whole. The initramfs is named by a key of the
@@ -32,7 +33,11 @@
 #define CURRENT_FILE           "current.json"
 #define CURRENT_MAX            4096
 
+#define FIX_NO_KERNEL "Delete the machine and make a new one, or put the kernel back."
+
 struct waiter {
+	char hash[KERNEL_HASH_SIZE]; /* whose initramfs; "" for all of the current kernel */
+	bool answered;               /* of those that are being told an end */
 	kernel_progress_fn on_progress;
 	kernel_done_fn on_done;
 	void *userdata;
@@ -50,8 +55,9 @@ struct kernels {
 	char *key;  /* owned; what kernel= was when it was made, "" for none */
 
 	struct waiters waiters;
-	sd_event_source *ready; /* owned; answers waiters when nothing needs doing */
-	struct import_job *job; /* owned */
+	char target[KERNEL_HASH_SIZE]; /* what is worked on, named as waiters do */
+	sd_event_source *ready;        /* owned; answers waiters when nothing needs doing */
+	struct import_job *job;        /* owned */
 	bool installing;
 	struct installs installs;
 	char staging[IMPORT_STAGING_SIZE]; /* name below dir, "" when there is none */
@@ -72,21 +78,47 @@ static bool hash_valid(const char *s)
 	return strlen(s) == HASH_DIGITS && strspn(s, "0123456789abcdef") == HASH_DIGITS;
 }
 
-static void finish(struct kernels *k, const struct error *err)
+static int begin(struct kernels *k, const char *target, struct error *err);
+
+static bool busy(const struct kernels *k)
 {
-	struct waiters done = TAILQ_HEAD_INITIALIZER(done);
+	return k->ready || k->job || k->installing;
+}
+
+/* Those who wait for the target hear its end. What they do then may add others and take any away. */
+static void answer(struct kernels *k, const struct error *err)
+{
 	struct waiter *w;
 
-	TAILQ_CONCAT(&done, &k->waiters, entry);
-	while ((w = TAILQ_FIRST(&done))) {
-		TAILQ_REMOVE(&done, w, entry);
+	TAILQ_FOREACH (w, &k->waiters, entry)
+		w->answered = streq(w->hash, k->target);
+	for (;;) {
+		TAILQ_FOREACH (w, &k->waiters, entry)
+			if (w->answered)
+				break;
+		if (!w)
+			return;
+		TAILQ_REMOVE(&k->waiters, w, entry);
 		w->on_done(err, w->userdata);
 		free(w);
 	}
 }
 
-/* What was begun is thrown away; the waiters hear why. */
-static void fail(struct kernels *k, const struct error *err)
+static void finish(struct kernels *k, const struct error *err)
+{
+	struct waiter *w;
+
+	answer(k, err);
+	while (!busy(k) && (w = TAILQ_FIRST(&k->waiters))) {
+		_cleanup_error_ struct error next = ERROR_INIT;
+
+		if (begin(k, w->hash, &next) < 0)
+			answer(k, &next);
+	}
+}
+
+/* What was begun is thrown away. */
+static void discard(struct kernels *k)
 {
 	_cleanup_free_ char *path = NULL;
 	const char *paths[1];
@@ -100,6 +132,11 @@ static void fail(struct kernels *k, const struct error *err)
 	}
 	k->staging[0] = '\0';
 	k->staging_fd = fd_close(k->staging_fd);
+}
+
+static void fail(struct kernels *k, const struct error *err)
+{
+	discard(k);
 	finish(k, err);
 }
 
@@ -109,7 +146,7 @@ static void progress(const char *phase, int percent, const char *detail _unused_
 	struct waiter *w;
 
 	TAILQ_FOREACH (w, &k->waiters, entry)
-		if (w->on_progress)
+		if (w->on_progress && streq(w->hash, k->target))
 			w->on_progress(phase, percent, w->userdata);
 }
 
@@ -157,11 +194,17 @@ static int config_key(struct kernels *k, char **ret, struct error *err)
 	return *ret ? 0 : no_memory(err);
 }
 
-static bool initrd_there(struct kernels *k)
+static bool initrd_there(struct kernels *k, const char *hash)
 {
-	_cleanup_free_ char *path = str_printf("%s/%s/%s", k->dir, k->hash, k->initrd);
+	_cleanup_free_ char *path = str_printf("%s/%s/%s", k->dir, hash, k->initrd);
 
 	return path && access(path, R_OK) == 0;
+}
+
+/* The installed kernel whose initramfs is made. */
+static const char *packed_kernel(const struct kernels *k)
+{
+	return k->target[0] ? k->target : k->hash;
 }
 
 static int set_current(struct kernels *k, const char *hash, const char *version, char *key)
@@ -230,7 +273,7 @@ static int install_new(struct kernels *k, struct error *err)
 		spec.ref = CURRENT_FILE;
 		spec.ref_text = text;
 	} else {
-		target = str_printf("%s/%s", k->hash, k->initrd);
+		target = str_printf("%s/%s", packed_kernel(k), k->initrd);
 		if (!target)
 			return no_memory(err);
 		spec.member = k->initrd;
@@ -266,12 +309,12 @@ static int start_initramfs(struct kernels *k, struct error *err)
 	_cleanup_close_ int from_fd = -EBADF;
 
 	if (!k->new_hash[0]) {
-		from = str_printf("%s/%s", k->dir, k->hash);
+		from = str_printf("%s/%s", k->dir, packed_kernel(k));
 		if (!from)
 			return no_memory(err);
 		from_fd = open(from, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (from_fd < 0)
-			return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
+			return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
 				"Cannot open the kernel %s", from);
 	}
 
@@ -281,8 +324,8 @@ static int start_initramfs(struct kernels *k, struct error *err)
 			.dir_fd = k->staging_fd,
 			.input_fd = from_fd,
 			.timeout_usec = INITRAMFS_TIMEOUT_USEC,
-			.failure = ERROR_PULL_FAILED,
-			.again = IMPORT_AGAIN,
+			.failure = k->target[0] ? ERROR_START_FAILED : ERROR_PULL_FAILED,
+			.again = "Try again; see the load and the memory of this host.",
 			.on_progress = progress,
 			.on_done = on_initramfs,
 			.userdata = k,
@@ -355,58 +398,110 @@ static int on_ready(sd_event_source *s _unused_, void *userdata)
 	return 0;
 }
 
-/* Begins whatever is missing; the first waiter calls it. */
-static int begin(struct kernels *k, struct error *err)
+/* Whether the current kernel is to be made anew; keeps the key by which it would be known. */
+static int kernel_missing(struct kernels *k, bool *ret, struct error *err)
 {
-	_cleanup_free_ char *key = NULL;
+	int r;
+
+	*ret = false;
+	if (k->target[0])
+		return 0;
+	free(k->new_key);
+	k->new_key = NULL;
+	r = config_key(k, &k->new_key, err);
+	if (r >= 0)
+		*ret = !k->hash[0] || !streq(k->new_key, k->key) || access(k->path, R_OK) < 0;
+
+	return r;
+}
+
+/* Begins whatever the target misses; nothing is under way. */
+static int begin(struct kernels *k, const char *target, struct error *err)
+{
 	bool kernel;
 	int r;
 
+	(void)snprintf(k->target, sizeof(k->target), "%s", target);
+	k->new_hash[0] = '\0';
 	r = initrd_name(k, err);
+	if (r >= 0)
+		r = kernel_missing(k, &kernel, err);
 	if (r < 0)
 		return r;
-	r = config_key(k, &key, err);
-	if (r < 0)
-		return r;
-	kernel = !k->hash[0] || !streq(key, k->key) || access(k->path, R_OK) < 0;
-	if (!kernel && initrd_there(k)) {
+	if (!kernel && initrd_there(k, packed_kernel(k))) {
 		r = sd_event_add_defer(k->manager->event, &k->ready, on_ready, k);
 		return r < 0 ? error_set_errno(
 				       err, ERROR_INTERNAL, r, NULL, "Cannot prepare a kernel")
 			     : 0;
 	}
 
-	free(k->new_key);
-	k->new_key = TAKE_PTR(key);
-	k->new_hash[0] = '\0';
 	k->staging_fd = fd_close(k->staging_fd);
 	r = import_staging_make(k->manager, k->dir, k->staging, &k->staging_fd, err);
+	if (r >= 0)
+		r = kernel ? start_kernel(k, err) : start_initramfs(k, err);
 	if (r < 0)
-		return r;
+		discard(k);
 
-	return kernel ? start_kernel(k, err) : start_initramfs(k, err);
+	return r;
 }
 
-int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
-	void *userdata, struct error *err)
+static int wait_for(struct kernels *k, const struct waiter *waiter, struct error *err)
 {
-	_cleanup_free_ struct waiter *w = calloc(1, sizeof(*w));
+	_cleanup_free_ struct waiter *w = malloc(sizeof(*w));
 	int r;
 
 	if (!w)
 		return no_memory(err);
-	*w = (struct waiter){ on_progress, on_done, userdata, { 0 } };
-	if (!k->ready && !k->job && !k->installing) {
-		r = begin(k, err);
-		if (r < 0) {
-			fail(k, NULL);
+	*w = *waiter;
+	if (!busy(k)) {
+		r = begin(k, w->hash, err);
+		if (r < 0)
 			return r;
-		}
 	}
 	TAILQ_INSERT_TAIL(&k->waiters, w, entry);
 	TAKE_PTR(w);
 
 	return 0;
+}
+
+int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
+	void *userdata, struct error *err)
+{
+	return wait_for(k,
+		&(struct waiter){
+			.on_progress = on_progress, .on_done = on_done, .userdata = userdata },
+		err);
+}
+
+int kernels_pack(struct kernels *k, const char *hash, kernel_done_fn on_done, void *userdata,
+	struct error *err)
+{
+	struct waiter w = { .on_done = on_done, .userdata = userdata };
+	int r;
+
+	if (!hash || !hash_valid(hash))
+		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
+	r = initrd_name(k, err);
+	if (r < 0)
+		return r;
+	if (initrd_there(k, hash))
+		return 1;
+	(void)snprintf(w.hash, sizeof(w.hash), "%s", hash);
+
+	return wait_for(k, &w, err);
+}
+
+void kernels_forget(struct kernels *k, const void *userdata)
+{
+	struct waiter *w, *next;
+
+	for (w = TAILQ_FIRST(&k->waiters); w; w = next) {
+		next = TAILQ_NEXT(w, entry);
+		if (w->userdata == userdata) {
+			TAILQ_REMOVE(&k->waiters, w, entry);
+			free(w);
+		}
+	}
 }
 
 static int remove_leftovers(struct kernels *k, struct error *err)
@@ -537,7 +632,7 @@ int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdat
 
 	*ret_dir = k->dir;
 	/* A machine about to be made will name the current one, or the one on its way. */
-	if (!k->hash[0] || k->ready || k->job || k->installing)
+	if (!k->hash[0] || busy(k))
 		return 0;
 	d = opendir(k->dir);
 	if (!d)
@@ -564,8 +659,7 @@ static int open_one(int dir_fd, const char *name, const char *hash, int *ret, st
 	if (*ret >= 0)
 		return 0;
 
-	return error_set_errno(err, ERROR_START_FAILED, -errno,
-		"pyro env pull debian:12" /* a pull also completes the kernel store */,
+	return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
 		"Cannot open %s of kernel %s", name, hash);
 }
 
@@ -586,8 +680,7 @@ int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, 
 		return no_memory(err);
 	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir_fd < 0)
-		return error_set_errno(err, ERROR_START_FAILED, -errno,
-			"Delete the machine and make a new one, or put the kernel back.",
+		return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
 			"The kernel %s is not in the store", hash);
 	r = open_one(dir_fd, "vmlinux", hash, &f.vmlinux_fd, err);
 	if (r < 0)

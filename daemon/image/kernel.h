@@ -9,6 +9,8 @@
 
 #include "daemon/manager.h"
 
+#define KERNEL_HASH_SIZE (16 + 1)
+
 typedef void (*kernel_progress_fn)(const char *phase, int percent, void *userdata);
 typedef void (*kernel_done_fn)(const struct error *err, void *userdata);
 
@@ -25,10 +27,16 @@ const char *kernels_current_path(struct kernels *k);
 int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,
 	void *userdata, struct error *err);
 
+/* Makes sure that the kernel of an earlier machine can boot with today's agent: 1 when it can already, 0 when
+ * on_done comes in a later turn, -errno when there is no such kernel. */
+int kernels_pack(struct kernels *k, const char *hash, kernel_done_fn on_done, void *userdata,
+	struct error *err);
+/* Nothing is told to userdata any more; the work goes on. */
+void kernels_forget(struct kernels *k, const void *userdata);
+
 /* Folders of the store that neither this daemon's kernel nor what in_use says needs; added to *ret by their
  * names (16 hex), at most max; their number. None while kernel work is under way. */
 typedef bool (*kernel_in_use_fn)(const char *hash, void *userdata);
-#define KERNEL_HASH_SIZE (16 + 1)
 int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdata,
 	char (*ret)[KERNEL_HASH_SIZE], size_t max, const char **ret_dir);
 

@@ -450,6 +450,40 @@ const char *kernels_current(_unused_ struct kernels *k)
 	return "0123456789abcdef";
 }
 
+static struct packing {
+	kernel_done_fn done; /* NULL: nobody waits */
+	void *userdata;
+} packing;
+
+static void end_packing(_unused_ void *arg)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct packing p = packing;
+
+	packing = (struct packing){ 0 };
+	if (fake.fail == FAKE_PACK)
+		error_set(&err, ERROR_START_FAILED, NULL, NULL, "no room for an initramfs");
+	if (p.done)
+		p.done(err.set ? &err : NULL, p.userdata);
+}
+
+int kernels_pack(_unused_ struct kernels *k, _unused_ const char *hash, kernel_done_fn on_done,
+	void *userdata, _unused_ struct error *err)
+{
+	if (!fake.unpacked && fake.fail != FAKE_PACK && fake.stall != FAKE_PACK)
+		return 1;
+	packing = (struct packing){ on_done, userdata };
+	if (fake.stall != FAKE_PACK)
+		later(end_packing, NULL);
+	return 0;
+}
+
+void kernels_forget(_unused_ struct kernels *k, const void *userdata)
+{
+	ck_assert_ptr_eq(packing.userdata, userdata);
+	packing = (struct packing){ 0 };
+}
+
 int kernels_open(_unused_ struct kernels *k, _unused_ const char *hash, struct kernel_files *ret,
 	struct error *err)
 {

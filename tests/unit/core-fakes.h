@@ -15,6 +15,7 @@ enum fake_step {
 	FAKE_PULL,
 	FAKE_IMAGE,
 	FAKE_KERNEL,
+	FAKE_PACK,
 	FAKE_DISK,
 	FAKE_VMM,
 	FAKE_VMM_START,
@@ -32,6 +33,7 @@ struct fake {
 	sd_event *event;
 	/* what fails, or never comes */
 	enum fake_step fail, stall;
+	bool unpacked; /* each start waits until the kernel is packed with the agent */
 	/* the agent's behaviour */
 	enum fake_command command;
 	const char *out_text, *err_text;

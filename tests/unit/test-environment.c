@@ -709,6 +709,74 @@ START_TEST(kernels)
 }
 END_TEST
 
+static int pack(const char *hash, struct heard *h, struct error *err)
+{
+	return kernels_pack(t.m.kernels, hash, on_plain_done, h, err);
+}
+
+/* A machine made before an upgrade starts: its kernel, current or not, is packed with the new agent. */
+START_TEST(kernels_of_earlier_machines)
+{
+	static const char *const current = "00112233aabbccdd", *const old = "ffeeddccbbaa9988";
+	_cleanup_error_ struct error err = ERROR_INIT, none = ERROR_INIT;
+	struct heard a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+	struct kernel_files f = KERNEL_FILES_INIT;
+
+	ensure();
+	ck_assert_int_eq(pack(current, &a, &err), 1);
+	ck_assert_int_eq(mkdir(path_of("kernels/ffeeddccbbaa9988"), 0755), 0);
+	put("kernels/ffeeddccbbaa9988/vmlinux", "K");
+	put("kernels/ffeeddccbbaa9988/initrd-0123456789abcdef", "of the earlier agent");
+	put("agent", "another agent");
+
+	/* All at once: one piece of work for each kernel, and nobody who left is told. */
+	ck_assert_int_eq(pack(old, &a, &err), 0);
+	ck_assert_int_eq(pack(current, &b, &err), 0);
+	ck_assert_int_eq(pack(old, &c, &err), 0);
+	ck_assert_int_eq(pack(current, &d, &err), 0);
+	kernels_forget(t.m.kernels, &d);
+	until_done(&a);
+	ck_assert_uint_eq(c.done, 1);
+	ck_assert_uint_eq(b.done, 0);
+	until_done(&b);
+	ck_assert_msg(!a.err.set && !b.err.set && !c.err.set, "%s", a.err.message);
+	ck_assert_uint_eq(d.done, 0);
+	ck_assert_uint_eq(calls("initramfs"), 3);
+	ck_assert_uint_eq(calls("kernel"), 1);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kernels_open(t.m.kernels, i ? old : current, &f, &err), 0);
+		kernel_files_done(&f);
+	}
+	ck_assert(!there("kernels/ffeeddccbbaa9988/initrd-0123456789abcdef"));
+	ck_assert_str_eq(kernels_current(t.m.kernels), current);
+
+	ck_assert_int_lt(pack("0000000000000000", &a, &none), 0);
+	ck_assert_int_eq(none.code, ERROR_START_FAILED);
+	ck_assert_int_eq(pack(old, &a, &err), 1); /* and what failed is over */
+}
+END_TEST
+
+/* One fails, the next still gets his. */
+START_TEST(kernel_work_goes_on_after_a_failure)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard gone = { 0 }, good = { 0 };
+
+	ensure();
+	ck_assert_int_eq(mkdir(path_of("kernels/ffeeddccbbaa9988"), 0755), 0);
+	put("agent", "another agent");
+	ck_assert_int_eq(pack("ffeeddccbbaa9988", &gone, &err), 0); /* without a vmlinux */
+	ck_assert_int_eq(pack("00112233aabbccdd", &good, &err), 0);
+	until_done(&gone);
+	ck_assert_int_eq(gone.err.code, ERROR_START_FAILED);
+	error_clear(&gone.err);
+	until_done(&good);
+	ck_assert_msg(!good.err.set, "%s", good.err.message);
+	ensure();
+	ck_assert_uint_eq(calls("initramfs"), 3);
+}
+END_TEST
+
 START_TEST(missing_agent_is_told)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -922,6 +990,8 @@ int main(void)
 	tcase_add_test(tc, prune_spares_a_pull_under_way);
 	tcase_add_loop_test(tc, names_that_are_not_in_the_catalog, 0, ARRAY_SIZE(names));
 	tcase_add_test(tc, kernels);
+	tcase_add_test(tc, kernels_of_earlier_machines);
+	tcase_add_test(tc, kernel_work_goes_on_after_a_failure);
 	tcase_add_test(tc, missing_agent_is_told);
 	tcase_add_test(tc, disks_are_sparse_copies);
 	tcase_add_test(tc, failed_blank_leaves_nothing);

@@ -204,6 +204,7 @@ static const struct {
 	{ FAKE_PULL, ERROR_PULL_FAILED },
 	{ FAKE_IMAGE, ERROR_PULL_FAILED },
 	{ FAKE_KERNEL, ERROR_START_FAILED },
+	{ FAKE_PACK, ERROR_START_FAILED },
 	{ FAKE_DISK, ERROR_NO_SPACE },
 	{ FAKE_VMM, ERROR_VM_UNAVAILABLE },
 	{ FAKE_VMM_START, ERROR_START_FAILED },
@@ -222,6 +223,7 @@ END_TEST
 START_TEST(cancelled_after_n_turns)
 {
 	fake.command = COMMAND_HANG;
+	fake.unpacked = _i % 2;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
 	for (int i = 0; i < _i && !done; i++)
 		ck_assert_int_ge(sd_event_run(event, 20 * USEC_PER_MSEC), 0);
@@ -233,7 +235,7 @@ END_TEST
 
 START_TEST(cancelled_while_stalled)
 {
-	static const enum fake_step stalls[] = { FAKE_PULL, FAKE_VMM_START, FAKE_SETUP };
+	static const enum fake_step stalls[] = { FAKE_PULL, FAKE_PACK, FAKE_VMM_START, FAKE_SETUP };
 
 	fake.stall = stalls[_i];
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
@@ -810,7 +812,7 @@ static TCase *run_case(void)
 	tcase_add_test(tc, unknown_environment);
 	tcase_add_loop_test(tc, fails_at_each_step, 0, ARRAY_SIZE(failures));
 	tcase_add_loop_test(tc, cancelled_after_n_turns, 0, 40);
-	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 3);
+	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 4);
 	tcase_add_test(tc, vmm_dies_under_the_command);
 	tcase_add_test(tc, vmm_dies_before_the_agent);
 	tcase_add_test(tc, guest_says_bye);

@@ -217,8 +217,8 @@ START_TEST(joined)
 END_TEST
 
 /* A boot that fails leaves the machine, with the reason, and the next boot works. */
-static const enum fake_step boot_failures[] = { FAKE_IMAGE, FAKE_KERNEL, FAKE_VMM, FAKE_VMM_START,
-	FAKE_SETUP };
+static const enum fake_step boot_failures[] = { FAKE_IMAGE, FAKE_KERNEL, FAKE_PACK, FAKE_VMM,
+	FAKE_VMM_START, FAKE_SETUP };
 START_TEST(boot_fails)
 {
 	created();
@@ -233,6 +233,19 @@ START_TEST(boot_fails)
 	boot();
 	ck_assert(!failure.set);
 	ck_assert_ptr_null(the_machine()->row.last_error);
+	stop();
+	delete ();
+}
+END_TEST
+
+/* After an upgrade its kernel is packed with the new agent first. */
+START_TEST(packed_before_the_boot)
+{
+	created();
+	fake.unpacked = true;
+	boot();
+	ck_assert(!failure.set);
+	ck_assert_uint_eq(fake.vmms, 1);
 	stop();
 	delete ();
 }
@@ -306,6 +319,7 @@ END_TEST
 START_TEST(deleted_after_n_turns)
 {
 	created();
+	fake.unpacked = _i % 2;
 	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
@@ -568,6 +582,7 @@ int main(void)
 	tcase_add_test(t, life);
 	tcase_add_test(t, joined);
 	tcase_add_loop_test(t, boot_fails, 0, ARRAY_SIZE(boot_failures));
+	tcase_add_test(t, packed_before_the_boot);
 	tcase_add_loop_test(t, creation_fails, 0, 2);
 	tcase_add_loop_test(t, creation_cancelled, 0, 12);
 	tcase_add_test(t, creation_abandoned);

@@ -4,6 +4,7 @@ owner's limits and the host's full disk do to it; and that nobody else sees it."
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -84,6 +85,21 @@ def test_disk_survives_stop_and_start(daemon, tmp_path):
     r = daemon.pyro("vm", "exec", vm, "--", "cat", "/workspace/mark")
     assert r.status == 0 and r.out == b"from outside\n", r
     daemon.wait_clean()
+
+
+def test_machine_made_before_an_upgrade_starts(make_daemon):
+    """The agent is another file: the machine's kernel is packed with it before the boot, without a pull."""
+    d = make_daemon()
+    agent, d.env["PYRO_AGENT"] = d.env["PYRO_AGENT"], d.root + "/pyro-agent"
+    shutil.copy(agent, d.env["PYRO_AGENT"])
+    vm = create(d.start(), "--ttl-seconds", "0")
+    d.stop()
+    shutil.copy(agent, d.root + "/new")
+    os.replace(d.root + "/new", d.env["PYRO_AGENT"])
+    r = d.start().pyro("vm", "start", vm)
+    assert r.status == 0 and status(d, vm)["state"] == "started", r
+    assert d.pyro("vm", "exec", vm, "--", "true").status == 0
+    d.wait_clean()
 
 
 def test_guest_that_ends_itself_has_failed_and_boots_again(daemon):
