@@ -4,14 +4,17 @@
  * by the start and the deletion of machines.
  *
  * A blank of each size is made once by `pyro-import disk` in a staging folder and installed from there;
- * two that need the same size at the same time both make it, and either will do. A machine's disk is a sparse
+ * two that need the same size at the same time both make it, and either will do. The sizes used last keep theirs:
+ * whoever asks for one size after the other must not fill the host with blanks. A machine's disk is a sparse
  * copy made by a forked child: a reflink where the file system can, else only the blank's data is
- * copied. The child makes async-signal-safe calls only; copies are made beside the target and renamed,
- * so that a disk that exists is whole.
+ * copied; the child then removes the blanks that are too many, which others who copy from them have open. It
+ * makes async-signal-safe calls only; copies are made beside the target and renamed, so that a disk
+ * that exists is whole.
  */
 
 #include "daemon/image/disk.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
@@ -28,12 +31,19 @@
 #define COPY_TIMEOUT_USEC  (600 * USEC_PER_SEC)
 #define COPY_CHUNK         ((size_t)4 << 20)
 #define BLANK_FILE         "blank.ext4"
+#define BLANK_PREFIX       "blank-"
+#define BLANKS_KEPT        4
+#define BLANK_FD           3  /* in the child that copies */
+#define SURPLUS_MAX        16 /* removed with one copy; the rest with the next */
 
 struct disk_op {
-	struct manager *manager;           /* borrowed */
-	char *path;                        /* owned; what is made or removed */
-	char *part;                        /* owned; the copy before it is whole */
-	char *dir, *blank;                 /* owned; STATE/disks, DIR/blank-MIB.ext4 */
+	struct manager *manager;    /* borrowed */
+	char *path;                 /* owned; what is made or removed */
+	char *part;                 /* owned; the copy before it is whole */
+	char *dir, *blank;          /* owned; STATE/disks, DIR/blank-MIB.ext4 */
+	int blank_fd;               /* owned; what is copied */
+	char *surplus[SURPLUS_MAX]; /* owned; blanks that go */
+	size_t n_surplus;
 	struct import_job *import;         /* owned */
 	char staging[IMPORT_STAGING_SIZE]; /* where the blank is made; below dir */
 	struct error failure;              /* owned; told when the staging folder is gone */
@@ -51,6 +61,9 @@ static void op_free(struct disk_op *op)
 	free(op->part);
 	free(op->dir);
 	free(op->blank);
+	fd_close(op->blank_fd);
+	for (size_t i = 0; i < op->n_surplus; i++)
+		free(op->surplus[i]);
 	error_clear(&op->failure);
 	free(op);
 }
@@ -141,26 +154,88 @@ static int copy_sparse(int from, int to, off_t size)
 static int copy_run(void *arg)
 {
 	const struct disk_op *op = arg;
-	_cleanup_close_ int from = -EBADF, to = -EBADF;
+	_cleanup_close_ int to = -EBADF;
 	struct stat st;
 	int r = 0;
 
-	from = open(op->blank, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (from < 0 || fstat(from, &st) < 0)
+	if (fstat(BLANK_FD, &st) < 0)
 		return errno;
 	to = open(op->part, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (to < 0)
 		return errno;
-	if (ioctl(to, FICLONE, from) < 0)
-		r = copy_sparse(from, to, st.st_size);
+	if (ioctl(to, FICLONE, BLANK_FD) < 0)
+		r = copy_sparse(BLANK_FD, to, st.st_size);
 	crash_point();
 	if (r == 0 && rename(op->part, op->path) < 0)
 		r = -errno;
 	crash_point();
 	if (r < 0)
 		(void)unlink(op->part);
+	/* One that cannot be removed now is tried again with the next copy. */
+	for (size_t i = 0; i < op->n_surplus; i++)
+		(void)unlink(op->surplus[i]);
 
 	return -r;
+}
+
+struct blank {
+	char *path; /* owned */
+	struct timespec used;
+};
+
+static bool used_later(const struct blank *a, const struct blank *b)
+{
+	return a->used.tv_sec != b->used.tv_sec ? a->used.tv_sec > b->used.tv_sec
+						: a->used.tv_nsec > b->used.tv_nsec;
+}
+
+/* Puts b among the kept, or in its place the one whose use was longest ago among the surplus. */
+static void keep_or_not(struct disk_op *op, struct blank kept[BLANKS_KEPT - 1], struct blank b)
+{
+	size_t oldest = 0;
+
+	for (size_t i = 0; i < BLANKS_KEPT - 1; i++) {
+		if (!kept[i].path) {
+			kept[i] = b;
+			return;
+		}
+		if (used_later(&kept[oldest], &kept[i]))
+			oldest = i;
+	}
+	if (used_later(&b, &kept[oldest])) {
+		struct blank other = kept[oldest];
+
+		kept[oldest] = b;
+		b = other;
+	}
+	if (op->n_surplus < SURPLUS_MAX)
+		op->surplus[op->n_surplus++] = TAKE_PTR(b.path);
+	free(b.path);
+}
+
+/* Which blanks go: all but this one and those used last. What cannot be looked at stays. */
+static void find_surplus(struct disk_op *op)
+{
+	struct blank kept[BLANKS_KEPT - 1] = { 0 };
+	struct dirent *de;
+	DIR *d = opendir(op->dir);
+
+	while (d && (de = readdir(d))) {
+		struct blank b = { .path = str_printf("%s/%s", op->dir, de->d_name) };
+		struct stat st;
+
+		if (!b.path || !startswith(de->d_name, BLANK_PREFIX) || streq(b.path, op->blank) ||
+			lstat(b.path, &st) < 0) {
+			free(b.path);
+			continue;
+		}
+		b.used = st.st_mtim;
+		keep_or_not(op, kept, b);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
+		free(kept[i].path);
+	if (d)
+		(void)closedir(d);
 }
 
 static void on_copied(
@@ -181,10 +256,22 @@ static void on_copied(
 
 static int start_copy(struct disk_op *op, struct error *err)
 {
-	int r = job_start(op->manager->event,
+	int r;
+
+	op->blank_fd = open(op->blank, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (op->blank_fd < 0)
+		return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
+			"Cannot make the disk %s", op->path);
+	(void)futimens(op->blank_fd, NULL); /* its time says when it was last used */
+	find_surplus(op);
+	r = job_start(op->manager->event,
 		&(struct job_spec){
 			.name = "disk-copy",
-			.child = { .fn = copy_run, .arg = op, .stdin_fd = -EBADF },
+			.child = { .fn = copy_run,
+				.arg = op,
+				.stdin_fd = -EBADF,
+				.fds = &op->blank_fd,
+				.n_fds = 1 },
 			.timeout_usec = COPY_TIMEOUT_USEC,
 			.on_done = on_copied,
 			.userdata = op,
@@ -284,6 +371,7 @@ static int op_new(struct manager *m, const char *path, disk_done_fn done, void *
 		return no_memory(err);
 	LIST_INIT(&op->installs);
 	op->manager = m;
+	op->blank_fd = -EBADF;
 	op->done = done;
 	op->userdata = userdata;
 	*ret = TAKE_PTR(op);
@@ -305,7 +393,8 @@ int disk_create(struct manager *m, const char *path, uint64_t size_mib, disk_don
 		return r;
 	op->part = str_printf("%s.part", path);
 	op->dir = str_printf("%s/disks", m->state_dir);
-	op->blank = op->dir ? str_printf("%s/blank-%" PRIu64 ".ext4", op->dir, size_mib) : NULL;
+	op->blank = op->dir ? str_printf("%s/" BLANK_PREFIX "%" PRIu64 ".ext4", op->dir, size_mib)
+			    : NULL;
 	if (!op->part || !op->blank)
 		return no_memory(err);
 	if (mkdir(op->dir, 0700) < 0 && errno != EEXIST)

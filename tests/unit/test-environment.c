@@ -790,16 +790,21 @@ START_TEST(missing_agent_is_told)
 }
 END_TEST
 
-static void make_disk(const char *name)
+static void make_disk_of(const char *name, uint64_t mib)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct heard h = { 0 };
 	struct disk_op *op = NULL;
 
-	ck_assert_int_eq(disk_create(&t.m, path_of(name), 64, on_plain_done, &h, &op, &err), 0);
+	ck_assert_int_eq(disk_create(&t.m, path_of(name), mib, on_plain_done, &h, &op, &err), 0);
 	until_done(&h);
 	ck_assert_msg(!h.err.set, "%s", h.err.message);
 	op = disk_op_free(op);
+}
+
+static void make_disk(const char *name)
+{
+	make_disk_of(name, 64);
 }
 
 START_TEST(disks_are_sparse_copies)
@@ -820,6 +825,23 @@ START_TEST(disks_are_sparse_copies)
 	ck_assert_str_eq(text, "blank");
 	ck_assert_int_eq(close(fd), 0);
 	ck_assert(!there("b.ext4.part"));
+}
+END_TEST
+
+/* One size after the other: the blanks of those used last stay, in the order of their use. */
+START_TEST(blanks_are_few)
+{
+	char name[48];
+
+	for (uint64_t mib = 64; mib < 84; mib++) {
+		make_disk("often.ext4");
+		make_disk_of("once.ext4", mib);
+	}
+	ck_assert_uint_eq(calls("disk"), 20);
+	for (uint64_t mib = 64; mib < 84; mib++) {
+		(void)snprintf(name, sizeof(name), "disks/blank-%" PRIu64 ".ext4", mib);
+		ck_assert_msg(there(name) == (mib == 64 || mib > 80), "%s", name);
+	}
 }
 END_TEST
 
@@ -994,6 +1016,7 @@ int main(void)
 	tcase_add_test(tc, kernel_work_goes_on_after_a_failure);
 	tcase_add_test(tc, missing_agent_is_told);
 	tcase_add_test(tc, disks_are_sparse_copies);
+	tcase_add_test(tc, blanks_are_few);
 	tcase_add_test(tc, failed_blank_leaves_nothing);
 	tcase_add_test(tc, import_runs_as_its_own_user);
 	tcase_add_test(tc, disk_sizes_and_places_are_checked);
