@@ -318,7 +318,11 @@ int machine_link_open(struct machine *mc, uint64_t first_usec)
 		.on_dead = on_dead,
 	};
 
-	return link_new(mc->machines->m->event, &cb, mc, first_usec, &mc->link);
+	int r = link_new(mc->machines->m->event, &cb, mc, first_usec, &mc->link);
+
+	if (r >= 0 && mc->pause)
+		link_hold(mc->link, true);
+	return r;
 }
 
 uint32_t machine_channel(struct machine *mc)
@@ -344,5 +348,7 @@ int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 	r = exec_start(x, mc->link, channel);
 	if (r < 0)
 		exec_list_remove(x);
+	else if (mc->pause)
+		exec_hold(x, true);
 	return r;
 }

@@ -37,7 +37,8 @@ struct exec {
 	void *userdata;
 	struct link *link;      /* borrowed: the machine's */
 	sd_event_source *timer; /* owned: the deadline of the present state */
-	uint64_t held_usec; /* what was left of it when the guest came to stand still; 0: it runs */
+	bool still;             /* the guest stands still: no deadline runs */
+	uint64_t left_usec;     /* of the deadline, when it goes on; 0: none */
 
 	enum exec_state state;
 	uint32_t channel;
@@ -54,6 +55,8 @@ struct exec {
 	uint64_t in_base;  /* offset of its first byte */
 	uint64_t in_sent;  /* next offset to send */
 	uint64_t in_limit; /* of the guest */
+	uint64_t
+		in_next; /* offset of the next byte its caller sends: what an earlier one sent is sent again */
 	bool in_ended, in_end_sent;
 	int signo; /* to be sent when the guest can be reached again, 0: none */
 };
@@ -103,30 +106,41 @@ struct exec *exec_list_find(const struct exec_list *list, uint32_t channel)
 
 static void set_deadline(struct exec *x, uint64_t usec)
 {
+	if (x->still) {
+		x->left_usec = usec;
+		return;
+	}
 	(void)sd_event_source_set_time(x->timer, now_usec() + usec);
 	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_ONESHOT);
 }
 
-void exec_hold(struct exec *x, bool held)
+static void no_deadline(struct exec *x)
+{
+	x->left_usec = 0;
+	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+}
+
+void exec_hold(struct exec *x, bool still)
 {
 	uint64_t at = 0, now = now_usec();
 	int enabled = SD_EVENT_OFF;
 
-	if (held && sd_event_source_get_enabled(x->timer, &enabled) >= 0 &&
-		enabled != SD_EVENT_OFF && sd_event_source_get_time(x->timer, &at) >= 0) {
-		x->held_usec = at > now ? at - now : 1;
-		(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
-	} else if (!held && x->held_usec > 0) {
-		if (x->state != EXEC_OVER)
-			set_deadline(x, x->held_usec);
-		x->held_usec = 0;
+	if (still == x->still)
+		return;
+	x->still = still;
+	if (!still && x->left_usec > 0) {
+		set_deadline(x, x->left_usec);
+	} else if (still && sd_event_source_get_enabled(x->timer, &enabled) >= 0 &&
+		   enabled != SD_EVENT_OFF && sd_event_source_get_time(x->timer, &at) >= 0) {
+		no_deadline(x);
+		x->left_usec = at > now ? at - now : 1;
 	}
 }
 
 static void end(struct exec *x)
 {
 	x->state = EXEC_OVER;
-	(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+	no_deadline(x);
 	x->link = NULL;
 }
 
@@ -276,15 +290,28 @@ void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limi
 				link_control(x->link), x->channel, stream, o->upto, o->limit));
 }
 
+/* What its caller has sent (again) and the guest has accepted. */
+static void ack_stdin(struct exec *x)
+{
+	x->cb.on_stdin_ack(x, MIN_OF(x->in_base, x->in_next), x->userdata);
+}
+
 int exec_stdin(struct exec *x, const void *p, size_t n)
 {
+	size_t again = (size_t)MIN_OF((uint64_t)n, x->in_base + buf_len(&x->in) - x->in_next);
+	bool behind = x->in_next < x->in_base;
 	int r;
 
-	if (x->in_ended)
-		return -EPIPE;
 	if (x->state >= EXEC_EXITED)
 		return 0; /* nobody reads it any more */
-	r = buf_append(&x->in, p, n);
+	x->in_next += again;
+	if (behind)
+		ack_stdin(x);
+	if (x->in_ended || again == n)
+		return 0; /* an earlier caller has ended it */
+	r = buf_append(&x->in, (const uint8_t *)p + again, n - again);
+	if (r >= 0)
+		x->in_next += n - again;
 	if (r >= 0 && link_usable(x))
 		link_kick(x->link);
 	return r;
@@ -347,7 +374,7 @@ static void started(struct exec *x)
 	if (x->start.timeout_usec > 0)
 		set_deadline(x, x->start.timeout_usec + EXEC_LATE_USEC);
 	else
-		(void)sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
+		no_deadline(x);
 	x->cb.on_started(x, x->userdata);
 	if (link_usable(x))
 		link_kick(x->link);
@@ -427,7 +454,7 @@ static int take_ack(struct exec *x, const struct frame *f)
 	if (upto > x->in_base) {
 		buf_consume(&x->in, (size_t)(upto - x->in_base));
 		x->in_base = upto;
-		x->cb.on_stdin_ack(x, upto, x->userdata);
+		ack_stdin(x);
 	}
 	if (link_usable(x))
 		link_kick(x->link);
@@ -532,9 +559,11 @@ static int resume(struct exec *x, const struct msg_held *h)
 	x->in_sent = h->stdin_accepted;
 	x->in_end_sent = false;
 	r = send_resume(x);
-	if (r >= 0)
-		started(x);
-	return r;
+	if (r < 0)
+		return r;
+	started(x);
+	x->cb.on_held(x, x->userdata);
+	return 0;
 }
 
 /* Of an adopted command: what can be had of it. */
@@ -548,12 +577,9 @@ static int note_held(struct exec *x, const struct msg_held *h)
 		x->earliest[i] = h->kept[i];
 		x->latest[i] = h->produced[i];
 	}
-	x->in_base = x->in_sent = x->in_limit = h->stdin_accepted;
-	if (!x->held && x->cb.on_held) {
-		x->held = true;
-		x->cb.on_held(x, x->userdata);
-	}
+	x->in_base = x->in_sent = x->in_limit = x->in_next = h->stdin_accepted;
 	x->held = true;
+	x->cb.on_held(x, x->userdata);
 	return 0;
 }
 
@@ -600,12 +626,18 @@ int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel,
 	return 0;
 }
 
-int exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
+bool exec_within_reach(const struct exec *x)
 {
-	if (x->state == EXEC_OVER)
-		return -ESRCH;
-	if ((x->adopted && !x->held) || !link_usable(x))
-		return -EAGAIN;
+	return link_usable(x) && (!x->adopted || x->held);
+}
+
+bool exec_is_adopted(const struct exec *x)
+{
+	return x->adopted;
+}
+
+int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX])
+{
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		uint64_t from = x->adopted ? x->earliest[i] : x->out[i].upto;
 		uint64_t to = x->adopted ? x->latest[i] : x->out[i].received;
@@ -613,22 +645,19 @@ int exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
 		if (have[i] < from || have[i] > to)
 			return -ERANGE;
 	}
+	return 0;
+}
+
+void exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
+{
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		x->out[i].rewound = have[i] < x->out[i].received;
 		x->out[i].received = x->out[i].upto = have[i];
 		x->out[i].limit = MAX_OF(x->out[i].limit, have[i]);
 	}
 	x->adopted = false;
-	/* What its last caller sent and the guest has not accepted, the new one sends again. */
-	buf_clear(&x->in);
-	x->in_sent = x->in_base;
-	x->in_ended = x->in_end_sent = false;
-	return send_resume(x);
-}
-
-bool exec_is_held(const struct exec *x)
-{
-	return !x->adopted || x->held;
+	x->in_next = x->in_base;
+	sent(x, send_resume(x));
 }
 
 uint64_t exec_timeout_usec(const struct exec *x)

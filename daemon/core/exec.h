@@ -22,7 +22,7 @@ struct exec_callbacks {
 	/* Bytes in order, without gap or repetition, never beyond the limit that was set. */
 	int (*on_output)(struct exec *x, uint8_t stream, const void *p, size_t n, void *userdata);
 	void (*on_stdin_ack)(struct exec *x, uint64_t upto, void *userdata);
-	/* An adopted command is held by its agent: it can be taken. May be NULL. */
+	/* The agent has answered and holds it: it can be taken. Comes with each connection. */
 	void (*on_held)(struct exec *x, void *userdata);
 	/* Once, after the last byte of output. Or on_failed, once. Neither may free the exec. */
 	void (*on_exit)(struct exec *x, const struct msg_exit *e, void *userdata);
@@ -38,13 +38,17 @@ int exec_new(sd_event *event, const struct msg_start *start, const struct exec_c
  */
 int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel, struct link *link,
 	const struct exec_callbacks *cb, void *userdata, struct exec **ret);
+bool exec_is_adopted(const struct exec *x); /* and not taken yet */
+/* Whether it can be taken now; else on_held comes, or its end. */
+bool exec_within_reach(const struct exec *x);
+/* A caller has the output below have[stream]: -ERANGE when the agent does not have what follows any more, or never
+ * had it. Only within reach. */
+int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX]);
 /*
- * A caller has the output below have[stream] and wants the rest: on_output goes on from there, which may be
- * before what was received already, as long as nobody has acknowledged it. -EAGAIN before on_held, -ERANGE
- * when the agent does not have it any more or never had.
+ * He wants the rest, and exec_has it: on_output goes on from there, which may be before what was received already,
+ * as long as nobody has acknowledged it. His input goes on from exec_stdin_accepted.
  */
-int exec_take(struct exec *x, const uint64_t have[STREAM_MAX]);
-bool exec_is_held(const struct exec *x); /* not an adopted one that its agent has not shown yet */
+void exec_take(struct exec *x, const uint64_t have[STREAM_MAX]);
 uint64_t exec_timeout_usec(const struct exec *x);
 /* How much of its stdin the guest has: where a new caller goes on. */
 uint64_t exec_stdin_accepted(const struct exec *x);
@@ -61,7 +65,7 @@ int exec_start(struct exec *x, struct link *link, uint32_t channel);
 /* How far the taker of a stream has got (upto) and how far the guest may send (limit): absolute. */
 void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limit);
 
-/* Appends to stdin; -ENOBUFS beyond STREAM_WINDOW bytes that the guest has not taken. */
+/* Appends to stdin what no earlier caller has sent; -ENOBUFS beyond STREAM_WINDOW bytes that the guest has not taken. */
 int exec_stdin(struct exec *x, const void *p, size_t n);
 void exec_stdin_end(struct exec *x);
 
@@ -69,8 +73,8 @@ void exec_stdin_end(struct exec *x);
  * SIGKILL. -ESRCH when the command is not running. */
 int exec_kill(struct exec *x, int signo);
 
-/* The guest stands still, or goes on: its deadline waits meanwhile. */
-void exec_hold(struct exec *x, bool held);
+/* The guest stands still, or goes on: its deadlines wait meanwhile. */
+void exec_hold(struct exec *x, bool still);
 
 /* The machine under it is gone. */
 void exec_fail(struct exec *x, const struct error *err);

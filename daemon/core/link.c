@@ -42,6 +42,8 @@ struct link {
 	bool up, dead;
 	unsigned tries; /* failed in a row since it was steady */
 	unsigned dials;
+	bool still;              /* the guest stands still: */
+	uint64_t still_since;    /* ... its deadlines begin again where they were then */
 	uint64_t first_deadline; /* monotonic */
 	uint64_t slot_end;       /* of this try */
 	uint64_t up_since;
@@ -95,11 +97,11 @@ static void try_failed(struct link *l)
 	if (l->up && now - l->up_since > LINK_STEADY_USEC)
 		l->tries = 0;
 	disconnect(l);
-	if (!l->welcomed && now >= l->first_deadline) {
+	if (!l->welcomed && !l->still && now >= l->first_deadline) {
 		give_up(l, "its agent sent no WELCOME");
 		return;
 	}
-	if (l->welcomed && ++l->tries > LINK_TRIES) {
+	if (l->welcomed && !l->still && ++l->tries > LINK_TRIES) {
 		give_up(l, "its stream broke, and three new connections failed");
 		return;
 	}
@@ -110,6 +112,19 @@ void link_fault(struct link *l)
 {
 	if (!l->dead && l->fd >= 0)
 		try_failed(l);
+}
+
+void link_hold(struct link *l, bool still)
+{
+	uint64_t now = now_usec();
+
+	if (still == l->still)
+		return;
+	l->still = still;
+	if (still)
+		l->still_since = now;
+	else
+		l->first_deadline += now - l->still_since;
 }
 
 /* The agent may hold back bytes that begin like its SYNC; which of the two it uses is not sure while SETUP runs. */
@@ -220,7 +235,7 @@ static void dial(struct link *l)
 	uint64_t now = now_usec();
 
 	l->slot_end = now + LINK_TRY_USEC;
-	if (!l->welcomed && l->slot_end > l->first_deadline)
+	if (!l->welcomed && !l->still && l->slot_end > l->first_deadline)
 		l->slot_end = MAX_OF(l->first_deadline, now);
 	if (connect_now(l) < 0)
 		try_failed(l);

@@ -52,5 +52,7 @@ bool link_is_up(const struct link *l);
 struct buf *link_control(struct link *l);
 /* There is something to write: a control frame, or fill has bulk data. */
 void link_kick(struct link *l);
+/* The guest stands still, or goes on: meanwhile no wait for it ends the link. */
+void link_hold(struct link *l, bool still);
 /* The peer broke the protocol: drop the connection and dial again (counts as a failed try). */
 void link_fault(struct link *l);

@@ -4,7 +4,7 @@
  * full they go on as soon as there is room again; after another error they stay, for what was written
  * cannot be trusted. Called by start.c with the VMM's events.
  *
- * What must stay true: while it stands still no deadline of its commands runs; it can be deleted. The kernel
+ * What must stay true: while it stands still no deadline of its commands and of its agent runs; it can be deleted. The kernel
  * has no event for "there is room", so a timer looks, at most every LOOK_MAX_USEC.
  */
 
@@ -29,6 +29,8 @@ static void hold(struct machine *mc, bool held)
 
 	for (x = LIST_FIRST(&mc->execs); x; x = exec_list_next(x))
 		exec_hold(x, held);
+	if (mc->link)
+		link_hold(mc->link, held);
 }
 
 static void say(struct machine *mc, const char *reason)
@@ -87,8 +89,8 @@ void machine_unpaused(struct machine *mc)
 	sd_event_source_disable_unref(mc->pause->timer);
 	free(mc->pause);
 	mc->pause = NULL;
-	if (mc->engine != ENGINE_IDLE)
-		return; /* it goes down */
+	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+		return;
 	log_info("%s: goes on", mc->row.id);
 	hold(mc, false);
 	say(mc, NULL);

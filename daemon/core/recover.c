@@ -189,7 +189,15 @@ static struct machine *find_adopting(struct machines *ms, const char *id)
 	return NULL;
 }
 
-/* The commands of the machines that are being adopted. A one-shot without one has nothing to live for. */
+static void on_forgotten(int k, const struct error *err, _unused_ void *userdata)
+{
+	if (k < 0)
+		log_warning("cannot forget a command that never ran: %s",
+			err && err->message ? err->message : strerror(-k));
+}
+
+/* The commands of the machines that are being adopted; those of others were never started, for their machine would
+ * have gone with them. A one-shot without one has nothing to live for. */
 static int recover_execs(struct machines *ms, struct error *err)
 {
 	struct exec_row *rows = NULL;
@@ -199,8 +207,9 @@ static int recover_execs(struct machines *ms, struct error *err)
 
 	for (size_t i = 0; i < n; i++) {
 		mc = find_adopting(ms, rows[i].vm_id);
-		if (r >= 0 && mc)
-			r = run_adopt(mc, &rows[i]);
+		if (r >= 0)
+			r = mc ? run_adopt(mc, &rows[i])
+			       : store_exec_forget(ms->m->store, rows[i].id, on_forgotten, NULL);
 		exec_row_done(&rows[i]);
 	}
 	free(rows);

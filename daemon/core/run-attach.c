@@ -105,9 +105,12 @@ static int gone(struct run *r, const char *cause, struct error *err)
 static int attach_now(struct run *r, struct attach *a, struct error *err)
 {
 	struct stdio *s = NULL;
-	int fd = a->fd;
-	int k = stdio_new_at(r->m->event, a->fd, r->with_stdin, exec_stdin_accepted(r->exec),
-		a->have, &run_stdio_events, r, &s, err);
+	int k = exec_has(r->exec, a->have);
+
+	if (k < 0)
+		return gone(r, "its guest does not hold what comes next", err);
+	k = stdio_new_at(r->m->event, a->fd, r->with_stdin, exec_stdin_accepted(r->exec), a->have,
+		&run_stdio_events, r, &s, err);
 
 	if (k < 0)
 		return k;
@@ -117,14 +120,7 @@ static int attach_now(struct run *r, struct attach *a, struct error *err)
 	r->drained = false;
 	for (size_t i = 0; i < ARRAY_SIZE(r->bytes); i++)
 		r->bytes[i] = a->have[STREAM_STDOUT + i];
-	k = exec_take(r->exec, a->have);
-	if (k < 0) {
-		r->stdio = stdio_disown(r->stdio);
-		a->fd = fd;
-		return gone(r,
-			k == -ERANGE ? "its guest does not hold what comes next" : strerror(-k),
-			err);
-	}
+	exec_take(r->exec, a->have);
 	if (!r->with_stdin)
 		exec_stdin_end(r->exec);
 	run_progress(r, "execute");
@@ -175,7 +171,7 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 	r->userdata = userdata;
 	r->abandoned = false;
 	r->grace = sd_event_source_disable_unref(r->grace);
-	if (exec_is_held(r->exec)) {
+	if (exec_within_reach(r->exec)) {
 		k = attach_now(r, a, err);
 		if (k < 0) {
 			r->abandoned = true; /* its machine goes as if nobody had come */

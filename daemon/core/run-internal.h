@@ -17,8 +17,8 @@ enum run_phase {
 	RUN_PULLING,
 	RUN_STARTING,  /* the machine's on_started will come */
 	RUN_EXECUTING, /* the exec's on_exit or on_failed will come */
-	RUN_DELETING,  /* the deletion's done will come */
-	RUN_DRAINING,  /* the machine is gone, stdio has bytes left */
+	RUN_DELETING, /* the deletion's done will come, of the machine or of a row in one that stays */
+	RUN_DRAINING, /* the machine is gone, stdio has bytes left */
 	RUN_DONE,
 };
 
@@ -30,6 +30,9 @@ struct run {
 	enum run_phase phase;
 	bool abandoned; /* nobody waits for its result */
 	bool drained;
+	bool entering; /* the row of a command in a machine that is there is being committed, */
+	bool unwanted; /* ... and the end was asked for meanwhile */
+	bool entered;
 	bool live; /* its caller takes the output by offset, so that another may go on */
 	bool with_stdin;
 	uint32_t channel; /* of its command, in its row */
@@ -41,7 +44,7 @@ struct run {
 	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
 	struct exec *exec;           /* owned */
 	struct stdio *stdio;         /* owned or NULL */
-	struct attach *attach;       /* owned: a caller that waits for the guest to be adopted */
+	struct attach *attach;       /* owned: a caller that waits for the guest's agent */
 	sd_event_source *later;      /* owned: the answer, in a turn of its own */
 	sd_event_source *grace;      /* owned: after the caller has gone */
 

@@ -111,6 +111,10 @@ static void give_up(struct run *r)
 		machine_is_gone(r);
 		break;
 	case RUN_STARTING:
+		if (r->entering) {
+			r->unwanted = true;
+			break;
+		}
 		/* Its on_started comes when nothing is left. */
 		(void)machine_delete(r->machine, "cancelled", NULL, NULL);
 		break;
@@ -202,9 +206,31 @@ static void on_exec_exit(_unused_ struct exec *x, const struct msg_exit *e, void
 		begin_drain(r);
 }
 
-static void on_exec_failed(_unused_ struct exec *x, const struct error *err, void *userdata)
+static void on_forgotten(_unused_ int k, _unused_ const struct error *err, void *userdata)
 {
-	run_fail(userdata, err);
+	machine_is_gone(userdata); /* a row that could not be removed goes at the next start */
+}
+
+/* Nothing is left of the machine, or what is left is its owner's and only the command's row goes. */
+static void leave_machine(struct run *r, const struct error *err)
+{
+	if (!r->err.set)
+		(void)error_copy(&r->err, err);
+	r->machine = NULL;
+	r->phase = RUN_DELETING;
+	if (!r->entered || store_exec_forget(r->m->store, exec_id(r->exec), on_forgotten, r) < 0)
+		machine_is_gone(r);
+}
+
+/* An adopted command of which nothing has been seen: whether it was ever started is not known. */
+static void on_exec_failed(struct exec *x, const struct error *err, void *userdata)
+{
+	struct run *r = userdata;
+
+	if (r->phase == RUN_EXECUTING && exec_is_adopted(x) && !r->machine->row.one_shot)
+		leave_machine(r, err);
+	else
+		run_fail(r, err);
 }
 
 const struct exec_callbacks run_exec_events = {
@@ -305,18 +331,10 @@ static void execute(struct run *r)
 	}
 }
 
-/* Nothing is left of the machine, or what is left is its owner's. */
-static void not_started(struct run *r, const struct error *err)
-{
-	if (!r->err.set)
-		(void)error_copy(&r->err, err);
-	machine_is_gone(r);
-}
-
 static void on_machine_started(_unused_ struct machine *mc, const struct error *err, void *userdata)
 {
 	if (err)
-		not_started(userdata, err);
+		leave_machine(userdata, err);
 	else
 		execute(userdata);
 }
@@ -492,14 +510,17 @@ static void on_entered(int k, const struct error *err, void *userdata)
 	_cleanup_error_ struct error why = ERROR_INIT;
 	struct run *r = userdata;
 
+	r->entering = false;
+	if (r->unwanted) {
+		delete_machine(r);
+		return;
+	}
 	if (k < 0)
 		(void)error_copy(&why, err);
-	else if (r->phase == RUN_STARTING && !r->err.set)
-		k = machine_boot(r->machine, on_machine_booted, r, &why);
 	else
-		k = 0;
+		k = machine_boot(r->machine, on_machine_booted, r, &why);
 	if (k < 0)
-		not_started(r, &why);
+		leave_machine(r, &why);
 	else if (k > 0)
 		execute(r);
 }
@@ -508,6 +529,7 @@ static int keep_entered(struct run *r, struct error *err)
 {
 	int k = run_keep_row(r, on_entered);
 
+	r->entering = r->entered = k >= 0;
 	return k < 0 ? error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command") : k;
 }
 
@@ -520,7 +542,7 @@ static void on_adopted(const struct error *err, void *userdata)
 	if (err)
 		(void)error_copy(&why, err);
 	if (err || keep_entered(r, &why) < 0)
-		not_started(r, &why);
+		leave_machine(r, &why);
 }
 
 static int enter(struct run *r, struct machine *mc, struct error *err)

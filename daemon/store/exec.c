@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The SQL of commands: load once at start, put. Called by core/run.c and core/recover.c. What must stay
- * true: a queued row is a copy; rows go with their machine's (vm.c), in the same transaction.
+ * The SQL of commands: load once at start, put, forget. Called by core/run.c and core/recover.c. What must stay
+ * true: a queued row is a copy; rows go with their machine's (vm.c), in the same transaction, or before it when
+ * their command was never started.
  */
 
 #include "daemon/store/store.h"
@@ -13,6 +14,7 @@ enum { ROWS_MAX = 100000 };
 static const char sql_columns[] =
 	"SELECT id, vm_id, owner_uid, channel, command, with_stdin, live, timeout_usec FROM exec "
 	"ORDER BY vm_id, channel";
+static const char sql_forget[] = "DELETE FROM exec WHERE id = ?1";
 static const char sql_put[] = "INSERT OR REPLACE INTO exec VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 
 struct exec_op {
@@ -122,21 +124,50 @@ static void free_exec_op(struct store_op *op)
 	free(x);
 }
 
-int store_exec_put(struct store *s, const struct exec_row *row, store_done_fn done, void *userdata)
+static struct exec_op *new_op(int (*run)(struct store *, struct store_op *, struct error *),
+	store_done_fn done, void *userdata)
 {
 	struct exec_op *x = calloc(1, sizeof(*x));
+
+	if (x)
+		x->op = (struct store_op){
+			.run = run, .free = free_exec_op, .done = done, .userdata = userdata
+		};
+	return x;
+}
+
+int store_exec_put(struct store *s, const struct exec_row *row, store_done_fn done, void *userdata)
+{
+	struct exec_op *x = new_op(run_put, done, userdata);
 
 	if (!x)
 		return -ENOMEM;
 	x->row = *row;
 	x->row.command = strdup(row->command);
-	x->op.run = run_put;
-	x->op.free = free_exec_op;
-	x->op.done = done;
-	x->op.userdata = userdata;
 	if (!x->row.command) {
 		free_exec_op(&x->op);
 		return -ENOMEM;
 	}
+	return store_queue(s, &x->op);
+}
+
+static int run_forget(struct store *s, struct store_op *op, struct error *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+	int r = store_prepare(s, sql_forget, &stmt, err);
+
+	if (r < 0)
+		return r;
+	(void)sqlite3_bind_text(stmt, 1, ((struct exec_op *)op)->row.id, -1, SQLITE_STATIC);
+	return store_step_done(s, stmt, err);
+}
+
+int store_exec_forget(struct store *s, const char *id, store_done_fn done, void *userdata)
+{
+	struct exec_op *x = new_op(run_forget, done, userdata);
+
+	if (!x)
+		return -ENOMEM;
+	(void)snprintf(x->row.id, sizeof(x->row.id), "%s", id);
 	return store_queue(s, &x->op);
 }

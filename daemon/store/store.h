@@ -73,3 +73,4 @@ int store_exec_load(struct store *s, struct exec_row **ret, size_t *ret_n,
 	struct error *err); /* before the loop */
 int store_exec_put(struct store *s, const struct exec_row *row, store_done_fn done,
 	void *userdata); /* row is copied; goes with its machine's row */
+int store_exec_forget(struct store *s, const char *id, store_done_fn done, void *userdata);

@@ -16,6 +16,7 @@
  *   reboot                the guest ends itself
  *   hangup                the host's connection to the agent ends
  *   cut out|in N          the same, N bytes of that direction later, counted from now
+ *   stand MSEC            the vCPUs stand still, as when the host's disk is full; asked later than that, they go on
  *   attack NAME [N SEED]  attack.c
  * Unknown words are steps that do nothing: what is written for a real guest ends with 0 as well.
  *
@@ -47,6 +48,7 @@ struct attack;
 
 /* main.c: what scripts do to the machine. One process is one machine. */
 void fake_end(struct fake *f, enum bye_reason reason); /* the guest ends itself */
+void fake_stand(struct fake *f, uint64_t msec);        /* its disk cannot be written */
 void fake_tell(const char *fmt, ...) _printf_(1, 2);   /* the observer */
 struct fake *fake_self(void);
 struct relay *fake_relay(struct fake *f);
@@ -63,6 +65,7 @@ int relay_new(const struct relay_params *p, struct relay **ret);
 void relay_cut(
 	struct relay *r, bool out, uint64_t after); /* ends the connection so many bytes on */
 void relay_mute(struct relay *r);                   /* no more bytes towards the host */
+void relay_still(struct relay *r, bool still);      /* the guest takes and gives nothing */
 bool relay_drained(struct relay *r);                /* all that was said has left */
 
 /* attack.c. NULL: there is none of that name. */

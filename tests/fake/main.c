@@ -40,6 +40,7 @@ struct fake {
 	int agent_fd;
 	enum fake_manner manner;
 	bool ending;
+	uint64_t still_until; /* monotonic; 0: its vCPUs run */
 };
 
 static struct fake self;
@@ -109,6 +110,33 @@ static void leave(struct fake *f)
 	loop_stop(f->loop);
 }
 
+static void say_disk_full(struct channel *c)
+{
+	say_event(c, "BLOCK_IO_ERROR",
+		"{\"device\": \"\", \"node-name\": \"own\", \"reason\": \"No space left on device\", "
+		"\"operation\": \"write\", \"nospace\": true, \"action\": \"stop\"}");
+	say_event(c, "STOP", NULL);
+}
+
+void fake_stand(struct fake *f, uint64_t msec)
+{
+	f->still_until = now_usec() + msec * USEC_PER_MSEC;
+	relay_still(f->relay, true);
+	say_disk_full(&f->qmp);
+}
+
+/* Asked too early, the next write fails like the last. */
+static void go_on(struct fake *f)
+{
+	say_event(&f->qmp, "RESUME", NULL);
+	if (f->still_until > now_usec()) {
+		say_disk_full(&f->qmp);
+	} else if (f->still_until > 0) {
+		f->still_until = 0;
+		relay_still(f->relay, false);
+	}
+}
+
 static void take_command(struct channel *c, json_object *o)
 {
 	json_object *v;
@@ -118,9 +146,10 @@ static void take_command(struct channel *c, json_object *o)
 
 	if (streq(name, "query-status"))
 		say(c,
-			"{\"return\": {\"status\": \"running\", \"singlestep\": false, \"running\": true}, "
+			"{\"return\": {\"status\": \"%s\", \"singlestep\": false, \"running\": %s}, "
 			"\"id\": %lld}\r\n",
-			id);
+			c->fake->still_until ? "io-error" : "running",
+			c->fake->still_until ? "false" : "true", id);
 	else if (streq(name, "qmp_capabilities") || streq(name, "cont"))
 		say(c, "{\"return\": {}, \"id\": %lld}\r\n", id);
 	else if (!streq(name, "quit"))
@@ -129,7 +158,7 @@ static void take_command(struct channel *c, json_object *o)
 			"\"id\": %lld}\r\n",
 			id);
 	if (streq(name, "cont"))
-		say_event(c, "RESUME", NULL);
+		go_on(c->fake);
 	if (streq(name, "quit"))
 		leave(c->fake);
 }

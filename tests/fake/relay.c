@@ -21,7 +21,7 @@ struct relay {
 	int conn; /* owned */
 	struct buf in, out;
 	uint64_t cut_in, cut_out; /* bytes until the connection ends; UINT64_MAX: it does not */
-	bool mute;
+	bool mute, still;
 };
 
 static void take_host(struct relay *r);
@@ -107,6 +107,11 @@ static void pump(struct relay *r)
 {
 	bool any = true;
 
+	if (r->still) {
+		if (fill(&r->in, r->conn, UINT64_MAX) < 0)
+			drop_host(r);
+		return;
+	}
 	/* To the end: events come once. Each side's socket buffer bounds it. */
 	while (any)
 		if (!move(r, &any)) {
@@ -182,6 +187,12 @@ void relay_cut(struct relay *r, bool out, uint64_t after)
 void relay_mute(struct relay *r)
 {
 	r->mute = true;
+}
+
+void relay_still(struct relay *r, bool still)
+{
+	r->still = still;
+	pump(r);
 }
 
 bool relay_drained(struct relay *r)

@@ -237,6 +237,8 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 		relay_cut(fake_relay(fake_self()), true, 0);
 	} else if (IS("cut")) {
 		begin_cut(rest);
+	} else if (IS("stand")) {
+		fake_stand(fake_self(), number);
 	} else if (IS("attack")) {
 		begin_attack(x, rest);
 	}

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The stream repairs itself (tests/streams.py), with the fake VMM and both builds of the daemon."""
 import random
+import subprocess
 import time
 
 import pytest
 
 import streams
 from fakevm import lines
-from streams import FakeGuest
+from streams import ENV, FakeGuest
 
 
 def test_cut_anywhere(fake):
@@ -55,3 +56,31 @@ def test_away_nearly_as_long_as_callers_wait(make_fake):
 
 def test_away_for_longer(make_fake):
     streams.away_for_longer(make_fake().start(), "print 2000000", lines(2000000), mem_mib=200, disk_mib=64)
+
+
+def test_caller_lost_with_input(fake):
+    streams.caller_lost_with_input(fake, "sleep 700; cat", mem_mib=200, disk_mib=64)
+
+
+def test_attach_while_dialling(make_fake):
+    streams.attach_while_dialling(make_fake().start(), "print 4000000", lines(4000000), mem_mib=200, disk_mib=64)
+
+
+def test_attached_at_a_wrong_place(fake):
+    streams.attached_at_a_wrong_place(fake, "print 1000000", lines(1000000), mem_mib=200, disk_mib=64)
+
+
+def test_paused_across_a_restart(make_fake):
+    """The host's disk is full for longer than an adoption may take: the machine and its command wait, and go on."""
+    d = make_fake().start()
+    p = d.popen("-q", "run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 17000; echo after", stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 20
+    while not [v for v in d.vms() if v["last_error"] == "paused: disk_full"]:
+        assert time.monotonic() < end and p.poll() is None, d.log_text()
+        time.sleep(0.05)
+    d.kill()
+    d.start()
+    out, err = p.communicate(timeout=90)
+    assert (p.returncode, out) == (0, b"before\nafter\n"), (err, d.log_text())
+    d.wait_clean()

@@ -334,6 +334,26 @@ START_TEST(bad_welcome)
 END_TEST
 
 /* A guest that has not come up yet is dialled again and again. */
+/* A guest that stands still answers nobody: its time begins when it goes on. */
+START_TEST(no_deadline_while_it_stands_still)
+{
+	uint64_t end = now_usec() + 400 * USEC_PER_MSEC, left;
+
+	link_free(w.link);
+	w.refuse = true;
+	ck_assert_int_ge(link_new(w.event, &callbacks, NULL, 200 * USEC_PER_MSEC, &w.link), 0);
+	link_hold(w.link, true);
+	link_hold(w.link, true); /* said twice */
+	while (now_usec() < end)
+		ck_assert_int_ge(sd_event_run(w.event, 10 * USEC_PER_MSEC), 0);
+	ck_assert_uint_eq(w.dead, 0);
+	link_hold(w.link, false);
+	left = now_usec() + 150 * USEC_PER_MSEC;
+	until(&w.dead, 1);
+	ck_assert_uint_ge(now_usec(), left);
+}
+END_TEST
+
 START_TEST(refused_at_first)
 {
 	w.refuse = true;
@@ -362,6 +382,7 @@ int main(void)
 	tcase_add_loop_test(t, broken_protocol, 0, ARRAY_SIZE(wrong));
 	tcase_add_loop_test(t, bad_welcome, 0, 2);
 	tcase_add_test(t, refused_at_first);
+	tcase_add_test(t, no_deadline_while_it_stands_still);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

@@ -486,6 +486,79 @@ START_TEST(exec_without_boot)
 }
 END_TEST
 
+static size_t exec_rows(void)
+{
+	struct exec_row *rows = NULL;
+	size_t n = 0;
+
+	ck_assert_int_eq(store_exec_load(m->store, &rows, &n, NULL), 0);
+	for (size_t i = 0; i < n; i++)
+		exec_row_done(&rows[i]);
+	free(rows);
+	return n;
+}
+
+/* Nothing of a command that was refused is left for the next daemon to find. */
+START_TEST(refused_command_leaves_no_row)
+{
+	static const enum fake_step fails[] = { FAKE_IMAGE, FAKE_VMM, FAKE_VMM_START };
+	struct run *r;
+
+	created();
+	fake.fail = fails[_i];
+	r = exec_in(NULL);
+	wait_done();
+	ck_assert(failure.set);
+	run_free(r);
+	ck_assert_uint_eq(exec_rows(), 0);
+	fake.fail = FAKE_NONE;
+	delete ();
+}
+END_TEST
+
+/* One that was about to begin when the daemon died: the next one drops it, and keeps the machine. */
+START_TEST(command_that_never_began)
+{
+	const struct exec_row row = {
+		.id = "ex-0123456789ab", .owner_uid = 1000, .channel = 1, .command = (char *)"true"
+	};
+	struct exec_row stale = row;
+
+	created();
+	(void)snprintf(stale.vm_id, sizeof(stale.vm_id), "%s", id);
+	ck_assert_int_eq(store_exec_put(m->store, &stale, NULL, NULL), 0);
+	boot();
+	stop();
+	ck_assert_uint_eq(exec_rows(), 1);
+	machines_free(m->machines);
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	boot();
+	ck_assert(!failure.set);
+	ck_assert_uint_eq(exec_rows(), 0);
+	delete ();
+}
+END_TEST
+
+/* Given up while its row is being committed, n turns after it was asked for. */
+START_TEST(command_cancelled_after_n_turns)
+{
+	struct run *r;
+
+	created();
+	if (_i % 2)
+		boot();
+	fake.command = COMMAND_HANG;
+	r = exec_in(NULL);
+	for (int k = 0; k < _i / 2; k++)
+		(void)sd_event_run(event, 0);
+	run_cancel(r);
+	wait_done();
+	ck_assert_int_eq(failure.code, ERROR_CANCELLED);
+	run_free(r);
+	nothing_left();
+}
+END_TEST
+
 /* The next daemon finds it as it was, and its owner's limits count it. */
 START_TEST(next_daemon)
 {
@@ -596,6 +669,9 @@ int main(void)
 	tcase_add_test(t, paused_and_resumed);
 	tcase_add_loop_test(t, executes, 0, 2);
 	tcase_add_test(t, exec_without_boot);
+	tcase_add_loop_test(t, refused_command_leaves_no_row, 0, 3);
+	tcase_add_test(t, command_that_never_began);
+	tcase_add_loop_test(t, command_cancelled_after_n_turns, 0, 20);
 	tcase_add_loop_test(t, next_daemon, 0, 2);
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
