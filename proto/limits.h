@@ -12,6 +12,7 @@
 #define LIMIT_IN_FLIGHT       64                /* calls per connection */
 #define LIMIT_CONNECTIONS_UID 32                /* connections per uid */
 #define LIMIT_CONNECTIONS     256               /* connections in all */
+#define LIMIT_DETACHED_UID    64                /* calls per uid that outlive their connection */
 #define LIMIT_JSON_DEPTH      32
 #define LIMIT_JSON_VALUES     10000
 #define LIMIT_FDS_PER_LINE    4

@@ -3,7 +3,7 @@
  * vm.create from request to machine. Called by rpc/vm.c.
  *
  * What must stay true: on_done comes once, in a turn of the loop later than creation_start; a cancelled
- * creation leaves nothing; an abandoned one leaves a machine, which its owner finds in vm.list.
+ * creation leaves nothing.
  */
 
 #include "daemon/core/create.h"
@@ -19,8 +19,7 @@ struct creation {
 	struct pull_wait *pull;  /* owned */
 	struct machine *machine; /* borrowed: while it is being made */
 	sd_event_source *later;  /* owned: the end, in a turn of its own */
-	bool abandoned;
-	struct error err; /* owned */
+	struct error err;        /* owned */
 };
 
 static struct creation *creation_free(struct creation *c)
@@ -40,8 +39,7 @@ static void finish(struct creation *c, struct machine *mc, const struct error *e
 {
 	_cleanup_(creation_freep) struct creation *last = c;
 
-	if (!last->abandoned)
-		last->cb.on_done(mc, err, last->userdata);
+	last->cb.on_done(mc, err, last->userdata);
 }
 
 static int on_later(_unused_ sd_event_source *source, void *userdata)
@@ -67,7 +65,7 @@ static void on_pull_progress(const struct pull_progress *p, void *userdata)
 {
 	struct creation *c = userdata;
 
-	if (!c->abandoned && !streq(p->phase, "ready"))
+	if (!streq(p->phase, "ready"))
 		c->cb.on_progress(p, c->userdata);
 }
 
@@ -138,9 +136,4 @@ void creation_cancel(struct creation *c)
 	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL,
 		"the creation was cancelled");
 	fail_later(c, &err);
-}
-
-void creation_abandon(struct creation *c)
-{
-	c->abandoned = true;
 }

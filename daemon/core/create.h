@@ -22,5 +22,3 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	struct error *err);
 /* Its caller wants it no more: on_done comes with `cancelled`, unless it is done already. */
 void creation_cancel(struct creation *c);
-/* Nobody waits: it goes on, and nothing is reported. */
-void creation_abandon(struct creation *c);

@@ -2,12 +2,14 @@
 /*
  * The call: from its line to its single answer. Made by the dispatcher, answered by a handler.
  * What must stay true: a call is answered at most once and freed by its answer; it ends with its
- * connection (the work of a KEPT one goes on), but for one that cannot be interrupted, whose answer
- * is dropped; what an internal fault says stays in the journal, the client gets an id to find it
- * by.
+ * connection, but for one whose work goes on, which is listed until then (dispatch.c bounds that
+ * list) and whose answer is dropped; what an internal fault says stays in the journal, the client
+ * gets an id to find it by.
  */
 
 #include "daemon/rpc/call.h"
+
+#include <assert.h>
 
 #include "daemon/log.h"
 #include "daemon/rpc/conn.h"
@@ -102,6 +104,13 @@ void call_keep(struct call *c, call_end_fn on_end, void *userdata)
 	c->userdata = userdata;
 }
 
+void call_keep_on(struct call *c, call_end_fn on_cancel, void *userdata)
+{
+	assert(c->method->life == API_KEPT);
+	call_keep(c, on_cancel, userdata);
+	c->outlives = true;
+}
+
 bool call_cancel(struct call *c)
 {
 	if (!c->on_end || c->cancelled)
@@ -113,7 +122,7 @@ bool call_cancel(struct call *c)
 
 void call_conn_gone(struct call *c)
 {
-	if (c->on_end) {
+	if (!c->outlives) {
 		c->on_end(c, CALL_GONE, c->userdata);
 		call_free(c);
 		return;

@@ -16,8 +16,7 @@ struct machine;
 
 enum call_end { CALL_CANCELLED, CALL_GONE };
 /* cancel was asked for, or the connection is gone. For CALL_GONE the call must not be answered any
- * more (it is freed after this returns; a KEPT method only stops waiting, its work goes on); for
- * CALL_CANCELLED it must still be answered once. */
+ * more (it is freed after this returns); for CALL_CANCELLED it must still be answered once. */
 typedef void (*call_end_fn)(struct call *c, enum call_end why, void *userdata);
 
 struct manager *call_manager(struct call *c);
@@ -33,8 +32,11 @@ struct environment *call_environment(struct call *c);
  * null. */
 int call_take_fd(struct call *c, const char *param);
 
-/* on_end NULL: the work cannot be interrupted; it outlives its connection and cancel says false. */
+/* The call ends with its connection, as on_end is told. */
 void call_keep(struct call *c, call_end_fn on_end, void *userdata);
+/* The call of a KEPT method goes on when its connection is gone, and its answer is dropped: it is still
+ * answered once. on_cancel hears of CALL_CANCELLED alone; NULL: it cannot be, and cancel says false. */
+void call_keep_on(struct call *c, call_end_fn on_cancel, void *userdata);
 
 /* Each answers the call and frees it. result is taken over. */
 void call_reply(struct call *c, json_object *result);

@@ -91,7 +91,7 @@ struct call {
 	size_t n_fds;
 	struct machine *machine;         /* borrowed: API_OBJ_VM, until the handler returns */
 	struct environment *environment; /* borrowed: API_OBJ_ENV, likewise */
-	bool kept, cancelled;
+	bool kept, outlives, cancelled;
 	bool *answered; /* borrowed: set when the call is freed while its handler runs */
 	call_end_fn on_end;
 	void *userdata;
@@ -103,5 +103,5 @@ void call_free(struct call *c);
 DEFINE_CLEANUP(struct call *, call_free)
 /* Tells the handler once that the caller cancelled; false when the call cannot be interrupted. */
 bool call_cancel(struct call *c);
-/* The connection is going: ends the call where its handler can be told, detaches it where not. */
+/* The connection is going: ends the call, or detaches the one that goes on. */
 void call_conn_gone(struct call *c);

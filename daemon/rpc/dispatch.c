@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From a line to a handler: scan, request, method, parameters, descriptors, the object acted on
- * and the right to do so, in that order. Called by the connection. What must stay true: a handler
+ * From a line to a handler: scan, request, method, parameters, descriptors, what the caller has left
+ * behind, the object acted on and the right to do so, in that order. Called by the connection. What must stay true: a handler
  * runs only after all of that, so it cannot forget a check; every line with an id gets exactly one
  * answer; a line that leaves the stream in doubt (bad UTF-8, NUL, descriptors that do not match)
  * ends the connection.
@@ -169,6 +169,23 @@ static int check_fds(struct call *c, struct error *err)
 	return 0;
 }
 
+/* Whoever connects, asks and goes, again and again, must not make the daemon hold ever more. */
+static int check_detached(struct call *c, struct error *err)
+{
+	const struct call *other;
+	unsigned n = 0;
+	if (c->method->life != API_KEPT)
+		return 0;
+	TAILQ_FOREACH (other, server_detached(c->server), entry)
+		n += other->uid == c->uid;
+	if (n < LIMIT_DETACHED_UID)
+		return 0;
+	return error_set(err, ERROR_QUOTA_EXCEEDED, "what they have begun goes on without them",
+		"wait for them to end, and for answers before you disconnect",
+		"uid %u has %u calls whose connection is gone, the limit is %d", c->uid, n,
+		LIMIT_DETACHED_UID);
+}
+
 static int look_up(struct call *c, struct error *err)
 {
 	struct manager *m = c->manager;
@@ -201,6 +218,8 @@ static void run_handler(struct call *c, json_object *given)
 	int r = api_check_params(c->method->params, given, c->n_fds, &c->params, &err);
 	if (r >= 0)
 		r = check_fds(c, &err);
+	if (r >= 0)
+		r = check_detached(c, &err);
 	if (r >= 0)
 		r = look_up(c, &err);
 	if (r >= 0)

@@ -85,7 +85,7 @@ static void on_pull_done(const struct error *err, void *userdata)
 	call_reply(w->call, o);
 }
 
-/* env.pull is KEPT: whether its caller cancels or has gone, only the wait for it ends. */
+/* Whether its caller cancels or has gone, only the wait for the pull ends. */
 static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 {
 	_cleanup_(env_wait_freep) struct env_wait *w = userdata;
@@ -137,6 +137,6 @@ int rpc_env_prune(struct call *c, struct error *err)
 		m->environments, all, dry_run, machines_use_digest, m->machines, on_pruned, c, err);
 	if (r < 0)
 		return r;
-	call_keep(c, NULL, NULL); /* a removal under way is not interrupted */
+	call_keep_on(c, NULL, NULL); /* a removal under way is not interrupted */
 	return 0;
 }

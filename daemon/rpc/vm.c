@@ -235,16 +235,11 @@ static void on_create_done(struct machine *mc, const struct error *err, void *us
 		call_fail(cc->call, err);
 }
 
-static void on_create_end(_unused_ struct call *c, enum call_end why, void *userdata)
+static void on_create_cancel(_unused_ struct call *c, _unused_ enum call_end why, void *userdata)
 {
 	struct create_call *cc = userdata;
 
-	if (why == CALL_CANCELLED) {
-		creation_cancel(cc->creation); /* on_create_done follows */
-		return;
-	}
-	creation_abandon(cc->creation);
-	free(cc);
+	creation_cancel(cc->creation); /* on_create_done follows */
 }
 
 int rpc_vm_create(struct call *c, struct error *err)
@@ -265,7 +260,7 @@ int rpc_vm_create(struct call *c, struct error *err)
 	r = creation_start(call_manager(c), &spec, &cb, cc, &cc->creation, err);
 	if (r < 0)
 		return r;
-	call_keep(c, on_create_end, TAKE_PTR(cc));
+	call_keep_on(c, on_create_cancel, TAKE_PTR(cc));
 	return 0;
 }
 
@@ -309,7 +304,7 @@ static int change_state(struct call *c,
 		reply_machine(c, mc);
 		return 0;
 	}
-	call_keep(c, NULL, NULL);
+	call_keep_on(c, NULL, NULL);
 	(void)TAKE_PTR(sc);
 	return 0;
 }
@@ -387,7 +382,7 @@ int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 		return -ENOMEM;
 	d->call = c;
 	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
-	call_keep(c, NULL, NULL); /* a deletion goes on whoever waits */
+	call_keep_on(c, NULL, NULL); /* a deletion goes on whoever waits */
 	r = machine_delete(call_machine(c), "requested", on_deleted, d);
 	if (r < 0)
 		return r;
@@ -408,6 +403,6 @@ static void on_reaped(json_object *result, const struct error *err, void *userda
 
 int rpc_vm_reap_expired(struct call *c, _unused_ struct error *err)
 {
-	call_keep(c, NULL, NULL);
+	call_keep_on(c, NULL, NULL);
 	return machines_reap_expired(call_manager(c)->machines, call_uid(c), on_reaped, c);
 }

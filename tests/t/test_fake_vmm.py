@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The fake VMM itself: a well-behaved guest of tests/fake is, to the daemon and its callers, a guest."""
 import json
+import os
+import signal
 import subprocess
+import time
 
 import pytest
 
+from conftest import Raw
 from fakevm import lines
 
 
@@ -46,6 +50,46 @@ def test_machine_that_stays(fake):
     assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
     r = fake.call("vm.exec", {"vm_id": vm, "command": "echo here"})["result"]
     assert (r["exit_code"], r["stdout"]) == (0, "here\n")
+    fake.wait_clean()
+
+
+def hang_up_after(daemon, method, params, times):
+    """Asks so often on one connection, sees that all have been read, and goes."""
+    with Raw(daemon.socket) as c:
+        c.send(b"".join(json.dumps({"jsonrpc": "2.0", "id": "%d" % i, "method": method, "params": params}).encode() + b"\n" for i in range(times)))
+        assert c.call("system.ping")["result"]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_callers_that_ask_and_go_are_bounded(fake):
+    vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
+    assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    stopped = fake.vmm_pids()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(5):
+        hang_up_after(fake, "vm.stop", {"vm_id": vm}, 60)
+    r = fake.call("vm.stop", {"vm_id": vm})
+    assert r["error"]["data"]["code"] == "quota_exceeded", r
+    assert [v["vm_id"] for v in fake.call("vm.list")["result"]["vms"]] == [vm]
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: "result" in fake.call("vm.stop", {"vm_id": vm}))
+    assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
+    fake.wait_clean()
+
+
+def test_machine_whose_creator_has_gone(fake):
+    hang_up_after(fake, "vm.create", fake.spec(), 2)
+    wait_for(lambda: [v["state"] for v in fake.vms()] == ["created"] * 2)
+    for v in fake.vms():
+        assert fake.call("vm.delete", {"vm_id": v["vm_id"]})["result"]["deleted"]
     fake.wait_clean()
 
 

@@ -144,11 +144,6 @@ void creation_cancel(_unused_ struct creation *c)
 	fake.creation.on_done(NULL, &err, fake.creation_userdata);
 }
 
-void creation_abandon(_unused_ struct creation *c)
-{
-	fake.creations_abandoned++;
-}
-
 bool machines_use_digest(_unused_ const char *digest, _unused_ void *machines)
 {
 	return false;

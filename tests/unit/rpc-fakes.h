@@ -19,7 +19,7 @@ struct fake {
 	bool cancel_late; /* run_cancel finds the result on its way */
 	struct creation_callbacks creation;
 	void *creation_userdata;
-	int creations, creations_abandoned;
+	int creations;
 	reap_done_fn reap_done;
 	void *reap_userdata;
 	pull_progress_fn pull_progress;

@@ -101,6 +101,13 @@ static void transmit(int fd, const void *p, size_t n)
 	}
 }
 
+static void hang_up(int fd)
+{
+	(void)close(fd);
+	while (server_connections(m.server) > 0)
+		turn();
+}
+
 static const char *ask(int fd, const char *text)
 {
 	transmit(fd, text, strlen(text));
@@ -116,6 +123,11 @@ static const char *ask(int fd, const char *text)
 static void finish_run(void)
 {
 	fake.cb.on_done(NULL, json_object_new_object(), NULL, fake.userdata);
+}
+
+static void finish_creation(void *userdata)
+{
+	fake.creation.on_done((struct machine *)(void *)&m, NULL, userdata);
 }
 
 START_TEST(pings)
@@ -363,11 +375,12 @@ START_TEST(default_ttl)
 		while (fake.creations == creations)
 			turn();
 		ck_assert_int_eq(fake.ttl, rows[i].create);
+		finish_creation(fake.creation_userdata);
 	}
 }
 END_TEST
 
-/* vm.create: progress on the way, cancelled, and its caller gone. */
+/* vm.create: progress on the way, cancelled, and its caller gone, when it goes on and tells nobody. */
 START_TEST(creating)
 {
 	static const char create[] = CALL_("1", "vm.create", "{\"environment\":\"debian:12\"}");
@@ -386,10 +399,46 @@ START_TEST(creating)
 	transmit(fd, create, sizeof(create) - 1);
 	while (fake.creations < 2)
 		turn();
-	(void)close(fd);
-	while (server_connections(m.server) > 0)
+	hang_up(fd);
+	ck_assert(!TAILQ_EMPTY(server_detached(m.server)));
+	fake.creation.on_progress(&p, fake.creation_userdata);
+	finish_creation(fake.creation_userdata);
+	ck_assert(TAILQ_EMPTY(server_detached(m.server)));
+}
+END_TEST
+
+/* What outlives its connection is bounded, whatever method it is of; what does not is served meanwhile. */
+START_TEST(detached_limit)
+{
+	static const char create[] = CALL_("1", "vm.create", "{\"environment\":\"debian:12\"}"),
+			  reap[] = CALL_("2", "vm.reap_expired", "{}");
+	void *creations[LIMIT_DETACHED_UID - 1], *reaped;
+	for (int i = 0; i < LIMIT_DETACHED_UID - 1; i++) {
+		int fd = dial();
+		transmit(fd, create, sizeof(create) - 1);
+		while (fake.creations <= i)
+			turn();
+		creations[i] = fake.creation_userdata;
+		hang_up(fd);
+	}
+	int last = dial();
+	transmit(last, reap, sizeof(reap) - 1);
+	while (!fake.reap_userdata)
 		turn();
-	ck_assert_int_eq(fake.creations_abandoned, 1);
+	reaped = fake.reap_userdata;
+	hang_up(last);
+
+	_cleanup_close_ int fd = dial();
+	ck_assert_ptr_nonnull(strstr(ask(fd, create), "quota_exceeded"));
+	ck_assert_ptr_nonnull(strstr(ask(fd, reap), "quota_exceeded"));
+	ck_assert_ptr_nonnull(strstr(ask(fd, CALL_("3", "vm.list", "{}")), "\"result\""));
+	for (int i = 0; i < LIMIT_DETACHED_UID - 1; i++)
+		finish_creation(creations[i]);
+	transmit(fd, reap, sizeof(reap) - 1);
+	while (fake.reap_userdata == reaped)
+		turn();
+	fake.reap_done(json_object_new_object(), NULL, fake.reap_userdata);
+	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":2,\"result\""));
 }
 END_TEST
 
@@ -656,6 +705,7 @@ int main(void)
 	tcase_add_test(t, caller_gone);
 	tcase_add_test(t, default_ttl);
 	tcase_add_test(t, creating);
+	tcase_add_test(t, detached_limit);
 	tcase_add_test(t, callers_come_and_go);
 	tcase_add_test(t, hoarded_descriptors);
 	tcase_add_test(t, cancelled_too_late);

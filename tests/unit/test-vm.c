@@ -282,23 +282,6 @@ START_TEST(creation_cancelled)
 }
 END_TEST
 
-/* Its caller is gone: the machine is made, and found by its owner. */
-START_TEST(creation_abandoned)
-{
-	json_object *o = NULL;
-
-	creation_abandon(create());
-	(void)loop_until(event, &done, 300 * USEC_PER_MSEC);
-	ck_assert(!done);
-	ck_assert_int_eq(machines_list_json(m->machines, 1000, &o), 0);
-	ck_assert_int_eq(json_get_int(o, "count", 0), 1);
-	(void)snprintf(id, sizeof(id), "%s",
-		json_get_str(json_object_array_get_idx(json_get(o, "vms"), 0), "vm_id", ""));
-	json_object_put(o);
-	delete ();
-}
-END_TEST
-
 /* The guest dies by itself: the machine is `failed`, nothing of the VMM is left, and it boots again. */
 START_TEST(guest_dies)
 {
@@ -658,7 +641,6 @@ int main(void)
 	tcase_add_test(t, packed_before_the_boot);
 	tcase_add_loop_test(t, creation_fails, 0, 2);
 	tcase_add_loop_test(t, creation_cancelled, 0, 12);
-	tcase_add_test(t, creation_abandoned);
 	tcase_add_test(t, guest_dies);
 	tcase_add_loop_test(t, deleted_after_n_turns, 0, 30);
 	tcase_add_loop_test(t, deleted_while_stopping, 0, 15);
