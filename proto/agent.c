@@ -9,6 +9,8 @@
 
 #include "proto/agent.h"
 
+#include "proto/utf8.h"
+
 #define EXEC_ID_LENGTH (AGENT_EXEC_ID_SIZE - 1)
 #define HOSTNAME_MAX   63
 #define SIGNAL_MAX     64
@@ -47,12 +49,13 @@ static void get_streams(struct rd *rd, uint64_t ret[STREAM_MAX])
 /* A text for a person: its beginning is enough. */
 static void put_what(struct buf *b, const char *what, int *r)
 {
-	if (!what || strlen(what) <= MSG_WHAT_MAX) {
-		put_str(b, what, r);
+	if (!what) {
+		put_str(b, NULL, r);
 		return;
 	}
-	put_u32(b, MSG_WHAT_MAX, r);
-	put_bytes(b, what, MSG_WHAT_MAX, r);
+	size_t n = (size_t)utf8_cut(what, MSG_WHAT_MAX);
+	put_u32(b, (uint32_t)n, r);
+	put_bytes(b, what, n, r);
 }
 
 /* hello */

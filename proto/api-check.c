@@ -13,9 +13,10 @@
 #include <time.h>
 
 #include "proto/json.h"
+#include "proto/utf8.h"
 
 #define CALL_ID_MAX 64
-#define SHOWN_MAX   60 /* bytes of a refused value in the message */
+#define SHOWN_MAX   60 /* bytes of what is refused in the message */
 #define ID_DIGITS   12
 
 struct check {
@@ -47,12 +48,9 @@ static const char *type_word(enum api_type type)
 static void show(json_object *val, char ret[SHOWN_MAX + 8])
 {
 	const char *text = json_object_to_json_string_ext(val, JSON_C_TO_STRING_PLAIN);
-	size_t n = text ? strlen(text) : 0, cut = MIN_OF(n, (size_t)SHOWN_MAX);
-	while (cut < n && cut > 0 && ((unsigned char)text[cut] & 0xc0) == 0x80)
-		cut--;
-	if (cut > 0)
-		memcpy(ret, text, cut);
-	memcpy(ret + cut, cut < n ? "..." : "", cut < n ? 4 : 1);
+	int cut = text ? utf8_cut(text, SHOWN_MAX) : 0;
+	(void)snprintf(ret, SHOWN_MAX + 8, "%.*s%s", cut, text ? text : "",
+		text && text[cut] ? "..." : "");
 }
 
 static int refuse(struct check *c, const char *path, json_object *val, const char *fmt, ...)
@@ -241,8 +239,8 @@ static int refuse_unknown(
 	}
 	_cleanup_free_ char *fix =
 		known[0] ? str_printf("the known ones are %s", known) : strdup("it takes none");
-	return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, fix, "unknown %s %s%.60s",
-		c->result ? "result field" : "parameter", where, name);
+	return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, fix, "unknown %s %s%.*s",
+		c->result ? "result field" : "parameter", where, utf8_cut(name, SHOWN_MAX), name);
 }
 
 /* The rules for one value; objects and arrays are walked by check_tree. */

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "proto/limits.h"
+#include "proto/utf8.h"
 
 const struct json_limits json_limits_request = {
 	.max_bytes = LIMIT_REQUEST_BYTES,
@@ -193,6 +194,15 @@ int json_add_time(json_object *o, const char *key, uint64_t wall)
 	return add_new(o, key, json_object_new_string_len(text, (int)(p - text)));
 }
 
+/* Texts of errors quote paths, guests and tools: a byte that is no UTF-8 must not cost the whole reply. */
+static int add_text(json_object *o, const char *key, const char *val)
+{
+	if (!val || json_utf8_valid(val, strlen(val)))
+		return json_add_str(o, key, val);
+	_cleanup_free_ char *repaired = utf8_repair(val);
+	return repaired ? json_add_str(o, key, repaired) : -ENOMEM;
+}
+
 json_object *json_error_object_as(const struct error *err, int number)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *data = json_object_new_object();
@@ -200,10 +210,9 @@ json_object *json_error_object_as(const struct error *err, int number)
 		return NULL;
 	const char *name = error_code_name(err->code);
 	if (json_add_int(o, "code", number) < 0 ||
-		json_add_str(o, "message", err->message ? err->message : name) < 0 ||
-		json_add_str(data, "code", name) < 0 ||
-		json_add_str(data, "cause", err->cause) < 0 ||
-		json_add_str(data, "fix", err->fix) < 0 ||
+		add_text(o, "message", err->message ? err->message : name) < 0 ||
+		json_add_str(data, "code", name) < 0 || add_text(data, "cause", err->cause) < 0 ||
+		add_text(data, "fix", err->fix) < 0 ||
 		json_add_bool(data, "retryable", error_code_retryable(err->code)) < 0 ||
 		json_add(o, "data", TAKE_PTR(data)) < 0)
 		return NULL;

@@ -12,6 +12,7 @@
 
 #include "daemon/core/exec.h"
 
+#include "daemon/log.h"
 #include "proto/api.h"
 
 #include <signal.h>
@@ -466,6 +467,7 @@ static int take_started(struct exec *x, const struct frame *f)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *cause = NULL;
 	struct msg_result result = { 0 };
+	char what[MSG_WHAT_MAX + 1] = "start";
 	int r = msg_result_get(f, &result);
 
 	if (r < 0)
@@ -473,8 +475,9 @@ static int take_started(struct exec *x, const struct frame *f)
 	if (result.error == 0) {
 		started(x);
 	} else {
-		cause = str_printf("%s: %s", result.what ? result.what : "start",
-			strerror((int)(result.error & 0xfff)));
+		if (result.what)
+			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));
+		cause = str_printf("%s: %s", what, strerror((int)(result.error & 0xfff)));
 		error_set(&err, result.error == ENOMEM ? ERROR_NO_MEMORY : ERROR_INVALID_ARGUMENT,
 			cause, "check the command, --cwd, --user and --env",
 			"the guest could not start the command");

@@ -15,9 +15,10 @@
 
 #include "daemon/image/kernel.h"
 #include "proto/json.h"
+#include "proto/utf8.h"
 
 #define META_MAX  (64 * 1024)
-#define NAME_SHOW 200
+#define NAME_SHOW 200 /* bytes */
 
 static int no_memory(struct error *err)
 {
@@ -227,7 +228,7 @@ static int unknown(const char *name, struct error *err)
 		fix = str_printf("Use one of: %s", known);
 
 	return error_set(err, ERROR_ENVIRONMENT_UNKNOWN, cause, fix, "There is no environment %.*s",
-		NAME_SHOW, name);
+		utf8_cut(name, NAME_SHOW), name);
 }
 
 int environments_find(
@@ -246,7 +247,7 @@ int environments_find(
 		return no_memory(err);
 
 	return error_set(err, ERROR_UNSUPPORTED, "This pyrod cannot pull from registries yet.", fix,
-		"Cannot use %.*s", NAME_SHOW, name);
+		"Cannot use %.*s", utf8_cut(name, NAME_SHOW), name);
 }
 
 static int packages_json(const struct catalog_entry *e, json_object **ret)

@@ -15,8 +15,10 @@
 #include "daemon/rpc/call.h"
 #include "daemon/rpc/conn.h"
 #include "proto/limits.h"
+#include "proto/utf8.h"
 
-#define REQUEST_ID_MAX 64 /* bytes of a string id */
+#define REQUEST_ID_MAX   64 /* bytes of a string id */
+#define METHOD_SHOWN_MAX 60 /* bytes of an unknown one */
 
 typedef int (*handler_fn)(struct call *c, struct error *err);
 static const handler_fn handlers[API_M_MAX] = {
@@ -279,7 +281,7 @@ static const struct api_method *find_method(struct conn *c, struct request *q)
 		return &api_methods[i];
 	_cleanup_error_ struct error err = ERROR_INIT;
 	(void)error_set(&err, ERROR_UNSUPPORTED, NULL, "update pyrod if a newer one has it",
-		"unknown method %.60s", q->method);
+		"unknown method %.*s", utf8_cut(q->method, METHOD_SHOWN_MAX), q->method);
 	refuse(c, q, JSON_RPC_UNKNOWN_METHOD, &err, q->n_fds > 0);
 	return NULL;
 }

@@ -17,7 +17,9 @@
 #include "daemon/rpc/run-call.h"
 #include "proto/host.h"
 #include "proto/limits.h"
+#include "proto/utf8.h"
 
+#define ENV_NAME_SHOWN_MAX 60 /* bytes */
 #define TTL_MARGIN_SECONDS 60 /* beyond the command's own time limit */
 
 static int refuse_unsupported(json_object *params, struct error *err)
@@ -88,7 +90,8 @@ static int env_of(json_object *env, char ***ret, struct error *err)
 	{
 		if (key[0] == '\0' || strchr(key, '='))
 			return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
-				"use a name without =", "env has a variable named \"%.60s\"", key);
+				"use a name without =", "env has a variable named \"%.*s\"",
+				utf8_cut(key, ENV_NAME_SHOWN_MAX), key);
 		l[i] = str_printf("%s=%s", key, json_object_get_string(val));
 		if (!l[i])
 			return -ENOMEM;

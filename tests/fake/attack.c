@@ -239,6 +239,14 @@ static int flood_started(struct attack *a, struct buf *out)
 	return msg_send(out, result, FRAME_STARTED, a->channel, &m);
 }
 
+/* The command could not be started, and the reason is not fit to be printed or quoted. */
+static int started_bytes(struct attack *a, struct buf *out)
+{
+	const struct msg_result m = { .error = 2, .what = (char *)"\033[2J\xff\xc3 \u202e" };
+
+	return msg_send(out, result, FRAME_STARTED, a->channel, &m);
+}
+
 static int flood_setup_done(struct attack *a _unused_, struct buf *out)
 {
 	struct msg_result m = { .error = 5, .what = (char *)"once more" };
@@ -342,6 +350,7 @@ static const struct kind kinds[] = {
 	{ "exit-less", true, exit_less },
 	{ "welcome-again", true, welcome_again },
 	{ "no-started", true, nothing }, /* script.c does not say STARTED */
+	{ "no-started-but-bytes", true, started_bytes },
 	{ "no-exit", true, nothing },
 	{ "noise", true, noise },
 	{ "flood-nop", false, flood_nop },

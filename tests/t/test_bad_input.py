@@ -78,6 +78,23 @@ def test_unknown_method(served):
     assert "vm.explode" in reply["error"]["message"]
 
 
+@pytest.mark.parametrize("method,params", [
+    ("vm.run", {"environment": "a%s", "command": "true"}),
+    ("vm.run", {"environment": "host.example/a%s", "command": "true"}),
+    ("vm.run", dict(RUN, **{"a%s": 1})),
+    ("vm.run", dict(RUN, env={"a%s=": "x"})),
+    ("vm.run", dict(RUN, accelerator="a%s")),
+    ("vm.run", dict(RUN, cwd={"a%s": "x"})),
+    ("a%s", {}),
+])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_what_is_quoted_is_cut_between_characters(served, method, params, shift):
+    long = "x" * shift + "é" * 120
+    r = served.call(method.replace("%s", long), json.loads(json.dumps(params).replace("%s", json.dumps(long)[1:-1])))
+    message = r["error"]["message"]
+    assert "éé" in message and "\ufffd" not in message and len(message) < 400, r
+
+
 @pytest.mark.parametrize("line", [
     b"{", b"[]", b"null", b"1", b'{"jsonrpc":"2.0","id":1}', b'{"jsonrpc":"2.0","id":1,"method":5}',
     b'{"jsonrpc":"1.0","id":1,"method":"system.ping"}', b'[{"jsonrpc":"2.0","id":1,"method":"system.ping"}]',

@@ -81,6 +81,14 @@ def test_exit_twice(fake):
     assert (r.status, reply["exit_code"], reply["stdout"]) == (0, 0, "first\n"), r
 
 
+def test_reason_that_is_no_text(fake):
+    """Why a command could not be started is the guest's to say: its owner reads it escaped, in a whole reply."""
+    r = fake.call("vm.run", fake.spec(command="attack no-started-but-bytes"))
+    error = r["error"]["data"]
+    assert (error["code"], error["cause"]) == ("invalid_argument", "\\x1b[2J\\xff\\xc3 \\xe2\\x80\\xae: No such file or directory"), r
+    fake.wait_clean()
+
+
 def test_more_than_the_window(fake):
     """Its caller does not read, and it sends on: what pyrod holds of it is one window."""
     before = fake.vm_hwm_kib()

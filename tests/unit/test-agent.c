@@ -267,6 +267,25 @@ START_TEST(long_what_is_cut)
 }
 END_TEST
 
+START_TEST(long_what_is_cut_between_characters)
+{
+	char what[2 * MSG_WHAT_MAX + 2] = "a";
+	struct buf b;
+	struct msg_bye m;
+
+	for (size_t i = 0; i < MSG_WHAT_MAX; i++)
+		memcpy(what + 1 + 2 * i, "\u00e9", 3);
+	buf_init(&b, LIMIT_MESSAGE_BYTES);
+	ck_assert_int_eq(msg_bye_put(&b, &(struct msg_bye){ BYE_SHUTDOWN, what }), 0);
+	struct frame f = FRAME_OF(&b);
+	ck_assert_int_eq(msg_bye_get(&f, &m), 0);
+	ck_assert_uint_eq(strlen(m.what), MSG_WHAT_MAX - 1);
+	ck_assert_mem_eq(m.what, what, MSG_WHAT_MAX - 1);
+	msg_bye_done(&m);
+	buf_done(&b);
+}
+END_TEST
+
 START_TEST(send_long_start)
 {
 	struct msg_start m = a_start, back;
@@ -318,6 +337,7 @@ int main(void)
 	tcase_add_test(tc, start_environment_limits);
 	tcase_add_test(tc, other_ranges);
 	tcase_add_test(tc, long_what_is_cut);
+	tcase_add_test(tc, long_what_is_cut_between_characters);
 	tcase_add_test(tc, send_long_start);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);

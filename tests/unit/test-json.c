@@ -292,6 +292,20 @@ START_TEST(error_object)
 }
 END_TEST
 
+/* Whatever an error quotes, the reply is JSON. */
+START_TEST(error_object_of_bytes)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	(void)error_set(&err, ERROR_NO_SPACE, "why\xc3", "do \xff this", "what \xe2\x82");
+	_cleanup_json_ json_object *o = json_error_object(&err);
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	ck_assert_int_eq(json_scan(text, strlen(text), &json_limits_reply, NULL), 0);
+	ck_assert_str_eq(json_get_str(o, "message", NULL), "what \ufffd\ufffd");
+	ck_assert_str_eq(json_get_str(json_get(o, "data"), "cause", NULL), "why\ufffd");
+	ck_assert_str_eq(json_get_str(json_get(o, "data"), "fix", NULL), "do \ufffd this");
+}
+END_TEST
+
 /* A daemon of another version, or something that is no daemon, is answering. */
 START_TEST(error_object_hostile)
 {
@@ -327,6 +341,7 @@ int main(void)
 	tcase_add_test(t, adders);
 	tcase_add_test(t, parser_again);
 	tcase_add_test(t, error_object);
+	tcase_add_test(t, error_object_of_bytes);
 	tcase_add_test(t, error_object_hostile);
 	suite_add_tcase(s, t);
 	SRunner *sr = srunner_create(s);

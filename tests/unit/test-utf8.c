@@ -68,6 +68,49 @@ START_TEST(every_character)
 }
 END_TEST
 
+START_TEST(cut_at_a_border)
+{
+	static const struct {
+		const char *text;
+		size_t max;
+		int n;
+	} rows[] = {
+		{ "", 0, 0 },
+		{ "abc", 3, 3 },
+		{ "abc", 2, 2 },
+		{ "a\u00e9", 3, 3 },
+		{ "a\u00e9", 2, 1 },
+		{ "\u20ac\u20ac", 5, 3 },
+		{ "\u20ac\u20ac", 2, 0 },
+		{ "\U0001f600x", 3, 0 },
+		{ "\U0001f600x", 4, 4 },
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		ck_assert_int_eq(utf8_cut(rows[i].text, rows[i].max), rows[i].n);
+	/* Of what is no UTF-8, something is shown all the same. */
+	ck_assert_int_gt(utf8_cut("\x80\x80\x80\x80\x80\x80\x80\x80\x80", 8), 0);
+}
+END_TEST
+
+START_TEST(repaired)
+{
+	static const char *const rows[][2] = {
+		{ "", "" },
+		{ "a\u00e9\u20ac", "a\u00e9\u20ac" },
+		{ "a\xff"
+		  "b",
+			"a\ufffd"
+			"b" },
+		{ "\xe2\x82", "\ufffd\ufffd" },
+		{ "\xc0\xaf!", "\ufffd\ufffd!" },
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_free_ char *got = utf8_repair(rows[i][0]);
+		ck_assert_str_eq(got, rows[i][1]);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("utf8");
@@ -78,6 +121,8 @@ int main(void)
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, as_the_grammar);
 	tcase_add_test(t, every_character);
+	tcase_add_test(t, cut_at_a_border);
+	tcase_add_test(t, repaired);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

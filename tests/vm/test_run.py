@@ -157,6 +157,8 @@ def test_environment_user_and_cwd(daemon):
     assert r.text == "/workspace\n"
     r = run(daemon, "true", flags=("-w", "/nowhere"))
     assert r.status == 125 and "/nowhere" in r.errors, r
+    r = run(daemon, "true", flags=("-w", "/" + "é" * 700))
+    assert r.status == 125 and "éé" in r.errors and "could not start the command" in r.errors, r
     r = run(daemon, "true", flags=("-u", "nosuchuser"))
     assert r.status == 125 and "nosuchuser" in r.errors, r
 
