@@ -33,10 +33,13 @@ void exec_fail(struct exec *x, int r, char *what)
 
 void exec_kill_all(struct exec *x)
 {
-	if (x->cgroup_fd >= 0 && cgroup_kill(x->cgroup_fd) >= 0)
-		return;
-	if (x->child.pid > 0)
+	if (x->cgroup_fd >= 0)
+		(void)cgroup_kill(x->cgroup_fd);
+	/* Root in the guest may have moved it to another cgroup, and it itself to another group. */
+	if (x->child.pid > 0) {
 		(void)kill(-x->child.pid, SIGKILL);
+		(void)kill(x->child.pid, SIGKILL);
+	}
 }
 
 /* Totals are fixed from here on. */

@@ -133,6 +133,12 @@ def test_timeout_leaves_nothing_in_the_guest(daemon):
     assert result["cleanup"] == {"deleted": True, "reason": "post_exec_cleanup", "vm_id": result["vm_id"]}
 
 
+def test_timeout_of_a_command_that_left_its_cgroup(daemon):
+    r = run(daemon, "echo $$ > /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup; sleep 60; echo late", flags=("--timeout-seconds", "2"))
+    assert r.status == 124 and r.out == b"0::/\n", r
+    daemon.wait_clean()
+
+
 @pytest.mark.kvm
 def test_background_child_does_not_hold_the_command(daemon):
     r = run(daemon, "sh", "-c", "sleep 300 & echo hi")
