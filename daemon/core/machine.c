@@ -399,13 +399,13 @@ bool machines_use_digest(const char *digest, void *machines)
 	return false;
 }
 
-size_t machines_count(struct machines *ms)
+size_t machines_count(struct machines *ms, uid_t uid)
 {
 	struct machine *mc;
 	size_t n = 0;
 
 	LIST_FOREACH (mc, &ms->list, entry)
-		n++;
+		n += uid == 0 || mc->row.owner_uid == uid;
 	return n;
 }
 

@@ -57,7 +57,7 @@ int machines_list_json(struct machines *ms, uid_t uid, json_object **ret);
 int machine_json(struct machine *mc, json_object **ret);
 const char *machine_id(const struct machine *mc); /* whole, when the caller gave a prefix */
 bool machines_use_digest(const char *digest, void *machines); /* digest_in_use_fn */
-size_t machines_count(struct machines *ms);
+size_t machines_count(struct machines *ms, uid_t uid);        /* those uid may see: root all */
 
 /*
  * Ends the machine whatever state it is in and removes its disk and row. done (may be NULL) comes once,

@@ -4,7 +4,7 @@
  * command that mends it. Called by rpc/system.c. What must stay true: it works in a degraded
  * daemon and says why it is degraded; nothing here starts a process or changes anything; a
  * capability is true only because a probe machine has done it; missing KVM is no failure but is
- * called what it is.
+ * called what it is; nothing is told of what other users do.
  */
 
 #include "daemon/rpc/doctor.h"
@@ -30,6 +30,7 @@
 
 struct doctor {
 	struct manager *m;   /* borrowed */
+	uid_t viewer;        /* his machines are told of; 0: all */
 	json_object *o;      /* owned: the result */
 	json_object *checks; /* owned */
 	bool ok;             /* every check is */
@@ -312,7 +313,7 @@ static void report_storage(struct doctor *d, size_t installed)
 	_cleanup_json_ json_object *o = json_object_new_object();
 	uint64_t bytes = 0, need = (uint64_t)d->m->config->disk_reserve_mib * MIB + FREE_BYTES_MIN;
 	int r = host_free_bytes(d->m->state_dir, &bytes);
-	size_t machines = d->m->machines ? machines_count(d->m->machines) : 0;
+	size_t machines = d->m->machines ? machines_count(d->m->machines, d->viewer) : 0;
 	json_object *number = r >= 0 ? json_object_new_int64((int64_t)bytes) : NULL;
 	if (!o || json_add_str(o, "path", d->m->state_dir) < 0 || json_add(o, "free", number) < 0 ||
 		json_add_int(o, "machines", (int64_t)machines) < 0 ||
@@ -427,10 +428,12 @@ static void report_runtime(struct doctor *d)
 	add(d, "runtime", TAKE_PTR(o));
 }
 
-int doctor_report(struct manager *m, const struct doctor_probe *probe, json_object **ret)
+int doctor_report(
+	struct manager *m, uid_t viewer, const struct doctor_probe *probe, json_object **ret)
 {
 	_cleanup_(doctor_done) struct doctor d = {
 		.m = m,
+		.viewer = viewer,
 		.o = json_object_new_object(),
 		.checks = json_object_new_array(),
 		.ok = true,

@@ -3,7 +3,7 @@
 
 /*
  * The report of system.doctor, from what the host and the daemon say now and what a probe machine
- * did.
+ * did. viewer is the uid that reads it, 0 where it may know of everybody's machines.
  */
 
 #include "daemon/manager.h"
@@ -17,4 +17,5 @@ struct doctor_probe {
 	const char *fix;    /* borrowed or NULL */
 };
 
-int doctor_report(struct manager *m, const struct doctor_probe *probe, json_object **ret);
+int doctor_report(
+	struct manager *m, uid_t viewer, const struct doctor_probe *probe, json_object **ret);

@@ -355,6 +355,17 @@ def test_lists_show_ones_own_and_root_sees_owners(served, target):
     assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list")["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
 
 
+def test_doctor_tells_nothing_of_others(served, target):
+    """Not how many machines they have, nor when one of them last ran a command."""
+    assert result(served, OWNER, "vm.run", {"environment": ENV, "mem_mib": 256, "command": "true"})["exit_code"] == 0
+    seen = {}
+    for who in (OWNER, OTHER, ADMIN, ROOT):
+        report = result(served, who, "system.doctor")
+        probe = next(c["detail"] for c in report["runtime"]["checks"] if c["name"] == "probe_machine")
+        seen[who] = (report["storage"]["machines"], bool(re.search(r"\d\d:\d\d", probe)))
+    assert seen == {OWNER: (2, False), OTHER: (0, False), ADMIN: (2, True), ROOT: (2, True)}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_nobody_gets_no_connection(served, target, method):
     """The socket's mode is what stops him, whatever he would have asked for."""

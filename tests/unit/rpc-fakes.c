@@ -149,7 +149,7 @@ bool machines_use_digest(_unused_ const char *digest, _unused_ void *machines)
 	return false;
 }
 
-size_t machines_count(_unused_ struct machines *ms)
+size_t machines_count(_unused_ struct machines *ms, _unused_ uid_t uid)
 {
 	return 0;
 }

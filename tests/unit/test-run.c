@@ -94,7 +94,7 @@ static void nothing_left(void)
 	struct vm_row *rows = NULL;
 	size_t n;
 
-	ck_assert_uint_eq(machines_count(m->machines), 0);
+	ck_assert_uint_eq(machines_count(m->machines, 0), 0);
 	ck_assert_uint_eq(fake.vmms, 0);
 	ck_assert_uint_eq(entries(m->state_dir, "machines"), 0);
 	ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
@@ -752,9 +752,9 @@ static void wait_for_no_machine(void)
 {
 	uint64_t end = now_usec() + LONG;
 
-	while (machines_count(m->machines) > 0 && now_usec() < end)
+	while (machines_count(m->machines, 0) > 0 && now_usec() < end)
 		ck_assert_int_ge(sd_event_run(event, LONG), 0);
-	ck_assert_uint_eq(machines_count(m->machines), 0);
+	ck_assert_uint_eq(machines_count(m->machines, 0), 0);
 }
 
 START_TEST(recovery)
@@ -781,7 +781,7 @@ START_TEST(recovery)
 	ck_assert(loop_until(event, &kept, LONG));
 	machines_free(m->machines);
 	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
-	ck_assert_uint_eq(machines_count(m->machines), 1);
+	ck_assert_uint_eq(machines_count(m->machines, 0), 1);
 	wait_for_no_machine();
 	nothing_left();
 }
