@@ -24,6 +24,7 @@
 #define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
 #define REDIAL_WAIT   (10 * USEC_PER_SEC) /* for a daemon that is gone to be there again */
 #define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
+#define MAX_EVENTS    64                 /* of the daemon, before signals are looked at again */
 #define SECOND_SIGNAL (2 * USEC_PER_SEC) /* two Ctrl-C within this end it */
 
 enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS };
@@ -41,6 +42,7 @@ struct runner {
 	struct out_progress progress;
 	bool executing;
 	bool attached;      /* came back at least once */
+	bool more;          /* events may be here that poll() does not tell of */
 	bool redialling;    /* the daemon is gone, its machine is not */
 	uint64_t redial_by; /* monotonic */
 	bool done;
@@ -352,20 +354,24 @@ static void redial(struct runner *r)
 	r->deadline = now_usec();
 }
 
+/* All events that are here, so that phases are told before the output that follows them; but no more than
+ * MAX_EVENTS, for a daemon that never stops talking is no reason not to see a signal or the clock. */
 static void read_daemon(struct runner *r)
 {
 	struct pyro_event e = { 0 };
 	struct pyro_error *lost = NULL;
-	int q;
+	int q = 1;
 
-	while (!r->done && !r->redialling && (q = pyro_process(r->pyro, &e, &lost)) != 0) {
-		if (q < 0) {
+	for (int i = 0; i < MAX_EVENTS && q > 0 && !r->done; i++) {
+		q = pyro_process(r->pyro, &e, &lost);
+		if (q > 0) {
+			take_event(r, &e);
+			pyro_event_done(&e);
+		} else if (q < 0) {
 			lose_daemon(r, lost);
-			return;
 		}
-		take_event(r, &e);
-		pyro_event_done(&e);
 	}
+	r->more = q > 0 && !r->done;
 }
 
 static bool finished(const struct runner *r)
@@ -378,6 +384,8 @@ static int poll_timeout(const struct runner *r)
 {
 	uint64_t now = now_usec();
 
+	if (r->more)
+		return 0;
 	if (r->redialling)
 		return REDIAL_EVERY;
 	if (r->deadline == UINT64_MAX ||
@@ -406,7 +414,7 @@ static int step(struct runner *r, struct error *err)
 		return 0;
 	if (fds[POLL_SIGNAL].revents)
 		read_signals(r);
-	if (fds[POLL_DAEMON].revents)
+	if (fds[POLL_DAEMON].revents || r->more)
 		read_daemon(r);
 	else if (r->redialling)
 		redial(r);
@@ -416,7 +424,8 @@ static int step(struct runner *r, struct error *err)
 	}
 	if (r->relay && relay_stdout_gone(r->relay))
 		cancel(r);
-	return n == 0 && now_usec() >= r->deadline ? 1 : 0;
+	/* Once cancelled nobody wants what still comes, however much it is. */
+	return (n == 0 || r->cancelled) && now_usec() >= r->deadline ? 1 : 0;
 }
 
 /* The summary's line begins at column 0 whatever the command wrote last. */

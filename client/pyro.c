@@ -275,26 +275,24 @@ static int lost_error(struct pyro *p, struct pyro_error **ret)
 	return give_error(&err, r < 0 ? r : -error_code_errno(p->lost.code), ret);
 }
 
-/* As pyro_process, without the queue. */
+/* As pyro_process, without the queue. Reads once at most, so that a flood does not keep the caller from his clock. */
 static int process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret_error)
 {
-	for (;;) {
-		_cleanup_error_ struct error err = ERROR_INIT;
-		int r = p->lost.set ? 0 : next_event(p, ret);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r = p->lost.set ? 0 : next_event(p, ret);
 
-		if (r > 0)
-			return 1;
-		if (r == 0 && !p->lost.set) {
-			r = fill(p);
-			if (r == 0)
-				continue;
-			if (r == -EAGAIN)
-				return 0;
-		}
-		if (p->lost.set)
-			return lost_error(p, ret_error);
-		return give_error(&err, r, ret_error);
+	if (r == 0 && !p->lost.set) {
+		r = fill(p);
+		if (r == 0)
+			r = next_event(p, ret);
+		else if (r == -EAGAIN)
+			return 0;
 	}
+	if (r > 0)
+		return 1;
+	if (p->lost.set)
+		return lost_error(p, ret_error);
+	return r < 0 ? give_error(&err, r, ret_error) : 0;
 }
 
 int pyro_process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret_error)
@@ -478,21 +476,18 @@ static int keep_event(struct pyro *p, struct pyro_event *e)
 	return 0;
 }
 
-/* Waits for more bytes: 0, -ETIMEDOUT at the deadline (UINT64_MAX: none), -errno. */
+/* Waits for more bytes until the deadline (UINT64_MAX: none) at most. */
 static int wait_readable(struct pyro *p, uint64_t deadline)
 {
 	struct pollfd pfd = { .fd = p->to.fd, .events = POLLIN };
 	uint64_t now = now_usec();
-	int r, timeout = -1;
+	int timeout = -1;
 
 	if (deadline != UINT64_MAX)
 		timeout = now >= deadline
 				  ? 0
 				  : (int)MIN_OF((deadline - now) / 1000 + 1, (uint64_t)INT32_MAX);
-	r = poll(&pfd, 1, timeout);
-	if (r < 0)
-		return errno == EINTR ? 0 : -errno;
-	return r == 0 && timeout >= 0 && now_usec() >= deadline ? -ETIMEDOUT : 0;
+	return poll(&pfd, 1, timeout) < 0 && errno != EINTR ? -errno : 0;
 }
 
 /* The answer did not come in time: tell the daemon, forget the call. */
@@ -527,8 +522,6 @@ int pyro_call(struct pyro *p, const char *method, const char *params, int timeou
 			return r;
 		if (r == 0) {
 			r = wait_readable(p, deadline);
-			if (r == -ETIMEDOUT)
-				return give_up(p, id, timeout_ms, ret_error);
 		} else if (e.id != id) {
 			r = keep_event(p, &e);
 		} else if (!e.done) {
@@ -545,6 +538,8 @@ int pyro_call(struct pyro *p, const char *method, const char *params, int timeou
 			*ret_result = TAKE_PTR(e.result);
 			return 0;
 		}
+		if (r >= 0 && now_usec() >= deadline)
+			return give_up(p, id, timeout_ms, ret_error);
 	}
 	return r;
 }

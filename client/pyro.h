@@ -79,8 +79,9 @@ struct pyro_event {
 	struct pyro_error *error; /* owned: when done and it failed */
 };
 PYRO_EXPORT void pyro_event_done(struct pyro_event *e);
-/* Handles what the socket has, without waiting. Returns 1 with *ret filled, 0 when there is nothing yet, -errno
- * when the connection is lost (*ret_error says so). */
+/* Handles what the socket has, without waiting and with one read at most. Returns 1 with *ret filled (call again:
+ * there may be more that poll() does not tell of), 0 when poll() tells of the next, -errno when the connection is
+ * lost (*ret_error says so). */
 PYRO_EXPORT int pyro_process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret_error);
 
 PYRO_EXPORT const char *pyro_version(void);

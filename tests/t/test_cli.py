@@ -505,6 +505,33 @@ def test_killed_by_second_interrupt_while_cancelling(env, fake):
     assert b"not confirmed" in p.communicate()[1]
 
 
+@pytest.mark.parametrize("method,call", [("progress", 0), ("progress", 1), ("x", 0)])
+@pytest.mark.parametrize("answers", [True, False])
+def test_flood_does_not_hold_signals(env, fake, method, call, answers):
+    """A daemon that never stops talking: the first signal cancels; unless that is answered, the second one ends it."""
+    fake.ignore_cancel = not answers
+
+    def guest(run):
+        run.phases()
+        line = {"jsonrpc": "2.0", "method": method, "params": {"call": run.id + call, "phase": "execute"}}
+        flood = (json.dumps(line) + "\n").encode() * 5000
+        while not getattr(run, "gone", False) and not (answers and run.cancelled.is_set()):
+            run.conn.raw(flood)
+        raise Gone
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGTERM)
+    try:
+        fake.wait_called("cancel", 5)
+        if not answers:
+            p.send_signal(signal.SIGTERM)
+        assert p.wait(10) == 143
+    finally:
+        p.kill()
+        p.communicate()
+
+
 def test_flags_of_our_descriptors_stay(env, fake):
     import fcntl
     fake.guest = hello

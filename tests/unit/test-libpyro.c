@@ -31,9 +31,16 @@ static void send_script(int fd, const char *line, const char *id)
 			ck_assert_int_eq(write_all(fd, p, 1), 0);
 }
 
+struct script {
+	const char *const *lines;
+	size_t n;
+};
+
 /* Serves one connection; NULL in the script: no answer; the end of the script: close. */
-static void serve(int listener, const char *const *script, size_t n)
+static void serve_script(int listener, const void *what)
 {
+	const struct script *script = what;
+	size_t n = script->n;
 	int fd = accept(listener, NULL, NULL);
 	FILE *f = fdopen(fd, "r");
 	char *line = NULL;
@@ -45,15 +52,16 @@ static void serve(int listener, const char *const *script, size_t n)
 
 		if (at)
 			(void)snprintf(id, sizeof(id), "%ld", strtol(at + 5, NULL, 10));
-		if (script[i])
-			send_script(fd, script[i], id);
+		if (script->lines[i])
+			send_script(fd, script->lines[i], id);
 	}
-	while (n > 0 && !script[n - 1] && f && getline(&line, &size, f) > 0)
+	while (n > 0 && !script->lines[n - 1] && f && getline(&line, &size, f) > 0)
 		; /* until the client goes */
 	_exit(0);
 }
 
-static void peer_start(struct peer *p, const char *const *script, size_t n)
+static void peer_start_with(
+	struct peer *p, void (*serve)(int listener, const void *what), const void *what)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -67,8 +75,13 @@ static void peer_start(struct peer *p, const char *const *script, size_t n)
 	p->pid = fork();
 	ck_assert_int_ge(p->pid, 0);
 	if (p->pid == 0)
-		serve(listener, script, n);
+		serve(listener, what);
 	(void)close(listener);
+}
+
+static void peer_start(struct peer *p, const char *const *lines, size_t n)
+{
+	peer_start_with(p, serve_script, &(struct script){ lines, n });
 }
 
 static void peer_stop(struct peer *p)
@@ -310,6 +323,49 @@ START_TEST(test_timeout)
 }
 END_TEST
 
+static void nothing(_unused_ const char *json, _unused_ void *userdata)
+{
+}
+
+/* Answers the first request, then says the same line for ever, faster than it can be read. */
+static void flood(int listener, const void *line)
+{
+	static char lines[256 * 1024];
+	int fd = accept(listener, NULL, NULL);
+	size_t n = strlen(line), filled = 0;
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	ck_assert_int_gt(read(fd, lines, sizeof(lines)), 0);
+	send_script(fd, PING, "1");
+	for (; filled + n <= sizeof(lines); filled += n)
+		memcpy(lines + filled, line, n);
+	while (write_all(fd, lines, filled) >= 0)
+		;
+	_exit(0);
+}
+
+/* Whatever comes without end, events or what is nobody's, the deadline is kept. */
+START_TEST(test_flood_keeps_the_deadline)
+{
+	static const char *const lines[] = {
+		"{\"jsonrpc\":\"2.0\",\"method\":\"x\",\"params\":{}}\n",
+		"{\"jsonrpc\":\"2.0\",\"method\":\"progress\",\"params\":{\"call\":2}}\n",
+	};
+	struct pyro_error *e = NULL;
+	char *result = NULL;
+	struct pyro *c;
+	struct peer p;
+
+	peer_start_with(&p, flood, lines[_i]);
+	c = connected(&p);
+	ck_assert_int_eq(
+		pyro_call(c, "env.list", NULL, 50, nothing, NULL, &result, &e), -ETIMEDOUT);
+	expect_error(e, "daemon_unreachable");
+	pyro_free(c);
+	peer_stop(&p);
+}
+END_TEST
+
 START_TEST(test_in_flight_is_bounded)
 {
 	struct pyro_error *e = NULL;
@@ -360,6 +416,7 @@ int main(void)
 	tcase_add_test(t, test_out_of_order);
 	tcase_add_test(t, test_cancel);
 	tcase_add_test(t, test_timeout);
+	tcase_add_loop_test(t, test_flood_keeps_the_deadline, 0, 2);
 	tcase_add_test(t, test_in_flight_is_bounded);
 	tcase_add_test(t, test_nobody_there);
 	sr = srunner_create(s);
