@@ -43,6 +43,7 @@ struct pyro {
 	struct pending pending[LIMIT_IN_FLIGHT];
 	TAILQ_HEAD(, queued) queue; /* events of other calls that pyro_call met */
 	struct error lost;          /* set: the connection is gone */
+	bool refused;               /* the daemon itself said why, in lost */
 };
 
 void pyro_error_free(struct pyro_error *e)
@@ -138,19 +139,15 @@ static int lose(struct pyro *p, const char *why)
 		"the connection to pyrod at %s was lost", p->to.path);
 }
 
-/* Reads what there is into `in`: 0, -EAGAIN when there is nothing or no room, else the connection is lost. */
-static int fill(struct pyro *p)
+/* Bytes read into `in`, 0 at the end, -EAGAIN when there is nothing or no room, -errno. */
+static ssize_t read_some(struct pyro *p)
 {
 	ssize_t n;
 
 	if (buf_len(&p->in) > LIMIT_REPLY_BYTES)
 		return -EAGAIN;
 	n = buf_read_fd(&p->in, p->to.fd, READ_CHUNK);
-	if (n > 0)
-		return 0;
-	if (n == -EAGAIN || n == -EINTR)
-		return -EAGAIN;
-	return lose(p, n == 0 ? "the daemon closed it" : strerror((int)-n));
+	return n == -EINTR ? -EAGAIN : n;
 }
 
 static char *json_text(json_object *o, size_t *ret_n)
@@ -189,7 +186,7 @@ static int take_reply(struct pyro *p, json_object *o, struct pyro_event *ret)
 	size_t n;
 
 	if (!call && error && id == 0) {
-		(void)json_error_parse(error, &p->lost);
+		p->refused = json_error_parse(error, &p->lost) >= 0;
 		return lose(p, "the daemon refused a request");
 	}
 	if (!call || has_result == (error != NULL))
@@ -282,11 +279,13 @@ static int process(struct pyro *p, struct pyro_event *ret, struct pyro_error **r
 	int r = p->lost.set ? 0 : next_event(p, ret);
 
 	if (r == 0 && !p->lost.set) {
-		r = fill(p);
-		if (r == 0)
-			r = next_event(p, ret);
-		else if (r == -EAGAIN)
+		ssize_t n = read_some(p);
+
+		if (n == -EAGAIN)
 			return 0;
+		r = n > 0    ? next_event(p, ret)
+		    : n == 0 ? lose(p, "the daemon closed it")
+			     : lose(p, strerror((int)-n));
 	}
 	if (r > 0)
 		return 1;
@@ -307,12 +306,47 @@ int pyro_process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret
 	return 1;
 }
 
+/* Keeps an event of another call for pyro_process; progress is not worth keeping. */
+static int keep_event(struct pyro *p, struct pyro_event *e)
+{
+	struct queued *q;
+
+	if (!e->done) {
+		pyro_event_done(e);
+		return 0;
+	}
+	q = calloc(1, sizeof(*q));
+	if (!q) {
+		pyro_event_done(e);
+		return -ENOMEM;
+	}
+	q->event = *e;
+	TAILQ_INSERT_TAIL(&p->queue, q, entry);
+	return 0;
+}
+
+/* The daemon takes nothing any more. What it said before that is heard: it may have said why. */
+static int lose_sending(struct pyro *p, const char *why, struct error *err)
+{
+	struct pyro_event e;
+
+	while (read_some(p) > 0)
+		;
+	while (!p->lost.set && next_event(p, &e) > 0)
+		if (keep_event(p, &e) < 0)
+			break;
+	if (!p->lost.set)
+		lose(p, why);
+	return error_copy(err, &p->lost) < 0 ? -ENOMEM : -error_code_errno(p->lost.code);
+}
+
 /* Waits until the socket takes more; reads meanwhile, since a daemon may wait for us to read first. */
 static int wait_writable(struct pyro *p, uint64_t deadline, struct error *err)
 {
 	for (;;) {
 		struct pollfd pfd = { .fd = p->to.fd, .events = POLLOUT };
 		uint64_t now = now_usec();
+		ssize_t n = -EAGAIN;
 		int r;
 
 		if (buf_len(&p->in) <= LIMIT_REPLY_BYTES)
@@ -324,8 +358,12 @@ static int wait_writable(struct pyro *p, uint64_t deadline, struct error *err)
 			return -errno;
 		if (r == 0)
 			return dial_hung(&p->to, err);
-		if ((pfd.revents & POLLIN) && fill(p) < 0 && p->lost.set)
-			return error_copy(err, &p->lost);
+		if (pfd.revents & POLLIN)
+			n = read_some(p);
+		if (n == 0)
+			return lose_sending(p, "the daemon closed it", err);
+		if (n < 0 && n != -EAGAIN)
+			return lose_sending(p, strerror((int)-n), err);
 		if (pfd.revents & (POLLOUT | POLLERR | POLLHUP))
 			return 0;
 	}
@@ -348,11 +386,8 @@ static int send_line(
 		}
 		if (sent == -EINTR)
 			continue;
-		if (sent != -EAGAIN) {
-			lose(p, strerror((int)-sent));
-			return error_copy(err, &p->lost) < 0 ? -ENOMEM
-							     : -error_code_errno(p->lost.code);
-		}
+		if (sent != -EAGAIN)
+			return lose_sending(p, strerror((int)-sent), err);
 		r = wait_writable(p, deadline, err);
 		if (r < 0 || err->set) {
 			/* Half a line is out: nothing more can be said on this connection. */
@@ -457,25 +492,6 @@ int pyro_call_cancel(struct pyro *p, int64_t id)
 	return 0;
 }
 
-/* Keeps an event of another call for pyro_process; progress is not worth keeping. */
-static int keep_event(struct pyro *p, struct pyro_event *e)
-{
-	struct queued *q;
-
-	if (!e->done) {
-		pyro_event_done(e);
-		return 0;
-	}
-	q = calloc(1, sizeof(*q));
-	if (!q) {
-		pyro_event_done(e);
-		return -ENOMEM;
-	}
-	q->event = *e;
-	TAILQ_INSERT_TAIL(&p->queue, q, entry);
-	return 0;
-}
-
 /* Waits for more bytes until the deadline (UINT64_MAX: none) at most. */
 static int wait_readable(struct pyro *p, uint64_t deadline)
 {
@@ -495,10 +511,11 @@ static int give_up(struct pyro *p, int64_t id, int timeout_ms, struct pyro_error
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct pending *call = find_pending(p, id);
-	int r = pyro_call_cancel(p, id);
+	int r;
 
 	if (call)
 		call->unwanted = true;
+	r = pyro_call_cancel(p, id);
 	error_set(&err, ERROR_DAEMON_UNREACHABLE,
 		r < 0 ? "and the call could not be cancelled" : NULL, NULL,
 		"pyrod at %s did not answer within %d ms", p->to.path, timeout_ms);
@@ -544,22 +561,26 @@ int pyro_call(struct pyro *p, const char *method, const char *params, int timeou
 	return r;
 }
 
-/* The first call of a connection: it shows that a daemon answers there, and which. */
+/* The first call of a connection: it shows that a daemon answers there, and which. What it says itself is passed on. */
 static int greet(struct pyro *p, struct error *err)
 {
 	struct pyro_error *e = NULL;
+	enum error_code code = ERROR_DAEMON_UNREACHABLE;
 	int r = pyro_call(
 		p, "system.ping", NULL, DIAL_TIMEOUT_SEC * 1000, NULL, NULL, &p->info, &e);
 
-	if (r == -ETIMEDOUT)
-		dial_hung(&p->to, err);
-	else if (r < 0 && p->lost.set)
+	if (r < 0 && p->lost.set && !p->refused) {
 		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause,
 			"pyro doctor, then try again",
 			"what listens at %s did not answer as pyrod does", p->to.path);
-	else if (r < 0)
-		error_set(err, ERROR_DAEMON_UNREACHABLE, e ? e->cause : NULL, e ? e->fix : NULL,
-			"%s", e ? e->message : "pyrod did not answer");
+	} else if (r == -ETIMEDOUT && !p->refused) {
+		dial_hung(&p->to, err);
+	} else if (r < 0) {
+		if (e)
+			(void)error_code_from_name(e->code, &code);
+		error_set(err, code, e ? e->cause : NULL, e ? e->fix : NULL, "%s",
+			e ? e->message : "pyrod did not answer");
+	}
 	pyro_error_free(e);
 	return r;
 }

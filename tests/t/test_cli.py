@@ -215,6 +215,30 @@ def test_wrong_results_do_not_crash(env, fake, result):
     assert pyro(env, "--json", "run", "x", "true")[0] in (0, 125)
 
 
+def test_refused_at_accept(env, place):
+    """The daemon says why and closes, before or after it is spoken to: its words are passed on."""
+    said = {"jsonrpc": "2.0", "id": None, "error": Failure("quota_exceeded", "32 connections are open", "c", "close some").error}
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen(16)
+
+    def refuse():
+        while True:
+            try:
+                conn = listener.accept()[0]
+            except OSError:
+                return
+            conn.sendall(json.dumps(said).encode() + b"\n")
+            conn.close()
+    threading.Thread(target=refuse, daemon=True).start()
+    for _ in range(10):
+        assert pyro(env, "env", "list") == (1, "", "pyro: 32 connections are open\n  cause: c\n  fix: close some\n")
+    status, out, _ = pyro(env, "--json", "run", "debian:12", "true")
+    e = json.loads(out)["error"]
+    assert (status, e["code"], e["retryable"]) == (125, "quota_exceeded", True)
+    listener.close()
+
+
 def test_lost_connection(env, fake):
     fake.raw_answers["env.list"] = "close"
     status, _, err = pyro(env, "env", "list")

@@ -206,6 +206,49 @@ START_TEST(test_lost)
 }
 END_TEST
 
+#define REFUSAL \
+	"{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32000,\"message\":\"too many\",\"data\":" \
+	"{\"code\":\"quota_exceeded\",\"cause\":\"32 are open\",\"fix\":\"close some\"}}}\n"
+
+static void expect_refusal(struct pyro_error *e)
+{
+	ck_assert_str_eq(e->message, "too many");
+	ck_assert_str_eq(e->cause, "32 are open");
+	ck_assert_str_eq(e->fix, "close some");
+	expect_error(e, "quota_exceeded");
+}
+
+/* A refusal is told in the daemon's words: where the greeting is read, and where a request cannot be sent. */
+START_TEST(test_refusal)
+{
+	struct pyro_event ev = { 0 };
+	struct pyro_error *e = NULL;
+	struct pyro *c = NULL;
+	char *result = NULL;
+	struct peer p;
+	int64_t id;
+
+	peer_start(&p, SCRIPT(REFUSAL));
+	ck_assert_int_lt(pyro_connect(p.path, PYRO_AUTO, &c, &e), 0);
+	expect_refusal(e);
+	peer_stop(&p);
+	e = NULL;
+	peer_start(&p, SCRIPT(PING, "{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":1}\n" REFUSAL));
+	c = connected(&p);
+	id = pyro_call_start(c, "env.prune", NULL, NULL, 0, &e);
+	ck_assert_int_gt(id, 0);
+	(void)shutdown(pyro_fd(c), SHUT_WR);
+	peer_stop(&p);
+	ck_assert_int_lt(pyro_call(c, "env.prune", NULL, -1, NULL, NULL, &result, &e), 0);
+	expect_refusal(e);
+	ck_assert_int_eq(pyro_process(c, &ev, &e), 1); /* what was answered stays answered */
+	ck_assert_int_eq(ev.id, id);
+	ck_assert_str_eq(ev.result, "1");
+	pyro_event_done(&ev);
+	pyro_free(c);
+}
+END_TEST
+
 START_TEST(test_wrong_answers)
 {
 	static const char *const answers[] = {
@@ -412,6 +455,7 @@ int main(void)
 	tcase_add_test(t, test_call);
 	tcase_add_test(t, test_bad_params_are_refused_here);
 	tcase_add_test(t, test_lost);
+	tcase_add_test(t, test_refusal);
 	tcase_add_test(t, test_wrong_answers);
 	tcase_add_test(t, test_out_of_order);
 	tcase_add_test(t, test_cancel);
