@@ -51,9 +51,21 @@ int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err);
 /* Moves libpyro's error over; takes e. Returns its -errno. */
 int cli_take_error(struct pyro_error *e, struct error *err);
 
+/* The result of a call of method, which has to be an object. Owned by the caller. */
+int cli_take_result(const char *text, const char *method, json_object **ret, struct error *err);
+
 /* One call from start to end, with its result (an object) parsed. on_progress may be NULL. */
 int cli_call_within(struct pyro *p, const char *method, json_object *params, int timeout_ms,
 	pyro_progress_fn on_progress, void *userdata, json_object **ret, struct error *err);
 /* The same without a limit of its own. */
 int cli_call(struct pyro *p, const char *method, json_object *params, pyro_progress_fn on_progress,
 	void *userdata, json_object **ret, struct error *err);
+
+#define CANCEL_WAIT \
+	(15 * USEC_PER_SEC) /* for the answer to a cancelled call: a machine's deletion */
+
+/* Blocks SIGINT, SIGTERM and SIGHUP and returns a descriptor that tells of them. Those that were ignored when we were
+ * started (nohup, a background job) stay ignored. */
+int cli_open_signals(struct error *err);
+/* The time until deadline (monotonic, UINT64_MAX: none) as poll() takes it. */
+int cli_poll_timeout(uint64_t deadline);

@@ -20,7 +20,6 @@
 #include "proto/host.h"
 #include "proto/json.h"
 
-#define CANCEL_WAIT   (15 * USEC_PER_SEC) /* for the machine's deletion */
 #define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
 #define REDIAL_WAIT   (10 * USEC_PER_SEC) /* for a daemon that is gone to be there again */
 #define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
@@ -65,29 +64,6 @@ static void runner_done(struct runner *r)
 		json_object_put(r->result);
 	error_clear(&r->failed);
 	error_clear(&r->own);
-}
-
-/* Signals that were ignored when we were started (nohup, a background job) stay ignored. */
-static int open_signals(struct error *err)
-{
-	static const int wanted[] = { SIGINT, SIGTERM, SIGHUP };
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
-		struct sigaction old;
-
-		if (sigaction(wanted[i], NULL, &old) < 0 || old.sa_handler != SIG_IGN)
-			sigaddset(&set, wanted[i]);
-	}
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot block signals");
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return error_set_errno(
-			err, ERROR_INTERNAL, -errno, NULL, "cannot wait for signals");
-	return fd;
 }
 
 /* Sends the verb's call, with its live socket unless --json wants the output in the reply. */
@@ -382,16 +358,13 @@ static bool finished(const struct runner *r)
 /* Time to wait in poll(); output that waits for a slow reader after the answer has no deadline. */
 static int poll_timeout(const struct runner *r)
 {
-	uint64_t now = now_usec();
-
 	if (r->more)
 		return 0;
 	if (r->redialling)
 		return REDIAL_EVERY;
-	if (r->deadline == UINT64_MAX ||
-		(r->done && !r->cancelled && r->relay && relay_ended(r->relay)))
+	if (r->done && !r->cancelled && r->relay && relay_ended(r->relay))
 		return -1;
-	return now >= r->deadline ? 0 : (int)((r->deadline - now) / USEC_PER_MSEC) + 1;
+	return cli_poll_timeout(r->deadline);
 }
 
 static int step(struct runner *r, struct error *err)
@@ -506,7 +479,7 @@ int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err
 	q = cli_connect(cli, &r.pyro, err);
 	if (q < 0)
 		return q;
-	r.signals = open_signals(err);
+	r.signals = cli_open_signals(err);
 	if (r.signals < 0)
 		return r.signals;
 	q = start_call(&r, err);

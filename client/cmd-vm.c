@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro vm create`, `pyro vm list` as a table, and the plain verbs, whose call and output follow from the interface table
+ * `pyro vm list` as a table, and the plain verbs, whose call and output follow from the interface table
  * alone: parameters from the command line, the result as "Label: value" lines. Called from the verb table.
  */
 #include "cmd.h"
@@ -57,39 +57,5 @@ int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error 
 		}
 		putchar('\n');
 	}
-	return 0;
-}
-
-int cmd_vm_create(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	_cleanup_json_ json_object *result = NULL;
-	struct out_progress progress = {
-		.cli = cli,
-		.verb = "vm-create",
-		.environment = json_get_str(line->checked, "environment", ""),
-	};
-	int r = cli_connect(cli, &p, err);
-
-	if (r >= 0)
-		r = cli_call(p, "vm.create", line->params, cmd_on_pull, &progress, &result, err);
-	out_progress_end(&progress);
-	if (r < 0)
-		return r;
-	if (cli->json) {
-		out_json(result);
-		return 0;
-	}
-	out_text(stdout, out_member(result, "vm_id"));
-	putchar('\n');
-	if (cli->quiet)
-		return 0;
-	fputs("[vm-create] vm_id=", stderr);
-	out_text(stderr, out_member(result, "vm_id"));
-	fputs(" environment=", stderr);
-	out_text(stderr, out_member(result, "environment"));
-	fputs(" state=", stderr);
-	out_text(stderr, out_member(result, "state"));
-	fputc('\n', stderr);
 	return 0;
 }

@@ -640,6 +640,60 @@ def test_signals_that_end_it(env, fake, signals, status):
     p.communicate()
 
 
+CANCELLED = json.dumps(Failure("cancelled", "the creation was cancelled").error).encode()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_signal_cancels_a_creation(env, fake, sig, args):
+    fake.raw_answers["vm.create"] = "hang"
+    fake.raw_answers["cancel"] = b'{"jsonrpc":"2.0","id":2,"error":%s}\n{"jsonrpc":"2.0","id":ID,"result":{}}\n' % CANCELLED
+    p = start(env, *args, "vm", "create", "debian:12")
+    fake.wait_called("vm.create")
+    p.send_signal(sig)
+    out, err = p.communicate(timeout=10)
+    assert (p.returncode, err) == (128 + sig, b"") and ("cancel", {"id": 2}) in fake.calls
+    assert json.loads(out)["error"]["code"] == "cancelled" if args else out == b""
+
+
+def test_cancelled_too_late_a_machine_is_deleted(env, fake):
+    """Its id was never told, so nobody else could."""
+    fake.raw_answers["vm.create"] = "hang"
+    fake.raw_answers["cancel"] = (b'{"jsonrpc":"2.0","id":2,"result":{"vm_id":"%s"}}\n'
+                                  b'{"jsonrpc":"2.0","id":ID,"result":{"cancelled":false}}\n' % VM.encode())
+    fake.results["vm.delete"] = {"vm_id": VM, "deleted": True}
+    p = start(env, "vm", "create", "debian:12")
+    fake.wait_called("vm.create")
+    p.send_signal(signal.SIGINT)
+    assert p.communicate(timeout=10) == (b"", b"") and p.returncode == 130
+    assert fake.calls[-1] == ("vm.delete", {"vm_id": VM})
+
+
+@pytest.mark.parametrize("deletion", [False, True])
+def test_second_signal_does_not_wait_for_the_cancelled_creation(env, fake, deletion):
+    fake.raw_answers.update({"vm.create": "hang", "cancel": "hang", "vm.delete": "hang"})
+    if deletion:
+        fake.raw_answers["cancel"] = b'{"jsonrpc":"2.0","id":2,"result":{"vm_id":"%s"}}\n' % VM.encode()
+    p = start(env, "vm", "create", "debian:12")
+    fake.wait_called("vm.create")
+    p.send_signal(signal.SIGTERM)
+    fake.wait_called("vm.delete" if deletion else "cancel")
+    p.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    out, err = p.communicate(timeout=10)
+    assert (p.returncode, out) == (143, b"") and b"not confirmed" in err and time.monotonic() - begin < 5
+
+
+def test_create(env, fake):
+    fake.results["vm.create"] = {"vm_id": VM, "environment": "debian:12", "state": "created"}
+    assert pyro(env, "vm", "create", "debian:12") == (0, VM + "\n", "[vm-create] vm_id=%s environment=debian:12 state=created\n" % VM)
+    assert json.loads(pyro(env, "--json", "vm", "create", "debian:12")[1]) == fake.results["vm.create"]
+    fake.results["vm.create"] = Failure("no_space", "full")
+    assert pyro(env, "vm", "create", "debian:12") == (1, "", "pyro: full\n")
+    fake.raw_answers["vm.create"] = "close"
+    assert "may have been carried out" in pyro(env, "vm", "create", "debian:12")[2]
+
+
 def test_ignored_signals_stay_ignored(env, fake):
     done = threading.Event()
 
