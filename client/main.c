@@ -158,19 +158,19 @@ static int failure_status(const struct verb *v, const struct error *err)
 }
 
 /* Output that is still in the buffer may fail only now. */
-static int finish_output(const struct cli *cli, const struct verb *v, int status)
+static int finish_output(
+	const struct cli *cli, const struct verb *v, const int *output_error, int status)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct cli plain = *cli;
 
-	errno = 0;
-	if (fflush(stdout) == 0 && !ferror(stdout))
+	(void)fflush(stdout);
+	if (*output_error == 0)
 		return status;
-	if (errno == EPIPE)
+	if (*output_error == -EPIPE)
 		return EXIT_NO_STDOUT;
 	plain.json = false;
-	error_set_errno(
-		&err, ERROR_INTERNAL, errno ? -errno : -EIO, NULL, "cannot write to stdout");
+	error_set_errno(&err, ERROR_INTERNAL, *output_error, NULL, "cannot write to stdout");
 	out_error(&plain, &err);
 	return failure_status(v, &err);
 }
@@ -180,15 +180,16 @@ int main(int argc, char **argv)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	const struct verb *v = NULL;
 	struct cli cli = { .mode = PYRO_AUTO };
+	static int output_error; /* lives as long as stdout, which exit() flushes once more */
 	int i = 1, r;
 
 	open_standard();
 	setlocale(LC_CTYPE, "");
-	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || out_begin(&output_error) < 0)
 		return EXIT_PYRO;
 	if (argc > 2 && streq(argv[1], "__complete")) {
 		complete_print(argc - 2, argv + 2);
-		return finish_output(&cli, NULL, 0);
+		return finish_output(&cli, NULL, &output_error, 0);
 	}
 	r = choose(&cli, argc, argv, &i, &v, &err);
 	if (r > 0)
@@ -200,5 +201,5 @@ int main(int argc, char **argv)
 		out_error(&cli, &err);
 		r = failure_status(v, &err);
 	}
-	return finish_output(&cli, v, r);
+	return finish_output(&cli, v, &output_error, r);
 }

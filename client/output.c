@@ -2,14 +2,50 @@
 /*
  * The printing half of the CLI: errors as three lines or as JSON, phase lines, plain objects. Called by
  * every command. Data goes to stdout and everything else to stderr; text that came from outside passes
- * text_escape first, so that no name, path or console line can play with the terminal.
+ * text_escape first, so that no name, path or console line can play with the terminal. stdio's own stdout
+ * loses what a non-blocking descriptor does not take, and the errno of what failed in mid-text: ours waits, and
+ * remembers the first failure.
  */
 #include "output.h"
 
+#include <poll.h>
 #include <stdarg.h>
 
 #include "client/text.h"
 #include "proto/json.h"
+
+/* fopencookie(3): all of it, or what was written before the failure. */
+static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
+{
+	struct pollfd pfd = { .fd = STDOUT_FILENO, .events = POLLOUT };
+	int *error = cookie;
+	size_t done = 0;
+
+	while (done < n && *error == 0) {
+		ssize_t r = write(STDOUT_FILENO, bytes + done, n - done);
+
+		if (r >= 0)
+			done += (size_t)r;
+		else if (errno == EAGAIN)
+			(void)poll(&pfd, 1, -1); /* write() tells what is wrong */
+		else if (errno != EINTR)
+			*error = -errno;
+	}
+	return (ssize_t)done;
+}
+
+int out_begin(int *ret_error)
+{
+	FILE *f = fopencookie(ret_error, "w", (cookie_io_functions_t){ .write = write_stdout });
+
+	if (!f)
+		return -ENOMEM;
+	if (isatty(STDOUT_FILENO) && setvbuf(f, NULL, _IOLBF, 0) != 0)
+		return -ENOMEM;
+	*ret_error = 0;
+	stdout = f;
+	return 0;
+}
 
 void out_text(FILE *f, const char *s)
 {

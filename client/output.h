@@ -7,6 +7,12 @@
 
 #include "client/cli.h"
 
+/*
+ * Makes stdout one that waits for slow readers whatever the descriptor's flags are. *ret_error is 0 until something
+ * cannot be written, then the -errno of the first failure; it has to live as long as stdout.
+ */
+int out_begin(int *ret_error);
+
 /* The error on stderr as message, cause and fix; with --json as an object on stdout. */
 void out_error(const struct cli *cli, const struct error *err);
 

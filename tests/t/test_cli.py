@@ -4,6 +4,7 @@ reaching a daemon. What is proven here with a fake is proven once more with gues
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -491,6 +492,48 @@ def test_stdout_full(env, fake):
     with open("/dev/full", "wb") as full:
         fake.results["env.list"] = {"catalog_version": "1", "environments": []}
         assert start(env, "env", "list", stdout=full, stderr=subprocess.DEVNULL).wait(20) == 1
+
+
+def large(fake):
+    """Answers of more than a pipe holds."""
+    fake.guest = lambda run: run.result(stdout="x" * 500000, exit_code=3)
+    fake.results["env.list"] = {"catalog_version": "1", "environments": [
+        {"name": "n%d" % i, "installed": True, "description": "d" * 50} for i in range(5000)]}
+
+
+@pytest.mark.parametrize("args", [("--json", "run", "debian:12", "x"), ("env", "list"), ("--json", "env", "list"),
+                                  ("run", "--help"), ("--version",)])
+def test_stdout_gone_for_large_answers(env, fake, args):
+    large(fake)
+    r, w = os.pipe()
+    os.close(r)
+    p = start(env, "-q", *args, stdout=w)
+    os.close(w)
+    assert (p.communicate(timeout=20)[1], p.returncode) == (b"", 141)
+
+
+@pytest.mark.parametrize("args,status", [(("--json", "run", "debian:12", "x"), 125), (("--json", "env", "list"), 1)])
+def test_stdout_full_for_large_answers(env, fake, args, status):
+    large(fake)
+    with open("/dev/full", "wb") as full:
+        p = start(env, "-q", *args, stdout=full)
+        _, err = p.communicate(timeout=20)
+    assert p.returncode == status and b"No space left" in err, err
+
+
+def test_slow_reader_of_a_non_blocking_stdout(env, fake):
+    large(fake)
+    r, w = os.pipe()
+    os.set_blocking(w, False)
+    p = start(env, "-q", "--json", "run", "debian:12", "x", stdout=w)
+    end = time.monotonic() + 20
+    while select.select([], [w], [], 0)[1]:  # until the pipe is full
+        assert time.monotonic() < end
+    os.close(w)
+    with open(r, "rb") as f:
+        assert json.load(f)["stdout"] == "x" * 500000
+    assert p.wait(20) == 3
+    p.stderr.close()
 
 
 def test_emulation_note(env, fake):
