@@ -100,11 +100,15 @@ json_object *out_error_json(const struct error *err)
 	return TAKE_PTR(outer);
 }
 
+/* Words of the command line and paths are in it as they were given, and need not be UTF-8. */
 void out_json(json_object *o)
 {
+	_cleanup_free_ char *safe = NULL;
 	const char *text = json_object_to_json_string_ext(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 
+	if (text && !text_is_utf8(text))
+		text = safe = text_to_utf8(text);
 	puts(text ? text : "{\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
 }
 

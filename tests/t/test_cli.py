@@ -49,7 +49,7 @@ def pyro(env, *args, input=None, **kw):
     p = start(env, *args, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, **kw)
     out, err = p.communicate(input, timeout=40)
     assert b"Sanitizer" not in (err or b"") and b"runtime error" not in (err or b""), err
-    return p.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
+    return p.returncode, (out or b"").decode(), (err or b"").decode()
 
 
 # --- usage and help: nothing is connected, nothing changes
@@ -87,6 +87,11 @@ def pyro(env, *args, input=None, **kw):
     (["run", "-t", "debian:12", "true"], 125, "not supported"),
     (["run", "-it", "debian:12", "true"], 125, "not supported"),
     (["run", "debian:12", "--", b"\xff"], 125, "UTF-8"),
+    (["run", "-m", b"\xff", "debian:12", "true"], 125, "UTF-8"),
+    (["run", "-e", b"A=\xff", "debian:12", "true"], 125, "UTF-8"),
+    (["run", b"--fro\xffb", "debian:12", "true"], 125, "--fro\\xffb"),
+    (["env", "list", b"\xff"], 2, "unexpected word"),
+    ([b"fr\xffob"], 2, "fr\\xffob"),
     (["vm", "status"], 2, "VM_ID"),
     (["vm", "status", "nonsense"], 2, "nonsense"),
 ])
@@ -144,6 +149,15 @@ def test_no_socket(env, place):
     assert status == 1 and place in err and "no such socket" in err
     assert fixed(err) == "pyrod --socket %s --detach" % place
     assert pyro(env, "run", "debian:12", "true")[0] == 125
+
+
+def test_json_of_a_path_that_is_not_utf8(env):
+    for args, path in ((["env", "list"], ["error", "message"]), (["doctor"], ["runtime", "checks", 0, "detail"])):
+        out = pyro(env, "--json", "--socket", b"/tmp/\xff\xc3", *args)[1]
+        o = json.loads(out)
+        for key in path:
+            o = o[key]
+        assert "/tmp/\ufffd\ufffd" in o
 
 
 def test_stale_socket(env, place):
