@@ -60,6 +60,7 @@ static void print_accelerator(json_object *o)
 
 static void print_report(json_object *o, bool ok)
 {
+	const char *cache = out_member(o, "environment_cache");
 	json_object *kvm = out_sub(o, "kvm"), *can = out_sub(o, "capabilities"),
 		    *net = out_sub(o, "networking");
 
@@ -69,7 +70,7 @@ static void print_report(json_object *o, bool ok)
 	printf("KVM: exists=%s readable=%s writable=%s\n", yes(kvm, "exists"), yes(kvm, "readable"),
 		yes(kvm, "writable"));
 	fputs("Environment cache: ", stdout);
-	out_text(stdout, out_member(o, "environment_cache"));
+	out_text(stdout, cache[0] ? cache : NULL);
 	printf("\nCapabilities: vm_boot=%s guest_exec=%s guest_network=%s\n", yes(can, "vm_boot"),
 		yes(can, "guest_exec"), yes(can, "guest_network"));
 	printf("Networking: tun=%s ip_forward=%s\n", yes(net, "tun"), yes(net, "ip_forward"));

@@ -263,12 +263,20 @@ static int dial_system(struct dialled *ret, struct error *err)
 }
 
 /* As pyrod itself chooses it, PYRO_RUNTIME_DIR first: a daemon started by us inherits that. */
-static int user_socket(char **ret)
+static int user_socket(char **ret, struct error *err)
 {
 	const char *dir = getenv("PYRO_RUNTIME_DIR");
+	int r;
 
-	if (!dir || !dir[0])
-		return host_socket_path(false, getuid(), ret);
+	if (!dir || !dir[0]) {
+		r = host_socket_path(false, getuid(), ret);
+		if (r >= 0 || r == -ENOMEM)
+			return r;
+		return error_set(err, ERROR_DAEMON_UNREACHABLE,
+			"HOME is no absolute path and your uid has no account",
+			"set HOME to the absolute path of your home directory",
+			"no place for the socket of a daemon of yours");
+	}
 	*ret = str_printf("%s/pyrod.sock", dir);
 	return *ret ? 0 : -ENOMEM;
 }
@@ -276,7 +284,7 @@ static int user_socket(char **ret)
 /* The user's own daemon: started when absent or dead, if start says so. */
 static int dial_user(bool start, struct dialled *ret, struct error *err)
 {
-	int r = user_socket(&ret->path);
+	int r = user_socket(&ret->path, err);
 
 	if (r < 0)
 		return r;

@@ -104,6 +104,18 @@ static int check_space(json_object *checks, const char *path)
 	return add_check(checks, "space", r >= 0 && bytes / MIB >= FREE_WANTED_MIB, detail, fix);
 }
 
+/* r is what kept us from knowing where environments are kept. */
+static int check_cache(json_object *checks, int r)
+{
+	if (r == -EINVAL)
+		return add_check(checks, "space", false,
+			"PYRO_ENVIRONMENT_CACHE_DIR is not an absolute path",
+			"set it to an absolute path, or unset it");
+	return add_check(checks, "space", false,
+		"HOME is no absolute path and your uid has no account: no place for environments",
+		"set HOME to the absolute path of your home directory");
+}
+
 static int add_kvm(json_object *o, const struct host_kvm *kvm)
 {
 	json_object *k = json_object_new_object();
@@ -141,23 +153,6 @@ static bool ip_forward(void)
 	       text[0] == '1';
 }
 
-static int add_checks(
-	json_object *o, const struct error *why, const struct host_kvm *kvm, const char *cache)
-{
-	json_object *runtime = json_object_new_object(), *checks = json_object_new_array();
-
-	if (!runtime || !checks || json_add(o, "runtime", runtime) < 0 ||
-		json_add_bool(runtime, "ok", false) < 0 || json_add(runtime, "checks", checks) < 0)
-		return -ENOMEM;
-	if (check_daemon(checks, why) < 0 || check_kvm(checks, kvm) < 0 ||
-		check_program(checks, "qemu", "qemu-system-x86_64", "qemu-system-x86") < 0 ||
-		check_program(checks, "mmdebstrap", "mmdebstrap", "mmdebstrap") < 0 ||
-		check_program(checks, "uidmap", "newuidmap", "uidmap") < 0 ||
-		check_subids(checks) < 0 || check_space(checks, cache) < 0)
-		return -ENOMEM;
-	return 0;
-}
-
 /* The system's places for root and where its socket is; else the user's. */
 static bool system_mode(void)
 {
@@ -165,6 +160,27 @@ static bool system_mode(void)
 
 	return getuid() == 0 ||
 	       (host_socket_path(true, getuid(), &path) >= 0 && access(path, F_OK) == 0);
+}
+
+static int add_checks(json_object *o, const struct error *why, const struct host_kvm *kvm)
+{
+	_cleanup_free_ char *cache = NULL;
+	int r = host_environment_cache(system_mode(), &cache);
+	json_object *runtime = json_object_new_object(), *checks = json_object_new_array();
+
+	if (r == -ENOMEM || json_add_str(o, "environment_cache", cache) < 0)
+		return -ENOMEM;
+	if (!runtime || !checks || json_add(o, "runtime", runtime) < 0 ||
+		json_add_bool(runtime, "ok", false) < 0 || json_add(runtime, "checks", checks) < 0)
+		return -ENOMEM;
+	if (check_daemon(checks, why) < 0 || check_kvm(checks, kvm) < 0 ||
+		check_program(checks, "qemu", "qemu-system-x86_64", "qemu-system-x86") < 0 ||
+		check_program(checks, "mmdebstrap", "mmdebstrap", "mmdebstrap") < 0 ||
+		check_program(checks, "uidmap", "newuidmap", "uidmap") < 0 ||
+		check_subids(checks) < 0 ||
+		(cache ? check_space(checks, cache) : check_cache(checks, r)) < 0)
+		return -ENOMEM;
+	return 0;
 }
 
 json_object *doctor_local(const struct error *why)
@@ -175,18 +191,17 @@ json_object *doctor_local(const struct error *why)
 	const bool none[ARRAY_SIZE(capabilities)] = { false };
 	const bool net[] = { access("/dev/net/tun", F_OK) == 0, ip_forward() };
 	_cleanup_json_ json_object *o = json_object_new_object();
-	_cleanup_free_ char *cache = NULL, *platform = NULL;
+	_cleanup_free_ char *platform = NULL;
 	struct host_kvm kvm;
 	struct utsname u;
 
 	host_kvm_probe(&kvm);
-	if (!o || uname(&u) < 0 || host_environment_cache(system_mode(), &cache) < 0)
+	if (!o || uname(&u) < 0)
 		return NULL;
 	platform = str_printf("linux-%s", u.machine);
-	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, why, &kvm, cache) < 0 ||
+	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, why, &kvm) < 0 ||
 		add_kvm(o, &kvm) < 0 || add_bools(o, "capabilities", capabilities, none) < 0 ||
-		add_bools(o, "networking", networking, net) < 0 ||
-		json_add_str(o, "environment_cache", cache) < 0 || json_add(o, "daemon", NULL) < 0)
+		add_bools(o, "networking", networking, net) < 0 || json_add(o, "daemon", NULL) < 0)
 		return NULL;
 	return TAKE_PTR(o);
 }

@@ -277,6 +277,51 @@ def test_doctor_without_daemon(env):
     assert "  fix: pyrod --socket" in out
 
 
+@pytest.fixture
+def nobody(tmp_path):
+    """A copy of pyro, and what runs it as a uid without an account and HOME."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to be somebody else")
+    for p in (tmp_path, *tmp_path.parents):
+        if p != p.parent:
+            os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
+    binary = str(tmp_path) + "/pyro"
+    subprocess.run(["cp", PYRO, binary], check=True)
+
+    def run(*args, **env):
+        p = subprocess.run([binary, *args], capture_output=True, text=True, user=54321, group=54321, extra_groups=[],
+                           env=dict(env, PATH=os.environ["PATH"]), timeout=20)
+        assert "Sanitizer" not in p.stderr, p.stderr
+        return p.returncode, p.stdout, p.stderr
+    return run
+
+
+NO_HOME = "HOME is no absolute path and your uid has no account"
+
+
+def test_no_home(nobody):
+    for env in {}, {"HOME": "here"}:
+        status, out, err = nobody("--user", "env", "list", **env)
+        assert (status, out) == (1, "") and "cause: " + NO_HOME in err and fixed(err).startswith("set HOME ")
+
+
+def test_doctor_without_home(nobody):
+    """It goes on looking."""
+    status, out, err = nobody("--user", "doctor")
+    lines = out.splitlines()
+    assert status == 1 and "the daemon does not answer" in err and "Environment cache: -" in lines, (out, err)
+    at = lines.index("space: %s: no place for environments" % NO_HOME)
+    assert lines[at + 1].startswith("  fix: set HOME ")
+    assert json.loads(nobody("--user", "--json", "doctor")[1])["environment_cache"] is None
+
+
+def test_doctor_with_a_relative_cache(env):
+    status, out, _ = pyro(dict(env, PYRO_ENVIRONMENT_CACHE_DIR="here"), "doctor")
+    lines = out.splitlines()
+    at = lines.index("space: PYRO_ENVIRONMENT_CACHE_DIR is not an absolute path")
+    assert status == 1 and "Environment cache: -" in lines and lines[at + 1].startswith("  fix: set it ")
+
+
 def test_autostart(tmp_path):
     """A user's client starts the user's daemon, once, and waits for READY=1; a daemon that ends says why."""
     if os.getuid() == 0:
