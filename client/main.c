@@ -70,6 +70,20 @@ static const struct verb *find_verb(const char *noun, const char *name)
 	return NULL;
 }
 
+/* The verb that a line with a wrong global option was meant for: the first word that is one. */
+static const struct verb *meant_verb(const char *noun, char **words)
+{
+	for (; *words; words++) {
+		const struct verb *v = find_verb(noun, *words);
+
+		if (v)
+			return v;
+		if (!noun && is_noun(*words))
+			noun = *words;
+	}
+	return NULL;
+}
+
 static int unknown_command(const char *noun, const char *word, struct error *err)
 {
 	_cleanup_free_ char *fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
@@ -103,7 +117,10 @@ static int print_version(const struct cli *cli)
 	return 0;
 }
 
-/* Finds the verb at argv[i], or prints help. Returns 1 with *ret set, 0 when all is done. */
+/*
+ * Finds the verb at argv[i], or prints help. Returns 1 with *ret set, 0 when all is done. On failure *ret is the verb
+ * that was meant, if any, for the exit status follows it.
+ */
 static int choose(
 	struct cli *cli, int argc, char **argv, int *i, const struct verb **ret, struct error *err)
 {
@@ -115,8 +132,10 @@ static int choose(
 		noun = argv[(*i)++];
 		r = globals_parse(cli, argc, argv, i, &help, &version, err);
 	}
-	if (r < 0)
+	if (r < 0) {
+		*ret = meant_verb(noun, argv + *i);
 		return r;
+	}
 	if (version)
 		return print_version(cli);
 	if (*i < argc && streq(argv[*i], "help") && !noun)
