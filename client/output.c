@@ -217,6 +217,15 @@ void out_progress_end(struct out_progress *p)
 	p->drawn = false;
 }
 
+/* A line that is drawn over needs a terminal that can, and a user who wants it (no-color.org). */
+static bool may_draw(void)
+{
+	const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
+
+	return !(no_color && no_color[0]) && !(term && streq(term, "dumb")) &&
+	       isatty(STDERR_FILENO);
+}
+
 void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 {
 	_cleanup_free_ char *name = NULL, *env = NULL;
@@ -232,7 +241,7 @@ void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 		(void)snprintf(p->phase, sizeof(p->phase), "%s", name);
 		out_note(p->cli, "[pull] phase=%s environment=%s", name, env);
 	}
-	if (percent >= 0 && isatty(STDERR_FILENO)) {
+	if (percent >= 0 && may_draw()) {
 		fprintf(stderr, "\r[pull] %s %d%%\033[K", name, MIN_OF(percent, 100));
 		p->drawn = true;
 	}

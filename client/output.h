@@ -43,7 +43,8 @@ json_object *out_array(json_object *o, const char *key);
 json_object *out_sub(json_object *o, const char *key);
 
 /*
- * Progress of a pull or a machine: a phase line when the phase changes; on a terminal also a line that counts.
+ * Progress of a pull or a machine: a phase line when the phase changes; on a terminal also a line that counts, unless
+ * NO_COLOR is set or TERM is dumb.
  */
 struct out_progress {
 	const struct cli *cli;   /* borrowed */

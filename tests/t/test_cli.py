@@ -667,6 +667,27 @@ def test_flood_does_not_hold_signals(env, fake, method, call, answers):
         p.communicate()
 
 
+@pytest.mark.parametrize("extra,drawn", [
+    ({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": ""}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ({"TERM": "dumb"}, False)])
+def test_counting_line(env, fake, extra, drawn):
+    def guest(run):
+        run.progress("install", percent=10)
+        return run.result()
+    fake.guest = guest
+    master, slave = os.openpty()
+    env = {k: v for k, v in env.items() if k != "NO_COLOR"}
+    p = start(dict(env, **extra), "run", "debian:12", "x", stderr=slave)
+    os.close(slave)
+    seen = b""
+    while b"exit_code=0" not in seen:
+        seen += os.read(master, 4096)
+    assert p.wait(20) == 0 and b"[pull] phase=install" in seen
+    assert (b"10%" in seen, b"\033" in seen) == (drawn, drawn), seen
+    os.close(master)
+    p.communicate()
+
+
 def test_flags_of_our_descriptors_stay(env, fake):
     import fcntl
     fake.guest = hello
