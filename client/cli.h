@@ -61,8 +61,8 @@ int cli_call_within(struct pyro *p, const char *method, json_object *params, int
 int cli_call(struct pyro *p, const char *method, json_object *params, pyro_progress_fn on_progress,
 	void *userdata, json_object **ret, struct error *err);
 
-#define CANCEL_WAIT \
-	(15 * USEC_PER_SEC) /* for the answer to a cancelled call: a machine's deletion */
+/* For the answer to a cancelled call: a machine's deletion. */
+#define CANCEL_WAIT (15 * USEC_PER_SEC)
 
 /* Blocks SIGINT, SIGTERM and SIGHUP and returns a descriptor that tells of them. Those that were ignored when we were
  * started (nohup, a background job) stay ignored. */
