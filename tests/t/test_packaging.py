@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What installs and removes pyro, by itself: quickstart with stand-ins for what it starts. (With all that is real: tests/vm/test_quickstart.py, tests/systemd.)"""
+"""What installs and removes pyro, by itself: quickstart with stand-ins for what it starts, and the package's scripts in a
+mount namespace with files of their own in /etc and /run. (With all that is real: tests/vm/test_quickstart.py, tests/systemd.)"""
 import os
 import shutil
 import subprocess
@@ -81,6 +82,20 @@ def test_quickstart_says_why_a_step_failed(tree):
     assert stopped.stderr.count("quickstart: failed at 'build': a command ended with status 3") == 1 and "  fix: " in stopped.stderr, stopped
 
 
+def test_quickstart_says_why_machines_stay(running):
+    program(running.prefix + "/bin/pyro", "#!/bin/sh\necho away >&2\nexit 125\n")
+    stopped = running.quickstart("--uninstall")
+    assert stopped.returncode == 1 and stopped.stderr.count("failed at") == 1 and "status 125" in stopped.stderr, stopped
+    assert os.path.exists(running.prefix + "/bin/pyro")
+
+
+def test_uninstalling_keeps_disks(running):
+    removed = running.quickstart("--uninstall")
+    assert removed.returncode == 0 and "kept: " + running.state in removed.stderr, removed
+    assert running.calls() == ["--user --json vm list", "--user --quiet vm stop vm-1", "--user --quiet vm stop vm-2"]
+    assert os.path.exists(running.state) and not os.path.exists(running.prefix + "/bin/pyro")
+
+
 def test_purging_without_a_cache(running):
     removed = running.quickstart("--uninstall", "--purge")
     assert removed.returncode == 0, removed
@@ -92,3 +107,28 @@ def test_uninstalling_with_no_daemon(tree):
     tree.install()
     removed = tree.quickstart("--uninstall")
     assert removed.returncode == 0 and "failed at" not in removed.stderr, removed
+
+
+def in_namespace(place, mounts, command):
+    """Runs it where each file or folder of mounts lies over the host's."""
+    words = "".join("mount --bind %s %s && " % pair for pair in mounts) + 'exec "$@"'
+    env = dict(PATH=place + "/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    return subprocess.run(["unshare", "--mount", "sh", "-c", words, "sh", *command], env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("socket", ["active", "stopped"])
+@pytest.mark.parametrize("action", ["remove", "upgrade"])
+def test_removing_ends_machines_and_keeps_disks(root_only, tmp_path, action, socket):
+    place = str(tmp_path)
+    for name in ("bin", "libexec/pyro", "run/systemd/system"):
+        os.makedirs(place + "/" + name)
+    program(place + "/bin/systemctl", '#!/bin/sh\necho "systemctl $*" >>%s/log\ncase "$*" in *is-active*) %s;; esac\n' %
+            (place, "true" if socket == "active" else "exit 3"))
+    program(place + "/libexec/pyro/pyro-end-machines", '#!/bin/sh\necho "end-machines $*" >>%s/log\n' % place)
+    open(place + "/log", "w").close()
+    done = in_namespace(place, [(place + "/run", "/run"), (place + "/libexec", "/usr/libexec")], ["sh", TOP + "/debian/pyro.prerm", action])
+    assert done.returncode == 0, done
+    with open(place + "/log") as f:
+        called = [line.strip() for line in f if "is-active" not in line]
+    ended = ["end-machines"] if socket == "active" else []
+    assert called == (ended + ["systemctl stop pyro-machines.service pyro.slice"] if action == "remove" else []), called
