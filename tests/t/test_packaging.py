@@ -2,6 +2,7 @@
 """What installs and removes pyro, by itself: quickstart with stand-ins for what it starts, and the package's scripts in a
 mount namespace with files of their own in /etc and /run. (With all that is real: tests/vm/test_quickstart.py, tests/systemd.)"""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,43 @@ def in_namespace(place, mounts, command):
     words = "".join("mount --bind %s %s && " % pair for pair in mounts) + 'exec "$@"'
     env = dict(PATH=place + "/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     return subprocess.run(["unshare", "--mount", "sh", "-c", words, "sh", *command], env=env, capture_output=True, text=True, timeout=60)
+
+
+def function_of_quickstart(name):
+    with open(TOP + "/quickstart") as f:
+        return re.search(r"^%s\(\) \{\n.*?^\}\n" % name, f.read(), re.S | re.M).group(0)
+
+
+ADD_SUBIDS = {"postinst": ["sh", TOP + "/debian/pyro.postinst", "configure"],
+              "quickstart": ["bash", "-Eeuo", "pipefail", "-c", function_of_quickstart("add_subids") + "add_subids pyro; add_subids pyro-import"]}
+
+
+@pytest.mark.parametrize("who", ADD_SUBIDS)
+@pytest.mark.parametrize("subuid, subgid, start", [
+    ("", "", 100000),
+    ("a:100000:65536\n", "b:165536:65536\n", 231072),
+    ("containers:2147483647:2147483648\n", "containers:2147483647:2147483648\n", 100000),
+    ("c:165535:2147483648\n", "", 2147649183),
+    ("late:4000000000:65536\nearly:100000:65536\n", "late:4000000000:65536\n", 165536),
+    ("all:100000:4294802001\n", "", None),
+], ids=["empty", "both", "podman", "above-2^31", "between", "full"])
+def test_subordinate_ids_nobody_has(root_only, tmp_path, who, subuid, subgid, start):
+    place = str(tmp_path)
+    os.mkdir(place + "/bin")
+    program(place + "/bin/usermod", '#!/bin/sh\necho "$*" >>%s/log\n' % place)
+    open(place + "/log", "w").close()
+    for name, text in (("subuid", subuid), ("subgid", subgid)):
+        with open(place + "/" + name, "w") as f:
+            f.write(text)
+    done = in_namespace(place, [(place + "/subuid", "/etc/subuid"), (place + "/subgid", "/etc/subgid")], ADD_SUBIDS[who])
+    assert done.returncode == 0, done
+    with open(place + "/log") as f:
+        given = f.read().splitlines()
+    if start is None:
+        assert given == [] and done.stderr.count("pyro doctor") == 2, (given, done)
+    else:
+        ids = "%d-%d" % (start, start + 65535)
+        assert given == ["--add-subuids %s --add-subgids %s %s" % (ids, ids, name) for name in ("pyro", "pyro-import")], given
 
 
 @pytest.mark.parametrize("socket", ["active", "stopped"])
