@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Reads the host's apt sources, one-line (sources.list) and deb822 (*.sources), for the mirror that serves
- * Debian itself. Called by the environment verb when no mirror was given. Must stay true: only a source
- * whose suite is the host's own release, the wanted one or one of Debian's standing names counts, so that
- * a third party's archive is never taken for a mirror.
+ * Debian itself. Called by the environment verb. Must stay true: a third party's archive is never taken for
+ * a mirror, though it names its suites as Debian does. What apt has fetched from a source says whose it is;
+ * of one that apt has nothing of yet, its keyring and its address must be Debian's.
  */
 #include "daemon/image/mirror.h"
 #include <dirent.h>
@@ -11,8 +11,10 @@
 
 #define FILE_MAX_BYTES (256 * 1024)
 #define URI_MAX        2048
+#define HEAD_MAX_BYTES 4096 /* of a Release file, whose first fields say whose it is */
 
 struct search {
+	int lists_fd; /* owned; of apt's lists, or -EBADF */
 	const char *suite;
 	char codename[64]; /* of the host */
 	struct mirror found;
@@ -55,36 +57,118 @@ static int suite_kind(const struct search *s, const char *word)
 	return 0;
 }
 
-static int take(struct search *s, const char *uri, const char *suite)
+/* How apt calls what it fetched from dists/suite: without scheme and user, "/" as "_", the unusual in hexadecimal. */
+static int list_name(const char *uri, const char *suite, const char *file, char **ret)
 {
-	int kind = suite_kind(s, suite);
+	const char *p = strstr(uri, "://") + 3, *at = strpbrk(p, "@/");
+	_cleanup_free_ char *path = NULL;
+	char *name, *to;
+	if (at && *at == '@')
+		p = at + 1;
+	path = str_printf("%s/dists/%s/%s", p, suite, file);
+	to = name = path ? malloc(3 * strlen(path) + 1) : NULL;
+	if (!name)
+		return -ENOMEM;
+	for (p = path; *p; p++) {
+		if (strchr("|{}<>^~_=!@#$%&*", *p))
+			to += sprintf(to, "%%%02x", (unsigned)*p);
+		else
+			*to++ = *p == '/' ? '_' : *p;
+	}
+	*to = '\0';
+	*ret = name;
+	return 0;
+}
+
+/* Whether the Release file says that it is Debian's; -errno when there is none. */
+static int read_origin(int lists_fd, const char *name)
+{
+	_cleanup_close_ int fd = openat(lists_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	char head[HEAD_MAX_BYTES + 1], *line, *rest = head;
+	ssize_t n = fd < 0 ? -1 : read(fd, head, HEAD_MAX_BYTES);
+	if (n < 0)
+		return -errno;
+	head[n] = '\0';
+	while ((line = strsep(&rest, "\n")))
+		if (startswith(line, "Origin:"))
+			return streq(line, "Origin: Debian");
+	return 0;
+}
+
+static int listed_origin(const struct search *s, const char *uri, const char *suite)
+{
+	static const char *const files[] = { "InRelease", "Release" };
+	int r = -ENOENT;
+	for (size_t i = 0; i < ARRAY_SIZE(files) && r < 0; i++) {
+		_cleanup_free_ char *name = NULL;
+		r = list_name(uri, suite, files[i], &name);
+		if (r < 0)
+			return r;
+		r = read_origin(s->lists_fd, name);
+	}
+	return r;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), m = strlen(end);
+	return n >= m && streq(s + n - m, end);
+}
+
+struct source {
+	const char *uri, *suite; /* borrowed */
+	const char *signed_by;   /* borrowed or NULL */
+};
+
+static int take(struct search *s, const struct source *source)
+{
+	int kind = suite_kind(s, source->suite), r;
 	char **place = kind == 1 ? &s->found.uri : &s->found.security;
-	if (kind == 0 || *place || !mirror_valid(uri))
+	_cleanup_free_ char *uri = NULL;
+	if (kind == 0 || *place || !mirror_valid(source->uri))
 		return 0;
-	*place = strdup(uri);
-	return *place ? 0 : -ENOMEM;
+	uri = strdup(source->uri);
+	if (!uri)
+		return -ENOMEM;
+	for (size_t n = strlen(uri); uri[n - 1] == '/'; n--)
+		uri[n - 1] = '\0';
+	r = listed_origin(s, uri, source->suite);
+	if (r == -ENOMEM)
+		return r;
+	if (r < 0)
+		r = (!source->signed_by || strstr(source->signed_by, "/debian-archive-")) &&
+		    ends_with(uri, kind == 1 ? "/debian" : "security");
+	if (r > 0)
+		*place = TAKE_PTR(uri);
+	return 0;
 }
 
 /* "deb [options] URI SUITE COMPONENT..." */
 static int read_one_line(struct search *s, char *line)
 {
 	char *save = NULL, *word = strtok_r(line, " \t", &save);
+	struct source source = { 0 };
 	if (!word || !streq(word, "deb"))
 		return 0;
 	word = strtok_r(NULL, " \t", &save);
 	if (word && word[0] == '[') {
-		while (word && word[strlen(word) - 1] != ']')
-			word = strtok_r(NULL, " \t", &save);
-		word = strtok_r(NULL, " \t", &save);
+		for (bool end = false; word && !end; word = strtok_r(NULL, " \t", &save)) {
+			const char *by = strstr(word, "signed-by=");
+			source.signed_by = by ? by : source.signed_by;
+			end = word[strlen(word) - 1] == ']';
+		}
 	}
-	const char *suite = strtok_r(NULL, " \t", &save), *component = strtok_r(NULL, " \t", &save);
-	if (!word || !suite || !component || !streq(component, "main"))
+	source.uri = word;
+	source.suite = strtok_r(NULL, " \t", &save);
+	const char *component = strtok_r(NULL, " \t", &save);
+	if (!source.uri || !source.suite || !component || !streq(component, "main"))
 		return 0;
-	return take(s, word, suite);
+	return take(s, &source);
 }
 
 struct stanza {
-	char *types, *uris, *suites, *components; /* borrowed parts of the file's text */
+	char *types, *uris, *suites, *components,
+		*signed_by; /* borrowed parts of the file's text */
 	bool disabled;
 };
 
@@ -103,10 +187,13 @@ static int end_stanza(struct search *s, struct stanza *st)
 	int r = 0;
 	if (!st->disabled && st->uris && st->suites && has_word(st->types, "deb") &&
 		has_word(st->components, "main")) {
-		const char *uri = strtok_r(st->uris, " \t", &save);
-		char *next = NULL, *suite = strtok_r(st->suites, " \t", &next);
-		for (; uri && suite && r >= 0; suite = strtok_r(NULL, " \t", &next))
-			r = take(s, uri, suite);
+		struct source source = { .uri = strtok_r(st->uris, " \t", &save),
+			.signed_by = st->signed_by };
+		char *next = NULL;
+		source.suite = strtok_r(st->suites, " \t", &next);
+		for (; source.uri && source.suite && r >= 0;
+			source.suite = strtok_r(NULL, " \t", &next))
+			r = take(s, &source);
 	}
 	*st = (struct stanza){ 0 };
 	return r;
@@ -127,6 +214,8 @@ static void read_field(struct stanza *st, char *line)
 		st->suites = value;
 	else if (strcasecmp(line, "Components") == 0)
 		st->components = value;
+	else if (strcasecmp(line, "Signed-By") == 0)
+		st->signed_by = value;
 	else if (strcasecmp(line, "Enabled") == 0)
 		st->disabled = strcasecmp(value, "no") == 0;
 }
@@ -196,7 +285,7 @@ static bool read_release(struct search *s, int root_fd)
 
 int mirror_of_host(const char *root, const char *suite, struct mirror *ret)
 {
-	struct search s = { .suite = suite };
+	struct search s = { .suite = suite, .lists_fd = -EBADF };
 	_cleanup_close_ int root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	int r = 0;
 	if (root_fd < 0)
@@ -204,9 +293,11 @@ int mirror_of_host(const char *root, const char *suite, struct mirror *ret)
 	if (read_release(&s, root_fd)) {
 		_cleanup_close_ int dir = openat(
 			root_fd, "etc/apt/sources.list.d", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		s.lists_fd = openat(root_fd, "var/lib/apt/lists", O_PATH | O_DIRECTORY | O_CLOEXEC);
 		r = read_sources(&s, root_fd, "etc/apt/sources.list", false);
 		if (r >= 0 && dir >= 0)
 			r = read_sources_dir(&s, dir);
+		s.lists_fd = fd_close(s.lists_fd);
 	}
 	if (r < 0) {
 		mirror_done(&s.found);

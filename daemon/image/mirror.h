@@ -13,8 +13,8 @@ struct mirror {
 };
 void mirror_done(struct mirror *m);
 
-/* Looks into root's etc/os-release and etc/apt; both stay NULL when the host is not Debian or its
- * sources name neither its own release nor the suite. */
+/* Looks into root's etc/os-release, etc/apt and apt's lists; both stay NULL when the host is not Debian or none of
+ * its sources is Debian's archive of its own release or the suite. */
 int mirror_of_host(const char *root, const char *suite, struct mirror *ret);
 
 /* True for an http, https or file URI without blanks, quotes or control characters. */

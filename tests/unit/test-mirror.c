@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which mirror the host's apt sources name: both formats, third parties passed over, other systems ignored.
+ * Which mirror the host's apt sources name: both formats, third parties passed over, whether apt has fetched from them
+ * yet or not, other systems ignored.
  * Run by `meson test`; each case writes a root of its own.
  */
 #include "daemon/image/mirror.h"
 #include <check.h>
+#include <ftw.h>
 #include <sys/stat.h>
 
 static char root[32];
@@ -21,7 +23,8 @@ static void put(const char *name, const char *text)
 
 static void setup(void)
 {
-	const char *const folders[] = { "", "/etc", "/etc/apt", "/etc/apt/sources.list.d" };
+	const char *const folders[] = { "", "/etc", "/etc/apt", "/etc/apt/sources.list.d", "/var",
+		"/var/lib", "/var/lib/apt", "/var/lib/apt/lists" };
 	char path[128];
 	snprintf(root, sizeof(root), "test-mirror-%ld", (long)getpid());
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
@@ -33,16 +36,15 @@ static void setup(void)
 	put("etc/apt/sources.list.d/a.sources", "");
 }
 
+static int remove_one(const char *path, _unused_ const struct stat *st, _unused_ int flag,
+	_unused_ struct FTW *ftw)
+{
+	return remove(path);
+}
+
 static void teardown(void)
 {
-	const char *const names[] = { "/etc/os-release", "/etc/apt/sources.list",
-		"/etc/apt/sources.list.d/a.sources", "/etc/apt/sources.list.d", "/etc/apt", "/etc",
-		"" };
-	char path[128];
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		snprintf(path, sizeof(path), "%s%s", root, names[i]);
-		ck_assert_int_eq(remove(path), 0);
-	}
+	ck_assert_int_eq(nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 static void expect(const char *uri, const char *security)
@@ -60,7 +62,7 @@ START_TEST(one_line)
 		"# deb http://no/debian trixie main\n"
 		"deb-src http://src/debian trixie main\n"
 		"deb https://third.example/apt cloud-trixie main\n"
-		"deb [arch=amd64 signed-by=/x] http://a.example/debian trixie main\n"
+		"deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://a.example/debian trixie main\n"
 		"deb http://s.example/security trixie-security main contrib\n");
 	expect("http://a.example/debian", "http://s.example/security");
 }
@@ -74,6 +76,55 @@ START_TEST(deb822)
 		"Types: deb deb-src\n# a comment\nURIs: http://b.example/debian\n"
 		"Suites: trixie trixie-updates\nComponents: main");
 	expect("http://b.example/debian", NULL);
+}
+END_TEST
+
+#define KEYRINGS "/usr/share/keyrings/"
+
+/* Named as Debian's suites and components are, and first by its file's name. */
+START_TEST(third_party)
+{
+	static const char *const theirs[] = {
+		"deb [arch=amd64 signed-by=/etc/apt/keyrings/microsoft.gpg] https://packages.third.example/repos/cli/ trixie main\n",
+		"deb https://dl.third.example/linux/chrome/deb/ stable main\n",
+		"deb [signed-by=" KEYRINGS "third.gpg] https://third.example/debian trixie main\n",
+		"deb [ signed-by=" KEYRINGS
+		"third.gpg arch=amd64 ] https://third.example/debian/ trixie main\n",
+	};
+	put("etc/apt/sources.list.d/debian.sources",
+		"Types: deb\nURIs: http://deb.example/debian/\nSuites: trixie trixie-updates\nComponents: main\n"
+		"Signed-By: " KEYRINGS "debian-archive-keyring.gpg\n\n"
+		"Types: deb\nURIs: http://deb.example/debian-security\nSuites: trixie-security\nComponents: main\n");
+	for (size_t i = 0; i < ARRAY_SIZE(theirs); i++) {
+		put("etc/apt/sources.list.d/cli.list", theirs[i]);
+		expect("http://deb.example/debian", "http://deb.example/debian-security");
+	}
+	put("etc/apt/sources.list.d/cli.list", "");
+	put("etc/apt/sources.list.d/a.sources",
+		"Types: deb\nURIs: https://third.example/debian\nSuites: trixie\nComponents: main\n"
+		"Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----\n");
+	expect("http://deb.example/debian", "http://deb.example/debian-security");
+}
+END_TEST
+
+#define SIGNED "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n"
+
+/* What apt has fetched counts, whatever address and keyring look like. */
+START_TEST(fetched)
+{
+	put("etc/apt/sources.list",
+		"deb https://third.example/debian trixie main\n"
+		"deb [signed-by=/srv/own.gpg] http://me:pw@cache.example:3142/my_mirror trixie main\n"
+		"deb http://cache.example/fixes/ trixie-security main\n");
+	put("var/lib/apt/lists/third.example_debian_dists_trixie_InRelease",
+		SIGNED "Origin: Third\nLabel: Debian\nOrigin: Debian\n");
+	put("var/lib/apt/lists/cache.example:3142_my%5fmirror_dists_trixie_InRelease",
+		SIGNED "Origin: Debian\nLabel: Debian\n");
+	put("var/lib/apt/lists/cache.example_fixes_dists_trixie-security_Release",
+		"Origin: Debian\nLabel: Debian-Security\n");
+	expect("http://me:pw@cache.example:3142/my_mirror", "http://cache.example/fixes");
+	put("var/lib/apt/lists/cache.example:3142_my%5fmirror_dists_trixie_InRelease", "");
+	expect(NULL, "http://cache.example/fixes");
 }
 END_TEST
 
@@ -105,6 +156,8 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, one_line);
 	tcase_add_test(tc, deb822);
+	tcase_add_test(tc, third_party);
+	tcase_add_test(tc, fetched);
 	tcase_add_test(tc, not_debian);
 	tcase_add_test(tc, hostile);
 	suite_add_tcase(s, tc);
