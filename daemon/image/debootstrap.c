@@ -25,7 +25,9 @@
 #define END_LIMIT  (30 * USEC_PER_SEC)
 #define SUBIDS_MIN 65536
 #define KEYRING    "/usr/share/keyrings/debian-archive-keyring.gpg"
-#define MIRROR_FIX "check the network, the *_proxy variables of pyrod and mirror= in pyrod.conf"
+#define MIRROR_FIX \
+	"check the network, the *_proxy variables of pyrod, the host's apt sources and " \
+	"mirror= in pyrod.conf"
 
 /* Every command begins with a login: bash knows its own uid without running id, and no terminal of a machine takes
  * messages, so mesg has nothing to do (two programs less, each some 50 ms under emulation). */
@@ -105,21 +107,27 @@ static int check_rights(struct debootstrap *d, struct error *err)
 	return 0;
 }
 
-static int add_sources(struct args *a, const struct debootstrap_spec *spec)
+/* The host's mirror when it is Debian's, else the configured one; with neither, mmdebstrap's own. */
+static int add_sources(struct debootstrap *d, const struct debootstrap_spec *spec, struct args *a)
 {
 	_cleanup_(mirror_done) struct mirror m = { 0 };
-	int r = 0;
-	if (spec->mirror)
-		return args_take(a, str_printf("deb %s %s main", spec->mirror, spec->suite));
-	r = mirror_of_host("/", spec->suite, &m);
+	char *lines[MIRROR_LINES];
+	int n, r = mirror_of_host("/", spec->suite, &m);
+	if (r >= 0 && !m.uri && spec->mirror) {
+		mirror_done(&m);
+		r = mirror_configured(spec->mirror, spec->suite, d->scratch.path, &m);
+		if (r >= 0 && !m.security)
+			import_progress("install", 0,
+				"no security archive answers: the image has no security fixes");
+	}
 	if (r < 0 || !m.uri)
 		return r;
-	r = args_take(a, str_printf("deb %s %s main", m.uri, spec->suite));
-	if (r >= 0)
-		r = args_take(a, str_printf("deb %s %s-updates main", m.uri, spec->suite));
-	if (r >= 0 && m.security)
-		r = args_take(a, str_printf("deb %s %s-security main", m.security, spec->suite));
-	return r;
+	n = mirror_lines(&m, spec->suite, "", lines);
+	for (int i = 0; i < n; i++) {
+		int q = args_take(a, lines[i]);
+		r = r < 0 ? r : q;
+	}
+	return n < 0 ? n : r;
 }
 
 static int make_args(struct debootstrap *d, const struct debootstrap_spec *spec, struct args *a)
@@ -139,7 +147,7 @@ static int make_args(struct debootstrap *d, const struct debootstrap_spec *spec,
 		r = args_add(a, spec->suite);
 	if (r >= 0)
 		r = args_add(a, "-"); /* the tar goes to stdout */
-	return r < 0 ? r : add_sources(a, spec);
+	return r < 0 ? r : add_sources(d, spec, a);
 }
 
 static void on_end(int sig)

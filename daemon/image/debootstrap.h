@@ -11,7 +11,7 @@
 
 struct debootstrap_spec {
 	const char *suite, *packages; /* packages: comma-separated */
-	const char *mirror;           /* NULL: the host's, else mmdebstrap's own */
+	const char *mirror; /* where the host has none of Debian's; NULL: mmdebstrap's own */
 };
 
 struct debootstrap;

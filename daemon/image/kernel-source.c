@@ -10,11 +10,11 @@
 
 #include "daemon/image/kernel-source.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "daemon/image/mirror.h"
 #include "daemon/image/program.h"
 #include "daemon/image/vmlinux.h"
 #include "proto/host.h"
@@ -213,31 +213,43 @@ static int apt_private(struct apt *a)
 	return apt_option(a, "Dir::Cache", "/cache");
 }
 
-static bool mirror_valid(const char *mirror)
+/* The mirror's lines into fd. */
+static int write_sources(struct apt *a, const char *mirror, int fd)
 {
-	for (const char *p = mirror; *p; p++)
-		if (!isgraph((unsigned char)*p) || *p == '[' || *p == '#')
-			return false;
+	_cleanup_(mirror_done) struct mirror m = { 0 };
+	char *lines[MIRROR_LINES];
+	int n, r;
 
-	return strstr(mirror, ":/") != NULL;
+	r = mirror_configured(mirror, SUITE, a->work, &m);
+	if (r < 0)
+		return r;
+	n = mirror_lines(&m, SUITE, "[signed-by=" KEYRING "] ", lines);
+	for (int i = 0; i < n; i++) {
+		if (r == 0)
+			r = write_all(fd, lines[i], strlen(lines[i]));
+		if (r == 0)
+			r = write_all(fd, "\n", 1);
+		free(lines[i]);
+	}
+
+	return n < 0 ? n : r;
 }
 
 static int apt_use_mirror(struct apt *a, const char *mirror)
 {
-	_cleanup_free_ char *path = NULL, *text = NULL;
+	_cleanup_free_ char *path = NULL;
 	_cleanup_close_ int fd = -EBADF;
 	int r;
 
 	if (!mirror_valid(mirror))
 		return apt_reason(a, "mirror= is not a URL", -EINVAL);
 	path = str_printf("%s/sources.list", a->work);
-	text = str_printf("deb [signed-by=" KEYRING "] %s " SUITE " main\n", mirror);
-	if (!path || !text)
+	if (!path)
 		return -ENOMEM;
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return -errno;
-	r = write_all(fd, text, strlen(text));
+	r = write_sources(a, mirror, fd);
 	if (r < 0)
 		return r;
 	r = apt_option(a, "Dir::Etc::sourcelist", "/sources.list");

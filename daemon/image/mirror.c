@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Reads the host's apt sources, one-line (sources.list) and deb822 (*.sources), for the mirror that serves
- * Debian itself. Called by the environment verb. Must stay true: a third party's archive is never taken for
- * a mirror, though it names its suites as Debian does. What apt has fetched from a source says whose it is;
- * of one that apt has nothing of yet, its keyring and its address must be Debian's.
+ * Debian itself, and asks a configured one what it has. Called by the environment and kernel verbs. Must stay
+ * true: a third party's archive is never taken for a mirror, though it names its suites as Debian does. What
+ * apt has fetched from a source says whose it is; of one that apt has nothing of yet, its keyring and its
+ * address must be Debian's.
  */
 #include "daemon/image/mirror.h"
+#include "daemon/image/program.h"
 #include <dirent.h>
 #include <fcntl.h>
 
 #define FILE_MAX_BYTES (256 * 1024)
 #define URI_MAX        2048
+#define APT_HELPER     "/usr/lib/apt/apt-helper"
+#define ASK_LIMIT      (60 * USEC_PER_SEC)
+#define SECURITY       "http://security.debian.org/debian-security" /* mmdebstrap's default */
 #define HEAD_MAX_BYTES 4096 /* of a Release file, whose first fields say whose it is */
 
 struct search {
@@ -60,22 +65,27 @@ static int suite_kind(const struct search *s, const char *word)
 /* How apt calls what it fetched from dists/suite: without scheme and user, "/" as "_", the unusual in hexadecimal. */
 static int list_name(const char *uri, const char *suite, const char *file, char **ret)
 {
+	static const char hex[] = "0123456789abcdef";
 	const char *p = strstr(uri, "://") + 3, *at = strpbrk(p, "@/");
 	_cleanup_free_ char *path = NULL;
-	char *name, *to;
+	char *name;
+	size_t n = 0;
 	if (at && *at == '@')
 		p = at + 1;
 	path = str_printf("%s/dists/%s/%s", p, suite, file);
-	to = name = path ? malloc(3 * strlen(path) + 1) : NULL;
+	name = path ? malloc(3 * strlen(path) + 1) : NULL;
 	if (!name)
 		return -ENOMEM;
 	for (p = path; *p; p++) {
-		if (strchr("|{}<>^~_=!@#$%&*", *p))
-			to += sprintf(to, "%%%02x", (unsigned)*p);
-		else
-			*to++ = *p == '/' ? '_' : *p;
+		if (strchr("|{}<>^~_=!@#$%&*", *p)) {
+			name[n++] = '%';
+			name[n++] = hex[(unsigned char)*p >> 4];
+			name[n++] = hex[(unsigned char)*p & 15];
+		} else {
+			name[n++] = *p == '/' ? '_' : *p;
+		}
 	}
-	*to = '\0';
+	name[n] = '\0';
 	*ret = name;
 	return 0;
 }
@@ -109,6 +119,12 @@ static int listed_origin(const struct search *s, const char *uri, const char *su
 	return r;
 }
 
+static void strip_slashes(char *uri)
+{
+	for (size_t n = strlen(uri); n > 0 && uri[n - 1] == '/'; n--)
+		uri[n - 1] = '\0';
+}
+
 static bool ends_with(const char *s, const char *end)
 {
 	size_t n = strlen(s), m = strlen(end);
@@ -130,8 +146,7 @@ static int take(struct search *s, const struct source *source)
 	uri = strdup(source->uri);
 	if (!uri)
 		return -ENOMEM;
-	for (size_t n = strlen(uri); uri[n - 1] == '/'; n--)
-		uri[n - 1] = '\0';
+	strip_slashes(uri);
 	r = listed_origin(s, uri, source->suite);
 	if (r == -ENOMEM)
 		return r;
@@ -303,6 +318,75 @@ int mirror_of_host(const char *root, const char *suite, struct mirror *ret)
 		mirror_done(&s.found);
 		return r;
 	}
+	s.found.updates = s.found.uri;
 	*ret = s.found;
 	return 0;
+}
+
+/* Whether it can be had at all: apt verifies what it fetches from there. */
+static bool carries(const char *uri, const char *suite, const char *suffix, const char *work)
+{
+	_cleanup_free_ char *from = str_printf("%s/dists/%s%s/InRelease", uri, suite, suffix),
+			    *to = str_printf("%s/InRelease", work), *output = NULL;
+	bool found;
+	if (!from || !to)
+		return false;
+	found = program_run(&(struct program){ .argv = (const char *const[]){ APT_HELPER, "-o",
+						       "Acquire::Retries=0", "-o",
+						       "Acquire::http::Timeout=15", "-o",
+						       "Acquire::https::Timeout=15",
+						       "download-file", from, to, NULL },
+				    .stdin_fd = -EBADF,
+				    .timeout_usec = ASK_LIMIT },
+			&output) == 0;
+	(void)unlink(to);
+	return found;
+}
+
+int mirror_configured(const char *uri, const char *suite, const char *work, struct mirror *ret)
+{
+	_cleanup_(mirror_done) struct mirror m = { .uri = strdup(uri) };
+	if (!m.uri)
+		return -ENOMEM;
+	strip_slashes(m.uri);
+	m.updates = carries(m.uri, suite, "-updates", work);
+	/* Mirrors of it lie beside that of the archive. */
+	m.security = str_printf("%s-security", m.uri);
+	if (m.security && !carries(m.security, suite, "-security", work)) {
+		free(m.security);
+		m.security = strdup(SECURITY);
+		if (m.security && !carries(m.security, suite, "-security", work)) {
+			free(m.security);
+			m.security = NULL;
+		}
+	}
+	*ret = m;
+	m = (struct mirror){ 0 };
+	return 0;
+}
+
+int mirror_lines(
+	const struct mirror *m, const char *suite, const char *options, char *ret[MIRROR_LINES])
+{
+	const struct {
+		const char *uri, *suffix;
+	} sources[MIRROR_LINES] = {
+		{ m->uri, "" },
+		{ m->updates ? m->uri : NULL, "-updates" },
+		{ m->security, "-security" },
+	};
+	int n = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
+		if (!sources[i].uri)
+			continue;
+		ret[n] = str_printf(
+			"deb %s%s %s%s main", options, sources[i].uri, suite, sources[i].suffix);
+		if (!ret[n]) {
+			while (n > 0)
+				free(ret[--n]);
+			return -ENOMEM;
+		}
+		n++;
+	}
+	return n;
 }

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, TOP, Daemon, assert_well, stage
+from conftest import BUILD_ASAN, CACHE, NOT_DEBIAN, TOP, Daemon, assert_well, stage
 
 ENV = "debian:12"
 KEYS = set(re.findall(r"^\s(?:INT_)?KEY\((\w+),", open(TOP + "/daemon/config.c").read(), re.M))
@@ -33,7 +33,7 @@ class Reloadable(Daemon):
         env = dict(self.env, NOTIFY_SOCKET=self.root + "/notify")
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [stage(self.build) + "/bin/pyrod", self.mode, "--socket", self.socket, "--config", self.conf],
+                [*self.prefix, stage(self.build) + "/bin/pyrod", self.mode, "--socket", self.socket, "--config", self.conf],
                 env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         assert self.told().startswith("READY=1\n")
         return self
@@ -72,13 +72,14 @@ class Reloadable(Daemon):
 
 
 @pytest.fixture(scope="module")
-def served(work, installed):
+def served(root_only, work, installed):
     root = work + "/config"
     os.makedirs(root)
     conf = root + "/pyrod.conf"
     open(conf, "w").close()
-    d = Reloadable(root, conf, kernels=CACHE + "/kernels").start()
-    yield d
+    d = Reloadable(root, conf, kernels=CACHE + "/kernels")
+    d.prefix = NOT_DEBIAN  # where mirror= counts
+    yield d.start()
     try:
         d.wait_clean(30)
     finally:

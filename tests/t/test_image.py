@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -15,6 +16,8 @@ import tarfile
 import time
 
 import pytest
+
+from conftest import NOT_DEBIAN
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IMPORT = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release") + "/daemon/image/pyro-import"
@@ -448,12 +451,67 @@ def test_signal_leaves_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
-def test_mirror_unreachable(tmp_path):
-    if os.geteuid() != 0 and subprocess.run(["grep", "-q", "^%s:" % os.environ.get("USER", "?"), "/etc/subuid"]).returncode:
-        pytest.skip("this user has no subordinate uids")
-    p = subprocess.run([IMPORT, "environment", "--suite", "bookworm", "--packages", "", "--mirror", "http://127.0.0.1:9/debian",
+def test_mirror_unreachable(root_only, tmp_path):
+    p = subprocess.run([*NOT_DEBIAN, IMPORT, "environment", "--suite", "bookworm", "--packages", "", "--mirror", "http://127.0.0.1:9/debian",
                         "--output", str(tmp_path)], capture_output=True, timeout=120)
     error = json.loads(p.stdout.splitlines()[-1])["error"]
     assert p.returncode == 1 and error["code"] == "pull_failed"
     assert "127.0.0.1" in error["cause"] and "mirror=" in error["fix"]
     assert os.listdir(tmp_path) == []
+
+
+# Says which sources it was given, and fails.
+MMDEBSTRAP = """#!/bin/sh
+for word; do case $word in "deb "*) said="$said<$word>";; esac; done
+echo "E: $said" >&2
+exit 1
+"""
+
+
+def sources_given(place, host, *args):
+    """The sources that mmdebstrap gets on a host whose apt has these alone, and the import's lines of progress."""
+    os.makedirs(place + "/sources.list.d")
+    with open(place + "/sources.list.d/debian.list", "w") as f:
+        f.write(host)
+    with open(place + "/mmdebstrap", "w") as f:
+        f.write(MMDEBSTRAP)
+    os.chmod(place + "/mmdebstrap", 0o755)
+    words = """mount --bind %s/mmdebstrap "$(command -v mmdebstrap)" && mount --bind %s/sources.list.d /etc/apt/sources.list.d
+[ ! -e /etc/apt/sources.list ] || mount --bind /dev/null /etc/apt/sources.list
+exec "$@\"""" % (place, place)
+    os.makedirs(place + "/out")
+    env = dict(os.environ, http_proxy="http://127.0.0.1:9", no_proxy="")
+    p = subprocess.run(["unshare", "--mount", "sh", "-ec", words, "sh", IMPORT, "environment", "--suite", "bookworm", "--packages", "",
+                        "--output", place + "/out", *args], capture_output=True, timeout=120, env=env)
+    *progress, last = [json.loads(line) for line in p.stdout.splitlines()]
+    return re.findall("<(.*?)>", last["error"]["cause"]), progress
+
+
+def release_file(mirror, suite):
+    os.makedirs("%s/dists/%s" % (mirror, suite))
+    open("%s/dists/%s/InRelease" % (mirror, suite), "w").close()
+
+
+@pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
+def test_the_hosts_mirror_goes_before_the_configured_one(root_only, tmp_path):
+    given, _ = sources_given(str(tmp_path), "deb http://own.example/debian bookworm main\n", "--mirror", "http://127.0.0.1:9/debian")
+    assert given == ["deb http://own.example/debian bookworm main", "deb http://own.example/debian bookworm-updates main"]
+
+
+@pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
+def test_a_configured_mirror_brings_security_fixes(root_only, tmp_path):
+    mirror = "file://%s/debian" % tmp_path
+    release_file(str(tmp_path) + "/debian", "bookworm-updates")
+    release_file(str(tmp_path) + "/debian-security", "bookworm-security")
+    given, progress = sources_given(str(tmp_path), "", "--mirror", mirror + "/")
+    assert given == ["deb %s bookworm main" % mirror, "deb %s bookworm-updates main" % mirror, "deb %s-security bookworm-security main" % mirror]
+    assert not [p for p in progress if "no security" in p.get("detail", "")], progress
+
+
+@pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
+def test_a_mirror_that_has_one_suite_alone(root_only, tmp_path):
+    """Offline: it serves, and what is missing is said."""
+    mirror = "file://%s/debian" % tmp_path
+    given, progress = sources_given(str(tmp_path), "", "--mirror", mirror)
+    assert given == ["deb %s bookworm main" % mirror]
+    assert [p for p in progress if "no security fixes" in p.get("detail", "")], progress

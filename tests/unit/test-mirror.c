@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Which mirror the host's apt sources name: both formats, third parties passed over, whether apt has fetched from them
- * yet or not, other systems ignored.
+ * yet or not, other systems ignored;
+ * and what a configured one has.
  * Run by `meson test`; each case writes a root of its own.
  */
 #include "daemon/image/mirror.h"
 #include <check.h>
 #include <ftw.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 static char root[32];
@@ -21,16 +23,25 @@ static void put(const char *name, const char *text)
 	ck_assert_int_eq(fclose(f), 0);
 }
 
+/* The folder below root and those that lead to it. */
+static void put_dirs(const char *name)
+{
+	char path[128];
+	int n = snprintf(path, sizeof(path), "%s%s", root, name);
+	for (int i = 1; i <= n; i++) {
+		if (path[i] != '/' && path[i] != '\0')
+			continue;
+		path[i] = '\0';
+		ck_assert(mkdir(path, 0700) == 0 || errno == EEXIST);
+		path[i] = i < n ? '/' : '\0';
+	}
+}
+
 static void setup(void)
 {
-	const char *const folders[] = { "", "/etc", "/etc/apt", "/etc/apt/sources.list.d", "/var",
-		"/var/lib", "/var/lib/apt", "/var/lib/apt/lists" };
-	char path[128];
 	snprintf(root, sizeof(root), "test-mirror-%ld", (long)getpid());
-	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
-		snprintf(path, sizeof(path), "%s%s", root, folders[i]);
-		ck_assert(mkdir(path, 0700) == 0 || errno == EEXIST);
-	}
+	put_dirs("/etc/apt/sources.list.d");
+	put_dirs("/var/lib/apt/lists");
 	put("etc/os-release", "ID=debian\nVERSION_CODENAME=trixie\n");
 	put("etc/apt/sources.list", "");
 	put("etc/apt/sources.list.d/a.sources", "");
@@ -136,6 +147,41 @@ START_TEST(not_debian)
 }
 END_TEST
 
+/* No network is needed for what lies in a folder; http goes to a proxy that is not there. */
+START_TEST(configured)
+{
+	char here[PATH_MAX], work[PATH_MAX + 32], uri[PATH_MAX + 64];
+	char *lines[MIRROR_LINES];
+	struct mirror m = { 0 };
+	ck_assert_int_eq(setenv("http_proxy", "http://127.0.0.1:9", 1), 0);
+	ck_assert_ptr_nonnull(getcwd(here, sizeof(here)));
+	snprintf(work, sizeof(work), "%s/%s", here, root);
+	snprintf(uri, sizeof(uri), "file://%s/debian/", work);
+	ck_assert_int_eq(mirror_configured(uri, "bookworm", work, &m), 0);
+	ck_assert(!m.updates && !m.security);
+	ck_assert_int_eq(mirror_lines(&m, "bookworm", "", lines), 1);
+	free(lines[0]);
+	mirror_done(&m);
+	put_dirs("/debian/dists/bookworm-updates");
+	put("debian/dists/bookworm-updates/InRelease", "");
+	put_dirs("/debian-security/dists/bookworm-security");
+	put("debian-security/dists/bookworm-security/InRelease", "");
+	ck_assert_int_eq(mirror_configured(uri, "bookworm", work, &m), 0);
+	ck_assert(m.updates);
+	uri[strlen(uri) - 1] = '\0';
+	ck_assert_str_eq(m.uri, uri);
+	ck_assert_int_eq(mirror_lines(&m, "bookworm", "[a=b] ", lines), 3);
+	ck_assert_ptr_nonnull(strstr(lines[0], "/debian bookworm main"));
+	ck_assert_ptr_nonnull(strstr(lines[1], "/debian bookworm-updates main"));
+	ck_assert_ptr_nonnull(strstr(lines[2], "/debian-security bookworm-security main"));
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		ck_assert(startswith(lines[i], "deb [a=b] file:///"));
+		free(lines[i]);
+	}
+	mirror_done(&m);
+}
+END_TEST
+
 START_TEST(hostile)
 {
 	put("etc/apt/sources.list",
@@ -159,6 +205,7 @@ int main(void)
 	tcase_add_test(tc, third_party);
 	tcase_add_test(tc, fetched);
 	tcase_add_test(tc, not_debian);
+	tcase_add_test(tc, configured);
 	tcase_add_test(tc, hostile);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, CACHE, Result, stage
+from conftest import BUILD, CACHE, NOT_DEBIAN, Result, stage
 
 WORDS = ("debian:12", "--", "echo", "works")
 RUN = ("run", *WORDS)
@@ -272,8 +272,9 @@ def names(folder):
     return [n for n in os.listdir(folder) if not n.startswith(".lock")]
 
 
-def test_mirror_unreachable(make_daemon):
+def test_mirror_unreachable(root_only, make_daemon):
     d = make_daemon()
+    d.prefix = NOT_DEBIAN
     conf, cache = d.root + "/pyrod.conf", d.root + "/cache"
     with open(conf, "w") as f:
         f.write("mirror = http://127.0.0.1:9/debian\n")
