@@ -7,6 +7,7 @@
  * OUTPUT gets vmlinux, boot/ (modules of the initramfs and their order), modules.ext4 unless the kernel
  * has no modules, and meta.json. OUTPUT becomes the working directory, since its path may lead through
  * folders we cannot reach; apt, depmod and the unpacked package, which need a path, get a scratch folder.
+ * Its folders are its group's to write: pyrod, who removes what we leave, may be no more than in that.
  */
 
 #include "daemon/image/import.h"
@@ -150,7 +151,7 @@ static int pack_modules(struct import_kernel *k, struct error *err)
 
 	if (!tar)
 		return out_of_memory(err);
-	if (mkdir(PACKED, 0700) < 0)
+	if (mkdir(PACKED, 0770) < 0)
 		return cannot_write(err, -errno, PACKED);
 	fd = open(tar, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)

@@ -289,7 +289,7 @@ int kernel_modules_boot(const char *dir, const char *out, struct error *err)
 		if (r < 0)
 			return r;
 	}
-	if (!path || mkdir(out, 0755) < 0 || !(order = fopen(path, "wxe")))
+	if (!path || mkdir(out, 0775) < 0 || !(order = fopen(path, "wxe")))
 		r = path ? -errno : -ENOMEM;
 	if (r == 0)
 		r = closure_write(&c, out, order);

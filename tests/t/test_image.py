@@ -13,11 +13,12 @@ import stat
 import struct
 import subprocess
 import tarfile
+import tempfile
 import time
 
 import pytest
 
-from conftest import NOT_DEBIAN
+from conftest import CACHE, NOT_DEBIAN
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IMPORT = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release") + "/daemon/image/pyro-import"
@@ -515,3 +516,25 @@ def test_a_mirror_that_has_one_suite_alone(root_only, tmp_path):
     given, progress = sources_given(str(tmp_path), "", "--mirror", mirror)
     assert given == ["deb %s bookworm main" % mirror]
     assert [p for p in progress if "no security fixes" in p.get("detail", "")], progress
+
+
+def test_what_a_kernel_import_leaves_its_group_can_remove(root_only, installed, work):
+    """Under systemd pyro-import is a user of its own and pyrod in its group, who copies what it left and removes it."""
+    theirs, ours, group = 61191, 61190, 61191
+    place = tempfile.mkdtemp(dir=work)
+    os.chmod(place, 0o755)
+    kernel, = [e.path for e in os.scandir(CACHE + "/kernels") if os.path.exists(e.path + "/meta.json")][:1]
+    shutil.copy(kernel + "/vmlinux", place)
+    os.mkdir(place + "/staging")
+    os.chown(place + "/staging", ours, group)
+    os.chmod(place + "/staging", 0o770)
+    command = [IMPORT, "kernel", "--from", place + "/vmlinux", "--output", place + "/staging"]
+    done = subprocess.run(["setpriv", "--reuid=%d" % theirs, "--regid=%d" % group, "--clear-groups", "sh", "-c", 'umask 0007 && exec "$@"', "sh", *command],
+                          capture_output=True, timeout=120, env=dict(os.environ, TMPDIR="/tmp"))
+    assert done.returncode == 0, done
+    assert sorted(os.listdir(place + "/staging")) == ["boot", "meta.json", "vmlinux"], done
+    for folder, _, _ in os.walk(place + "/staging"):
+        assert os.stat(folder).st_mode & 0o070 == 0o070, folder
+    removed = subprocess.run(["setpriv", "--reuid=%d" % ours, "--regid=%d" % ours, "--groups=%d" % group, "find", place + "/staging", "-mindepth", "1",
+                              "-delete"], capture_output=True, timeout=60)
+    assert removed.returncode == 0 and os.listdir(place + "/staging") == [], removed

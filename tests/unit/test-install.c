@@ -39,7 +39,8 @@ static void make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 	ck_assert_int_eq(chmod(path, mode), 0);
 }
 
-/* As pyro-import leaves it: image.ext4 with a hole, a folder with a file, all theirs and their group's. */
+/* As pyro-import leaves it (its folders' modes: tests/t/test_image.py): image.ext4 with a hole, a folder with a file, all
+ * theirs and their group's. */
 static void begin(struct fixture *t)
 {
 	const gid_t groups[] = { THEM };
