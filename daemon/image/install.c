@@ -447,6 +447,7 @@ static int install_copy(struct install *i, const struct install_spec *s)
 		*slash = '\0';
 	else
 		memcpy(i->target_dir, ".", sizeof("."));
+	/* prune.c knows both by the staging folder's name. */
 	(void)snprintf(i->own_tmp, sizeof(i->own_tmp), "%.40s.own", s->staging);
 	(void)snprintf(i->ref_tmp, sizeof(i->ref_tmp), ".staging-ref-%.40s",
 		startswith(s->staging, ".staging-") ? s->staging + 9 : s->staging);

@@ -3,7 +3,7 @@
  * Owns env.prune: finds what may go from the environment cache and has a job remove it. Called by the
  * env.prune handler.
  *
- * Never removed: the staging folder of a pull under way, and an image a machine's row names. An image
+ * Never removed: what a pull under way has aside, and an image a machine's row names. An image
  * that the catalog no longer points to is superseded, and so is a kernel that is not the current one;
  * with `all`, installed ones go too, by first forgetting their name, so that a crash between leaves them
  * superseded and not half-installed.
@@ -88,11 +88,15 @@ static int prune_add(struct prune *p, const char *dir, const char *name, const c
 	return r < 0 ? r : prune_path(p, dir, name);
 }
 
+/* All that install.c makes beside a pull's staging folder has the random part of its name in its own. */
 static bool staging_in_use(struct environments *envs, const char *name)
 {
-	for (size_t i = 0; i < catalog_size; i++)
-		if (envs->list[i].pull && streq(pull_staging(envs->list[i].pull), name))
+	for (size_t i = 0; i < catalog_size; i++) {
+		const char *staging = envs->list[i].pull ? pull_staging(envs->list[i].pull) : "";
+
+		if (staging[0] && strstr(name, staging + strlen(IMPORT_STAGING)))
 			return true;
+	}
 
 	return false;
 }

@@ -6,6 +6,7 @@
  * middle of a pull. Every wait is a turn of the event loop with a deadline.
  */
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <sys/stat.h>
@@ -621,6 +622,46 @@ START_TEST(prune_spares_a_pull_under_way)
 }
 END_TEST
 
+/* The name of the one staging folder in the cache. */
+static void staging_name(char *ret, size_t n)
+{
+	DIR *d = opendir(path_of("cache"));
+	struct dirent *de;
+
+	ck_assert_ptr_nonnull(d);
+	ret[0] = '\0';
+	while ((de = readdir(d)))
+		if (startswith(de->d_name, ".staging-"))
+			ck_assert_int_lt(snprintf(ret, n, "%s", de->d_name), (int)n);
+	(void)closedir(d);
+	ck_assert(ret[0]);
+}
+
+/* While install.c copies what another user wrote, and writes the name: both lie beside the staging folder. */
+START_TEST(prune_spares_an_installation_under_way)
+{
+	char staging[64], own[96], ref[96];
+	struct heard h = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &h);
+	until_in_install(&h);
+	staging_name(staging, sizeof(staging));
+	(void)snprintf(own, sizeof(own), "cache/%s.own", staging);
+	(void)snprintf(ref, sizeof(ref), "cache/.staging-ref-%s", staging + strlen(".staging-"));
+	ck_assert_int_eq(mkdir(path_of(own), 0700), 0);
+	put(ref, "{}");
+	ck_assert_int_eq(mkdir(path_of("cache/.staging-dead"), 0755), 0);
+	prune(true, false, NULL, 1);
+	ck_assert(there(own) && there(ref) && !there("cache/.staging-dead"));
+	open_gate();
+	until_done(&h);
+	ck_assert(!h.err.set && !there(ref));
+	prune(false, false, NULL, 1);
+	ck_assert(!there(own));
+}
+END_TEST
+
 static const struct {
 	const char *name;
 	enum error_code code;
@@ -1010,6 +1051,7 @@ int main(void)
 	tcase_add_test(tc, prunes_kernels);
 	tcase_add_test(tc, cache_gone_under_the_daemon);
 	tcase_add_test(tc, prune_spares_a_pull_under_way);
+	tcase_add_test(tc, prune_spares_an_installation_under_way);
 	tcase_add_loop_test(tc, names_that_are_not_in_the_catalog, 0, ARRAY_SIZE(names));
 	tcase_add_test(tc, kernels);
 	tcase_add_test(tc, kernels_of_earlier_machines);
