@@ -117,6 +117,16 @@ def test_a_member_of_the_group_runs(host):
     assert "Runtime: PASS" in host.pyro("doctor").stdout
 
 
+def test_the_manuals_example_changes_a_limit(host):
+    with open(TOP + "/docs/man/pyrod.8") as f:
+        write, reload = re.search(r"^\.Dl (echo .*)\n\.Dl (systemctl reload .*)$", f.read(), re.M).groups()
+    host.run("sh", "-c", write)
+    host.run("sh", "-c", reload)
+    assert json.loads(host.pyro("--json", "doctor").stdout)["limits"]["max_machines"] == 32
+    host.run("rm", "/etc/pyro/conf.d/limits.conf")
+    host.run("systemctl", "reload", "pyrod")
+
+
 def test_an_outsider_is_told_how_to_get_in(host):
     refused = host.pyro("run", "debian:12", "--", "true", user="carol", check=False)
     assert refused.returncode == 125 and "usermod" in refused.stderr, refused
@@ -424,6 +434,27 @@ def test_the_next_boot_knows_the_machine(host):
     listed = json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]
     assert [v["state"] for v in listed] == ["stopped"], listed
     host.pyro("vm", "delete", listed[0]["vm_id"])
+
+
+def test_removal_keeps_disks(host):
+    """Machines end in order, and those of the next installation have what was written; with the socket stopped they end too."""
+    vm = host.machine()
+    writer, disk = write_a_file(host, vm)
+    with disk:
+        removed = host.run("dpkg", "--remove", "pyro", timeout=WITHIN)
+        assert "could not be" not in removed.stderr, removed.stderr
+        assert writer.wait(30) != 0
+        assert file_on(disk) == "first\n"
+    assert host.run("pgrep", "-a", "pyrod|pyro-vmm|qemu", check=False).stdout == ""
+    host.run("sh", "-c", "dpkg -i /root/deb/*.deb")
+    vm = host.machine()
+    host.run("systemctl", "stop", "pyrod.socket", "pyrod.service")
+    assert host.run("pgrep", "qemu", check=False).stdout != ""
+    host.run("dpkg", "--remove", "pyro", timeout=WITHIN)
+    assert host.run("pgrep", "-a", "pyrod|pyro-vmm|qemu", check=False).stdout == ""
+    assert os.path.exists(host.root + "/var/lib/pyro/machines/%s/disk.ext4" % vm)
+    host.run("sh", "-c", "dpkg -i /root/deb/*.deb")
+    assert [v["vm_id"] for v in json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]] == [vm]
 
 
 def test_purge_leaves_nothing(host):

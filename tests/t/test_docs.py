@@ -204,3 +204,13 @@ def test_links_lead_somewhere():
                 assert target[1:] in heads, (name, target)
             elif not target.startswith("http"):
                 assert os.path.exists(os.path.join(TOP, os.path.dirname(name), target.split("#")[0])), (name, target)
+
+
+def test_examples_build_where_there_is_a_compiler():
+    """debian:12 has none."""
+    texts = [TOP + "/README.md"] + [TOP + "/docs/man/" + name for name in os.listdir(TOP + "/docs/man")]
+    examples = [line for path in texts for line in open(path) if re.search(r"pyro run .*debian:12", line)]
+    assert len(examples) >= 6
+    for line in examples:
+        if re.search(r"\b(make|cc|gcc|cmake|gdb)\b", line.split("#")[0]):
+            assert "debian:12-build" in line, line

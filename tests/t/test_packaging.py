@@ -83,6 +83,16 @@ def test_quickstart_says_why_a_step_failed(tree):
     assert stopped.stderr.count("quickstart: failed at 'build': a command ended with status 3") == 1 and "  fix: " in stopped.stderr, stopped
 
 
+def test_quickstart_elsewhere_than_on_debian(tree):
+    for name in ("bash", "dirname", "id", "stat"):
+        os.symlink(shutil.which(name), tree.bin + "/" + name)
+    os.unlink(tree.bin + "/dpkg-query")
+    stopped = subprocess.run([shutil.which("bash"), tree.top + "/tree/quickstart", "--user"], env=dict(HOME=tree.home, PATH=tree.bin),
+                             capture_output=True, text=True, timeout=60)
+    assert stopped.returncode == 1 and "not a Debian system" in stopped.stderr, stopped
+    assert "libsystemd-dev" in stopped.stderr and "qemu-system-x86" in stopped.stderr and "README" not in stopped.stderr, stopped
+
+
 def test_quickstart_says_why_machines_stay(running):
     program(running.prefix + "/bin/pyro", "#!/bin/sh\necho away >&2\nexit 125\n")
     stopped = running.quickstart("--uninstall")

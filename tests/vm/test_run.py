@@ -15,6 +15,8 @@ import time
 
 import pytest
 
+from conftest import TOP, stage
+
 ENV = "debian:12"
 
 
@@ -299,4 +301,19 @@ def test_a_guest_that_reboots_is_told(daemon):
     r = run(daemon, "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 20")
     assert r.status == 125, r
     assert "guest" in r.errors
+    daemon.wait_clean()
+
+
+def test_the_readmes_five_minutes(daemon, tmp_path):
+    """Each line of that section does what it says, as typed."""
+    with open(TOP + "/README.md") as f:
+        section = re.search(r"^## Five minutes\n\n```sh\n(.*?)^```", f.read(), re.S | re.M).group(1)
+    (tmp_path / "big.iso").write_bytes(b"not that big")
+    env = daemon.client_env(PATH=stage(daemon.build) + "/bin:" + os.environ["PATH"])
+    out = {}
+    for line in section.splitlines():
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        assert done.returncode == (1 if line.split("#")[0].rstrip().endswith("false") else 0), (line, done)
+        out[line.split("#")[0].split()[-1]] = done.stdout
+    assert out["nproc"] == "2\n" and "CI=1\n" in out["env"] and out["big.iso"].startswith(hashlib.sha256(b"not that big").hexdigest()), out
     daemon.wait_clean()
