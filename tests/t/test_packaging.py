@@ -107,6 +107,30 @@ def test_uninstalling_keeps_disks(running):
     assert os.path.exists(running.state) and not os.path.exists(running.prefix + "/bin/pyro")
 
 
+# Knows vm-1 and vm-2, and cannot stop them.
+STUBBORN = """#!/bin/sh
+case "$*" in
+*"vm list") echo '{"vms": [{"vm_id": "vm-1"}, {"vm_id": "vm-2"}]}';;
+*"vm status"*) echo '{"error":{"code":"%s"}}'; exit 1;;
+*) echo "pyro: says no" >&2; exit 1;;
+esac
+"""
+
+
+def test_uninstalling_while_a_command_has_a_machine_of_its_own(running):
+    """Stopped, it is deleted with the command: gone is as good as stopped."""
+    program(running.prefix + "/bin/pyro", STUBBORN % "vm_not_found")
+    removed = running.quickstart("--uninstall")
+    assert removed.returncode == 0 and "says no" not in removed.stderr, removed
+
+
+def test_a_machine_that_cannot_be_stopped_keeps_its_daemon(running):
+    program(running.prefix + "/bin/pyro", STUBBORN % "internal")
+    stopped = running.quickstart("--uninstall")
+    assert stopped.returncode == 1 and "machine vm-1 could not be stopped: pyro: says no" in stopped.stderr, stopped
+    assert stopped.stderr.count("failed at") == 1 and os.path.exists(running.prefix + "/bin/pyro")
+
+
 def test_purging_without_a_cache(running):
     removed = running.quickstart("--uninstall", "--purge")
     assert removed.returncode == 0, removed

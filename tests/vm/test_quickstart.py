@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The README's first command as a plain user without root, from the sources to a command in a machine and back to
 nothing; and who pyro-import is when pyrod is root. The environment comes from the shared cache, as copies."""
+import json
 import os
 import pwd
 import re
@@ -109,6 +110,9 @@ def test_user_from_sources_to_nothing(plain_user):
     listed, _ = u.run(u.prefix + "/bin/pyro", "--user", "env", "list")
     assert listed.returncode == 0 and "debian:12 [installed]" in listed.stdout, listed
 
+    pyro = [u.prefix + "/bin/pyro", "--user", "--json", "vm"]
+    vm = json.loads(u.run(*pyro, "create", "debian:12")[0].stdout)["vm_id"]
+    assert u.run(*pyro, "start", vm)[0].returncode == 0
     removed, _ = u.quickstart("--uninstall")
     assert removed.returncode == 0, removed.stderr
     assert files(u.prefix) == [] and not u.processes(), (files(u.prefix), u.processes())
@@ -117,6 +121,8 @@ def test_user_from_sources_to_nothing(plain_user):
     # The data that was kept serves the next installation; a machine does not outlive its data.
     again, _ = u.quickstart()
     assert again.returncode == 0 and "phase=write" not in again.stderr, again.stderr[-4000:]
+    kept = json.loads(u.run(*pyro, "list")[0].stdout)["vms"]
+    assert [(v["vm_id"], v["state"]) for v in kept] == [(vm, "stopped")], kept
     with u.popen(u.prefix + "/bin/pyro", "run", "debian:12", "--", "sh", "-c", "echo up; sleep 600") as busy:
         assert busy.stdout.readline() == "up\n"
         purged, _ = u.quickstart("--uninstall", "--purge")
