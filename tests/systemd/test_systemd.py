@@ -437,24 +437,26 @@ def test_the_next_boot_knows_the_machine(host):
 
 
 def test_removal_keeps_disks(host):
-    """Machines end in order, and those of the next installation have what was written; with the socket stopped they end too."""
-    vm = host.machine()
+    """Machines end in order, one that a command has with the command, and the next installation knows them; with the socket
+    stopped they end too."""
+    kept, vm = host.machine(), host.machine()
     writer, disk = write_a_file(host, vm)
-    with disk:
-        removed = host.run("dpkg", "--remove", "pyro", timeout=WITHIN)
-        assert "could not be" not in removed.stderr, removed.stderr
-        assert writer.wait(30) != 0
-        assert file_on(disk) == "first\n"
+    disk.close()
+    removed = host.run("dpkg", "--remove", "pyro", timeout=WITHIN)
+    assert "could not be" not in removed.stderr, removed.stderr
+    assert writer.wait(30) != 0
     assert host.run("pgrep", "-a", "pyrod|pyro-vmm|qemu", check=False).stdout == ""
+    assert os.listdir(host.root + "/var/lib/pyro/machines") == [kept]
     host.run("sh", "-c", "dpkg -i /root/deb/*.deb")
-    vm = host.machine()
+    assert [(v["vm_id"], v["state"]) for v in json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]] == [(kept, "stopped")]
+    second = host.machine()
     host.run("systemctl", "stop", "pyrod.socket", "pyrod.service")
     assert host.run("pgrep", "qemu", check=False).stdout != ""
     host.run("dpkg", "--remove", "pyro", timeout=WITHIN)
     assert host.run("pgrep", "-a", "pyrod|pyro-vmm|qemu", check=False).stdout == ""
-    assert os.path.exists(host.root + "/var/lib/pyro/machines/%s/disk.ext4" % vm)
+    assert os.path.exists(host.root + "/var/lib/pyro/machines/%s/disk.ext4" % second)
     host.run("sh", "-c", "dpkg -i /root/deb/*.deb")
-    assert [v["vm_id"] for v in json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]] == [vm]
+    assert {v["vm_id"] for v in json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]} == {kept, second}
 
 
 def test_purge_leaves_nothing(host):
