@@ -4,7 +4,8 @@
  * what becomes of the commands when the guest is lost. start.c opens the link, run.c sends commands.
  *
  * What must stay true: SETUP is sent until the agent says it is set up, and only to the machine whose
- * uuid it is; a guest that began anew under a running command is an error, not a reconnection.
+ * uuid it is; a guest that began anew under a running command is an error, not a reconnection; the guest
+ * is hostile, and once its machine is to go down nothing that it says counts.
  */
 
 #include "daemon/core/machine-internal.h"
@@ -31,6 +32,7 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 	if (!machine_successor(mc->state, state))
 		return; /* it has failed already */
 	machine_set_state(mc, state);
+	mc->adopting = false;
 	free(mc->row.last_error);
 	mc->row.last_error = err->message ? strdup(err->message) : NULL;
 	machine_save(mc);
@@ -154,6 +156,8 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	struct exec *x, *next;
 	int r = 0;
 
+	if (machine_goes_down(mc))
+		return 0;
 	if (adopted && w->state == AGENT_READY && !mc->set_up)
 		return begin_setup_adopted(mc);
 	if (adopted) {
@@ -254,6 +258,8 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, void *userda
 	struct machine *mc = userdata;
 	struct exec *x;
 
+	if (machine_goes_down(mc))
+		return 0;
 	if (f->channel != AGENT_CHANNEL_NONE) {
 		x = exec_list_find(&mc->execs, f->channel);
 		return x ? exec_on_frame(x, f) : take_stray(mc, f);
@@ -281,6 +287,8 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 	_cleanup_error_ struct error why = ERROR_INIT;
 	_cleanup_free_ char *tail = NULL, *cause = NULL;
 
+	if (machine_goes_down(mc))
+		return;
 	if (mc->state == MACHINE_STOPPING) {
 		machine_shut_down_over(mc);
 		return;

@@ -21,9 +21,14 @@ static void kick(struct machine *mc)
 	(void)sd_event_source_set_enabled(mc->work, SD_EVENT_ONESHOT);
 }
 
+bool machine_goes_down(const struct machine *mc)
+{
+	return mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN;
+}
+
 void machine_undo(struct machine *mc, const struct error *why)
 {
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (machine_goes_down(mc))
 		return;
 	(void)error_copy(&mc->failure, why);
 	mc->engine = ENGINE_TURN;

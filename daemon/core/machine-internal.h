@@ -162,6 +162,8 @@ void machine_go_up(struct machine *mc);
 void machine_undo(struct machine *mc, const struct error *why);
 /* It goes down as far as a machine that does not run, and is then `landing`. */
 void machine_land(struct machine *mc, enum machine_state landing, const struct error *why);
+/* Its way down has been decided: nothing that its guest says, or is late with, counts any more. */
+bool machine_goes_down(const struct machine *mc);
 /* The event a step waited for; err: it failed. */
 void machine_continue(struct machine *mc, const struct error *err);
 

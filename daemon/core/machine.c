@@ -487,7 +487,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	if (r < 0)
 		return r;
 	mc->floor = 0; /* also when it is on its way down to another */
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (machine_goes_down(mc))
 		return 0;
 	if (!mc->delete_reason)
 		mc->delete_reason = strdup(reason);
@@ -508,7 +508,7 @@ static int wrong_state(struct machine *mc, const char *verb, const char *fix, st
 /* On its way to where it can be booted from: the boot comes when it is there. */
 static bool comes_to_a_stand(const struct machine *mc)
 {
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (machine_goes_down(mc))
 		return mc->floor > 0;
 	return mc->engine == ENGINE_IDLE && mc->state == MACHINE_STOPPING;
 }

@@ -351,7 +351,7 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 	_cleanup_free_ char *cause = NULL;
 
 	mc->vmm_gone = true;
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN) {
+	if (machine_goes_down(mc)) {
 		machine_continue(mc, NULL);
 		return;
 	}

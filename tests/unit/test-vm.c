@@ -9,6 +9,9 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
 
 #include "daemon/core/machine-internal.h"
 #include "daemon/core/run.h"
@@ -24,6 +27,7 @@ static char id[API_ID_SIZE];
 static bool done;
 static struct error failure;
 static json_object *result;
+static pid_t vmm_process; /* stands for the VMM of an earlier daemon */
 
 static void setup(void)
 {
@@ -37,6 +41,11 @@ static void setup(void)
 
 static void teardown(void)
 {
+	if (vmm_process > 0) {
+		(void)kill(vmm_process, SIGKILL);
+		(void)waitpid(vmm_process, NULL, 0);
+	}
+	vmm_process = 0;
 	error_clear(&failure);
 	json_object_put(result);
 	result = NULL;
@@ -101,6 +110,12 @@ static void created(void)
 	wait_done();
 	ck_assert(!failure.set);
 	ck_assert_str_eq(machine_state_public(the_machine()->state), "created");
+}
+
+static void on_kept(int r, _unused_ const struct error *err, void *userdata)
+{
+	ck_assert_int_eq(r, 0);
+	*(bool *)userdata = true;
 }
 
 /* The row as the store has it now. */
@@ -615,6 +630,91 @@ START_TEST(after_the_hosts_restart)
 }
 END_TEST
 
+/* Of the VMM the next daemon sees a process with the machine's uuid on its command line. */
+static void begin_vmm_process(const uint8_t u[16])
+{
+	char uuid[40], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", flag[] = "-uuid";
+	char *const argv[] = { sh, c, stop, sh, flag, uuid, NULL };
+	size_t n = 0;
+
+	for (size_t i = 0; i < 16; i++)
+		n += (size_t)sprintf(
+			uuid + n, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", u[i]);
+	ck_assert_int_eq(posix_spawn(&vmm_process, sh, NULL, NULL, argv, NULL), 0);
+}
+
+/* The daemon ends without a word; its machine's VMM lives and is found by the next one. */
+static void restart_over_a_vmm(void)
+{
+	struct machine *mc = the_machine();
+	bool kept = false;
+
+	begin_vmm_process(mc->row.uuid);
+	mc->row.vmm_pid = 0;
+	ck_assert_int_eq(store_vm_put(m->store, &mc->row, on_kept, &kept), 0);
+	ck_assert(loop_until(event, &kept, LONG));
+	machines_free(m->machines);
+	fake.vmms = 0;
+	fake_break();
+	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+}
+
+static void until_idle(void)
+{
+	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->engine, ENGINE_IDLE);
+}
+
+static void until_setup(unsigned n)
+{
+	for (int i = 0; i < 500 && fake.setups < n; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.setups, n);
+}
+
+/* What ends the machine, by its last word or its first error, and then: all is well. In one write. */
+static void say_the_end_and_all_is_well(bool bye)
+{
+	struct msg_bye last = { .reason = BYE_REBOOT };
+	struct msg_result refused = { .error = EIO }, well = { 0 };
+	int r = bye ? msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &last)
+		    : msg_send(&fake.out, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &refused);
+
+	ck_assert_int_ge(r, 0);
+	r = msg_send(&fake.out, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &well);
+	ck_assert_int_ge(r, 0);
+	fake_flush();
+}
+
+/* Once its machine fails nothing that a guest says counts, whether it boots under its own daemon or the next. */
+START_TEST(a_failed_guest_says_all_is_well)
+{
+	const bool bye = _i % 2, adopted = _i / 2;
+
+	created();
+	fake.stall = FAKE_SETUP;
+	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
+	until_setup(1);
+	if (adopted) {
+		restart_over_a_vmm();
+		ck_assert(the_machine()->adopting);
+		until_setup(2);
+	}
+	say_the_end_and_all_is_well(bye);
+	for (int i = 0; i < 500 && the_machine()->state != MACHINE_FAILED; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	until_idle();
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	ck_assert_uint_eq(fake.vmms, 0);
+	row_says("failed");
+	fake.stall = FAKE_NONE;
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
 START_TEST(counted_by_quota)
 {
 	for (int i = 0; i < 4; i++)
@@ -657,6 +757,7 @@ int main(void)
 	tcase_add_loop_test(t, next_daemon, 0, 2);
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
+	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
