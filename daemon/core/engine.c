@@ -37,6 +37,8 @@ void machine_undo(struct machine *mc, const struct error *why)
 
 void machine_land(struct machine *mc, enum machine_state landing, const struct error *why)
 {
+	if (machine_goes_down(mc))
+		return; /* perhaps further: a deletion is not taken back */
 	mc->floor = mc->row.one_shot ? 0 : machine_steps_created();
 	mc->landing = landing;
 	machine_undo(mc, why);
@@ -245,6 +247,7 @@ static void turn_down(struct machine *mc)
 {
 	mc->engine = ENGINE_DOWN;
 	mc->waiting = mc->adopting = mc->stop_wanted = mc->stop_asked = false;
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	machine_unpaused(mc);
 	machine_fail_execs(mc, &mc->failure);
 	go_down(mc);

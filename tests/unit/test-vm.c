@@ -715,6 +715,33 @@ START_TEST(a_failed_guest_says_all_is_well)
 }
 END_TEST
 
+/* The guest that has not stopped is to be ended just when the machine is deleted. */
+START_TEST(deleted_when_a_stop_is_late)
+{
+	struct machine *mc;
+
+	created();
+	boot();
+	fake.never_ends = true;
+	mc = the_machine();
+	ck_assert_int_eq(machine_stop(mc, NULL, NULL, NULL), 0);
+	for (int k = 0; k < 500 && fake.shutdowns == 0; k++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(machine_delete(mc, "requested", on_done, NULL), 0);
+	if (_i == 0) /* between the call and the engine's turn */
+		machine_shut_down_over(mc);
+	for (int k = 0; k < _i; k++)
+		(void)sd_event_run(event, 0);
+	if (!done && mc->engine != ENGINE_IDLE && mc->deadline) {
+		(void)sd_event_source_set_time_accuracy(mc->deadline, 1);
+		(void)sd_event_source_set_time_relative(mc->deadline, 0);
+	}
+	wait_done();
+	ck_assert(!failure.set);
+	nothing_left();
+}
+END_TEST
+
 START_TEST(counted_by_quota)
 {
 	for (int i = 0; i < 4; i++)
@@ -758,6 +785,7 @@ int main(void)
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
 	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
+	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
