@@ -256,6 +256,7 @@ static void turn_down(struct machine *mc)
 /* A step on the way down, or the commit at the floor, has ended by its event. */
 static void go_on_down(struct machine *mc)
 {
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	if (mc->stuck.set) {
 		get_stuck(mc, -EIO);
 		return;

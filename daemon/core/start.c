@@ -453,6 +453,8 @@ static int undo_vmm(struct machine *mc)
 	}
 	if (!mc->vmm && mc->this_life)
 		return 0;
+	/* It was told to end before and has been late with it. */
+	mc->pid_event = sd_event_source_disable_unref(mc->pid_event);
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
 		VMM_END_USEC, 0, on_end_late, mc);
 	if (r < 0)

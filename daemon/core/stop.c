@@ -50,6 +50,7 @@ static int ask(struct machine *mc)
 
 	if (!mc->link || !link_is_up(mc->link) || mc->pause)
 		return -ENOTCONN;
+	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	r = sd_event_add_time_relative(
 		mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC, STOP_USEC, 0, on_late, mc);
 	return r < 0 ? r : machine_shut_down_again(mc);

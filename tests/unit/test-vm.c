@@ -715,6 +715,33 @@ START_TEST(a_failed_guest_says_all_is_well)
 }
 END_TEST
 
+/* The VMM of an earlier daemon has been ended by its pid: nothing waits for that any more. */
+START_TEST(ended_by_pid)
+{
+	sd_event_source *late;
+
+	created();
+	boot();
+	fake.fail = FAKE_VMM; /* it cannot be adopted */
+	restart_over_a_vmm();
+	ck_assert_int_eq(the_machine()->state, MACHINE_UNKNOWN);
+	fake.fail = FAKE_NONE;
+	if (_i == 1) /* it did not end the last time, and is still waited for */
+		ck_assert_int_ge(sd_event_add_time(event, &the_machine()->pid_event,
+					 CLOCK_MONOTONIC, UINT64_MAX, 0, NULL, NULL),
+			0);
+	late = sd_event_source_ref(the_machine()->pid_event);
+	stop();
+	ck_assert_ptr_null(the_machine()->deadline);
+	if (late)
+		ck_assert_int_eq(sd_event_source_get_enabled(late, NULL), SD_EVENT_OFF);
+	sd_event_source_unref(late);
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
 /* The guest that has not stopped is to be ended just when the machine is deleted. */
 START_TEST(deleted_when_a_stop_is_late)
 {
@@ -785,6 +812,7 @@ int main(void)
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
 	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
+	tcase_add_loop_test(t, ended_by_pid, 0, 2);
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);
