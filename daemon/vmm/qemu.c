@@ -6,8 +6,9 @@
  * file to appear.
  *
  * What must stay true: callbacks of the owner are called from one place, on_notify, one a turn of
- * the loop, in the order launched, started, paused, resumed, failed, exited, so that the owner may free the object in any
- * of them; exited comes once and last; the sockets' files are gone when it does.
+ * the loop, in the order launched, started, resumed, paused, failed, exited, so that the owner may free the object in any
+ * of them; the last he is told of a pause is how it is; exited comes once and last; the sockets' files are gone when it
+ * does.
  */
 #include "daemon/vmm/qemu.h"
 
@@ -40,8 +41,8 @@ enum { DIALS_WAITING = 4 };
 enum {
 	PENDING_LAUNCHED = 1 << 0,
 	PENDING_STARTED = 1 << 1,
-	PENDING_PAUSED = 1 << 2,
-	PENDING_RESUMED = 1 << 3,
+	PENDING_RESUMED = 1 << 2,
+	PENDING_PAUSED = 1 << 3,
 	PENDING_FAILED = 1 << 4,
 	PENDING_EXITED = 1 << 5
 };
@@ -168,6 +169,7 @@ static void resumed(struct qemu *q)
 	if (q->started && q->paused)
 		notify(q, PENDING_RESUMED);
 	q->paused = false;
+	q->pending &= ~(unsigned)PENDING_PAUSED; /* it is over before it was told */
 	started(q);
 }
 
@@ -265,13 +267,13 @@ static int on_notify(sd_event_source *s, void *userdata)
 			q->cb->on_launched(&q->vmm, q->userdata);
 		break;
 	case PENDING_STARTED: q->cb->on_started(&q->vmm, q->userdata); break;
-	case PENDING_PAUSED:
-		if (q->cb->on_paused)
-			q->cb->on_paused(&q->vmm, q->pause_reason, q->userdata);
-		break;
 	case PENDING_RESUMED:
 		if (q->cb->on_resumed)
 			q->cb->on_resumed(&q->vmm, q->userdata);
+		break;
+	case PENDING_PAUSED:
+		if (q->cb->on_paused)
+			q->cb->on_paused(&q->vmm, q->pause_reason, q->userdata);
 		break;
 	case PENDING_FAILED: q->cb->on_failed(&q->vmm, &q->error, q->userdata); break;
 	case PENDING_EXITED: {

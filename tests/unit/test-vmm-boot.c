@@ -10,7 +10,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -574,11 +576,122 @@ START_TEST(version)
 }
 END_TEST
 
+#define GREETING "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n"
+#define NO_ROOM \
+	"{\"event\": \"BLOCK_IO_ERROR\", \"data\": {\"action\": \"stop\", \"nospace\": true}}\r\n"
+#define GOES_ON "{\"event\": \"RESUME\"}\r\n"
+
+/* A process that is a VMM by its three sockets alone. */
+struct pretence {
+	struct fixture t; /* first: what callbacks get */
+	int listening[3], qmp;
+	pid_t pid;
+	char told[16]; /* P: paused, R: resumed */
+};
+
+static void tell(struct pretence *p, const char *what)
+{
+	ck_assert_uint_lt(strlen(p->told) + 1, sizeof(p->told));
+	strcat(p->told, what);
+}
+
+static void on_paused(_unused_ struct vmm *v, _unused_ const char *reason, void *userdata)
+{
+	tell(userdata, "P");
+}
+
+static void on_resumed(_unused_ struct vmm *v, void *userdata)
+{
+	tell(userdata, "R");
+}
+
+static void say(struct pretence *p, const char *text)
+{
+	ck_assert_int_eq(write_all(p->qmp, text, strlen(text)), 0);
+}
+
+/* Takes one command, whichever it is. */
+static void answer(struct pretence *p, const char *text)
+{
+	struct pollfd f = { .fd = p->qmp, .events = POLLIN };
+	char command[256];
+
+	while (poll(&f, 1, 0) == 0)
+		ck_assert_int_ge(sd_event_run(p->t.m.event, WAIT_USEC), 0);
+	ck_assert_int_gt(read(p->qmp, command, sizeof(command)), 0);
+	say(p, text);
+}
+
+static void pretend(struct pretence *p)
+{
+	static const struct vmm_callbacks cb = {
+		.on_started = on_started,
+		.on_failed = on_failed,
+		.on_exited = on_exited,
+		.on_paused = on_paused,
+		.on_resumed = on_resumed,
+	};
+	static const char *const names[] = { "qmp", "agent", "console" };
+	char program[] = "/bin/sleep",
+	     seconds[] = "1000", *const argv[] = { program, seconds, NULL };
+	struct vmm_adoption a = { .id = "vm-0123456789ab", .invocation = "" };
+
+	*p = (struct pretence){ 0 };
+	begin(&p->t);
+	a.run_dir = p->t.run_dir;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s.sock", p->t.run_dir, names[i]);
+
+		p->listening[i] = sock_listen(path, SOCK_STREAM, 1);
+		ck_assert_int_ge(p->listening[i], 0);
+	}
+	ck_assert_int_eq(posix_spawn(&p->pid, program, NULL, NULL, argv, NULL), 0);
+	a.pid = p->pid;
+	a.pidfd = pidfd_open(p->pid, 0);
+	ck_assert_int_eq(vmm_adopt(&p->t.m, &a, &cb, p, &p->t.v, NULL), 0);
+	p->qmp = accept4(p->listening[0], NULL, NULL, SOCK_CLOEXEC);
+	ck_assert_int_ge(p->qmp, 0);
+	say(p, GREETING);
+	answer(p, "{\"return\": {}, \"id\": 1}\r\n");
+	answer(p, "{\"return\": {\"status\": \"running\"}, \"id\": 2}\r\n");
+}
+
+/* What the VMM says at once is told so that the last that is told is how it is. */
+START_TEST(pauses)
+{
+	static const struct {
+		const char *first, *then, *told;
+	} cases[] = {
+		{ NO_ROOM, GOES_ON NO_ROOM, "PRP" },
+		{ NO_ROOM, GOES_ON NO_ROOM GOES_ON, "PR" },
+		{ "", NO_ROOM GOES_ON NO_ROOM, "RP" },
+		{ "", NO_ROOM GOES_ON, "R" },
+		{ "", NO_ROOM, "P" },
+	};
+	struct pretence p;
+
+	pretend(&p);
+	say(&p, cases[_i].first);
+	while (strlen(p.told) < (cases[_i].first[0] ? 1 : 0))
+		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
+	say(&p, cases[_i].then);
+	ck_assert_int_eq(kill(p.pid, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(p.pid, NULL, 0), p.pid);
+	run_until(&p.t, &p.t.exited); /* after all that was said */
+	ck_assert_str_eq(p.told, cases[_i].told);
+	(void)fd_close(p.qmp);
+	for (size_t i = 0; i < ARRAY_SIZE(p.listening); i++)
+		(void)fd_close(p.listening[i]);
+	end(&p.t);
+}
+END_TEST
+
 static void add_bare(TCase *tc)
 {
 	tcase_add_test(tc, not_installed);
 	tcase_add_test(tc, no_launcher);
 	tcase_add_test(tc, not_a_vmm);
+	tcase_add_loop_test(tc, pauses, 0, 5);
 }
 
 static void add_qemu(TCase *tc)
