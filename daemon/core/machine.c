@@ -552,7 +552,7 @@ int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struc
 
 	if (mc->engine == ENGINE_IDLE && runs_not(mc))
 		return 1;
-	if (mc->floor == 0 && mc->engine != ENGINE_IDLE)
+	if ((mc->floor == 0 && mc->engine != ENGINE_IDLE) || mc->step < machine_steps_created())
 		return wrong_state(mc, "stopped", "delete", err);
 	if (mc->engine == ENGINE_UP)
 		return wrong_state(mc, "stopped while it is being started", "delete", err);

@@ -558,7 +558,9 @@ int disk_remove(_unused_ struct manager *m, const char *path, disk_done_fn done,
 {
 	struct disk_op *op = disk_op_new(done, userdata);
 
-	(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	op->fail = fake.fail == FAKE_REMOVE;
+	if (!op->fail)
+		(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	*ret = op;
 	later(end_disk, op);
 	return 0;
@@ -674,7 +676,8 @@ void vmm_resume(struct vmm *v)
 
 void vmm_stop(struct vmm *v)
 {
-	later(vmm_end, v);
+	if (!fake.hangs)
+		later(vmm_end, v);
 }
 
 void fake_vmm_end_later(void)

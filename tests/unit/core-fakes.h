@@ -19,7 +19,8 @@ enum fake_step {
 	FAKE_DISK,
 	FAKE_VMM,
 	FAKE_VMM_START,
-	FAKE_SETUP
+	FAKE_SETUP,
+	FAKE_REMOVE
 };
 
 enum fake_command {
@@ -42,6 +43,7 @@ struct fake {
 	bool mute; /* never answers HELLO */
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
+	bool hangs;      /* the VMM, when it is killed */
 	/* what was seen */
 	int signo; /* of the last KILL */
 	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,

@@ -769,6 +769,24 @@ START_TEST(deleted_when_a_stop_is_late)
 }
 END_TEST
 
+/* Of what was to be deleted something may be gone: it can be deleted still, and nothing else. */
+START_TEST(stopped_after_a_deletion_that_failed)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	created();
+	fake.fail = FAKE_REMOVE;
+	ck_assert_int_eq(machine_delete(the_machine(), "requested", on_done, NULL), 0);
+	wait_done();
+	ck_assert(failure.set);
+	ck_assert_int_eq(the_machine()->state, MACHINE_UNKNOWN);
+	ck_assert_int_lt(machine_stop(the_machine(), on_done, NULL, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
+	fake.fail = FAKE_NONE;
+	delete ();
+}
+END_TEST
+
 START_TEST(counted_by_quota)
 {
 	for (int i = 0; i < 4; i++)
@@ -814,6 +832,7 @@ int main(void)
 	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
 	tcase_add_loop_test(t, ended_by_pid, 0, 2);
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
+	tcase_add_test(t, stopped_after_a_deletion_that_failed);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
