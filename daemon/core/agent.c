@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A machine's talk with its agent: what is said on each WELCOME, SETUP, frames to their commands, and
- * what becomes of the commands when the guest is lost. start.c opens the link, run.c sends commands.
+ * what becomes of the commands when the guest is lost. start.c and adopt.c open the link, engine.c closes it, run.c
+ * sends commands.
  *
  * What must stay true: SETUP is sent until the agent says it is set up, and only to the machine whose
  * uuid it is; a guest that began anew under a running command is an error, not a reconnection; the guest
@@ -331,6 +332,12 @@ int machine_link_open(struct machine *mc, uint64_t first_usec)
 	if (r >= 0 && mc->pause)
 		link_hold(mc->link, true);
 	return r;
+}
+
+void machine_link_close(struct machine *mc)
+{
+	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
+	mc->link = link_free(mc->link);
 }
 
 uint32_t machine_channel(struct machine *mc)

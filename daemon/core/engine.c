@@ -250,6 +250,8 @@ static void turn_down(struct machine *mc)
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	machine_unpaused(mc);
 	machine_fail_execs(mc, &mc->failure);
+	/* Not a step's undo: one that could not be ended has none of that step, but may have been asked again. */
+	machine_link_close(mc);
 	go_down(mc);
 }
 

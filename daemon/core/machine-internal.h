@@ -169,6 +169,7 @@ void machine_continue(struct machine *mc, const struct error *err);
 
 /* agent.c: the machine's side of its link. */
 int machine_link_open(struct machine *mc, uint64_t first_usec);
+void machine_link_close(struct machine *mc);
 /* Nobody waits with a command: the guest readies itself for one. */
 void machine_expect_command(struct machine *mc);
 /* Sends the command; the machine hands its frames to it until exec_list_remove. */

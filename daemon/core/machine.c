@@ -146,10 +146,9 @@ static void free_world(struct machine *mc)
 	sd_event_source_disable_unref(mc->work);
 	sd_event_source_disable_unref(mc->pid_event);
 	unit_free(mc->unit);
-	sd_event_source_disable_unref(mc->setup_timer);
 	sd_event_source_disable_unref(mc->deadline);
 	machine_unpaused(mc);
-	link_free(mc->link);
+	machine_link_close(mc);
 	vmm_free(mc->vmm);
 	disk_op_free(mc->disk_op);
 	disk_op_free(mc->remove_op);

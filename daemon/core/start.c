@@ -488,13 +488,6 @@ static int run_agent(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
-static int undo_agent(struct machine *mc)
-{
-	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
-	mc->link = link_free(mc->link);
-	return 0;
-}
-
 /* Who started a machine is told after the commit; a one-shot's command does not wait for one more. */
 static int run_started(struct machine *mc, struct error *err)
 {
@@ -516,7 +509,7 @@ static const struct step steps[] = {
 	{ "run directory", run_run_directory, undo_run_directory, NULL },
 	{ "images", run_images, undo_images, NULL },
 	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
-	{ "agent", run_agent, undo_agent, NULL },
+	{ "agent", run_agent, NULL, NULL }, /* the way down begins with the end of its link */
 	{ "started", run_started, NULL, NULL },
 };
 

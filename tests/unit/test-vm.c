@@ -787,6 +787,36 @@ START_TEST(stopped_after_a_deletion_that_failed)
 }
 END_TEST
 
+/* A VMM that does not end when it is killed, is asked whether it lives, and ends: nothing listens to it any more. */
+START_TEST(asked_after_a_stop_that_failed)
+{
+	struct machine *mc;
+
+	created();
+	boot();
+	mc = the_machine();
+	fake.never_ends = fake.hangs = true;
+	ck_assert_int_eq(machine_stop(mc, on_done, NULL, NULL), 0);
+	machine_shut_down_over(mc); /* it is late */
+	for (int k = 0; k < 500 && !(mc->engine == ENGINE_DOWN && mc->deadline); k++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_ptr_nonnull(mc->deadline);
+	(void)sd_event_source_set_time_relative(mc->deadline, 0); /* so is its VMM */
+	wait_done();
+	ck_assert(failure.set);
+	boot();
+	ck_assert(!failure.set);
+	fake.hangs = false;
+	fake_vmm_die();
+	until_idle();
+	ck_assert_int_eq(mc->state, MACHINE_FAILED);
+	ck_assert_ptr_null(mc->link);
+	boot();
+	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
 START_TEST(counted_by_quota)
 {
 	for (int i = 0; i < 4; i++)
@@ -833,6 +863,7 @@ int main(void)
 	tcase_add_loop_test(t, ended_by_pid, 0, 2);
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
 	tcase_add_test(t, stopped_after_a_deletion_that_failed);
+	tcase_add_test(t, asked_after_a_stop_that_failed);
 	tcase_add_test(t, counted_by_quota);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
