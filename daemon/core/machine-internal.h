@@ -59,7 +59,6 @@ struct machine {
 	bool stop_asked;  /* by somebody who waits, even if it does not answer */
 	bool adopting;    /* its VMM lives; its agent has not answered yet */
 	char *state_dir, *run_dir, *disk_path; /* owned */
-	char *delete_reason;                   /* owned or NULL */
 
 	enum engine engine;
 	size_t step;   /* steps begun: these have to be undone */

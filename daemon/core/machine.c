@@ -183,7 +183,6 @@ struct machine *machine_free(struct machine *mc)
 	free(mc->state_dir);
 	free(mc->run_dir);
 	free(mc->disk_path);
-	free(mc->delete_reason);
 	free(mc->bye);
 	free(mc);
 	return NULL;
@@ -488,8 +487,6 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	mc->floor = 0; /* also when it is on its way down to another */
 	if (machine_goes_down(mc))
 		return 0;
-	if (!mc->delete_reason)
-		mc->delete_reason = strdup(reason);
 	error_set(&why, ERROR_CANCELLED, reason, NULL, "machine %s was deleted", mc->row.id);
 	machine_undo(mc, &why);
 	return 0;
