@@ -82,7 +82,6 @@ struct machine {
 	bool kernel_awaited;            /* its initramfs is being packed: kernels knows us */
 	struct disk_op *disk_op;        /* owned: the copy */
 	struct disk_op *remove_op;      /* owned: one removal after the other */
-	unsigned removed;               /* of the two directories */
 	struct vmm *vmm;                /* owned */
 	bool vmm_up, vmm_gone, row_kept;
 	int pidfd;                    /* owned: a VMM of an earlier daemon */

@@ -14,6 +14,7 @@
 
 #include "daemon/crash.h"
 #include "daemon/log.h"
+#include "daemon/unit.h"
 #include "proto/api.h"
 #include "proto/host.h"
 
@@ -455,6 +456,7 @@ static int undo_vmm(struct machine *mc)
 		return 0;
 	/* It was told to end before and has been late with it. */
 	mc->pid_event = sd_event_source_disable_unref(mc->pid_event);
+	mc->unit = unit_free(mc->unit);
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
 		VMM_END_USEC, 0, on_end_late, mc);
 	if (r < 0)

@@ -15,6 +15,7 @@
 
 #include "daemon/core/machine-internal.h"
 #include "daemon/core/run.h"
+#include "daemon/unit.h"
 #include "proto/api.h"
 #include "proto/json.h"
 #include "tests/unit/core-fakes.h"
@@ -39,13 +40,18 @@ static void setup(void)
 	id[0] = '\0';
 }
 
-static void teardown(void)
+static void end_vmm_process(void)
 {
 	if (vmm_process > 0) {
 		(void)kill(vmm_process, SIGKILL);
 		(void)waitpid(vmm_process, NULL, 0);
 	}
 	vmm_process = 0;
+}
+
+static void teardown(void)
+{
+	end_vmm_process();
 	error_clear(&failure);
 	json_object_put(result);
 	result = NULL;
@@ -715,29 +721,53 @@ START_TEST(a_failed_guest_says_all_is_well)
 }
 END_TEST
 
-/* The VMM of an earlier daemon has been ended by its pid: nothing waits for that any more. */
-START_TEST(ended_by_pid)
+/* A machine whose VMM an earlier daemon started and this one cannot adopt. */
+static void not_adopted(void)
 {
-	sd_event_source *late;
-
 	created();
 	boot();
-	fake.fail = FAKE_VMM; /* it cannot be adopted */
+	fake.fail = FAKE_VMM;
 	restart_over_a_vmm();
 	ck_assert_int_eq(the_machine()->state, MACHINE_UNKNOWN);
 	fake.fail = FAKE_NONE;
-	if (_i == 1) /* it did not end the last time, and is still waited for */
-		ck_assert_int_ge(sd_event_add_time(event, &the_machine()->pid_event,
-					 CLOCK_MONOTONIC, UINT64_MAX, 0, NULL, NULL),
-			0);
-	late = sd_event_source_ref(the_machine()->pid_event);
+}
+
+/* The VMM of an earlier daemon has been ended by its pid: nothing waits for that any more. */
+START_TEST(ended_by_pid)
+{
+	not_adopted();
 	stop();
 	ck_assert_ptr_null(the_machine()->deadline);
-	if (late)
-		ck_assert_int_eq(sd_event_source_get_enabled(late, NULL), SD_EVENT_OFF);
-	sd_event_source_unref(late);
 	boot();
 	ck_assert(!failure.set);
+	delete ();
+}
+END_TEST
+
+/* What an end that failed still waits for does not go on when the machine is ended anew. */
+START_TEST(ended_again)
+{
+	static const struct unit_callbacks none = { 0 };
+	sd_event_source *late;
+	struct units *units = NULL;
+	struct machine *mc;
+
+	not_adopted();
+	mc = the_machine();
+	ck_assert_int_eq(units_new(event, true, &units), 0);
+	ck_assert_int_eq(unit_new(units, "pyro-vm@x.service", &none, mc, &mc->unit), 0);
+	ck_assert_int_ge(sd_event_add_time(
+				 event, &mc->pid_event, CLOCK_MONOTONIC, UINT64_MAX, 0, NULL, NULL),
+		0);
+	late = sd_event_source_ref(mc->pid_event);
+	if (_i == 1) /* it has ended by itself meanwhile */
+		end_vmm_process();
+	stop();
+	ck_assert_int_eq(sd_event_source_get_enabled(late, NULL), SD_EVENT_OFF);
+	ck_assert_ptr_null(mc->pid_event);
+	ck_assert_ptr_null(mc->unit);
+	sd_event_source_unref(late);
+	units_free(units);
 	delete ();
 }
 END_TEST
@@ -860,7 +890,8 @@ int main(void)
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
 	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
-	tcase_add_loop_test(t, ended_by_pid, 0, 2);
+	tcase_add_test(t, ended_by_pid);
+	tcase_add_loop_test(t, ended_again, 0, 2);
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
 	tcase_add_test(t, stopped_after_a_deletion_that_failed);
 	tcase_add_test(t, asked_after_a_stop_that_failed);
