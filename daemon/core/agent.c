@@ -290,6 +290,7 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 
 	if (machine_goes_down(mc))
 		return;
+	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
 	if (mc->state == MACHINE_STOPPING) {
 		machine_shut_down_over(mc);
 		return;

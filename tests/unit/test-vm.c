@@ -721,6 +721,30 @@ START_TEST(a_failed_guest_says_all_is_well)
 }
 END_TEST
 
+/* A guest that is lost while it is set up, and asked again later, has all the time there is for that. */
+START_TEST(lost_in_setup_and_asked_again)
+{
+	created();
+	fake.stall = FAKE_SETUP;
+	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
+	until_setup(1);
+	restart_over_a_vmm();
+	until_setup(2);
+	fake.refuse_dial = true;
+	fake_break();
+	for (int i = 0; i < 500 && the_machine()->adopting; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert(!the_machine()->adopting);
+	ck_assert_ptr_null(the_machine()->setup_timer);
+	fake.refuse_dial = false;
+	fake.stall = FAKE_NONE;
+	boot();
+	ck_assert(!failure.set);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+	delete ();
+}
+END_TEST
+
 /* A machine whose VMM an earlier daemon started and this one cannot adopt. */
 static void not_adopted(void)
 {
@@ -890,6 +914,7 @@ int main(void)
 	tcase_add_test(t, an_hour_after_a_start);
 	tcase_add_test(t, after_the_hosts_restart);
 	tcase_add_loop_test(t, a_failed_guest_says_all_is_well, 0, 4);
+	tcase_add_test(t, lost_in_setup_and_asked_again);
 	tcase_add_test(t, ended_by_pid);
 	tcase_add_loop_test(t, ended_again, 0, 2);
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 4);
