@@ -62,7 +62,7 @@ void machine_paused(struct machine *mc, const char *reason)
 {
 	int r;
 
-	if (mc->pause || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (mc->pause || machine_goes_down(mc))
 		return;
 	log_warning("%s: paused: %s", mc->row.id, reason);
 	mc->pause = calloc(1, sizeof(*mc->pause));
@@ -89,7 +89,7 @@ void machine_unpaused(struct machine *mc)
 	sd_event_source_disable_unref(mc->pause->timer);
 	free(mc->pause);
 	mc->pause = NULL;
-	if (mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (machine_goes_down(mc))
 		return;
 	log_info("%s: goes on", mc->row.id);
 	hold(mc, false);

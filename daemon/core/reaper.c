@@ -32,7 +32,7 @@ static uint64_t due(const struct machine *mc)
 	uint64_t expires = mc->row.expires_usec;
 	uint64_t up = now_usec() - mc->machines->m->started_usec;
 
-	if (expires == 0 || mc->engine == ENGINE_TURN || mc->engine == ENGINE_DOWN)
+	if (expires == 0 || machine_goes_down(mc))
 		return 0;
 	if (!mc->this_life && up < FIRST_HOUR_USEC)
 		return MAX_OF(expires, wall_usec() + FIRST_HOUR_USEC - up);
