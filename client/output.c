@@ -13,6 +13,7 @@
 
 #include "client/text.h"
 #include "proto/json.h"
+#include "proto/utf8.h"
 
 /* fopencookie(3): all of it, or what was written before the failure. */
 static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
@@ -36,14 +37,15 @@ static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
 
 int out_begin(int *ret_error)
 {
-	FILE *f = fopencookie(ret_error, "w", (cookie_io_functions_t){ .write = write_stdout });
+	_cleanup_fclose_ FILE *f =
+		fopencookie(ret_error, "w", (cookie_io_functions_t){ .write = write_stdout });
 
 	if (!f)
 		return -ENOMEM;
 	if (isatty(STDOUT_FILENO) && setvbuf(f, NULL, _IOLBF, 0) != 0)
 		return -ENOMEM;
 	*ret_error = 0;
-	stdout = f;
+	stdout = TAKE_PTR(f);
 	return 0;
 }
 
@@ -108,7 +110,7 @@ void out_json(json_object *o)
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 
 	if (text && !text_is_utf8(text))
-		text = safe = text_to_utf8(text);
+		text = safe = utf8_repair(text);
 	puts(text ? text : "{\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
 }
 

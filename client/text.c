@@ -210,29 +210,6 @@ bool text_is_utf8(const char *s)
 	return true;
 }
 
-char *text_to_utf8(const char *s)
-{
-	_cleanup_free_ char *text = NULL;
-	_cleanup_fclose_ FILE *f = NULL;
-	const uint8_t *p = (const uint8_t *)s;
-	size_t size = 0;
-	char *done;
-
-	f = open_memstream(&text, &size);
-	if (!f)
-		return NULL;
-	while (*p) {
-		size_t n = utf8_char(p, NULL);
-
-		if (n == 0)
-			fputs("\xef\xbf\xbd", f); /* U+FFFD */
-		else
-			fwrite(p, 1, n, f);
-		p += n == 0 ? 1 : n;
-	}
-	return stream_finish(&f, &text, &done) < 0 ? NULL : done;
-}
-
 /* Controls, and what changes the order or place of other characters. */
 static bool char_is_unsafe(uint32_t c)
 {

@@ -25,9 +25,6 @@ int parse_i64(const char *s, int64_t *ret);
 
 bool text_is_utf8(const char *s);
 
-/* A copy with U+FFFD for each byte that is not UTF-8. NULL when out of memory. */
-char *text_to_utf8(const char *s);
-
 /*
  * A copy that is safe on a terminal: control characters, invalid UTF-8 and characters that reorder a
  * line become \xNN or \u{NNNN}. Newlines become a newline and indent (NULL: "\n" spelled out).

@@ -137,6 +137,17 @@ class Live:
         except BrokenPipeError:
             pass  # the rest has been sent, and its socket is closed behind it
 
+    def rest(self, want):
+        """Reads on to the end of the command, which has said just this."""
+        while len(self.got) < len(want):
+            self.more()
+            self.acknowledge()
+        assert self.got == want
+        result = self.result()
+        assert (result["exit_code"], result["stdout_bytes"]) == (0, len(want)), result
+        self.leave()
+        self.d.wait_clean()
+
     def leave(self):
         self.raw.sock.close()
         self.stdio.close()
@@ -344,14 +355,7 @@ def away_for_longer(d, command, want, seconds=10.5, **spec):
     time.sleep(seconds)
     d.start()
     assert live.attach()
-    while len(live.got) < len(want):
-        live.more()
-        live.acknowledge()
-    assert live.got == want
-    result = live.result()
-    assert (result["exit_code"], result["stdout_bytes"]) == (0, len(want)), result
-    live.leave()
-    d.wait_clean()
+    live.rest(want)
 
 
 def caller_lost_with_input(d, command, **spec):
@@ -394,13 +398,7 @@ def attach_while_dialling(d, command, want, **spec):
         assert sever(d, vm) == 1
         while not live.attach():
             time.sleep(0.001)
-    while len(live.got) < len(want):
-        live.more()
-        live.acknowledge()
-    assert live.got == want
-    assert live.result()["exit_code"] == 0
-    live.leave()
-    d.wait_clean()
+    live.rest(want)
 
 
 def attached_at_a_wrong_place(d, command, want, **spec):
@@ -414,10 +412,4 @@ def attached_at_a_wrong_place(d, command, want, **spec):
     assert "outcome_unknown" in refused, refused
     live.got = b""
     assert live.attach()
-    while len(live.got) < len(want):
-        live.more()
-        live.acknowledge()
-    assert live.got == want
-    assert live.result()["exit_code"] == 0
-    live.leave()
-    d.wait_clean()
+    live.rest(want)

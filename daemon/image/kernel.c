@@ -473,15 +473,21 @@ int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_don
 		err);
 }
 
+/* By the hash in a machine's row and the agent as it is now. */
+static int name_files(struct kernels *k, const char *hash, struct error *err)
+{
+	if (!hash || !hash_valid(hash))
+		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
+	return initrd_name(k, err);
+}
+
 int kernels_pack(struct kernels *k, const char *hash, kernel_done_fn on_done, void *userdata,
 	struct error *err)
 {
 	struct waiter w = { .on_done = on_done, .userdata = userdata };
 	int r;
 
-	if (!hash || !hash_valid(hash))
-		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
-	r = initrd_name(k, err);
+	r = name_files(k, hash, err);
 	if (r < 0)
 		return r;
 	if (initrd_there(k, hash))
@@ -670,9 +676,7 @@ int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, 
 	_cleanup_free_ char *path = NULL;
 	int r;
 
-	if (!hash || !hash_valid(hash))
-		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
-	r = initrd_name(k, err);
+	r = name_files(k, hash, err);
 	if (r < 0)
 		return r;
 	path = str_printf("%s/%s", k->dir, hash);

@@ -81,8 +81,10 @@ static int list_name(const char *uri, const char *suite, const char *file, char 
 			name[n++] = '%';
 			name[n++] = hex[(unsigned char)*p >> 4];
 			name[n++] = hex[(unsigned char)*p & 15];
+		} else if (*p == '/') {
+			name[n++] = '_';
 		} else {
-			name[n++] = *p == '/' ? '_' : *p;
+			name[n++] = *p;
 		}
 	}
 	name[n] = '\0';

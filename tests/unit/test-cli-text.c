@@ -195,24 +195,6 @@ START_TEST(test_utf8)
 }
 END_TEST
 
-START_TEST(test_to_utf8)
-{
-	static const char *const cases[][2] = {
-		{ "", "" },
-		{ "plain \x1b é 😀\n", "plain \x1b é 😀\n" },
-		{ "\xff\xc3", "\xef\xbf\xbd\xef\xbf\xbd" },
-		{ "\"\xe2\x82\"", "\"\xef\xbf\xbd\xef\xbf\xbd\"" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		_cleanup_free_ char *text = text_to_utf8(cases[i][0]);
-
-		ck_assert_ptr_nonnull(text);
-		ck_assert_str_eq(text, cases[i][1]);
-	}
-}
-END_TEST
-
 START_TEST(test_escape)
 {
 	static const struct {
@@ -251,7 +233,6 @@ int main(void)
 	tcase_add_test(t, test_duration);
 	tcase_add_test(t, test_i64);
 	tcase_add_test(t, test_utf8);
-	tcase_add_test(t, test_to_utf8);
 	tcase_add_test(t, test_escape);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
