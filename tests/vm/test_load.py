@@ -142,14 +142,17 @@ class Caller(threading.Thread):
 
 
 class Load:
-    """A running rpc-load of some uid."""
+    """A running rpc-load of some uid. first: it runs as soon as it can, before all that is not real-time, so that its times
+    are the server's alone; what it starts does not."""
 
-    def __init__(self, uid, server, calls, *flags, seconds=SECONDS):
+    def __init__(self, uid, server, calls, *flags, seconds=SECONDS, first=False):
         words = [LOAD, "-t", str(seconds), *flags, *server]
         for method, params in calls:
             words += [method, params if isinstance(params, str) else json.dumps(params)]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=uid, extra_groups=[],
                                         start_new_session=True)
+        if first:
+            os.sched_setscheduler(self.process.pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
     def result(self):
         out, err = self.process.communicate(timeout=SECONDS + 120)
@@ -235,15 +238,17 @@ class Host:
             times -= data.count(b".")
 
     def probes(self, seconds):
-        """The modest uid's vm.status at a fixed pace; and what a bare echo's clients see that is asked as often as the
-        daemon is, by as many: on a host where more wants to run than can, who runs more waits longer."""
+        """The modest uid's vm.status at a fixed pace, of a client that never waits for a processor and of one like any; and
+        what a bare echo's clients see that is asked as often as the daemon is, by as many: on a host where more wants to run
+        than can, who runs more waits longer."""
         ask = [("vm.status", {"vm_id": self.modest[0]})]
-        return (Load(MODEST, ("-s", self.d.socket), ask, "-i", PROBE_USEC, seconds=seconds),
+        return (Load(MODEST, ("-s", self.d.socket), ask, "-i", PROBE_USEC, seconds=seconds, first=True),
+                Load(MODEST, ("-s", self.d.socket), ask, "-i", PROBE_USEC, seconds=seconds),
                 Load(MODEST, ("-e", ECHO, "-n", REPLY_BYTES), ask, "-c", str(CLIENTS), "-i", ECHO_USEC, seconds=seconds))
 
     def modest_clients(self, seconds):
         server = ("-s", self.d.socket)
-        return [Load(MODEST, server, mix(self.modest[0], self.modest[0])[:9], "-c", str(CLIENTS // 2 - 3), "-i", MODEST_USEC, seconds=seconds),
+        return [Load(MODEST, server, mix(self.modest[0], self.modest[0])[:9], "-c", str(CLIENTS // 2 - 4), "-i", MODEST_USEC, seconds=seconds),
                 Load(MODEST, server, COME_AND_GO, "-i", "100000", seconds=seconds),
                 Load(MODEST, server, ONE_COMMAND, seconds=seconds)]
 
@@ -269,8 +274,8 @@ def system(make_daemon, root_only, tmp_path):
 
 
 def under_load(host, what, seconds, greedy=None, during=lambda: None):
-    """The percentiles of the modest uid's vm.status and of the bare echo while clients ask; what the others were told is
-    checked. greedy: the pace of that uid's clients, () for as fast as they are answered."""
+    """The percentiles of the modest uid's vm.status (the daemon's part; as any client sees it) and of the bare echo while
+    clients ask; what the others were told is checked. greedy: the pace of that uid's clients, () for as fast as they are answered."""
     caller = Caller(host.d)
     modest = host.modest_clients(seconds)
     others = [] if greedy is None else host.greedy_clients(seconds, *greedy)
@@ -287,28 +292,30 @@ def under_load(host, what, seconds, greedy=None, during=lambda: None):
         assert not asks["errors"], asks
         assert set(refused["errors"]) == {"quota_exceeded"} and refused["errors"]["quota_exceeded"]["calls"] == refused["calls"], refused
         results += [asks, refused]
-    ours, echo = ({p: r["methods"]["vm.status"][p + "_us"] / 1e3 for p in ("p50", "p99")} for r in (load.result() for load in probes))
+    daemon, ours, echo = ({p: r["methods"]["vm.status"][p + "_us"] / 1e3 for p in ("p50", "p99")} for r in (load.result() for load in probes))
     keep(**{"load_" + what: {
-        "status_ms": ours, "echo_ms": echo, "p99_ratio": round(ours["p99"] / echo["p99"], 2),
+        "daemon_ms": daemon, "status_ms": ours, "echo_ms": echo, "p99_ratio": round(ours["p99"] / echo["p99"], 2),
         "attached": caller.attached, "calls_per_second": round(sum(r["per_second"] for r in results)), "host_load": os.getloadavg()[0]}})
-    return ours, echo
+    return daemon, ours, echo
 
 
 def test_load_of_two_uids_and_a_hung_daemon(system):
     d = system.d
     host = Host(d)
-    alone, _ = under_load(host, "modest_alone", SECONDS // 4)
+    under_load(host, "modest_alone", SECONDS // 4)
 
     def delete_fragmented():
         gone = d.call("vm.delete", {"vm_id": host.fragmented}, timeout=SECONDS + 120)
         assert gone.get("result", {}).get("deleted"), gone
 
-    ours, echo = under_load(host, "both", SECONDS, ("-i", GREEDY_USEC), delete_fragmented)
+    daemon, ours, echo = under_load(host, "both", SECONDS, ("-i", GREEDY_USEC), delete_fragmented)
     # Half of the calls at least find nobody before them.
     assert ours["p50"] <= 5 * echo["p50"]
     # On a host where more wants to run than can (other tests, emulated guests), the hundredth call says how long the scheduler
-    # lets a process stand, as the echo's does.
-    assert ours["p99"] <= (min(5, 10 * echo["p99"]) if echo["p99"] <= 1 else max(5, 3 * echo["p99"]))
+    # lets a client stand, as the echo's does: the daemon's part stays below 5 ms there too, if no other test is beside it.
+    bound = min(5, 10 * echo["p99"]) if echo["p99"] <= 1 else max(5, 3 * echo["p99"])
+    assert ours["p99"] <= bound
+    assert daemon["p99"] < (5 if FULL else bound)
     # As fast as it is answered, the greedy one takes the daemon's whole processor, and is still not all that is served.
     under_load(host, "flooded", SECONDS // 4, ())
     host.writes(1)
