@@ -51,25 +51,31 @@ def root(cache):
     return debian.kept(cache, "kvm", " ".join(PACKAGES) + UNIT, make_root)
 
 
+def text(path):
+    with open(path, errors="replace") as f:
+        return f.read()
+
+
 def boot(cache, payload, work, timeout):
-    """Boots it with the directory payload; returns the directory of what it left and its log."""
+    """Boots it with the directory payload; returns the directory of what it left and its log. A machine that does not end
+    within timeout (seconds), or leaves nothing, is told with what it and its kernel said last."""
     base = root(cache)
     disk, bring, result, log, console = (work + "/" + n for n in ("root.ext4", "payload.tar", "result.tar", "test.log", "console.log"))
     subprocess.run(["cp", "--sparse=always", base + "/root.ext4", disk], check=True)
     subprocess.run(["tar", "-S", "-cf", bring, "-C", payload, "."], check=True)
     with open(result, "wb") as f:
         f.truncate(RESULT_MIB << 20)
-    subprocess.run(
-        ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm", "-smp", "2", "-m", str(MEMORY_MIB),
-         "-nodefaults", "-display", "none", "-no-reboot", "-kernel", base + "/vmlinuz", "-initrd", base + "/initrd",
-         "-append", "root=/dev/vda rw console=ttyS0 quiet", "-serial", "file:" + console, "-serial", "file:" + log,
-         "-device", "virtio-rng-pci",
-         "-drive", "if=virtio,format=raw,cache=unsafe,file=" + disk,
-         "-drive", "if=virtio,format=raw,readonly=on,file=" + bring,
-         "-drive", "if=virtio,format=raw,cache=unsafe,file=" + result],
-        check=True, timeout=timeout, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with open(log, errors="replace") as f:
-        text = f.read()
-    with tarfile.open(result) as tar:
-        tar.extractall(work)
-    return work + "/out", text
+    qemu = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm", "-smp", "2", "-m", str(MEMORY_MIB),
+            "-nodefaults", "-display", "none", "-no-reboot", "-kernel", base + "/vmlinuz", "-initrd", base + "/initrd",
+            "-append", "root=/dev/vda rw console=ttyS0 quiet", "-serial", "file:" + console, "-serial", "file:" + log,
+            "-device", "virtio-rng-pci",
+            "-drive", "if=virtio,format=raw,cache=unsafe,file=" + disk,
+            "-drive", "if=virtio,format=raw,readonly=on,file=" + bring,
+            "-drive", "if=virtio,format=raw,cache=unsafe,file=" + result]
+    try:
+        subprocess.run(qemu, check=True, timeout=timeout, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with tarfile.open(result) as tar:
+            tar.extractall(work)
+    except (subprocess.SubprocessError, tarfile.TarError) as e:
+        raise AssertionError("%s\n-- its tests\n%s\n-- its kernel\n%s" % (e, text(log)[-8000:], text(console)[-8000:])) from e
+    return work + "/out", text(log)
