@@ -34,6 +34,7 @@ def came(root_only, work, daemon):
     shutil.copy(TOP + "/tests/kvm/inside", payload + "/inside")
     out, log = machine.boot(CACHE, payload, work, WITHIN)
     print(log[-20000:])
+    assert read(out, "stays.txt") == "active\n"
     return out
 
 
