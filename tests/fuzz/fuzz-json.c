@@ -3,13 +3,15 @@
  * Fuzz target of JSON from strangers: whatever the scanner passes json-c parses, what is written from
  * that passes again and means the same, and a refusal always says why. An object is read as an error
  * reply too and written as one, as a client does with a daemon's answer; the raw bytes become a string
- * of ours, as a guest's output does. The daemon's parser, which is kept from text to text, answers each one as a
- * fresh parser does, whatever the texts before it were.
+ * of ours, as a guest's output does; mended or cut for an error's text they are UTF-8 and stay what they can.
+ * The daemon's parser, which is kept from text to text, answers each one as a fresh parser does,
+ * whatever the texts before it were.
  */
 
 #include "proto/json.h"
 
 #include "proto/limits.h"
+#include "proto/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -98,6 +100,29 @@ static void check_string(const uint8_t *data, size_t size)
 	check_round(o);
 }
 
+/* A stranger's text for an error: mended it is UTF-8, and the same if it was; cut it fits, and is UTF-8 if it was. */
+static void check_text(const uint8_t *data, size_t size)
+{
+	_cleanup_free_ char *text = calloc(1, size + 1);
+	_cleanup_free_ char *mended = NULL;
+	size_t max = size > 0 ? data[0] : 0, n, cut;
+	bool valid;
+
+	if (!text)
+		abort();
+	if (size > 0)
+		memcpy(text, data, size);
+	n = strlen(text);
+	valid = json_utf8_valid(text, n);
+	mended = utf8_repair(text);
+	if (!mended || !json_utf8_valid(mended, strlen(mended)) || (valid && !streq(text, mended)))
+		abort();
+	cut = (size_t)utf8_cut(text, max);
+	if (cut > MIN_OF(n, max) || cut + UTF8_MAX <= MIN_OF(n, max) ||
+		(valid && !json_utf8_valid(text, cut)))
+		abort();
+}
+
 /* json_parse's verdict and value, by the one parser that all inputs share. */
 static void check_kept(const char *text, size_t n, int parsed, json_object *o)
 {
@@ -123,6 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (scanned != parsed || (scanned < 0 && (!err.set || !parse_err.set)))
 		abort();
 	check_kept(text, size, parsed, o);
+	check_text(data, size);
 	if (json_utf8_valid(data, size))
 		check_string(data, size);
 	else if (scanned >= 0)
