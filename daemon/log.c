@@ -107,6 +107,53 @@ static void to_journal(int level, int error, const char *field, const char *text
 	(void)sd_journal_sendv(iov, n); /* there is nowhere else to say that this failed */
 }
 
+static void to_stderr(int level, const char *text, size_t n)
+{
+	if (log_terminal)
+		(void)dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
+	else
+		(void)dprintf(STDERR_FILENO, "<%d>%s: %.*s\n", level, log_ident, (int)n, text);
+}
+
+void log_lines(int level, const char *field, const char *head, const char *text)
+{
+	if (level > log_level)
+		return;
+	int saved = errno;
+	char record[LINE_MAX_BYTES * 4];
+	(void)snprintf(record, sizeof(record), "%s\n%s", head, text);
+	if (log_journal)
+		to_journal(level, 0, field, record);
+	for (const char *p = record; !log_journal && *p;) {
+		size_t n = strcspn(p, "\n");
+		to_stderr(level, p, n);
+		p += n + (p[n] == '\n');
+	}
+	errno = saved;
+}
+
+/* The file that stderr is, as the shell takes its name, or NULL. */
+static char *log_file(void)
+{
+	char path[4096];
+	struct stat st;
+	ssize_t n = readlink("/proc/self/fd/2", path, sizeof(path) - 1);
+	if (n <= 0 || fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+		return NULL;
+	path[n] = '\0';
+	return shell_quote(path);
+}
+
+char *log_search(bool system, const char *word)
+{
+	if (log_journal)
+		return str_printf("%s -u pyrod -g %s",
+			system ? "sudo journalctl" : "journalctl --user", word);
+	_cleanup_free_ char *file = log_file();
+	return file ? str_printf("%sgrep %s %s", system ? "sudo " : "", word, file)
+		    : str_printf("look for %s in what pyrod printed to its stderr", word);
+}
+
 void log_full(int level, int error, const char *field, const char *fmt, ...)
 {
 	if (level > log_level)
@@ -127,9 +174,7 @@ void log_full(int level, int error, const char *field, const char *fmt, ...)
 	(void)log_escape(raw, len, text, sizeof(text));
 	if (log_journal)
 		to_journal(level, error, field, text);
-	else if (log_terminal)
-		(void)dprintf(STDERR_FILENO, "%s: %s\n", log_ident, text);
 	else
-		(void)dprintf(STDERR_FILENO, "<%d>%s: %s\n", level, log_ident, text);
+		to_stderr(level, text, strlen(text));
 	errno = saved;
 }

@@ -18,6 +18,13 @@ void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);
 
+/* One record of several lines: head, then text, which has been escaped but for its newlines. Without a journal each
+ * line has its own prefix. */
+void log_lines(int level, const char *field, const char *head, const char *text);
+
+/* The command that finds word (an id) in what this daemon logs, owned; NULL when out of memory. */
+char *log_search(bool system, const char *word);
+
 #define log_error(...)   log_full(LOG_ERR, 0, NULL, __VA_ARGS__)
 #define log_warning(...) log_full(LOG_WARNING, 0, NULL, __VA_ARGS__)
 #define log_info(...)    log_full(LOG_INFO, 0, NULL, __VA_ARGS__)

@@ -286,7 +286,7 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 {
 	struct machine *mc = userdata;
 	_cleanup_error_ struct error why = ERROR_INIT;
-	_cleanup_free_ char *tail = NULL, *cause = NULL;
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
 	if (machine_goes_down(mc))
 		return;
@@ -303,10 +303,9 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 		machine_fail(mc, MACHINE_UNKNOWN, err);
 		return;
 	}
-	(void)vmm_console_tail(mc->vmm, 2048, &tail);
-	cause = str_printf("%s; its console ended: %s", err->cause ? err->cause : "no answer",
-		tail && tail[0] ? tail : "(empty)");
-	error_set(&why, ERROR_START_FAILED, cause, err->fix, "machine %s did not come up in time",
+	cause = machine_death_cause(mc, err->cause ? err->cause : "no answer");
+	fix = machine_death_fix(mc, cause);
+	error_set(&why, ERROR_START_FAILED, cause, fix, "machine %s did not come up in time",
 		mc->row.id);
 	machine_continue(mc, &why);
 }

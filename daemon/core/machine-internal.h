@@ -181,6 +181,11 @@ bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 /* The guest is lost: its commands end with err. */
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err);
 
+/* death.c: `what` and what its console told last, as the cause of its end; the whole of that goes to the log. */
+char *machine_death_cause(struct machine *mc, const char *what);
+/* What helps against it: a command. Both are owned, NULL when out of memory. */
+char *machine_death_fix(const struct machine *mc, const char *cause);
+
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);
 int machine_check_host(struct machine *mc, struct error *err);

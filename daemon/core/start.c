@@ -284,15 +284,11 @@ static int run_boot(struct machine *mc, struct error *err)
 
 static char *exit_cause(struct machine *mc, const struct vmm_exit *e)
 {
-	_cleanup_free_ char *tail = NULL;
-
 	if (mc->bye)
 		return strdup(mc->bye);
-	(void)vmm_console_tail(mc->vmm, 2048, &tail);
-	return str_printf("%s%s%s",
-		e->reason ? e->reason
-			  : (e->guest_ended ? "the guest ended itself" : "the VMM ended"),
-		tail && tail[0] ? "; its console ended: " : "", tail ? tail : "");
+	return machine_death_cause(mc, e->reason        ? e->reason
+				       : e->guest_ended ? "the guest ended itself"
+							: "the VMM ended");
 }
 
 static void on_pid_kept(int r, const struct error *err, void *userdata)
@@ -349,23 +345,26 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 {
 	struct machine *mc = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *cause = NULL;
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
 	mc->vmm_gone = true;
 	if (machine_goes_down(mc)) {
 		machine_continue(mc, NULL);
 		return;
 	}
+	if (mc->engine != ENGINE_UP && mc->state == MACHINE_STOPPING) {
+		machine_shut_down_over(mc);
+		return;
+	}
 	cause = exit_cause(mc, e);
+	fix = machine_death_fix(mc, cause);
 	if (mc->engine == ENGINE_UP) {
-		error_set(&err, ERROR_START_FAILED, cause, "pyro doctor",
+		error_set(&err, ERROR_START_FAILED, cause, fix,
 			"machine %s ended while it was starting", mc->row.id);
 		machine_continue(mc, &err);
-	} else if (mc->state == MACHINE_STOPPING) {
-		machine_shut_down_over(mc);
 	} else {
-		error_set(&err, ERROR_GUEST_DIED, cause, "run the command again",
-			"machine %s ended under its command", mc->row.id);
+		error_set(&err, ERROR_GUEST_DIED, cause, fix, "machine %s ended under its command",
+			mc->row.id);
 		machine_fail(mc, MACHINE_FAILED, &err);
 	}
 }

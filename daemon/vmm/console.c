@@ -2,13 +2,20 @@
 /*
  * A ring of the last bytes of a stream somebody else writes: the guest's console, QEMU's stderr. Owned
  * by the driver's object and by struct launch. The writer is hostile: memory is fixed at creation, one
- * turn of the loop reads a bounded amount, and nothing leaves unescaped.
+ * turn of the loop reads a bounded amount, and what leaves is lines of printable text: a terminal's control
+ * sequences and other controls are dropped, what reorders text is escaped.
  */
 #include "daemon/vmm/console.h"
 
 #include "daemon/log.h"
+#include "proto/utf8.h"
 
-enum { READ_SIZE = 4096, READS_PER_TURN = 16, DRAIN_READS = 256, LINE_MAX_BYTES = 512 };
+enum { READ_SIZE = 4096, READS_PER_TURN = 16, DRAIN_READS = 256, CAUSE_BYTES = 200 };
+
+#define PANIC "Kernel panic - not syncing"
+
+/* What tells why a guest ended, when there is no panic, or before it. */
+static const char *const telling[] = { "pyro-agent: ", "Out of memory: ", "oom-kill:" };
 
 struct console {
 	int fd;                  /* owned */
@@ -70,41 +77,153 @@ void console_drain(struct console *c)
 		end(c);
 }
 
+/* How many of the n bytes at p match [from, to]. */
+static size_t span(const char *p, size_t n, char from, char to)
+{
+	size_t i = 0;
+
+	while (i < n && p[i] >= from && p[i] <= to)
+		i++;
+	return i;
+}
+
+/* Bytes of the control sequence that begins with the ESC at p (ECMA-48: CSI, OSC, else intermediate bytes and a final
+ * one); what is cut ends with its line. */
+static size_t sequence_length(const char *p, size_t n)
+{
+	size_t i;
+
+	if (n > 1 && p[1] == ']') {
+		i = 2;
+		while (i < n && p[i] != '\a' && p[i] != '\x1b' && p[i] != '\n')
+			i++;
+		return i + (i < n && p[i] == '\a');
+	}
+	i = n > 1 && p[1] == '[' ? 2 + span(p + 2, n - 2, ' ', '?')
+				 : 1 + span(p + 1, n - 1, ' ', '/');
+	return i + span(p + i, MIN_OF(n - i, (size_t)1), '0', '~');
+}
+
+/* Drops in place what is no text: controls but the ends of lines, which all become '\n', none of them doubled. */
+static size_t drop_controls(char *p, size_t n)
+{
+	size_t to = 0;
+
+	for (size_t i = 0; i < n;) {
+		char c = p[i];
+
+		if (c == '\x1b') {
+			i += sequence_length(p + i, n - i);
+			continue;
+		}
+		i++;
+		if (c == '\r' || c == '\n') {
+			if (to > 0 && p[to - 1] != '\n')
+				p[to++] = '\n';
+		} else if (c == '\t') {
+			p[to++] = ' ';
+		} else if ((unsigned char)c >= 0x20 && c != 0x7f) {
+			p[to++] = c;
+		}
+	}
+	while (to > 0 && (p[to - 1] == '\n' || p[to - 1] == ' '))
+		to--;
+	return to;
+}
+
 int console_tail(const struct console *c, size_t max, char **ret)
 {
-	size_t n = (size_t)MIN_OF((uint64_t)MIN_OF(max, c->cap), c->total);
+	size_t n = (size_t)MIN_OF((uint64_t)MIN_OF(max, c->cap), c->total), at = 0;
 	_cleanup_free_ char *raw = malloc(n + 1), *text = NULL;
 
 	if (!raw)
 		return -ENOMEM;
 	ring_get(c, raw, n);
+	n = drop_controls(raw, n);
 	text = malloc(4 * n + 1); /* \xNN at worst */
 	if (!text)
 		return -ENOMEM;
-	(void)log_escape(raw, n, text, 4 * n + 1);
+	text[0] = '\0';
+	for (size_t i = 0; i < n;) {
+		const char *end = memchr(raw + i, '\n', n - i);
+		size_t line = end ? (size_t)(end - raw) - i : n - i;
+
+		if (i > 0)
+			text[at++] = '\n';
+		at += log_escape(raw + i, line, text + at, 4 * n + 1 - at);
+		i += line + 1;
+	}
 	*ret = TAKE_PTR(text);
 	return 0;
 }
 
+/* A copy of the line of text that p is in, without the kernel's "[    1.234567] "; the end of a long one is cut. */
+static char *copy_line(const char *text, const char *p, size_t max)
+{
+	size_t n, stamp = 0;
+
+	while (p > text && p[-1] != '\n')
+		p--;
+	if (p[0] == '[')
+		stamp = 1 + strspn(p + 1, " .0123456789");
+	if (stamp > 1 && startswith(p + stamp, "] "))
+		p += stamp + 2;
+	n = strcspn(p, "\n");
+	return n <= max ? strndup(p, n) : str_printf("%.*s...", utf8_cut(p, max), p);
+}
+
+/* The last place in text that tells something. */
+static const char *last_telling(const char *text)
+{
+	const char *found = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(telling); i++)
+		for (const char *p = strstr(text, telling[i]); p; p = strstr(p + 1, telling[i]))
+			if (!found || p > found)
+				found = p;
+	return found;
+}
+
+static int last_line(const char *text, char **ret)
+{
+	const char *line = strrchr(text, '\n');
+
+	*ret = NULL;
+	if (text[0] == '\0')
+		return 0;
+	*ret = copy_line(text, line ? line + 1 : text, CAUSE_BYTES);
+	return *ret ? 0 : -ENOMEM;
+}
+
 int console_last_line(const struct console *c, char **ret)
 {
-	size_t n = (size_t)MIN_OF((uint64_t)c->cap, c->total), start;
-	_cleanup_free_ char *raw = malloc(n + 1);
-	char text[4 * LINE_MAX_BYTES + 1];
+	_cleanup_free_ char *text = NULL;
+	int r = console_tail(c, c->cap, &text);
 
-	if (!raw)
+	return r < 0 ? r : last_line(text, ret);
+}
+
+int console_cause(const struct console *c, char **ret)
+{
+	_cleanup_free_ char *text = NULL, *panic = NULL, *before = NULL;
+	const char *panicked, *told;
+	int r = console_tail(c, c->cap, &text);
+
+	if (r < 0)
+		return r;
+	panicked = strstr(text, PANIC); /* the kernel says it again at its end */
+	told = last_telling(text);
+	if (!panicked && !told)
+		return last_line(text, ret);
+	if (panicked)
+		panic = copy_line(text, panicked, told ? CAUSE_BYTES / 2 : CAUSE_BYTES);
+	if (told)
+		before = copy_line(text, told, panicked ? CAUSE_BYTES / 2 : CAUSE_BYTES);
+	if ((panicked && !panic) || (told && !before))
 		return -ENOMEM;
-	ring_get(c, raw, n);
-	while (n > 0 && strchr("\r\n\t ", raw[n - 1]))
-		n--;
-	for (start = n; start > 0 && raw[start - 1] != '\n'; start--)
-		;
-	*ret = NULL;
-	if (start == n)
-		return 0;
-	(void)log_escape(
-		raw + start, MIN_OF(n - start, (size_t)LINE_MAX_BYTES), text, sizeof(text));
-	*ret = strdup(text);
+	*ret = panic && before ? str_printf("%s; %s", before, panic)
+	       : panic         ? TAKE_PTR(panic)
+			       : TAKE_PTR(before);
 	return *ret ? 0 : -ENOMEM;
 }
 

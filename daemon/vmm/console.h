@@ -18,7 +18,10 @@ DEFINE_CLEANUP(struct console *, console_free)
 
 /* Reads what is there now; for when the writer is gone. */
 void console_drain(struct console *c);
-/* The last max bytes, escaped for a log; *ret is owned. */
+/* The last max bytes as lines of printable text, each but the last ended by '\n'; *ret is owned. */
 int console_tail(const struct console *c, size_t max, char **ret);
-/* The last line that is not empty, escaped; *ret is owned, NULL when nothing was written. */
+/* The last line that is not empty; *ret is owned, NULL when nothing was written. */
 int console_last_line(const struct console *c, char **ret);
+/* Why the guest ended, as far as its console tells: the kernel's panic, the agent's last line, that memory ran out, else
+ * the last line; one line of at most 200 bytes or little more. *ret is owned, NULL when nothing was written. */
+int console_cause(const struct console *c, char **ret);

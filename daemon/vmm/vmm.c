@@ -163,6 +163,12 @@ int vmm_console_tail(struct vmm *v, size_t max, char **ret)
 	return console_tail(v->console, max, ret);
 }
 
+int vmm_console_cause(struct vmm *v, char **ret)
+{
+	*ret = NULL;
+	return v->console ? console_cause(v->console, ret) : 0;
+}
+
 struct vmm *vmm_free(struct vmm *v)
 {
 	if (v)

@@ -117,7 +117,9 @@ uint64_t vmm_start_time(
 const char *vmm_invocation(const struct vmm
 		*v); /* of its unit: names the process as pid and start time do; "" of a child */
 const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
-/* The end of the guest's console, escaped for a log or an error; *ret is owned. */
+/* The end of the guest's console as lines of printable text; *ret is owned. */
 int vmm_console_tail(struct vmm *v, size_t max, char **ret);
+/* What in it tells why the guest ended, as one short line; *ret is owned, NULL when it is empty. */
+int vmm_console_cause(struct vmm *v, char **ret);
 /* Kills and waits for nothing; no callback comes any more. Takes NULL. */
 struct vmm *vmm_free(struct vmm *v);

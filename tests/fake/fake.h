@@ -14,6 +14,7 @@
  *   exit CODE
  *   die                   the VMM is gone at once
  *   reboot                the guest ends itself
+ *   panic                 its kernel panics, as Linux does on a console, and it restarts
  *   hangup                the host's connection to the agent ends
  *   cut out|in N          the same, N bytes of that direction later, counted from now
  *   stand MSEC            the vCPUs stand still, as when the host's disk is full; asked later than that, they go on
@@ -48,6 +49,7 @@ struct attack;
 
 /* main.c: what scripts do to the machine. One process is one machine. */
 void fake_end(struct fake *f, enum bye_reason reason); /* the guest ends itself */
+void fake_panic(void);                                 /* the guest's kernel does */
 void fake_stand(struct fake *f, uint64_t msec);        /* its disk cannot be written */
 void fake_tell(const char *fmt, ...) _printf_(1, 2);   /* the observer */
 struct fake *fake_self(void);

@@ -110,6 +110,21 @@ static void leave(struct fake *f)
 	loop_stop(f->loop);
 }
 
+void fake_panic(void)
+{
+	struct channel *c = &self.console;
+
+	say(c, "[    0.412345] Run /init as init process\r\n\x1b[1;31mpyro-agent: the port: No such device\x1b[0m\r\n");
+	say(c, "[    2.412345] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\r\n"
+	       "[    2.412399] CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-41-cloud-amd64 #1\r\n"
+	       "[    2.412401] Call Trace:\r\n");
+	for (unsigned i = 0; i < 60; i++)
+		say(c, "[    2.4125%02u]  do_group_exit+0x%x/0x90\r\n", i, i);
+	say(c, "[    2.413000] Kernel Offset: disabled\r\n"
+	       "[    2.413001] ---[ end Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100 ]---\r\n");
+	leave(&self);
+}
+
 static void say_disk_full(struct channel *c)
 {
 	say_event(c, "BLOCK_IO_ERROR",

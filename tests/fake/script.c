@@ -233,6 +233,8 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 	} else if (IS("reboot")) {
 		fake_end(fake_self(), BYE_REBOOT);
 		begin_sleep(x, 0);
+	} else if (IS("panic")) {
+		fake_panic();
 	} else if (IS("hangup")) {
 		relay_cut(fake_relay(fake_self()), true, 0);
 	} else if (IS("cut")) {

@@ -726,6 +726,12 @@ int vmm_console_tail(_unused_ struct vmm *v, _unused_ size_t max, char **ret)
 	return 0;
 }
 
+int vmm_console_cause(_unused_ struct vmm *v, char **ret)
+{
+	*ret = strdup("Kernel panic");
+	return 0;
+}
+
 struct vmm *vmm_free(struct vmm *v)
 {
 	if (v == the_vmm)

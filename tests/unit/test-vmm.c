@@ -255,19 +255,80 @@ static void ring_close(struct ring *t)
 
 START_TEST(console_keeps_the_end)
 {
-	_cleanup_free_ char *text = NULL, *line = NULL;
+	_cleanup_free_ char *text = NULL, *line = NULL, *empty = NULL;
 	struct ring t;
 
 	ring_open(&t, 16);
 	ck_assert_int_eq(console_last_line(t.console, &line), 0);
 	ck_assert_ptr_null(line);
+	ck_assert_int_eq(console_cause(t.console, &line), 0);
+	ck_assert_ptr_null(line);
+	ck_assert_int_eq(console_tail(t.console, 4, &empty), 0);
+	ck_assert_str_eq(empty, "");
 	ck_assert_int_eq(write_all(t.writer, "0123456789abcdefghij\n\x1b[31mend\r\n\n", 32), 0);
 	console_drain(t.console);
-	ck_assert_int_eq(console_tail(t.console, 4, &text), 0);
-	ck_assert_str_eq(text + strlen(text) - 4, "\\x0a");
-	ck_assert_ptr_null(strpbrk(text, "\x1b\n\r"));
+	ck_assert_int_eq(console_tail(t.console, 16, &text), 0);
+	ck_assert_str_eq(text, "ghij\nend");
 	ck_assert_int_eq(console_last_line(t.console, &line), 0);
-	ck_assert_str_eq(line, "\\x1b[31mend");
+	ck_assert_str_eq(line, "end");
+	ring_close(&t);
+}
+END_TEST
+
+static const struct {
+	const char *written, *tail, *cause;
+} consoles[] = {
+	{ "\r\n \n", "", NULL },
+	{ "one\r\ntwo\rthree\n", "one\ntwo\nthree", "three" },
+	{ "a\tb\x1b[2J\x1b[1;31mred\x1b[0m\x1b]0;title\a\x1b(B\x01\x7f\n", "a bred", "a bred" },
+	{ "bad \xff, \xe2\x80\xae turned\x1b", "bad \\xff, \\xe2\\x80\\xae turned",
+		"bad \\xff, \\xe2\\x80\\xae turned" },
+	{ "cut\x1b[12\nnext\x1b]0;no end\nlast", "cut\nnext\nlast", "last" },
+	{ "[    0.5] pyro-agent: disk: No such device\n[    1.000001] reboot: Restarting system\r\n",
+		NULL, "pyro-agent: disk: No such device" },
+	{ "[    1.000000] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n[    1.1] CPU: 0\r\n"
+	  "[    1.2] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\r\n",
+		NULL, "Kernel panic - not syncing: VFS: Unable to mount root fs" },
+	{ "[    3.0] Out of memory: Killed process 9 (cc1)\n[    4.0] Kernel panic - not syncing: System is "
+	  "deadlocked on memory\n",
+		NULL,
+		"Out of memory: Killed process 9 (cc1); Kernel panic - not syncing: System is deadlocked "
+		"on memory" },
+};
+
+START_TEST(console_tells_why)
+{
+	_cleanup_free_ char *tail = NULL, *cause = NULL;
+	const char *written = consoles[_i].written;
+	struct ring t;
+
+	ring_open(&t, 1000);
+	ck_assert_int_eq(write_all(t.writer, written, strlen(written)), 0);
+	console_drain(t.console);
+	ck_assert_int_eq(console_tail(t.console, SIZE_MAX, &tail), 0);
+	if (consoles[_i].tail)
+		ck_assert_str_eq(tail, consoles[_i].tail);
+	ck_assert_int_eq(console_cause(t.console, &cause), 0);
+	ck_assert_pstr_eq(cause, consoles[_i].cause);
+	ring_close(&t);
+}
+END_TEST
+
+START_TEST(console_cause_is_short)
+{
+	static const char panic[] = "\nKernel panic - not syncing: ";
+	_cleanup_free_ char *cause = NULL;
+	char chunk[4096];
+	struct ring t;
+
+	ring_open(&t, 64 * 1024);
+	memset(chunk, 'a', sizeof(chunk));
+	ck_assert_int_eq(write_all(t.writer, panic, strlen(panic)), 0);
+	ck_assert_int_eq(write_all(t.writer, chunk, sizeof(chunk)), 0);
+	console_drain(t.console);
+	ck_assert_int_eq(console_cause(t.console, &cause), 0);
+	ck_assert_uint_eq(strlen(cause), 203);
+	ck_assert_str_eq(cause + 200, "...");
 	ring_close(&t);
 }
 END_TEST
@@ -367,6 +428,8 @@ int main(void)
 	tcase_add_test(tc, args_kvm);
 	tcase_add_test(tc, args_refused);
 	tcase_add_test(tc, console_keeps_the_end);
+	tcase_add_loop_test(tc, console_tells_why, 0, ARRAY_SIZE(consoles));
+	tcase_add_test(tc, console_cause_is_short);
 	tcase_add_test(tc, console_survives_a_flood);
 	tcase_add_test(tc, sock_long_path);
 	tcase_add_test(tc, accelerator);

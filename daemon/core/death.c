@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is told of a guest that has ended or hangs: one clean line for whoever waited, the end of its console for the log.
+ * Called by start.c and agent.c where they make the error.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+
+#define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
+
+static void log_console(struct machine *mc)
+{
+	_cleanup_free_ char *tail = NULL, *head = str_printf("%s: its console ended:", mc->row.id);
+	char field[32];
+
+	if (!head || vmm_console_tail(mc->vmm, CONSOLE_LOGGED, &tail) < 0 || tail[0] == '\0')
+		return;
+	(void)snprintf(field, sizeof(field), "PYRO_VM=%s", mc->row.id);
+	log_lines(LOG_INFO, field, head, tail);
+}
+
+char *machine_death_cause(struct machine *mc, const char *what)
+{
+	_cleanup_free_ char *line = NULL;
+
+	log_console(mc);
+	if (vmm_console_cause(mc->vmm, &line) < 0 || !line)
+		return strdup(what);
+	return str_printf("%s; its console ended: %s", what, line);
+}
+
+/* Memory that ran out is given; anything else is looked at in the whole console. */
+char *machine_death_fix(const struct machine *mc, const char *cause)
+{
+	if (cause && (strstr(cause, "Out of memory") || strstr(cause, "deadlocked on memory")))
+		return str_printf("give the machine more memory: -m %lluM",
+			2 * (unsigned long long)mc->row.mem_mib);
+	return log_search(mc->machines->m->system, mc->row.id);
+}
