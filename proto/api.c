@@ -27,6 +27,10 @@ static const char *const names_start_mode[] = { "cold", "template", "pool", "res
 static const char *const names_execution_mode[] = { "guest_vsock", "guest_serial", "host_compat",
 	NULL };
 static const char *const names_run_state[] = { "running", "exited", NULL };
+static const char *const names_stop_reason[] = { "user", "guest", "memory", "retention",
+	"host_shutdown", NULL };
+static const char *const names_stop_reason_given[] = { "user", "host_shutdown", NULL };
+static const char *const names_pause_reason[] = { "idle", "disk_full", NULL };
 static const char *const names_vm_state[] = { "preparing", "created", "started", "suspended",
 	"stopped", "failed", "unknown", NULL };
 
@@ -427,7 +431,21 @@ static const struct api_field vm_run_result[] = {
 static const struct api_field vm_fields[] = {
 	{ .name = "vm_id", .type = API_ID, .names = id_vm },
 	{ .name = "environment", .type = API_STRING },
+	{ .name = "environment_version",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "Of the image it was made from, as in `env.list`." },
 	{ .name = "state", .type = API_ENUM, .names = names_vm_state },
+	{ .name = "stop_reason",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_stop_reason,
+		.help = "Why it is stopped." },
+	{ .name = "pause_reason",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_pause_reason,
+		.help = "Why its vCPUs stand still; it goes on by itself." },
 	{ .name = "vcpu_count", .type = API_INT, .max = VCPU_MAX },
 	{ .name = "mem_mib", .type = API_INT, .max = INT64_MAX },
 	{ .name = "disk_mib", .type = API_INT, .max = INT64_MAX },
@@ -435,6 +453,10 @@ static const struct api_field vm_fields[] = {
 	{ .name = "created_at", .type = API_TIME },
 	{ .name = "expires_at", .type = API_TIME, .flags = API_NULLABLE },
 	{ .name = "network_enabled", .type = API_BOOL },
+	{ .name = "network_policy", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "allow_host_compat", .type = API_BOOL },
+	{ .name = "guest_ip", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "tap_name", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "execution_mode",
 		.type = API_ENUM,
 		.flags = API_NULLABLE,
@@ -478,7 +500,16 @@ static const struct api_field vm_create_params[] = {
 static const struct api_field vm_start_params[] = { FIELD_VM_ID, FIELDS_END };
 #define vm_start_result vm_fields
 
-static const struct api_field vm_stop_params[] = { FIELD_VM_ID, FIELDS_END };
+static const struct api_field vm_stop_params[] = {
+	FIELD_VM_ID,
+	{ .name = "reason",
+		.type = API_ENUM,
+		.dflt = "\"user\"",
+		.flags = API_NO_MCP,
+		.names = names_stop_reason_given,
+		.help = "What is kept as its `stop_reason`." },
+	FIELDS_END,
+};
 #define vm_stop_result vm_fields
 
 static const struct api_field vm_exec_params[] = {
@@ -489,22 +520,48 @@ static const struct api_field vm_exec_params[] = {
 };
 #define vm_exec_result vm_run_result
 
+static const struct api_field port_fields[] = {
+	{ .name = "host", .type = API_STRING },
+	{ .name = "host_port", .type = API_INT, .min = 1, .max = UINT16_MAX },
+	{ .name = "guest_port", .type = API_INT, .min = 1, .max = UINT16_MAX },
+	{ .name = "protocol", .type = API_STRING },
+	FIELDS_END,
+};
+static const struct api_field port_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = port_fields },
+	FIELDS_END,
+};
 static const struct api_field vm_network_info_params[] = { FIELD_VM_ID, FIELDS_END };
 static const struct api_field vm_network_info_result[] = {
 	{ .name = "vm_id", .type = API_ID, .names = id_vm },
-	{ .name = "enabled", .type = API_BOOL },
-	{ .name = "tap", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "network_enabled", .type = API_BOOL },
+	{ .name = "network_policy", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "tap_name", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "guest_ip", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "gateway", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "dns", .type = API_ARRAY, .sub = string_element },
-	{ .name = "policy", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "gateway_ip", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "subnet_cidr", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "mac_address", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "dns_servers", .type = API_ARRAY, .sub = string_element },
+	{ .name = "ports", .type = API_ARRAY, .sub = port_element },
+	{ .name = "outbound_connectivity_expected", .type = API_BOOL },
+	{ .name = "reason",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "Why nothing outside can be reached." },
 	FIELDS_END,
 };
 
-#define vm_list_params no_fields
+static const struct api_field vm_list_params[] = {
+	{ .name = "all_users",
+		.type = API_BOOL,
+		.dflt = "false",
+		.flags = API_NO_MCP,
+		.help = "Everybody's; for root." },
+	FIELDS_END,
+};
 static const struct api_field vm_list_result[] = {
 	{ .name = "count", .type = API_INT, .max = INT64_MAX },
-	{ .name = "vms", .type = API_ARRAY, .sub = vm_element },
+	{ .name = "vms", .type = API_ARRAY, .sub = vm_element, .help = "Last activity first." },
 	FIELDS_END,
 };
 
@@ -515,14 +572,14 @@ static const struct api_field vm_delete_params[] = { FIELD_VM_ID, FIELDS_END };
 static const struct api_field vm_delete_result[] = {
 	{ .name = "vm_id", .type = API_ID, .names = id_vm },
 	{ .name = "deleted", .type = API_BOOL },
-	{ .name = "reason", .type = API_STRING },
+	{ .name = "reason", .type = API_STRING, .help = "`explicit_delete`." },
 	FIELDS_END,
 };
 
 #define vm_reap_expired_params no_fields
 static const struct api_field vm_reap_expired_result[] = {
 	{ .name = "count", .type = API_INT, .max = INT64_MAX },
-	{ .name = "deleted", .type = API_ARRAY, .sub = string_element },
+	{ .name = "deleted_vm_ids", .type = API_ARRAY, .sub = string_element },
 	FIELDS_END,
 };
 

@@ -214,7 +214,7 @@ class Daemon:
                 return db.execute(sql, args).fetchall()
 
     def vms(self):
-        return self.call("vm.list")["result"]["vms"]
+        return self.call("vm.list", {"all_users": os.getuid() == 0})["result"]["vms"]
 
     def residue(self):
         """What machines leave while they live: rows, directories, sockets, processes."""

@@ -220,12 +220,24 @@ static const char *bye_text(uint8_t reason)
 	}
 }
 
+/* What remains is as after vm.stop. */
+static void ended_itself(struct machine *mc, const struct error *err)
+{
+	machine_set_stop_reason(mc, "guest");
+	machine_set_state(mc, MACHINE_STOPPING);
+	machine_fail_execs(mc, err);
+	if (mc->engine == ENGINE_IDLE)
+		machine_shut_down_over(mc);
+}
+
 static int take_bye(struct machine *mc, const struct frame *f)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct msg_bye bye = { 0 };
 	char what[256] = "";
 	int r = msg_bye_get(f, &bye);
+	bool by_itself = bye.reason == BYE_SHUTDOWN || bye.reason == BYE_REBOOT ||
+			 bye.reason == BYE_POWEROFF;
 
 	if (r < 0)
 		return r;
@@ -236,7 +248,9 @@ static int take_bye(struct machine *mc, const struct frame *f)
 	error_set(&err, mc->engine == ENGINE_UP ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->bye,
 		"run the command again", "machine %s ended", mc->row.id);
 	msg_bye_done(&bye);
-	if (mc->state != MACHINE_STOPPING)
+	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED && by_itself)
+		ended_itself(mc, &err);
+	else if (mc->state != MACHINE_STOPPING)
 		lost(mc, &err); /* else its VMM ends next */
 	return 0;
 }

@@ -125,6 +125,10 @@ bool machine_successor(enum machine_state from, enum machine_state to);
 /* Commits the row as it is; a failure is logged. */
 void machine_save(struct machine *mc);
 bool machine_busy(const struct machine *mc);
+/* A call uses it now; kept with the next commit. */
+void machine_used(struct machine *mc);
+/* Kept with the next commit; told while it is stopped. */
+void machine_set_stop_reason(struct machine *mc, const char *reason);
 
 int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata);
 /* Tells those who wait for `what`; err NULL: it came about. */
@@ -200,6 +204,8 @@ void machine_shut_down_over(struct machine *mc);
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
+/* NULL: they run, or stand still for ever. */
+const char *machine_pause_reason(const struct machine *mc);
 
 /* adopt.c: the VMM of an earlier daemon. How long its agent has for its first answer, and how long a call
  * that needs the guest waits for that. */

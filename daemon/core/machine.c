@@ -90,6 +90,16 @@ void machine_save(struct machine *mc)
 		log_error_errno(r, "%s: cannot keep its state", mc->row.id);
 }
 
+void machine_used(struct machine *mc)
+{
+	mc->row.active_usec = wall_usec();
+}
+
+void machine_set_stop_reason(struct machine *mc, const char *reason)
+{
+	(void)snprintf(mc->row.stop_reason, sizeof(mc->row.stop_reason), "%s", reason);
+}
+
 bool machine_busy(const struct machine *mc)
 {
 	return mc->engine != ENGINE_IDLE || mc->state == MACHINE_STOPPING ||
@@ -277,7 +287,14 @@ static int add_spec(struct machine *mc, json_object *o)
 	if (r >= 0)
 		r = json_add_str(o, "environment", mc->row.environment);
 	if (r >= 0)
+		r = json_add_str(o, "environment_version", mc->row.environment_version);
+	if (r >= 0)
 		r = json_add_str(o, "state", machine_state_public(mc->state));
+	if (r >= 0)
+		r = json_add_str(o, "stop_reason",
+			mc->state == MACHINE_STOPPED ? none_if_empty(mc->row.stop_reason) : NULL);
+	if (r >= 0)
+		r = json_add_str(o, "pause_reason", machine_pause_reason(mc));
 	if (r >= 0)
 		r = json_add_int(o, "vcpu_count", mc->row.vcpu_count);
 	if (r >= 0)
@@ -293,10 +310,23 @@ static int add_spec(struct machine *mc, json_object *o)
 	return r;
 }
 
-static int add_present(struct machine *mc, json_object *o)
+/* Members of a network, which no machine has yet. */
+static int add_absent(json_object *o, const char *const *names, size_t n)
 {
 	int r = json_add_bool(o, "network_enabled", false);
 
+	for (size_t i = 0; r >= 0 && i < n; i++)
+		r = json_add_str(o, names[i], NULL);
+	return r;
+}
+
+static int add_present(struct machine *mc, json_object *o)
+{
+	static const char *const absent[] = { "network_policy", "guest_ip", "tap_name" };
+	int r = add_absent(o, absent, ARRAY_SIZE(absent));
+
+	if (r >= 0)
+		r = json_add_bool(o, "allow_host_compat", false);
 	if (r >= 0)
 		r = json_add_str(o, "execution_mode", mc->vmm ? vmm_execution_mode(mc->vmm) : NULL);
 	if (r >= 0)
@@ -330,43 +360,65 @@ int machine_json(struct machine *mc, json_object **ret)
 
 int machine_network_json(struct machine *mc, json_object **ret)
 {
-	static const char *const absent[] = { "tap", "guest_ip", "gateway", "policy" };
+	static const char *const absent[] = { "network_policy", "tap_name", "guest_ip",
+		"gateway_ip", "subnet_cidr", "mac_address" };
 	_cleanup_json_ json_object *o = json_object_new_object();
 	int r = o ? json_add_str(o, "vm_id", mc->row.id) : -ENOMEM;
 
 	if (r >= 0)
-		r = json_add_bool(o, "enabled", false);
-	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(absent); i++)
-		r = json_add_str(o, absent[i], NULL);
+		r = add_absent(o, absent, ARRAY_SIZE(absent));
 	if (r >= 0)
-		r = json_add(o, "dns", json_object_new_array());
+		r = json_add(o, "dns_servers", json_object_new_array());
+	if (r >= 0)
+		r = json_add(o, "ports", json_object_new_array());
+	if (r >= 0)
+		r = json_add_bool(o, "outbound_connectivity_expected", false);
+	if (r >= 0)
+		r = json_add_str(o, "reason", "its network is off");
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);
 	return 0;
 }
 
-static int add_machines(struct machines *ms, uid_t uid, json_object *list)
+/* Last activity first. Rows of an older pyro do not know theirs. */
+static int by_activity(const void *a, const void *b)
 {
+	const struct machine *x = *(const struct machine *const *)a,
+			     *y = *(const struct machine *const *)b;
+	uint64_t at_x = MAX_OF(x->row.active_usec, x->row.created_usec),
+		 at_y = MAX_OF(y->row.active_usec, y->row.created_usec);
+
+	return at_x != at_y ? (at_x < at_y ? 1 : -1) : strcmp(x->row.id, y->row.id);
+}
+
+static int add_machines(struct machines *ms, uid_t uid, bool all, json_object *list)
+{
+	_cleanup_free_ struct machine **sorted = calloc(machines_count(ms, 0) + 1, sizeof(*sorted));
 	struct machine *mc;
+	size_t n = 0;
 
-	LIST_FOREACH (mc, &ms->list, entry) {
-		_cleanup_json_ json_object *o = NULL;
-		int r;
+	if (!sorted)
+		return -ENOMEM;
+	LIST_FOREACH (mc, &ms->list, entry)
+		if (all || mc->row.owner_uid == uid)
+			sorted[n++] = mc;
+	qsort(sorted, n, sizeof(*sorted), by_activity);
+	for (size_t i = 0; i < n; i++) {
+		json_object *o = NULL;
+		int r = machine_json(sorted[i], &o);
 
-		if (!visible(mc, uid))
-			continue;
-		r = machine_json(mc, &o);
 		if (r < 0)
 			return r;
-		if (json_object_array_add(list, o) < 0)
+		if (json_object_array_add(list, o) < 0) {
+			json_object_put(o);
 			return -ENOMEM;
-		o = NULL;
+		}
 	}
 	return 0;
 }
 
-int machines_list_json(struct machines *ms, uid_t uid, json_object **ret)
+int machines_list_json(struct machines *ms, uid_t uid, bool all, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
 	_cleanup_json_ json_object *list = json_object_new_array();
@@ -374,7 +426,7 @@ int machines_list_json(struct machines *ms, uid_t uid, json_object **ret)
 
 	if (!o || !list)
 		return -ENOMEM;
-	r = add_machines(ms, uid, list);
+	r = add_machines(ms, uid, all, list);
 	if (r >= 0)
 		r = json_add_int(o, "count", (int64_t)json_object_array_length(list));
 	if (r >= 0)
@@ -513,6 +565,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 {
 	int r;
 
+	machine_used(mc);
 	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED)
 		return 1;
 	if (comes_to_a_stand(mc)) {
@@ -542,10 +595,12 @@ static bool runs_not(const struct machine *mc)
 	       mc->state == MACHINE_FAILED;
 }
 
-int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
+int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
+	struct error *err)
 {
 	int r;
 
+	machine_used(mc);
 	if (mc->engine == ENGINE_IDLE && runs_not(mc))
 		return 1;
 	if ((mc->floor == 0 && mc->engine != ENGINE_IDLE) || mc->step < machine_steps_created())
@@ -556,6 +611,7 @@ int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struc
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s", mc->row.id);
+	machine_set_stop_reason(mc, reason);
 	if (machine_may_answer(mc) && machine_ask_again(mc) >= 0)
 		mc->stop_wanted = mc->stop_asked = true;
 	else if (mc->engine == ENGINE_IDLE && mc->state != MACHINE_STOPPING)

@@ -52,8 +52,8 @@ struct machines *machines_free(struct machines *ms);
 int machines_find(
 	struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err);
 
-/* vm.list and vm.status results (fields of contract.md section 4); *ret is owned. */
-int machines_list_json(struct machines *ms, uid_t uid, json_object **ret);
+/* vm.list and vm.status results (fields of contract.md section 4); *ret is owned. The list is uid's machines, or all. */
+int machines_list_json(struct machines *ms, uid_t uid, bool all, json_object **ret);
 int machine_json(struct machine *mc, json_object **ret);
 const char *machine_id(const struct machine *mc); /* whole, when the caller gave a prefix */
 bool machines_use_digest(const char *digest, void *machines); /* digest_in_use_fn */
@@ -73,9 +73,10 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
 /*
  * Ends the guest in order, within STOP_USEC, else without; its disk stays. done comes when it is stopped.
- * Returns 1, and done does not come, when it does not run.
+ * Returns 1, and done does not come, when it does not run. reason: one of vm.stop's.
  */
-int machine_stop(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
+int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
+	struct error *err);
 
 /* The network a machine has: none in this version. *ret is owned. */
 int machine_network_json(struct machine *mc, json_object **ret);

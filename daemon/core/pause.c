@@ -19,7 +19,8 @@
 
 struct pause {
 	struct machine *machine; /* borrowed: owns us */
-	sd_event_source *timer;  /* owned */
+	bool disk_full;
+	sd_event_source *timer; /* owned */
 	uint64_t wait_usec;
 };
 
@@ -71,10 +72,11 @@ void machine_paused(struct machine *mc, const char *reason)
 		return;
 	}
 	mc->pause->machine = mc;
+	mc->pause->disk_full = streq(reason, "disk_full");
 	mc->pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
 	say(mc, reason);
-	if (!streq(reason, "disk_full"))
+	if (!mc->pause->disk_full)
 		return;
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->pause->timer, CLOCK_MONOTONIC,
 		LOOK_MIN_USEC, 0, on_look, mc->pause);
@@ -94,4 +96,9 @@ void machine_unpaused(struct machine *mc)
 	log_info("%s: goes on", mc->row.id);
 	hold(mc, false);
 	say(mc, NULL);
+}
+
+const char *machine_pause_reason(const struct machine *mc)
+{
+	return mc->pause && mc->pause->disk_full ? "disk_full" : NULL;
 }

@@ -98,7 +98,7 @@ static void reap_finish(struct reap *reap)
 	if (o)
 		r = json_add_int(o, "count", (int64_t)json_object_array_length(reap->deleted));
 	if (r >= 0)
-		r = json_add(o, "deleted", TAKE_PTR(reap->deleted));
+		r = json_add(o, "deleted_vm_ids", TAKE_PTR(reap->deleted));
 	if (r < 0)
 		error_set_errno(&reap->err, ERROR_NO_MEMORY, r, NULL, "cannot answer");
 	reap->done(reap->err.set ? NULL : TAKE_PTR(o), reap->err.set ? &reap->err : NULL,

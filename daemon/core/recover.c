@@ -172,7 +172,7 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 	if (mc->state == MACHINE_PREPARING) /* nobody has been told of it */
 		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
-		return machine_delete(mc, "requested", on_recovered, NULL);
+		return machine_delete(mc, "its deletion was asked for", on_recovered, NULL);
 	if (!runs_not(mc))
 		return recover_vmm(mc);
 	mc->step = machine_steps_created();

@@ -554,6 +554,7 @@ static int enter(struct run *r, struct machine *mc, struct error *err)
 		return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, "pyro vm status",
 			"machine %s is %s and takes no command now", mc->row.id,
 			machine_state_public(mc->state));
+	machine_used(mc);
 	r->machine = mc;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
 	k = adopting ? machine_boot(mc, on_adopted, r, err) : keep_entered(r, err);

@@ -39,7 +39,10 @@ static int pin_images(struct machine *mc, struct error *err)
 	}
 	mc->row.env_digest = strdup(digest);
 	mc->row.kernel_hash = strdup(kernel);
-	if (!mc->row.env_digest || !mc->row.kernel_hash)
+	if (environment_version(env))
+		mc->row.environment_version = strdup(environment_version(env));
+	if (!mc->row.env_digest || !mc->row.kernel_hash ||
+		(environment_version(env) && !mc->row.environment_version))
 		return error_set_errno(
 			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot create the machine");
 	return 0;
@@ -541,6 +544,7 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 		.one_shot = spec->one_shot,
 	};
 
+	row.active_usec = row.created_usec;
 	if (spec->ttl_seconds > 0)
 		row.expires_usec = row.created_usec + (uint64_t)spec->ttl_seconds * USEC_PER_SEC;
 	api_new_id("vm-", row.id);

@@ -161,6 +161,11 @@ const char *environment_digest(const struct environment *env)
 	return env->digest[0] ? env->digest : NULL;
 }
 
+const char *environment_version(const struct environment *env)
+{
+	return env->digest[0] ? env->catalog->version : NULL;
+}
+
 const char *environment_damage(const struct environment *env)
 {
 	if (env->damage)

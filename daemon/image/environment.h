@@ -28,6 +28,8 @@ int environment_json(struct environment *env, json_object **ret);
 const char *environment_name(const struct environment *env);
 bool environment_installed(const struct environment *env);
 const char *environment_digest(const struct environment *env); /* "sha256:HEX" or NULL */
+/* Of its installed image; NULL when there is none or its version is not known. */
+const char *environment_version(const struct environment *env);
 /* Why what is in the cache does not count as installed ("its image is missing ..."); NULL when whole or absent. */
 const char *environment_damage(const struct environment *env);
 /* Why its last pull by this daemon failed; NULL when it did not, or another has begun. */

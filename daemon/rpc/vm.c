@@ -287,9 +287,8 @@ static void on_state(const struct error *err, void *userdata)
 		reply_machine(sc->call, mc);
 }
 
-/* vm.start and vm.stop: the call is answered when the machine is where it shall be. */
-static int change_state(struct call *c,
-	int (*change)(struct machine *, machine_done_fn, void *, struct error *), struct error *err)
+/* vm.start (stop_reason NULL) and vm.stop: the call is answered when the machine is where it shall be. */
+static int change_state(struct call *c, const char *stop_reason, struct error *err)
 {
 	_cleanup_free_ struct state_call *sc = calloc(1, sizeof(*sc));
 	struct machine *mc = call_machine(c);
@@ -300,7 +299,8 @@ static int change_state(struct call *c,
 	sc->call = c;
 	sc->m = call_manager(c);
 	(void)snprintf(sc->vm_id, sizeof(sc->vm_id), "%s", machine_id(mc));
-	r = change(mc, on_state, sc, err);
+	r = stop_reason ? machine_stop(mc, stop_reason, on_state, sc, err)
+			: machine_boot(mc, on_state, sc, err);
 	if (r < 0)
 		return r;
 	if (r > 0) {
@@ -314,12 +314,12 @@ static int change_state(struct call *c,
 
 int rpc_vm_start(struct call *c, struct error *err)
 {
-	return change_state(c, machine_boot, err);
+	return change_state(c, NULL, err);
 }
 
 int rpc_vm_stop(struct call *c, struct error *err)
 {
-	return change_state(c, machine_stop, err);
+	return change_state(c, json_get_str(call_params(c), "reason", "user"), err);
 }
 
 int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
@@ -333,10 +333,17 @@ int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
 	return 0;
 }
 
-int rpc_vm_list(struct call *c, _unused_ struct error *err)
+int rpc_vm_list(struct call *c, struct error *err)
 {
+	bool all = json_get_bool(call_params(c), "all_users", false);
 	json_object *o = NULL;
-	int r = machines_list_json(call_manager(c)->machines, call_uid(c), &o);
+	int r;
+
+	if (all && call_uid(c) != 0)
+		return error_set(err, ERROR_PERMISSION_DENIED, "other users' machines are for root",
+			"sudo pyro vm list --all-users",
+			"vm.list with all_users=true is not for uid %u", call_uid(c));
+	r = machines_list_json(call_manager(c)->machines, call_uid(c), all, &o);
 	if (r < 0)
 		return r;
 	call_reply(c, o);
@@ -368,7 +375,7 @@ static void on_deleted(const struct error *err, void *userdata)
 		return;
 	}
 	if (!o || json_add_str(o, "vm_id", d->vm_id) < 0 || json_add_bool(o, "deleted", true) < 0 ||
-		json_add_str(o, "reason", "requested") < 0) {
+		json_add_str(o, "reason", "explicit_delete") < 0) {
 		(void)error_set(&failed, ERROR_NO_MEMORY, NULL, NULL, "%s is deleted", d->vm_id);
 		call_fail(d->call, &failed);
 		return;
@@ -386,7 +393,7 @@ int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 	d->call = c;
 	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
 	call_keep_on(c, NULL, NULL); /* a deletion goes on whoever waits */
-	r = machine_delete(call_machine(c), "requested", on_deleted, d);
+	r = machine_delete(call_machine(c), "its deletion was asked for", on_deleted, d);
 	if (r < 0)
 		return r;
 	(void)TAKE_PTR(d);

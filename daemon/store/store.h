@@ -33,12 +33,15 @@ struct vm_row {
 	char id[16];
 	uid_t owner_uid;
 	char *environment, *env_digest, *kernel_hash; /* owned */
+	char *environment_version;                    /* owned or NULL: not known */
 	unsigned vcpu_count;
 	uint64_t mem_mib, disk_mib;
 	int64_t ttl_seconds;
 	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0 = never */
 	bool one_shot;
-	char state[16]; /* machine_state_name() */
+	uint64_t active_usec; /* CLOCK_REALTIME: of the last call that used it */
+	char state[16];       /* machine_state_name() */
+	char stop_reason[16]; /* "" unless it is stopped */
 	char accelerator[16], start_mode[16];
 	uint8_t uuid[16], sync[32];
 	pid_t vmm_pid;           /* 0 = not started */

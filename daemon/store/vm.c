@@ -14,10 +14,12 @@ enum { ROWS_MAX = 100000 };
 static const char sql_columns[] =
 	"SELECT id, owner_uid, environment, env_digest, kernel_hash, vcpu_count, mem_mib, disk_mib, "
 	"ttl_seconds, created_usec, expires_usec, one_shot, state, accelerator, start_mode, uuid, "
-	"sync, vmm_pid, vmm_start_time, boot_id, last_error, vmm_invocation FROM vm ORDER BY created_usec, id";
+	"sync, vmm_pid, vmm_start_time, boot_id, last_error, vmm_invocation, environment_version, "
+	"stop_reason, active_usec FROM vm ORDER BY created_usec, id";
 static const char sql_put[] =
 	"INSERT OR REPLACE INTO vm VALUES "
-	"(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22)";
+	"(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,"
+	"?23,?24,?25)";
 static const char sql_delete[] = "DELETE FROM vm WHERE id = ?1";
 static const char sql_delete_execs[] = "DELETE FROM exec WHERE vm_id = ?1";
 
@@ -32,6 +34,7 @@ void vm_row_done(struct vm_row *row)
 	free(row->env_digest);
 	free(row->kernel_hash);
 	free(row->last_error);
+	free(row->environment_version);
 	memset(row, 0, sizeof(*row));
 }
 
@@ -45,11 +48,13 @@ int vm_row_copy(struct vm_row *dst, const struct vm_row *src)
 {
 	struct vm_row row = *src;
 
-	row.environment = row.env_digest = row.kernel_hash = row.last_error = NULL;
+	row.environment = row.env_digest = row.kernel_hash = row.last_error =
+		row.environment_version = NULL;
 	if (copy_string(&row.environment, src->environment) < 0 ||
 		copy_string(&row.env_digest, src->env_digest) < 0 ||
 		copy_string(&row.kernel_hash, src->kernel_hash) < 0 ||
-		copy_string(&row.last_error, src->last_error) < 0) {
+		copy_string(&row.last_error, src->last_error) < 0 ||
+		copy_string(&row.environment_version, src->environment_version) < 0) {
 		vm_row_done(&row);
 		return -ENOMEM;
 	}
@@ -108,6 +113,10 @@ static int read_text(sqlite3_stmt *stmt, struct vm_row *row)
 		r = column_string(stmt, 20, &row->last_error);
 	if (r >= 0)
 		r = column_fixed(stmt, 21, row->vmm_invocation, sizeof(row->vmm_invocation));
+	if (r >= 0)
+		r = column_string(stmt, 22, &row->environment_version);
+	if (r >= 0)
+		r = column_fixed(stmt, 23, row->stop_reason, sizeof(row->stop_reason));
 	return r;
 }
 
@@ -123,6 +132,7 @@ static int read_row(sqlite3_stmt *stmt, struct vm_row *row)
 	row->one_shot = sqlite3_column_int(stmt, 11) != 0;
 	row->vmm_pid = (pid_t)sqlite3_column_int64(stmt, 17);
 	row->vmm_start_time = (uint64_t)sqlite3_column_int64(stmt, 18);
+	row->active_usec = (uint64_t)sqlite3_column_int64(stmt, 24);
 	return read_text(stmt, row);
 }
 
@@ -201,6 +211,9 @@ static void bind_row(sqlite3_stmt *stmt, const struct vm_row *row)
 	bind_text(stmt, 20, row->boot_id);
 	bind_text(stmt, 21, row->last_error);
 	bind_text(stmt, 22, row->vmm_invocation);
+	bind_text(stmt, 23, row->environment_version);
+	bind_text(stmt, 24, row->stop_reason);
+	(void)sqlite3_bind_int64(stmt, 25, (sqlite3_int64)row->active_usec);
 }
 
 /* A bind that failed leaves NULL, which the table's NOT NULL refuses, or the step reports it. */

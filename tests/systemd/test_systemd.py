@@ -172,7 +172,7 @@ def test_nobody_sees_anothers_machine(host):
         assert refused["error"]["code"] == "vm_not_found", (verb, refused)
     refused = json.loads(host.pyro("--json", "vm", "exec", vm, "--", "true", user="bob", check=False).stdout)
     assert refused["error"]["code"] == "vm_not_found"
-    seen = json.loads(host.run("pyro", "--json", "vm", "list").stdout)["vms"]
+    seen = json.loads(host.run("pyro", "--json", "vm", "list", "--all-users").stdout)["vms"]
     assert [v["owner_uid"] for v in seen if v["vm_id"] == vm] == [int(host.run("id", "-u", "alice").stdout)]
     host.pyro("vm", "delete", vm)
 

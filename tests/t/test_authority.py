@@ -197,7 +197,7 @@ def create_for_anyone(d, who):
 def list_own(got, who):
     uid = PEOPLE[who][0]
     assert got["count"] == len(got["vms"])
-    assert uid == 0 or {v["owner_uid"] for v in got["vms"]} <= {uid}
+    assert {v["owner_uid"] for v in got["vms"]} <= {uid}
 
 
 def prune(d, who):
@@ -223,7 +223,7 @@ ANYONE = {
     "vm.run": run_for_anyone,
     "vm.create": create_for_anyone,
     "vm.list": anyone(check=list_own),
-    "vm.reap_expired": anyone(check=lambda got, _: got == {"count": 0, "deleted": []} or pytest.fail(str(got))),
+    "vm.reap_expired": anyone(check=lambda got, _: got == {"count": 0, "deleted_vm_ids": []} or pytest.fail(str(got))),
 }
 for name, act in ANYONE.items():
     act.method = name
@@ -271,7 +271,7 @@ OWNED = {
     "vm.start": to_machine("vm.start", lambda got: got["state"] == "started"),
     "vm.stop": to_machine("vm.stop", lambda got: got["state"] == "created"),
     "vm.exec": exec_in,
-    "vm.network_info": to_machine("vm.network_info", lambda got: got["enabled"] is False),
+    "vm.network_info": to_machine("vm.network_info", lambda got: got["network_enabled"] is False),
     "vm.status": to_machine("vm.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
     "vm.delete": to_machine("vm.delete", lambda got: got["deleted"] is True),
     "exec.signal": signal,
@@ -352,7 +352,10 @@ def test_lists_show_ones_own_and_root_sees_owners(served, target):
     assert {v["vm_id"] for v in result(served, OWNER, "vm.list")["vms"]} == mine
     assert result(served, OTHER, "vm.list") == {"count": 0, "vms": []}
     assert result(served, ADMIN, "vm.list") == {"count": 0, "vms": []}
-    assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list")["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
+    assert result(served, ROOT, "vm.list") == {"count": 0, "vms": []}
+    for who in (OWNER, OTHER, ADMIN):
+        assert refusal(served, who, "vm.list", {"all_users": True})["data"]["code"] == "permission_denied"
+    assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list", {"all_users": True})["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
 
 
 def test_doctor_tells_nothing_of_others(served, target):

@@ -79,6 +79,7 @@ def test_paused_across_a_restart(make_fake):
     while not [v for v in d.vms() if v["last_error"] == "paused: disk_full"]:
         assert time.monotonic() < end and p.poll() is None, d.log_text()
         time.sleep(0.05)
+    assert [v["pause_reason"] for v in d.vms()] == ["disk_full"]
     d.kill()
     d.start()
     out, err = p.communicate(timeout=90)

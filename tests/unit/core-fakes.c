@@ -401,6 +401,11 @@ const char *environment_digest(_unused_ const struct environment *env)
 	return "sha256:00";
 }
 
+const char *environment_version(_unused_ const struct environment *env)
+{
+	return "1.0.0";
+}
+
 int environments_open_image(_unused_ struct environments *envs, _unused_ const char *digest,
 	int *ret_fd, struct error *err)
 {

@@ -76,7 +76,8 @@ int machines_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t u
 	return error_set(err, ERROR_VM_NOT_FOUND, NULL, "pyro vm list", "no machine %s", id);
 }
 
-int machines_list_json(_unused_ struct machines *ms, _unused_ uid_t uid, json_object **ret)
+int machines_list_json(
+	_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool all, json_object **ret)
 {
 	*ret = json_tokener_parse("{\"count\":0,\"vms\":[]}");
 	return 0;
@@ -103,8 +104,8 @@ int machine_boot(_unused_ struct machine *mc, _unused_ machine_done_fn done,
 	return -ENOENT;
 }
 
-int machine_stop(_unused_ struct machine *mc, _unused_ machine_done_fn done,
-	_unused_ void *userdata, _unused_ struct error *err)
+int machine_stop(_unused_ struct machine *mc, _unused_ const char *reason,
+	_unused_ machine_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
 {
 	return -ENOENT;
 }

@@ -149,7 +149,7 @@ START_TEST(unknown)
 {
 	const char *text = refused("vm.status", "{\"vm_id\":\"vm-000000000000\",\"nme\":1}", 0);
 	ck_assert_str_eq(text, "unknown parameter nme|the known ones are vm_id");
-	ck_assert_str_eq(refused("vm.list", "{\"x\":1}", 0), "unknown parameter x|it takes none");
+	ck_assert_str_eq(refused("env.list", "{\"x\":1}", 0), "unknown parameter x|it takes none");
 	text = refused("vm.run", "{\"environment\":\"x\"}", 0);
 	ck_assert_ptr_nonnull(strstr(text, "parameter command is missing"));
 }
@@ -215,9 +215,9 @@ START_TEST(results)
 		const char *json;
 		bool good;
 	} rows[] = {
-		{ "{\"vm_id\":\"vm-0123456789ab\",\"deleted\":true,\"reason\":\"requested\"}",
+		{ "{\"vm_id\":\"vm-0123456789ab\",\"deleted\":true,\"reason\":\"explicit_delete\"}",
 			true },
-		{ "{\"vm_id\":\"vm-01\",\"deleted\":true,\"reason\":\"requested\"}", false },
+		{ "{\"vm_id\":\"vm-01\",\"deleted\":true,\"reason\":\"explicit_delete\"}", false },
 		{ "{\"vm_id\":\"vm-0123456789ab\",\"deleted\":true}", false },
 		{ "{\"vm_id\":\"vm-0123456789ab\",\"deleted\":1,\"reason\":\"x\"}", false },
 		{ "{\"vm_id\":\"vm-0123456789ab\",\"deleted\":true,\"reason\":null}", false },

@@ -143,9 +143,16 @@ static void boot(void)
 	wait_done();
 }
 
+static void until_idle(void)
+{
+	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->engine, ENGINE_IDLE);
+}
+
 static void stop(void)
 {
-	ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", on_done, NULL, NULL), 0);
 	wait_done();
 	ck_assert(!failure.set);
 	ck_assert_int_eq(the_machine()->state, MACHINE_STOPPED);
@@ -183,7 +190,7 @@ static void nothing_left(void)
 
 static void delete (void)
 {
-	ck_assert_int_eq(machine_delete(the_machine(), "requested", on_done, NULL), 0);
+	ck_assert_int_eq(machine_delete(the_machine(), "it was asked for", on_done, NULL), 0);
 	wait_done();
 	ck_assert(!failure.set);
 	nothing_left();
@@ -204,7 +211,7 @@ START_TEST(life)
 		ck_assert_uint_eq(fake.logins, round); /* it was idle: a command may come */
 		ck_assert_uint_eq(fake.shutdowns, round);
 		ck_assert_uint_eq(fake.disks, 1); /* the same disk */
-		ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 1);
+		ck_assert_int_eq(machine_stop(the_machine(), "user", on_done, NULL, NULL), 1);
 		ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
 	}
 	delete ();
@@ -229,8 +236,8 @@ START_TEST(joined)
 	wait_done();
 	ck_assert_uint_eq(fake.setups, 1);
 	told = 0;
-	ck_assert_int_eq(machine_stop(the_machine(), on_told, NULL, NULL), 0);
-	ck_assert_int_eq(machine_stop(the_machine(), on_told, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", on_told, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", on_told, NULL, NULL), 0);
 	wait_done();
 	ck_assert_uint_eq(fake.shutdowns, 1);
 	delete ();
@@ -335,7 +342,7 @@ START_TEST(deleted_while_stopping)
 {
 	created();
 	boot();
-	ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", NULL, NULL, NULL), 0);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
 	delete ();
@@ -350,7 +357,7 @@ START_TEST(booted_while_stopping)
 	if (_i % 2)
 		fake_vmm_die();
 	else
-		ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+		ck_assert_int_eq(machine_stop(the_machine(), "user", NULL, NULL, NULL), 0);
 	for (int k = 0; k < _i / 2; k++)
 		(void)sd_event_run(event, 0);
 	boot();
@@ -365,7 +372,7 @@ START_TEST(deleted_before_the_boot_that_waits)
 {
 	created();
 	boot();
-	ck_assert_int_eq(machine_stop(the_machine(), NULL, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", NULL, NULL, NULL), 0);
 	ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 0);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
@@ -385,9 +392,34 @@ START_TEST(wrong_states)
 	ck_assert_int_eq(machine_boot(the_machine(), NULL, NULL, NULL), 0);
 	for (int k = 0; k < 20; k++)
 		(void)sd_event_run(event, 0);
-	ck_assert_int_lt(machine_stop(the_machine(), on_done, NULL, &err), 0);
+	ck_assert_int_lt(machine_stop(the_machine(), "user", on_done, NULL, &err), 0);
 	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
 	ck_assert_ptr_nonnull(err.fix);
+	delete ();
+}
+END_TEST
+
+/* A guest that switches itself off is stopped, not failed, and the row says who did it. */
+START_TEST(guest_switches_itself_off)
+{
+	struct msg_bye bye = { .reason = BYE_POWEROFF };
+	_cleanup_json_ json_object *o = NULL;
+
+	created();
+	boot();
+	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
+	fake_flush();
+	for (int k = 0; k < 500 && the_machine()->state != MACHINE_STOPPED; k++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	until_idle();
+	ck_assert_int_eq(machine_json(the_machine(), &o), 0);
+	ck_assert_str_eq(json_get_str(o, "state", ""), "stopped");
+	ck_assert_str_eq(json_get_str(o, "stop_reason", ""), "guest");
+	ck_assert_ptr_null(json_get(o, "last_error"));
+	ck_assert_uint_eq(fake.vmms, 0);
+	row_says("stopped");
+	boot();
+	ck_assert(!failure.set);
 	delete ();
 }
 END_TEST
@@ -398,7 +430,7 @@ START_TEST(stop_survives_a_cut)
 	created();
 	boot();
 	fake.never_ends = true;
-	ck_assert_int_eq(machine_stop(the_machine(), on_done, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(the_machine(), "user", on_done, NULL, NULL), 0);
 	for (int k = 0; k < 200 && fake.shutdowns == 0; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	fake.never_ends = false;
@@ -665,13 +697,6 @@ static void restart_over_a_vmm(void)
 	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
 }
 
-static void until_idle(void)
-{
-	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
-		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
-	ck_assert_int_eq(the_machine()->engine, ENGINE_IDLE);
-}
-
 static void until_setup(unsigned n)
 {
 	for (int i = 0; i < 500 && fake.setups < n; i++)
@@ -805,10 +830,10 @@ START_TEST(deleted_when_a_stop_is_late)
 	boot();
 	fake.never_ends = true;
 	mc = the_machine();
-	ck_assert_int_eq(machine_stop(mc, NULL, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(mc, "user", NULL, NULL, NULL), 0);
 	for (int k = 0; k < 500 && fake.shutdowns == 0; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
-	ck_assert_int_eq(machine_delete(mc, "requested", on_done, NULL), 0);
+	ck_assert_int_eq(machine_delete(mc, "it was asked for", on_done, NULL), 0);
 	if (_i == 0) /* between the call and the engine's turn */
 		machine_shut_down_over(mc);
 	for (int k = 0; k < _i; k++)
@@ -830,11 +855,11 @@ START_TEST(stopped_after_a_deletion_that_failed)
 
 	created();
 	fake.fail = FAKE_REMOVE;
-	ck_assert_int_eq(machine_delete(the_machine(), "requested", on_done, NULL), 0);
+	ck_assert_int_eq(machine_delete(the_machine(), "it was asked for", on_done, NULL), 0);
 	wait_done();
 	ck_assert(failure.set);
 	ck_assert_int_eq(the_machine()->state, MACHINE_UNKNOWN);
-	ck_assert_int_lt(machine_stop(the_machine(), on_done, NULL, &err), 0);
+	ck_assert_int_lt(machine_stop(the_machine(), "user", on_done, NULL, &err), 0);
 	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
 	fake.fail = FAKE_NONE;
 	delete ();
@@ -850,7 +875,7 @@ START_TEST(asked_after_a_stop_that_failed)
 	boot();
 	mc = the_machine();
 	fake.never_ends = fake.hangs = true;
-	ck_assert_int_eq(machine_stop(mc, on_done, NULL, NULL), 0);
+	ck_assert_int_eq(machine_stop(mc, "user", on_done, NULL, NULL), 0);
 	machine_shut_down_over(mc); /* it is late */
 	for (int k = 0; k < 500 && !(mc->engine == ENGINE_DOWN && mc->deadline); k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
@@ -903,6 +928,7 @@ int main(void)
 	tcase_add_loop_test(t, booted_while_stopping, 0, 30);
 	tcase_add_loop_test(t, deleted_before_the_boot_that_waits, 0, 8);
 	tcase_add_test(t, wrong_states);
+	tcase_add_test(t, guest_switches_itself_off);
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_test(t, paused_and_resumed);
 	tcase_add_loop_test(t, executes, 0, 2);

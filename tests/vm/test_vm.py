@@ -49,7 +49,10 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
         assert json.loads(r.text)["state"] == want
         assert bool(daemon.processes()) == (want == "started")
     info = json.loads(daemon.pyro("--json", "vm", "network-info", vm).text)
-    assert info == {"vm_id": vm, "enabled": False, "tap": None, "guest_ip": None, "gateway": None, "dns": [], "policy": None}
+    assert info == {
+        "vm_id": vm, "network_enabled": False, "network_policy": None, "tap_name": None, "guest_ip": None, "gateway_ip": None,
+        "subnet_cidr": None, "mac_address": None, "dns_servers": [], "ports": [], "outbound_connectivity_expected": False,
+        "reason": "its network is off"}
     r = daemon.pyro("vm", "exec", vm, "--", "sh", "-c", "nproc; exit 4")
     assert r.status == 4 and r.out == b"2\n", r
     assert re.search(r"^\[vm-exec\] vm_id=%s execution_mode=guest_serial exit_code=4 duration_ms=\d+$" % vm, r.errors, re.M)
