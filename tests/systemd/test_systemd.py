@@ -432,7 +432,7 @@ def test_poweroff_ends_machines_in_order(host):
 def test_the_next_boot_knows_the_machine(host):
     host.boot()
     listed = json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]
-    assert [v["state"] for v in listed] == ["stopped"], listed
+    assert [(v["state"], v["stop_reason"]) for v in listed] == [("stopped", "host_shutdown")], listed
     host.pyro("vm", "delete", listed[0]["vm_id"])
 
 
