@@ -22,6 +22,7 @@
 #include "daemon/image/import-job.h"
 #include "daemon/image/kernel.h"
 #include "daemon/log.h"
+#include "daemon/receiver.h"
 #include "daemon/rpc/server.h"
 #include "daemon/service.h"
 #include "daemon/store/store.h"
@@ -349,6 +350,10 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 		if (!m->config_path)
 			return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
 	}
+	r = receivers_new(m->event, &m->receivers);
+	if (r < 0)
+		return error_set_errno(
+			err, ERROR_INTERNAL, r, NULL, "cannot prepare to take descriptors");
 	r = config_load(system, config_path, &m->config, err);
 	if (r >= 0)
 		r = find_places(m, socket_path, err);
@@ -388,6 +393,7 @@ struct manager *manager_free(struct manager *m)
 	m->store = store_free(m->store);
 	m->launcher = launcher_free(m->launcher);
 	m->units = units_free(m->units);
+	m->receivers = receivers_free(m->receivers);
 	config_free(m->config);
 	error_clear(&m->degraded);
 	free(m->state_dir);

@@ -17,6 +17,7 @@ struct environments;
 struct kernels;
 struct launcher;
 struct machines;
+struct receivers;
 struct server;
 struct store;
 struct units;
@@ -39,6 +40,7 @@ struct manager {
 
 	struct units
 		*units; /* owned; NULL: no unit of a service manager's, so programs are forked */
+	struct receivers *receivers;       /* owned */
 	struct launcher *launcher;         /* owned */
 	struct config *config;             /* owned */
 	struct store *store;               /* owned */

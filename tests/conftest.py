@@ -237,9 +237,10 @@ class Daemon:
                 words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0")
                 parent = int(open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[1])
                 state = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[0]
+                comm = open("/proc/%s/comm" % name).read().strip()  # what takes descriptors is kept for the next
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if state == "Z":
+            if state == "Z" or comm == "pyrod-receiver":
                 continue
             program = os.path.basename(words[0].decode(errors="replace"))
             if parent == daemon:

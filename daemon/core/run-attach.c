@@ -12,16 +12,18 @@
 #include "daemon/core/run-internal.h"
 
 #include "daemon/log.h"
+#include "daemon/receiver.h"
 
 struct attach {
-	int fd; /* owned */
+	struct receivers *receivers; /* borrowed: the manager's */
+	int fd;                      /* owned */
 	uint64_t have[STREAM_MAX];
 };
 
 struct attach *attach_free(struct attach *a)
 {
 	if (a)
-		fd_close(a->fd);
+		receivers_close(a->receivers, a->fd, true);
 	free(a);
 	return NULL;
 }
@@ -109,8 +111,8 @@ static int attach_now(struct run *r, struct attach *a, struct error *err)
 
 	if (k < 0)
 		return gone(r, "its guest does not hold what comes next", err);
-	k = stdio_new_at(r->m->event, a->fd, r->with_stdin, exec_stdin_accepted(r->exec), a->have,
-		&run_stdio_events, r, &s, err);
+	k = stdio_new_at(r->m->event, r->m->receivers, a->fd, r->with_stdin,
+		exec_stdin_accepted(r->exec), a->have, &run_stdio_events, r, &s, err);
 
 	if (k < 0)
 		return k;
@@ -165,6 +167,7 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot attach");
+	a->receivers = m->receivers;
 	a->fd = stdio_fd;
 	memcpy(a->have, have, sizeof(a->have));
 	r->cb = *cb;

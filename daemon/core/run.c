@@ -450,8 +450,8 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 		return error_set_errno(
 			err, error_code_for_errno(k), k, NULL, "cannot begin the run");
 	if (p->stdio_fd >= 0)
-		return stdio_new(r->m->event, p->stdio_fd, p->with_stdin, &run_stdio_events, r,
-			&r->stdio, err);
+		return stdio_new(r->m->event, r->m->receivers, p->stdio_fd, p->with_stdin,
+			&run_stdio_events, r, &r->stdio, err);
 	exec_stdin_end(r->exec);
 	return 0;
 }

@@ -15,6 +15,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "daemon/receiver.h"
+
 /* So long after its stdio the connection of a caller that was lost must have been found closed too. */
 #define LOST_USEC USEC_PER_SEC
 
@@ -39,6 +41,7 @@ struct stdio {
 	sd_event_source *lost;  /* owned: begins to discard */
 	struct stdio_callbacks cb;
 	void *userdata;
+	struct receivers *receivers; /* borrowed: the manager's */
 
 	struct decoder in;
 	struct buf out;
@@ -114,7 +117,7 @@ static void hang_up(struct stdio *s)
 	if (s->fd < 0)
 		return;
 	s->io = sd_event_source_disable_unref(s->io);
-	s->fd = fd_close(s->fd);
+	receivers_close(s->receivers, TAKE_FD(s->fd), true);
 	buf_clear(&s->out);
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		struct output *o = output_of(s, i);
@@ -332,9 +335,11 @@ static int read_some(struct stdio *s)
 
 	if (!p)
 		return -ENOMEM;
-	n = recv(s->fd, p, room, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	n = receivers_read(s->receivers, s->fd, true, p, room);
+	if (n == -EAGAIN)
 		return 0;
+	if (n == RECEIVERS_FDS)
+		return -EBADMSG;
 	if (n < 0 || (n == 0 && is_closed(s))) {
 		hang_up(s);
 		return 0;
@@ -360,7 +365,9 @@ static int on_io(
 			r = read_some(s);
 	if (r < 0)
 		broken(s,
-			r == -EBADMSG ? "a frame is malformed or beyond its limit" : strerror(-r));
+			r == -EBADMSG
+				? "a frame is malformed, beyond its limit, or came with a descriptor"
+				: strerror(-r));
 	else if (s->half_closed && (revents & (EPOLLHUP | EPOLLERR)))
 		hang_up(s);
 	else if (s->fd >= 0)
@@ -409,15 +416,15 @@ static int stdio_init(struct stdio *s, sd_event *event, int fd)
 	return r;
 }
 
-int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callbacks *cb,
-	void *userdata, struct stdio **ret, struct error *err)
+int stdio_new(sd_event *event, struct receivers *rs, int fd, bool with_stdin,
+	const struct stdio_callbacks *cb, void *userdata, struct stdio **ret, struct error *err)
 {
 	static const uint64_t out[STREAM_MAX] = { 0 };
 
-	return stdio_new_at(event, fd, with_stdin, 0, out, cb, userdata, ret, err);
+	return stdio_new_at(event, rs, fd, with_stdin, 0, out, cb, userdata, ret, err);
 }
 
-int stdio_new_at(sd_event *event, int fd, bool with_stdin, uint64_t in,
+int stdio_new_at(sd_event *event, struct receivers *rs, int fd, bool with_stdin, uint64_t in,
 	const uint64_t out[STREAM_MAX], const struct stdio_callbacks *cb, void *userdata,
 	struct stdio **ret, struct error *err)
 {
@@ -431,6 +438,7 @@ int stdio_new_at(sd_event *event, int fd, bool with_stdin, uint64_t in,
 		return error_set_errno(
 			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot set up live stdio");
 	s->fd = -EBADF;
+	s->receivers = rs;
 	s->cb = *cb;
 	s->userdata = userdata;
 	s->with_stdin = with_stdin;
@@ -458,7 +466,7 @@ struct stdio *stdio_free(struct stdio *s)
 	sd_event_source_disable_unref(s->io);
 	sd_event_source_disable_unref(s->drain);
 	sd_event_source_disable_unref(s->lost);
-	fd_close(s->fd);
+	receivers_close(s->receivers, s->fd, true);
 	decoder_done(&s->in);
 	buf_done(&s->out);
 	for (size_t i = 0; i < STREAMS; i++)

@@ -10,6 +10,7 @@
 #include "proto/frame.h"
 #include <systemd/sd-event.h>
 
+struct receivers;
 struct stdio;
 
 /* None of the callbacks may free the stdio. */
@@ -28,11 +29,11 @@ struct stdio_callbacks {
 
 /* Takes fd over on success. with_stdin false: the caller may send no byte of input. Only stream sockets
  * (invalid_argument); the file's flags, which the caller shares, are never changed. */
-int stdio_new(sd_event *event, int fd, bool with_stdin, const struct stdio_callbacks *cb,
-	void *userdata, struct stdio **ret, struct error *err);
+int stdio_new(sd_event *event, struct receivers *rs, int fd, bool with_stdin,
+	const struct stdio_callbacks *cb, void *userdata, struct stdio **ret, struct error *err);
 /* The same for a caller that comes again: it has the output below out[] (by stream), and its input goes on
  * from in, which it is told by the first ACK. */
-int stdio_new_at(sd_event *event, int fd, bool with_stdin, uint64_t in,
+int stdio_new_at(sd_event *event, struct receivers *rs, int fd, bool with_stdin, uint64_t in,
 	const uint64_t out[STREAM_MAX], const struct stdio_callbacks *cb, void *userdata,
 	struct stdio **ret, struct error *err);
 struct stdio *stdio_free(struct stdio *s);

@@ -53,7 +53,7 @@ void call_free(struct call *c)
 	if (c->answered)
 		*c->answered = true;
 	for (size_t i = 0; i < LIMIT_FDS_PER_LINE; i++)
-		c->fds[i] = fd_close(c->fds[i]);
+		receivers_close(c->manager->receivers, c->fds[i], true);
 	json_object_put(c->id);
 	json_object_put(c->params);
 	free(c);
@@ -89,12 +89,23 @@ struct environment *call_environment(struct call *c)
 	return c->environment;
 }
 
-int call_take_fd(struct call *c, const char *param)
+static int *find_fd(struct call *c, const char *param)
 {
 	int64_t i = json_get_int(c->params, param, -1);
-	if (i < 0 || (uint64_t)i >= c->n_fds)
-		return -EBADF;
-	return TAKE_FD(c->fds[i]);
+	return i < 0 || (uint64_t)i >= c->n_fds ? NULL : &c->fds[i];
+}
+
+int call_fd(struct call *c, const char *param)
+{
+	const int *fd = find_fd(c, param);
+	return fd ? *fd : -EBADF;
+}
+
+void call_give_fd(struct call *c, const char *param)
+{
+	int *fd = find_fd(c, param);
+	if (fd)
+		(void)TAKE_FD(*fd);
 }
 
 void call_keep(struct call *c, call_end_fn on_end, void *userdata)

@@ -28,9 +28,11 @@ bool call_is_admin(struct call *c);
  * and valid only until the handler returns. */
 struct machine *call_machine(struct call *c);
 struct environment *call_environment(struct call *c);
-/* Takes the descriptor an FD parameter names: owned by the caller; -EBADF when the parameter is
- * null. */
-int call_take_fd(struct call *c, const char *param);
+/* The descriptor that an FD parameter names, a stream socket: the call's, which closes it as a stranger's must
+ * be (receiver.h); -EBADF when the parameter is null. */
+int call_fd(struct call *c, const char *param);
+/* It belongs to whom it was handed over to. */
+void call_give_fd(struct call *c, const char *param);
 
 /* The call ends with its connection, as on_end is told. */
 void call_keep(struct call *c, call_end_fn on_end, void *userdata);

@@ -43,7 +43,7 @@ static void rearm(struct conn *c)
 	bool reads = c->state == CONN_CLOSING ||
 		     (c->state == CONN_OPEN && buf_len(&c->in) <= LIMIT_REQUEST_BYTES &&
 			     buf_len(&c->out) <= OUT_HALF);
-	if (reads && !c->input_ended)
+	if (reads && !c->input_ended && !c->receipt)
 		events |= EPOLLIN;
 	int r = sd_event_source_set_io_events(c->io, events);
 	if (r < 0) {
@@ -92,14 +92,25 @@ static void end_calls(struct conn *c)
 		call_conn_gone(call);
 }
 
+static struct receivers *receivers_of(struct conn *c)
+{
+	return server_manager(c->server)->receivers;
+}
+
+static void drop_fds(struct conn *c)
+{
+	for (size_t i = 0; i < c->fds.n; i++)
+		receivers_close(receivers_of(c), c->fds.fds[i], true);
+	fd_queue_init(&c->fds);
+}
+
 /* From now on input is thrown away, so that the client can finish writing and read why. */
 static void start_closing(struct conn *c)
 {
 	end_calls(c);
 	c->state = CONN_CLOSING;
 	buf_clear(&c->in);
-	fd_queue_done(&c->fds);
-	fd_queue_init(&c->fds);
+	drop_fds(c);
 	set_stall(c, LINGER_USEC);
 	conn_kick(c);
 }
@@ -124,6 +135,17 @@ static void refuse_line(struct conn *c, const char *what, const char *fix)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s", what);
 	conn_refuse(c, NULL, JSON_RPC_INVALID_REQUEST, &err, true);
+}
+
+/* Beyond these its receivers are stuck, or all of them are at work. */
+static void refuse_descriptors(struct conn *c)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	(void)error_set(&err, ERROR_QUOTA_EXCEEDED,
+		"descriptors that were sent before cannot be closed, or too many users send some at once",
+		"close what was sent, and try again in a second",
+		"uid %u can pass no descriptors now", c->uid);
+	conn_refuse(c, NULL, JSON_RPC_OTHER, &err, true);
 }
 
 /* Length of the next line without its newline, -EAGAIN when it is not whole, -EMSGSIZE when it
@@ -237,15 +259,58 @@ static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 	return 0;
 }
 
-/* Throws away what a closing connection still sends; recv drops descriptors by itself. */
+/* Throws away what a closing connection still sends, up to the first descriptor. */
 static void discard_input(struct conn *c)
 {
 	static uint8_t nowhere[READ_ROUND];
-	ssize_t n = recv(c->fd, nowhere, sizeof(nowhere), MSG_DONTWAIT);
+	ssize_t n = receivers_read(receivers_of(c), c->fd, false, nowhere, sizeof(nowhere));
 	if (n > 0)
 		c->discarded += (size_t)n;
-	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+	else if (n != -EAGAIN)
 		c->input_ended = true;
+}
+
+/* What one read, of ours or of a receiver, has brought: bytes are in the queue already. */
+static void input_read(struct conn *c, ssize_t n)
+{
+	if (n > 0 || n == -EAGAIN)
+		return;
+	if (n == 0) {
+		c->input_ended = true;
+		c->state = CONN_EOF;
+	} else if (n == -ETOOMANYREFS) {
+		refuse_line(c, "too many descriptors at once", "send at most 4 with a line");
+	} else if (n == -EBUSY || n == -ETIMEDOUT) {
+		refuse_descriptors(c);
+	} else {
+		c->broken = true;
+	}
+}
+
+/* All connections together must not use up the daemon's. */
+static ssize_t queue_received(struct conn *c, struct received *rc)
+{
+	int r = 0;
+	if (rc->error < 0)
+		return rc->error;
+	if (rc->n_fds > LIMIT_FDS_WAITING - c->fds.n)
+		return -ETOOMANYREFS;
+	if (rc->n > 0)
+		put_bytes(&c->in, rc->bytes, rc->n, &r);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < rc->n_fds; i++)
+		c->fds.fds[c->fds.n++] = TAKE_FD(rc->fds[i]);
+	return (ssize_t)rc->n;
+}
+
+static void on_received(struct received *rc, void *userdata)
+{
+	struct conn *c = userdata;
+	c->receipt = NULL;
+	if (c->state == CONN_OPEN)
+		input_read(c, queue_received(c, rc));
+	work(c);
 }
 
 static void read_input(struct conn *c)
@@ -254,20 +319,16 @@ static void read_input(struct conn *c)
 		discard_input(c);
 		return;
 	}
-	ssize_t n = fd_recv(c->fd, &c->in, READ_ROUND, &c->fds);
-	if (c->fds.n >
-		LIMIT_FDS_WAITING) /* all connections together must not use up the daemon's */
-		n = -ETOOMANYREFS;
-	if (n > 0 || n == -EAGAIN || n == -EINTR)
-		return;
-	if (n == 0) {
-		c->input_ended = true;
-		c->state = CONN_EOF;
-	} else if (n == -ETOOMANYREFS) {
-		refuse_line(c, "too many descriptors at once", "send at most 4 with a line");
-	} else {
-		c->broken = true;
+	uint8_t *at = buf_reserve(&c->in, READ_ROUND);
+	ssize_t n = at ? receivers_read(receivers_of(c), c->fd, false, at, READ_ROUND) : -ENOMEM;
+	if (n == RECEIVERS_FDS) {
+		n = receipt_new(
+			receivers_of(c), c->uid, c->fd, READ_ROUND, on_received, c, &c->receipt);
+		n = n < 0 ? n : -EAGAIN;
 	}
+	if (n > 0)
+		buf_commit(&c->in, (size_t)n);
+	input_read(c, n);
 }
 
 static int on_io(_unused_ sd_event_source *s, _unused_ int fd, uint32_t revents, void *userdata)
@@ -337,10 +398,11 @@ struct conn *conn_free(struct conn *c)
 	sd_event_source_disable_unref(c->io);
 	sd_event_source_disable_unref(c->work);
 	sd_event_source_disable_unref(c->stall);
+	c->receipt = receipt_free(c->receipt);
 	buf_done(&c->in);
 	buf_done(&c->out);
-	fd_queue_done(&c->fds);
-	c->fd = fd_close(c->fd);
+	drop_fds(c);
+	receivers_close(receivers_of(c), TAKE_FD(c->fd), false);
 	free(c);
 	return NULL;
 }

@@ -10,6 +10,7 @@
 #include <systemd/sd-event.h>
 
 #include "daemon/manager.h"
+#include "daemon/receiver.h"
 #include "daemon/rpc/call.h"
 #include "proto/buf.h"
 #include "proto/fdpass.h"
@@ -34,10 +35,11 @@ struct conn {
 	size_t siblings; /* connections of this uid, this one included: server.c's */
 	sd_event_source *io, *work, *stall; /* owned */
 	struct buf in, out;
-	struct fd_queue fds;
-	size_t searched;        /* bytes of `in` known to hold no newline */
-	size_t discarded;       /* bytes thrown away in CONN_CLOSING */
-	struct call_list calls; /* borrowed by the handlers that keep them */
+	struct fd_queue fds;     /* -EBADF: one that was refused */
+	struct receipt *receipt; /* owned or NULL: a receiver reads for us */
+	size_t searched;         /* bytes of `in` known to hold no newline */
+	size_t discarded;        /* bytes thrown away in CONN_CLOSING */
+	struct call_list calls;  /* borrowed by the handlers that keep them */
 	size_t n_calls;
 	bool input_ended; /* recv has said so: EPOLLIN would come for ever */
 	bool in_turn;     /* the lines that are there are being handled */

@@ -50,7 +50,6 @@ int rpc_exec_attach(struct call *c, struct error *err)
 {
 	json_object *params = call_params(c);
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
-	_cleanup_close_ int fd = -EBADF;
 	uint64_t have[STREAM_MAX] = {
 		[STREAM_STDOUT] = (uint64_t)json_get_int(params, "stdout_offset", 0),
 		[STREAM_STDERR] = (uint64_t)json_get_int(params, "stderr_offset", 0),
@@ -59,13 +58,12 @@ int rpc_exec_attach(struct call *c, struct error *err)
 
 	if (!rc)
 		return -ENOMEM;
-	fd = call_take_fd(c, "stdio");
 	rc->call = c;
-	r = run_attach(call_manager(c), json_get_str(params, "exec_id", ""), call_uid(c), fd, have,
-		&run_call_callbacks, rc, &rc->run, err);
+	r = run_attach(call_manager(c), json_get_str(params, "exec_id", ""), call_uid(c),
+		call_fd(c, "stdio"), have, &run_call_callbacks, rc, &rc->run, err);
 	if (r < 0)
 		return r;
-	(void)TAKE_FD(fd);
+	call_give_fd(c, "stdio");
 	call_keep(c, run_call_end, TAKE_PTR(rc));
 	return 0;
 }

@@ -161,22 +161,24 @@ static int admit(const struct server *s, const struct peer *p, struct error *err
 	return 0;
 }
 
-static void welcome(struct server *s, int taken)
+/* True when fd belongs to a connection now. */
+static bool welcome(struct server *s, int fd)
 {
-	_cleanup_close_ int fd = taken;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct peer peer = { .uid = (uid_t)-1 };
 	struct conn *conn;
-	int r = read_peer(s, fd, &peer);
+	int r = receivers_prepare(fd);
+	if (r >= 0)
+		r = read_peer(s, fd, &peer);
 	if (r < 0) {
 		log_warning_errno(r, "a client without credentials is turned away");
-		return;
+		return false;
 	}
 	if (admit(s, &peer, &err) < 0) {
 		log_info("client uid=%u pid=%d refused: %s", peer.uid, peer.pid,
 			err.message ? err.message : "out of memory");
 		tell(fd, &err);
-		return;
+		return false;
 	}
 	r = conn_new(s, fd, peer.uid, peer.pid, peer.admin, &conn);
 	if (r < 0) {
@@ -184,9 +186,9 @@ static void welcome(struct server *s, int taken)
 			&err, error_code_for_errno(r), r, NULL, "cannot serve this connection");
 		log_warning_errno(r, "cannot serve client uid=%u pid=%d", peer.uid, peer.pid);
 		tell(fd, &err);
-		return;
+		return false;
 	}
-	(void)TAKE_FD(fd);
+	return true;
 }
 
 /* Out of descriptors: refuses one client with the reserve, then waits a second. */
@@ -194,14 +196,14 @@ static void starved(struct server *s, int r)
 {
 	log_warning_errno(r, "cannot accept clients for a second");
 	s->reserve = fd_close(s->reserve);
-	_cleanup_close_ int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd >= 0) {
 		_cleanup_error_ struct error err = ERROR_INIT;
 		(void)error_set(&err, ERROR_QUOTA_EXCEEDED, "its limit of open files is reached",
 			"try again in a second, or raise LimitNOFILE",
 			"pyrod has no descriptors left");
 		tell(fd, &err);
-		fd = fd_close(fd);
+		receivers_close(s->manager->receivers, fd, true);
 	}
 	s->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (sd_event_source_set_time_relative(s->pause, ACCEPT_PAUSE_USEC) >= 0 &&
@@ -216,7 +218,8 @@ static int on_accept(
 	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
 		int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
-			welcome(s, fd);
+			if (!welcome(s, fd))
+				receivers_close(s->manager->receivers, fd, false);
 			continue;
 		}
 		int r = -errno;
@@ -370,7 +373,7 @@ void server_stop(struct server *s)
 	struct conn *c;
 	s->io = sd_event_source_disable_unref(s->io);
 	s->pause = sd_event_source_disable_unref(s->pause);
-	s->fd = fd_close(s->fd);
+	receivers_close_listener(s->manager->receivers, TAKE_FD(s->fd));
 	if (s->bound && unlink(s->bound) < 0 && errno != ENOENT)
 		log_warning_errno(-errno, "cannot remove %s", s->bound);
 	free(TAKE_PTR(s->bound));

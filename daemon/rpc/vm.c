@@ -138,22 +138,20 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 {
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
 	_cleanup_(strv_freep) char **env = NULL;
-	_cleanup_close_ int stdio_fd = -EBADF;
 	int r = env_of(json_get(call_params(c), "env"), &env, err);
 
 	if (r < 0)
 		return r;
 	if (!rc)
 		return -ENOMEM;
-	stdio_fd = call_take_fd(c, "stdio");
 	p->env = (const char *const *)env;
-	p->stdio_fd = stdio_fd;
+	p->stdio_fd = call_fd(c, "stdio");
 	rc->call = c;
 	r = mc ? run_in_machine(mc, p, &run_call_callbacks, rc, &rc->run, err)
 	       : run_start(call_manager(c), p, &run_call_callbacks, rc, &rc->run, err);
 	if (r < 0)
 		return r;
-	(void)TAKE_FD(stdio_fd);
+	call_give_fd(c, "stdio");
 	call_keep(c, run_call_end, TAKE_PTR(rc));
 	return 0;
 }

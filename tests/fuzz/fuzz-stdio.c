@@ -10,6 +10,8 @@
 
 #include <sys/socket.h>
 
+#include "daemon/receiver.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct caller {
@@ -123,15 +125,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const struct stdio_callbacks cb = { on_stdin, on_stdin_end, on_limit, on_drained,
 		on_broken };
 	struct caller c = { .with_stdin = size > 0 && (data[0] & 1) };
-	sd_event *event = NULL;
+	static struct receivers *rs; /* of the first input: its closer serves all */
+	static sd_event *event;
 	struct stdio *s = NULL;
 	int pair[2];
 
 	if (size < 1)
 		return 0;
-	if (sd_event_new(&event) < 0 ||
-		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
-		stdio_new(event, pair[0], c.with_stdin, &cb, &c, &s, NULL) < 0)
+	if (!rs && (sd_event_new(&event) < 0 || receivers_new(event, &rs) < 0))
+		abort();
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
+		stdio_new(event, rs, pair[0], c.with_stdin, &cb, &c, &s, NULL) < 0)
 		abort();
 	talk(event, s, &c, pair[1], data + 1, size - 1);
 	if (data[0] & 2)
@@ -156,6 +160,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (c.drained < 1 || c.ends > 1 || ((data[0] & 6) == 2 && !c.broken && c.ends != 1))
 		abort();
 	stdio_free(s);
-	(void)sd_event_unref(event);
 	return 0;
 }

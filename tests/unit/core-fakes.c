@@ -17,6 +17,7 @@
 #include "daemon/image/disk.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
+#include "daemon/receiver.h"
 #include "daemon/store/store.h"
 #include "daemon/vmm/vmm.h"
 
@@ -760,6 +761,7 @@ struct manager *fake_manager(sd_event *event)
 	m->state_dir = strdup(dir);
 	m->runtime_dir = str_printf("%s/run", dir);
 	m->started_usec = now_usec();
+	ck_assert_int_eq(receivers_new(event, &m->receivers), 0);
 	m->config = calloc(1, sizeof(*m->config));
 	m->config->max_machines = 4;
 	ck_assert_int_eq(mkdir(m->runtime_dir, 0700), 0);
@@ -771,6 +773,7 @@ struct manager *fake_manager(sd_event *event)
 void fake_manager_free(struct manager *m)
 {
 	store_free(m->store);
+	receivers_free(m->receivers);
 	(void)nftw(m->state_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	free(m->state_dir);
 	free(m->runtime_dir);

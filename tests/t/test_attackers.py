@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""A user of pyro who wants to harm the others: their calls go on as before, and pyrod ends when it is asked to. Each test
+fails on a daemon without what it is about."""
+import array
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+from conftest import BUILD, BUILD_ASAN, N, Raw, keep
+from fuse_server import stuck_file, taken
+
+ATTACKER = 61001
+CONNECTIONS = 32  # LIMIT_CONNECTIONS_UID
+LINGER_SECONDS = 1000
+SECONDS = 5 * N
+
+
+class Attacker:
+    """The ways of a caller with descriptors that nobody can close: TCP sockets that linger, whose last copy is the one that
+    was passed, and a file whose every copy is stuck."""
+
+    def __init__(self, daemon, source, seed):
+        self.path, self.spec, self.source, self.random = daemon.socket, daemon.spec(command="sleep 0"), source, random.Random(seed)
+        self.others = []
+        self.ways = [self.refused, self.taken, self.unread, self.hang_up, self.over_stdio, self.out_of_band, self.hidden]
+
+    @staticmethod
+    def linger(fd, on):
+        fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, LINGER_SECONDS))
+
+    def lingering(self):
+        """Its other end stays open and unread."""
+        server = socket.create_server(("127.0.0.1", 0))
+        fd = socket.create_connection(server.getsockname())
+        self.others = self.others[-200:] + [server.accept()[0]]
+        server.close()
+        fd.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                fd.send(b"\0" * 65536)
+        return fd
+
+    def send(self, sock, data, flags=0, stuck=True):
+        """One message with a bad descriptor."""
+        if stuck and self.random.random() < 0.2:
+            sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.stuck]))], flags)
+            return
+        fd = self.lingering()
+        self.linger(fd, 1)
+        try:
+            sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd.fileno()]))], flags)
+        except OSError:
+            self.linger(fd, 0)
+            raise
+        finally:
+            fd.close()
+
+    @staticmethod
+    def line(method, params, fds):
+        return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params, "fds": fds}).encode() + b"\n"
+
+    def refused(self, sock):
+        self.send(sock, self.line("vm.list", {}, 1))
+
+    def taken(self, sock):
+        self.send(sock, self.line("vm.run", dict(self.spec, stdio=0), 1))
+
+    def unread(self, sock):
+        """In the queue behind an answer that is not taken, and behind a line that ends the connection."""
+        sock.send(b"no json\n" * 10)
+        self.send(sock, b"{")
+        self.send(sock, b"{")
+
+    def hang_up(self, sock):
+        self.send(sock, b"{")
+
+    def over_stdio(self, sock):
+        here, there = socket.socketpair()
+        with here, there:
+            sock.sendmsg([self.line("vm.run", dict(self.spec, stdio=0), 1)],
+                         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [there.fileno()]))])
+            self.send(here, b"x" * 12)
+            self.send(here, b"x" * 12)
+
+    def out_of_band(self, sock):
+        self.send(sock, b"!", socket.MSG_OOB)
+        sock.send(b"{")
+
+    def hidden(self, sock):
+        """Out of band over a passed end of which it has a copy: what lies there is not seen from outside."""
+        here, there = socket.socketpair()
+        with here, there:
+            self.send(here, b"!", socket.MSG_OOB, stuck=False)
+            there.recv(1, socket.MSG_OOB | socket.MSG_DONTWAIT)
+            sock.sendmsg([self.line("vm.run", dict(self.spec, stdio=0), 1)],
+                         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [there.fileno()]))])
+
+    def run(self):
+        """Until it is ended: all connections of its uid, each used in its turn and often left and made again."""
+        self.stuck, socks = taken(self.source), []
+        # Its own close() may be the last one of a socket that lingers: a signal ends that.
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+        while True:
+            with contextlib.suppress(OSError):
+                if len(socks) < CONNECTIONS:
+                    s = socket.socket(socket.AF_UNIX)
+                    s.connect(self.path)
+                    socks.append(s)
+                s = self.random.choice(socks)
+                s.setblocking(False)
+                try:
+                    self.random.choice(self.ways)(s)
+                except OSError:
+                    socks.remove(s)
+                    s.close()
+                    continue
+                if self.random.random() < 0.3:
+                    socks.remove(s)
+                    s.close()
+
+
+@contextlib.contextmanager
+def at_work(what, before_wait):
+    """In a process of the attacker's uid."""
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            here.close()
+            os.setgroups([])
+            os.setresgid(ATTACKER, ATTACKER, ATTACKER)
+            os.setresuid(ATTACKER, ATTACKER, ATTACKER)
+            what()
+        finally:
+            os._exit(1)
+    there.close()
+    try:
+        yield pid
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the attacker ended"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        before_wait()
+        os.waitpid(pid, 0)
+        here.close()
+
+
+def pings(path, seconds):
+    """How long others' calls take, in ms."""
+    took, end = [], time.monotonic() + seconds
+    with Raw(path, 60) as raw:
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            assert raw.call("system.ping")["result"]["pid"]
+            took.append(1000 * (time.monotonic() - begin))
+            select.select([], [], [], 0.002)
+    return sorted(took)
+
+
+@pytest.mark.parametrize("build", [BUILD, BUILD_ASAN], ids=["release", "asan"])
+def test_descriptors_that_cannot_be_closed(root_only, make_fake, tmp_path, build):
+    daemon = make_fake(build=build).start()
+    os.chmod(daemon.socket, 0o666)
+    tmp_path.chmod(0o755)
+    quiet = pings(daemon.socket, 1)
+    with stuck_file(str(tmp_path / "fuse")) as (source, end_server):
+        with at_work(Attacker(daemon, source, 7).run, end_server):
+            busy = pings(daemon.socket, SECONDS)
+            begin = time.monotonic()
+            daemon.stop()
+            stop_seconds = time.monotonic() - begin
+            daemon.start()
+            os.chmod(daemon.socket, 0o666)
+            again = pings(daemon.socket, 1)
+    p99 = [round(times[len(times) * 99 // 100], 3) for times in (quiet, busy, again)]
+    keep(**{"attack_descriptors_%s" % ("asan" if build == BUILD_ASAN else "release"):
+            dict(p99_ms_quiet=p99[0], p99_ms_busy=p99[1], worst_ms=round(busy[-1], 1), calls=len(busy), stop_seconds=round(stop_seconds, 2))})
+    # Before, one of these descriptors held the loop for LINGER_SECONDS.
+    assert busy[-1] < 1000 and again[-1] < 1000
+    assert stop_seconds < 2 or build == BUILD_ASAN
+    daemon.wait_clean(30)
