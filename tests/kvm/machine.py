@@ -38,7 +38,6 @@ def make_root(where):
     wants = tree + "/etc/systemd/system/multi-user.target.wants"
     os.makedirs(wants, exist_ok=True)
     os.symlink("../pyro-test.service", wants + "/pyro-test.service")
-    os.symlink("/lib/systemd/system/multi-user.target", tree + "/etc/systemd/system/default.target")
     for name in os.listdir(tree + "/boot"):
         for prefix, kept in (("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd")):
             if name.startswith(prefix):
