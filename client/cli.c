@@ -32,6 +32,13 @@ int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
 	return pyro_connect(cli->socket, cli->mode, ret, &e) < 0 ? cli_take_error(e, err) : 0;
 }
 
+int cli_connect_again(const struct pyro *lost, struct pyro **ret, struct error *err)
+{
+	struct pyro_error *e = NULL;
+
+	return pyro_connect_again(lost, ret, &e) < 0 ? cli_take_error(e, err) : 0;
+}
+
 int cli_take_result(const char *text, const char *method, json_object **ret, struct error *err)
 {
 	_cleanup_json_ json_object *o = NULL;

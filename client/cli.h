@@ -47,6 +47,8 @@ DEFINE_CLEANUP(struct pyro *, pyro_free)
 
 /* Connects as the global flags say. */
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err);
+/* To the same daemon's place as a connection that was lost. */
+int cli_connect_again(const struct pyro *lost, struct pyro **ret, struct error *err);
 
 /* Moves libpyro's error over; takes e. Returns its -errno. */
 int cli_take_error(struct pyro_error *e, struct error *err);

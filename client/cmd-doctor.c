@@ -90,7 +90,7 @@ static int get_report(
 			NULL, ret, why);
 	if (r >= 0)
 		return 0;
-	*ret = doctor_local(why);
+	*ret = doctor_local(cli, why);
 	return *ret ? 0 : -ENOMEM;
 }
 

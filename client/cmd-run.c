@@ -315,7 +315,7 @@ static void redial(struct runner *r)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_(pyro_freep) struct pyro *pyro = NULL;
 
-	if (cli_connect(r->cli, &pyro, &err) >= 0 && attach(r, pyro, &err) >= 0) {
+	if (cli_connect_again(r->pyro, &pyro, &err) >= 0 && attach(r, pyro, &err) >= 0) {
 		pyro_free(r->pyro);
 		r->pyro = TAKE_PTR(pyro);
 		r->redialling = false;

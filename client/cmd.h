@@ -22,8 +22,8 @@ void cmd_on_pull(const char *json, void *userdata);
 int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err);
 
 /* The checks that need no daemon, in the shape of system.doctor's result (doctor-local.c). why is the
- * error that kept us from asking the daemon. NULL when out of memory. */
-json_object *doctor_local(const struct error *why);
+ * error that kept us from asking the daemon that cli means. NULL when out of memory. */
+json_object *doctor_local(const struct cli *cli, const struct error *why);
 
 /* Help for everything (v NULL, noun NULL), a noun, or a verb. */
 void help_print(const char *noun, const struct verb *v);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Finds the daemon: the places of design.md section 2 in order, and for each way of failing one sentence
- * with the command that mends it. Called by libpyro's pyro_connect alone. Only an absent socket leads to
- * the next place; a socket that is there and refuses us is an error, or a user would silently talk to
- * another daemon than the one that holds the work. Every wait is bounded.
+ * with the command that mends it. Called by libpyro's pyro_connect alone. An absent socket leads to the
+ * next place. So does a system socket that refuses the caller, if the caller's own is there: the caller
+ * cannot use the one and has made the other. Every other failure is an error, and a connection that was
+ * lost is made again at the same place, or a caller would silently talk to another daemon than the one
+ * that holds its work. Every wait is bounded.
  */
 #include "dial.h"
 
@@ -127,9 +129,19 @@ static int refused_because(const char *path, const struct stat *st, const struct
 	return *ret_fix && *ret_cause ? 0 : -ENOMEM;
 }
 
-static int refused(const char *path, struct error *err)
+static int set_refused(
+	const char *path, const char *cause, const char *fix, const char *other, struct error *err)
 {
-	static const char what[] = "no permission to use the socket";
+	/* The rest is a comment to the shell into which the line is pasted. */
+	_cleanup_free_ char *both = other ? str_printf("%s  # or: %s", fix, other) : NULL;
+
+	return error_set(err, ERROR_PERMISSION_DENIED, cause, both ? both : fix,
+		"no permission to use the socket %s", path);
+}
+
+/* other: what may be done as well as to get into the socket, or NULL. */
+static int refused(const char *path, const char *other, struct error *err)
+{
 	_cleanup_free_ char *cause = NULL, *fix = NULL, *word = NULL;
 	const struct passwd *pw;
 	struct stat st;
@@ -138,22 +150,23 @@ static int refused(const char *path, struct error *err)
 	if (stat(path, &st) < 0) {
 		word = shell_quote(path);
 		fix = word ? str_printf("namei -l %s", word) : NULL;
-		return error_set(err, ERROR_PERMISSION_DENIED,
-			"a folder on the way to it may not be entered", fix, "%s %s", what, path);
+		if (!fix)
+			return -ENOMEM;
+		return set_refused(
+			path, "a folder on the way to it may not be entered", fix, other, err);
 	}
 	if (is_anothers(&st))
-		return error_set(err, ERROR_PERMISSION_DENIED, "it is another user's own daemon",
-			"leave out --socket and PYRO_SOCKET, to use a daemon of yours", "%s %s",
-			what, path);
+		return set_refused(path, "it is another user's own daemon",
+			other ? other
+			      : "leave out --socket, --system and PYRO_SOCKET, to use a daemon of "
+				"yours",
+			NULL, err);
 	pw = getpwuid(getuid());
 	if (!pw)
-		return error_set(err, ERROR_PERMISSION_DENIED,
-			"this uid has no account, so it is in no group",
-			"use pyro as a user with an account", "%s %s", what, path);
+		return set_refused(path, "this uid has no account, so it is in no group",
+			"use pyro as a user with an account", other, err);
 	r = refused_because(path, &st, socket_group(&st), pw, &cause, &fix);
-	if (r < 0)
-		return r;
-	return error_set(err, ERROR_PERMISSION_DENIED, cause, fix, "%s %s", what, path);
+	return r < 0 ? r : set_refused(path, cause, fix, other, err);
 }
 
 static const char *sudo(void)
@@ -204,8 +217,8 @@ int dial_hung(const struct dialled *d, struct error *err)
 		DIAL_TIMEOUT_SEC);
 }
 
-/* Tries d->path. 0 done, -ENOENT nothing there (no error set), else the error. */
-static int try_place(struct dialled *d, struct error *err)
+/* Tries d->path. 0 done, -ENOENT nothing there (no error set), else the error. other: see refused(). */
+static int try_place(struct dialled *d, const char *other, struct error *err)
 {
 	int r = dial_path(d->path);
 
@@ -216,7 +229,7 @@ static int try_place(struct dialled *d, struct error *err)
 	if (r == -ENOENT || r == -ENOTDIR)
 		return -ENOENT;
 	if (r == -EACCES || r == -EPERM)
-		return refused(d->path, err);
+		return refused(d->path, other, err);
 	if (r == -EAGAIN)
 		return dial_hung(d, err);
 	return not_there(d, r, err);
@@ -248,18 +261,18 @@ static int dial_given(const char *path, struct dialled *ret, struct error *err)
 		return r;
 	ret->system = is_place(ret->path, true);
 	ret->user = is_place(ret->path, false);
-	r = try_place(ret, err);
+	r = try_place(ret, NULL, err);
 	return r == -ENOENT ? not_there(ret, r, err) : r;
 }
 
-static int dial_system(struct dialled *ret, struct error *err)
+static int dial_system(struct dialled *ret, const char *other, struct error *err)
 {
 	int r = host_socket_path(true, getuid(), &ret->path);
 
 	if (r < 0)
 		return r;
 	ret->system = true;
-	return try_place(ret, err);
+	return try_place(ret, other, err);
 }
 
 /* As pyrod itself chooses it, PYRO_RUNTIME_DIR first: a daemon started by us inherits that. */
@@ -289,43 +302,60 @@ static int dial_user(bool start, struct dialled *ret, struct error *err)
 	if (r < 0)
 		return r;
 	ret->user = true;
+	ret->start = start;
 	r = dial_path(ret->path);
+	if (r >= 0) {
+		ret->fd = r;
+		return 0;
+	}
 	if (start && (r == -ENOENT || r == -ENOTDIR || r == -ECONNREFUSED)) {
 		r = autostart(ret->path, err);
 		if (r < 0)
 			return r;
-	} else {
-		fd_close(r);
 	}
-	r = try_place(ret, err);
+	r = try_place(ret, NULL, err);
 	return r == -ENOENT ? not_there(ret, r, err) : r;
+}
+
+/* No socket was found and root asks: root's daemon is the system's. */
+static int dial_for_root(const struct dialled *system, struct dialled *ret, struct error *err)
+{
+	_cleanup_error_ struct error user_err = ERROR_INIT;
+	int r = dial_user(false, ret, &user_err);
+
+	if (r < 0 && (!ret->path || access(ret->path, F_OK) < 0))
+		return not_there(system, -ENOENT, err);
+	if (r < 0)
+		error_move(err, &user_err);
+	return r;
 }
 
 /* The system daemon, else the user's. */
 static int dial_auto(bool start, struct dialled *ret, struct error *err)
 {
-	_cleanup_(dialled_done) struct dialled system = { .fd = -EBADF }, user = { .fd = -EBADF };
-	_cleanup_error_ struct error user_err = ERROR_INIT;
-	int r = dial_system(&system, err);
+	_cleanup_(dialled_done) struct dialled system = { .fd = -EBADF };
+	_cleanup_error_ struct error system_err = ERROR_INIT, no_place = ERROR_INIT;
+	_cleanup_free_ char *own = NULL;
+	int r = user_socket(&own, &no_place);
 
-	if (r == -ENOENT && !err->set) {
-		/* root's daemon is the system's: no second one is started behind its back. */
-		r = dial_user(start && getuid() != 0, &user, &user_err);
-		if (r < 0 && getuid() == 0 && (!user.path || access(user.path, F_OK) < 0))
-			return not_there(&system, -ENOENT, err);
-		if (r < 0) {
-			error_move(err, &user_err);
-			return r;
-		}
-		*ret = user;
-		user = (struct dialled){ .fd = -EBADF };
+	if (r == -ENOMEM)
+		return r;
+	r = dial_system(&system, own ? "pyro --user ..., which starts a daemon of your own" : NULL,
+		&system_err);
+	if (r >= 0) {
+		*ret = system;
+		system = (struct dialled){ .fd = -EBADF };
 		return 0;
 	}
-	if (r < 0)
-		return r;
-	*ret = system;
-	system = (struct dialled){ .fd = -EBADF };
-	return 0;
+	if (r == -ENOENT && !system_err.set)
+		return getuid() == 0 ? dial_for_root(&system, ret, err)
+				     : dial_user(start, ret, err);
+	if (system_err.set && system_err.code == ERROR_PERMISSION_DENIED && own &&
+		access(own, F_OK) == 0)
+		return dial_user(start, ret, err);
+	if (system_err.set)
+		error_move(err, &system_err);
+	return r;
 }
 
 int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
@@ -341,7 +371,7 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 	if (socket) {
 		r = dial_given(socket, &d, err);
 	} else if (mode == PYRO_SYSTEM) {
-		r = dial_system(&d, err);
+		r = dial_system(&d, NULL, err);
 		if (r == -ENOENT && !err->set)
 			r = not_there(&d, r, err);
 	} else if (mode == PYRO_USER) {
@@ -349,6 +379,19 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 	} else {
 		r = dial_auto(start, &d, err);
 	}
+	if (r < 0)
+		return error_set_errno(
+			err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot reach pyrod");
+	*ret = d;
+	d = (struct dialled){ .fd = -EBADF };
+	return 0;
+}
+
+int dial_again(const struct dialled *lost, struct dialled *ret, struct error *err)
+{
+	_cleanup_(dialled_done) struct dialled d = { .fd = -EBADF };
+	int r = lost->start ? dial_user(true, &d, err) : dial_given(lost->path, &d, err);
+
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot reach pyrod");

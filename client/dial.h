@@ -17,6 +17,7 @@ struct dialled {
 	char *path;  /* owned */
 	bool system; /* the system daemon's place */
 	bool user;   /* the user's own place; neither: a path that was given */
+	bool start;  /* the user's own, which may be started when absent */
 };
 
 /*
@@ -25,6 +26,9 @@ struct dialled {
  */
 int dial(const char *socket, int mode, struct dialled *ret, struct error *err);
 void dialled_done(struct dialled *d);
+
+/* Connects to where `lost` was connected to, and to nowhere else. */
+int dial_again(const struct dialled *lost, struct dialled *ret, struct error *err);
 
 /* One connect, waiting at most DIAL_TIMEOUT_SEC to be accepted. Returns the descriptor or -errno. */
 int dial_path(const char *path);

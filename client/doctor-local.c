@@ -153,19 +153,22 @@ static bool ip_forward(void)
 	       text[0] == '1';
 }
 
-/* The system's places for root and where its socket is; else the user's. */
-static bool system_mode(void)
+/* Whether the places are the system daemon's: as asked for; else for root, and where its socket may be used. */
+static bool system_places(const struct cli *cli)
 {
 	_cleanup_free_ char *path = NULL;
 
+	if (cli->mode != PYRO_AUTO)
+		return cli->mode == PYRO_SYSTEM;
 	return getuid() == 0 ||
-	       (host_socket_path(true, getuid(), &path) >= 0 && access(path, F_OK) == 0);
+	       (host_socket_path(true, getuid(), &path) >= 0 && access(path, W_OK) == 0);
 }
 
-static int add_checks(json_object *o, const struct error *why, const struct host_kvm *kvm)
+static int add_checks(
+	json_object *o, const struct cli *cli, const struct error *why, const struct host_kvm *kvm)
 {
 	_cleanup_free_ char *cache = NULL;
-	int r = host_environment_cache(system_mode(), &cache);
+	int r = host_environment_cache(system_places(cli), &cache);
 	json_object *runtime = json_object_new_object(), *checks = json_object_new_array();
 
 	if (r == -ENOMEM || json_add_str(o, "environment_cache", cache) < 0)
@@ -183,7 +186,7 @@ static int add_checks(json_object *o, const struct error *why, const struct host
 	return 0;
 }
 
-json_object *doctor_local(const struct error *why)
+json_object *doctor_local(const struct cli *cli, const struct error *why)
 {
 	static const char *const capabilities[] = { "vm_boot", "guest_exec", "guest_network",
 		"host_compat", NULL };
@@ -199,7 +202,7 @@ json_object *doctor_local(const struct error *why)
 	if (!o || uname(&u) < 0)
 		return NULL;
 	platform = str_printf("linux-%s", u.machine);
-	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, why, &kvm) < 0 ||
+	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, cli, why, &kvm) < 0 ||
 		add_kvm(o, &kvm) < 0 || add_bools(o, "capabilities", capabilities, none) < 0 ||
 		add_bools(o, "networking", networking, net) < 0 || json_add(o, "daemon", NULL) < 0)
 		return NULL;

@@ -585,19 +585,45 @@ static int greet(struct pyro *p, struct error *err)
 	return r;
 }
 
+static struct pyro *new_connection(void)
+{
+	struct pyro *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->to.fd = -EBADF;
+	TAILQ_INIT(&p->queue);
+	buf_init(&p->in, LIMIT_REPLY_BYTES + READ_CHUNK + 1);
+	return p;
+}
+
 int pyro_connect(
 	const char *socket, enum pyro_mode mode, struct pyro **ret, struct pyro_error **ret_error)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_(pyro_freep) struct pyro *p = calloc(1, sizeof(*p));
+	_cleanup_(pyro_freep) struct pyro *p = new_connection();
 	int r;
 
 	if (!p)
 		return give_error(&err, -ENOMEM, ret_error);
-	p->to.fd = -EBADF;
-	TAILQ_INIT(&p->queue);
-	buf_init(&p->in, LIMIT_REPLY_BYTES + READ_CHUNK + 1);
 	r = dial(socket, (int)mode, &p->to, &err);
+	if (r >= 0)
+		r = greet(p, &err);
+	if (r < 0)
+		return give_error(&err, r, ret_error);
+	*ret = TAKE_PTR(p);
+	return 0;
+}
+
+int pyro_connect_again(const struct pyro *lost, struct pyro **ret, struct pyro_error **ret_error)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_(pyro_freep) struct pyro *p = new_connection();
+	int r;
+
+	if (!p)
+		return give_error(&err, -ENOMEM, ret_error);
+	r = dial_again(&lost->to, &p->to, &err);
 	if (r >= 0)
 		r = greet(p, &err);
 	if (r < 0)

@@ -30,7 +30,7 @@ struct pyro_error {
 PYRO_EXPORT void pyro_error_free(struct pyro_error *e);
 
 enum pyro_mode {
-	PYRO_AUTO, /* PYRO_SOCKET, the system socket, the user's (started when absent, unless uid 0) */
+	PYRO_AUTO, /* PYRO_SOCKET, the system's socket, the user's (started when absent, unless uid 0) */
 	PYRO_SYSTEM,
 	PYRO_USER, /* started when absent */
 	PYRO_MODE_MASK = 0xf,
@@ -38,13 +38,17 @@ enum pyro_mode {
 };
 
 /*
- * Connects. socket: a path, or NULL to look as mode says: ENOENT goes on to the next place, EACCES is an error
- * (permission_denied) with its fix. Waits at most 5 s for the daemon's first answer (system.ping), so that a
+ * Connects. socket: a path, or NULL to look as mode says: ENOENT goes on to the next place; so does EACCES of the
+ * system's socket when the user's own is there, else it is an error (permission_denied) whose fix names both ways:
+ * the group, and a daemon of the user's own. Waits at most 5 s for the daemon's first answer (system.ping), so that a
  * hung daemon is an error and not a hang. A user's daemon is started from where pyro is installed, or from
  * PYRO_DAEMON (a path), within 10 s; its output goes to pyrod.log in its state directory. Returns 0, or -errno with *ret_error set (free with pyro_error_free).
  */
 PYRO_EXPORT int pyro_connect(
 	const char *socket, enum pyro_mode mode, struct pyro **ret, struct pyro_error **ret_error);
+/* Connects to the place of a connection that was lost, whatever is at other places by now. As pyro_connect. */
+PYRO_EXPORT int pyro_connect_again(
+	const struct pyro *lost, struct pyro **ret, struct pyro_error **ret_error);
 PYRO_EXPORT void pyro_free(struct pyro *p);
 /* The path that was used; the daemon's ping result as JSON text. Borrowed. */
 PYRO_EXPORT const char *pyro_socket_path(struct pyro *p);

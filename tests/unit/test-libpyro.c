@@ -7,9 +7,14 @@
 #include "client/pyro.h"
 
 #include <check.h>
+#include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -444,6 +449,92 @@ START_TEST(test_nobody_there)
 }
 END_TEST
 
+/* A peer at a path of this test's own /run, with an owner and a mode; it goes with this process. */
+static void peer_start_at(struct peer *p, const char *dir, uid_t uid, mode_t mode)
+{
+	static const char *const lines[] = { PING };
+	static const struct script script = { lines, 1 };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)snprintf(p->path, sizeof(p->path), "%s/pyrod.sock", dir);
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", p->path);
+	ck_assert_int_eq(mkdir(dir, 0755), 0);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	ck_assert_int_eq(listen(listener, 4), 0);
+	ck_assert_int_eq(chown(p->path, uid, uid), 0);
+	ck_assert_int_eq(chmod(p->path, mode), 0);
+	p->pid = fork();
+	ck_assert_int_ge(p->pid, 0);
+	if (p->pid == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0)
+		serve_script(listener, &script);
+	(void)close(listener);
+}
+
+#define NOBODY     65534
+#define NOBODY_RUN "/run/user/65534"
+
+/* /run is this process' own, and the process user nobody, whom the system's socket refuses. */
+static void be_refused(struct peer *system, struct peer *own)
+{
+	ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
+	ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	ck_assert_int_eq(mount("tmpfs", "/run", "tmpfs", 0, "mode=755"), 0);
+	ck_assert_int_eq(mkdir("/run/user", 0755), 0);
+	ck_assert_int_eq(mkdir(NOBODY_RUN, 0755), 0);
+	ck_assert_int_eq(chown(NOBODY_RUN, NOBODY, NOBODY), 0);
+	peer_start_at(system, "/run/pyro", 0, 0600);
+	if (own)
+		peer_start_at(own, NOBODY_RUN "/pyro", NOBODY, 0600);
+	ck_assert_int_eq(unsetenv("PYRO_SOCKET"), 0);
+	ck_assert_int_eq(unsetenv("PYRO_RUNTIME_DIR"), 0);
+	ck_assert_int_eq(setenv("HOME", "/nonexistent", 1), 0);
+	ck_assert_int_eq(setgroups(0, NULL), 0);
+	ck_assert_int_eq(setresgid(NOBODY, NOBODY, NOBODY), 0);
+	ck_assert_int_eq(setresuid(NOBODY, NOBODY, NOBODY), 0);
+}
+
+START_TEST(test_refused_gives_way_to_ones_own)
+{
+	struct pyro *again = NULL, *c = NULL;
+	struct pyro_error *e = NULL;
+	struct peer system, own;
+
+	if (getuid() != 0)
+		return; /* needs root, to be somebody else */
+	be_refused(&system, &own);
+	ck_assert_msg(pyro_connect(NULL, PYRO_AUTO | PYRO_NO_START, &c, &e) == 0, "%s",
+		e ? e->message : "?");
+	ck_assert_str_eq(pyro_socket_path(c), own.path);
+	/* Whoever names the system's gets its error, whose fix tells of one way. */
+	ck_assert_int_eq(pyro_connect(NULL, PYRO_SYSTEM, &again, &e), -EACCES);
+	ck_assert_ptr_null(strstr(e->fix, "--user"));
+	expect_error(e, "permission_denied");
+	/* A lost connection is made again where it was. */
+	ck_assert_int_lt(pyro_connect_again(c, &again, &e), 0);
+	ck_assert_ptr_nonnull(strstr(e->message, own.path));
+	expect_error(e, "daemon_unreachable");
+	pyro_free(c);
+}
+END_TEST
+
+START_TEST(test_refused_names_both_ways)
+{
+	struct pyro_error *e = NULL;
+	struct pyro *c = NULL;
+	struct peer system;
+
+	if (getuid() != 0)
+		return;
+	be_refused(&system, NULL);
+	ck_assert_int_eq(pyro_connect(NULL, PYRO_AUTO, &c, &e), -EACCES);
+	ck_assert_str_eq(e->message, "no permission to use the socket /run/pyro/pyrod.sock");
+	ck_assert_ptr_nonnull(strstr(e->fix, "usermod -aG pyro nobody"));
+	ck_assert_ptr_nonnull(strstr(e->fix, "pyro --user"));
+	expect_error(e, "permission_denied");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("libpyro");
@@ -463,6 +554,8 @@ int main(void)
 	tcase_add_loop_test(t, test_flood_keeps_the_deadline, 0, 2);
 	tcase_add_test(t, test_in_flight_is_bounded);
 	tcase_add_test(t, test_nobody_there);
+	tcase_add_test(t, test_refused_gives_way_to_ones_own);
+	tcase_add_test(t, test_refused_names_both_ways);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
 	srunner_run_all(sr, CK_SILENT);

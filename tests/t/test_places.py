@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: MIT
+"""Which daemon a client talks to, on a host with a system daemon and users of their own: a namespace whose /run and accounts
+are the test's, fake daemons at the standard places, and clients of another uid."""
+import json
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN
+from fake_daemon import FakeDaemon
+
+PYRO = os.environ.get("PYRO_TEST_CLI", BUILD_ASAN + "/client/pyro")
+HERE = os.path.dirname(os.path.abspath(__file__))
+UID, GID, PYRO_GID = 54322, 54322, 54323
+SYSTEM = "/run/pyro/pyrod.sock"
+OR_OWN = "  # or: pyro --user ..., which starts a daemon of your own"
+ENTER = 'mount --bind "$1/run" /run; mount --bind "$1/passwd" /etc/passwd; mount --bind "$1/group" /etc/group; shift; exec "$@"'
+# What PYRO_DAEMON names: it notes that it was started, and serves.
+OWN = """#!/usr/bin/python3
+import os, socket, sys, threading
+sys.path.insert(0, %(here)r)
+from fake_daemon import FakeDaemon
+open(%(top)r + "/started", "a").write("%%d\\n" %% os.getpid())
+place = sys.argv[1:] == ["--user"] and os.environ["HOME"] + "/.local/state/pyro/run"
+os.makedirs(place, exist_ok=True)
+if os.path.exists(place + "/pyrod.sock"):
+    os.unlink(place + "/pyrod.sock")
+d = FakeDaemon(place + "/pyrod.sock")
+d.results["env.list"] = {"catalog_version": "own", "environments": []}
+n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+n.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+n.send(b"READY=1")
+threading.Event().wait(30)
+"""
+
+
+def serving(path, name, mode=0o666, uid=0, gid=0):
+    """A fake daemon whose list of environments tells which one it is."""
+    d = FakeDaemon(path)
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+    d.results["env.list"] = {"catalog_version": name, "environments": []}
+    return d
+
+
+class Host:
+    def __init__(self, top):
+        self.top, self.home, self.daemons = top, top + "/home", []
+        for path in (top + "/run/user", self.home):
+            os.makedirs(path)
+        os.chown(self.home, UID, GID)
+        with open(top + "/passwd", "w") as f:
+            f.write("root:x:0:0:root:/root:/bin/sh\nalice:x:%d:%d::%s:/bin/sh\n" % (UID, GID, self.home))
+        self.write_groups()
+        for name in ("fake_daemon.py", "pyro", "pyrod"):
+            if name == "pyrod":
+                with open(top + "/pyrod", "w") as f:
+                    f.write(OWN % {"here": top, "top": top})
+            else:
+                subprocess.run(["cp", PYRO if name == "pyro" else HERE + "/" + name, top], check=True)
+            os.chmod(top + "/" + name, 0o755)
+        open(top + "/started", "w").close()
+        os.chmod(top + "/started", 0o666)
+
+    def write_groups(self, members=""):
+        with open(self.top + "/group", "w") as f:
+            f.write("root:x:0:\nalice:x:%d:\npyro:x:%d:%s\n" % (GID, PYRO_GID, members))
+
+    def system(self, mode=0o660, uid=0, gid=PYRO_GID):
+        os.makedirs(self.top + "/run/pyro")
+        self.daemons.append(serving(self.top + SYSTEM, "system", mode, uid, gid))
+        return self.daemons[-1]
+
+    def own_place(self, logind=False):
+        """alice's, with /run/user/UID or without."""
+        place = self.top + "/run/user/%d/pyro" % UID if logind else self.home + "/.local/state/pyro/run"
+        os.makedirs(place)
+        subprocess.run(["chown", "-R", "%d:%d" % (UID, GID), self.top + "/run/user/%d" % UID if logind else self.home], check=True)
+        return place + "/pyrod.sock"
+
+    def own(self, logind=False):
+        self.daemons.append(serving(self.own_place(logind), "own", uid=UID))
+        return self.daemons[-1]
+
+    def own_ended(self):
+        """The socket of a daemon that was killed."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(self.own_place())
+        subprocess.run(["chown", "-R", "%d:%d" % (UID, GID), self.home], check=True)
+
+    def started(self):
+        with open(self.top + "/started") as f:
+            return [int(pid) for pid in f.read().split()]
+
+    def popen(self, *args, uid=UID, env=None, **kw):
+        become = ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--init-groups" if uid in (0, UID) else "--clear-groups"]
+        return subprocess.Popen(["unshare", "--mount", "sh", "-ec", ENTER, "sh", self.top, *become, self.top + "/pyro", *args],
+                                env=dict({"HOME": self.home, "PATH": os.environ["PATH"], "PYRO_DAEMON": self.top + "/pyrod"}, **(env or {})),
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+
+    def pyro(self, *args, **kw):
+        p = self.popen(*args, **kw)
+        out, err = p.communicate(timeout=40)
+        assert "Sanitizer" not in err and "runtime error" not in err, err
+        return p.returncode, out, err
+
+    def list(self, *flags, **kw):
+        """The name of the daemon that answered, or what was said."""
+        status, out, err = self.pyro(*flags, "env", "list", **kw)
+        return re.search(r"^Catalog version: (\w+)$", out, re.M).group(1) if status == 0 else err
+
+    def close(self):
+        for d in self.daemons:
+            d.close()
+            assert not d.broken, d.broken
+        for pid in self.started():
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def host(root_only, tmp_path):
+    for p in (tmp_path, *tmp_path.parents):
+        if p != p.parent:
+            os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
+    os.chmod(tmp_path, 0o755)
+    h = Host(str(tmp_path))
+    yield h
+    h.close()
+
+
+def error(what, cause, fix):
+    return "pyro: no permission to use the socket %s\n  cause: %s\n  fix: %s\n" % (what, cause, fix)
+
+
+NOT_IN_GROUP = "you are not in group pyro (which counts from the next login on)"
+JOIN = "sudo usermod -aG pyro alice"
+
+
+def test_refused_and_both_ways_are_named(host):
+    system = host.system()
+    assert host.list() == error(SYSTEM, NOT_IN_GROUP, JOIN + OR_OWN)
+    status, out, _ = host.pyro("--json", "run", "debian:12", "--", "true")
+    assert status == 125 and json.loads(out)["error"]["fix"] == JOIN + OR_OWN
+    assert system.calls == [] and host.started() == []
+
+    # The second way, as it says; from then on nothing more has to be said.
+    assert host.list("--user") == "own" and len(host.started()) == 1
+    assert host.list() == "own" and len(host.started()) == 1
+    # The first way, as a user would paste it: what follows the command is a comment to the shell.
+    tried = subprocess.run(["sh", "-c", "sudo() { echo \"$*\"; }; " + JOIN + OR_OWN], capture_output=True, text=True, check=True)
+    assert tried.stdout == "usermod -aG pyro alice\n"
+    host.write_groups("alice")
+    assert host.list() == "system"
+
+
+@pytest.mark.parametrize("logind", [True, False])
+def test_refused_gives_way_to_ones_own(host, logind):
+    system = host.system()
+    own = host.own(logind)
+    assert host.list() == "own" and system.calls == []
+    assert "daemon 9.9" in host.pyro("--version")[1]
+    # Who names a daemon gets that one or its error, whose fix says nothing of another.
+    own.calls.clear()
+    assert host.list("--system") == error(SYSTEM, NOT_IN_GROUP, JOIN)
+    assert host.list("--socket", SYSTEM) == host.list(env={"PYRO_SOCKET": SYSTEM}) == error(SYSTEM, NOT_IN_GROUP, JOIN)
+    assert own.calls == []
+    assert host.list("--user") == "own"
+    # The rule is for the refused: a member's daemon is the system's, and so is root's.
+    host.write_groups("alice")
+    assert host.list() == "system" and host.list(uid=0) == "system"
+    assert host.started() == []
+
+
+def test_ones_own_that_ended_is_started(host):
+    """Its socket is there, so it is meant; a look is no use of it."""
+    host.system()
+    host.own_ended()
+    assert "daemon not running" in host.pyro("--version")[1] and host.started() == []
+    assert host.list() == "own" and len(host.started()) == 1
+
+
+def test_ones_own_that_cannot_be_started_says_why(host):
+    host.system()
+    host.own_ended()
+    said = host.list(env={"PYRO_DAEMON": "/nonexistent/pyrod"})
+    assert said.startswith("pyro: pyrod does not run at %s/.local/state/pyro/run/pyrod.sock, and /nonexistent/pyrod cannot" % host.home), said
+
+
+def test_the_folder_of_the_system_socket_may_not_be_entered(host):
+    host.system()
+    os.chmod(host.top + "/run/pyro", 0o700)
+    fix = "namei -l " + SYSTEM
+    assert host.list() == error(SYSTEM, "a folder on the way to it may not be entered", fix + OR_OWN)
+    assert host.list("--system") == error(SYSTEM, "a folder on the way to it may not be entered", fix)
+    host.own()
+    assert host.list() == "own"
+
+
+def test_a_system_socket_that_is_another_users(host):
+    host.system(mode=0o600, uid=54399, gid=54399)
+    assert host.list() == error(SYSTEM, "it is another user's own daemon", OR_OWN[len("  # or: "):])
+    assert host.list("--system") == error(SYSTEM, "it is another user's own daemon",
+                                          "leave out --socket, --system and PYRO_SOCKET, to use a daemon of yours")
+
+
+def test_refused_without_a_place_of_ones_own(host):
+    """A uid without account and home has one way less."""
+    host.system()
+    no_account = "this uid has no account, so it is in no group"
+    assert host.list(uid=54399, env={"HOME": ""}) == error(SYSTEM, no_account, "use pyro as a user with an account")
+    assert host.list(uid=54399) == error(SYSTEM, no_account, "use pyro as a user with an account" + OR_OWN)
+
+
+def places(report):
+    return [line for line in report.splitlines() if line.startswith("Environment cache: ")]
+
+
+def test_doctor_speaks_of_the_daemon_that_is_meant(host):
+    host.system()
+    own, theirs = ["Environment cache: %s/.cache/pyro/environments" % host.home], ["Environment cache: /var/lib/pyro/environments"]
+    env = {"PYRO_DAEMON": "/nonexistent/pyrod"}
+    for flags, wanted in (("--user",), own), ((), own), (("--system",), theirs):
+        status, out, err = host.pyro(*flags, "doctor", env=env)
+        assert status == 1 and "does not answer" in err and places(out) == wanted, (flags, out)
+    refused = host.pyro("doctor", env=env)[1].splitlines()
+    at = refused.index("daemon: no permission to use the socket %s: %s" % (SYSTEM, NOT_IN_GROUP))
+    assert refused[at + 1] == "  fix: " + JOIN + OR_OWN
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_lost_daemon_is_looked_for_where_it_was(host, refused):
+    """A command of the system's daemon is not asked for at one of the user's own, which would be started for it; and one of the
+    user's own is not given up for a system socket that refuses."""
+    if refused:
+        host.system()
+        first = host.own()
+    else:
+        first = host.system(mode=0o666)
+
+    def guest(run):
+        run.phases()
+        run.conn.sock.shutdown(2)
+        run.cancelled.wait(20)
+        return run.result()
+    first.guest = guest
+    with host.popen("run", "debian:12", "--", "true") as p:
+        first.wait_called("vm.run")
+        first.close()
+        os.unlink(first.path)
+        if refused:
+            until = time.monotonic() + 20
+            while not host.started():
+                assert time.monotonic() < until
+                select.select([], [], [], 0.02)
+        else:
+            os.rmdir(host.top + "/run/pyro")
+            host.system(mode=0o666).wait_called("exec.attach")
+            assert host.started() == []
+        p.kill()
