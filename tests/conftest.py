@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What the black-box tests share: a daemon of their own in directories of its own, the client, and the check
 that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environments are
-kept between runs (PYRO_TEST_CACHE), since pulling takes minutes."""
+kept between runs (PYRO_TEST_CACHE), since pulling takes minutes. However pytest was started, it runs in tests/hermetic."""
 import contextlib
 import fcntl
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pwd
@@ -14,6 +16,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -37,7 +40,40 @@ N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 NOT_DEBIAN = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind /dev/null /etc/os-release && exec "$@"', "sh"]
 
 
+def hermetic():
+    """tests/hermetic as a module."""
+    loader = importlib.machinery.SourceFileLoader("hermetic", TOP + "/tests/hermetic")
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def scratch_place():
+    """Where tests make their directories: the first place into which files of the cache can be linked."""
+    os.makedirs(CACHE, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=CACHE, prefix=".link-") as f:
+        for place in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", CACHE + "/tmp"):
+            if place == CACHE + "/tmp":
+                os.makedirs(place, exist_ok=True)
+            try:
+                os.link(f.name, "%s/%s" % (place, os.path.basename(f.name)))
+                os.unlink("%s/%s" % (place, os.path.basename(f.name)))
+                return place
+            except OSError:
+                continue
+    raise RuntimeError("no place for the tests' directories: %s allows no hard links" % CACHE)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
+    # The tests of tests/kvm are inside a machine of their own and are about what is installed there.
+    if not os.environ.get("PYRO_TEST_INSTALLED"):
+        if not hermetic().is_inside():
+            capture = config.pluginmanager.getplugin("capturemanager")
+            if capture:
+                capture.stop_global_capturing()  # it has moved descriptors 0 to 2
+            os.execv(TOP + "/tests/hermetic", ["hermetic", sys.executable, "-m", "pytest", *map(str, config.invocation_params.args)])
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch_place()
     config.addinivalue_line("markers", "kvm: run by tests/kvm too, under KVM and systemd")
     config.addinivalue_line("markers", "soak: minutes long; left out by tests/run")
     config.addinivalue_line("markers", "xdist_group(name): by one worker")
