@@ -4,6 +4,7 @@ offsets, resynchronisation, flow control, timeouts and the end of commands; test
 import errno
 import hashlib
 import os
+import pwd
 import signal
 import socket
 import struct
@@ -80,7 +81,7 @@ def test_captured_environment_spares_the_login_shell(agent):
     ask = lambda n: bytes(agent.run(n, kind, user="root", flags=wire.WITH_LOGIN, env=["A=b"]).got[STDOUT]).decode().split()
     assert ask(1)[0] == "login"
     agent.send(wire.frame(wire.LOGIN))
-    assert ask(2) == ask(3) == ["plain", "/root"]
+    assert ask(2) == ask(3) == ["plain", pwd.getpwnam("root").pw_dir]
 
 
 def test_stdin_null_and_descriptors(agent):
