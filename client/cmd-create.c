@@ -124,26 +124,20 @@ static int step(struct creator *c, struct error *err)
 	return now_usec() >= c->deadline ? 1 : 0;
 }
 
-static void print_created(const struct cli *cli, json_object *result)
+static void print_created(const struct cli *cli, const struct cmdline *line, json_object *result)
 {
 	if (cli->json) {
 		out_json(result);
-		return;
+	} else if (line->extra & EXTRA_ID_ONLY) {
+		out_text(stdout, out_member(result, "vm_id"));
+		putchar('\n');
+	} else {
+		cmd_vm_print(result);
 	}
-	out_text(stdout, out_member(result, "vm_id"));
-	putchar('\n');
-	if (cli->quiet)
-		return;
-	fputs("[vm-create] vm_id=", stderr);
-	out_text(stderr, out_member(result, "vm_id"));
-	fputs(" environment=", stderr);
-	out_text(stderr, out_member(result, "environment"));
-	fputs(" state=", stderr);
-	out_text(stderr, out_member(result, "state"));
-	fputc('\n', stderr);
 }
 
-static int finish(const struct cli *cli, struct creator *c, struct error *err)
+static int finish(
+	const struct cli *cli, const struct cmdline *line, struct creator *c, struct error *err)
 {
 	out_progress_end(&c->progress);
 	if (c->ended_by) {
@@ -160,7 +154,7 @@ static int finish(const struct cli *cli, struct creator *c, struct error *err)
 		error_move(err, &c->failed);
 		return -error_code_errno(err->code);
 	}
-	print_created(cli, c->result);
+	print_created(cli, line, c->result);
 	return 0;
 }
 
@@ -185,5 +179,5 @@ int cmd_vm_create(const struct cli *cli, const struct cmdline *line, struct erro
 	r = start_call(&c, "vm.create", line->params, err);
 	while (r == 0 && !c.done)
 		r = step(&c, err);
-	return r < 0 ? r : finish(cli, &c, err);
+	return r < 0 ? r : finish(cli, line, &c, err);
 }

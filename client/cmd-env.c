@@ -23,14 +23,20 @@ int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error
 		out_json(result);
 		return 0;
 	}
-	fputs("Catalog version: ", stdout);
-	out_text(stdout, out_member(result, "catalog_version"));
-	putchar('\n');
+	if (!cli->quiet) {
+		fputs("Catalog version: ", stdout);
+		out_text(stdout, out_member(result, "catalog_version"));
+		putchar('\n');
+	}
 	envs = out_array(result, "environments");
 	for (size_t i = 0; envs && i < json_object_array_length(envs); i++) {
 		json_object *env = json_object_array_get_idx(envs, i);
 
 		out_text(stdout, out_member(env, "name"));
+		if (cli->quiet) {
+			putchar('\n');
+			continue;
+		}
 		printf(" [%s] ", json_object_get_boolean(json_get(env, "installed"))
 					 ? "installed"
 					 : "not installed");
@@ -61,13 +67,14 @@ int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error
 	struct out_progress progress = { .cli = cli, .verb = "pull", .environment = name };
 	int r = cli_connect(cli, &p, err);
 
-	if (r >= 0)
+	if (r >= 0) {
+		out_pull_phase(&progress, "install", -1);
 		r = cli_call(p, "env.pull", line->params, cmd_on_pull, &progress, &result, err);
+	}
 	out_progress_end(&progress);
 	if (r < 0)
 		return r;
-	if (!streq(progress.phase, "ready"))
-		out_pull_phase(&progress, "ready", -1);
+	out_pull_phase(&progress, "ready", -1);
 	if (cli->json) {
 		out_json(result);
 		return 0;

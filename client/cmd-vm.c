@@ -1,23 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro vm list` as a table, and the plain verbs, whose call and output follow from the interface table
- * alone: parameters from the command line, the result as "Label: value" lines. Called from the verb table.
+ * `pyro vm ...` but create and exec, and the plain verbs, whose call and output follow from the interface table alone:
+ * parameters from the command line, the result as "Label: value" lines. Called from the verb table. What contract.md
+ * section 2 prints of a machine is printed here.
  */
 #include "cmd.h"
+
+#include <inttypes.h>
 
 #include "client/output.h"
 #include "proto/api.h"
 #include "proto/json.h"
 
-int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err)
+/* The verb's own call. *ret is owned by the caller. */
+static int call_verb(
+	const struct cli *cli, const struct cmdline *line, json_object **ret, struct error *err)
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	_cleanup_json_ json_object *result = NULL;
 	int r = cli_connect(cli, &p, err);
 
-	if (r >= 0)
-		r = cli_call(p, api_methods[line->verb->method].name, line->params, NULL, NULL,
-			&result, err);
+	return r < 0 ? r
+		     : cli_call(p, api_methods[line->verb->method].name, line->params, NULL, NULL,
+			       ret, err);
+}
+
+int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_json_ json_object *result = NULL;
+	int r = call_verb(cli, line, &result, err);
+
 	if (r < 0)
 		return r;
 	if (cli->json)
@@ -27,35 +38,104 @@ int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *e
 	return 0;
 }
 
-int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err)
+static void put_line(const char *label, const char *value)
 {
-	static const char *const columns[] = { "vm_id", "state", "environment", "created_at",
-		"expires_at" };
-	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	_cleanup_json_ json_object *result = NULL;
-	json_object *vms;
-	int r = cli_connect(cli, &p, err);
+	printf("%s: ", label);
+	out_text(stdout, value[0] ? value : NULL);
+	putchar('\n');
+}
 
-	if (r >= 0)
-		r = cli_call(p, "vm.list", line->params, NULL, NULL, &result, err);
+void cmd_vm_print(json_object *vm)
+{
+	static const char *const when_set[][2] = {
+		{ "Stop reason", "stop_reason" },
+		{ "Pause reason", "pause_reason" },
+		{ "Expires at", "expires_at" },
+		{ "Last error", "last_error" },
+	};
+
+	put_line("VM ID", out_member(vm, "vm_id"));
+	put_line("Environment", out_member(vm, "environment"));
+	put_line("State", out_member(vm, "state"));
+	put_line("Execution mode", out_member(vm, "execution_mode"));
+	printf("Resources: %" PRId64 " vCPU / %" PRId64 " MiB\n", json_get_int(vm, "vcpu_count", 0),
+		json_get_int(vm, "mem_mib", 0));
+	for (size_t i = 0; i < ARRAY_SIZE(when_set); i++)
+		if (out_member(vm, when_set[i][1])[0])
+			put_line(when_set[i][0], out_member(vm, when_set[i][1]));
+}
+
+int cmd_vm_state(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_json_ json_object *vm = NULL;
+	int r = call_verb(cli, line, &vm, err);
+
+	if (r < 0)
+		return r;
+	if (cli->json)
+		out_json(vm);
+	else
+		cmd_vm_print(vm);
+	return 0;
+}
+
+int cmd_vm_delete(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_json_ json_object *result = NULL;
+	int r = call_verb(cli, line, &result, err);
+
+	if (r < 0)
+		return r;
+	if (cli->json)
+		out_json(result);
+	else
+		put_line("Deleted VM", out_member(result, "vm_id"));
+	return 0;
+}
+
+int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	_cleanup_json_ json_object *result = NULL;
+	json_object *ids;
+	int r = call_verb(cli, line, &result, err);
+
 	if (r < 0)
 		return r;
 	if (cli->json) {
 		out_json(result);
 		return 0;
 	}
-	vms = out_array(result, "vms");
-	for (size_t i = 0; vms && i < json_object_array_length(vms); i++) {
-		json_object *vm = json_object_array_get_idx(vms, i);
+	ids = out_array(result, "deleted_vm_ids");
+	for (size_t i = 0; ids && i < json_object_array_length(ids); i++) {
+		json_object *id = json_object_array_get_idx(ids, i);
 
-		for (size_t c = 0; c < ARRAY_SIZE(columns); c++) {
-			const char *value = out_member(vm, columns[c]);
-
-			if (c > 0)
-				putchar(' ');
-			out_text(stdout, value[0] ? value : NULL);
-		}
-		putchar('\n');
+		put_line("Deleted VM", json_object_is_type(id, json_type_string)
+					       ? json_object_get_string(id)
+					       : "");
 	}
+	if (!ids || json_object_array_length(ids) == 0)
+		out_note(cli, "no machine is past its time to live");
+	return 0;
+}
+
+int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	static const struct out_column columns[] = {
+		{ "VM ID", "vm_id" }, { "STATE", "state" }, { "ENVIRONMENT", "environment" },
+		{ "VCPUS", "vcpu_count" }, { "MIB", "mem_mib" }, { "CREATED", "created_at" },
+		{ "EXPIRES", "expires_at" },
+		{ "OWNER", "owner_uid" }, /* last: only with --all-users */
+	};
+	_cleanup_json_ json_object *result = NULL;
+	bool all = json_get_bool(line->checked, "all_users", false);
+	int r = call_verb(cli, line, &result, err);
+
+	if (r < 0)
+		return r;
+	if (cli->json)
+		out_json(result);
+	else
+		out_list(cli, out_array(result, "vms"), columns, ARRAY_SIZE(columns) - !all,
+			"no machines; make one: pyro vm create debian:12");
 	return 0;
 }

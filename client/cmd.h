@@ -16,6 +16,11 @@ int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error
 int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct error *err);
 int cmd_vm_create(const struct cli *cli, const struct cmdline *line, struct error *err);
 int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_vm_state(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_vm_delete(const struct cli *cli, const struct cmdline *line, struct error *err);
+int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err);
+/* A machine as its lines of "Label: value". */
+void cmd_vm_print(json_object *vm);
 /* pyro_progress_fn of calls that may pull; userdata is a struct out_progress. */
 void cmd_on_pull(const char *json, void *userdata);
 /* Any method without a form of its own: its result as "Label: value" lines. */

@@ -22,12 +22,14 @@ static const char *const noun_example[][2] = {
 };
 
 static const char global_help[] =
-	"Global options (before the words of the command):\n"
+	"Before the command:\n"
 	"  --socket PATH             use the daemon that listens there (PYRO_SOCKET)\n"
-	"  --user, --system          your own daemon, or the system's\n"
-	"  --json                    print the result, or {\"error\": ...}, as JSON\n"
-	"  -q, --quiet               no phases, no summary\n"
-	"  -h, --help                this text\n";
+	"  --user, --system          your own daemon, or the system's (PYRO_SCOPE=user|system)\n"
+	"Anywhere:\n"
+	"  --json                    print the result, or {\"ok\": false, \"error\": ...}, as JSON\n"
+	"  -q, --quiet               no phases, no summary; of lists the ids or names alone\n"
+	"  -h, --help                this text\n"
+	"  --version                 the versions of client and daemon\n";
 
 static const char *summary(const struct verb *v)
 {
@@ -112,7 +114,10 @@ static void print_verb(const struct verb *v)
 	for (const struct extra_flag *e = verb_extra_flags(v); e && e->name; e++) {
 		char left[FLAG_NAME_MAX];
 
-		(void)snprintf(left, sizeof(left), "-%c, --%s", e->letter, e->name);
+		if (e->letter)
+			(void)snprintf(left, sizeof(left), "-%c, --%s", e->letter, e->name);
+		else
+			(void)snprintf(left, sizeof(left), "--%s", e->name);
 		print_row(left, e->help);
 	}
 	if (v->guest_status)
@@ -148,9 +153,7 @@ static void print_all(void)
 			verbs[i].noun ? " " : "", verbs[i].name);
 		print_row(name, summary(&verbs[i]));
 	}
-	printf("\n%s  --version                 the versions of client and daemon\n\n"
-	       "Example:\n  pyro run debian:12 -- git --version\n",
-		global_help);
+	printf("\n%s\nExample:\n  pyro run debian:12 -- git --version\n", global_help);
 }
 
 void help_print(const char *noun, const struct verb *v)

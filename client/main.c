@@ -12,6 +12,7 @@
 
 #include "client/cmd.h"
 #include "client/output.h"
+#include "client/suggest.h"
 #include "proto/api.h"
 #include "proto/json.h"
 
@@ -29,17 +30,17 @@ const struct verb verbs[] = {
 	{ "env", "prune", API_M_env_prune, cmd_env_prune, false, NULL,
 		"  pyro env prune --all --dry-run" },
 	{ "vm", "create", API_M_vm_create, cmd_vm_create, false, NULL,
-		"  id=$(pyro vm create -m 2G --ttl-seconds 3600 debian:12)" },
-	{ "vm", "start", API_M_vm_start, cmd_plain, false, NULL, "  pyro vm start vm-0123" },
+		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
+	{ "vm", "start", API_M_vm_start, cmd_vm_state, false, NULL, "  pyro vm start vm-0123" },
 	{ "vm", "exec", API_M_vm_exec, cmd_run, true, NULL, "  pyro vm exec vm-0123 -- uname -r" },
-	{ "vm", "stop", API_M_vm_stop, cmd_plain, false, NULL, "  pyro vm stop vm-0123" },
+	{ "vm", "stop", API_M_vm_stop, cmd_vm_state, false, NULL, "  pyro vm stop vm-0123" },
 	{ "vm", "list", API_M_vm_list, cmd_vm_list, false, NULL, "  pyro vm list" },
-	{ "vm", "status", API_M_vm_status, cmd_plain, false, NULL,
+	{ "vm", "status", API_M_vm_status, cmd_vm_state, false, NULL,
 		"  pyro vm status vm-0123456789ab" },
-	{ "vm", "delete", API_M_vm_delete, cmd_plain, false, NULL, "  pyro vm delete vm-0123" },
+	{ "vm", "delete", API_M_vm_delete, cmd_vm_delete, false, NULL, "  pyro vm delete vm-0123" },
 	{ "vm", "network-info", API_M_vm_network_info, cmd_plain, false, NULL,
 		"  pyro vm network-info vm-0123" },
-	{ "vm", "reap-expired", API_M_vm_reap_expired, cmd_plain, false, NULL,
+	{ "vm", "reap-expired", API_M_vm_reap_expired, cmd_vm_reap, false, NULL,
 		"  pyro vm reap-expired" },
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
@@ -61,8 +62,15 @@ static bool is_noun(const char *word)
 	return false;
 }
 
+/* ls and rm are list and delete everywhere. */
+static const char *own_name(const char *name)
+{
+	return streq(name, "ls") ? "list" : streq(name, "rm") ? "delete" : name;
+}
+
 static const struct verb *find_verb(const char *noun, const char *name)
 {
+	name = own_name(name);
 	for (size_t i = 0; i < n_verbs; i++)
 		if (streq(verbs[i].name, name) &&
 			(noun ? verbs[i].noun && streq(verbs[i].noun, noun) : !verbs[i].noun))
@@ -84,12 +92,52 @@ static const struct verb *meant_verb(const char *noun, char **words)
 	return NULL;
 }
 
-static int unknown_command(const char *noun, const char *word, struct error *err)
+/* The command that a wrong word was meant for: a typo of one, or at the beginning a verb without its noun. */
+static void find_meant(const char *noun, struct suggestion *s, char ret[64])
 {
-	_cleanup_free_ char *fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
+	for (size_t i = 0; i < n_verbs; i++) {
+		const struct verb *v = &verbs[i];
+		size_t before = s->distance;
 
+		if (noun && v->noun && streq(v->noun, noun))
+			suggest_try(s, v->name);
+		else if (!noun)
+			suggest_try(s, v->noun ? v->noun : v->name);
+		if (s->distance < before)
+			(void)snprintf(ret, 64, "%s", s->best);
+	}
+	for (size_t i = 0; i < n_verbs && !noun; i++) {
+		const struct verb *v = &verbs[i];
+		size_t before = s->distance;
+
+		if (v->noun)
+			suggest_try(s, v->name);
+		if (s->distance < before || (v->noun && streq(v->name, s->word)))
+			(void)snprintf(ret, 64, "%s %s", v->noun, v->name);
+	}
+}
+
+/* argv[at] is the word that is wrong. */
+static int unknown_command(const char *noun, int argc, char **argv, int at, struct error *err)
+{
+	_cleanup_free_ char *fix = NULL;
+	struct suggestion s = SUGGESTION(own_name(argv[at]));
+	const struct foreign_word *foreign = noun ? NULL : foreign_word_find(argv[at]);
+	char meant[64] = "";
+
+	if (foreign)
+		return error_set(err, ERROR_USAGE, foreign->cause, foreign->fix,
+			"there is no command '%s'", argv[at]);
+	find_meant(noun, &s, meant);
+	if (meant[0]) {
+		fix = suggest_replaced(argc, argv, at, meant);
+		return error_set(err, ERROR_USAGE, NULL, fix ? fix : "pyro --help",
+			"unknown command '%s%s%s'; did you mean '%s%s%s'?", noun ? noun : "",
+			noun ? " " : "", argv[at], noun ? noun : "", noun ? " " : "", meant);
+	}
+	fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
 	return error_set(err, ERROR_USAGE, NULL, fix, "unknown command '%s%s%s'", noun ? noun : "",
-		noun ? " " : "", word);
+		noun ? " " : "", argv[at]);
 }
 
 static int no_command(const char *noun, struct error *err)
@@ -98,6 +146,20 @@ static int no_command(const char *noun, struct error *err)
 
 	return error_set(err, ERROR_USAGE, NULL, fix, "%s%sno command given", noun ? noun : "",
 		noun ? ": " : "");
+}
+
+/* PYRO_SCOPE=user|system stands for --user and --system, after everything that names a socket. */
+static int take_scope(struct cli *cli, struct error *err)
+{
+	const char *scope = getenv("PYRO_SCOPE"), *path = getenv("PYRO_SOCKET");
+
+	if (!scope || !scope[0] || cli->socket || cli->mode != PYRO_AUTO || (path && path[0]))
+		return 0;
+	if (!streq(scope, "user") && !streq(scope, "system"))
+		return error_set(err, ERROR_USAGE, NULL, "unset PYRO_SCOPE",
+			"PYRO_SCOPE is '%s', neither user nor system", scope);
+	cli->mode = streq(scope, "user") ? PYRO_USER : PYRO_SYSTEM;
+	return 0;
 }
 
 static int print_version(const struct cli *cli)
@@ -117,6 +179,21 @@ static int print_version(const struct cli *cli)
 	return 0;
 }
 
+/* What stands for a word of docker's is put in its place: at most two words. */
+static const struct verb *foreign_verb(const char *word)
+{
+	const struct foreign_word *f = foreign_word_find(word);
+	char noun[32];
+	const char *space = f && f->means ? strchr(f->means, ' ') : NULL;
+
+	if (!f || !f->means)
+		return NULL;
+	if (!space)
+		return find_verb(NULL, f->means);
+	(void)snprintf(noun, sizeof(noun), "%.*s", (int)(space - f->means), f->means);
+	return find_verb(noun, space + 1);
+}
+
 /*
  * Finds the verb at argv[i], or prints help. Returns 1 with *ret set, 0 when all is done. On failure *ret is the verb
  * that was meant, if any, for the exit status follows it.
@@ -125,32 +202,40 @@ static int choose(
 	struct cli *cli, int argc, char **argv, int *i, const struct verb **ret, struct error *err)
 {
 	const char *noun = NULL;
-	bool help = false, version = false;
-	int r = globals_parse(cli, argc, argv, i, &help, &version, err);
+	unsigned extra = 0;
+	int r = globals_parse(cli, NULL, argc, argv, i, &extra, err);
 
+	if (r >= 0 && *i < argc && streq(argv[*i], "help")) { /* pyro help run: pyro run --help */
+		extra |= EXTRA_HELP;
+		(*i)++;
+	}
 	if (r >= 0 && *i < argc && is_noun(argv[*i])) {
 		noun = argv[(*i)++];
-		r = globals_parse(cli, argc, argv, i, &help, &version, err);
+		r = globals_parse(cli, noun, argc, argv, i, &extra, err);
 	}
 	if (r < 0) {
 		*ret = meant_verb(noun, argv + *i);
 		return r;
 	}
-	if (version)
-		return print_version(cli);
-	if (*i < argc && streq(argv[*i], "help") && !noun)
-		help = true;
-	else if (*i < argc) {
+	if (*i < argc && noun && streq(argv[*i], "help")) {
+		extra |= EXTRA_HELP;
+	} else if (*i < argc) {
 		*ret = find_verb(noun, argv[*i]);
+		if (!*ret && !noun)
+			*ret = foreign_verb(argv[*i]);
 		if (!*ret)
-			return unknown_command(noun, argv[*i], err);
+			return unknown_command(noun, argc, argv, *i, err);
 		(*i)++;
-		if (!help)
+		if (!extra)
 			return 1;
 	}
-	if (help) {
+	if (extra & EXTRA_HELP) {
 		help_print(noun, *ret);
 		return 0;
+	}
+	if (extra & EXTRA_VERSION) {
+		r = take_scope(cli, err);
+		return r < 0 ? r : print_version(cli);
 	}
 	return no_command(noun, err);
 }
@@ -165,6 +250,10 @@ static int run_verb(
 		help_print(v->noun, v);
 		return 0;
 	}
+	if (r >= 0)
+		r = take_scope(cli, err);
+	if (r >= 0 && (line.extra & EXTRA_VERSION))
+		return print_version(cli);
 	return r < 0 ? r : v->run(cli, &line, err);
 }
 

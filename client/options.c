@@ -8,6 +8,7 @@
  */
 #include "options.h"
 
+#include "client/suggest.h"
 #include "client/text.h"
 #include "proto/api.h"
 #include "proto/json.h"
@@ -26,18 +27,25 @@ static const struct {
 	const char *name;
 	char letter;
 	bool takes_value;
+	bool first; /* before the command alone */
 } global_flags[] = {
-	[GLOBAL_SOCKET] = { "socket", 0, true },
-	[GLOBAL_USER] = { "user", 0, false },
-	[GLOBAL_SYSTEM] = { "system", 0, false },
-	[GLOBAL_JSON] = { "json", 0, false },
-	[GLOBAL_QUIET] = { "quiet", 'q', false },
-	[GLOBAL_HELP] = { "help", 'h', false },
-	[GLOBAL_VERSION] = { "version", 0, false },
+	[GLOBAL_SOCKET] = { "socket", 0, true, true },
+	[GLOBAL_USER] = { "user", 0, false, true },
+	[GLOBAL_SYSTEM] = { "system", 0, false, true },
+	[GLOBAL_JSON] = { "json", 0, false, false },
+	[GLOBAL_QUIET] = { "quiet", 'q', false, false },
+	[GLOBAL_HELP] = { "help", 'h', false, false },
+	[GLOBAL_VERSION] = { "version", 0, false, false },
 };
 
 static const struct extra_flag run_flags[] = {
 	{ 't', "tty", EXTRA_TTY, "Run on a terminal (not in this version)." },
+	{ 0, "rm", 0, "Accepted and ignored: the machine is always deleted." },
+	{ 0, "init", 0, "Accepted and ignored: a machine always has an init." },
+	{ 0 },
+};
+static const struct extra_flag create_flags[] = {
+	{ 0, "id-only", EXTRA_ID_ONLY, "Print the id alone." },
 	{ 0 },
 };
 
@@ -45,26 +53,30 @@ static const struct extra_flag run_flags[] = {
 struct flag {
 	const struct api_field *field;
 	const struct extra_flag *extra;
+	const struct foreign_flag *foreign;
 	int global; /* -1: none */
 };
 
 struct parser {
 	struct cli *cli;
 	const struct verb *verb;
+	const char *noun;               /* NULL unless one stands before, without its verb */
 	const struct api_field *fields; /* NULL: only global flags */
 	struct cmdline *line;
 	int argc;
 	char **argv;
 	int i;
+	int at;       /* of the flag that is being read */
 	char **words; /* owned array of borrowed strings */
 	size_t n_words;
-	bool version;
 	struct error *err;
 };
 
 const struct extra_flag *verb_extra_flags(const struct verb *v)
 {
-	return v->method == API_M_vm_run ? run_flags : NULL;
+	if (v->method == API_M_vm_run)
+		return run_flags;
+	return v->method == API_M_vm_create ? create_flags : NULL;
 }
 
 /* The index-th of the comma-separated tokens in list; false when there are fewer. */
@@ -133,10 +145,14 @@ static bool find_flag(const struct parser *p, const char *name, struct flag *ret
 			}
 	for (const struct extra_flag *e = p->verb ? verb_extra_flags(p->verb) : NULL; e && e->name;
 		e++)
-		if ((name[1] == e->letter && name[2] == '\0') || streq(name + 2, e->name)) {
+		if ((e->letter && name[1] == e->letter && name[2] == '\0') ||
+			(name[1] == '-' && streq(name + 2, e->name))) {
 			ret->extra = e;
 			return true;
 		}
+	ret->foreign = p->verb && p->verb->guest_status ? foreign_flag_find(name) : NULL;
+	if (ret->foreign)
+		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(global_flags); i++)
 		if ((name[1] == '-' && streq(name + 2, global_flags[i].name)) ||
 			(global_flags[i].letter && name[1] == global_flags[i].letter &&
@@ -151,6 +167,8 @@ static bool flag_takes_value(const struct flag *f)
 {
 	if (f->field)
 		return field_takes_value(f->field);
+	if (f->foreign)
+		return f->foreign->takes_value;
 	return f->global >= 0 && global_flags[f->global].takes_value;
 }
 
@@ -170,6 +188,64 @@ static int usage(const struct parser *p, const char *what, const char *value)
 	fix = str_printf("pyro%s --help", title);
 	return error_set(p->err, ERROR_USAGE, NULL, fix, "%s%s%s%s%s", title[0] ? title + 1 : "",
 		title[0] ? ": " : "", what, value ? " " : "", value ? value : "");
+}
+
+/* A global flag behind the command: the fix is the line in its right order. */
+static int misplaced(const struct parser *p, const char *flag)
+{
+	_cleanup_free_ char *fix = suggest_moved(p->argc, p->argv, p->at, p->i);
+	char title[64];
+
+	verb_title(p->verb, title, sizeof(title));
+	return error_set(p->err, ERROR_USAGE, "it says which daemon to use, as with systemctl",
+		fix ? fix : "pyro --help", "%s: %s belongs before the command",
+		p->verb ? title + 1 : p->noun, flag);
+}
+
+/* A flag of docker's that has no counterpart, or needs none. */
+static int take_foreign(const struct parser *p, const struct foreign_flag *f)
+{
+	char title[64];
+
+	if (!f->fix)
+		return 0;
+	verb_title(p->verb, title, sizeof(title));
+	return error_set(
+		p->err, ERROR_USAGE, f->cause, f->fix, "%s: there is no %s", title + 1, f->name);
+}
+
+static int unknown_option(const struct parser *p, const char *name)
+{
+	_cleanup_free_ char *fix = NULL, *with_value = NULL;
+	struct suggestion s = SUGGESTION(name);
+	const char *eq = strchr(p->argv[p->at], '=');
+	char known[16][FLAG_NAME_MAX], title[64];
+	size_t n = 0;
+
+	for (const struct api_field *f = p->fields; name[1] == '-' && f && f->name; f++)
+		for (size_t i = 0; n < ARRAY_SIZE(known) && field_flag(f, i, known[n]); i++) {
+			const char *best = s.best;
+
+			suggest_try(&s, known[n]);
+			n += s.best != best; /* it has to live */
+		}
+	for (size_t i = 0; name[1] == '-' && i < ARRAY_SIZE(global_flags); i++) {
+		if (n == ARRAY_SIZE(known) || (p->verb && global_flags[i].first))
+			continue;
+		(void)snprintf(known[n], FLAG_NAME_MAX, "--%s", global_flags[i].name);
+		const char *best = s.best;
+
+		suggest_try(&s, known[n]);
+		n += s.best != best;
+	}
+	if (!s.best)
+		return usage(p, "unknown option", name);
+	with_value = eq ? str_printf("%s%s", s.best, eq) : NULL;
+	fix = suggest_replaced(p->argc, p->argv, p->at, with_value ? with_value : s.best);
+	verb_title(p->verb, title, sizeof(title));
+	return error_set(p->err, ERROR_USAGE, NULL, fix ? fix : "pyro --help",
+		"%s%sunknown option %s; did you mean %s?", title[0] ? title + 1 : "",
+		title[0] ? ": " : "", name, s.best);
 }
 
 static int bad_value(const struct parser *p, const struct api_field *f, const char *flag,
@@ -299,11 +375,7 @@ static int take_global(struct parser *p, int global, const char *value)
 	case GLOBAL_JSON: p->cli->json = true; return 0;
 	case GLOBAL_QUIET: p->cli->quiet = true; return 0;
 	case GLOBAL_HELP: p->line->extra |= EXTRA_HELP; return 0;
-	case GLOBAL_VERSION:
-		if (p->verb)
-			return usage(p, "--version stands alone", NULL);
-		p->version = true;
-		return 0;
+	case GLOBAL_VERSION: p->line->extra |= EXTRA_VERSION; return 0;
 	}
 	return -EINVAL;
 }
@@ -314,7 +386,11 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 	struct flag f;
 
 	if (!find_flag(p, name, &f))
-		return usage(p, "unknown option", name);
+		return unknown_option(p, name);
+	if (f.global >= 0 && global_flags[f.global].first && (p->verb || p->noun)) {
+		p->i += global_flags[f.global].takes_value && !attached && p->i < p->argc;
+		return misplaced(p, name);
+	}
 	if (!flag_takes_value(&f)) {
 		if (attached)
 			return usage(p, "this option takes no value:", name);
@@ -329,6 +405,8 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 		p->line->extra |= f.extra->bit;
 		return 0;
 	}
+	if (f.foreign)
+		return take_foreign(p, f.foreign);
 	return take_global(p, f.global, value);
 }
 
@@ -384,6 +462,7 @@ static int take_words(struct parser *p)
 			continue;
 		}
 		if (!words_only && is_option(word)) {
+			p->at = p->i - 1;
 			r = word[1] == '-' ? take_long(p, word) : take_short(p, word);
 			if (r < 0)
 				return r;
@@ -456,25 +535,29 @@ static int refuse_unsupported(struct parser *p)
 	return 0;
 }
 
-int globals_parse(struct cli *cli, int argc, char **argv, int *i, bool *ret_help, bool *ret_version,
-	struct error *err)
+int globals_parse(struct cli *cli, const char *noun, int argc, char **argv, int *i,
+	unsigned *ret_extra, struct error *err)
 {
-	struct cmdline line = { 0 };
-	struct parser p = {
-		.cli = cli, .line = &line, .argc = argc, .argv = argv, .i = *i, .err = err
-	};
+	struct cmdline line = { .extra = *ret_extra };
+	struct parser p = { .cli = cli,
+		.noun = noun,
+		.line = &line,
+		.argc = argc,
+		.argv = argv,
+		.i = *i,
+		.err = err };
 	int r;
 
 	while (p.i < argc && is_option(argv[p.i])) {
 		const char *word = argv[p.i++];
 
+		p.at = p.i - 1;
 		r = word[1] == '-' ? take_long(&p, word) : take_short(&p, word);
 		if (r < 0)
 			return r;
 	}
 	*i = p.i;
-	*ret_help = line.extra & EXTRA_HELP;
-	*ret_version = p.version;
+	*ret_extra = line.extra;
 	return 0;
 }
 
@@ -497,7 +580,7 @@ int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, in
 	if (!words || !ret->params)
 		return -ENOMEM;
 	r = take_words(&p);
-	if (r < 0 || (ret->extra & EXTRA_HELP))
+	if (r < 0 || (ret->extra & (EXTRA_HELP | EXTRA_VERSION)))
 		return r;
 	r = take_positionals(&p);
 	if (r < 0)

@@ -3,7 +3,8 @@
 
 /*
  * The command line of one verb, read by its method's table: flags become members of the params object,
- * words its positional members. Global flags stand anywhere before the words that end the options.
+ * words its positional members. Those global flags that say which daemon stand before the command alone, the others anywhere
+ * before the words that end the options.
  */
 
 #include "client/cli.h"
@@ -14,6 +15,8 @@ struct api_field;
 enum {
 	EXTRA_TTY = 1 << 0, /* -t */
 	EXTRA_HELP = 1 << 1,
+	EXTRA_VERSION = 1 << 2,
+	EXTRA_ID_ONLY = 1 << 3, /* of create */
 };
 
 struct cmdline {
@@ -33,11 +36,11 @@ struct extra_flag {
 const struct extra_flag *verb_extra_flags(const struct verb *v);
 
 /*
- * Takes the global flags at the beginning of argv; *i is the first word that is none. EXTRA_HELP and
- * --version are reported by ret_help and ret_version.
+ * Takes the global flags at argv[*i]; *i is then the first word that is none. noun: the word of the command that stands
+ * before them, after which some are refused; NULL: none. ret_extra gets EXTRA_HELP and EXTRA_VERSION.
  */
-int globals_parse(struct cli *cli, int argc, char **argv, int *i, bool *ret_help, bool *ret_version,
-	struct error *err);
+int globals_parse(struct cli *cli, const char *noun, int argc, char **argv, int *i,
+	unsigned *ret_extra, struct error *err);
 
 /* Reads argv[i..] for verb v. Errors are `usage` or `invalid_argument`, naming the value and the range. */
 int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, int argc, char **argv,

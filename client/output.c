@@ -15,6 +15,9 @@
 #include "proto/json.h"
 #include "proto/utf8.h"
 
+#define BAR       "####################"
+#define BAR_WIDTH 20
+
 /* fopencookie(3): all of it, or what was written before the failure. */
 static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
 {
@@ -91,7 +94,8 @@ json_object *out_error_json(const struct error *err)
 	_cleanup_json_ json_object *outer = json_object_new_object();
 	json_object *o = json_object_new_object();
 
-	if (!outer || !o || json_add(outer, "error", o) < 0)
+	if (!outer || !o || json_add_bool(outer, "ok", false) < 0 ||
+		json_add(outer, "error", o) < 0)
 		return NULL;
 	if (json_add_str(o, "code", error_code_name(err->code)) < 0 ||
 		json_add_str(o, "message", err->message) < 0 ||
@@ -106,12 +110,14 @@ json_object *out_error_json(const struct error *err)
 void out_json(json_object *o)
 {
 	_cleanup_free_ char *safe = NULL;
-	const char *text = json_object_to_json_string_ext(
-		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	int form = isatty(STDOUT_FILENO) ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED
+					 : JSON_C_TO_STRING_PLAIN;
+	const char *text = json_object_to_json_string_ext(o, form | JSON_C_TO_STRING_NOSLASHESCAPE);
 
 	if (text && !text_is_utf8(text))
 		text = safe = utf8_repair(text);
-	puts(text ? text : "{\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
+	puts(text ? text
+		  : "{\"ok\":false,\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
 }
 
 void out_error(const struct cli *cli, const struct error *err)
@@ -168,16 +174,29 @@ json_object *out_sub(json_object *o, const char *key)
 	return json_object_is_type(v, json_type_object) ? v : NULL;
 }
 
-/* "vm_id" as "Vm id". */
+/* "vm_id" as "VM ID", "network_enabled" as "Network enabled". */
 static void put_name(const char *name)
 {
-	for (size_t i = 0; name[i]; i++) {
-		if (name[i] == '_')
+	static const char *const words[][2] = { { "vm", "VM" }, { "id", "ID" }, { "ip", "IP" },
+		{ "cidr", "CIDR" }, { "mac", "MAC" }, { "dns", "DNS" }, { "tap", "TAP" } };
+	bool first = true;
+
+	while (*name) {
+		size_t n = strcspn(name, "_"), known = 0;
+
+		while (known < ARRAY_SIZE(words) &&
+			!(strlen(words[known][0]) == n && startswith(name, words[known][0])))
+			known++;
+		if (!first)
 			putchar(' ');
-		else if (i == 0 && name[i] >= 'a' && name[i] <= 'z')
-			putchar(name[i] - 'a' + 'A');
+		if (known < ARRAY_SIZE(words))
+			fputs(words[known][1], stdout);
+		else if (first && *name >= 'a' && *name <= 'z')
+			printf("%c%.*s", *name - 'a' + 'A', (int)(n - 1), name + 1);
 		else
-			putchar(name[i]);
+			printf("%.*s", (int)n, name);
+		first = false;
+		name += n + (name[n] == '_');
 	}
 }
 
@@ -212,6 +231,70 @@ void out_object(json_object *o)
 	}
 }
 
+/* A cell as text, escaped; "-" for null. Owned by the caller. */
+static char *cell(json_object *row, const struct out_column *c)
+{
+	json_object *v = json_get(row, c->key);
+
+	if (!v)
+		return strdup("-");
+	return text_escape(json_object_is_type(v, json_type_string)
+				   ? json_object_get_string(v)
+				   : json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN),
+		NULL);
+}
+
+static size_t column_width(json_object *rows, const struct out_column *c)
+{
+	size_t width = strlen(c->heading);
+
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		_cleanup_free_ char *text = cell(json_object_array_get_idx(rows, i), c);
+
+		width = MAX_OF(width, text ? strlen(text) : 0);
+	}
+	return width;
+}
+
+static void put_table(json_object *rows, const struct out_column *columns, size_t n)
+{
+	for (size_t c = 0; c < n; c++)
+		printf("%-*s%s", c + 1 < n ? (int)column_width(rows, &columns[c]) : 0,
+			columns[c].heading, c + 1 < n ? "  " : "\n");
+	for (size_t i = 0; i < json_object_array_length(rows); i++)
+		for (size_t c = 0; c < n; c++) {
+			_cleanup_free_ char *text =
+				cell(json_object_array_get_idx(rows, i), &columns[c]);
+
+			printf("%-*s%s", c + 1 < n ? (int)column_width(rows, &columns[c]) : 0,
+				text ? text : "?", c + 1 < n ? "  " : "\n");
+		}
+}
+
+void out_list(const struct cli *cli, json_object *rows, const struct out_column *columns, size_t n,
+	const char *when_empty)
+{
+	size_t n_rows = rows ? json_object_array_length(rows) : 0;
+
+	if (n_rows == 0) {
+		out_note(cli, "%s", when_empty);
+		return;
+	}
+	if (!cli->quiet && isatty(STDOUT_FILENO)) {
+		put_table(rows, columns, n);
+		return;
+	}
+	for (size_t i = 0; i < n_rows; i++)
+		for (size_t c = 0; c < (cli->quiet ? 1 : n); c++) {
+			_cleanup_free_ char *text =
+				cell(json_object_array_get_idx(rows, i), &columns[c]);
+
+			if (!cli->quiet)
+				printf("%s=", columns[c].key);
+			printf("%s%s", text ? text : "?", c + 1 < n && !cli->quiet ? " " : "\n");
+		}
+}
+
 void out_progress_end(struct out_progress *p)
 {
 	if (p->drawn)
@@ -228,23 +311,38 @@ static bool may_draw(void)
 	       isatty(STDERR_FILENO);
 }
 
+/* "[pull] debian:12: write [#####     ] 50%" */
+static void draw_bar(struct out_progress *p, const char *phase, int percent)
+{
+	_cleanup_free_ char *name = text_escape(phase, NULL),
+			    *env = text_escape(p->environment, NULL);
+	int done = percent * BAR_WIDTH / 100;
+
+	fprintf(stderr, "\r[pull] %s: %s", env ? env : "?", name ? name : "?");
+	if (percent >= 0)
+		fprintf(stderr, " [%.*s%*s] %d%%", done, BAR, BAR_WIDTH - done, "", percent);
+	fputs("\033[K", stderr);
+	p->drawn = true;
+}
+
 void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 {
-	_cleanup_free_ char *name = NULL, *env = NULL;
+	_cleanup_free_ char *env = NULL;
+	bool ready = streq(phase, "ready");
 
 	if (p->cli->quiet)
 		return;
-	name = text_escape(phase, NULL);
-	env = text_escape(p->environment, NULL);
-	if (!name || !env)
+	if (may_draw()) {
+		if (ready)
+			out_progress_end(p);
+		else
+			draw_bar(p, phase, MIN_OF(percent, 100));
+	}
+	/* To who reads lines it is installed, then ready; kernel and write are steps of the first. */
+	if (streq(p->phase, ready ? "ready" : "install"))
 		return;
-	if (strncmp(p->phase, name, sizeof(p->phase) - 1) != 0) {
-		out_progress_end(p);
-		(void)snprintf(p->phase, sizeof(p->phase), "%s", name);
-		out_note(p->cli, "[pull] phase=%s environment=%s", name, env);
-	}
-	if (percent >= 0 && may_draw()) {
-		fprintf(stderr, "\r[pull] %s %d%%\033[K", name, MIN_OF(percent, 100));
-		p->drawn = true;
-	}
+	(void)snprintf(p->phase, sizeof(p->phase), "%s", ready ? "ready" : "install");
+	env = text_escape(p->environment, NULL);
+	if (!may_draw() && env)
+		out_note(p->cli, "[pull] phase=%s environment=%s", p->phase, env);
 }

@@ -23,7 +23,7 @@ char *out_fix(const char *fix);
 /* The --json form. NULL when out of memory. Owned by the caller. */
 json_object *out_error_json(const struct error *err);
 
-/* One line of JSON on stdout. */
+/* JSON on stdout: indented on a terminal, else one line. */
 void out_json(json_object *o);
 
 /* One "[verb] …" line on stderr unless -q. Strings in it must be escaped with out_text. */
@@ -35,6 +35,14 @@ void out_text(FILE *f, const char *s);
 /* "Label: value" for each member of an object, labels made from the names. */
 void out_object(json_object *o);
 
+struct out_column {
+	const char *heading, *key;
+};
+/* Rows as a table with its heading on a terminal, else as key=value lines; with -q the first column alone, which is the
+ * id. Without rows a line on stderr. */
+void out_list(const struct cli *cli, json_object *rows, const struct out_column *columns, size_t n,
+	const char *when_empty);
+
 /* A string member for printing: "" when absent. Borrowed. Any type but a string is as absent. */
 const char *out_member(json_object *o, const char *key);
 
@@ -43,7 +51,7 @@ json_object *out_array(json_object *o, const char *key);
 json_object *out_sub(json_object *o, const char *key);
 
 /*
- * Progress of a pull or a machine: a phase line when the phase changes; on a terminal also a line that counts, unless
+ * Progress of a pull or a machine: a phase line when the phase changes; for a pull on a terminal a bar instead, unless
  * NO_COLOR is set or TERM is dumb.
  */
 struct out_progress {
@@ -51,9 +59,9 @@ struct out_progress {
 	const char *verb;        /* "pull", "run" */
 	const char *environment; /* borrowed */
 	char phase[32];
-	bool drawn; /* a counting line stands on the terminal */
+	bool drawn; /* a bar stands on the terminal */
 };
-/* Shows a pull's phase; percent < 0: unknown. */
+/* Shows a pull's phase, "ready" at its end; percent < 0: unknown. */
 void out_pull_phase(struct out_progress *p, const char *phase, int percent);
-/* Wipes the counting line. */
+/* Wipes the bar. */
 void out_progress_end(struct out_progress *p);

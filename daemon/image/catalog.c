@@ -19,19 +19,19 @@
 
 const struct catalog_entry catalog[] = {
 	{
-		.name = "debian:12-base",
-		.version = "12",
-		.description = "Minimal Debian 12 environment for shell and core Unix tooling.",
-		.suite = "bookworm",
-		.packages = (const char *const[]){ BASE, NULL },
-	},
-	{
 		.name = "debian:12",
 		.version = "12",
 		.description = "Debian 12 environment with Git preinstalled for common agent "
 			       "workflows.",
 		.suite = "bookworm",
 		.packages = (const char *const[]){ BASE, TOOLS, NULL },
+	},
+	{
+		.name = "debian:12-base",
+		.version = "12",
+		.description = "Minimal Debian 12 environment for shell and core Unix tooling.",
+		.suite = "bookworm",
+		.packages = (const char *const[]){ BASE, NULL },
 	},
 	{
 		.name = "debian:12-build",

@@ -91,7 +91,7 @@ static void check_verb(struct cli *cli, int argc, char **argv, int i)
 	if (cmdline_parse(&line, cli, &v, argc, argv, i + 1, &err) < 0) {
 		if (!err.set || !err.message)
 			abort();
-	} else if (!(line.extra & EXTRA_HELP) && !line.checked) {
+	} else if (!(line.extra & (EXTRA_HELP | EXTRA_VERSION)) && !line.checked) {
 		abort();
 	}
 }
@@ -100,10 +100,10 @@ static void check_line(int argc, char **argv)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct cli cli = { 0 };
-	bool help = false, version = false;
+	unsigned extra = 0;
 	int i = 0;
 
-	if (globals_parse(&cli, argc, argv, &i, &help, &version, &err) < 0) {
+	if (globals_parse(&cli, NULL, argc, argv, &i, &extra, &err) < 0) {
 		if (!err.set)
 			abort();
 	} else if (i > argc) {

@@ -63,7 +63,7 @@ def pyro(env, *args, input=None, **kw):
     (["--bogus"], 2, "--bogus"),
     (["env", "pull"], 2, "ENVIRONMENT"),
     (["env", "pull", "a", "b"], 2, "b"),
-    (["env", "list", "--socket"], 2, "needs a value"),
+    (["--socket"], 2, "needs a value"),
     (["--user", "--system", "env", "list"], 2, "exclude"),
     (["env", "list", "--json=1"], 2, "no value"),
     (["run"], 125, "ENVIRONMENT"),
@@ -111,7 +111,88 @@ def test_usage(env, fake, args, status, says):
     assert not [c for c in fake.calls if c[0] != "system.ping"]
     got, out, err = pyro(env, "--json", *args)
     assert got == status and err == ""
-    assert set(json.loads(out)["error"]) == {"code", "message", "cause", "fix", "retryable", "data"}
+    o = json.loads(out)
+    assert set(o) == {"ok", "error"} and o["ok"] is False
+    assert set(o["error"]) == {"code", "message", "cause", "fix", "retryable", "data"}
+
+
+@pytest.mark.parametrize("args,status,says,fix", [
+    (["vm", "list", "--user"], 2, "vm list: --user belongs before the command", "pyro --user vm list"),
+    (["vm", "--user", "list"], 2, "vm: --user belongs before the command", "pyro --user vm list"),
+    (["env", "pull", "--system", "debian:12"], 2, "--system belongs", "pyro --system env pull debian:12"),
+    (["vm", "status", VM, "--socket", "/a b"], 2, "--socket belongs", "pyro --socket '/a b' vm status " + VM),
+    (["vm", "status", VM, "--socket=/a"], 2, "--socket belongs", "pyro '--socket=/a' vm status " + VM),
+    (["run", "--system", "debian:12", "true"], 125, "run: --system belongs", "pyro --system run debian:12 true"),
+    (["doctor", "--socket"], 2, "--socket belongs", "pyro --socket doctor"),
+    (["evn", "list", "-q"], 2, "did you mean 'env'?", "pyro env list -q"),
+    (["env", "pul", "debian:12"], 2, "did you mean 'env pull'?", "pyro env pull debian:12"),
+    (["rnu", "debian:12", "echo a b"], 2, "did you mean 'run'?", "pyro run debian:12 'echo a b'"),
+    (["ls"], 2, "did you mean 'vm list'?", "pyro vm list"),
+    (["rm", VM], 2, "did you mean 'vm delete'?", "pyro vm delete " + VM),
+    (["create", "debian:12"], 2, "did you mean 'vm create'?", "pyro vm create debian:12"),
+    (["run", "--memroy", "2G", "debian:12", "true"], 125, "did you mean --memory?", "pyro run --memory 2G debian:12 true"),
+    (["run", "--cpu=2", "debian:12", "true"], 125, "did you mean --cpus?", "pyro run --cpus=2 debian:12 true"),
+    (["--jsn", "env", "list"], 2, "did you mean --json?", "pyro --json env list"),
+    (["env", "list", "--usr"], 2, "unknown option --usr", "pyro env list --help"),
+    (["exec", VM, "true"], 2, "there is no command 'exec'", "pyro vm exec VM_ID -- CMD"),
+    (["ps"], 2, "there is no command 'ps'", "pyro vm list"),
+    (["ssh", "x"], 2, "there is no command 'ssh'", "pyro run -i debian:12 -- sh"),
+    (["cp", "a", "b"], 2, "there is no command 'cp'", "tar c FILE | pyro run -i debian:12 -- tar xv"),
+    (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: there is no -v", None),
+    (["run", "-p", "80:80", "debian:12", "true"], 125, "run: there is no -p", "leave it out"),
+    (["run", "--mount=type=bind", "debian:12", "true"], 125, "run: there is no --mount", None),
+    (["--bogus"], 2, "unknown option --bogus", "pyro --help"),
+])
+def test_nearly_right(env, fake, args, status, says, fix):
+    """The fix is the line as it should have been."""
+    got, out, err = pyro(env, *args)
+    assert (got, out) == (status, "") and says in err, err
+    assert fix is None or fixed(err) == fix
+    assert not fake.calls
+
+
+def test_words_of_docker_that_work(env, fake):
+    fake.guest = hello
+    assert pyro(env, "run", "--rm", "--init", "debian:12", "true")[0] == 7
+    fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "debian:12", "installed": True}]}
+    assert pyro(env, "images")[:2] == pyro(env, "env", "list")[:2]
+    assert pyro(env, "env", "ls")[:2] == pyro(env, "env", "list")[:2]
+    fake.results["env.pull"] = {}
+    assert pyro(env, "pull", "debian:12")[:2] == (0, "Pulled: debian:12\n")
+
+
+@pytest.mark.parametrize("words", [["run"], ["env", "pull"], ["vm"], ["doctor"], ["vm", "rm"]])
+def test_help_before_and_behind(env, words):
+    behind = pyro(env, *words, "--help")
+    assert behind[0] == 0 and pyro(env, "help", *words) == behind
+    assert "Before the command:" in behind[1] and "Anywhere:" in behind[1]
+
+
+def test_scope(env, fake):
+    """PYRO_SCOPE is --user or --system, after whatever names a socket."""
+    fake.results["env.list"] = {"catalog_version": "1", "environments": []}
+    assert pyro(dict(env, PYRO_SCOPE="user"), "env", "list")[0] == 0
+    away = dict(env, PYRO_SCOPE="user", PYRO_DAEMON="/bin/false")
+    del away["PYRO_SOCKET"]
+    status, _, err = pyro(away, "env", "list")
+    assert status == 1 and "started /bin/false --user" in err, err
+    assert pyro(away, "--socket", fake.path, "env", "list")[0] == 0
+    del away["PYRO_SCOPE"]
+    status, _, err = pyro(dict(away, PYRO_SCOPE="mine"), "env", "list")
+    assert status == 2 and "PYRO_SCOPE is 'mine', neither user nor system" in err and fixed(err) == "unset PYRO_SCOPE"
+
+
+def test_json_is_indented_on_a_terminal(env, fake):
+    fake.results["vm.list"] = {"count": 0, "vms": []}
+    assert pyro(env, "--json", "vm", "list")[1] == '{"count":0,"vms":[]}\n'
+    master, slave = os.openpty()
+    p = start(env, "--json", "vm", "list", stdout=slave)
+    os.close(slave)
+    assert p.wait(20) == 0
+    text = os.read(master, 4096).decode()
+    os.close(master)
+    p.stderr.close()
+    assert json.loads(text) == {"count": 0, "vms": []} and text.count("\n") == 5, text
 
 
 @pytest.mark.parametrize("args", [
@@ -389,8 +470,10 @@ def test_env(env, fake):
                                            "debian:12-base [not installed] Minimal\n")
     fake.results["env.pull"] = {"name": "debian:12"}
     status, out, err = pyro(env, "env", "pull", "debian:12")
-    assert (status, out, err) == (0, "Pulled: debian:12\n", "[pull] phase=ready environment=debian:12\n")
+    assert (status, out, err) == (0, "Pulled: debian:12\n", "[pull] phase=install environment=debian:12\n"
+                                  "[pull] phase=ready environment=debian:12\n")
     assert pyro(env, "-q", "env", "pull", "debian:12")[2] == ""
+    assert pyro(env, "-q", "env", "list")[1] == "debian:12\ndebian:12-base\n"
     fake.results["env.prune"] = {"deleted": ["a"], "count": 1, "bytes_freed": 5}
     assert pyro(env, "env", "prune", "--all", "--dry-run")[0] == 0
     assert fake.calls[-1] == ("env.prune", {"all": True, "dry_run": True})
@@ -682,8 +765,9 @@ def test_counting_line(env, fake, extra, drawn):
     seen = b""
     while b"exit_code=0" not in seen:
         seen += os.read(master, 4096)
-    assert p.wait(20) == 0 and b"[pull] phase=install" in seen
-    assert (b"10%" in seen, b"\033" in seen) == (drawn, drawn), seen
+    assert p.wait(20) == 0
+    assert (b"[pull] debian:12: install [##                  ] 10%" in seen, b"\033" in seen) == (drawn, drawn), seen
+    assert (b"[pull] phase=install environment=debian:12" in seen) is not drawn
     os.close(master)
     p.communicate()
 
@@ -816,9 +900,71 @@ def test_second_signal_does_not_wait_for_the_cancelled_creation(env, fake, delet
     assert (p.returncode, out) == (143, b"") and b"not confirmed" in err and time.monotonic() - begin < 5
 
 
+def machine(**more):
+    return dict({"vm_id": VM, "environment": "debian:12", "vcpu_count": 1, "mem_mib": 1024, "state": "started", "stop_reason": None,
+                 "created_at": "2026-01-01T00:00:00Z", "expires_at": None, "execution_mode": None, "owner_uid": 7}, **more)
+
+
+LINES = "VM ID: " + VM + "\nEnvironment: debian:12\nState: %s\nExecution mode: %s\nResources: 1 vCPU / 1024 MiB\n"
+
+
+def test_a_machine_is_told_of_in_the_words_of_a_workspace(env, fake):
+    for verb in ("status", "start", "stop"):
+        fake.results["vm." + verb] = machine(execution_mode="guest_serial")
+        assert pyro(env, "vm", verb, VM) == (0, LINES % ("started", "guest_serial"), "")
+    fake.results["vm.status"] = machine(state="stopped", stop_reason="guest", expires_at="2026-01-02T00:00:00Z", last_error="a\x1bb")
+    assert pyro(env, "vm", "status", VM)[1] == (LINES % ("stopped", "-") + "Stop reason: guest\nExpires at: 2026-01-02T00:00:00Z\n"
+                                                "Last error: a\\x1bb\n")
+    fake.results["vm.delete"] = {"vm_id": VM, "deleted": True, "reason": "explicit_delete"}
+    assert pyro(env, "vm", "delete", VM) == pyro(env, "vm", "rm", VM) == (0, "Deleted VM: %s\n" % VM, "")
+    fake.results["vm.reap_expired"] = {"count": 1, "deleted_vm_ids": [VM]}
+    assert pyro(env, "vm", "reap-expired") == (0, "Deleted VM: %s\n" % VM, "")
+    fake.results["vm.reap_expired"] = {"count": 0, "deleted_vm_ids": []}
+    assert pyro(env, "vm", "reap-expired") == (0, "", "no machine is past its time to live\n")
+    fake.results["vm.network_info"] = {"vm_id": VM, "network_enabled": False, "guest_ip": None, "dns_servers": []}
+    assert pyro(env, "vm", "network-info", VM)[1] == "VM ID: %s\nNetwork enabled: false\nGuest IP: -\nDNS servers: \n" % VM
+
+
+def on_terminal(env, *args):
+    """What stands on a terminal that is stdout."""
+    master, slave = os.openpty()
+    p = start(env, *args, stdout=slave)
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            data = os.read(master, 4096)
+        except OSError:
+            break
+        seen += data
+    os.close(master)
+    err = p.communicate(timeout=20)[1].decode()
+    return p.returncode, seen.decode().replace("\r\n", "\n"), err
+
+
+def test_lists(env, fake):
+    """A table with its heading on a terminal, key=value lines elsewhere; empty, it says what to type."""
+    fake.results["vm.list"] = {"count": 2, "vms": [machine(), machine(vm_id="vm-1", state="created", expires_at="2026-01-02T00:00:00Z")]}
+    line = "vm_id=%s state=%s environment=debian:12 vcpu_count=1 mem_mib=1024 created_at=2026-01-01T00:00:00Z expires_at=%s\n"
+    assert pyro(env, "vm", "list") == (0, line % (VM, "started", "-") + line % ("vm-1", "created", "2026-01-02T00:00:00Z"), "")
+    assert "owner_uid=7\n" in pyro(env, "vm", "ls", "--all-users")[1]
+    assert pyro(env, "-q", "vm", "list") == (0, VM + "\nvm-1\n", "")
+    status, out, err = on_terminal(env, "vm", "list", "--all-users")
+    assert (status, err) == (0, "")
+    assert out == (
+        "VM ID            STATE    ENVIRONMENT  VCPUS  MIB   CREATED               EXPIRES               OWNER\n"
+        "vm-0123456789ab  started  debian:12    1      1024  2026-01-01T00:00:00Z  -                     7\n"
+        "vm-1             created  debian:12    1      1024  2026-01-01T00:00:00Z  2026-01-02T00:00:00Z  7\n")
+    fake.results["vm.list"] = {"count": 0, "vms": []}
+    hint = "no machines; make one: pyro vm create debian:12\n"
+    assert pyro(env, "vm", "list") == (0, "", hint) and on_terminal(env, "vm", "list") == (0, "", hint)
+    assert pyro(env, "-q", "vm", "list") == (0, "", "")
+
+
 def test_create(env, fake):
-    fake.results["vm.create"] = {"vm_id": VM, "environment": "debian:12", "state": "created"}
-    assert pyro(env, "vm", "create", "debian:12") == (0, VM + "\n", "[vm-create] vm_id=%s environment=debian:12 state=created\n" % VM)
+    fake.results["vm.create"] = machine(state="created")
+    assert pyro(env, "vm", "create", "debian:12") == (0, LINES % ("created", "-"), "")
+    assert pyro(env, "vm", "create", "--id-only", "debian:12") == (0, VM + "\n", "")
     assert json.loads(pyro(env, "--json", "vm", "create", "debian:12")[1]) == fake.results["vm.create"]
     fake.results["vm.create"] = Failure("no_space", "full")
     assert pyro(env, "vm", "create", "debian:12") == (1, "", "pyro: full\n")

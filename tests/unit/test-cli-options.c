@@ -97,7 +97,6 @@ START_TEST(test_bad)
 		{ &verb_run, { "--stdio=0", "e", "ls" }, ERROR_USAGE, "--stdio" },
 		{ &verb_run, { "--wait-ms=0", "e", "ls" }, ERROR_USAGE, "--wait-ms" },
 		{ &verb_run, { "--environment=e", "ls" }, ERROR_USAGE, "--environment" },
-		{ &verb_run, { "--version", "e", "ls" }, ERROR_USAGE, "--version" },
 		{ &verb_run, { "--cpus", "", "e", "ls" }, ERROR_INVALID_ARGUMENT, "''" },
 		{ &verb_run, { "--cpus", "33", "e", "ls" }, ERROR_INVALID_ARGUMENT, "33" },
 		{ &verb_run, { "--cpus", "99999999999999999999", "e", "ls" },
@@ -115,7 +114,7 @@ START_TEST(test_bad)
 		{ &verb_prune, { "word" }, ERROR_USAGE, "word" },
 		{ &verb_prune, { "--", "--all" }, ERROR_USAGE, "--all" },
 		{ &verb_doctor, { "--probe" }, ERROR_USAGE, "--probe" },
-		{ &verb_prune, { "--user", "--system" }, ERROR_USAGE, "exclude" },
+		{ &verb_prune, { "--user" }, ERROR_USAGE, "before the command" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -138,26 +137,35 @@ START_TEST(test_globals)
 	char *argv[] = { (char[]){ "--user" }, (char[]){ "--socket=/s" }, (char[]){ "-q" },
 		(char[]){ "run" }, (char[]){ "--json" }, NULL };
 	struct cli cli = { 0 };
-	bool help, version;
+	unsigned extra = 0;
 	int i = 0;
 
-	ck_assert_int_eq(globals_parse(&cli, 5, argv, &i, &help, &version, &err), 0);
+	ck_assert_int_eq(globals_parse(&cli, NULL, 5, argv, &i, &extra, &err), 0);
 	ck_assert_int_eq(i, 3);
-	ck_assert(cli.mode == PYRO_USER && cli.quiet && !cli.json && !help && !version);
+	ck_assert(cli.mode == PYRO_USER && cli.quiet && !cli.json && !extra);
 	ck_assert_str_eq(cli.socket, "/s");
 }
 END_TEST
 
 START_TEST(test_globals_behind_the_verb)
 {
+	static const char *const late[][2] = { { "--system" }, { "--socket", "/s" } };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct cli cli = { 0 };
-	_cleanup_free_ char *params = parse(&verb_run,
-		WORDS("--json", "-q", "--socket", "/s", "--system", "e", "ls"), &cli, &err);
+	_cleanup_free_ char *params =
+		parse(&verb_run, WORDS("--json", "-q", "--rm", "--init", "e", "ls"), &cli, &err);
 
 	ck_assert_ptr_nonnull(params);
-	ck_assert(cli.json && cli.quiet && cli.mode == PYRO_SYSTEM);
-	ck_assert_str_eq(cli.socket, "/s");
+	ck_assert(cli.json && cli.quiet && cli.mode == PYRO_AUTO);
+	for (size_t i = 0; i < ARRAY_SIZE(late); i++) {
+		_cleanup_error_ struct error why = ERROR_INIT;
+
+		ck_assert_ptr_null(parse(&verb_run,
+			WORDS("e", late[i][0], late[i][1] ? late[i][1] : "ls"), &cli, &why));
+		ck_assert_int_eq(why.code, ERROR_USAGE);
+		ck_assert_ptr_nonnull(strstr(why.message, "before the command"));
+		ck_assert(!cli.socket && cli.mode == PYRO_AUTO);
+	}
 }
 END_TEST
 

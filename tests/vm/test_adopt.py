@@ -178,7 +178,7 @@ def test_reply_whose_output_died_with_the_daemon_is_unknown(d):
 
 
 def test_machine_that_stays_is_adopted(d):
-    vm = d.pyro("vm", "create", ENV).text.strip()
+    vm = d.pyro("vm", "create", "--id-only", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
     vmm, = d.vmm_pids()
     for how in (kill, lambda d: d.stop()):
@@ -196,7 +196,7 @@ def test_machine_that_stays_is_adopted(d):
 
 
 def test_vmm_that_died_meanwhile(d):
-    vm = d.pyro("vm", "create", ENV).text.strip()
+    vm = d.pyro("vm", "create", "--id-only", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
     run = start_run(d, "sh", "-c", "echo begun; sleep 1000")
     assert run.stdout.readline() == b"begun\n"
@@ -222,7 +222,7 @@ def test_vmm_that_died_meanwhile(d):
 
 def test_on_doubt_nothing_is_killed(d):
     """The row names a process that is not what it says: the machine is unknown, the process lives."""
-    vm = d.pyro("vm", "create", ENV).text.strip()
+    vm = d.pyro("vm", "create", "--id-only", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
     vmm, = d.vmm_pids()
     kill(d)

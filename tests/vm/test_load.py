@@ -182,7 +182,7 @@ def as_uid(d, uid, *args, **kw):
 
 
 def create(d, uid, disk_mib=256):
-    r = as_uid(d, uid, "vm", "create", "-m", "192", "--disk-mib", str(disk_mib), "--ttl-seconds", "0", ENV)
+    r = as_uid(d, uid, "vm", "create", "--id-only", "-m", "192", "--disk-mib", str(disk_mib), "--ttl-seconds", "0", ENV)
     assert r.status == 0, r
     return r.text.strip()
 
