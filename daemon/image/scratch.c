@@ -2,7 +2,8 @@
 /*
  * Owns the folders pyro-import's tools work in: PREFIXUID-XXXXXX, locked while the run lives. Used by the
  * environment and kernel verbs. Must stay true: only folders of this user are touched, and of those only
- * the ones whose lock nobody holds; what SIGKILL left behind goes with the next run.
+ * the ones whose lock nobody holds; what SIGKILL left behind goes with the next run; nobody else gets into one: a
+ * tree that is being made has folders that everybody may write to, and set-id programs.
  */
 #include "daemon/image/scratch.h"
 #include "daemon/image/program.h"
@@ -10,11 +11,16 @@
 #include "proto/host.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
+#include <pwd.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #define PREFIX       "pyro-import-"
 #define REMOVE_LIMIT (120 * USEC_PER_SEC)
+#define APT_USER     "_apt" /* as whom a root's apt fetches */
 
 /* An mmdebstrap tree is of subordinate uids when it was not root's: only its helper can remove that. */
 static int remove_foreign(const char *path)
@@ -70,6 +76,51 @@ static const char *roomiest(void)
 	return a >= b ? "/var/tmp" : "/tmp";
 }
 
+/* The one other user that must pass through: root of the tree that a plain user's mmdebstrap makes, or the user
+ * as whom apt fetches. -ENOENT: there is none. */
+static int who_passes(uid_t *ret)
+{
+	uint64_t start, count;
+	const struct passwd *pw;
+
+	if (geteuid() == 0) {
+		pw = getpwnam(APT_USER);
+		if (!pw)
+			return -ENOENT;
+		*ret = pw->pw_uid;
+		return 0;
+	}
+	if (host_subid("/etc/subuid", geteuid(), 1, &start, &count) < 0)
+		return -ENOENT;
+	*ret = (uid_t)start;
+	return 0;
+}
+
+/* u::rwx u:PASSES:x g::- m::x o::- (acl(5)); the folder's mode is 0700 already. */
+static int let_pass(int fd)
+{
+	struct {
+		struct posix_acl_xattr_header head;
+		struct posix_acl_xattr_entry entry[5];
+	} acl = {
+		.head = { htole32(POSIX_ACL_XATTR_VERSION) },
+		.entry = {
+			{ htole16(ACL_USER_OBJ), htole16(ACL_READ | ACL_WRITE | ACL_EXECUTE), htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_USER), htole16(ACL_EXECUTE), 0 },
+			{ htole16(ACL_GROUP_OBJ), 0, htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_MASK), htole16(ACL_EXECUTE), htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_OTHER), 0, htole32(ACL_UNDEFINED_ID) },
+		},
+	};
+	uid_t uid;
+	int r = who_passes(&uid);
+
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	acl.entry[1].e_id = htole32(uid);
+	return fsetxattr(fd, "system.posix_acl_access", &acl, sizeof(acl), 0) < 0 ? -errno : 0;
+}
+
 int scratch_make(struct scratch *s, struct error *err)
 {
 	const char *base = getenv("TMPDIR");
@@ -85,10 +136,14 @@ int scratch_make(struct scratch *s, struct error *err)
 			"set TMPDIR to a folder with room", "cannot make a folder in \"%s\"", base);
 	s->path = TAKE_PTR(path);
 	s->lock_fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (s->lock_fd < 0 || flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0 ||
-		fchmod(s->lock_fd, 0755) < 0)
-		return error_set_errno(
-			err, ERROR_PULL_FAILED, -errno, NULL, "cannot use \"%s\"", s->path);
+	if (s->lock_fd < 0 || flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return error_set_errno(err, ERROR_PULL_FAILED, -errno,
+			"set TMPDIR to a folder with room", "cannot use \"%s\"", s->path);
+	int r = let_pass(s->lock_fd);
+	if (r < 0)
+		return error_set_errno(err, ERROR_PULL_FAILED, r,
+			"set TMPDIR of pyrod to a folder on a file system that has access control lists",
+			"cannot let the tools of the pull, and nobody else, into \"%s\"", s->path);
 	return 0;
 }
 

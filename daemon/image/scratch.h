@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A folder for the tools of one run of pyro-import, outside of what pyrod keeps to itself: they, and the
- * subordinate users of mmdebstrap, can reach it by its path. Its lock says that the run still lives.
+ * A folder for the tools of one run of pyro-import, outside of what pyrod keeps to itself: they, and root of the
+ * tree that mmdebstrap makes, can pass through it; nobody else can. Its lock says that the run still lives.
  */
 
 #include "proto/base.h"

@@ -6,7 +6,10 @@
 #include "daemon/image/scratch.h"
 #include <check.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static char base[64];
 
@@ -42,12 +45,47 @@ START_TEST(reachable_and_removed)
 	make(&s);
 	ck_assert_int_eq(strncmp(s.path, base, strlen(base)), 0);
 	ck_assert_int_eq(stat(s.path, &st), 0);
-	ck_assert_uint_eq(st.st_mode & 07777, 0755);
+	/* The group's bits are the mask of an access control list, if there is one. */
+	ck_assert_uint_eq(st.st_mode & 07767, 0700);
 	_cleanup_free_ char *below = str_printf("%s/folder", s.path);
 	ck_assert_int_eq(mkdir(below, 0700), 0);
 	scratch_done(&s);
 	ck_assert(!there(below));
 	scratch_done(&s); /* once more does nothing */
+}
+END_TEST
+
+/* Tries to enter as uid, in a process of its own. */
+static bool can_enter(const char *path, uid_t uid)
+{
+	int status;
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0)
+		_exit(setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 ||
+					setresuid(uid, uid, uid) < 0
+				? 2
+				: chdir(path) < 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) < 2);
+	return WEXITSTATUS(status) == 0;
+}
+
+/* Folders of the tree are everybody's to write to, and the image is everybody's. */
+START_TEST(nobody_else_gets_in)
+{
+	const struct passwd *apt = getpwnam("_apt");
+	struct scratch s;
+
+	if (geteuid() != 0)
+		return;
+	ck_assert_int_eq(chmod(base, 0755), 0);
+	make(&s);
+	ck_assert(!can_enter(s.path, 61001));
+	ck_assert(!can_enter(s.path, 100000));
+	ck_assert(!apt || can_enter(s.path, apt->pw_uid));
+	scratch_done(&s);
 }
 END_TEST
 
@@ -105,6 +143,7 @@ int main(void)
 	TCase *tc = tcase_create("scratch");
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, reachable_and_removed);
+	tcase_add_test(tc, nobody_else_gets_in);
 	tcase_add_test(tc, the_living_stay_the_dead_go);
 	tcase_add_test(tc, what_is_not_ours_is_not_touched);
 	tcase_add_test(tc, no_place);
