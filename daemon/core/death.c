@@ -8,7 +8,6 @@
 
 #include "daemon/log.h"
 
-#define VMM_FIX        "sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
 #define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
 
 static void log_console(struct machine *mc)
@@ -30,26 +29,6 @@ char *machine_death_cause(struct machine *mc, const char *what)
 	if (vmm_console_cause(mc->vmm, &line) < 0 || !line)
 		return strdup(what);
 	return str_printf("%s; its console ended: %s", what, line);
-}
-
-int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
-{
-	const struct config *c = mc->machines->m->config;
-	const char *vmm = vmm_version(mc->vmm);
-	_cleanup_free_ char *cause = NULL, *fix = NULL;
-
-	if (reset)
-		cause = str_printf(
-			"%s was reset by its guest before the kernel said anything", vmm);
-	else
-		cause = str_printf("%s ran for %u s, and the guest's kernel said nothing", vmm,
-			(unsigned)(BOOT_USEC / USEC_PER_SEC));
-	if (c && c->qemu)
-		fix = str_printf("take qemu = %s out of pyrod.conf and restart pyrod", c->qemu);
-	else if (c && c->kernel)
-		fix = str_printf("take kernel = %s out of pyrod.conf and restart pyrod", c->kernel);
-	return error_set(err, ERROR_START_FAILED, cause, fix ? fix : VMM_FIX,
-		"the VMM did not boot the kernel of machine %s", mc->row.id);
 }
 
 /* Memory that ran out is given; anything else is looked at in the whole console. */

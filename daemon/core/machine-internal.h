@@ -189,8 +189,6 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 char *machine_death_cause(struct machine *mc, const char *what);
 /* What helps against it: a command. Both are owned, NULL when out of memory. */
 char *machine_death_fix(const struct machine *mc, const char *cause);
-/* Nothing ever came from its guest; reset: but its end. Returns as error_set does. */
-int machine_not_booted(const struct machine *mc, bool reset, struct error *err);
 
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);

@@ -211,6 +211,28 @@ void call_reply(struct call *c, json_object *result)
 	call_free(c);
 }
 
+void call_reply_text(struct call *c, const char *json, size_t n)
+{
+	static const char head[] = "{\"jsonrpc\":\"2.0\",\"id\":", middle[] = ",\"result\":",
+			  tail[] = "}";
+	if (!c->conn || !c->id) {
+		call_free(c);
+		return;
+	}
+	const char *id = json_object_to_json_string_ext(c->id, JSON_C_TO_STRING_PLAIN);
+	const struct iovec parts[] = {
+		{ (void *)(uintptr_t)head, sizeof(head) - 1 },
+		{ (void *)(uintptr_t)id, id ? strlen(id) : 0 },
+		{ (void *)(uintptr_t)middle, sizeof(middle) - 1 },
+		{ (void *)(uintptr_t)json, n },
+		{ (void *)(uintptr_t)tail, sizeof(tail) - 1 },
+	};
+	int r = id ? conn_send_text(c->conn, parts, ARRAY_SIZE(parts)) : -ENOMEM;
+	if (r < 0)
+		answer_impossible(c, r);
+	call_free(c);
+}
+
 /* What a client may see of an internal fault. With a fix it was written for people and keeps its
  * text. */
 static void error_mask(struct call *c, const struct error *err, struct error *ret)

@@ -42,6 +42,8 @@ void call_keep_on(struct call *c, call_end_fn on_cancel, void *userdata);
 
 /* Each answers the call and frees it. result is taken over. */
 void call_reply(struct call *c, json_object *result);
+/* The same with a result that is JSON text already, n bytes; borrowed. */
+void call_reply_text(struct call *c, const char *json, size_t n);
 void call_fail(struct call *c, const struct error *err);
 
 /* {"jsonrpc":"2.0","method":"progress","params":{"call":ID, ...}}: params is taken over; "call" is

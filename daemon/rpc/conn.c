@@ -18,12 +18,13 @@
 #include "daemon/log.h"
 #include "proto/limits.h"
 
-#define READ_ROUND      (64 * 1024)
-#define LINES_PER_ROUND 64 /* of all connections of a uid; then others have their turn */
-#define LINGER_USEC     (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
-#define DISCARD_MAX     (64 * MIB)         /* of input thrown away while closing */
-#define OUT_HALF        (LIMIT_CONN_OUT_BYTES / 2)
-#define OUT_NOTIFY      (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
+#define READ_ROUND     (64 * 1024)
+#define TURN_USEC      500 /* of all connections of a uid, for its lines; then others have their turn */
+#define LINES_PER_TURN 64
+#define LINGER_USEC    (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
+#define DISCARD_MAX    (64 * MIB)         /* of input thrown away while closing */
+#define OUT_HALF       (LIMIT_CONN_OUT_BYTES / 2)
+#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
 
 static void set_stall(struct conn *c, uint64_t usec)
 {
@@ -60,6 +61,24 @@ void conn_kick(struct conn *c)
 		(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
 }
 
+int conn_send_text(struct conn *c, const struct iovec *parts, size_t n_parts)
+{
+	size_t n = 1;
+	for (size_t i = 0; i < n_parts; i++)
+		n += parts[i].iov_len;
+	if (n > LIMIT_REPLY_BYTES)
+		return -EMSGSIZE;
+	uint8_t *p = buf_reserve(&c->out, n);
+	if (!p)
+		return -errno;
+	for (size_t i = 0; i < n_parts; i++)
+		p = mempcpy(p, parts[i].iov_base, parts[i].iov_len);
+	*p = '\n';
+	buf_commit(&c->out, n);
+	conn_kick(c);
+	return 0;
+}
+
 int conn_send(struct conn *c, json_object *o)
 {
 	size_t n = 0;
@@ -67,16 +86,7 @@ int conn_send(struct conn *c, json_object *o)
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 	if (!text)
 		return -ENOMEM;
-	if (n + 1 > LIMIT_REPLY_BYTES)
-		return -EMSGSIZE;
-	uint8_t *p = buf_reserve(&c->out, n + 1);
-	if (!p)
-		return -errno;
-	memcpy(p, text, n);
-	p[n] = '\n';
-	buf_commit(&c->out, n + 1);
-	conn_kick(c);
-	return 0;
+	return conn_send_text(c, &(struct iovec){ (void *)(uintptr_t)text, n }, 1);
 }
 
 void conn_notify(struct conn *c, json_object *o)
@@ -220,12 +230,17 @@ static void write_output(struct conn *c)
 /* Handles the lines that are there and writes the answers; frees the connection when it is done. */
 static void work(struct conn *c)
 {
-	/* However many connections a uid has, its lines delay another's by the same. */
-	size_t lines = 0, share = MAX_OF(LINES_PER_ROUND / c->siblings, (size_t)1);
+	/* However many connections a uid has, its lines delay another's by the same; a line that takes long counts
+	 * for what it takes. */
+	size_t lines = 0, share = MAX_OF(LINES_PER_TURN / c->siblings, (size_t)1);
+	uint64_t end = now_usec() + TURN_USEC / c->siblings;
 
 	c->in_turn = true;
-	while (lines < share && work_one(c))
+	while (lines < share && work_one(c)) {
 		lines++;
+		if (now_usec() >= end)
+			share = lines;
+	}
 	if (c->state != CONN_CLOSING && buf_len(&c->in) == 0 && c->fds.n > 0)
 		refuse_line(c, "descriptors came with a line that does not say so",
 			"say \"fds\": n in the line that owns them");
@@ -253,8 +268,7 @@ static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 {
 	struct conn *c = userdata;
 	if (c->state != CONN_CLOSING)
-		log_info("client uid=%u pid=%d dropped: it reads no answers, %zu bytes wait",
-			c->uid, c->pid, buf_len(&c->out));
+		server_log_client(c->uid, c->pid, "dropped", "it reads no answers");
 	conn_free(c);
 	return 0;
 }

@@ -7,6 +7,7 @@
 
 #include <sys/queue.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <systemd/sd-event.h>
 
 #include "daemon/manager.h"
@@ -58,6 +59,8 @@ DEFINE_CLEANUP(struct conn *, conn_free)
 /* Queues one line, which goes out at the end of this turn: o is {"jsonrpc", ...}. Returns 0, -EMSGSIZE when it is longer than a reply
  * may be, -errno. */
 int conn_send(struct conn *c, json_object *o);
+/* The same for a line in parts, without its newline. */
+int conn_send_text(struct conn *c, const struct iovec *parts, size_t n_parts);
 /* Queues a notification unless the client reads too slowly. */
 void conn_notify(struct conn *c, json_object *o);
 /* Answers with an error that no call owns (id may be NULL) and, where close is set, ends the
@@ -73,7 +76,11 @@ struct call *dispatch_find(struct conn *c, json_object *id);
 
 /* server.c */
 struct manager *server_manager(struct server *s);
-struct json_parser *server_parser(struct server *s);  /* for requests */
+struct json_parser *server_parser(struct server *s); /* for requests */
+/* The document that rpc.discover answers, as JSON text; made once. */
+int server_discover(struct server *s, const char **ret, size_t *ret_n);
+/* One line on a client, limited for each uid. */
+void server_log_client(uid_t uid, pid_t pid, const char *what, const char *why);
 void server_add(struct server *s, struct conn *c);    /* conn_new calls this, */
 void server_remove(struct server *s, struct conn *c); /* conn_free that */
 struct call_list *server_detached(

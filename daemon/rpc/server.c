@@ -36,6 +36,8 @@ struct server {
 	TAILQ_HEAD(, conn) conns;
 	struct call_list detached;  /* owned */
 	struct json_parser *parser; /* owned */
+	char *discover;             /* owned or NULL: not asked for yet */
+	size_t discover_n;
 	size_t n_conns;
 	bool has_admins;
 	gid_t admins;
@@ -55,6 +57,26 @@ struct manager *server_manager(struct server *s)
 struct json_parser *server_parser(struct server *s)
 {
 	return s->parser;
+}
+
+int server_discover(struct server *s, const char **ret, size_t *ret_n)
+{
+	_cleanup_json_ json_object *o = NULL;
+	size_t n = 0;
+	if (!s->discover) {
+		int r = api_openrpc(&o);
+		if (r < 0)
+			return r;
+		const char *text = json_object_to_json_string_length(
+			o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+		s->discover = text ? strdup(text) : NULL;
+		if (!s->discover)
+			return -ENOMEM;
+		s->discover_n = n;
+	}
+	*ret = s->discover;
+	*ret_n = s->discover_n;
+	return 0;
 }
 
 struct call_list *server_detached(struct server *s)
@@ -84,6 +106,13 @@ static void tell_siblings(struct server *s, uid_t uid)
 	TAILQ_FOREACH (c, &s->conns, entry)
 		if (c->uid == uid)
 			c->siblings = n;
+}
+
+void server_log_client(uid_t uid, pid_t pid, const char *what, const char *why)
+{
+	char field[32];
+	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", uid);
+	log_full(LOG_INFO, 0, field, "client uid=%u pid=%d %s: %s", uid, pid, what, why);
 }
 
 void server_add(struct server *s, struct conn *c)
@@ -175,8 +204,8 @@ static bool welcome(struct server *s, int fd)
 		return false;
 	}
 	if (admit(s, &peer, &err) < 0) {
-		log_info("client uid=%u pid=%d refused: %s", peer.uid, peer.pid,
-			err.message ? err.message : "out of memory");
+		server_log_client(
+			peer.uid, peer.pid, "refused", err.message ? err.message : "out of memory");
 		tell(fd, &err);
 		return false;
 	}
@@ -391,6 +420,7 @@ struct server *server_free(struct server *s)
 		call_free(call);
 	s->reserve = fd_close(s->reserve);
 	json_parser_free(s->parser);
+	free(s->discover);
 	free(s);
 	return NULL;
 }

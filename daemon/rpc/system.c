@@ -48,11 +48,12 @@ int rpc_system_ping(struct call *c, _unused_ struct error *err)
 
 int rpc_rpc_discover(struct call *c, _unused_ struct error *err)
 {
-	json_object *o = NULL;
-	int r = api_openrpc(&o);
+	const char *text;
+	size_t n;
+	int r = server_discover(c->server, &text, &n);
 	if (r < 0)
 		return r;
-	call_reply(c, o);
+	call_reply_text(c, text, n);
 	return 0;
 }
 
