@@ -4,24 +4,30 @@
  * connected to it, else stderr, with the <N> prefixes systemd reads unless a person reads it.
  * Called by main files, the dispatcher and event callbacks only. What must stay true: one call is
  * one record (whatever came from outside is escaped first, so no newline and no terminal sequence
- * gets through), and logging never fails its caller.
+ * gets through), and logging never fails its caller; nobody who can cause a message can fill a disk with it: each is
+ * limited (log-limit.h), and the daemon's own log file gives way to the next when it is full.
  */
 
 #include "daemon/log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-journal.h>
 
+#include "daemon/log-limit.h"
 #include "proto/utf8.h"
 
-#define LINE_MAX_BYTES 4096 /* of a message before escaping */
+#define LINE_MAX_BYTES 4096      /* of a message before escaping */
+#define FILE_MAX_BYTES (8 * MIB) /* of the daemon's own log file, and of the one before it */
 
 static const char *log_ident = "pyro";
 static int log_level = LOG_INFO;
 static bool log_journal, log_terminal;
+static char *log_path;    /* owned: of the process, for its life; NULL: stderr is no file of ours */
+static uint64_t log_size; /* of the file at log_path; the loop thread's, as the path */
 
 /* True if stderr is the journal's stream, as JOURNAL_STREAM=device:inode says. */
 static bool stderr_is_journal(void)
@@ -107,12 +113,41 @@ static void to_journal(int level, int error, const char *field, const char *text
 	(void)sd_journal_sendv(iov, n); /* there is nowhere else to say that this failed */
 }
 
+int log_keep_file(const char *path)
+{
+	struct stat here, there;
+	if (fstat(STDERR_FILENO, &here) < 0 || !S_ISREG(here.st_mode) || lstat(path, &there) < 0 ||
+		here.st_dev != there.st_dev || here.st_ino != there.st_ino)
+		return 0;
+	free(log_path);
+	log_path = strdup(path);
+	log_size = (uint64_t)here.st_size;
+	return log_path ? 1 : -ENOMEM;
+}
+
+/* A full file becomes FILE.1. Children that run keep the old one. Where that fails the file grows on. */
+static void next_file(void)
+{
+	_cleanup_free_ char *old = str_printf("%s.1", log_path);
+	log_size = 0;
+	if (!old || rename(log_path, old) < 0)
+		return;
+	_cleanup_close_ int fd =
+		open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0)
+		(void)dup2(fd, STDERR_FILENO);
+}
+
 static void to_stderr(int level, const char *text, size_t n)
 {
+	int written;
 	if (log_terminal)
-		(void)dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
+		written = dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
 	else
-		(void)dprintf(STDERR_FILENO, "<%d>%s: %.*s\n", level, log_ident, (int)n, text);
+		written = dprintf(STDERR_FILENO, "<%d>%s: %.*s\n", level, log_ident, (int)n, text);
+	log_size += (uint64_t)MAX_OF(written, 0);
+	if (log_path && log_size >= FILE_MAX_BYTES)
+		next_file();
 }
 
 void log_lines(int level, const char *field, const char *head, const char *text)
@@ -156,7 +191,9 @@ char *log_search(bool system, const char *word)
 
 void log_full(int level, int error, const char *field, const char *fmt, ...)
 {
-	if (level > log_level)
+	unsigned left_out = 0;
+	if (level > log_level ||
+		(level < LOG_DEBUG && !log_limit_admit(fmt, field, now_usec(), &left_out)))
 		return;
 	int saved = errno;
 	char raw[LINE_MAX_BYTES], text[LINE_MAX_BYTES * 4];
@@ -169,6 +206,11 @@ void log_full(int level, int error, const char *field, const char *fmt, ...)
 		char why[128];
 		const char *desc = strerror_r(error < 0 ? -error : error, why, sizeof(why));
 		n = snprintf(raw + len, sizeof(raw) - len, ": %s", desc);
+		len = MIN_OF(len + (size_t)MAX_OF(n, 0), sizeof(raw) - 1);
+	}
+	if (left_out > 0 && len < sizeof(raw) - 1) {
+		n = snprintf(raw + len, sizeof(raw) - len, " (%u more like this were left out)",
+			left_out);
 		len = MIN_OF(len + (size_t)MAX_OF(n, 0), sizeof(raw) - 1);
 	}
 	(void)log_escape(raw, len, text, sizeof(text));

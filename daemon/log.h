@@ -14,6 +14,9 @@ void log_init(const char *ident);
 /* Where there is no journal a person reads stderr, though it be a pipe: no <N> prefixes. */
 void log_for_person(void);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
+/* When stderr is the file at path, it is the daemon's own: full, it becomes path.1 and the next begins. 1, 0 when it is
+ * not, -ENOMEM. */
+int log_keep_file(const char *path);
 
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);

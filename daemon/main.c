@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -25,7 +26,8 @@
 #include "daemon/store/store.h"
 #include "proto/host.h"
 
-#define SYSTEM_USER "pyro"
+#define SYSTEM_USER   "pyro"
+#define NOFILE_WANTED 8192 /* as LimitNOFILE= of pyrod.service */
 
 enum {
 	ARG_VERSION = 256,
@@ -175,6 +177,33 @@ static int detach_ready(int ready, const struct manager *m)
 	return write_all(ready, "R", 1);
 }
 
+/* The signals of a fault, and those that end a process unless it says otherwise: systemd's watchdog sends ABRT. */
+static const int fatal_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP,
+	SIGQUIT, SIGXCPU, SIGXFSZ, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF };
+
+/* One line, then what the signal does by default. Async-signal-safe calls only. */
+static void on_fatal(int signo)
+{
+	char line[] = "<2>pyrod: ended by signal 00\n";
+	line[sizeof(line) - 4] = (char)('0' + signo / 10 % 10);
+	line[sizeof(line) - 3] = (char)('0' + signo % 10);
+	(void)!write(STDERR_FILENO, line, sizeof(line) - 1);
+	(void)raise(signo); /* SA_RESETHAND: unblocked when this returns */
+}
+
+static int watch_fatal_signals(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++) {
+		struct sigaction sa = { .sa_handler = on_fatal, .sa_flags = (int)SA_RESETHAND },
+				 old;
+		/* A sanitizer has its own. */
+		if (sigaction(fatal_signals[i], NULL, &old) < 0 ||
+			(old.sa_handler == SIG_DFL && sigaction(fatal_signals[i], &sa, NULL) < 0))
+			return -errno;
+	}
+	return 0;
+}
+
 static void report(const struct error *err)
 {
 	log_full(LOG_ERR, 0, NULL, "%s%s%s%s%s%s", err->message ? err->message : "cannot start",
@@ -191,6 +220,16 @@ static int open_stdio(void)
 	if (fd < 0)
 		return -errno;
 	return close(fd) < 0 ? -errno : 0;
+}
+
+/* 256 connections, their sockets and each machine's take more than the 1024 that a shell gives (getrlimit(2)). */
+static int raise_file_limit(void)
+{
+	struct rlimit l;
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return -errno;
+	l.rlim_cur = MAX_OF(l.rlim_cur, MIN_OF(l.rlim_max, (rlim_t)NOFILE_WANTED));
+	return setrlimit(RLIMIT_NOFILE, &l) < 0 ? -errno : 0;
 }
 
 /* SIGTERM and SIGINT end the loop, SIGHUP reloads; blocked before the first thread starts. */
@@ -362,6 +401,9 @@ static int serve(bool system, int ready, struct error *err)
 			return error_set_errno(err, ERROR_INTERNAL, r, NULL,
 				"cannot log to pyrod.log in %s", m->state_dir);
 	}
+	_cleanup_free_ char *log_file = str_printf("%s/pyrod.log", m->state_dir);
+	if (!log_file || log_keep_file(log_file) < 0)
+		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
 	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
 		m->socket_path);
 	say_ready(m);
@@ -404,8 +446,12 @@ int main(int argc, char **argv)
 		r = ready = detach();
 	if (r >= 0)
 		r = block_signals();
+	if (r >= 0)
+		r = watch_fatal_signals();
+	if (r >= 0)
+		r = raise_file_limit();
 	if (r < 0)
-		(void)error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot leave the terminal");
+		(void)error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot prepare the process");
 	else
 		r = arg_check_config ? check_config(system, &err) : serve(system, ready, &err);
 	if (r < 0) {

@@ -10,6 +10,7 @@
 #include "daemon/manager.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/pidfd.h>
@@ -30,6 +31,7 @@
 #include "proto/host.h"
 
 #define LOCK_TEXT_MAX  32
+#define STATE_LOCK     "lock"
 #define LOCK_WAIT_MSEC 1000
 
 /* Makes a directory and its parents. The last gets mode; the others are made 0700 by the umask. */
@@ -195,6 +197,29 @@ static int open_lock(const char *path, int *ret, struct error *err)
 }
 
 /* One daemon per directory. The lock says who holds it, for the error of a second one. */
+/* A daemon that stops in order empties its lock: a pid in it is of one that could not say a last word. */
+static void note_earlier_end(const char *dir, int lock_fd)
+{
+	char text[LOCK_TEXT_MAX];
+	ssize_t n = pread(lock_fd, text, sizeof(text) - 1, 0);
+	uint64_t pid;
+	if (n <= 0)
+		return;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	if (parse_u64(text, 1, INT32_MAX, &pid) >= 0)
+		log_warning("the pyrod before this one in %s (pid %" PRIu64
+			    ") did not stop in order: it was killed, or the host went down",
+			dir, pid);
+}
+
+static void release_lock(int *fd)
+{
+	if (*fd >= 0 && ftruncate(*fd, 0) < 0)
+		log_warning_errno(-errno, "cannot note that this daemon stopped in order");
+	*fd = fd_close(*fd);
+}
+
 static int take_lock(
 	const char *dir, const char *name, const char *fix, int *ret, struct error *err)
 {
@@ -222,6 +247,8 @@ static int take_lock(
 	if (flock(fd, LOCK_EX) < 0)
 		return error_set_errno(err, ERROR_INTERNAL, -errno,
 			"put that directory on a file system with locks", "cannot lock %s", path);
+	if (streq(name, STATE_LOCK))
+		note_earlier_end(dir, fd);
 	int n = snprintf(text, sizeof(text), "%d\n", getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
 		log_warning_errno(
@@ -233,8 +260,8 @@ static int take_lock(
 /* The cache too: another daemon's prune knows nothing of our machines, and its start nothing of our pulls. */
 static int take_locks(struct manager *m, struct error *err)
 {
-	int r = take_lock(
-		m->state_dir, "lock", "use the running one, or stop it first", &m->lock_fd, err);
+	int r = take_lock(m->state_dir, STATE_LOCK, "use the running one, or stop it first",
+		&m->lock_fd, err);
 	if (r < 0)
 		return r;
 	return take_lock(m->cache_dir, ".lock",
@@ -404,8 +431,8 @@ struct manager *manager_free(struct manager *m)
 	free(m->socket_path);
 	free(m->config_path);
 	sd_event_unref(m->event);
-	m->cache_lock_fd = fd_close(m->cache_lock_fd);
-	m->lock_fd = fd_close(m->lock_fd);
+	release_lock(&m->cache_lock_fd);
+	release_lock(&m->lock_fd);
 	free(m);
 	return NULL;
 }
