@@ -11,6 +11,7 @@
 
 #include "daemon/child.h"
 #include <fcntl.h>
+#include <linux/keyctl.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -139,6 +140,16 @@ static int child_signals(void)
 	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
 }
 
+/* In the child: the keys of the session that pyrod was started from are none of its business (session-keyring(7)).
+ * Where keyrings cannot be used at all, nobody can read one either. */
+static int child_keyring(void)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
+		errno != EPERM)
+		return -errno;
+	return 0;
+}
+
 static int child_setup(struct plan *plan)
 {
 	const struct child_spec *s = plan->spec;
@@ -146,6 +157,9 @@ static int child_setup(struct plan *plan)
 
 	if (setsid() < 0)
 		return -errno;
+	r = child_keyring();
+	if (r < 0)
+		return r;
 	r = child_fds(plan);
 	if (r < 0)
 		return r;

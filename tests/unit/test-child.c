@@ -7,9 +7,11 @@
 #include "daemon/child.h"
 #include <check.h>
 #include <fcntl.h>
+#include <linux/keyctl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define NO_FDS .stdin_fd = -EBADF, .stdout_fd = -EBADF, .stderr_fd = -EBADF
@@ -233,6 +235,27 @@ START_TEST(function_in_the_child)
 }
 END_TEST
 
+/* In the child: 0 when a key of the parent's session is found. */
+static int finds_key(void *arg)
+{
+	return syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", arg, 0) < 0
+		       ? errno
+		       : 0;
+}
+
+START_TEST(no_keys_of_the_session)
+{
+	static char name[] = "pyro-test-secret";
+	const struct child_spec spec = { .fn = finds_key, .arg = name, NO_FDS };
+
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
+		return; /* no keyrings here */
+	ck_assert_int_ge(syscall(SYS_add_key, "user", name, "x", 1, KEY_SPEC_SESSION_KEYRING), 0);
+	ck_assert_int_eq(finds_key(name), 0);
+	ck_assert_int_eq(run(&spec), ENOKEY);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("child");
@@ -240,6 +263,7 @@ int main(void)
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, status_and_session);
+	tcase_add_test(tc, no_keys_of_the_session);
 	tcase_add_test(tc, only_named_descriptors);
 	tcase_add_test(tc, crossed_descriptors);
 	tcase_add_test(tc, closed_standard_descriptors);
