@@ -40,8 +40,7 @@ struct fake {
 	const char *out_text, *err_text;
 	struct msg_exit exit;
 	uint64_t flood_bytes;
-	bool mute;   /* never answers HELLO */
-	bool unseen; /* the guest never says anything, and resets the VMM */
+	bool mute; /* never answers HELLO */
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
 	bool hangs;      /* the VMM, when it is killed */
