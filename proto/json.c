@@ -53,7 +53,7 @@ int json_parser_new(const struct json_limits *limits, struct json_parser **ret)
 	p->tok = json_tokener_new_ex((int)limits->max_depth + 2);
 	if (!p->tok)
 		return -ENOMEM;
-	json_tokener_set_flags(p->tok, JSON_TOKENER_STRICT);
+	/* Not JSON_TOKENER_STRICT: the scan is stricter, and json-c 0.18 then refuses every character beyond ASCII. */
 	*ret = TAKE_PTR(p);
 	return 0;
 }
