@@ -32,5 +32,8 @@ json_object *doctor_local(const struct cli *cli, const struct error *why);
 
 /* Help for everything (v NULL, noun NULL), a noun, or a verb. */
 void help_print(const char *noun, const struct verb *v);
+void help_completion(void);
+/* The completion script for a shell; NULL is an error, as is one that is not known. */
+int completion_print(const char *shell, struct error *err);
 /* What may follow the words typed so far, one a line, for shell completion. */
 void complete_print(int n, char **words);

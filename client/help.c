@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Help texts and shell completion, both made from the verb table and the interface table, so that they
- * cannot say what the parser does not do. Called by main.c. Every level ends with a worked example.
+ * Help texts, made from the verb table and the interface table, so that they cannot say what the parser
+ * does not do. Called by main.c. Every level ends with a worked example.
  */
 #include "cmd.h"
 
@@ -153,6 +153,7 @@ static void print_all(void)
 			verbs[i].noun ? " " : "", verbs[i].name);
 		print_row(name, summary(&verbs[i]));
 	}
+	print_row("completion", "Print a completion script for bash, zsh or fish.");
 	printf("\n%s\nExample:\n  pyro run debian:12 -- git --version\n", global_help);
 }
 
@@ -166,66 +167,10 @@ void help_print(const char *noun, const struct verb *v)
 		print_all();
 }
 
-static void offer(const char *candidate, const char *typed)
+void help_completion(void)
 {
-	if (startswith(candidate, typed))
-		puts(candidate);
-}
-
-static void offer_flags(const struct verb *v, const char *typed)
-{
-	char name[FLAG_NAME_MAX];
-
-	for (const struct api_field *f = api_methods[v->method].params; f->name; f++)
-		for (size_t i = 0; field_flag(f, i, name); i++)
-			offer(name, typed);
-}
-
-/* The names of environments, if a daemon answers; completion starts none. */
-static void offer_environments(const char *typed)
-{
-	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *text = NULL;
-	json_object *result, *envs = NULL;
-
-	if (pyro_connect(NULL, PYRO_AUTO | PYRO_NO_START, &p, NULL) < 0 ||
-		pyro_call(p, "env.list", NULL, 1000, NULL, NULL, &text, NULL) < 0)
-		return;
-	result = json_tokener_parse(text);
-	if (json_object_object_get_ex(result, "environments", &envs) &&
-		json_object_is_type(envs, json_type_array))
-		for (size_t i = 0; i < json_object_array_length(envs); i++) {
-			json_object *name = NULL;
-
-			if (json_object_object_get_ex(
-				    json_object_array_get_idx(envs, i), "name", &name))
-				offer(json_object_get_string(name), typed);
-		}
-	json_object_put(result);
-}
-
-void complete_print(int n, char **words)
-{
-	const char *typed = n > 0 ? words[n - 1] : "";
-	const struct verb *v = NULL;
-
-	for (size_t i = 0; i < n_verbs; i++) {
-		const struct verb *c = &verbs[i];
-
-		if (n > 1 + (c->noun != NULL) && streq(words[c->noun != NULL], c->name) &&
-			(!c->noun || streq(words[0], c->noun)))
-			v = c;
-		else if (n <= 1 && (!c->noun || i == 0 || !verbs[i - 1].noun ||
-					   !streq(c->noun, verbs[i - 1].noun)))
-			offer(c->noun ? c->noun : c->name, typed);
-		else if (n == 2 && c->noun && streq(words[0], c->noun))
-			offer(c->name, typed);
-	}
-	if (!v)
-		return;
-	if (typed[0] == '-')
-		offer_flags(v, typed);
-	else if (api_methods[v->method].object == API_OBJ_ENV || v->method == API_M_vm_run)
-		offer_environments(typed);
+	printf("Usage: pyro completion SHELL\n\n"
+	       "Print a completion script for bash, zsh or fish.\n\n%s\nExample:\n"
+	       "  source <(pyro completion bash)\n",
+		global_help);
 }

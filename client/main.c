@@ -217,6 +217,12 @@ static int choose(
 		*ret = meant_verb(noun, argv + *i);
 		return r;
 	}
+	if (*i < argc && !noun && streq(argv[*i], "completion")) {
+		if (!(extra & EXTRA_HELP) && (*i + 1 >= argc || argv[*i + 1][0] != '-'))
+			return completion_print(argv[*i + 1], err);
+		help_completion();
+		return 0;
+	}
 	if (*i < argc && noun && streq(argv[*i], "help")) {
 		extra |= EXTRA_HELP;
 	} else if (*i < argc) {

@@ -195,7 +195,10 @@ static const struct api_field cancel_result[] = {
 
 static const struct api_field env_fields[] = {
 	{ .name = "name", .type = API_STRING },
-	{ .name = "version", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "version",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "Of what is installed, as are the packages; else of what a pull brings." },
 	{ .name = "description", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "installed", .type = API_BOOL },
 	{ .name = "digest", .type = API_STRING, .flags = API_NULLABLE },
@@ -254,7 +257,7 @@ static const struct api_field env_pull_params[] = {
 	{ .name = "force",
 		.type = API_BOOL,
 		.dflt = "false",
-		.help = "Pull anew when it is installed." },
+		.help = "Pull anew when what is installed is up to date." },
 	FIELDS_END,
 };
 #define env_pull_result env_fields

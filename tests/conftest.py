@@ -83,8 +83,14 @@ def copy_links(source, target):
     """The installed environments of one cache in another, as hard links: an installed image is never written again. A
     cache belongs to one daemon."""
     os.makedirs(target, exist_ok=True)
-    for name in os.listdir(source):
-        if not name.startswith(".") and not os.path.exists(target + "/" + name):
+    for name in sorted(os.listdir(source), key=lambda name: name.endswith(".json")):
+        old, new = target + "/" + name, target + "/.new-%d" % os.getpid()
+        if name.startswith(".") or (os.path.exists(old) and (not name.endswith(".json") or os.path.samefile(source + "/" + name, old))):
+            continue
+        if name.endswith(".json"):  # it names the image: a newer pull's takes the older one's place
+            os.link(source + "/" + name, new)
+            os.replace(new, old)
+        else:
             subprocess.run(["cp", "-al", source + "/" + name, target + "/"], check=True)
 
 
@@ -427,13 +433,12 @@ def pull_into_cache(root):
 
 @pytest.fixture(scope="session")
 def installed(work):
-    """debian:12 and a kernel are in the cache: a daemon of any build can create machines at once."""
-    entry = CACHE + "/environments/debian:12.json"
+    """debian:12 as the catalog has it and a kernel are in the cache: a daemon of any build can create machines at once. What
+    is there already, and up to date, is not pulled again."""
     os.makedirs(CACHE, exist_ok=True)
     with locked(CACHE + "/lock"):
-        if not os.path.isdir(CACHE + "/kernels") or not os.path.exists(entry):
-            pull_into_cache(work + "/installed")
-    return entry
+        pull_into_cache(work + "/installed")
+    return CACHE + "/environments/debian:12.json"
 
 
 @pytest.fixture(scope="session")

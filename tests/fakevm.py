@@ -28,7 +28,7 @@ def fake_environment(cache, name=ENV):
     with open(place + "/image.ext4", "wb") as f:
         f.truncate(4096)
     with open(place + "/meta.json", "w") as f:
-        json.dump({"digest": "sha256:" + digest, "size_bytes": 4096, "source": "tests", "pulled_at": "2026-01-01T00:00:00Z"}, f)
+        json.dump({"digest": "sha256:" + digest, "size_bytes": 4096, "source": "tests", "version": "1.1.0", "pulled_at": "2026-01-01T00:00:00Z"}, f)
     with open("%s/%s.json" % (cache, name), "w") as f:
         json.dump({"digest": "sha256:" + digest}, f)
 

@@ -3,8 +3,8 @@
  * Owns the list of environments: their names, what they are for, what they are made of. Read by
  * environment.c, which knows which of them are installed.
  *
- * Each larger environment holds what the smaller one has. Whoever changes a list raises
- * CATALOG_VERSION, which is recorded with every pull.
+ * Each larger environment holds what the smaller one has. A change of a list raises the version of each entry that has
+ * it, which is recorded with every pull: what was pulled before goes on serving until the next `env pull`.
  */
 
 #include "daemon/image/catalog.h"
@@ -13,14 +13,14 @@
 	"ca-certificates", "procps", "iproute2", "iputils-ping", "less", "file", "patch", \
 		"xz-utils", "unzip", "netbase", "tzdata", "vim-tiny"
 #define TOOLS \
-	"git", "openssh-client", "python3", "python3-venv", "python3-pip", "curl", "wget", "jq", \
-		"rsync", "ripgrep"
+	"git", "make", "openssh-client", "python3", "python3-venv", "python3-pip", \
+		"python3-pytest", "curl", "wget", "jq", "rsync", "ripgrep"
 #define BUILD "build-essential", "pkg-config", "cmake", "python3-dev", "gdb"
 
 const struct catalog_entry catalog[] = {
 	{
 		.name = "debian:12",
-		.version = "12",
+		.version = "1.1.0",
 		.description = "Debian 12 environment with Git preinstalled for common agent "
 			       "workflows.",
 		.suite = "bookworm",
@@ -28,14 +28,14 @@ const struct catalog_entry catalog[] = {
 	},
 	{
 		.name = "debian:12-base",
-		.version = "12",
+		.version = "1.0.0",
 		.description = "Minimal Debian 12 environment for shell and core Unix tooling.",
 		.suite = "bookworm",
 		.packages = (const char *const[]){ BASE, NULL },
 	},
 	{
 		.name = "debian:12-build",
-		.version = "12",
+		.version = "1.1.0",
 		.description =
 			"Debian 12 environment with Git and common build tools preinstalled.",
 		.suite = "bookworm",

@@ -7,10 +7,11 @@
 
 #include "proto/base.h"
 
-#define CATALOG_VERSION "1"
+#define CATALOG_VERSION PYRO_VERSION /* the catalog is part of the package */
 
 struct catalog_entry {
-	const char *name, *version, *description;
+	const char *name, *description;
+	const char *version;         /* raised with every change of packages */
 	const char *suite;           /* of Debian */
 	const char *const *packages; /* NULL-terminated; beside those of mmdebstrap's minbase */
 };

@@ -21,7 +21,9 @@ struct environment {
 	const struct catalog_entry *catalog;  /* borrowed */
 	char digest[ENVIRONMENT_DIGEST_SIZE]; /* "" when not installed */
 	int64_t size_bytes;
-	char *source, *pulled_at; /* owned; of meta.json */
+	char *source, *pulled_at; /* owned; of meta.json, as are: */
+	char *version;            /* owned or NULL: of a pyro that did not record it */
+	json_object *packages;    /* owned or NULL */
 	char *damage;             /* owned or NULL: why what is there does not count */
 	struct error failure;     /* of its last pull, until the next */
 	struct pull *pull;        /* owned or NULL */

@@ -44,7 +44,10 @@ void environment_forget(struct environment *env)
 	free(env->source);
 	free(env->pulled_at);
 	free(env->damage);
-	env->source = env->pulled_at = env->damage = NULL;
+	free(env->version);
+	json_object_put(env->packages);
+	env->source = env->pulled_at = env->damage = env->version = NULL;
+	env->packages = NULL;
 }
 
 /* *ret is NULL when there is no such file. What cannot be parsed is -EBADMSG. */
@@ -91,11 +94,22 @@ static bool image_there(struct environment *env)
 	       st.st_size == env->size_bytes;
 }
 
+/* A reference to it, if that is what it is. */
+static json_object *list_of_strings(json_object *o)
+{
+	if (!json_object_is_type(o, json_type_array))
+		return NULL;
+	for (size_t i = 0; i < json_object_array_length(o); i++)
+		if (!json_object_is_type(json_object_array_get_idx(o, i), json_type_string))
+			return NULL;
+	return json_object_get(o);
+}
+
 static int load_meta(struct environment *env, const char *digest)
 {
 	_cleanup_free_ char *dir = environment_dir(env->envs, digest), *path = NULL;
 	_cleanup_json_ json_object *meta = NULL;
-	const char *named, *source, *pulled_at;
+	const char *named, *source, *pulled_at, *version;
 	int r;
 
 	path = dir ? str_printf("%s/meta.json", dir) : NULL;
@@ -109,13 +123,17 @@ static int load_meta(struct environment *env, const char *digest)
 	named = import_str(meta, "digest");
 	source = import_str(meta, "source");
 	pulled_at = import_str(meta, "pulled_at");
+	version = import_str(meta, "version");
 	if (!named || !streq(named, digest) || import_int(meta, "size_bytes") <= 0)
 		return damaged(env, "its meta.json is of something else");
 	(void)snprintf(env->digest, sizeof(env->digest), "%s", digest);
 	env->size_bytes = import_int(meta, "size_bytes");
 	env->source = source ? strdup(source) : NULL;
 	env->pulled_at = pulled_at ? strdup(pulled_at) : NULL;
-	if ((source && !env->source) || (pulled_at && !env->pulled_at))
+	env->version = version ? strdup(version) : NULL;
+	env->packages = list_of_strings(json_get(meta, "packages"));
+	if ((source && !env->source) || (pulled_at && !env->pulled_at) ||
+		(version && !env->version))
 		return -ENOMEM;
 	if (!image_there(env))
 		return damaged(env, "its image is missing or of the wrong size");
@@ -163,7 +181,13 @@ const char *environment_digest(const struct environment *env)
 
 const char *environment_version(const struct environment *env)
 {
-	return env->digest[0] ? env->catalog->version : NULL;
+	return env->digest[0] ? env->version : NULL;
+}
+
+bool environment_outdated(const struct environment *env)
+{
+	return environment_installed(env) &&
+	       !(env->version && streq(env->version, env->catalog->version));
 }
 
 const char *environment_damage(const struct environment *env)
@@ -282,9 +306,13 @@ int environment_json(struct environment *env, json_object **ret)
 	_cleanup_free_ char *path = installed ? environment_dir(env->envs, env->digest) : NULL;
 	int r = o ? 0 : -ENOMEM;
 
-	r = r < 0 ? r : packages_json(env->catalog, &packages);
+	if (installed && env->packages)
+		packages = json_object_get(env->packages);
+	else
+		r = r < 0 ? r : packages_json(env->catalog, &packages);
 	r = r < 0 ? r : json_add_str(o, "name", env->catalog->name);
-	r = r < 0 ? r : json_add_str(o, "version", env->catalog->version);
+	r = r < 0 ? r
+		  : json_add_str(o, "version", installed ? env->version : env->catalog->version);
 	r = r < 0 ? r : json_add_str(o, "description", env->catalog->description);
 	r = r < 0 ? r : json_add_bool(o, "installed", installed);
 	r = r < 0 ? r : json_add_str(o, "digest", installed ? env->digest : NULL);

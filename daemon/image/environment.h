@@ -30,6 +30,8 @@ bool environment_installed(const struct environment *env);
 const char *environment_digest(const struct environment *env); /* "sha256:HEX" or NULL */
 /* Of its installed image; NULL when there is none or its version is not known. */
 const char *environment_version(const struct environment *env);
+/* Its installed image is whole, but not what the catalog has by now. */
+bool environment_outdated(const struct environment *env);
 /* Why what is in the cache does not count as installed ("its image is missing ..."); NULL when whole or absent. */
 const char *environment_damage(const struct environment *env);
 /* Why its last pull by this daemon failed; NULL when it did not, or another has begun. */

@@ -198,6 +198,7 @@ static int texts_make(struct pull *p, char **ret_meta, char **ret_ref)
 	int r = meta && ref && source ? 0 : -ENOMEM;
 
 	r = r < 0 ? r : json_add_str(meta, "name", e->name);
+	r = r < 0 ? r : json_add_str(meta, "version", e->version);
 	r = r < 0 ? r : json_add_str(meta, "digest", p->digest);
 	r = r < 0 ? r : json_add_int(meta, "size_bytes", p->size_bytes);
 	r = r < 0 ? r : packages_json(e, meta);

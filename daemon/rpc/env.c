@@ -104,8 +104,9 @@ int rpc_env_pull(struct call *c, struct error *err)
 		return -ENOMEM;
 	w->call = c;
 	w->env = call_environment(c);
-	int r = environment_pull(w->env, json_get_bool(call_params(c), "force", false),
-		on_pull_progress, on_pull_done, w, &w->wait, err);
+	/* Asked for by name, it is brought up to date; a machine is made of what there is. */
+	bool force = json_get_bool(call_params(c), "force", false) || environment_outdated(w->env);
+	int r = environment_pull(w->env, force, on_pull_progress, on_pull_done, w, &w->wait, err);
 	if (r < 0)
 		return r;
 	call_keep(c, on_pull_end, TAKE_PTR(w));

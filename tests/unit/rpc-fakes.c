@@ -226,6 +226,11 @@ bool runs_proof(_unused_ const struct manager *m, _unused_ uint64_t *ret_usec)
 	return false;
 }
 
+bool environment_outdated(_unused_ const struct environment *env)
+{
+	return false;
+}
+
 int environment_pull(_unused_ struct environment *env, _unused_ bool force,
 	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
 	_unused_ struct error *err)

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Shell completion: `pyro completion SHELL` prints a script, which asks `pyro __complete WORDS...` what may follow. Both
+ * are made from the verb table and the interface table, so that they offer what the parser takes. Called by main.c. What
+ * must stay true: it starts no daemon, waits at most DAEMON_WAIT for one that runs, and prints no errors.
+ */
+#include "cmd.h"
+
+#include <signal.h>
+#include <sys/time.h>
+
+#include "client/output.h"
+#include "proto/api.h"
+#include "proto/json.h"
+
+#define DAEMON_WAIT 50000 /* usec: a person waits */
+
+static const char bash_script[] =
+	"# Completion of `pyro` for bash: the command itself knows what may follow. It needs nothing else.\n"
+	"_pyro()\n"
+	"{\n"
+	"\tlocal rest=${COMP_LINE:0:COMP_POINT} cut word i words=() prefix\n"
+	"\t# bash has cut at the characters of COMP_WORDBREAKS (: and =); what stands together on the line is one word.\n"
+	"\tfor ((i = 0; i <= COMP_CWORD; i++)); do\n"
+	"\t\tcut=${rest#\"${rest%%[![:space:]]*}\"}\n"
+	"\t\tword=${COMP_WORDS[i]:0:${#cut}}\n"
+	"\t\tif [[ $cut == \"$rest\" && ${#words[@]} -gt 0 && -n $word ]]; then\n"
+	"\t\t\twords[-1]+=$word\n"
+	"\t\telif [[ $cut != \"$rest\" || ${#words[@]} -eq 0 ]]; then\n"
+	"\t\t\twords+=(\"$word\")\n"
+	"\t\tfi\n"
+	"\t\trest=${cut#\"$word\"}\n"
+	"\tdone\n"
+	"\tmapfile -t COMPREPLY < <(\"$1\" __complete \"${words[@]:1}\" 2>/dev/null)\n"
+	"\tword=${words[-1]}\n"
+	"\tif [[ $word == *[:=]* && $COMP_WORDBREAKS == *:* ]]; then\n"
+	"\t\tprefix=${word%\"${word##*[:=]}\"}\n"
+	"\t\tCOMPREPLY=(\"${COMPREPLY[@]#\"$prefix\"}\")\n"
+	"\tfi\n"
+	"}\n"
+	"complete -o default -F _pyro pyro\n";
+
+static const char zsh_script[] =
+	"#compdef pyro\n"
+	"# Completion of `pyro` for zsh: the command itself knows what may follow.\n"
+	"_pyro() {\n"
+	"\tlocal -a candidates\n"
+	"\tcandidates=(${(f)\"$(pyro __complete \"${(@)words[2,CURRENT]}\" 2>/dev/null)\"})\n"
+	"\tcompadd -a candidates\n"
+	"}\n"
+	"if [[ $funcstack[1] == _pyro ]]; then _pyro \"$@\"; else compdef _pyro pyro; fi\n";
+
+static const char fish_script[] =
+	"# Completion of `pyro` for fish: the command itself knows what may follow.\n"
+	"function __pyro_complete\n"
+	"    set -l words (commandline -opc) (commandline -ct)\n"
+	"    pyro __complete $words[2..-1] 2>/dev/null\n"
+	"end\n"
+	"complete -c pyro -f -a '(__pyro_complete)'\n";
+
+static const struct {
+	const char *shell, *script;
+} scripts[] = {
+	{ "bash", bash_script },
+	{ "zsh", zsh_script },
+	{ "fish", fish_script },
+};
+
+int completion_print(const char *shell, struct error *err)
+{
+	for (size_t i = 0; shell && i < ARRAY_SIZE(scripts); i++)
+		if (streq(scripts[i].shell, shell)) {
+			fputs(scripts[i].script, stdout);
+			return 0;
+		}
+	return error_set(err, ERROR_USAGE, NULL, "pyro completion bash",
+		shell ? "completion: there is no script for '%s', but for bash, zsh and fish"
+		      : "completion: missing SHELL%s",
+		shell ? shell : "");
+}
+
+/* What has been typed so far. */
+struct typed {
+	struct cli cli;
+	const char *noun;
+	const struct verb *verb;
+	const char *flag; /* borrowed: stands before the last word and wants a value */
+	size_t n_words;   /* positional ones of the verb */
+	bool over;        /* `--` was there */
+};
+
+static void offer(const char *candidate, const char *last)
+{
+	/* A daemon's words go to a shell: only what needs no quoting there. */
+	if (startswith(candidate, last) && candidate[0] &&
+		strspn(candidate,
+			"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+-") ==
+			strlen(candidate))
+		puts(candidate);
+}
+
+static const struct api_field *field_of(const struct verb *v, const char *flag)
+{
+	char name[FLAG_NAME_MAX];
+
+	for (const struct api_field *f = v ? api_methods[v->method].params : NULL; f && f->name;
+		f++)
+		for (size_t i = 0; field_flag(f, i, name); i++)
+			if (streq(name, flag))
+				return f;
+	return NULL;
+}
+
+static bool wants_value(const struct typed *t, const char *flag)
+{
+	const struct api_field *f = field_of(t->verb, flag);
+
+	return f ? field_takes_value(f) : !t->verb && streq(flag, "--socket");
+}
+
+static const struct verb *verb_of(const char *noun, const char *name)
+{
+	for (size_t i = 0; i < n_verbs; i++)
+		if (streq(verbs[i].name, name) &&
+			(noun ? verbs[i].noun && streq(verbs[i].noun, noun) : !verbs[i].noun))
+			return &verbs[i];
+	return NULL;
+}
+
+static bool is_noun(const char *word)
+{
+	for (size_t i = 0; i < n_verbs; i++)
+		if (verbs[i].noun && streq(verbs[i].noun, word))
+			return true;
+	return false;
+}
+
+static void take_word(struct typed *t, const char *word)
+{
+	if (t->verb)
+		t->n_words++;
+	else if (!t->noun && is_noun(word))
+		t->noun = word;
+	else
+		t->verb = verb_of(t->noun, streq(word, "ls")   ? "list"
+					   : streq(word, "rm") ? "delete"
+							       : word);
+}
+
+/* All words but the last, which is what is being typed. */
+static void take_words(struct typed *t, int n, char **words)
+{
+	for (int i = 0; i < n; i++) {
+		const char *word = words[i];
+
+		if (t->flag) {
+			if (streq(t->flag, "--socket"))
+				t->cli.socket = word;
+			t->flag = NULL;
+		} else if (t->over || word[0] != '-' || word[1] == '\0') {
+			take_word(t, word);
+		} else if (streq(word, "--")) {
+			t->over = true;
+		} else if (startswith(word, "--socket=")) {
+			t->cli.socket = word + strlen("--socket=");
+		} else if (!t->verb && streq(word, "--user")) {
+			t->cli.mode = PYRO_USER;
+		} else if (!t->verb && streq(word, "--system")) {
+			t->cli.mode = PYRO_SYSTEM;
+		} else if (wants_value(t, word)) {
+			t->flag = word;
+		}
+	}
+}
+
+static _noreturn_ void on_late(_unused_ int sig)
+{
+	_exit(0);
+}
+
+/* Members `key` of the array `list` in the method's result, if a daemon answers soon. */
+static void offer_from_daemon(const struct typed *t, const char *method, const char *list,
+	const char *key, const char *last)
+{
+	const struct itimerval soon = { .it_value = { .tv_usec = DAEMON_WAIT } }, never = { 0 };
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_free_ char *text = NULL;
+	_cleanup_json_ json_object *result = NULL;
+	json_object *rows;
+
+	if (fflush(stdout) != 0 || signal(SIGALRM, on_late) == SIG_ERR ||
+		setitimer(ITIMER_REAL, &soon, NULL) < 0)
+		return;
+	if (pyro_connect(t->cli.socket, (enum pyro_mode)(t->cli.mode | PYRO_NO_START), &p, NULL) >=
+			0 &&
+		pyro_call(p, method, NULL, DAEMON_WAIT / 1000, NULL, NULL, &text, NULL) >= 0)
+		result = json_tokener_parse(text);
+	if (setitimer(ITIMER_REAL, &never, NULL) < 0)
+		return;
+	rows = result ? out_array(result, list) : NULL;
+	for (size_t i = 0; rows && i < json_object_array_length(rows); i++)
+		offer(out_member(json_object_array_get_idx(rows, i), key), last);
+}
+
+static void offer_flags(const struct verb *v, const char *last)
+{
+	static const char *const first[] = { "--socket", "--user", "--system" }, *const any[] = {
+		"--json", "--quiet", "--help", "--version"
+	};
+	char name[FLAG_NAME_MAX];
+
+	for (const struct api_field *f = v ? api_methods[v->method].params : NULL; f && f->name;
+		f++)
+		for (size_t i = 0; field_flag(f, i, name); i++)
+			offer(name, last);
+	for (const struct extra_flag *e = v ? verb_extra_flags(v) : NULL; e && e->name; e++) {
+		(void)snprintf(name, sizeof(name), "--%s", e->name);
+		offer(name, last);
+	}
+	for (size_t i = 0; !v && i < ARRAY_SIZE(first); i++)
+		offer(first[i], last);
+	for (size_t i = 0; i < ARRAY_SIZE(any); i++)
+		offer(any[i], last);
+}
+
+static void offer_commands(const struct typed *t, const char *last)
+{
+	for (size_t i = 0; i < n_verbs; i++) {
+		const struct verb *v = &verbs[i];
+
+		if (t->noun && v->noun && streq(v->noun, t->noun))
+			offer(v->name, last);
+		else if (!t->noun && (!v->noun || i == 0 || !verbs[i - 1].noun ||
+					     !streq(v->noun, verbs[i - 1].noun)))
+			offer(v->noun ? v->noun : v->name, last);
+	}
+	if (t->noun)
+		return;
+	offer("completion", last);
+	offer("help", last);
+}
+
+/* The verb's n-th word that is none of the command's. */
+static void offer_argument(const struct typed *t, const char *last)
+{
+	const struct api_field *f = api_methods[t->verb->method].params;
+	size_t n = t->n_words;
+
+	for (; f->name; f++)
+		if ((f->flags & API_POSITIONAL) && n-- == 0)
+			break;
+	if (!f->name || (f->flags & API_REST))
+		return;
+	if (streq(f->name, "environment"))
+		offer_from_daemon(t, "env.list", "environments", "name", last);
+	else if (streq(f->name, "vm_id"))
+		offer_from_daemon(t, "vm.list", "vms", "vm_id", last);
+}
+
+void complete_print(int n, char **words)
+{
+	const char *last = n > 0 ? words[n - 1] : "";
+	struct typed t = { .cli = { .mode = PYRO_AUTO } };
+	bool shell = n > 1 && streq(words[n - 2], "completion");
+
+	take_words(&t, n > 0 ? n - 1 : 0, words);
+	if (t.flag) {
+		const struct api_field *f = field_of(t.verb, t.flag);
+
+		for (size_t i = 0; f && f->type == API_ENUM && f->names[i]; i++)
+			offer(f->names[i], last);
+	} else if (shell && !t.verb) {
+		for (size_t i = 0; i < ARRAY_SIZE(scripts); i++)
+			offer(scripts[i].shell, last);
+	} else if (last[0] == '-' && !t.over &&
+		   !(t.verb && t.verb->guest_status && t.n_words > 1)) {
+		offer_flags(t.verb, last);
+	} else if (!t.verb) {
+		offer_commands(&t, last);
+	} else {
+		offer_argument(&t, last);
+	}
+}
