@@ -17,12 +17,15 @@ int accelerator_from_name(const char *name, enum accelerator *ret);
 struct config {
 	enum accelerator accelerator;
 	bool host_compat;
-	int64_t default_ttl_seconds; /* 600 */
-	int64_t retention_days;      /* 30 */
-	int64_t max_machines;        /* per uid, 16 */
-	int64_t max_vcpus;           /* per uid, 0 = 4 x the host's */
-	int64_t max_memory_mib;      /* per uid, 0 = half the host's */
-	int64_t max_disk_mib;        /* per uid, 0 = no limit of its own */
+	int64_t default_ttl_seconds;         /* 600 */
+	int64_t retention_days;              /* 30 */
+	int64_t max_machines;                /* per uid, 16 */
+	int64_t max_vcpus;                   /* per uid, 0 = 4 x the host's */
+	int64_t max_memory_mib;              /* per uid, 0 = half the host's */
+	int64_t max_disk_mib;                /* per uid, 0 = no limit of its own */
+	int64_t total_machines, total_vcpus; /* of all uids, 0 = no limit */
+	int64_t total_memory_mib;            /* 0 = three quarters of the host's */
+	int64_t total_disk_mib;              /* 0 = no limit */
 	int64_t memory_reserve_mib;
 	int64_t disk_reserve_mib; /* free space a pull or machine must leave */
 	int64_t seed_max_mib;

@@ -16,6 +16,7 @@
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 
+#include "daemon/account.h"
 #include "daemon/config.h"
 #include "daemon/core/machine.h"
 #include "daemon/image/confinement.h"
@@ -378,6 +379,8 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 			return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
 	}
 	r = receivers_new(m->event, &m->receivers);
+	if (r >= 0)
+		r = accounts_new("/etc/subuid", "/etc/passwd", &m->accounts);
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_INTERNAL, r, NULL, "cannot prepare to take descriptors");
@@ -421,6 +424,7 @@ struct manager *manager_free(struct manager *m)
 	m->launcher = launcher_free(m->launcher);
 	m->units = units_free(m->units);
 	m->receivers = receivers_free(m->receivers);
+	m->accounts = accounts_free(m->accounts);
 	config_free(m->config);
 	error_clear(&m->degraded);
 	free(m->state_dir);

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+struct accounts;
 struct config;
 struct environments;
 struct kernels;
@@ -40,6 +41,7 @@ struct manager {
 
 	struct units
 		*units; /* owned; NULL: no unit of a service manager's, so programs are forked */
+	struct accounts *accounts;         /* owned */
 	struct receivers *receivers;       /* owned */
 	struct launcher *launcher;         /* owned */
 	struct config *config;             /* owned */

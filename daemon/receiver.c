@@ -51,7 +51,7 @@ TAILQ_HEAD(receipt_queue, receipt);
 struct receiver {
 	TAILQ_ENTRY(receiver) entry;
 	struct receivers *all; /* borrowed */
-	uid_t uid;
+	struct receiver_user user;
 	int fd, pidfd;                           /* owned */
 	sd_event_source *io, *exited, *deadline; /* owned */
 	struct receipt_queue queue;              /* owned; the first is in work */
@@ -102,13 +102,13 @@ static void guard_set(struct receivers *rs, long nsec)
 
 /* One receiver's life */
 
-static size_t count_stuck(const struct receivers *rs, uid_t uid)
+static size_t count_stuck(const struct receivers *rs, uid_t account)
 {
 	const struct receiver *v;
 	size_t n = 0;
 
 	TAILQ_FOREACH (v, &rs->list, entry)
-		n += v->stuck && v->uid == uid;
+		n += v->stuck && v->user.account == account;
 	return n;
 }
 
@@ -192,7 +192,8 @@ static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void
 		leave(v);
 		return 0;
 	}
-	log_warning("receiver of uid %u is stuck in a descriptor that it was sent; killed", v->uid);
+	log_warning("receiver of uid %u is stuck in a descriptor that it was sent; killed",
+		v->user.uid);
 	give_up(v, -ETIMEDOUT);
 	return 0;
 }
@@ -274,7 +275,7 @@ static int on_reply(
 	int r = read_reply(v);
 
 	if (r < 0 && !v->leaving) {
-		log_warning_errno(r, "receiver of uid %u cannot go on", v->uid);
+		log_warning_errno(r, "receiver of uid %u cannot go on", v->user.uid);
 		give_up(v, r);
 	}
 	return 0;
@@ -315,7 +316,7 @@ static int fork_child(struct receiver *v)
 	v->fd = pair[0];
 	const struct child_spec spec = {
 		.fn = receiver_main,
-		.arg = &v->uid,
+		.arg = &v->user.uid,
 		.stdin_fd = pair[1],
 		.stdout_fd = -EBADF,
 		.stderr_fd = -EBADF,
@@ -339,14 +340,15 @@ static int watch_child(struct receiver *v)
 	return r;
 }
 
-static int receiver_start(struct receivers *rs, uid_t uid, struct receiver **ret)
+static int receiver_start(
+	struct receivers *rs, const struct receiver_user *user, struct receiver **ret)
 {
 	struct receiver *v = calloc(1, sizeof(*v));
 	int r;
 
 	if (!v)
 		return -ENOMEM;
-	*v = (struct receiver){ .all = rs, .uid = uid, .fd = -EBADF, .pidfd = -EBADF };
+	*v = (struct receiver){ .all = rs, .user = *user, .fd = -EBADF, .pidfd = -EBADF };
 	TAILQ_INIT(&v->queue);
 	TAILQ_INSERT_TAIL(&rs->list, v, entry);
 	rs->n++;
@@ -366,7 +368,7 @@ static struct receiver *find(struct receivers *rs, uid_t uid)
 	struct receiver *v;
 
 	TAILQ_FOREACH (v, &rs->list, entry)
-		if (!v->leaving && v->uid == uid)
+		if (!v->leaving && v->user.uid == uid)
 			return v;
 	return NULL;
 }
@@ -377,16 +379,17 @@ static bool evict_idle(struct receivers *rs)
 	struct receiver *v;
 
 	TAILQ_FOREACH (v, &rs->list, entry)
-		if (!v->leaving && v->uid != NOBODY && TAILQ_EMPTY(&v->queue)) {
+		if (!v->leaving && v->user.uid != NOBODY && TAILQ_EMPTY(&v->queue)) {
 			leave(v);
 			return true;
 		}
 	return false;
 }
 
-static int receiver_for(struct receivers *rs, uid_t uid, struct receiver **ret)
+static int receiver_for(
+	struct receivers *rs, const struct receiver_user *user, struct receiver **ret)
 {
-	struct receiver *v = find(rs, uid);
+	struct receiver *v = find(rs, user->uid);
 
 	if (v) {
 		/* The list's order is that of use. */
@@ -395,22 +398,22 @@ static int receiver_for(struct receivers *rs, uid_t uid, struct receiver **ret)
 		*ret = v;
 		return 0;
 	}
-	if (uid != NOBODY && (count_stuck(rs, uid) >= STUCK_MAX ||
-				     (rs->n >= LIMIT_RECEIVERS && !evict_idle(rs))))
+	if (user->uid != NOBODY && (count_stuck(rs, user->account) >= STUCK_MAX ||
+					   (rs->n >= LIMIT_RECEIVERS && !evict_idle(rs))))
 		return -EBUSY;
-	return receiver_start(rs, uid, ret);
+	return receiver_start(rs, user, ret);
 }
 
-int receipt_new(struct receivers *rs, uid_t uid, int fd, size_t max, received_fn fn, void *userdata,
-	struct receipt **ret)
+int receipt_new(struct receivers *rs, const struct receiver_user *user, int fd, size_t max,
+	received_fn fn, void *userdata, struct receipt **ret)
 {
 	struct receiver *v;
 	struct receipt *rt;
 	int r;
 
-	if (uid == NOBODY)
+	if (user->uid == NOBODY)
 		return -EINVAL;
-	r = receiver_for(rs, uid, &v);
+	r = receiver_for(rs, user, &v);
 	if (r < 0)
 		return r;
 	rt = calloc(1, sizeof(*rt));
@@ -503,12 +506,13 @@ static bool is_empty(int fd)
 /* The closer gets a copy, and with it the last word. */
 static int pass_to_closer(struct receivers *rs, int fd)
 {
+	static const struct receiver_user closer = { NOBODY, NOBODY };
 	struct receiver *v;
 	int r = -EBUSY;
 
 	/* A second time with another: the first may be asleep over what it has to close. */
 	for (int i = 0; i < 2 && r < 0; i++) {
-		r = receiver_for(rs, NOBODY, &v);
+		r = receiver_for(rs, &closer, &v);
 		if (r < 0)
 			return r;
 		r = send_request(v, RECEIVER_CLOSE, fd, 0);

@@ -55,9 +55,14 @@ struct received {
 /* Once, from the loop; the receipt is no longer the caller's then. */
 typedef void (*received_fn)(struct received *rc, void *userdata);
 
-/* One recvmsg of at most max bytes from fd, by the receiver of uid. fd is borrowed until the callback or
- * receipt_free and must not be read meanwhile. -EBUSY when no receiver can be had for this uid now. */
-int receipt_new(struct receivers *rs, uid_t uid, int fd, size_t max, received_fn fn, void *userdata,
-	struct receipt **ret);
+struct receiver_user {
+	uid_t uid;     /* whose sockets are taken */
+	uid_t account; /* whose limits count: account.h */
+};
+
+/* One recvmsg of at most max bytes from fd, by the receiver of this user. fd is borrowed until the callback or
+ * receipt_free and must not be read meanwhile. -EBUSY when no receiver can be had for this user now. */
+int receipt_new(struct receivers *rs, const struct receiver_user *user, int fd, size_t max,
+	received_fn fn, void *userdata, struct receipt **ret);
 /* Takes NULL. The callback does not come; what is received all the same is closed. */
 struct receipt *receipt_free(struct receipt *rt);

@@ -7,19 +7,20 @@
  */
 
 /* JSON-RPC socket */
-#define LIMIT_REQUEST_BYTES   (1024 * 1024)     /* one request line */
-#define LIMIT_REPLY_BYTES     (4 * 1024 * 1024) /* one reply line */
-#define LIMIT_IN_FLIGHT       64                /* calls per connection */
-#define LIMIT_CONNECTIONS_UID 32                /* connections per uid */
-#define LIMIT_CONNECTIONS     256               /* connections in all */
-#define LIMIT_DETACHED_UID    64                /* calls per uid that outlive their connection */
-#define LIMIT_JSON_DEPTH      32
-#define LIMIT_JSON_VALUES     10000
-#define LIMIT_FDS_PER_LINE    4
-#define LIMIT_FDS_RECEIVE     253 /* SCM_MAX_FD: room for all the kernel may pass */
-#define LIMIT_FDS_WAITING     16  /* descriptors of a connection no line has taken yet */
-#define LIMIT_RECEIVERS       64  /* processes that take descriptors, one a uid */
-#define LIMIT_CONN_OUT_BYTES  (8 * 1024 * 1024) /* queued for a client that does not read */
+#define LIMIT_REQUEST_BYTES     (1024 * 1024)     /* one request line */
+#define LIMIT_REPLY_BYTES       (4 * 1024 * 1024) /* one reply line */
+#define LIMIT_IN_FLIGHT         64                /* calls per connection */
+#define LIMIT_CONNECTIONS_UID   32                /* connections per uid */
+#define LIMIT_CONNECTIONS       256               /* connections in all, */
+#define LIMIT_CONNECTIONS_ADMIN 16 /* of which these are for root and group pyro-admin */
+#define LIMIT_DETACHED_UID      64 /* calls per uid that outlive their connection */
+#define LIMIT_JSON_DEPTH        32
+#define LIMIT_JSON_VALUES       10000
+#define LIMIT_FDS_PER_LINE      4
+#define LIMIT_FDS_RECEIVE       253 /* SCM_MAX_FD: room for all the kernel may pass */
+#define LIMIT_FDS_WAITING       16  /* descriptors of a connection no line has taken yet */
+#define LIMIT_RECEIVERS         64  /* processes that take descriptors, one a uid */
+#define LIMIT_CONN_OUT_BYTES    (8 * 1024 * 1024) /* queued for a client that does not read */
 #define LIMIT_CONN_STALL_USEC \
 	(30ULL * 1000000) /* a client that reads nothing for so long is dropped */
 

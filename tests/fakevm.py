@@ -69,7 +69,7 @@ class FakeDaemon(Daemon):
         os.chmod(self.vmm, 0o755)
         self.conf = root + "/pyrod.conf"
         with open(self.conf, "w") as f:
-            f.write("[pyrod]\nqemu = %s\naccelerator = emulation\nmax_machines = 1000\nmax_vcpus = 1000\nmax_memory_mib = 1000000\n"
+            f.write("[pyrod]\nqemu = %s\naccelerator = emulation\nmax_machines = 1000\nmax_vcpus = 1000\nmax_memory_mib = 1000000\ntotal_memory_mib = 1000000\n"
                     "memory_reserve_mib = 0\ndisk_reserve_mib = 0\n%s\n" % (self.vmm, "\n".join(conf)))
         self.observer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.observer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)

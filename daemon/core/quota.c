@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether a machine may have what it asks for: its owner's limits (per uid, from pyrod.conf) and what the
- * host has left. Called by start.c before anything of the machine exists, and before each of its boots.
+ * Whether a machine may have what it asks for: its owner's limits (from pyrod.conf), the limits of all together, and
+ * what the host has left. Called by start.c before anything of the machine exists, and before each of its boots.
  *
- * What must stay true: a machine counts from its request until nothing of it is left, whatever its state;
- * the one asked about is in the list already, so its own share is counted.
+ * What must stay true: a machine counts from its request until nothing of it is left, whatever its state; the one
+ * asked about is in the list already, so its own share is counted; a user's subordinate uids count with theirs.
  */
 
 #include "daemon/core/machine-internal.h"
 
+#include "daemon/account.h"
 #include "proto/host.h"
 
 #define DISK_MARGIN_MIB 64 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
@@ -17,20 +18,31 @@ struct usage {
 	int64_t machines, vcpus, mem_mib, disk_mib;
 };
 
-static struct usage usage_of(struct machines *ms, uid_t uid)
+static void count(struct usage *u, const struct machine *mc)
 {
-	struct usage u = { 0 };
-	struct machine *mc;
+	u->machines++;
+	u->vcpus += mc->row.vcpu_count;
+	u->mem_mib += (int64_t)mc->row.mem_mib;
+	u->disk_mib += (int64_t)mc->row.disk_mib;
+}
 
-	LIST_FOREACH (mc, &ms->list, entry) {
-		if (mc->row.owner_uid != uid)
-			continue;
-		u.machines++;
-		u.vcpus += mc->row.vcpu_count;
-		u.mem_mib += (int64_t)mc->row.mem_mib;
-		u.disk_mib += (int64_t)mc->row.disk_mib;
+/* What the account of mc's owner uses, and what all of them do. */
+static void count_usage(const struct machine *mc, struct usage *ret_own, struct usage *ret_total)
+{
+	struct accounts *a = mc->machines->m->accounts;
+	struct usage own = { 0 }, total = { 0 };
+	const struct machine *other;
+	uid_t account;
+
+	accounts_refresh(a);
+	account = accounts_find(a, mc->row.owner_uid);
+	LIST_FOREACH (other, &mc->machines->list, entry) {
+		count(&total, other);
+		if (accounts_find(a, other->row.owner_uid) == account)
+			count(&own, other);
 	}
-	return u;
+	*ret_own = own;
+	*ret_total = total;
 }
 
 static int check_quota(const char *what, int64_t used, int64_t max, struct error *err)
@@ -46,13 +58,29 @@ static int check_quota(const char *what, int64_t used, int64_t max, struct error
 		"your limit on %s is reached", what);
 }
 
+static int check_total(const char *what, int64_t used, int64_t max, struct error *err)
+{
+	if (max == 0 || used <= max)
+		return 0;
+	return error_set(err, ERROR_QUOTA_EXCEEDED, "other users' machines count too",
+		"delete a machine of yours, wait for others' to end, or ask an administrator to raise the total in "
+		"pyrod.conf",
+		"the limit on %s of all users together is reached, which is %lld", what,
+		(long long)max);
+}
+
 int machine_check_quotas(struct machine *mc, struct error *err)
 {
 	const struct config *c = mc->machines->m->config;
-	struct usage u = usage_of(mc->machines, mc->row.owner_uid);
+	struct usage u, all;
 	int64_t max_vcpus = c->max_vcpus ? c->max_vcpus : 4 * (int64_t)host_cpu_count();
 	int64_t max_mem = c->max_memory_mib ? c->max_memory_mib : (int64_t)host_memory_mib() / 2;
-	int r = check_quota("machines", u.machines, c->max_machines, err);
+	int64_t total_mem =
+		c->total_memory_mib ? c->total_memory_mib : (int64_t)host_memory_mib() / 4 * 3;
+	int r;
+
+	count_usage(mc, &u, &all);
+	r = check_quota("machines", u.machines, c->max_machines, err);
 
 	if (r >= 0)
 		r = check_quota("vCPUs", u.vcpus, max_vcpus, err);
@@ -60,6 +88,14 @@ int machine_check_quotas(struct machine *mc, struct error *err)
 		r = check_quota("memory in MiB", u.mem_mib, max_mem, err);
 	if (r >= 0)
 		r = check_quota("disk in MiB", u.disk_mib, c->max_disk_mib, err);
+	if (r >= 0)
+		r = check_total("machines", all.machines, c->total_machines, err);
+	if (r >= 0)
+		r = check_total("vCPUs", all.vcpus, c->total_vcpus, err);
+	if (r >= 0)
+		r = check_total("memory in MiB", all.mem_mib, total_mem, err);
+	if (r >= 0)
+		r = check_total("disk in MiB", all.disk_mib, c->total_disk_mib, err);
 	return r;
 }
 

@@ -11,6 +11,7 @@
 #include "daemon/core/run.h"
 
 #include "daemon/core/run-internal.h"
+#include "daemon/account.h"
 #include "daemon/crash.h"
 #include "proto/json.h"
 
@@ -417,17 +418,19 @@ static int copy_params(struct run *r, const struct run_params *p)
 /* Runs that have no machine (yet, or any more) are in no quota, but hold their request and output. */
 static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 {
+	const struct accounts *a = self->m->accounts;
+	uid_t account = accounts_find(a, uid);
 	const struct run *r;
 	unsigned n = 0;
 
 	LIST_FOREACH (r, &self->m->machines->runs, entry)
-		n += r != self && !r->machine && r->spec.owner_uid == uid;
+		n += r != self && !r->machine && accounts_find(a, r->spec.owner_uid) == account;
 	if (n < LIMIT_RUNS_WAITING)
 		return 0;
 	return error_set(err, ERROR_QUOTA_EXCEEDED,
 		"they wait for an environment or for somebody to read their output",
 		"wait for them to end", "uid %u has %u runs without a machine, which is the limit",
-		uid, n);
+		account, n);
 }
 
 int run_add_later(struct run *r)

@@ -25,8 +25,9 @@ int call_new(struct conn *c, const struct api_method *method, json_object *id, s
 		.conn = c,
 		.method = method,
 		.id = json_object_get(id),
-		.uid = c->uid,
-		.admin = c->admin,
+		.uid = c->peer.uid,
+		.account = c->peer.account,
+		.admin = c->peer.admin,
 	};
 	for (size_t i = 0; i < LIMIT_FDS_PER_LINE; i++)
 		call->fds[i] = -EBADF;

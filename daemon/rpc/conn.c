@@ -154,7 +154,7 @@ static void refuse_descriptors(struct conn *c)
 	(void)error_set(&err, ERROR_QUOTA_EXCEEDED,
 		"descriptors that were sent before cannot be closed, or too many users send some at once",
 		"close what was sent, and try again in a second",
-		"uid %u can pass no descriptors now", c->uid);
+		"uid %u can pass no descriptors now", c->peer.uid);
 	conn_refuse(c, NULL, JSON_RPC_OTHER, &err, true);
 }
 
@@ -268,7 +268,7 @@ static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 {
 	struct conn *c = userdata;
 	if (c->state != CONN_CLOSING)
-		server_log_client(c->uid, c->pid, "dropped", "it reads no answers");
+		server_log_client(c->peer.uid, c->peer.pid, "dropped", "it reads no answers");
 	conn_free(c);
 	return 0;
 }
@@ -336,8 +336,9 @@ static void read_input(struct conn *c)
 	uint8_t *at = buf_reserve(&c->in, READ_ROUND);
 	ssize_t n = at ? receivers_read(receivers_of(c), c->fd, false, at, READ_ROUND) : -ENOMEM;
 	if (n == RECEIVERS_FDS) {
+		const struct receiver_user user = { c->peer.uid, c->peer.account };
 		n = receipt_new(
-			receivers_of(c), c->uid, c->fd, READ_ROUND, on_received, c, &c->receipt);
+			receivers_of(c), &user, c->fd, READ_ROUND, on_received, c, &c->receipt);
 		n = n < 0 ? n : -EAGAIN;
 	}
 	if (n > 0)
@@ -376,7 +377,7 @@ static int add_sources(struct conn *c, sd_event *event)
 	return sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
 }
 
-int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct conn **ret)
+int conn_new(struct server *s, int fd, const struct peer *p, struct conn **ret)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 	if (!c)
@@ -384,9 +385,7 @@ int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct 
 	*c = (struct conn){
 		.server = s,
 		.fd = fd,
-		.uid = uid,
-		.pid = pid,
-		.admin = admin,
+		.peer = *p,
 	};
 	TAILQ_INIT(&c->calls);
 	buf_init(&c->in, LIMIT_REQUEST_BYTES + READ_ROUND);

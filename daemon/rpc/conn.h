@@ -24,16 +24,22 @@ enum conn_state {
 	CONN_CLOSING, /* an error was answered: input is thrown away until the answer is read */
 };
 
+/* Who is at the other end, as the kernel said at accept. */
+struct peer {
+	uid_t uid;
+	uid_t account; /* whose limits count: account.h */
+	pid_t pid;     /* for logs only: it may be somebody else's by now */
+	bool admin;
+};
+
 TAILQ_HEAD(call_list, call);
 
 struct conn {
 	struct server *server; /* borrowed: owns this */
 	enum conn_state state;
 	int fd; /* owned */
-	uid_t uid;
-	pid_t pid; /* for logs only: it may be somebody else's by now */
-	bool admin;
-	size_t siblings; /* connections of this uid, this one included: server.c's */
+	struct peer peer;
+	size_t siblings; /* connections of this account, this one included: server.c's */
 	sd_event_source *io, *work, *stall; /* owned */
 	struct buf in, out;
 	struct fd_queue fds;     /* -EBADF: one that was refused */
@@ -51,7 +57,7 @@ struct conn {
 };
 
 /* Takes over fd on success. */
-int conn_new(struct server *s, int fd, uid_t uid, pid_t pid, bool admin, struct conn **ret);
+int conn_new(struct server *s, int fd, const struct peer *p, struct conn **ret);
 /* Ends the calls and frees the connection. */
 struct conn *conn_free(struct conn *c);
 DEFINE_CLEANUP(struct conn *, conn_free)
@@ -94,7 +100,7 @@ struct call {
 	const struct api_method *method;
 	json_object *id;     /* owned; NULL: a notification, never answered */
 	json_object *params; /* owned */
-	uid_t uid;
+	uid_t uid, account;
 	bool admin;
 	int fds[LIMIT_FDS_PER_LINE]; /* owned */
 	size_t n_fds;

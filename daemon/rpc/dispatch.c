@@ -175,7 +175,7 @@ static int check_detached(struct call *c, struct error *err)
 	if (c->method->life != API_KEPT)
 		return 0;
 	TAILQ_FOREACH (other, server_detached(c->server), entry)
-		n += other->uid == c->uid;
+		n += other->account == c->account;
 	if (n < LIMIT_DETACHED_UID)
 		return 0;
 	return error_set(err, ERROR_QUOTA_EXCEEDED, "what they have begun goes on without them",

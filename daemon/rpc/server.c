@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "daemon/account.h"
 #include "daemon/log.h"
 #include "daemon/rpc/conn.h"
 #include "proto/limits.h"
@@ -41,12 +42,6 @@ struct server {
 	size_t n_conns;
 	bool has_admins;
 	gid_t admins;
-};
-
-struct peer {
-	uid_t uid;
-	pid_t pid;
-	bool admin;
 };
 
 struct manager *server_manager(struct server *s)
@@ -89,22 +84,22 @@ size_t server_connections(struct server *s)
 	return s->n_conns;
 }
 
-static size_t connections_of(const struct server *s, uid_t uid)
+static size_t connections_of(const struct server *s, uid_t account)
 {
 	size_t n = 0;
 	struct conn *c;
 	TAILQ_FOREACH (c, &s->conns, entry)
-		n += c->uid == uid;
+		n += c->peer.account == account;
 	return n;
 }
 
-/* Each connection of the uid knows how many share its uid's turn. */
-static void tell_siblings(struct server *s, uid_t uid)
+/* Each connection of an account knows how many share its turn. */
+static void tell_siblings(struct server *s, uid_t account)
 {
-	size_t n = connections_of(s, uid);
+	size_t n = connections_of(s, account);
 	struct conn *c;
 	TAILQ_FOREACH (c, &s->conns, entry)
-		if (c->uid == uid)
+		if (c->peer.account == account)
 			c->siblings = n;
 }
 
@@ -119,14 +114,14 @@ void server_add(struct server *s, struct conn *c)
 {
 	TAILQ_INSERT_TAIL(&s->conns, c, entry);
 	s->n_conns++;
-	tell_siblings(s, c->uid);
+	tell_siblings(s, c->peer.account);
 }
 
 void server_remove(struct server *s, struct conn *c)
 {
 	TAILQ_REMOVE(&s->conns, c, entry);
 	s->n_conns--;
-	tell_siblings(s, c->uid);
+	tell_siblings(s, c->peer.account);
 }
 
 /* True if the peer had the group when it connected. */
@@ -154,6 +149,8 @@ static int read_peer(const struct server *s, int fd, struct peer *ret)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		return -errno;
 	*ret = (struct peer){ .uid = cred.uid, .pid = cred.pid };
+	accounts_refresh(s->manager->accounts);
+	ret->account = accounts_find(s->manager->accounts, cred.uid);
 	ret->admin = cred.uid == 0 || cred.uid == getuid() ||
 		     (s->has_admins && peer_in_group(fd, cred.gid, s->admins));
 	return 0;
@@ -178,14 +175,16 @@ static int admit(const struct server *s, const struct peer *p, struct error *err
 	if (!s->manager->system && p->uid != getuid() && p->uid != 0)
 		return error_set(err, ERROR_PERMISSION_DENIED, NULL, "pyrod --user --detach",
 			"this pyrod serves uid %u, not uid %u", getuid(), p->uid);
-	if (s->n_conns >= LIMIT_CONNECTIONS)
+	size_t places = p->admin ? LIMIT_CONNECTIONS : LIMIT_CONNECTIONS - LIMIT_CONNECTIONS_ADMIN;
+	if (s->n_conns >= places)
+		return error_set(err, ERROR_QUOTA_EXCEEDED,
+			p->admin ? NULL : "the others are for root and group pyro-admin",
+			"close a connection and try again",
+			"pyrod has %zu connections, which is its limit", s->n_conns);
+	if (connections_of(s, p->account) >= LIMIT_CONNECTIONS_UID)
 		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
 			"close a connection and try again",
-			"pyrod has %d connections, which is its limit", LIMIT_CONNECTIONS);
-	if (connections_of(s, p->uid) >= LIMIT_CONNECTIONS_UID)
-		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
-			"close a connection and try again",
-			"uid %u has %d connections, which is the limit", p->uid,
+			"uid %u has %d connections, which is the limit", p->account,
 			LIMIT_CONNECTIONS_UID);
 	return 0;
 }
@@ -209,7 +208,7 @@ static bool welcome(struct server *s, int fd)
 		tell(fd, &err);
 		return false;
 	}
-	r = conn_new(s, fd, peer.uid, peer.pid, peer.admin, &conn);
+	r = conn_new(s, fd, &peer, &conn);
 	if (r < 0) {
 		(void)error_set_errno(
 			&err, error_code_for_errno(r), r, NULL, "cannot serve this connection");

@@ -78,7 +78,7 @@ def test_activation(make_daemon):
 
 def test_memory_for_rows(make_daemon, tmp_path):
     config = tmp_path / "pyrod.conf"
-    config.write_text("max_machines = 200\nmax_vcpus = 1000\nmax_memory_mib = 100000\nmax_disk_mib = 100000\n")
+    config.write_text("max_machines = 200\nmax_vcpus = 1000\nmax_memory_mib = 100000\ntotal_memory_mib = 100000\nmax_disk_mib = 100000\n")
     d = make_daemon().start("--config", str(config))
     pulled = d.pyro("env", "pull", "debian:12", timeout=900)
     assert pulled.status == 0, pulled

@@ -218,3 +218,73 @@ def test_a_dear_method_costs_others_no_more_than_a_cheap_one(root_only, make_fak
         p99[method] = times[len(times) * 99 // 100]
     keep(flood_p99_ms={method: round(ms, 2) for method, ms in p99.items()})
     assert p99["rpc.discover"] < 8 * p99["system.ping"] + 10, p99
+
+
+SUBUIDS = 700000  # of ATTACKER, 65,536 of them
+
+
+@contextlib.contextmanager
+def connected_as(uid, path):
+    """A connection made by a process of that uid."""
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(path)
+            socket.send_fds(there, [b"!"], [s.fileno()])
+        finally:
+            os._exit(0)
+    there.close()
+    _, fds, _, _ = socket.recv_fds(here, 1, 1)
+    os.waitpid(pid, 0)
+    here.close()
+    raw = Raw.__new__(Raw)
+    raw.sock, raw.buffer, raw.id = socket.socket(fileno=fds[0]), b"", 0
+    raw.sock.settimeout(30)
+    with raw:
+        yield raw
+
+
+def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
+    """One user had 65,536 times each limit, and all connections."""
+    daemon = make_fake(conf=["max_machines = 3"])
+    subuid = tmp_path / "subuid"
+    subuid.write_text("%d:%d:65536\n" % (ATTACKER, SUBUIDS))
+    daemon.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/subuid && exec "$@"', str(subuid)]
+    daemon.start()
+    os.chmod(daemon.socket, 0o666)
+    made = []
+    for uid in (ATTACKER, SUBUIDS, SUBUIDS + 1, SUBUIDS + 65535):
+        with connected_as(uid, daemon.socket) as raw:
+            reply = raw.call("vm.create", daemon.spec())
+            made.append(reply["result"]["vm_id"] if "result" in reply else reply["error"]["data"]["code"])
+    assert made[3] == "quota_exceeded" and all(vm.startswith("vm-") for vm in made[:3]), made
+    with connected_as(SUBUIDS, daemon.socket) as raw:  # for authority each is a uid of its own
+        assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[1]]
+        assert raw.call("vm.status", {"vm_id": made[0]})["error"]["data"]["code"] == "vm_not_found"
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected_as(SUBUIDS + i, daemon.socket)) for i in range(CONNECTIONS + 1)]
+        assert all(raw.call("system.ping")["result"] for raw in held[:-1])
+        assert held[-1].line()["error"]["data"]["code"] == "quota_exceeded"
+    for vm in made[:3]:
+        daemon.call("vm.delete", {"vm_id": vm})
+
+
+def test_places_are_kept_for_root(root_only, make_fake):
+    daemon = make_fake().start()
+    os.chmod(daemon.socket, 0o666)
+    with contextlib.ExitStack() as stack:
+        refused = 0
+        for i in range(256):
+            raw = stack.enter_context(connected_as(800000 + i // 30, daemon.socket))
+            if i >= 238:
+                # One that is refused is told so before it asks, and is closed.
+                with contextlib.suppress(BrokenPipeError):
+                    raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping","params":{}}\n')
+                refused += "error" in raw.line()
+        assert refused == 16
+        assert daemon.call("system.ping")["result"]["uid"] == 0

@@ -137,6 +137,25 @@ def max_memory_mib(d, where):
     quota(d, "max_memory_mib = 200\n", "memory", mem_mib=256)
 
 
+def total_machines(d, where):
+    assert "result" in d.create()
+    d.reload("total_machines = 1\n")
+    error = d.refused()
+    assert error["data"]["code"] == "quota_exceeded" and "of all users together" in error["message"], error
+
+
+def total_vcpus(d, where):
+    quota(d, "total_vcpus = 1\n", "vCPUs of all users together", vcpu_count=2)
+
+
+def total_memory_mib(d, where):
+    quota(d, "total_memory_mib = 200\n", "memory in MiB of all users together", mem_mib=256)
+
+
+def total_disk_mib(d, where):
+    quota(d, "total_disk_mib = 100\n", "disk in MiB of all users together", disk_mib=200)
+
+
 def max_disk_mib(d, where):
     quota(d, "max_disk_mib = 1000\n", "disk", disk_mib=1001)
 
@@ -185,13 +204,13 @@ def qemu(d, where):
     assert error["data"]["code"] == "vm_unavailable" and where + "/nothing" in error["message"], error
 
 
-EFFECTS = [accelerator, default_ttl_seconds, max_machines, max_vcpus, max_memory_mib, max_disk_mib, memory_reserve_mib,
-           disk_reserve_mib, kernel, mirror, qemu]
+EFFECTS = [accelerator, default_ttl_seconds, max_machines, max_vcpus, max_memory_mib, max_disk_mib, total_machines, total_vcpus,
+           total_memory_mib, total_disk_mib, memory_reserve_mib, disk_reserve_mib, kernel, mirror, qemu]
 
 
 def test_every_key_has_an_effect_or_is_of_later():
     assert {effect.__name__ for effect in EFFECTS} | LATER == KEYS
-    assert len(KEYS) == 19
+    assert len(KEYS) == 23
 
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda e: e.__name__)

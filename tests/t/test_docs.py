@@ -73,7 +73,7 @@ def test_every_flag_of_pyrod_is_in_its_man_page():
 
 def test_every_key_is_in_its_man_page():
     keys = set(re.findall(r"^\s(?:INT_)?KEY\((\w+),", open(TOP + "/daemon/config.c").read(), re.M))
-    assert len(keys) == 19
+    assert len(keys) == 23
     assert entries("pyrod.conf.5", "Cm") == keys
 
 
@@ -190,7 +190,7 @@ def test_limits_are_as_written():
     rows = re.findall(r"^\|[^|]+\| (\d+)(?: (MiB|KiB|s))?[^|]*\| `(\w+)` \|$", protocol(), re.M)
     known = constants()
     units = {"": 1, "KiB": 1024, "MiB": 1 << 20, "s": 1000000}
-    assert len(rows) == 17
+    assert len(rows) == 18
     for number, unit, name in rows:
         assert known[name] == int(number) * units[unit], name
 

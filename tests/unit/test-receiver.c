@@ -23,6 +23,7 @@ static int pair[2]; /* pyrod's end, the stranger's */
 static struct received got;
 static char bytes[256];
 static unsigned n_got;
+static struct receiver_user me;
 
 static void setup(void)
 {
@@ -32,6 +33,7 @@ static void setup(void)
 	ck_assert_int_eq(receivers_prepare(pair[0]), 0);
 	got = (struct received){ 0 };
 	n_got = 0;
+	me = (struct receiver_user){ getuid(), getuid() };
 }
 
 static void teardown(void)
@@ -68,7 +70,7 @@ static void begin(int fd)
 {
 	struct receipt *rt;
 
-	ck_assert_int_eq(receipt_new(rs, getuid(), fd, sizeof(bytes), on_received, NULL, &rt), 0);
+	ck_assert_int_eq(receipt_new(rs, &me, fd, sizeof(bytes), on_received, NULL, &rt), 0);
 }
 
 /* Connected, with more unsent than the other end takes. */
@@ -158,13 +160,14 @@ END_TEST
 
 START_TEST(another_uids_socket_is_not_kept)
 {
+	const struct receiver_user other = { getuid() + 1, getuid() + 1 };
 	struct receipt *rt;
 	int a[2];
 
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, a), 0);
 	ck_assert_int_eq(fd_send(pair[1], "x", 1, a, 1, 0), 1);
 	ck_assert_int_eq(
-		receipt_new(rs, getuid() + 1, pair[0], sizeof(bytes), on_received, NULL, &rt), 0);
+		receipt_new(rs, &other, pair[0], sizeof(bytes), on_received, NULL, &rt), 0);
 	run_until(1);
 	ck_assert_uint_eq(got.n_fds, 1);
 	ck_assert_int_eq(got.fds[0], -EBADF);
@@ -265,8 +268,8 @@ START_TEST(cancelled_receipts)
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other), 0);
 	ck_assert_int_eq(fd_send(pair[1], "a", 1, &null, 1, 0), 1);
 	ck_assert_int_eq(fd_send(other[1], "b", 1, &null, 1, 0), 1);
-	ck_assert_int_eq(receipt_new(rs, getuid(), pair[0], 16, on_received, NULL, &first), 0);
-	ck_assert_int_eq(receipt_new(rs, getuid(), other[0], 16, on_received, NULL, &second), 0);
+	ck_assert_int_eq(receipt_new(rs, &me, pair[0], 16, on_received, NULL, &first), 0);
+	ck_assert_int_eq(receipt_new(rs, &me, other[0], 16, on_received, NULL, &second), 0);
 	ck_assert_ptr_null(receipt_free(second));
 	ck_assert_ptr_null(receipt_free(first));
 	begin(other[0]);
@@ -282,10 +285,11 @@ END_TEST
 START_TEST(many_uids)
 {
 	for (uid_t uid = 100000; uid < 100000 + 2 * LIMIT_RECEIVERS; uid++) {
+		const struct receiver_user user = { uid, uid };
 		struct receipt *rt;
 
 		ck_assert_int_eq(send(pair[1], "x", 1, 0), 1);
-		ck_assert_int_eq(receipt_new(rs, uid, pair[0], 1, on_received, NULL, &rt), 0);
+		ck_assert_int_eq(receipt_new(rs, &user, pair[0], 1, on_received, NULL, &rt), 0);
 		run_until(uid - 100000 + 1);
 		ck_assert_int_eq(got.error, 0);
 		ck_assert_uint_eq(got.n, 1);

@@ -32,6 +32,7 @@ PROBE_USEC, GREEDY_USEC, MODEST_USEC, ECHO_USEC = "5000", "10000", "20000", "130
 CONFIG = """max_machines = %d
 max_vcpus = 1000
 max_memory_mib = 100000
+total_memory_mib = 100000
 max_disk_mib = 1000000
 disk_reserve_mib = 1024
 """ % LIMIT
