@@ -77,7 +77,7 @@ static int start_call(struct runner *r, struct error *err)
 	if (json_object_deep_copy(r->line->params, &params, NULL) < 0)
 		return -ENOMEM;
 	if (!r->cli->json) {
-		bool with_stdin = json_get_bool(params, "stdin", false);
+		bool with_stdin = json_get_bool(params, "interactive", false);
 
 		q = relay_new(with_stdin ? STDIN_FILENO : -EBADF, STDOUT_FILENO, STDERR_FILENO,
 			&r->relay, &peer, err);
@@ -472,7 +472,7 @@ int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err
 
 	r.progress =
 		(struct out_progress){ .cli = cli, .verb = r.tag, .environment = r.environment };
-	if (cli->json && json_get_bool(line->checked, "stdin", false))
+	if (cli->json && json_get_bool(line->checked, "interactive", false))
 		return error_set(err, ERROR_USAGE,
 			"--json gives the output at the end, -i passes it on as it comes",
 			"leave out one of them", "-i and --json exclude each other");

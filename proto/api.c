@@ -356,8 +356,16 @@ static const struct api_field env_prune_result[] = {
 
 #define FIELD_STDIN \
 	{ \
-		.name = "stdin", .type = API_BOOL, .dflt = "false", .flags = API_NO_MCP, \
-		.cli = "-i,interactive", .help = "The caller sends stdin; else it is /dev/null." \
+		.name = "stdin", .type = API_STRING, .flags = API_NULLABLE | API_NO_CLI | API_NUL, \
+		.max = LIMIT_REQUEST_BYTES, \
+		.help = "What it reads from its standard input, without stdio." \
+	}
+
+#define FIELD_INTERACTIVE \
+	{ \
+		.name = "interactive", .type = API_BOOL, .dflt = "false", .flags = API_NO_MCP, \
+		.cli = "-i", \
+		.help = "The caller sends stdin over stdio; without either it is /dev/null." \
 	}
 
 #define FIELD_STDIO \
@@ -371,7 +379,8 @@ static const struct api_field env_prune_result[] = {
 	FIELD_VCPU_COUNT, FIELD_MEM_MIB, FIELD_DISK_MIB, FIELD_NETWORK, FIELD_ALLOW_HOST_COMPAT, \
 		FIELD_ACCELERATOR
 #define FIELDS_COMMAND \
-	FIELD_TIMEOUT_SECONDS, FIELD_CWD, FIELD_USER, FIELD_ENV, FIELD_STDIN, FIELD_STDIO
+	FIELD_TIMEOUT_SECONDS, FIELD_CWD, FIELD_USER, FIELD_ENV, FIELD_STDIN, FIELD_INTERACTIVE, \
+		FIELD_STDIO
 
 static const struct api_field vm_run_params[] = {
 	FIELD_ENVIRONMENT,

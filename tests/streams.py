@@ -307,7 +307,7 @@ def look_alikes(d, guest):
 def caller_lost(d, command, want, **spec):
     """A caller that took nothing and one that took a part are killed; the next gets all that they did not acknowledge,
     and the command did not see the end of its input."""
-    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "stdin": True, **spec})
+    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "interactive": True, **spec})
     live.stdio.recv(1)  # its output has begun to come
     live.leave()
     for taken in (b"", want[:len(want) // 2]):
@@ -361,7 +361,7 @@ def away_for_longer(d, command, want, seconds=10.5, **spec):
 def caller_lost_with_input(d, command, **spec):
     """A caller is killed whose input the command has not read yet; the next is slow to send it again, and meanwhile the
     command reads what the first one sent."""
-    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "stdin": True, **spec})
+    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "interactive": True, **spec})
     assert live.frame()[:2] == (wire.ACK, wire.STDIN)
     live.stdio.sendall(wire.data(0, 0, b"x" * 1000))
     live.leave()

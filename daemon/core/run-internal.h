@@ -39,6 +39,8 @@ struct run {
 
 	struct machine_spec spec;    /* environment is owned */
 	char *environment, *command; /* owned */
+	char *input;                 /* owned or NULL: what its stdin is, n_input bytes */
+	size_t n_input, n_fed;       /* of which the exec has so many */
 	struct environment *env;     /* borrowed: the catalog's */
 	struct pull_wait *pull;      /* owned */
 	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */

@@ -155,12 +155,36 @@ static int on_output(struct exec *x, uint8_t stream, const void *p, size_t n, vo
 	return k;
 }
 
+/* As much of the text that is its stdin as the window takes beyond upto, which the guest has. */
+static int feed(struct run *r, uint64_t upto)
+{
+	size_t room = (size_t)(STREAM_WINDOW - (r->n_fed - MIN_OF(upto, r->n_fed)));
+	size_t n = MIN_OF(room, r->n_input - r->n_fed);
+	int k = n > 0 ? exec_stdin(r->exec, r->input + r->n_fed, n) : 0;
+
+	if (k < 0)
+		return k;
+	r->n_fed += n;
+	if (r->n_fed == r->n_input)
+		exec_stdin_end(r->exec);
+	return 0;
+}
+
 static void on_stdin_ack(_unused_ struct exec *x, uint64_t upto, void *userdata)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
 	struct run *r = userdata;
+	int k = 0;
 
 	if (r->stdio)
 		stdio_ack_stdin(r->stdio, upto);
+	else if (r->input && r->n_fed < r->n_input)
+		k = feed(r, upto);
+	if (k < 0) {
+		error_set_errno(&err, error_code_for_errno(k), k, NULL,
+			"cannot pass on the command's standard input");
+		run_fail(r, &err);
+	}
 }
 
 static int on_drain_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -412,6 +436,13 @@ static int copy_params(struct run *r, const struct run_params *p)
 	r->environment = strdup(p->machine.environment);
 	r->command = strdup(p->command);
 	r->spec.environment = r->environment;
+	if (p->stdin_text) {
+		r->input = malloc(p->n_stdin + 1);
+		if (!r->input)
+			return -ENOMEM;
+		memcpy(r->input, p->stdin_text, p->n_stdin);
+		r->n_input = p->n_stdin;
+	}
 	return r->environment && r->command ? make_exec(r, p) : -ENOMEM;
 }
 
@@ -455,8 +486,10 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 	if (p->stdio_fd >= 0)
 		return stdio_new(r->m->event, r->m->receivers, p->stdio_fd, p->with_stdin,
 			&run_stdio_events, r, &r->stdio, err);
-	exec_stdin_end(r->exec);
-	return 0;
+	k = feed(r, 0);
+	return k < 0 ? error_set_errno(
+			       err, error_code_for_errno(k), k, NULL, "cannot begin the run")
+		     : 0;
 }
 
 struct run *run_new(
@@ -655,6 +688,7 @@ struct run *run_free(struct run *r)
 	error_clear(&r->err);
 	free(r->environment);
 	free(r->command);
+	free(r->input);
 	free(r);
 	return NULL;
 }

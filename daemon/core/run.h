@@ -17,7 +17,9 @@ struct run_params {
 	const char *cwd, *user;
 	const char *const *env; /* K=V, NULL-terminated */
 	uint64_t timeout_usec;  /* 0 = none */
-	bool with_stdin;        /* stdin comes over stdio_fd; else /dev/null */
+	bool with_stdin;        /* stdin comes over stdio_fd or is stdin_text; else /dev/null */
+	const char *stdin_text; /* n_stdin bytes, copied; NULL: none */
+	size_t n_stdin;
 	int stdio_fd; /* taken over on success: the client's socket speaking DATA/ACK/END on
 	                         * channel 0; -EBADF: output is captured for the reply */
 };

@@ -36,10 +36,14 @@ static int refuse_unsupported(json_object *params, struct error *err)
 		return error_set(err, ERROR_UNSUPPORTED,
 			"this version answers when the command has ended", "run it without wait_ms",
 			"wait_ms is not supported");
-	if (json_get_bool(params, "stdin", false) && !json_get(params, "stdio"))
+	if (json_get_bool(params, "interactive", false) && !json_get(params, "stdio"))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
-			"pass a stream socket as stdio, or leave out stdin",
-			"stdin=true needs stdio, which carries it");
+			"pass a stream socket as stdio, or the text as stdin",
+			"interactive=true needs stdio, which carries it");
+	if (json_get(params, "stdin") && json_get(params, "stdio"))
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"leave out stdin; interactive=true says that input comes over stdio",
+			"stdin and stdio exclude each other");
 	return 0;
 }
 
@@ -120,7 +124,7 @@ static void fill_machine(struct call *c, int64_t timeout, struct machine_spec *r
 
 static void fill_command(struct call *c, struct run_params *p)
 {
-	json_object *params = call_params(c);
+	json_object *params = call_params(c), *text = json_get(params, "stdin");
 
 	*p = (struct run_params){
 		.command = json_get_str(params, "command", NULL),
@@ -128,7 +132,9 @@ static void fill_command(struct call *c, struct run_params *p)
 		.user = json_get_str(params, "user", NULL),
 		.timeout_usec =
 			(uint64_t)json_get_int(params, "timeout_seconds", 30) * USEC_PER_SEC,
-		.with_stdin = json_get_bool(params, "stdin", false),
+		.with_stdin = text || json_get_bool(params, "interactive", false),
+		.stdin_text = text ? json_object_get_string(text) : NULL,
+		.n_stdin = text ? (size_t)json_object_get_string_len(text) : 0,
 		.stdio_fd = -EBADF,
 	};
 }

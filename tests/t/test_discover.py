@@ -169,7 +169,7 @@ NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "exec_id": "ex-f
 VALUES = [None, True, False, 0, -1, 1, 255, 2**53 - 1, 1.5, "", "x", "x" * 300, "a\nb", "vm-0", "vm-0123456789abc", "ex-ab", "EX-00",
           "INT", "kvm", [], ["a"], {}, {"A": "b"}, {"A": 1}]
 # What no schema can say, or what depends on this host: vcpu_count's and mem_mib's upper ends, descriptors that did not come.
-UNSAID = {("stdin", True), ("vcpu_count", 1), ("vcpu_count", 255)}
+UNSAID = {("interactive", True), ("vcpu_count", 1), ("vcpu_count", 255)}
 
 
 @pytest.fixture(scope="module")

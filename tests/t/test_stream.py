@@ -85,3 +85,16 @@ def test_paused_across_a_restart(make_fake):
     out, err = p.communicate(timeout=90)
     assert (p.returncode, out) == (0, b"before\nafter\n"), (err, d.log_text())
     d.wait_clean()
+
+
+def test_input_as_text(fake):
+    """Without a socket: the text of the request is all that the command reads, also beyond a window; NUL is a character."""
+    for text in ("", "a\0b\n", "x" * 15 + "\n", lines(900000).decode()):
+        for method, spec in (("vm.run", {"environment": ENV, "mem_mib": 200, "disk_mib": 64}), ("vm.exec", None)):
+            params = spec or {"vm_id": fake.call("vm.create", fake.spec())["result"]["vm_id"]}
+            got = fake.call(method, dict(params, command="cat", stdin=text), timeout=60)["result"]
+            assert (got["exit_code"], got["stdout"]) == (0, text)
+    assert fake.call("vm.run", fake.spec(command="cat"))["result"]["stdout"] == ""
+    error = fake.call("vm.run", fake.spec(command="cat", interactive=True))["error"]
+    assert error["data"]["code"] == "invalid_argument" and "interactive=true needs stdio" in error["message"]
+    fake.wait_clean()
