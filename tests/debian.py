@@ -6,15 +6,30 @@ import os
 import shutil
 import subprocess
 
-# What the .debs depend on, and what reads them.
+SUITES = "bookworm", "trixie"  # of the hosts that are supported
+
+
+def host_suite():
+    """The suite of this host, whose packages it builds; Debian 12's elsewhere."""
+    with open("/etc/os-release") as f:
+        names = dict(line.rstrip().split("=", 1) for line in f if "=" in line)
+    name = names.get("VERSION_CODENAME", "")
+    return name if name in SUITES else SUITES[0]
+
+
+SUITE = host_suite()
+
+# What the .debs depend on, and what reads them. Debian 13 has some libraries by the name that says how long their time_t is.
 SYSTEM = """systemd systemd-sysv udev dbus polkitd qemu-system-x86 mmdebstrap uidmap libjson-c5 libarchive13 libkmod2 libinih1
 libext2fs2 libsqlite3-0 libnettle8 e2fsprogs kmod zstd python3 iproute2 procps""".split()
+if SUITE != "bookworm":
+    SYSTEM = [name + "t64" if name in ("libarchive13", "libext2fs2", "libnettle8") else name for name in SYSTEM]
 
 # What the installer leaves of its "standard system" that a clone, a login and a service need; nothing of what pyro needs.
 FRESH = """systemd systemd-sysv libpam-systemd udev dbus sudo ca-certificates git iproute2 procps less locales""".split()
 
 
-def make_tree(tree, packages, suite="bookworm"):
+def make_tree(tree, packages, suite=SUITE):
     subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=" + ",".join(packages),
                     '--aptopt=APT::Install-Recommends "false"', suite, tree], check=True, timeout=1800)
     etc = tree + "/etc/systemd/system"

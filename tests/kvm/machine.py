@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""An emulated Debian 12 machine with systemd, cgroup v2 and a CPU with SVM, so that /dev/kvm works inside it whatever
-the host has. Its root is made once by mmdebstrap and kept beside the environment cache; each run has a copy. A run
+"""An emulated machine with this host's Debian, systemd, cgroup v2 and a CPU with SVM, so that /dev/kvm works inside it
+whatever the host has. Its root is made once by mmdebstrap and kept beside the environment cache; each run has a copy. A run
 gets a directory, whose executable `inside` systemd starts as root, and gives back what that leaves in out/."""
 import os
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Debian 12 with systemd as its PID 1, in systemd-nspawn (hosts.py): units, socket activation, polkit and host shutdown for
+"""This host's Debian with systemd as its PID 1, in systemd-nspawn (hosts.py): units, socket activation, polkit and host shutdown for
 real, as installed from the packages. (cgroup v2 limits need tests/kvm.) A run writes into an overlay of its own."""
 import os
 import shutil

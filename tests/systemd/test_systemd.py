@@ -385,7 +385,7 @@ def test_units_are_hardened_or_say_why_not(host, unit):
 
 
 def test_every_shipped_unit_is_looked_at(host):
-    shipped = host.run("sh", "-c", "dpkg -L pyro | grep '^/lib/systemd/system/.*\\.service$'").stdout.split()
+    shipped = host.run("sh", "-c", "dpkg -L pyro | grep -E '^(/usr)?/lib/systemd/system/.*\\.service$'").stdout.split()
     assert sorted(os.path.basename(path) for path in shipped) == sorted(UNITS)
 
 
