@@ -37,35 +37,46 @@ def methods():
 METHODS = methods()
 
 
+def as_person(who, make):
+    """The sockets that make() has made in a process of who's uid: the kernel keeps it as their peer's."""
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            uid, groups = PEOPLE[who]
+            os.setgroups(groups)
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            made = make()
+            there.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno() for s in made]))])
+            status = 0
+        except OSError as e:
+            status = e.errno
+        finally:
+            os._exit(status)
+    there.close()
+    _, ended = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(ended)
+    if code != 0:
+        here.close()
+        raise OSError(code, os.strerror(code))
+    _, fds, _, _ = socket.recv_fds(here, 1, 2)
+    here.close()
+    return [socket.socket(fileno=fd) for fd in fds]
+
+
 class Client(Raw):
     """A connection made as somebody else: a process of that uid connects and passes it on."""
 
     def __init__(self, path, who, timeout=60):
         self.buffer, self.id = b"", 0
-        here, there = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            status = 255
-            try:
-                uid, groups = PEOPLE[who]
-                os.setgroups(groups)
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                s = socket.socket(socket.AF_UNIX)
-                status = s.connect_ex(path)
-                if status == 0:
-                    there.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))])
-            finally:
-                os._exit(status)
-        there.close()
-        _, ended = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(ended)
-        if code != 0:
-            here.close()
-            raise OSError(code, os.strerror(code))
-        _, fds, _, _ = socket.recv_fds(here, 1, 1)
-        here.close()
-        self.sock = socket.socket(fileno=fds[0])
+
+        def connect():
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(path)
+            return [s]
+        self.sock, = as_person(who, connect)
         self.sock.settimeout(timeout)
 
     def start(self, method, params, fds=()):
@@ -142,7 +153,7 @@ class Run:
         self.socket = None
         fds, params = (), {"environment": ENV, "command": "sleep 1000", "mem_mib": 256, "timeout_seconds": 0}
         if live:
-            self.socket, theirs = socket.socketpair()
+            self.socket, theirs = as_person(who, socket.socketpair)
             fds, params["stdio"] = (theirs.fileno(),), 0
         self.id = self.client.start("vm.run", params, fds)
         if live:
@@ -168,7 +179,7 @@ class Run:
 def attach(d, who, exec_id):
     """exec.attach; (client, the call's id, our end)."""
     c = Client(d.socket, who)
-    ours, theirs = socket.socketpair()
+    ours, theirs = as_person(who, socket.socketpair)
     call_id = c.start("exec.attach", {"exec_id": exec_id, "stdio": 0}, (theirs.fileno(),))
     theirs.close()
     return c, call_id, ours
