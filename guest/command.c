@@ -143,12 +143,10 @@ int command_base_env(const struct user *u, const char *shell, struct env *e)
 	const struct {
 		const char *key, *value;
 	} base[] = {
-		{ "HOME", u->home },
-		{ "USER", u->name },
-		{ "LOGNAME", u->name },
+		{ "HOME", u->home }, { "USER", u->name }, { "LOGNAME", u->name },
 		{ "SHELL", shell ? shell : u->shell },
-		{ "PATH", u->uid == 0 ? PATH_ROOT : PATH_USER },
-		{ "LANG", "C.UTF-8" },
+		{ "PATH", u->uid == 0 ? PATH_ROOT : PATH_USER }, { "LANG", "C.UTF-8" },
+		{ "PIP_BREAK_SYSTEM_PACKAGES", "1" }, /* the whole machine is one environment */
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(base); i++) {

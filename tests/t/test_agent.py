@@ -73,6 +73,7 @@ def test_environment(agent, flags):
     x = agent.run(1, 'echo "$HOME|$USER|$LANG|$A|$PATH|$0|$SHLVL"', user=ME, flags=flags, env=["A=b c", "PATH=/x:/bin:/usr/bin"])
     home, user, lang, a, path, _, _ = bytes(x.got[STDOUT]).decode().strip().split("|")
     assert a == "b c" and path == "/x:/bin:/usr/bin" and lang and home and user
+    assert bytes(agent.run(1, "echo $LANG $PIP_BREAK_SYSTEM_PACKAGES", n=2, user=ME, flags=flags).got[STDOUT]) == b"C.UTF-8 1\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="captures root's environment")
