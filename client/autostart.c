@@ -286,6 +286,7 @@ int autostart(const char *path, struct error *err)
 		r = open_log(&s);
 	if (r >= 0)
 		return run_helper(&s, err);
-	return error_set_errno(
-		err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot start %s --user", s.program);
+	return error_set_errno(err, ERROR_DAEMON_UNREACHABLE, r,
+		error_errno_fix(r) ? NULL : "pyrod --user --detach", "cannot start %s --user",
+		s.program);
 }

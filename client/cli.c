@@ -17,7 +17,7 @@ int cli_take_error(struct pyro_error *e, struct error *err)
 	int r;
 
 	if (!e)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	if (error_code_from_name(e->code, &code) < 0)
 		code = ERROR_INTERNAL;
 	r = error_set(err, code, e->cause, e->fix, "%s", e->message);

@@ -53,7 +53,7 @@ static int delete_made(struct creator *c)
 
 	c->deleting = true;
 	if (!params || json_add_str(params, "vm_id", out_member(c->result, "vm_id")) < 0)
-		return error_set(&c->failed, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(&c->failed, "out of memory");
 	return start_call(c, "vm.delete", params, &c->failed);
 }
 
@@ -145,7 +145,8 @@ static int finish(
 			(c->deleting && c->failed.set))
 			fputs("pyro: the machine's deletion was not confirmed; see with `pyro vm list` what is there\n",
 				stderr);
-		error_set(&c->failed, ERROR_CANCELLED, NULL, NULL, "the creation was cancelled");
+		error_cancelled(&c->failed, "what was made of the machine is deleted",
+			"the creation was cancelled");
 		if (cli->json)
 			out_error(cli, &c->failed);
 		return 128 + c->ended_by;

@@ -102,7 +102,7 @@ int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *
 	int r = get_report(cli, line, &o, &why);
 
 	if (r < 0)
-		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot look at this host");
+		return error_no_memory(err, "cannot look at this host");
 	ok = json_object_get_boolean(json_get(out_sub(o, "runtime"), "ok"));
 	if (cli->json) {
 		out_json(o);

@@ -244,8 +244,7 @@ static void take_failure(struct runner *r, struct pyro_error *e)
 	if (r->attached && err.code == ERROR_EXEC_NOT_FOUND)
 		error_set(&r->failed, ERROR_OUTCOME_UNKNOWN,
 			"pyrod ended at the same time and does not know it any more",
-			"see with `pyro vm list` what is there, and `pyro doctor`",
-			"command %s may have been carried out or not", r->exec_id);
+			"pyro vm list", "command %s may have been carried out or not", r->exec_id);
 	else
 		error_move(&r->failed, &err);
 }
@@ -270,8 +269,8 @@ static void take_event(struct runner *r, struct pyro_event *e)
 	}
 	r->result = json_tokener_parse(e->result);
 	if (!json_object_is_type(r->result, json_type_object))
-		error_set(&r->failed, ERROR_INTERNAL, NULL, NULL,
-			"the daemon's result cannot be read");
+		error_set(&r->failed, ERROR_INTERNAL, "client and daemon do not fit",
+			"pyro --version", "the daemon's result cannot be read");
 }
 
 /* The connection is lost: a command that runs, and whose output comes by offset, is gone back to. */
@@ -392,7 +391,7 @@ static int step(struct runner *r, struct error *err)
 	else if (r->redialling)
 		redial(r);
 	if (r->relay && relay_process(r->relay, fds + POLL_RELAY, &r->own) < 0) {
-		error_set(&r->own, ERROR_INTERNAL, NULL, NULL, "live output failed");
+		error_internal(&r->own, NULL, "live output failed");
 		cancel(r);
 	}
 	if (r->relay && relay_stdout_gone(r->relay))

@@ -380,8 +380,8 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 		r = dial_auto(start, &d, err);
 	}
 	if (r < 0)
-		return error_set_errno(
-			err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot reach pyrod");
+		return error_set_errno(err, ERROR_DAEMON_UNREACHABLE, r,
+			error_errno_fix(r) ? NULL : "pyro doctor", "cannot reach pyrod");
 	*ret = d;
 	d = (struct dialled){ .fd = -EBADF };
 	return 0;

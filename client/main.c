@@ -12,6 +12,7 @@
 
 #include "client/cmd.h"
 #include "client/output.h"
+#include "client/correct.h"
 #include "client/suggest.h"
 #include "proto/api.h"
 #include "proto/json.h"
@@ -130,7 +131,7 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 			"there is no command '%s'", argv[at]);
 	find_meant(noun, &s, meant);
 	if (meant[0]) {
-		fix = suggest_replaced(argc, argv, at, meant);
+		fix = correct_line(argc, argv, at, at + 1, meant);
 		return error_set(err, ERROR_USAGE, NULL, fix ? fix : "pyro --help",
 			"unknown command '%s%s%s'; did you mean '%s%s%s'?", noun ? noun : "",
 			noun ? " " : "", argv[at], noun ? noun : "", noun ? " " : "", meant);
@@ -312,6 +313,8 @@ int main(int argc, char **argv)
 		if (!err.set)
 			error_set_errno(
 				&err, error_code_for_errno(r), r, NULL, "the command failed");
+		if (err.code == ERROR_INTERNAL)
+			error_default_fix(&err, "pyro --version, and report it with that");
 		out_error(&cli, &err);
 		r = failure_status(v, &err);
 	}

@@ -8,10 +8,15 @@
  */
 #include "options.h"
 
+#include "client/correct.h"
 #include "client/suggest.h"
 #include "client/text.h"
 #include "proto/api.h"
 #include "proto/json.h"
+#include "proto/utf8.h"
+
+#define EXAMPLE_ENVIRONMENT "debian:12"
+#define VALUE_SHOWN         60 /* bytes */
 
 enum global {
 	GLOBAL_SOCKET,
@@ -69,6 +74,8 @@ struct parser {
 	int at;       /* of the flag that is being read */
 	char **words; /* owned array of borrowed strings */
 	size_t n_words;
+	int from, to; /* what is being read: argv from there to i, or, where it is not 0, to `to` */
+	int verb_end; /* where in argv the verb's own words begin */
 	struct error *err;
 };
 
@@ -241,23 +248,74 @@ static int unknown_option(const struct parser *p, const char *name)
 	if (!s.best)
 		return usage(p, "unknown option", name);
 	with_value = eq ? str_printf("%s%s", s.best, eq) : NULL;
-	fix = suggest_replaced(p->argc, p->argv, p->at, with_value ? with_value : s.best);
+	fix = correct_line(p->argc, p->argv, p->at, p->at + 1, with_value ? with_value : s.best);
 	verb_title(p->verb, title, sizeof(title));
 	return error_set(p->err, ERROR_USAGE, NULL, fix ? fix : "pyro --help",
 		"%s%sunknown option %s; did you mean %s?", title[0] ? title + 1 : "",
 		title[0] ? ": " : "", name, s.best);
 }
 
+/* Refuses the words that are being read. The fix is the line with `good` (quoted) as their value, NULL: without them. */
+static int refuse(const struct parser *p, const char *flag, const char *good, const char *cause,
+	const char *message)
+{
+	int to = p->to ? p->to : p->i;
+	_cleanup_free_ char *text = NULL, *fix = NULL;
+
+	bool cluster = !p->to && p->argv[p->from][1] != '-' && p->argv[p->from][1] != flag[1];
+
+	if (good)
+		text = p->to ? strdup(good) : str_printf("%s %s", flag, good);
+	if (!cluster && (!good || text))
+		fix = correct_line(p->argc, p->argv, p->from, to, text);
+	if (!fix)
+		fix = good ? str_printf("give %s as %s", flag, good)
+			   : str_printf("leave out %s", flag);
+	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, fix, "%s", message);
+}
+
+/* A value that would be taken here: the nearest end of a range that is no host's, else the default; owned. NULL: none,
+ * the words are left out. */
+static char *good_value(const struct api_field *f, bool above)
+{
+	bool seconds = strstr(f->name, "_seconds") != NULL;
+
+	if (f->type == API_INT && seconds && above)
+		return str_printf("%lld", (long long)f->max);
+	if (f->type == API_INT && !f->dflt)
+		return NULL;
+	if (f->type == API_INT)
+		return str_printf("%s%s", f->dflt,
+			seconds                   ? "s"
+			: strstr(f->name, "_mib") ? "M"
+						  : "");
+	if (f->type == API_ENUM)
+		return strdup(f->names[0]);
+	return streq(f->name, "environment") ? strdup(EXAMPLE_ENVIRONMENT) : NULL;
+}
+
 static int bad_value(const struct parser *p, const struct api_field *f, const char *flag,
 	const char *value, const char *what)
 {
-	_cleanup_free_ char *cause = NULL;
+	_cleanup_free_ char *cause = NULL, *message = NULL, *good = good_value(f, false);
+	int shown = utf8_cut(value, VALUE_SHOWN);
 
 	if (f->type == API_INT && f->max > f->min)
 		cause = str_printf(
 			"the range is %lld to %lld", (long long)f->min, (long long)f->max);
-	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, NULL, "%s: '%s' is not %s", flag,
-		value, what);
+	message = str_printf(
+		"%s: '%.*s%s' is not %s", flag, shown, value, value[shown] ? "..." : "", what);
+	return message ? refuse(p, flag, good, cause, message) : -ENOMEM;
+}
+
+static int out_of_range(const struct parser *p, const struct api_field *f, const char *flag,
+	const char *value, int64_t v)
+{
+	_cleanup_free_ char *good = good_value(f, v > f->max), *message = NULL;
+
+	message = str_printf("%s: %s is outside the range %lld to %lld", flag, value,
+		(long long)f->min, (long long)f->max);
+	return message ? refuse(p, flag, good, NULL, message) : -ENOMEM;
 }
 
 static bool ends_with(const char *s, const char *end)
@@ -289,10 +347,24 @@ static int take_int(
 	if (u > 0)
 		v = (int64_t)u;
 	if (f->max > f->min && (v < f->min || v > f->max))
-		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
-			"%s: %s is outside the range %lld to %lld", flag, value, (long long)f->min,
-			(long long)f->max);
+		return out_of_range(p, f, flag, value, v);
 	return json_add_int(p->line->params, f->name, v);
+}
+
+/* JSON carries no such bytes: the guest's shell can make them. */
+static int not_utf8_variable(
+	const struct parser *p, const char *flag, const char *key, const char *value)
+{
+	_cleanup_free_ char *octal = correct_octal(value), *fix = NULL;
+
+	fix = octal ? str_printf(
+			      "leave out %s %s, and begin the command with: export %s=\"$(printf %s)\";",
+			      flag, key, key, octal)
+		    : NULL;
+	return fix ? error_set(p->err, ERROR_INVALID_ARGUMENT,
+			     "requests are JSON, which is UTF-8 text", fix,
+			     "%s: the value of %s is not UTF-8", flag, key)
+		   : -ENOMEM;
 }
 
 /* K=V, or K with the value of our own environment (nothing is set when there is none, as docker does). */
@@ -302,13 +374,20 @@ static int take_pair(
 	json_object *o = json_get(p->line->params, f->name);
 	const char *eq = strchr(value, '=');
 	_cleanup_free_ char *key = eq ? strndup(value, (size_t)(eq - value)) : strdup(value);
+	_cleanup_free_ char *message = NULL;
 	const char *v = eq ? eq + 1 : key ? getenv(key) : NULL;
 
 	if (!key)
 		return -ENOMEM;
-	if (key[0] == '\0')
-		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
-			"%s: '%s' has no name before '='", flag, value);
+	if (key[0] == '\0') {
+		message = str_printf("%s: '%.*s' has no name before '='", flag,
+			utf8_cut(value, VALUE_SHOWN), value);
+		return message ? refuse(p, flag, NULL, NULL, message) : -ENOMEM;
+	}
+	if (!text_is_utf8(key))
+		return bad_value(p, f, flag, value, "UTF-8");
+	if (v && !text_is_utf8(v))
+		return not_utf8_variable(p, flag, key, v);
 	if (!o) {
 		o = json_object_new_object();
 		if (!o || json_add(p->line->params, f->name, o) < 0)
@@ -316,8 +395,6 @@ static int take_pair(
 	}
 	if (!v)
 		return 0;
-	if (!text_is_utf8(v))
-		return bad_value(p, f, flag, value, "UTF-8");
 	json_object_object_del(o, key);
 	return json_add_str(o, key, v);
 }
@@ -344,8 +421,10 @@ static int take_enum(
 static int take_field(
 	struct parser *p, const struct api_field *f, const char *flag, const char *value)
 {
-	if (value && !text_is_utf8(value))
+	if (value && f->type != API_OBJECT && !text_is_utf8(value))
 		return bad_value(p, f, flag, value, "UTF-8");
+	if (value && value[0] == '\0' && f->type == API_STRING && f->min > 0)
+		return bad_value(p, f, flag, value, "allowed: it is empty");
 	switch (f->type) {
 	case API_BOOL: return json_add_bool(p->line->params, f->name, !(f->flags & API_NEGATED));
 	case API_INT: return take_int(p, f, flag, value);
@@ -449,14 +528,25 @@ static bool ends_in_rest(const struct api_field *fields)
 	return false;
 }
 
+/* Where in argv the n-th word stands. */
+static int index_of(const struct parser *p, size_t n)
+{
+	int i = p->argc;
+
+	while (i > 0 && (i == p->argc || p->argv[i] != p->words[n]))
+		i--;
+	return i;
+}
+
 static int take_words(struct parser *p)
 {
 	bool rest = ends_in_rest(p->fields), words_only = false;
 	int r;
 
 	while (p->i < p->argc) {
-		char *word = p->argv[p->i++];
+		char *word = p->argv[p->i];
 
+		p->from = p->i++;
 		if (!words_only && streq(word, "--")) {
 			words_only = true;
 			continue;
@@ -475,6 +565,21 @@ static int take_words(struct parser *p)
 	return 0;
 }
 
+/* Whatever bytes it has, the guest's shell takes it from standard input. */
+static int not_utf8_word(const struct parser *p, size_t from, size_t n, const char *command)
+{
+	_cleanup_free_ char *fix = NULL;
+	const char *word = p->words[from + n];
+	int shown = (int)MIN_OF(strlen(word), (size_t)VALUE_SHOWN);
+
+	if (!p->cli->json && !json_get_bool(p->line->params, "interactive", false))
+		fix = correct_by_stdin(p->argv, p->verb_end, index_of(p, from), command);
+	return error_set(p->err, ERROR_INVALID_ARGUMENT, "requests are JSON, which is UTF-8 text",
+		fix ? fix
+		    : "name such bytes in one quoted word, as the shell's \"$(printf '\\351')\"",
+		"word %zu of the command is not UTF-8: '%.*s'", n + 1, shown, word);
+}
+
 static int take_rest(struct parser *p, const struct api_field *f, size_t from)
 {
 	_cleanup_free_ char *command = NULL;
@@ -485,9 +590,18 @@ static int take_rest(struct parser *p, const struct api_field *f, size_t from)
 	r = shell_join(p->words + from, p->n_words - from, &command);
 	if (r < 0)
 		return r;
+	p->from = index_of(p, from);
+	p->to = p->argc;
 	if (command[0] == '\0')
-		return error_set(
-			p->err, ERROR_INVALID_ARGUMENT, NULL, NULL, "the command is empty");
+		return refuse(p, "the command", "true", NULL, "the command is empty");
+	if (f->max > 0 && strlen(command) > (size_t)f->max)
+		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL,
+			"put it into a file and pass that to the guest's shell: with -i, the command sh and < FILE",
+			"the command is %zu bytes long, at most %lld are allowed", strlen(command),
+			(long long)f->max);
+	for (size_t i = from; i < p->n_words; i++)
+		if (!text_is_utf8(p->words[i]))
+			return not_utf8_word(p, from, i - from, command);
 	return take_field(p, f, "the command", command);
 }
 
@@ -506,6 +620,8 @@ static int take_positionals(struct parser *p)
 		} else if (!(f->flags & API_POSITIONAL)) {
 			continue;
 		} else if (used < p->n_words) {
+			p->from = index_of(p, used);
+			p->to = p->from + 1;
 			r = take_field(p, f, name, p->words[used++]);
 		} else {
 			r = f->flags & API_REQUIRED ? usage(p, "missing", name) : 0;
@@ -572,6 +688,7 @@ int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, in
 		.argc = argc,
 		.argv = argv,
 		.i = i,
+		.verb_end = i,
 		.words = words,
 		.err = err };
 	int r;

@@ -64,6 +64,8 @@ static struct pyro_error *public_error(struct error *err)
 
 	if (!e)
 		return NULL;
+	if (err->code == ERROR_INTERNAL)
+		error_default_fix(err, "pyro --version, and report it with that");
 	e->code = strdup(error_code_name(err->set ? err->code : ERROR_INTERNAL));
 	e->message = err->message ? TAKE_PTR(err->message) : strdup("out of memory");
 	e->cause = TAKE_PTR(err->cause);
@@ -131,11 +133,10 @@ static int lose(struct pyro *p, const char *why)
 		if (p->pending[i].id && !p->pending[i].read_only && !p->pending[i].unwanted)
 			unknown = true;
 	if (unknown)
-		return error_set(&p->lost, ERROR_OUTCOME_UNKNOWN, why,
-			"see with `pyro vm list` what is there, and `pyro doctor`",
+		return error_set(&p->lost, ERROR_OUTCOME_UNKNOWN, why, "pyro vm list",
 			"the connection to pyrod at %s was lost; the call may have been carried out or not",
 			p->to.path);
-	return error_set(&p->lost, ERROR_DAEMON_UNREACHABLE, why, "pyro doctor, then try again",
+	return error_set(&p->lost, ERROR_DAEMON_UNREACHABLE, why, "pyro doctor",
 		"the connection to pyrod at %s was lost", p->to.path);
 }
 
@@ -164,8 +165,8 @@ static struct pyro_error *reply_error(json_object *o)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (json_error_parse(o, &err) < 0)
-		error_set(&err, ERROR_INTERNAL, "its error object cannot be read", NULL,
-			"pyrod answered with an error");
+		error_internal(
+			&err, "its error object cannot be read", "pyrod answered with an error");
 	return public_error(&err);
 }
 
@@ -427,7 +428,8 @@ static int make_request(int64_t id, const char *method, const char *params, size
 	if (!text)
 		return -ENOMEM;
 	if (n + 1 > LIMIT_REQUEST_BYTES)
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"pass large data by standard input, or in several calls",
 			"the request is %zu bytes long, the limit is %d", n + 1,
 			LIMIT_REQUEST_BYTES);
 	r = buf_append(out, text, n);
@@ -517,8 +519,8 @@ static int give_up(struct pyro *p, int64_t id, int timeout_ms, struct pyro_error
 		call->unwanted = true;
 	r = pyro_call_cancel(p, id);
 	error_set(&err, ERROR_DAEMON_UNREACHABLE,
-		r < 0 ? "and the call could not be cancelled" : NULL, NULL,
-		"pyrod at %s did not answer within %d ms", p->to.path, timeout_ms);
+		r < 0 ? "and the call could not be cancelled" : "the call was cancelled",
+		"pyro doctor", "pyrod at %s did not answer within %d ms", p->to.path, timeout_ms);
 	return give_error(&err, -ETIMEDOUT, ret_error);
 }
 
@@ -570,8 +572,7 @@ static int greet(struct pyro *p, struct error *err)
 		p, "system.ping", NULL, DIAL_TIMEOUT_SEC * 1000, NULL, NULL, &p->info, &e);
 
 	if (r < 0 && p->lost.set && !p->refused) {
-		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause,
-			"pyro doctor, then try again",
+		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause, "pyro doctor",
 			"what listens at %s did not answer as pyrod does", p->to.path);
 	} else if (r == -ETIMEDOUT && !p->refused) {
 		dial_hung(&p->to, err);

@@ -5,39 +5,17 @@
  */
 #include "client/suggest.h"
 
+#include "proto/utf8.h"
+
 #define LINE_SHOWN_MAX 1000 /* bytes */
-#define WORD_MAX       32   /* bytes: longer ones are no typos of ours */
-
-/* How many letters to add, drop, change or swap with their neighbour (optimal string alignment). */
-static size_t distance(const char *a, const char *b)
-{
-	size_t rows[3][WORD_MAX + 1], n = strlen(a), m = strlen(b);
-
-	for (size_t k = 0; k <= m; k++)
-		rows[0][k] = k;
-	for (size_t i = 1; i <= n; i++) {
-		size_t *now = rows[i % 3], *last = rows[(i - 1) % 3];
-		const size_t *before = rows[(i + 1) % 3];
-
-		now[0] = i;
-		for (size_t k = 1; k <= m; k++) {
-			size_t change = last[k - 1] + (a[i - 1] != b[k - 1]);
-
-			now[k] = MIN_OF(MIN_OF(last[k] + 1, now[k - 1] + 1), change);
-			if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1])
-				now[k] = MIN_OF(now[k], before[k - 2] + 1);
-		}
-	}
-	return rows[n % 3][m];
-}
 
 void suggest_try(struct suggestion *s, const char *candidate)
 {
 	size_t n = strlen(s->word), d;
 
-	if (n == 0 || n > WORD_MAX || strlen(candidate) > WORD_MAX)
+	if (n == 0)
 		return;
-	d = distance(s->word, candidate);
+	d = text_distance(s->word, candidate);
 	/* Of a short word a single letter may be wrong, of a long one two. */
 	if (d <= (n > 4 ? 2U : 1U) && d < s->distance) {
 		s->best = candidate;
@@ -88,24 +66,6 @@ char *suggest_moved(int argc, char **argv, int from, int to)
 	r = add_words(f, to, argv, from, 0, 0);
 	if (r >= 0)
 		r = add_words(f, argc, argv, 1, from, to);
-	return finish(&f, &line, r);
-}
-
-char *suggest_replaced(int argc, char **argv, int at, const char *instead)
-{
-	_cleanup_free_ char *line = NULL;
-	_cleanup_fclose_ FILE *f = NULL;
-	size_t size = 0;
-	int r;
-
-	f = open_memstream(&line, &size);
-	if (!f)
-		return NULL;
-	fputs("pyro", f);
-	r = add_words(f, at, argv, 1, 0, 0);
-	fprintf(f, " %s", instead);
-	if (r >= 0)
-		r = add_words(f, argc, argv, at + 1, 0, 0);
 	return finish(&f, &line, r);
 }
 

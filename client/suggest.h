@@ -23,8 +23,6 @@ void suggest_try(struct suggestion *s, const char *candidate);
 /* "pyro" and argv[1..], quoted, with the words from..to (to not included) right after "pyro". NULL: out of memory, or
  * too long to be shown. Owned by the caller. */
 char *suggest_moved(int argc, char **argv, int from, int to);
-/* The same with argv[at] replaced by instead, which may be several words. */
-char *suggest_replaced(int argc, char **argv, int at, const char *instead);
 
 /* What a word of docker's at the place of a command stands for. */
 struct foreign_word {

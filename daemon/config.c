@@ -148,7 +148,7 @@ static int set_text(struct source *s, const struct key *k, const char *value)
 	char **target = (char **)(void *)((char *)s->config + k->offset);
 	char *copy = value[0] ? strdup(value) : NULL; /* empty: back to the default */
 	if (value[0] && !copy) {
-		s->r = error_set(s->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		s->r = error_no_memory(s->err, "out of memory");
 		return 0;
 	}
 	free(*target);
@@ -200,7 +200,7 @@ static int read_stream(struct source *s)
 	if (s->r < 0)
 		return s->r;
 	if (line == -2)
-		return error_set(s->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(s->err, "out of memory");
 	if (ferror(s->file))
 		return error_set_errno(
 			s->err, ERROR_INVALID_ARGUMENT, -EIO, NULL, "cannot read %s", s->path);
@@ -256,10 +256,11 @@ static int read_dir(struct config *c, const char *dir, struct error *err)
 	if (n < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (n < 0)
-		return error_set_errno(
-			err, ERROR_INVALID_ARGUMENT, -errno, NULL, "cannot read %s", dir);
+		return error_set_errno(err, ERROR_INVALID_ARGUMENT, -errno,
+			"make it a directory that pyrod may read", "cannot read %s", dir);
 	if (n > CONF_FILES_MAX)
-		r = error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL, "%s holds %d files", dir, n);
+		r = error_set(err, ERROR_INVALID_ARGUMENT, NULL, "merge some of them",
+			"%s holds %d files, more than %d", dir, n, CONF_FILES_MAX);
 	for (int i = 0; i < n; i++) {
 		_cleanup_free_ char *path = str_printf("%s/%s", dir, list[i]->d_name);
 		if (r >= 0)
@@ -313,7 +314,7 @@ int config_load(bool system, const char *path, struct config **ret, struct error
 {
 	_cleanup_(config_freep) struct config *c = calloc(1, sizeof(*c));
 	if (!c)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	set_defaults(c, system);
 	int r = path ? read_file(c, path, true, err) : read_default_places(c, system, err);
 	if (r < 0) /* keeps an error that is set already */

@@ -316,7 +316,7 @@ static int adopt_path(struct manager *m, int fd, struct error *err)
 		return 0;
 	char *path = strdup(addr.sun_path);
 	if (!path)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	free(m->socket_path);
 	m->socket_path = path;
 	return 0;
@@ -403,7 +403,7 @@ static int serve(bool system, int ready, struct error *err)
 	}
 	_cleanup_free_ char *log_file = str_printf("%s/pyrod.log", m->state_dir);
 	if (!log_file || log_keep_file(log_file) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
 		m->socket_path);
 	say_ready(m);

@@ -125,7 +125,7 @@ static int find_socket(struct manager *m, const char *given, struct error *err)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "give an absolute path",
 			"--socket is %.200s", given);
 	m->socket_path = given ? strdup(given) : str_printf("%s/pyrod.sock", m->runtime_dir);
-	return m->socket_path ? 0 : error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+	return m->socket_path ? 0 : error_no_memory(err, "out of memory");
 }
 
 static int find_places(struct manager *m, const char *socket_path, struct error *err)
@@ -229,7 +229,7 @@ static int take_lock(
 	char text[LOCK_TEXT_MAX] = "";
 	pid_t holder = 0;
 	if (!path)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	int r = open_lock(path, &fd, err);
 	if (r < 0)
 		return r;
@@ -309,12 +309,12 @@ static int open_store(struct manager *m, struct error *err)
 	_cleanup_free_ char *path = str_printf("%s/pyro.db", m->state_dir);
 	_cleanup_error_ struct error failed = ERROR_INIT;
 	if (!path)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	if (store_new(m->event, path, &m->store, &failed) >= 0)
 		return 0;
 	m->store = NULL;
 	if (!failed.set)
-		(void)error_set(&failed, ERROR_INTERNAL, NULL, NULL, "cannot open %s", path);
+		(void)error_internal(&failed, NULL, "cannot open %s", path);
 	if (failed.code == ERROR_NO_MEMORY) {
 		int r = -error_code_errno(failed.code);
 		error_move(err, &failed);
@@ -366,7 +366,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 {
 	_cleanup_(manager_freep) struct manager *m = calloc(1, sizeof(*m));
 	if (!m)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	m->system = system;
 	m->started_usec = now_usec();
 	m->lock_fd = m->cache_lock_fd = -EBADF;
@@ -376,7 +376,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	if (config_path) {
 		m->config_path = strdup(config_path);
 		if (!m->config_path)
-			return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+			return error_no_memory(err, "out of memory");
 	}
 	r = receivers_new(m->event, &m->receivers);
 	if (r >= 0)

@@ -309,7 +309,8 @@ static void hand_over(struct service *s)
 	close_fds(s);
 	if (r < 0) {
 		close_conn(s);
-		(void)error_set_errno(&s->error, ERROR_START_FAILED, r, NULL,
+		(void)error_set_errno(&s->error, ERROR_START_FAILED, r,
+			error_errno_fix(r) ? NULL : "pyro doctor",
 			"%s could not be handed its descriptors", s->id);
 		service_kill(s);
 	}
@@ -342,8 +343,8 @@ static void meet(struct service *s)
 	r = sd_event_add_io(
 		s->launcher->event, &s->exit_source, s->pidfd, EPOLLIN, on_process_exit, s);
 	if (r < 0) {
-		(void)error_set_errno(
-			&s->error, ERROR_START_FAILED, r, NULL, "%s cannot be watched", s->id);
+		(void)error_set_errno(&s->error, ERROR_START_FAILED, r,
+			error_errno_fix(r) ? NULL : "pyro doctor", "%s cannot be watched", s->id);
 		service_kill(s);
 		return;
 	}
@@ -631,7 +632,8 @@ int service_start(struct launcher *lr, const struct service_spec *spec,
 		r = spawn(s, spec->program);
 	if (r == -ENOENT || r == -EACCES)
 		return error_set_errno(err, ERROR_VM_UNAVAILABLE, r,
-			"install pyro anew: meson install", "cannot execute %s", spec->program);
+			"install pyro again: its launcher cannot be executed", "cannot execute %s",
+			spec->program);
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot start %s", spec->program);

@@ -53,9 +53,31 @@ static void show(json_object *val, char ret[SHOWN_MAX + 8])
 		text && text[cut] ? "..." : "");
 }
 
-static int refuse(struct check *c, const char *path, json_object *val, const char *fmt, ...)
-	_printf_(4, 5);
-static int refuse(struct check *c, const char *path, json_object *val, const char *fmt, ...)
+/* A value that would be taken here and, as far as we know, by this host: the nearest end of a range of seconds, the least
+ * of any other, else the default, else any. NULL: the sentence says it better. */
+static char *good_value(const struct api_field *f, json_object *val)
+{
+	if (f->type == API_INT && json_object_is_type(val, json_type_int)) {
+		int64_t v = json_object_get_int64(val);
+		if (v < f->min)
+			return str_printf("%" PRId64, f->min);
+		if (v > f->max && (strstr(f->name, "_seconds") || !f->dflt))
+			return str_printf("%" PRId64, f->max);
+	}
+	if (f->dflt)
+		return strdup(f->dflt);
+	switch (f->type) {
+	case API_BOOL: return strdup("true");
+	case API_INT: return str_printf("%" PRId64, f->min);
+	case API_ENUM: return str_printf("\"%s\"", f->names[0]);
+	default: return NULL;
+	}
+}
+
+static int refuse(struct check *c, const char *path, const struct api_field *f, json_object *val,
+	const char *fmt, ...) _printf_(5, 6);
+static int refuse(struct check *c, const char *path, const struct api_field *f, json_object *val,
+	const char *fmt, ...)
 {
 	char shown[SHOWN_MAX + 8], wanted[512];
 	va_list ap;
@@ -63,7 +85,14 @@ static int refuse(struct check *c, const char *path, json_object *val, const cha
 	(void)vsnprintf(wanted, sizeof(wanted), fmt, ap);
 	va_end(ap);
 	show(val, shown);
-	return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, NULL, "%s must be %s, not %s", path,
+	_cleanup_free_ char *good = c->result || !f ? NULL : good_value(f, val), *fix = NULL;
+	if (f && f->type == API_ID && streq(f->names[0], "vm"))
+		fix = strdup("pyro vm list");
+	else if (good)
+		fix = str_printf("send \"%s\": %s", path, good);
+	else
+		fix = str_printf("send a \"%s\" that is %s", path, wanted);
+	return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s must be %s, not %s", path,
 		wanted, shown);
 }
 
@@ -82,7 +111,7 @@ static int check_int(struct check *c, const char *path, const struct api_field *
 {
 	int64_t v = json_object_get_int64(val);
 	if (v < f->min || v > f->max)
-		return refuse(c, path, val, "from %" PRId64 " to %" PRId64, f->min, f->max);
+		return refuse(c, path, f, val, "from %" PRId64 " to %" PRId64, f->min, f->max);
 	return 0;
 }
 
@@ -91,12 +120,12 @@ static int check_string(
 {
 	int64_t n = json_object_get_string_len(val);
 	if (!(f->flags & API_NUL) && memchr(json_object_get_string(val), '\0', (size_t)n))
-		return refuse(c, path, val, "without NUL");
+		return refuse(c, path, f, val, "without NUL");
 	if (n < f->min && f->min == 1)
-		return refuse(c, path, val, "not empty");
+		return refuse(c, path, f, val, "not empty");
 	if (n < f->min || (f->max > 0 && n > f->max))
 		return refuse(
-			c, path, val, "from %" PRId64 " to %" PRId64 " bytes", f->min, f->max);
+			c, path, f, val, "from %" PRId64 " to %" PRId64 " bytes", f->min, f->max);
 	return 0;
 }
 
@@ -110,7 +139,7 @@ static int check_enum(
 			if (streq(*name, text))
 				return 0;
 	join_names(f->names, known, sizeof(known));
-	return refuse(c, path, val, "one of %s", known);
+	return refuse(c, path, f, val, "one of %s", known);
 }
 
 static int check_id(struct check *c, const char *path, const struct api_field *f, json_object *val)
@@ -120,27 +149,29 @@ static int check_id(struct check *c, const char *path, const struct api_field *f
 	size_t digits = startswith(text, prefix) ? strspn(text + skip, "0123456789abcdef") : 0;
 	bool whole = digits == ID_DIGITS, some = digits > 0 && digits < ID_DIGITS && !c->result;
 	if ((!whole && !some) || skip + digits != n)
-		return refuse(c, path, val, "\"%s\" and 12 hex digits%s", prefix,
+		return refuse(c, path, f, val, "\"%s\" and 12 hex digits%s", prefix,
 			c->result ? "" : ", or the beginning of such an id");
 	return 0;
 }
 
-static int check_time(struct check *c, const char *path, json_object *val)
+static int check_time(
+	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
 	struct tm tm = { 0 };
 	const char *end = strptime(json_object_get_string(val), "%Y-%m-%dT%H:%M:%S", &tm);
 	if (end && *end == '.')
 		end += 1 + strspn(end + 1, "0123456789");
 	if (!end || !streq(end, "Z"))
-		return refuse(c, path, val, "%s", type_word(API_TIME));
+		return refuse(c, path, f, val, "%s", type_word(API_TIME));
 	return 0;
 }
 
-static int check_call_id(struct check *c, const char *path, json_object *val)
+static int check_call_id(
+	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
 	if (json_object_is_type(val, json_type_string) &&
 		json_object_get_string_len(val) > CALL_ID_MAX)
-		return refuse(c, path, val, "%s", type_word(API_CALL_ID));
+		return refuse(c, path, f, val, "%s", type_word(API_CALL_ID));
 	return 0;
 }
 
@@ -153,7 +184,8 @@ static int check_fd(struct check *c, const char *path, json_object *val)
 			"%s names descriptor %" PRId64 ", but %zu came with the line", path, v,
 			c->n_fds);
 	if (c->fds_named & (1U << v))
-		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL,
+			"send a descriptor of its own for each",
 			"%s names descriptor %" PRId64 ", which another parameter names", path, v);
 	c->fds_named |= 1U << v;
 	return 0;
@@ -180,8 +212,8 @@ static int check_scalar(
 	case API_STRING: return check_string(c, path, f, val);
 	case API_ENUM: return check_enum(c, path, f, val);
 	case API_ID: return check_id(c, path, f, val);
-	case API_TIME: return check_time(c, path, val);
-	case API_CALL_ID: return check_call_id(c, path, val);
+	case API_TIME: return check_time(c, path, f, val);
+	case API_CALL_ID: return check_call_id(c, path, f, val);
 	case API_FD: return check_fd(c, path, val);
 	default: return 0;
 	}
@@ -200,16 +232,16 @@ static int check_strings(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
 	if (f->max > 0 && json_object_object_length(val) > f->max)
-		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, "leave some of them out",
 			"%s has %d members, at most %" PRId64 " are allowed", path,
 			json_object_object_length(val), f->max);
 	json_object_object_foreach(val, key, member)
 	{
 		_cleanup_free_ char *sub = str_printf("%s.%s", path, key);
 		if (!sub)
-			return error_set(c->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+			return error_no_memory(c->err, "out of memory");
 		if (!json_object_is_type(member, json_type_string))
-			return refuse(c, sub, member, "a string");
+			return refuse(c, sub, NULL, member, "a string");
 		static const struct api_field plain = { .type = API_STRING };
 		int r = check_string(c, sub, &plain, member);
 		if (r < 0)
@@ -250,14 +282,14 @@ static int check_value(
 	if (!val) {
 		if (f->flags & API_NULLABLE)
 			return 0;
-		return refuse(c, path, val, "%s", type_word(f->type));
+		return refuse(c, path, f, val, "%s", type_word(f->type));
 	}
 	if (!type_matches(f, val))
-		return refuse(c, path, val, "%s", type_word(f->type));
+		return refuse(c, path, f, val, "%s", type_word(f->type));
 	if (f->type == API_OBJECT && !f->sub)
 		return check_strings(c, path, f, val);
 	if (f->type == API_ARRAY && f->max > 0 && (int64_t)json_object_array_length(val) > f->max)
-		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL, "leave some of them out",
 			"%s has %zu elements, at most %" PRId64 " are allowed", path,
 			json_object_array_length(val), f->max);
 	return check_scalar(c, path, f, val);
@@ -290,7 +322,7 @@ static int check_members(
 			continue; /* null asks for the default */
 		_cleanup_free_ char *path = str_printf("%s%s", prefix, f->name);
 		if (!path)
-			return error_set(c->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+			return error_no_memory(c->err, "out of memory");
 		int r = check_tree(c, path, f, val);
 		if (r < 0)
 			return r;
@@ -308,13 +340,13 @@ static int check_tree(
 	if (f->type == API_OBJECT) {
 		_cleanup_free_ char *prefix = str_printf("%s.", path);
 		if (!prefix)
-			return error_set(c->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+			return error_no_memory(c->err, "out of memory");
 		return check_members(c, prefix, f->sub, val);
 	}
 	for (size_t i = 0; i < json_object_array_length(val); i++) {
 		_cleanup_free_ char *element = str_printf("%s[%zu]", path, i);
 		if (!element)
-			return error_set(c->err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+			return error_no_memory(c->err, "out of memory");
 		r = check_tree(c, element, f->sub, json_object_array_get_idx(val, i));
 		if (r < 0)
 			return r;
@@ -349,7 +381,7 @@ int api_check_params(const struct api_field *fields, struct json_object *params,
 	struct check c = { .n_fds = n_fds, .err = err };
 	if (params) {
 		if (!json_object_is_type(params, json_type_object))
-			return refuse(&c, "params", params, "an object");
+			return refuse(&c, "params", NULL, params, "an object");
 	}
 	_cleanup_json_ json_object *empty = params ? NULL : json_object_new_object();
 	int r = check_members(&c, "", fields, params ? params : empty);
@@ -357,12 +389,12 @@ int api_check_params(const struct api_field *fields, struct json_object *params,
 		return r;
 	for (size_t i = 0; i < n_fds; i++)
 		if (!(c.fds_named & (1U << i)))
-			return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+			return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+				"name it in a parameter, or send the line without it",
 				"descriptor %zu came with the line, but no parameter names it", i);
 	r = fill_in(fields, params, ret);
 	if (r < 0)
-		return error_set(
-			err, ERROR_NO_MEMORY, NULL, NULL, "out of memory checking parameters");
+		return error_no_memory(err, "out of memory checking parameters");
 	return 0;
 }
 
@@ -370,6 +402,6 @@ int api_check_result(const struct api_field *fields, struct json_object *result,
 {
 	struct check c = { .result = true, .err = err };
 	if (!json_object_is_type(result, json_type_object))
-		return refuse(&c, "result", result, "an object");
+		return refuse(&c, "result", NULL, result, "an object");
 	return check_members(&c, "", fields, result);
 }

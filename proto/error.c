@@ -40,7 +40,7 @@ static _printf_(5, 0) int error_setv(struct error *err, enum error_code code, co
 	return -error_code_errno(code);
 }
 
-int error_set(struct error *err, enum error_code code, const char *cause, const char *fix,
+int error_set_texts(struct error *err, enum error_code code, const char *cause, const char *fix,
 	const char *message, ...)
 {
 	va_list ap;
@@ -51,6 +51,28 @@ int error_set(struct error *err, enum error_code code, const char *cause, const 
 	return r;
 }
 
+const char *error_errno_fix(int r)
+{
+	switch (r < 0 ? -r : r) {
+	case ENOMEM: return "end other programs or machines of this host, then try again";
+	case ENOSPC:
+	case EDQUOT:
+		return "free space on the file system that holds it (df -h shows it), then try again";
+	case EROFS: return "make the file system that holds it writable";
+	case EIO: return "look at the disk: sudo dmesg --level err,warn";
+	case EMFILE:
+		return "raise the limit of open files: LimitNOFILE= of the service, ulimit -n in a shell";
+	case ENFILE:
+		return "raise the host's limit of open files: sudo sysctl -w fs.file-max=2000000";
+	case EAGAIN:
+		return "raise the limit of processes: TasksMax= of the service, ulimit -u in a shell";
+	case EACCES:
+	case EPERM: return "give the user that runs this the right to it";
+	case EOPNOTSUPP: return "put it on a file system that can do this";
+	default: return NULL;
+	}
+}
+
 int error_set_errno(
 	struct error *err, enum error_code code, int r, const char *fix, const char *message, ...)
 {
@@ -58,10 +80,46 @@ int error_set_errno(
 	va_list ap;
 
 	va_start(ap, message);
-	(void)error_setv(
-		err, code, strerror_r(r < 0 ? -r : r, text, sizeof(text)), fix, message, ap);
+	(void)error_setv(err, code, strerror_r(r < 0 ? -r : r, text, sizeof(text)),
+		fix ? fix : error_errno_fix(r), message, ap);
 	va_end(ap);
 	return r;
+}
+
+int error_no_memory(struct error *err, const char *message, ...)
+{
+	va_list ap;
+
+	va_start(ap, message);
+	(void)error_setv(
+		err, ERROR_NO_MEMORY, "out of memory", error_errno_fix(-ENOMEM), message, ap);
+	va_end(ap);
+	return -ENOMEM;
+}
+
+int error_internal(struct error *err, const char *cause, const char *message, ...)
+{
+	va_list ap;
+
+	va_start(ap, message);
+	int r = error_setv(err, ERROR_INTERNAL, cause, NULL, message, ap);
+	va_end(ap);
+	return r;
+}
+
+int error_cancelled(struct error *err, const char *became, const char *message, ...)
+{
+	va_list ap;
+
+	va_start(ap, message);
+	int r = error_setv(err, ERROR_CANCELLED, became, NULL, message, ap);
+	va_end(ap);
+	return r;
+}
+
+bool error_is_complete(const struct error *err)
+{
+	return err->code == ERROR_CANCELLED ? err->cause != NULL : err->fix != NULL;
 }
 
 int error_prefix(struct error *err, const char *context, ...)
@@ -166,7 +224,6 @@ enum error_code error_code_for_errno(int r)
 	case EPERM: return ERROR_PERMISSION_DENIED;
 	case ECANCELED: return ERROR_CANCELLED;
 	case EOPNOTSUPP: return ERROR_UNSUPPORTED;
-	case EINVAL: return ERROR_INVALID_ARGUMENT;
 	default: return ERROR_INTERNAL;
 	}
 }

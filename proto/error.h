@@ -85,15 +85,35 @@ struct error {
 
 /*
  * Sets err (which may be NULL) unless it is set already, and returns the code's -errno.
- * cause and fix may be NULL. message is printf-formatted. The strings are copied; running out of
- * memory leaves the code without text.
+ * cause may be NULL. fix is a command that can be pasted or a step that can be taken; a command quotes what it
+ * contains (shell_quote). A literal NULL for it does not compile: running out of memory is error_no_memory, a fault of
+ * our own error_internal, and what nothing is to be done about error_cancelled. message is printf-formatted. The
+ * strings are copied; running out of memory leaves the code without text.
  */
-int error_set(struct error *err, enum error_code code, const char *cause, const char *fix,
+#define error_set(err, code, cause, fix, ...) \
+	error_set_texts( \
+		err, code, cause, _Generic((fix), char *: (fix), const char *: (fix)), __VA_ARGS__)
+int error_set_texts(struct error *err, enum error_code code, const char *cause, const char *fix,
 	const char *message, ...) _printf_(5, 6);
 
-/* The same with the cause taken from a negative errno r, which is also returned. */
+/* The same with the cause taken from a negative errno r, which is also returned, and so is the fix where it is NULL. */
 int error_set_errno(struct error *err, enum error_code code, int r, const char *fix,
 	const char *message, ...) _printf_(5, 6);
+
+/* no_memory; what could not be done, or "out of memory" alone. Returns -ENOMEM. */
+int error_no_memory(struct error *err, const char *message, ...) _printf_(2, 3);
+
+/* A fault of our own, which nobody can fix but by reporting it: the daemon shows an id and logs the text. */
+int error_internal(struct error *err, const char *cause, const char *message, ...) _printf_(3, 4);
+
+/* The end that somebody asked for: there is nothing to fix, so the cause says what became of the work. */
+int error_cancelled(struct error *err, const char *became, const char *message, ...) _printf_(3, 4);
+
+/* The fix that follows from a negative errno alone (a full disk, a limit), NULL for most. */
+const char *error_errno_fix(int r);
+
+/* Whether it says what to do, or, cancelled, what became of the work. What a person or a client reads has to. */
+bool error_is_complete(const struct error *err);
 
 /* Puts "context: " before the message of a set error. Returns -errno of its code. */
 int error_prefix(struct error *err, const char *context, ...) _printf_(2, 3);

@@ -467,15 +467,17 @@ int json_scan(const char *p, size_t n, const struct json_limits *limits, struct 
 {
 	_cleanup_(scan_done) struct scan s = { .p = (const uint8_t *)p, .n = n, .limits = limits };
 	if (n > limits->max_bytes) {
-		(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"pass large data by standard input",
 			"not valid JSON: %zu bytes, at most %zu are allowed", n, limits->max_bytes);
 		return -EBADMSG;
 	}
 	if (scan_text(&s))
 		return 0;
 	if (s.no_memory)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory scanning JSON");
-	(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL, "not valid JSON: %s at byte %zu",
+		return error_no_memory(err, "out of memory scanning JSON");
+	(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+		"send one JSON object (RFC 8259) in UTF-8 a line", "not valid JSON: %s at byte %zu",
 		s.reason, s.reason_at);
 	return -EBADMSG;
 }

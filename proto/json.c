@@ -73,8 +73,8 @@ int json_parser_run(
 		e = json_tokener_get_error(p->tok);
 	}
 	if (e != json_tokener_success) {
-		(void)error_set(err, ERROR_INVALID_ARGUMENT, json_tokener_error_desc(e), NULL,
-			"not valid JSON");
+		(void)error_set(err, ERROR_INVALID_ARGUMENT, json_tokener_error_desc(e),
+			"send one JSON object (RFC 8259) in UTF-8 a line", "not valid JSON");
 		return -EBADMSG;
 	}
 	*ret = TAKE_PTR(o);
@@ -86,7 +86,7 @@ int json_parse(const char *p, size_t n, const struct json_limits *limits, json_o
 {
 	_cleanup_(json_parser_freep) struct json_parser *parser = NULL;
 	if (json_parser_new(limits, &parser) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory parsing JSON");
+		return error_no_memory(err, "out of memory parsing JSON");
 	return json_parser_run(parser, p, n, ret, err);
 }
 
@@ -203,8 +203,22 @@ static int add_text(json_object *o, const char *key, const char *val)
 	return repaired ? json_add_str(o, key, repaired) : -ENOMEM;
 }
 
+#ifdef PYRO_CHECK_RESULTS
+static void error_verify(const struct error *err)
+{
+	if (err->message && !error_is_complete(err))
+		(void)dprintf(STDERR_FILENO, "an error without a fix: %s: %s\n",
+			error_code_name(err->code), err->message);
+}
+#else
+static void error_verify(_unused_ const struct error *err)
+{
+}
+#endif
+
 json_object *json_error_object_as(const struct error *err, int number)
 {
+	error_verify(err);
 	_cleanup_json_ json_object *o = json_object_new_object(), *data = json_object_new_object();
 	if (!o || !data)
 		return NULL;

@@ -62,3 +62,29 @@ char *utf8_repair(const char *text)
 	copy[at] = '\0';
 	return copy;
 }
+
+/* Optimal string alignment. */
+size_t text_distance(const char *a, const char *b)
+{
+	enum { WORD_MAX_BYTES = 64 };
+	size_t rows[3][WORD_MAX_BYTES + 1], n = strlen(a), m = strlen(b);
+
+	if (n > WORD_MAX_BYTES || m > WORD_MAX_BYTES)
+		return SIZE_MAX;
+	for (size_t k = 0; k <= m; k++)
+		rows[0][k] = k;
+	for (size_t i = 1; i <= n; i++) {
+		size_t *now = rows[i % 3], *last = rows[(i - 1) % 3];
+		const size_t *before = rows[(i + 1) % 3];
+
+		now[0] = i;
+		for (size_t k = 1; k <= m; k++) {
+			size_t change = last[k - 1] + (a[i - 1] != b[k - 1]);
+
+			now[k] = MIN_OF(MIN_OF(last[k] + 1, now[k - 1] + 1), change);
+			if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1])
+				now[k] = MIN_OF(now[k], before[k - 2] + 1);
+		}
+	}
+	return rows[n % 3][m];
+}

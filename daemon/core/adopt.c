@@ -236,10 +236,12 @@ void machine_taken_over(struct machine *mc)
 int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *fix = NULL;
 
 	if (!machine_is_same(mc, w)) {
 		mc->adopting = false;
-		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", NULL,
+		fix = machine_again_fix(mc);
+		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", fix,
 			"machine %s cannot be adopted", mc->row.id);
 		machine_fail(mc, MACHINE_FAILED, &err);
 		return 0;

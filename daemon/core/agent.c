@@ -99,9 +99,11 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 {
 	struct machine *mc = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *cause = machine_death_cause(mc, "the guest did not answer SETUP");
+	_cleanup_free_ char *fix = machine_death_fix(mc, cause);
 
-	error_set(&err, ERROR_START_FAILED, "the guest did not answer SETUP", "run it again",
-		"machine %s could not be set up", mc->row.id);
+	error_set(
+		&err, ERROR_START_FAILED, cause, fix, "machine %s could not be set up", mc->row.id);
 	not_set_up(mc, &err);
 	return 0;
 }
@@ -132,8 +134,10 @@ static int begin_setup_adopted(struct machine *mc)
 static void began_anew(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *cause = machine_death_cause(mc, "it restarted");
+	_cleanup_free_ char *fix = machine_death_fix(mc, cause);
 
-	error_set(&err, ERROR_GUEST_DIED, "it restarted", "run the command again",
+	error_set(&err, ERROR_GUEST_DIED, cause, fix,
 		"the guest of machine %s is not the one that was set up", mc->row.id);
 	lost(mc, &err);
 }
@@ -234,6 +238,7 @@ static int take_bye(struct machine *mc, const struct frame *f)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct msg_bye bye = { 0 };
+	_cleanup_free_ char *fix = NULL;
 	char what[256] = "";
 	int r = msg_bye_get(f, &bye);
 	bool by_itself = bye.reason == BYE_SHUTDOWN || bye.reason == BYE_REBOOT ||
@@ -245,8 +250,11 @@ static int take_bye(struct machine *mc, const struct frame *f)
 		(void)log_escape(bye.what, strlen(bye.what), what, sizeof(what));
 	free(mc->bye);
 	mc->bye = str_printf("%s%s%s", bye_text(bye.reason), what[0] ? ": " : "", what);
+	fix = bye.reason == BYE_REBOOT || bye.reason == BYE_POWEROFF
+		      ? strdup("leave reboot, halt and poweroff out of the command")
+		      : machine_death_fix(mc, mc->bye);
 	error_set(&err, mc->engine == ENGINE_UP ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->bye,
-		"run the command again", "machine %s ended", mc->row.id);
+		fix, "machine %s ended", mc->row.id);
 	msg_bye_done(&bye);
 	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED && by_itself)
 		ended_itself(mc, &err);

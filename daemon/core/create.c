@@ -108,8 +108,7 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	if (c)
 		c->environment = strdup(spec->environment);
 	if (!c || !c->environment)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot create a machine");
+		return error_no_memory(err, "cannot create a machine");
 	c->m = m;
 	c->cb = *cb;
 	c->userdata = userdata;
@@ -127,13 +126,14 @@ void creation_cancel(struct creation *c)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (c->machine) {
-		(void)machine_delete(c->machine, "cancelled", NULL, NULL); /* on_created follows */
+		(void)machine_delete(
+			c->machine, "its caller asked for it", NULL, NULL); /* on_created follows */
 		return;
 	}
 	if (c->err.set)
 		return;
 	c->pull = pull_wait_free(c->pull);
-	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL,
+	error_cancelled(&err, "its caller asked for it, and no machine was made",
 		"the creation was cancelled");
 	fail_later(c, &err);
 }

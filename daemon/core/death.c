@@ -31,6 +31,12 @@ char *machine_death_cause(struct machine *mc, const char *what)
 	return str_printf("%s; its console ended: %s", what, line);
 }
 
+char *machine_again_fix(const struct machine *mc)
+{
+	return mc->row.one_shot ? strdup("run the command again")
+				: str_printf("pyro vm start %s", mc->row.id);
+}
+
 /* Memory that ran out is given; anything else is looked at in the whole console. */
 char *machine_death_fix(const struct machine *mc, const char *cause)
 {

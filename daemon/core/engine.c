@@ -290,7 +290,8 @@ static void go_up(struct machine *mc)
 		r = step->run(mc, &mc->failure);
 
 		if (r < 0) {
-			error_set_errno(&mc->failure, ERROR_START_FAILED, r, NULL,
+			error_set_errno(&mc->failure, ERROR_START_FAILED, r,
+				error_errno_fix(r) ? NULL : "pyro doctor",
 				"step \"%s\" of the machine's start failed", step->name);
 			turn_down(mc);
 			return;

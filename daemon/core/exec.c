@@ -157,7 +157,8 @@ static void fail_late(struct exec *x, const char *cause)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause, "run the command again",
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause,
+		"run it again; with more memory (-m) if its memory may have run out",
 		"the guest stopped answering for command %s", exec_id(x));
 	exec_fail(x, &err);
 }
@@ -462,6 +463,20 @@ static int take_ack(struct exec *x, const struct frame *f)
 	return 0;
 }
 
+/* what is the agent's: the step that failed, and with whom or where (guest/spawn.c, guest/user.c). */
+static const char *start_fix(const char *what, int error)
+{
+	if (startswith(what, "user ") || startswith(what, "group "))
+		return "-u root, or a user of the guest's /etc/passwd";
+	if (startswith(what, "chdir "))
+		return "-w /workspace, or a directory that is there";
+	if (error == E2BIG)
+		return "give fewer or shorter variables with -e, or a shorter command";
+	if (error == ENOMEM || error == EAGAIN)
+		return "give the machine more memory: -m 2G";
+	return "pyro env list shows the environments: try another";
+}
+
 static int take_started(struct exec *x, const struct frame *f)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -479,7 +494,7 @@ static int take_started(struct exec *x, const struct frame *f)
 			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));
 		cause = str_printf("%s: %s", what, strerror((int)(result.error & 0xfff)));
 		error_set(&err, result.error == ENOMEM ? ERROR_NO_MEMORY : ERROR_INVALID_ARGUMENT,
-			cause, "check the command, --cwd, --user and --env",
+			cause, start_fix(what, (int)(result.error & 0xfff)),
 			"the guest could not start the command");
 		exec_fail(x, &err);
 	}

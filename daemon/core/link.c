@@ -83,7 +83,8 @@ static void give_up(struct link *l, const char *cause)
 	disconnect(l);
 	(void)sd_event_source_set_enabled(l->timer, SD_EVENT_OFF);
 	l->dead = true;
-	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause, "run the command again",
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause,
+		"run it again; with more memory (-m) if its memory may have run out",
 		l->welcomed ? "the guest's agent does not answer any more"
 			    : "the guest did not come up in time");
 	l->cb.on_dead(l, &err, l->userdata);

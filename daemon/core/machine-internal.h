@@ -189,6 +189,8 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 char *machine_death_cause(struct machine *mc, const char *what);
 /* What helps against it: a command. Both are owned, NULL when out of memory. */
 char *machine_death_fix(const struct machine *mc, const char *cause);
+/* How the same is had once more, for an end that was none of the guest's. */
+char *machine_again_fix(const struct machine *mc);
 
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);

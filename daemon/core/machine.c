@@ -204,8 +204,7 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err)
 	int r;
 
 	if (!ms)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot load the machines");
+		return error_no_memory(err, "cannot load the machines");
 	ms->m = m;
 	LIST_INIT(&ms->list);
 	LIST_INIT(&ms->runs);
@@ -532,6 +531,8 @@ void machine_tell(struct machine *mc, enum machine_wait what, const struct error
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *became =
+		str_printf("%s; what ran in it has ended, its disk is gone", reason);
 	int r = machine_wait(mc, WAIT_GONE, done, userdata);
 
 	if (r < 0)
@@ -539,7 +540,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	mc->floor = 0; /* also when it is on its way down to another */
 	if (machine_goes_down(mc))
 		return 0;
-	error_set(&why, ERROR_CANCELLED, reason, NULL, "machine %s was deleted", mc->row.id);
+	error_cancelled(&why, became, "machine %s was deleted", mc->row.id);
 	machine_undo(mc, &why);
 	return 0;
 }
@@ -584,9 +585,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 		}
 		r = machine_wait(mc, WAIT_STARTED, done, userdata);
 	}
-	return r < 0 ? error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s",
-			       mc->row.id)
-		     : 0;
+	return r < 0 ? error_no_memory(err, "cannot wait for machine %s", mc->row.id) : 0;
 }
 
 static bool runs_not(const struct machine *mc)
@@ -609,8 +608,7 @@ int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, v
 		return wrong_state(mc, "stopped while it is being started", "delete", err);
 	r = machine_wait(mc, WAIT_STOPPED, done, userdata);
 	if (r < 0)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, r, NULL, "cannot wait for machine %s", mc->row.id);
+		return error_no_memory(err, "cannot wait for machine %s", mc->row.id);
 	machine_set_stop_reason(mc, reason);
 	if (machine_may_answer(mc) && machine_ask_again(mc) >= 0)
 		mc->stop_wanted = mc->stop_asked = true;

@@ -48,6 +48,10 @@ struct machine_spec {
 int machines_new(struct manager *m, struct machines **ret, struct error *err);
 struct machines *machines_free(struct machines *ms);
 
+/* Refuses more vCPUs or memory than this host has; the fix is what uid could have now. */
+int machines_check_size(
+	struct machines *ms, uid_t uid, int64_t vcpus, int64_t mem_mib, struct error *err);
+
 /* By id or unambiguous prefix, as uid may see it (root sees all): vm_not_found otherwise. */
 int machines_find(
 	struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err);

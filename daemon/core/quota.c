@@ -11,6 +11,7 @@
 
 #include "daemon/account.h"
 #include "proto/host.h"
+#include "proto/limits.h"
 
 #define DISK_MARGIN_MIB 64 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
 
@@ -26,17 +27,18 @@ static void count(struct usage *u, const struct machine *mc)
 	u->disk_mib += (int64_t)mc->row.disk_mib;
 }
 
-/* What the account of mc's owner uses, and what all of them do. */
-static void count_usage(const struct machine *mc, struct usage *ret_own, struct usage *ret_total)
+/* What the account of uid uses, and what all of them do. */
+static void count_usage(
+	struct machines *ms, uid_t uid, struct usage *ret_own, struct usage *ret_total)
 {
-	struct accounts *a = mc->machines->m->accounts;
+	struct accounts *a = ms->m->accounts;
 	struct usage own = { 0 }, total = { 0 };
 	const struct machine *other;
 	uid_t account;
 
 	accounts_refresh(a);
-	account = accounts_find(a, mc->row.owner_uid);
-	LIST_FOREACH (other, &mc->machines->list, entry) {
+	account = accounts_find(a, uid);
+	LIST_FOREACH (other, &ms->list, entry) {
 		count(&total, other);
 		if (accounts_find(a, other->row.owner_uid) == account)
 			count(&own, other);
@@ -45,99 +47,189 @@ static void count_usage(const struct machine *mc, struct usage *ret_own, struct 
 	*ret_total = total;
 }
 
-static int check_quota(const char *what, int64_t used, int64_t max, struct error *err)
-{
-	_cleanup_free_ char *cause = NULL;
-
-	if (max == 0 || used <= max)
-		return 0;
-	cause = str_printf(
-		"with this machine you would use %lld of %lld", (long long)used, (long long)max);
-	return error_set(err, ERROR_QUOTA_EXCEEDED, cause,
-		"wait for your other machines to end (pyro vm list), or raise the limit in pyrod.conf",
-		"your limit on %s is reached", what);
-}
-
-static int check_total(const char *what, int64_t used, int64_t max, struct error *err)
-{
-	if (max == 0 || used <= max)
-		return 0;
-	return error_set(err, ERROR_QUOTA_EXCEEDED, "other users' machines count too",
-		"delete a machine of yours, wait for others' to end, or ask an administrator to raise the total in "
-		"pyrod.conf",
-		"the limit on %s of all users together is reached, which is %lld", what,
-		(long long)max);
-}
-
-int machine_check_quotas(struct machine *mc, struct error *err)
-{
-	const struct config *c = mc->machines->m->config;
-	struct usage u, all;
-	int64_t max_vcpus = c->max_vcpus ? c->max_vcpus : 4 * (int64_t)host_cpu_count();
-	int64_t max_mem = c->max_memory_mib ? c->max_memory_mib : (int64_t)host_memory_mib() / 2;
-	int64_t total_mem =
-		c->total_memory_mib ? c->total_memory_mib : (int64_t)host_memory_mib() / 4 * 3;
-	int r;
-
-	count_usage(mc, &u, &all);
-	r = check_quota("machines", u.machines, c->max_machines, err);
-
-	if (r >= 0)
-		r = check_quota("vCPUs", u.vcpus, max_vcpus, err);
-	if (r >= 0)
-		r = check_quota("memory in MiB", u.mem_mib, max_mem, err);
-	if (r >= 0)
-		r = check_quota("disk in MiB", u.disk_mib, c->max_disk_mib, err);
-	if (r >= 0)
-		r = check_total("machines", all.machines, c->total_machines, err);
-	if (r >= 0)
-		r = check_total("vCPUs", all.vcpus, c->total_vcpus, err);
-	if (r >= 0)
-		r = check_total("memory in MiB", all.mem_mib, total_mem, err);
-	if (r >= 0)
-		r = check_total("disk in MiB", all.disk_mib, c->total_disk_mib, err);
-	return r;
-}
-
 /* What other machines that are being started have been promised and not touched yet. */
-static uint64_t promised_mib(const struct machine *mc)
+static uint64_t promised_mib(struct machines *ms, const struct machine *mc)
 {
 	const struct machine *other;
 	uint64_t sum = 0;
 
-	LIST_FOREACH (other, &mc->machines->list, entry)
+	LIST_FOREACH (other, &ms->list, entry)
 		if (other != mc && other->engine == ENGINE_UP && other->target == machine_steps())
 			sum += other->row.mem_mib;
 	return sum;
 }
 
+/* What of something a machine may have now, were it to ask for less; at most 0: nothing. */
+struct most {
+	int64_t vcpus, mem_mib, disk_mib;
+};
+
+static int64_t max_of(int64_t configured, int64_t dflt)
+{
+	return configured ? configured : dflt;
+}
+
+/* The room that a limit of a user and one of all leave, 0 being none of either. */
+static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used)
+{
+	int64_t own = max ? max - used : INT64_MAX, all = total ? total - total_used : INT64_MAX;
+
+	return MIN_OF(own, all);
+}
+
+static int64_t total_memory(const struct config *c)
+{
+	return max_of(c->total_memory_mib, (int64_t)host_memory_mib() / 4 * 3);
+}
+
+/* What uid could ask for, not counting `without`, a machine that is asked about (NULL: none). */
+static struct most most_of(struct machines *ms, uid_t uid, const struct machine *without)
+{
+	const struct config *c = ms->m->config;
+	int64_t have = host_cpu_count(), memory = (int64_t)host_memory_mib();
+	int64_t available =
+		(int64_t)host_memory_available_mib() / 8 * 7; /* it changes all the time */
+	struct usage u, all, self = { 0 };
+
+	count_usage(ms, uid, &u, &all);
+	if (without)
+		count(&self, without);
+	available -= (int64_t)promised_mib(ms, without) + c->memory_reserve_mib;
+	return (struct most){
+		.vcpus = MIN_OF(have, room(max_of(c->max_vcpus, 4 * have), u.vcpus - self.vcpus,
+					      c->total_vcpus, all.vcpus - self.vcpus)),
+		.mem_mib = MIN_OF(available,
+			room(max_of(c->max_memory_mib, memory / 2), u.mem_mib - self.mem_mib,
+				total_memory(c), all.mem_mib - self.mem_mib)),
+		.disk_mib = room(c->max_disk_mib, u.disk_mib - self.disk_mib, c->total_disk_mib,
+			all.disk_mib - self.disk_mib),
+	};
+}
+
+/* How to ask for what can be had: the flag and the parameter. */
+static char *ask_for(const char *flag, const char *param, int64_t most, int64_t least)
+{
+	if (most < least)
+		return strdup("end one of your machines: pyro vm list shows them");
+	return str_printf("ask for at most %lld: %s %lld, %s=%lld", (long long)most, flag,
+		(long long)most, param, (long long)most);
+}
+
+static int check_quota(const char *what, const char *key, int64_t used, int64_t max,
+	const char *fix, struct error *err)
+{
+	_cleanup_free_ char *cause = NULL;
+
+	if (max == 0 || used <= max)
+		return 0;
+	cause = str_printf("with this machine you would use %lld of %lld (%s in pyrod.conf)",
+		(long long)used, (long long)max, key);
+	return error_set(
+		err, ERROR_QUOTA_EXCEEDED, cause, fix, "your limit on %s is reached", what);
+}
+
+static int check_total(
+	const char *what, int64_t used, int64_t max, const char *fix, struct error *err)
+{
+	if (max == 0 || used <= max)
+		return 0;
+	return error_set(err, ERROR_QUOTA_EXCEEDED, "other users' machines count too", fix,
+		"the limit on %s of all users together is reached, which is %lld", what,
+		(long long)max);
+}
+
+#define FIX_MACHINES "end one of your machines: pyro vm list shows them"
+
+int machine_check_quotas(struct machine *mc, struct error *err)
+{
+	const struct config *c = mc->machines->m->config;
+	struct most most = most_of(mc->machines, mc->row.owner_uid, mc);
+	struct usage u, all;
+	_cleanup_free_ char *vcpus = ask_for("--cpus", "vcpu_count", most.vcpus, VCPU_MIN);
+	_cleanup_free_ char *mem = ask_for("-m", "mem_mib", most.mem_mib, MEM_MIB_MIN);
+	_cleanup_free_ char *disk = ask_for("--disk-mib", "disk_mib", most.disk_mib, DISK_MIB_MIN);
+	int r;
+
+	count_usage(mc->machines, mc->row.owner_uid, &u, &all);
+	r = check_quota("machines", "max_machines", u.machines, c->max_machines, FIX_MACHINES, err);
+	if (r >= 0)
+		r = check_quota("vCPUs", "max_vcpus", u.vcpus,
+			max_of(c->max_vcpus, 4 * (int64_t)host_cpu_count()), vcpus, err);
+	if (r >= 0)
+		r = check_quota("memory in MiB", "max_memory_mib", u.mem_mib,
+			max_of(c->max_memory_mib, (int64_t)host_memory_mib() / 2), mem, err);
+	if (r >= 0)
+		r = check_quota(
+			"disk in MiB", "max_disk_mib", u.disk_mib, c->max_disk_mib, disk, err);
+	if (r >= 0)
+		r = check_total("machines", all.machines, c->total_machines, FIX_MACHINES, err);
+	if (r >= 0)
+		r = check_total("vCPUs", all.vcpus, c->total_vcpus, vcpus, err);
+	if (r >= 0)
+		r = check_total("memory in MiB", all.mem_mib, total_memory(c), mem, err);
+	if (r >= 0)
+		r = check_total("disk in MiB", all.disk_mib, c->total_disk_mib, disk, err);
+	return r;
+}
+
+int machines_check_size(
+	struct machines *ms, uid_t uid, int64_t vcpus, int64_t mem_mib, struct error *err)
+{
+	struct most most = most_of(ms, uid, NULL);
+	int64_t have = host_cpu_count(), total = (int64_t)host_memory_mib();
+	_cleanup_free_ char *fix = NULL;
+
+	if (vcpus > have) {
+		fix = ask_for("--cpus", "vcpu_count", most.vcpus, VCPU_MIN);
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, fix,
+			"vcpu_count must be from %d to this host's %lld, not %lld", VCPU_MIN,
+			(long long)have, (long long)vcpus);
+	}
+	if (total > 0 && mem_mib > total) { /* 0: not known now; the start says so */
+		fix = ask_for("-m", "mem_mib", most.mem_mib, MEM_MIB_MIN);
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, fix,
+			"mem_mib must be from %d to this host's %lld, not %lld", MEM_MIB_MIN,
+			(long long)total, (long long)mem_mib);
+	}
+	return 0;
+}
+
+static int check_memory(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+	uint64_t available = host_memory_available_mib();
+	uint64_t promised = promised_mib(mc->machines, mc);
+	_cleanup_free_ char *fix = NULL;
+	int64_t most;
+
+	if (host_memory_mib() == 0 || available == 0)
+		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
+			error_errno_fix(-EMFILE), "cannot tell this host's memory");
+	available -= MIN_OF(available, promised);
+	if (mc->row.mem_mib + (uint64_t)m->config->memory_reserve_mib <= available)
+		return 0;
+	most = most_of(mc->machines, mc->row.owner_uid, mc).mem_mib;
+	fix = most < MEM_MIB_MIN
+		      ? strdup("end other programs or machines of this host, then try again")
+		      : ask_for("-m", "mem_mib", most, MEM_MIB_MIN);
+	return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve", fix,
+		"the host has %llu MiB of memory left, %llu were asked for",
+		(unsigned long long)available, (unsigned long long)mc->row.mem_mib);
+}
+
 int machine_check_host(struct machine *mc, struct error *err)
 {
 	struct manager *m = mc->machines->m;
-	uint64_t total = host_memory_mib(), available = host_memory_available_mib();
-	uint64_t promised = promised_mib(mc);
 	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB;
 	_cleanup_free_ char *fix = NULL;
 	uint64_t free_bytes;
-	int r;
+	int r = machines_check_size(
+		mc->machines, mc->row.owner_uid, mc->row.vcpu_count, (int64_t)mc->row.mem_mib, err);
 
-	if (mc->row.vcpu_count > host_cpu_count())
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for fewer with --cpus",
-			"this host has %u CPUs, %u were asked for", host_cpu_count(),
-			mc->row.vcpu_count);
-	if (total == 0 || available == 0)
-		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
-			"look at pyrod's limit of open files", "cannot tell this host's memory");
-	if (mc->row.mem_mib > total)
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for less with --memory",
-			"this host has %llu MiB of memory, %llu were asked for",
-			(unsigned long long)total, (unsigned long long)mc->row.mem_mib);
-	available -= MIN_OF(available, promised);
-	if (mc->row.mem_mib + (uint64_t)m->config->memory_reserve_mib > available)
-		return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve",
-			"end other programs or machines, or ask for less with --memory",
-			"the host has %llu MiB of memory left, %llu were asked for",
-			(unsigned long long)available, (unsigned long long)mc->row.mem_mib);
+	if (r >= 0)
+		r = check_memory(mc, err);
+	if (r < 0)
+		return r;
 	r = host_free_bytes(m->state_dir, &free_bytes);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's state directory",

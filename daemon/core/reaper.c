@@ -56,7 +56,7 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 		uint64_t at = due(mc);
 
 		if (at != 0 && at <= now && !machine_busy(mc))
-			(void)machine_delete(mc, "expired", on_reaped, NULL);
+			(void)machine_delete(mc, "its ttl_seconds are over", on_reaped, NULL);
 	}
 	reaper_update(ms);
 	return 0;
@@ -100,7 +100,7 @@ static void reap_finish(struct reap *reap)
 	if (r >= 0)
 		r = json_add(o, "deleted_vm_ids", TAKE_PTR(reap->deleted));
 	if (r < 0)
-		error_set_errno(&reap->err, ERROR_NO_MEMORY, r, NULL, "cannot answer");
+		error_no_memory(&reap->err, "cannot answer");
 	reap->done(reap->err.set ? NULL : TAKE_PTR(o), reap->err.set ? &reap->err : NULL,
 		reap->userdata);
 	error_clear(&reap->err);
@@ -129,7 +129,7 @@ static int reap_one(struct reap *reap, struct machine *mc)
 		return -ENOMEM;
 	one->reap = reap;
 	memcpy(one->id, mc->row.id, sizeof(one->id));
-	r = machine_delete(mc, "expired", on_one, one);
+	r = machine_delete(mc, "its ttl_seconds are over", on_one, one);
 	if (r < 0)
 		free(one);
 	else
@@ -172,8 +172,7 @@ int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, voi
 			continue;
 		r = reap_one(reap, mc);
 		if (r < 0)
-			error_set_errno(&reap->err, ERROR_NO_MEMORY, r, NULL, "cannot delete %s",
-				mc->row.id);
+			error_no_memory(&reap->err, "cannot delete %s", mc->row.id);
 	}
 	return 0;
 }

@@ -126,13 +126,14 @@ static bool runs_not(const struct machine *mc)
 static int ended_meanwhile(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *fix = machine_again_fix(mc);
 
 	if (mc->row.one_shot)
 		return machine_delete(mc, "it ended", on_recovered, NULL);
 	error_set(&err, ERROR_GUEST_DIED,
 		streq(mc->row.boot_id, mc->machines->boot_id) ? "it ended while pyrod was away"
 							      : "the host was restarted",
-		NULL, "machine %s does not run any more", mc->row.id);
+		fix, "machine %s does not run any more", mc->row.id);
 	machine_land(mc, MACHINE_FAILED, &err);
 	return 0;
 }

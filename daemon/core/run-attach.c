@@ -166,7 +166,7 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 		return k;
 	a = calloc(1, sizeof(*a));
 	if (!a)
-		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot attach");
+		return error_no_memory(err, "cannot attach");
 	a->receivers = m->receivers;
 	a->fd = stdio_fd;
 	memcpy(a->have, have, sizeof(a->have));

@@ -97,8 +97,7 @@ static void delete_machine(struct run *r)
 	r->phase = RUN_DELETING;
 	k = machine_delete(r->machine, "post_exec_cleanup", on_deleted, r);
 	if (k < 0) {
-		error_set_errno(
-			&r->err, ERROR_NO_MEMORY, k, NULL, "cannot delete machine %s", r->vm_id);
+		error_no_memory(&r->err, "cannot delete machine %s", r->vm_id);
 		machine_is_gone(r);
 	}
 }
@@ -117,7 +116,7 @@ static void give_up(struct run *r)
 			break;
 		}
 		/* Its on_started comes when nothing is left. */
-		(void)machine_delete(r->machine, "cancelled", NULL, NULL);
+		(void)machine_delete(r->machine, "its caller asked for it", NULL, NULL);
 		break;
 	case RUN_EXECUTING: delete_machine(r); break;
 	default: check_done(r); break;
@@ -460,8 +459,8 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 		return 0;
 	return error_set(err, ERROR_QUOTA_EXCEEDED,
 		"they wait for an environment or for somebody to read their output",
-		"wait for them to end", "uid %u has %u runs without a machine, which is the limit",
-		account, n);
+		"wait for one of them to end, or end its client with Ctrl-C",
+		"uid %u has %u runs without a machine, which is the limit", account, n);
 }
 
 int run_add_later(struct run *r)
@@ -498,7 +497,7 @@ struct run *run_new(
 	struct run *r = calloc(1, sizeof(*r));
 
 	if (!r) {
-		error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot begin the run");
+		error_no_memory(err, "cannot begin the run");
 		return NULL;
 	}
 	r->m = ms->m;
@@ -581,15 +580,27 @@ static void on_adopted(const struct error *err, void *userdata)
 		leave_machine(r, &why);
 }
 
+static int takes_no_command(const struct machine *mc, struct error *err)
+{
+	bool lost = mc->state == MACHINE_UNKNOWN;
+	_cleanup_free_ char *fix =
+		str_printf("pyro vm %s %s", lost ? "delete" : "status", mc->row.id);
+
+	return error_set(err, ERROR_WRONG_STATE,
+		mc->row.last_error ? mc->row.last_error
+		: lost             ? "its guest does not answer"
+				   : "something else is being done with it",
+		fix, "machine %s is %s and takes no command now", mc->row.id,
+		machine_state_public(mc->state));
+}
+
 static int enter(struct run *r, struct machine *mc, struct error *err)
 {
 	bool adopting = machine_may_answer(mc);
 	int k;
 
 	if (machine_busy(mc) || (mc->state == MACHINE_UNKNOWN && !adopting))
-		return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, "pyro vm status",
-			"machine %s is %s and takes no command now", mc->row.id,
-			machine_state_public(mc->state));
+		return takes_no_command(mc, err);
 	machine_used(mc);
 	r->machine = mc;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
@@ -606,13 +617,14 @@ static int enter(struct run *r, struct machine *mc, struct error *err)
 int run_in_machine(struct machine *mc, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err)
 {
+	_cleanup_free_ char *fix = str_printf("pyro vm create %s", mc->row.environment);
 	struct run_params here = *p;
 	struct run *r;
 	int k;
 
 	if (run_of(mc))
 		return error_set(err, ERROR_WRONG_STATE, "its command is the machine's only one",
-			"create another machine", "machine %s runs a command already", mc->row.id);
+			fix, "machine %s runs a command already", mc->row.id);
 	r = run_new(mc->machines, cb, userdata, err);
 	if (!r)
 		return -ENOMEM;
@@ -638,7 +650,10 @@ void run_cancel(struct run *r)
 
 	if (r->phase >= RUN_DRAINING && !r->stdio)
 		return; /* the result is on its way */
-	error_set(&err, ERROR_CANCELLED, "its caller asked for it", NULL, "the run was cancelled");
+	error_cancelled(&err,
+		r->phase == RUN_PULLING ? "its caller asked for it; the pull goes on for others"
+					: "its caller asked for it, and its machine is deleted",
+		"the run was cancelled");
 	run_fail(r, &err);
 }
 
@@ -729,8 +744,9 @@ int run_find(struct machines *ms, const char *id, uid_t uid, struct run **ret, s
 	}
 	if (n != 1)
 		return error_set(err, ERROR_EXEC_NOT_FOUND,
-			n > 1 ? "several commands begin so" : "it never was, or it has ended", NULL,
-			"no running command %s", id);
+			n > 1 ? "several commands begin so" : "it never was, or it has ended",
+			n > 1 ? "give the whole exec_id" : "pyro vm list", "no running command %s",
+			id);
 	*ret = found;
 	return 0;
 }
@@ -755,7 +771,7 @@ int runs_signal(struct manager *m, const char *id, uid_t uid, int signo, json_ob
 	if (k >= 0)
 		k = json_add_str(o, "signal", name);
 	if (k < 0)
-		return error_set_errno(err, ERROR_NO_MEMORY, k, NULL, "cannot answer");
+		return error_no_memory(err, "cannot answer");
 	*ret = TAKE_PTR(o);
 	return 0;
 }

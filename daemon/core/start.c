@@ -43,8 +43,7 @@ static int pin_images(struct machine *mc, struct error *err)
 		mc->row.environment_version = strdup(environment_version(env));
 	if (!mc->row.env_digest || !mc->row.kernel_hash ||
 		(environment_version(env) && !mc->row.environment_version))
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot create the machine");
+		return error_no_memory(err, "cannot create the machine");
 	return 0;
 }
 
@@ -130,8 +129,7 @@ static int make_dir(const char *path, struct error *err)
 	_cleanup_free_ char *parent = strdup(path);
 
 	if (!parent)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot create %s", path);
+		return error_no_memory(err, "cannot create %s", path);
 	*strrchr(parent, '/') = '\0';
 	if ((mkdir(parent, 0700) < 0 && errno != EEXIST) || mkdir(path, 0700) < 0) {
 		int r = -errno;
@@ -420,12 +418,16 @@ static int launch(struct machine *mc, struct error *err)
 /* Goes on when the process is in the row and its vCPUs run, in either order. */
 static int run_vmm(struct machine *mc, struct error *err)
 {
+	_cleanup_free_ char *fix = NULL;
 	int r;
 
 	mc->own_fd = open(mc->disk_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	if (mc->own_fd < 0)
-		return error_set_errno(err, ERROR_START_FAILED, -errno, "run it again",
+	if (mc->own_fd < 0) {
+		r = -errno;
+		fix = error_errno_fix(r) ? NULL : str_printf("pyro vm delete %s", mc->row.id);
+		return error_set_errno(err, ERROR_START_FAILED, r, fix,
 			"cannot open the machine's disk %s", mc->disk_path);
+	}
 	if (mc->cb.on_launch)
 		mc->cb.on_launch(mc, mc->userdata);
 	r = launch(mc, err);
@@ -439,7 +441,7 @@ static int on_end_late(_unused_ sd_event_source *source, _unused_ uint64_t usec,
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
-	error_set(&err, ERROR_INTERNAL, "it may hang in the kernel", NULL,
+	error_internal(&err, "it may hang in the kernel",
 		"the VMM (pid %d) did not end when it was killed", (int)mc->row.vmm_pid);
 	machine_continue(mc, &err);
 	return 0;
@@ -488,7 +490,8 @@ static int run_agent(struct machine *mc, struct error *err)
 	close_images(mc); /* the VMM has them */
 	r = machine_link_open(mc, BOOT_USEC);
 	if (r < 0)
-		return error_set_errno(err, ERROR_START_FAILED, r, NULL, "cannot reach the guest");
+		return error_set_errno(err, ERROR_START_FAILED, r,
+			error_errno_fix(r) ? NULL : "pyro doctor", "cannot reach the guest");
 	return STEP_WAIT;
 }
 

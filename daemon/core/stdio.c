@@ -435,8 +435,7 @@ int stdio_new_at(sd_event *event, struct receivers *rs, int fd, bool with_stdin,
 		return r;
 	s = calloc(1, sizeof(*s));
 	if (!s)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot set up live stdio");
+		return error_no_memory(err, "cannot set up live stdio");
 	s->fd = -EBADF;
 	s->receivers = rs;
 	s->cb = *cb;

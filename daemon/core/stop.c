@@ -20,8 +20,8 @@ void machine_shut_down_over(struct machine *mc)
 
 	crash_point();
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
-	error_set(&err, ERROR_CANCELLED, "somebody asked for it", NULL, "machine %s was stopped",
-		mc->row.id);
+	error_cancelled(&err, "somebody asked for it; its disk is kept, what ran in it has ended",
+		"machine %s was stopped", mc->row.id);
 	machine_land(mc, MACHINE_STOPPED, &err);
 }
 

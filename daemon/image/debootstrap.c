@@ -236,7 +236,7 @@ int debootstrap_start(
 	_cleanup_(debootstrap_freep) struct debootstrap *d = calloc(1, sizeof(*d));
 	_cleanup_(args_done) struct args a = { 0 };
 	if (!d)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for mmdebstrap");
+		return error_no_memory(err, "no memory for mmdebstrap");
 	d->out = d->err = d->scratch.lock_fd = -EBADF;
 	int r = check_rights(d, err);
 	if (r < 0)

@@ -71,7 +71,7 @@ DEFINE_CLEANUP(struct disk_op *, op_free)
 
 static int no_memory(struct error *err)
 {
-	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot make a disk");
+	return error_no_memory(err, "Cannot make a disk");
 }
 
 static void finish(struct disk_op *op, const struct error *err)
@@ -386,7 +386,8 @@ int disk_create(struct manager *m, const char *path, uint64_t size_mib, disk_don
 	int r;
 
 	if (size_mib < DISK_MIB_MIN || size_mib > DISK_MIB_MAX)
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
+			"--disk-mib 10240, disk_mib=10240",
 			"A disk of %" PRIu64 " MiB cannot be made", size_mib);
 	r = op_new(m, path, done, userdata, &op, err);
 	if (r < 0)

@@ -19,11 +19,11 @@
 
 #define META_MAX  (64 * 1024)
 #define NAME_SHOW 200 /* bytes */
+#define NEAR_MAX  3   /* changes from the name that was meant */
 
 static int no_memory(struct error *err)
 {
-	return error_set_errno(
-		err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot look after the environments");
+	return error_no_memory(err, "Cannot look after the environments");
 }
 
 bool environment_digest_valid(const char *digest)
@@ -235,48 +235,54 @@ static bool names_registry(const char *name)
 	       (n == strlen("localhost") && startswith(name, "localhost"));
 }
 
-static bool looks_like_reference(const char *name)
+/* The catalog's name that was meant, if one is near; static. */
+static const char *meant(const char *name)
 {
-	size_t n = strlen(name);
+	const char *best = NULL;
+	size_t least = NEAR_MAX + 1;
 
-	return n > 0 && n < NAME_SHOW && name[0] != '/' &&
-	       strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._:/-@") == n;
+	for (size_t i = 0; i < catalog_size; i++) {
+		size_t d = text_distance(name, catalog[i].name);
+
+		if (d < least) {
+			least = d;
+			best = catalog[i].name;
+		}
+	}
+	return best;
 }
 
-static int unknown(const char *name, struct error *err)
+/* One that is not in the catalog: until there are registries, the fix is the catalog. */
+static int unknown(enum error_code code, const char *cause, const char *name, struct error *err)
 {
-	_cleanup_free_ char *known = NULL, *cause = NULL, *fix = NULL;
+	_cleanup_free_ char *known = NULL, *fix = NULL;
 
-	if (known_names(&known) < 0)
+	if (known_names(&known) < 0 || !(fix = str_printf("use one of: %s", known)))
 		return no_memory(err);
-	cause = str_printf("The known environments are %s.", known);
-	if (looks_like_reference(name) && !startswith(name, "debian"))
-		fix = str_printf("Use one of the known, or say where it comes from: docker.io/%s%s",
-			strchr(name, '/') ? "" : "library/", name);
-	else
-		fix = str_printf("Use one of: %s", known);
 
-	return error_set(err, ERROR_ENVIRONMENT_UNKNOWN, cause, fix, "There is no environment %.*s",
+	return error_set(err, code, cause, fix, "there is no environment %.*s",
 		utf8_cut(name, NAME_SHOW), name);
 }
 
 int environments_find(
 	struct environments *envs, const char *name, struct environment **ret, struct error *err)
 {
-	_cleanup_free_ char *known = NULL, *fix = NULL;
+	_cleanup_free_ char *cause = NULL;
+	const char *near = meant(name);
 
 	for (size_t i = 0; i < catalog_size; i++)
 		if (streq(name, catalog[i].name)) {
 			*ret = &envs->list[i];
 			return 0;
 		}
-	if (!names_registry(name))
-		return unknown(name, err);
-	if (known_names(&known) < 0 || !(fix = str_printf("Use one of: %s", known)))
-		return no_memory(err);
+	if (names_registry(name))
+		return unknown(
+			ERROR_UNSUPPORTED, "this pyrod cannot pull from registries yet", name, err);
+	if (near)
+		cause = str_printf("did you mean %s?", near);
 
-	return error_set(err, ERROR_UNSUPPORTED, "This pyrod cannot pull from registries yet.", fix,
-		"Cannot use %.*s", utf8_cut(name, NAME_SHOW), name);
+	return unknown(
+		ERROR_ENVIRONMENT_UNKNOWN, cause ? cause : "it is not in the catalog", name, err);
 }
 
 static int packages_json(const struct catalog_entry *e, json_object **ret)
@@ -382,8 +388,7 @@ int environments_open_image(
 	struct stat st;
 
 	if (!environment_digest_valid(digest))
-		return error_set(
-			err, ERROR_INTERNAL, NULL, NULL, "An environment's digest is damaged");
+		return error_internal(err, NULL, "An environment's digest is damaged");
 	dir = environment_dir(envs, digest);
 	path = dir ? str_printf("%s/" ENVIRONMENT_IMAGE, dir) : NULL;
 	if (!path)

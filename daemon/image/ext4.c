@@ -41,10 +41,12 @@ int ext4_error(struct error *err, errcode_t code, const char *what, const char *
 		return error_set_errno(err, error_code_for_errno(-(int)code), -(int)code, NULL,
 			"cannot %s \"%s\"", what, path);
 	if (code == EXT2_ET_NO_MEMORY)
-		return error_set(
-			err, ERROR_NO_MEMORY, NULL, NULL, "no memory to %s \"%s\"", what, path);
-	return error_set(err, code == EXT2_ET_EA_NO_SPACE ? ERROR_SEED_REFUSED : ERROR_INTERNAL,
-		error_message(code), NULL, "cannot %s \"%s\"", what, path);
+		return error_no_memory(err, "no memory to %s \"%s\"", what, path);
+	if (code == EXT2_ET_EA_NO_SPACE)
+		return error_set(err, ERROR_SEED_REFUSED, error_message(code),
+			"give that file fewer or shorter extended attributes", "cannot %s \"%s\"",
+			what, path);
+	return error_internal(err, error_message(code), "cannot %s \"%s\"", what, path);
 }
 
 static void writer_done(struct writer *w)
@@ -191,8 +193,8 @@ static int lay_out(struct writer *w, struct error *err)
 		w->fs = NULL;
 		blocks += MAX_OF(w->n_blocks + 8 - MIN_OF(free_blocks, w->n_blocks), UINT64_C(64));
 	}
-	return error_set(err, ERROR_PULL_FAILED, "the image would be too large", NULL,
-		"cannot lay out \"%s\"", IMAGE);
+	return error_set(err, ERROR_PULL_FAILED, "the image would be too large",
+		"leave some of its files out of the archive", "cannot lay out \"%s\"", IMAGE);
 }
 
 /* Takes the next free blocks, up to want of them in one run. */

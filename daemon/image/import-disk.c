@@ -166,7 +166,7 @@ static int run(const char *output, uint64_t mib, json_object **ret, struct error
 	_cleanup_free_ char *tmp = str_printf("%s.tmp", output);
 	_cleanup_json_ json_object *o = json_object_new_object();
 	if (!tmp || !o || json_add_int(o, "size_bytes", (int64_t)(mib * MIB)) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for a disk");
+		return error_no_memory(err, "no memory for a disk");
 	(void)unlink(tmp);
 	_cleanup_close_ int fd = open(tmp, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0)

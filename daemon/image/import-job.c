@@ -271,6 +271,7 @@ static void on_done(struct job *job, int status, const char *tail, void *userdat
 		error_clear(&j->error);
 		explain(j, status, tail);
 	}
+	error_default_fix(&j->error, j->again);
 	j->busy = true;
 	j->on_done(good ? j->result : NULL, good ? NULL : &j->error, j->userdata);
 	import_job_free(j);
@@ -345,8 +346,7 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 	j = calloc(1, sizeof(*j));
 	if (!program || !j) {
 		free(j);
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot start pyro-import");
+		return error_no_memory(err, "Cannot start pyro-import");
 	}
 	j->failure = spec->failure;
 	j->again = spec->again;

@@ -51,7 +51,7 @@ static void import_kernel_done(struct import_kernel *k)
 
 static int out_of_memory(struct error *err)
 {
-	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot import a kernel");
+	return error_no_memory(err, "Cannot import a kernel");
 }
 
 static int cannot_write(struct error *err, int r, const char *path)
@@ -171,7 +171,8 @@ static int pack_modules(struct import_kernel *k, struct error *err)
 		if (output)
 			(void)program_last_line(output, "{\"error\":", &cause);
 		return error_set(err, ERROR_PULL_FAILED, cause ? cause : strerror(r < 0 ? -r : EIO),
-			NULL, "Cannot make the image of the kernel's modules");
+			"Name another kernel with kernel= in pyrod.conf.",
+			"Cannot make the image of the kernel's modules");
 	}
 	if (rename(PACKED "/image.ext4", "modules.ext4") < 0 || rmdir(PACKED) < 0)
 		return cannot_write(err, -errno, "modules.ext4");

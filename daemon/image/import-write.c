@@ -85,7 +85,7 @@ static int make_result(
 	if (!o || json_add_int(o, "size_bytes", (int64_t)res->size_bytes) < 0 ||
 		json_add_int(o, "entries", (int64_t)res->entries) < 0 ||
 		json_add(o, "packages", TAKE_PTR(packages)) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the result");
+		return error_no_memory(err, "no memory for the result");
 	*ret = TAKE_PTR(o);
 	return 0;
 }
@@ -95,7 +95,7 @@ static int write_image(struct image *im, json_object **ret, struct error *err)
 	_cleanup_free_ struct input *in = calloc(1, sizeof(*in));
 	struct ext4_result res;
 	if (!in)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
+		return error_no_memory(err, "no memory to read an archive");
 	struct tar_read tr = {
 		.tree = im->tree, .spool_fd = im->spool_fd, .input = on_input, .userdata = in
 	};
@@ -117,11 +117,11 @@ static int run(uint64_t file_bytes, json_object **ret, struct error *err)
 		return r;
 	if (file_bytes == 0) {
 		*ret = json_object_new_object();
-		return *ret ? 0 : error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory");
+		return *ret ? 0 : error_no_memory(err, "no memory");
 	}
 	r = tree_new(&im.tree);
 	if (r < 0)
-		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "no memory for a tree");
+		return error_no_memory(err, "no memory for a tree");
 	r = write_image(&im, ret, err);
 	im.tree = tree_free(im.tree);
 	return r;

@@ -164,8 +164,8 @@ static int write_archive(struct initramfs *i, int fd, struct error *err)
 	if (archive_write_set_format_cpio_newc(i->archive) != ARCHIVE_OK ||
 		archive_write_set_bytes_in_last_block(i->archive, 4) != ARCHIVE_OK ||
 		archive_write_open_fd(i->archive, fd) != ARCHIVE_OK)
-		return error_set(err, ERROR_INTERNAL, archive_error_string(i->archive), NULL,
-			"Cannot write %s", i->output);
+		return error_internal(
+			err, archive_error_string(i->archive), "Cannot write %s", i->output);
 	r = put_skeleton(i, err);
 	if (r < 0)
 		return r;
@@ -176,8 +176,8 @@ static int write_archive(struct initramfs *i, int fd, struct error *err)
 	if (r < 0)
 		return r;
 	if (archive_write_close(i->archive) != ARCHIVE_OK)
-		return error_set(err, error_code_for_errno(-archive_errno(i->archive)),
-			archive_error_string(i->archive), NULL, "Cannot write %s", i->output);
+		return error_set_errno(err, error_code_for_errno(-archive_errno(i->archive)),
+			-archive_errno(i->archive), NULL, "Cannot write %s", i->output);
 	if (fsync(fd) < 0)
 		return -errno;
 

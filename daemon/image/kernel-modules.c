@@ -265,8 +265,7 @@ static int closure_find(struct closure *c, const char *dir, struct error *err)
 
 	c->ctx = kmod_new(dir, no_config);
 	if (!c->ctx)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot read the modules' index");
+		return error_no_memory(err, "Cannot read the modules' index");
 	for (size_t i = 0; i < ARRAY_SIZE(boot_modules); i++) {
 		int r = closure_add_name(c, boot_modules[i].name, boot_modules[i].required, err);
 

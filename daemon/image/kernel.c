@@ -70,7 +70,7 @@ struct kernels {
 
 static int no_memory(struct error *err)
 {
-	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot prepare a kernel");
+	return error_no_memory(err, "Cannot prepare a kernel");
 }
 
 static bool hash_valid(const char *s)
@@ -477,7 +477,7 @@ int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_don
 static int name_files(struct kernels *k, const char *hash, struct error *err)
 {
 	if (!hash || !hash_valid(hash))
-		return error_set(err, ERROR_INTERNAL, NULL, NULL, "A kernel's hash is damaged");
+		return error_internal(err, NULL, "A kernel's hash is damaged");
 	return initrd_name(k, err);
 }
 
@@ -696,7 +696,7 @@ int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, 
 	if (f.modules_fd < 0) {
 		f.modules_fd = -EBADF;
 		if (errno != ENOENT)
-			return error_set_errno(err, ERROR_START_FAILED, -errno, NULL,
+			return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
 				"Cannot open the modules of kernel %s", hash);
 	}
 	*ret = f;

@@ -209,8 +209,7 @@ static void answer(struct prune *prune, const struct error *err)
 	r = r < 0 ? r : json_add(o, "deleted", TAKE_PTR(p->deleted));
 	r = r < 0 ? r : json_add_int(o, "bytes_freed", (int64_t)p->bytes);
 	if (r < 0) {
-		(void)error_set_errno(
-			&mine, ERROR_NO_MEMORY, r, NULL, "Cannot list what was removed");
+		(void)error_no_memory(&mine, "Cannot list what was removed");
 		p->done(NULL, &mine, p->userdata);
 		return;
 	}

@@ -50,7 +50,7 @@ struct pull {
 
 static int no_memory(struct error *err)
 {
-	return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot pull an environment");
+	return error_no_memory(err, "Cannot pull an environment");
 }
 
 struct pull *pull_free(struct pull *p)

@@ -130,7 +130,7 @@ int scratch_make(struct scratch *s, struct error *err)
 	sweep(base);
 	_cleanup_free_ char *path = str_printf("%s/" PREFIX "%u-XXXXXX", base, (unsigned)geteuid());
 	if (!path)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for a path");
+		return error_no_memory(err, "no memory for a path");
 	if (!mkdtemp(path))
 		return error_set_errno(err, ERROR_PULL_FAILED, -errno,
 			"set TMPDIR to a folder with room", "cannot make a folder in \"%s\"", base);

@@ -83,7 +83,7 @@ static int add_acl(struct tree *t, uint32_t node, struct archive_entry *e, int w
 			tree_node(t, node)->mode =
 				(tree_node(t, node)->mode & ~070U) | list[i].perm << 3;
 	if (r < 0)
-		r = error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "no memory for an ACL");
+		r = error_no_memory(err, "no memory for an ACL");
 	else
 		r = tree_add_xattr(t, node, name, buf_head(&b), buf_len(&b), err);
 	buf_done(&b);

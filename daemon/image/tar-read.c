@@ -203,7 +203,8 @@ static int read_entry(
 	const char *path = archive_entry_pathname(e), *target = archive_entry_hardlink(e);
 	uint32_t mode = archive_entry_mode(e) & (S_IFMT | 07777), node;
 	if (!path)
-		return error_set(err, ERROR_SEED_REFUSED, "it has no name", NULL,
+		return error_set(err, ERROR_SEED_REFUSED, "it has no name",
+			"leave this entry out of the archive",
 			"an entry of the archive is refused");
 	if (target)
 		return tree_put_hardlink(tr->tree, path, target, err);
@@ -248,8 +249,7 @@ static int read_all(struct tar_read *tr, struct archive *a, struct error *err)
 		free(tr->last);
 		tr->last = strdup(archive_entry_pathname(e) ? archive_entry_pathname(e) : "");
 		if (!tr->last)
-			return error_set(
-				err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
+			return error_no_memory(err, "no memory to read an archive");
 		r = check_ratio(a, e, err);
 		if (r >= 0)
 			r = read_entry(tr, a, e, err);
@@ -267,7 +267,7 @@ int tar_read(struct tar_read *tr, struct error *err)
 {
 	_cleanup_(archive_freep) struct archive *a = archive_read_new();
 	if (!a)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory to read an archive");
+		return error_no_memory(err, "no memory to read an archive");
 	if (archive_read_support_format_tar(a) != ARCHIVE_OK ||
 		archive_read_support_filter_gzip(a) != ARCHIVE_OK ||
 		archive_read_support_filter_xz(a) != ARCHIVE_OK ||

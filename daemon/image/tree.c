@@ -82,7 +82,8 @@ static int refuse_errno(struct error *err, const char *path, int r)
 {
 	switch (r) {
 	case -ENOMEM:
-		return error_set(err, ERROR_NO_MEMORY, "too many or too long names", NULL,
+		return error_set(err, ERROR_NO_MEMORY, "too many or too long names",
+			"leave some of its files out of the archive",
 			"no memory for the archive's entry \"%s\"", path);
 	case -ELOOP: return refuse(err, path, "more than 40 symbolic links on its path");
 	case -ENOTDIR: return refuse(err, path, "a part of its path is no directory");

@@ -290,11 +290,10 @@ static int payload_unpack(const uint8_t *p, size_t n, struct vmlinux *ret, struc
 		return bad(err, "It announces an impossible unpacked size.");
 	out = malloc(out_n);
 	if (!out)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot unpack the kernel");
+		return error_no_memory(err, "Cannot unpack the kernel");
 	r = f->unpack(p, f->size_appended ? n - 4 : n, out, out_n);
 	if (r == -ENOMEM)
-		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "Cannot unpack the kernel");
+		return error_no_memory(err, "Cannot unpack the kernel");
 	if (r < 0) {
 		cause = str_printf("Its %s data is damaged.", f->name);
 		return bad(err, cause);
@@ -333,8 +332,7 @@ int vmlinux_extract(const uint8_t *image, size_t n, struct vmlinux *ret, struct 
 			return bad(err, "It is larger than any kernel.");
 		v.data = malloc(n);
 		if (!v.data)
-			return error_set_errno(
-				err, ERROR_NO_MEMORY, -ENOMEM, NULL, "Cannot load the kernel");
+			return error_no_memory(err, "Cannot load the kernel");
 		memcpy(v.data, image, n);
 		v.size = n;
 	} else {

@@ -69,7 +69,7 @@ static int open_files(struct writer *w, struct error *err)
 	w->path = str_printf("%s/image.ext4", w->dir);
 	w->tmp = str_printf("%s/.image.ext4.tmp", w->dir);
 	if (!w->path || !w->tmp)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for a path");
+		return error_no_memory(err, "no memory for a path");
 	w->spool_fd = open_spool(w->dir);
 	if (w->spool_fd < 0)
 		return error_set_errno(err, error_code_for_errno(w->spool_fd), w->spool_fd,
@@ -106,7 +106,7 @@ static int spawn(struct writer *w, int input_fd, struct error *err)
 			"cannot tell the free space of \"%s\"", w->dir);
 	_cleanup_free_ char *number = str_printf("%" PRIu64, budget);
 	if (!number)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the writer");
+		return error_no_memory(err, "no memory for the writer");
 	const char *const argv[] = { "/proc/self/exe", "write", number, NULL };
 	const char *const env[] = { "LANG=C.UTF-8", NULL }; /* no proxy's password */
 	int lines[2], fds[] = { w->spool_fd, w->image_fd };
@@ -134,12 +134,12 @@ static int start(const char *dir, int input_fd, struct writer **ret, struct erro
 {
 	_cleanup_(writer_freep) struct writer *w = calloc(1, sizeof(*w));
 	if (!w)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the writer");
+		return error_no_memory(err, "no memory for the writer");
 	w->dir = dir;
 	w->spool_fd = w->image_fd = w->lines_fd = w->pidfd = -EBADF;
 	w->unconfined = json_object_new_array();
 	if (!w->unconfined)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the writer");
+		return error_no_memory(err, "no memory for the writer");
 	int r = dir ? open_files(w, err) : 0;
 	if (r >= 0)
 		r = spawn(w, input_fd, err);
@@ -358,7 +358,7 @@ static int make_result(struct writer *w, json_object **ret, struct error *err)
 		json_add(o, "entries", json_object_get(entries)) < 0 ||
 		json_add(o, "packages", json_object_get(packages)) < 0 ||
 		json_add(o, UNCONFINED, json_object_get(w->unconfined)) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the result");
+		return error_no_memory(err, "no memory for the result");
 	*ret = TAKE_PTR(o);
 	return 0;
 }
@@ -384,7 +384,7 @@ int writer_probe(json_object **ret, struct error *err)
 	if (r < 0)
 		return r;
 	if (!o || json_add(o, UNCONFINED, json_object_get(w->unconfined)) < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "no memory for the result");
+		return error_no_memory(err, "no memory for the result");
 	*ret = TAKE_PTR(o);
 	return 0;
 }

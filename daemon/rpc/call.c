@@ -246,13 +246,15 @@ static void error_mask(struct call *c, const struct error *err, struct error *re
 	log_full(LOG_ERR, 0, field, "internal error %s in %s: %s%s%s", id, c->method->name,
 		err->message ? err->message : "no text", err->cause ? ": " : "",
 		err->cause ? err->cause : "");
-	_cleanup_free_ char *cause = str_printf("the daemon's log has the details under %s", id);
+	_cleanup_free_ char *cause =
+		str_printf("a fault of pyrod's own; its log has more under %s", id);
+	_cleanup_free_ char *fix = log_search(c->manager->system, id);
 	if (err->fix)
 		(void)error_set(ret, ERROR_INTERNAL, cause, err->fix, "%s",
 			err->message ? err->message : "internal error");
 	else
-		(void)error_set(ret, ERROR_INTERNAL, cause, "report it with that part of the log",
-			"internal error %s", id);
+		(void)error_set(ret, ERROR_INTERNAL, cause, fix, "internal error %s in %s", id,
+			c->method->name);
 }
 
 void call_fail(struct call *c, const struct error *err)

@@ -58,7 +58,7 @@ static int read_id(struct request *q, struct error *err)
 		    (json_object_is_type(id, json_type_string) &&
 			    json_object_get_string_len(id) <= REQUEST_ID_MAX);
 	if (!good) {
-		(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		(void)error_set(err, ERROR_INVALID_ARGUMENT, NULL, "number the requests: \"id\":1",
 			"a request's id is an integer or a string of at most 64 bytes");
 		return -EBADMSG;
 	}
@@ -127,7 +127,8 @@ static bool parse_line(struct conn *c, const char *line, size_t n, struct reques
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (memchr(line, '\0', n) || !json_utf8_valid(line, n)) {
-		(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, NULL,
+		(void)error_set(&err, ERROR_INVALID_ARGUMENT, "JSON is UTF-8 text",
+			"write NUL as \\u0000, and send other bytes by stdio",
 			"a request line holds NUL or is not UTF-8");
 		conn_refuse(c, NULL, JSON_RPC_PARSE_ERROR, &err, true);
 		return false;
@@ -250,8 +251,8 @@ static bool admit(struct conn *c, struct request *q, const struct api_method *me
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (q->n_fds > 0 && !has_fd_field(method)) {
-		(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, NULL, "%s takes no descriptors",
-			method->name);
+		(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, "send the line without fds",
+			"%s takes no descriptors", method->name);
 		refuse(c, q, JSON_RPC_INVALID_PARAMS, &err, true);
 		return false;
 	}
@@ -294,7 +295,7 @@ void dispatch_line(struct conn *c, const char *line, size_t n)
 
 	struct call *call;
 	if (call_new(c, method, q.id, &call) < 0) {
-		(void)error_set(&err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		(void)error_no_memory(&err, "out of memory");
 		refuse(c, &q, JSON_RPC_OTHER, &err, q.n_fds > 0);
 		return;
 	}

@@ -92,7 +92,7 @@ static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (why == CALL_GONE)
 		return; /* nobody to tell, and callers that come and go must leave nothing */
-	(void)error_set(&err, ERROR_CANCELLED, "the pull itself goes on", NULL,
+	(void)error_cancelled(&err, "its caller asked for it; the pull itself goes on",
 		"waiting for %s was cancelled", environment_name(w->env));
 	call_fail(c, &err);
 }

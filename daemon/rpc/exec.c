@@ -36,8 +36,8 @@ int rpc_exec_signal(struct call *c, struct error *err)
 	_cleanup_json_ json_object *result = NULL;
 	int signo = signal_number(name);
 	if (signo < 0)
-		return error_set(
-			err, ERROR_INVALID_ARGUMENT, NULL, NULL, "unknown signal %s", name);
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "signal_name=INT",
+			"unknown signal %s", name);
 	int r = runs_signal(call_manager(c), json_get_str(call_params(c), "exec_id", ""),
 		call_uid(c), signo, &result, err);
 	if (r < 0)

@@ -336,7 +336,7 @@ static int bind_path(struct server *s, const char *path, struct error *err)
 			path);
 	s->bound = strdup(path);
 	if (!s->bound)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	r = open_to_group(s, path);
 	if (r < 0)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
@@ -370,7 +370,7 @@ int server_new(
 {
 	_cleanup_(server_freep) struct server *s = calloc(1, sizeof(*s));
 	if (!s)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	*s = (struct server){ .manager = m, .fd = listen_fd, .reserve = -EBADF };
 	TAILQ_INIT(&s->conns);
 	TAILQ_INIT(&s->detached);
@@ -381,7 +381,7 @@ int server_new(
 	}
 	int r = json_parser_new(&json_limits_request, &s->parser);
 	if (r < 0)
-		return error_set(err, ERROR_NO_MEMORY, NULL, NULL, "out of memory");
+		return error_no_memory(err, "out of memory");
 	if (listen_fd < 0)
 		r = bind_path(s, path, err);
 	else if (fcntl(listen_fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)

@@ -15,7 +15,6 @@
 #include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"
 #include "daemon/rpc/run-call.h"
-#include "proto/host.h"
 #include "proto/limits.h"
 #include "proto/utf8.h"
 
@@ -44,22 +43,6 @@ static int refuse_unsupported(json_object *params, struct error *err)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"leave out stdin; interactive=true says that input comes over stdio",
 			"stdin and stdio exclude each other");
-	return 0;
-}
-
-static int check_host_ranges(json_object *params, struct error *err)
-{
-	int64_t vcpus = json_get_int(params, "vcpu_count", 1), have = host_cpu_count();
-	int64_t mem = json_get_int(params, "mem_mib", 1024);
-	uint64_t mem_have = host_memory_mib();
-	if (vcpus > have)
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
-			"vcpu_count must be from 1 to this host's %" PRId64 ", not %" PRId64, have,
-			vcpus);
-	if (mem_have > 0 && (uint64_t)mem > mem_have) /* 0: not known now; the start says so */
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, NULL,
-			"mem_mib must be from %d to this host's %" PRIu64 ", not %" PRId64,
-			MEM_MIB_MIN, mem_have, mem);
 	return 0;
 }
 
@@ -168,7 +151,9 @@ static int check_machine(struct call *c, enum accelerator *ret, struct error *er
 	int r = refuse_unsupported(params, err);
 
 	if (r >= 0)
-		r = check_host_ranges(params, err);
+		r = machines_check_size(call_manager(c)->machines, call_uid(c),
+			json_get_int(params, "vcpu_count", 1),
+			json_get_int(params, "mem_mib", 1024), err);
 	return r < 0 ? r : accelerator_from_name(json_get_str(params, "accelerator", "auto"), ret);
 }
 
@@ -228,7 +213,7 @@ static void reply_machine(struct call *c, struct machine *mc)
 		call_reply(c, o);
 		return;
 	}
-	error_set_errno(&err, ERROR_NO_MEMORY, r, NULL, "cannot answer");
+	error_no_memory(&err, "cannot answer");
 	call_fail(c, &err);
 }
 
@@ -380,7 +365,7 @@ static void on_deleted(const struct error *err, void *userdata)
 	}
 	if (!o || json_add_str(o, "vm_id", d->vm_id) < 0 || json_add_bool(o, "deleted", true) < 0 ||
 		json_add_str(o, "reason", "explicit_delete") < 0) {
-		(void)error_set(&failed, ERROR_NO_MEMORY, NULL, NULL, "%s is deleted", d->vm_id);
+		(void)error_no_memory(&failed, "%s is deleted", d->vm_id);
 		call_fail(d->call, &failed);
 		return;
 	}

@@ -221,8 +221,7 @@ static int migrate(struct store *s, struct error *err)
 			store_migrations[version], APPLICATION_ID, (int)version + 1);
 
 		if (!sql)
-			return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL,
-				"cannot bring the store up to date");
+			return error_no_memory(err, "cannot bring the store up to date");
 		r = store_exec(s, sql, "bring the schema up to date", err);
 		if (r < 0)
 			return r;
@@ -417,8 +416,7 @@ int store_new(sd_event *event, const char *path, struct store **ret, struct erro
 	int r;
 
 	if (!s)
-		return error_set_errno(
-			err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot open the store");
+		return error_no_memory(err, "cannot open the store");
 	s->event_fd = -EBADF;
 	STAILQ_INIT(&s->queue);
 	STAILQ_INIT(&s->done);

@@ -88,7 +88,8 @@ static void fail_start(struct qemu *q, const char *cause, const char *fix)
 	if (q->started || q->failed)
 		return;
 	q->failed = true;
-	(void)error_set(&q->error, ERROR_START_FAILED, cause, fix, "the VM could not be started");
+	(void)error_set(&q->error, ERROR_START_FAILED, cause, fix ? fix : "pyro doctor",
+		"the VM could not be started");
 	notify(q, PENDING_FAILED);
 	launch_kill(q->vmm.launch);
 }
@@ -407,6 +408,18 @@ static struct qemu *qemu_new(const struct vmm_callbacks *cb, void *userdata)
 	return q;
 }
 
+static int not_installed(const struct manager *m, struct error *err)
+{
+	const char *named = m->config ? m->config->qemu : NULL;
+
+	if (named)
+		return error_set(err, ERROR_VM_UNAVAILABLE, "qemu= of pyrod.conf names it",
+			"correct qemu= in pyrod.conf, or leave it out", "there is no program %s",
+			named);
+	return error_set(err, ERROR_VM_UNAVAILABLE, "it is not in PATH", QEMU_FIX,
+		"QEMU (%s) is not installed", QEMU_PROGRAM);
+}
+
 static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
@@ -416,17 +429,12 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 
 	r = find_program(m, &program);
 	if (r == -ENOMEM)
-		return error_set_errno(err, ERROR_NO_MEMORY, r, NULL, "cannot start a VM");
+		return error_no_memory(err, "cannot start a VM");
 	if (r < 0)
-		return error_set(err, ERROR_VM_UNAVAILABLE,
-			m->config && m->config->qemu
-				? "no such program; qemu= of pyrod.conf names it"
-				: "it is not in PATH",
-			QEMU_FIX, "QEMU (%s) is not installed",
-			m->config && m->config->qemu ? m->config->qemu : QEMU_PROGRAM);
+		return not_installed(m, err);
 	q = qemu_new(cb, userdata);
 	if (!q)
-		return error_set_errno(err, ERROR_NO_MEMORY, -ENOMEM, NULL, "cannot start a VM");
+		return error_no_memory(err, "cannot start a VM");
 	r = bring_up(m, q, spec, program, err);
 	if (r < 0)
 		return r;

@@ -225,7 +225,7 @@ def test_cancel_of_nothing(served):
     (["run", "--frob", "debian:12", "--", "true"], "--frob"),
     (["run", "-t", "debian:12", "--", "true"], ""),
     (["run", "--network", "debian:12", "--", "true"], "network"),
-    (["run", "python:3.12", "--", "true"], "docker.io/library/python:3.12"),
+    (["run", "python:3.12", "--", "true"], "use one of: debian:12, debian:12-base, debian:12-build"),
 ])
 def test_cli_usage(served, argv, names):
     r = served.pyro(*argv)

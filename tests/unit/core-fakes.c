@@ -411,7 +411,7 @@ int environments_open_image(_unused_ struct environments *envs, _unused_ const c
 	int *ret_fd, struct error *err)
 {
 	if (fake.fail == FAKE_IMAGE)
-		return error_set(err, ERROR_PULL_FAILED, NULL, NULL, "no image");
+		return error_set(err, ERROR_PULL_FAILED, NULL, "mend it", "no image");
 	*ret_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	return 0;
 }
@@ -422,7 +422,7 @@ static void end_pull(void *arg)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (fake.fail == FAKE_PULL)
-		error_set(&err, ERROR_PULL_FAILED, NULL, NULL, "no mirror");
+		error_set(&err, ERROR_PULL_FAILED, NULL, "mend it", "no mirror");
 	if (!w->left)
 		w->done(err.set ? &err : NULL, w->userdata);
 	free(w);
@@ -472,7 +472,7 @@ static void end_packing(_unused_ void *arg)
 
 	packing = (struct packing){ 0 };
 	if (fake.fail == FAKE_PACK)
-		error_set(&err, ERROR_START_FAILED, NULL, NULL, "no room for an initramfs");
+		error_set(&err, ERROR_START_FAILED, NULL, "mend it", "no room for an initramfs");
 	if (p.done)
 		p.done(err.set ? &err : NULL, p.userdata);
 }
@@ -498,7 +498,7 @@ int kernels_open(_unused_ struct kernels *k, _unused_ const char *hash, struct k
 	struct error *err)
 {
 	if (fake.fail == FAKE_KERNEL)
-		return error_set(err, ERROR_START_FAILED, NULL, NULL, "no kernel");
+		return error_set(err, ERROR_START_FAILED, NULL, "mend it", "no kernel");
 	ret->vmlinux_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	ret->initrd_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	return 0;
@@ -525,7 +525,7 @@ static void end_disk(void *arg)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (op->fail)
-		error_set(&err, ERROR_NO_SPACE, NULL, NULL, "disk full");
+		error_set(&err, ERROR_NO_SPACE, NULL, "mend it", "disk full");
 	op->done(op->fail ? &err : NULL, op->userdata);
 }
 
@@ -621,7 +621,7 @@ static void vmm_refuse(void *arg)
 	struct vmm *v = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	error_set(&err, ERROR_START_FAILED, NULL, NULL, "no such firmware");
+	error_set(&err, ERROR_START_FAILED, NULL, "mend it", "no such firmware");
 	v->cb.on_failed(v, &err, v->userdata);
 	later(vmm_end, v);
 }
@@ -630,7 +630,7 @@ int vmm_start(_unused_ struct manager *m, _unused_ const struct vmm_spec *spec,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
 	if (fake.fail == FAKE_VMM)
-		return error_set(err, ERROR_VM_UNAVAILABLE, NULL, NULL, "no qemu");
+		return error_set(err, ERROR_VM_UNAVAILABLE, NULL, "mend it", "no qemu");
 	the_vmm = calloc(1, sizeof(*the_vmm));
 	the_vmm->cb = *cb;
 	the_vmm->userdata = userdata;
@@ -650,7 +650,7 @@ int vmm_adopt(_unused_ struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
 	if (fake.fail == FAKE_VMM)
-		return error_set(err, ERROR_INTERNAL, NULL, NULL, "no socket");
+		return error_internal(err, NULL, "no socket");
 	the_vmm = calloc(1, sizeof(*the_vmm));
 	the_vmm->cb = *cb;
 	the_vmm->userdata = userdata;

@@ -30,7 +30,7 @@ int run_start(_unused_ struct manager *m, const struct run_params *p,
 	if (streq(p->command, "fail"))
 		return error_set(err, ERROR_START_FAILED, "because", "do that", "it cannot start");
 	if (streq(p->command, "internal"))
-		return error_set(err, ERROR_INTERNAL, "secret cause", NULL, "secret text");
+		return error_internal(err, "secret cause", "secret text");
 	if (streq(p->command, "internal with a fix"))
 		return error_set(err, ERROR_INTERNAL, "secret cause", "mend it so", "what failed");
 	fake.cb = *cb;
@@ -49,7 +49,7 @@ void run_cancel(struct run *r)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (fake.cancel_late)
 		return;
-	(void)error_set(&err, ERROR_CANCELLED, NULL, NULL, "cancelled");
+	(void)error_cancelled(&err, "it is gone", "cancelled");
 	fake.cb.on_done(r, NULL, &err, fake.userdata);
 }
 
@@ -67,7 +67,15 @@ struct run *run_free(_unused_ struct run *r)
 int runs_signal(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t uid, int signo,
 	_unused_ json_object **ret, struct error *err)
 {
-	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, NULL, "%s %d", exec_id, signo);
+	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s %d", exec_id, signo);
+}
+
+int machines_check_size(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ int64_t vcpus,
+	int64_t mem_mib, struct error *err)
+{
+	return mem_mib < 16000000 ? 0
+				  : error_set(err, ERROR_INVALID_ARGUMENT, NULL, "ask for less",
+					    "too much memory");
 }
 
 int machines_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t uid,
@@ -122,7 +130,7 @@ int run_attach(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t u
 	_unused_ const struct run_callbacks *cb, _unused_ void *userdata, _unused_ struct run **ret,
 	struct error *err)
 {
-	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, NULL, "%s", exec_id);
+	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s", exec_id);
 }
 
 int creation_start(_unused_ struct manager *m, const struct machine_spec *spec,
@@ -141,7 +149,7 @@ void creation_cancel(_unused_ struct creation *c)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	error_set(&err, ERROR_CANCELLED, NULL, NULL, "cancelled");
+	error_cancelled(&err, "it is gone", "cancelled");
 	fake.creation.on_done(NULL, &err, fake.creation_userdata);
 }
 
@@ -279,5 +287,5 @@ void vmm_probe_done(_unused_ struct vmm_probe *p)
 int vmm_resolve_accelerator(_unused_ enum accelerator want, _unused_ enum accelerator *ret,
 	_unused_ const char **ret_reason, struct error *err)
 {
-	return error_set(err, ERROR_VM_UNAVAILABLE, NULL, NULL, "none");
+	return error_set(err, ERROR_VM_UNAVAILABLE, NULL, "mend it", "none");
 }

@@ -28,6 +28,7 @@ static const char *refused(const char *method, const char *json, size_t n_fds)
 	if (r >= 0)
 		return NULL;
 	ck_assert_int_eq(err.code, ERROR_INVALID_ARGUMENT);
+	ck_assert_ptr_nonnull(err.fix);
 	ck_assert_ptr_null(o);
 	(void)snprintf(message, sizeof(message), "%s|%s", err.message, err.fix ? err.fix : "");
 	return message;
@@ -79,7 +80,7 @@ START_TEST(ranges)
 {
 	ck_assert_ptr_null(refused("vm.run", RUN(",\"vcpu_count\":32"), 0));
 	ck_assert_str_eq(refused("vm.run", RUN(",\"vcpu_count\":0"), 0),
-		"vcpu_count must be from 1 to 32, not 0|");
+		"vcpu_count must be from 1 to 32, not 0|send \"vcpu_count\": 1");
 	ck_assert_ptr_nonnull(refused("vm.run", RUN(",\"vcpu_count\":1000"), 0));
 	ck_assert_ptr_nonnull(refused("vm.run", RUN(",\"mem_mib\":1"), 0));
 	ck_assert_ptr_nonnull(refused("vm.run", RUN(",\"mem_mib\":1000000000"), 0));
@@ -89,7 +90,8 @@ START_TEST(ranges)
 	ck_assert_ptr_null(refused("vm.run", RUN(",\"ttl_seconds\":31536000"), 0));
 	ck_assert_ptr_nonnull(refused("vm.run", RUN(",\"ttl_seconds\":31536001"), 0));
 	ck_assert_str_eq(refused("vm.run", RUN(",\"accelerator\":\"tcg\""), 0),
-		"accelerator must be one of auto, kvm, emulation, not \"tcg\"|");
+		"accelerator must be one of auto, kvm, emulation, not \"tcg\"|"
+		"send \"accelerator\": \"auto\"");
 	ck_assert_ptr_nonnull(refused("vm.run", RUN(",\"accelerator\":\"kvm\\u0000\""), 0));
 }
 END_TEST
@@ -98,7 +100,7 @@ START_TEST(strings)
 {
 	char name[300], json[400];
 	ck_assert_str_eq(refused("vm.run", "{\"environment\":\"x\",\"command\":\"\"}", 0),
-		"command must be not empty, not \"\"|");
+		"command must be not empty, not \"\"|send a \"command\" that is not empty");
 	ck_assert_ptr_nonnull(
 		refused("vm.run", "{\"environment\":\"x\",\"command\":\"a\\u0000b\"}", 0));
 	for (int n = 255; n <= 256; n++) {

@@ -118,7 +118,8 @@ START_TEST(first_error_stays)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	ck_assert_int_eq(
-		error_set(&err, ERROR_NO_SPACE, "disk", NULL, "cannot write %s", "x"), -ENOSPC);
+		error_set_texts(&err, ERROR_NO_SPACE, "disk", NULL, "cannot write %s", "x"),
+		-ENOSPC);
 	ck_assert_int_eq(error_set(&err, ERROR_USAGE, NULL, "y", "other"), -ENOSPC);
 	ck_assert_int_eq(err.code, ERROR_NO_SPACE);
 	ck_assert_str_eq(err.message, "cannot write x");
@@ -127,7 +128,7 @@ START_TEST(first_error_stays)
 	error_default_fix(&err, "free some");
 	error_default_fix(&err, "other");
 	ck_assert_str_eq(err.fix, "free some");
-	ck_assert_int_eq(error_set(NULL, ERROR_USAGE, NULL, NULL, "x"), -EINVAL);
+	ck_assert_int_eq(error_set(NULL, ERROR_USAGE, NULL, "z", "x"), -EINVAL);
 	ck_assert_int_eq(error_prefix(NULL, "x"), -EIO);
 }
 END_TEST

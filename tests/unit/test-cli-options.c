@@ -20,13 +20,13 @@ static char *parse(
 	const struct verb *v, const char *const *words, struct cli *cli, struct error *err)
 {
 	_cleanup_(cmdline_done) struct cmdline line = { 0 };
-	char *argv[32];
-	int argc = 0;
+	char *argv[32] = { (char[]){ "pyro" } };
+	int argc = 1;
 
-	for (; words[argc]; argc++)
-		argv[argc] = (char *)words[argc]; /* only read */
+	for (; words[argc - 1]; argc++)
+		argv[argc] = (char *)words[argc - 1]; /* only read */
 	argv[argc] = NULL;
-	int r = cmdline_parse(&line, cli, v, argc, argv, 0, err);
+	int r = cmdline_parse(&line, cli, v, argc, argv, 1, err);
 	if (r < 0) {
 		ck_assert(err->set);
 		return NULL;
@@ -103,7 +103,7 @@ START_TEST(test_bad)
 			ERROR_INVALID_ARGUMENT, "99999999999999999999" },
 		{ &verb_run, { "-m127M", "e", "ls" }, ERROR_INVALID_ARGUMENT, "128" },
 		{ &verb_run, { "--timeout=86401", "e", "ls" }, ERROR_INVALID_ARGUMENT, "86400" },
-		{ &verb_run, { "-w", "", "e", "ls" }, ERROR_INVALID_ARGUMENT, "cwd" },
+		{ &verb_run, { "-w", "", "e", "ls" }, ERROR_INVALID_ARGUMENT, "empty" },
 		{ &verb_run, { "-w", "\xff", "e", "ls" }, ERROR_INVALID_ARGUMENT, "UTF-8" },
 		{ &verb_run, { "-e", "A=\xff", "e", "ls" }, ERROR_INVALID_ARGUMENT, "UTF-8" },
 		{ &verb_run, { "-e", "=1", "e", "ls" }, ERROR_INVALID_ARGUMENT, "=1" },
@@ -127,6 +127,71 @@ START_TEST(test_bad)
 		ck_assert_msg(strstr(err.message, cases[i].says) ||
 				      (err.cause && strstr(err.cause, cases[i].says)),
 			"%zu: %s", i, err.message);
+		ck_assert_msg(error_is_complete(&err), "%zu: %s", i, err.message);
+	}
+}
+END_TEST
+
+/* The fix of a wrong word is the whole line as it was meant. */
+START_TEST(test_corrected)
+{
+	static const struct {
+		const char *words[10];
+		const char *fix;
+	} cases[] = {
+		{ { "-m", "x", "debian:12", "echo", "a b" }, "-m 1024M debian:12 echo 'a b'" },
+		{ { "-mx", "e", "ls" }, "-m 1024M e ls" },
+		{ { "-i", "--cpus=0", "--", "e", "ls" }, "-i --cpus 1 -- e ls" },
+		{ { "--cpus", "99", "e", "ls" }, "--cpus 1 e ls" },
+		{ { "--timeout", "5x", "e", "ls" }, "--timeout 30s e ls" },
+		{ { "--timeout", "2d", "e", "ls" }, "--timeout 86400 e ls" },
+		{ { "--ttl-seconds", "x", "e", "ls" }, "e ls" },
+		{ { "--accelerator", "tcg", "e", "ls" }, "--accelerator auto e ls" },
+		{ { "-e", "=x", "-q", "e", "--", "ls" }, "-q e -- ls" },
+		{ { "-u", "", "e", "ls" }, "e ls" },
+		{ { "-w", "", "e", "ls" }, "e ls" },
+		{ { "-w", "\xff", "e", "ls" }, "e ls" },
+		{ { "", "ls" }, "debian:12 ls" },
+		{ { "e", "--", "" }, "e -- true" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		_cleanup_free_ char *fix = str_printf("pyro %s", cases[i].fix);
+		struct cli cli = { 0 };
+
+		ck_assert_ptr_null(parse(&verb_run, cases[i].words, &cli, &err));
+		ck_assert_pstr_eq(err.fix, fix);
+	}
+}
+END_TEST
+
+START_TEST(test_not_utf8)
+{
+	static const struct {
+		const char *words[10];
+		const char *message, *fix;
+	} cases[] = {
+		{ { "-q", "e", "--", "cat", "caf\xe9 '%" },
+			"word 2 of the command is not UTF-8: 'caf\xe9 '%'",
+			"printf 'cat \\047caf\\351 \\047\\134\\047\\047\\045\\047' | pyro -i -q e -- sh" },
+		{ { "-i", "e", "caf\xe9" }, "word 1 of the command is not UTF-8: 'caf\xe9'",
+			"name such bytes in one quoted word, as the shell's \"$(printf '\\351')\"" },
+		{ { "-e", "A=b\xff", "e", "ls" }, "-e: the value of A is not UTF-8",
+			"leave out -e A, and begin the command with: export A=\"$(printf 'b\\377')\";" },
+		{ { "-m", "x", "e", "caf\xe9" }, "-m: 'x' is not a size like 2G or 512M",
+			"give -m as 1024M" },
+		{ { "-im", "x", "e", "ls" }, "-m: 'x' is not a size like 2G or 512M",
+			"give -m as 1024M" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		struct cli cli = { 0 };
+
+		ck_assert_ptr_null(parse(&verb_run, cases[i].words, &cli, &err));
+		ck_assert_pstr_eq(err.message, cases[i].message);
+		ck_assert_pstr_eq(err.fix, cases[i].fix);
 	}
 }
 END_TEST
@@ -190,6 +255,8 @@ int main(void)
 	suite_add_tcase(s, t);
 	tcase_add_test(t, test_good);
 	tcase_add_test(t, test_bad);
+	tcase_add_test(t, test_corrected);
+	tcase_add_test(t, test_not_utf8);
 	tcase_add_test(t, test_globals);
 	tcase_add_test(t, test_globals_behind_the_verb);
 	tcase_add_test(t, test_help_wins);

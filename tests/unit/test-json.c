@@ -286,7 +286,7 @@ START_TEST(error_object)
 	ck_assert_str_eq(back.fix, "do this");
 
 	_cleanup_error_ struct error arg = ERROR_INIT;
-	(void)error_set(&arg, ERROR_INVALID_ARGUMENT, NULL, NULL, "x");
+	(void)error_set(&arg, ERROR_INVALID_ARGUMENT, NULL, "y", "x");
 	_cleanup_json_ json_object *p = json_error_object(&arg);
 	ck_assert_int_eq(json_get_int(p, "code", 0), JSON_RPC_INVALID_PARAMS);
 }

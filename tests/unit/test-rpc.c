@@ -628,7 +628,7 @@ START_TEST(internal_errors_with_a_fix)
 	const char *a = ask(fd, RUN_("1", "\"command\":\"internal with a fix\""));
 	ck_assert_ptr_nonnull(strstr(a, "\"message\":\"what failed\""));
 	ck_assert_ptr_nonnull(strstr(a, "\"fix\":\"mend it so\""));
-	ck_assert_ptr_nonnull(strstr(a, "the daemon's log has the details under"));
+	ck_assert_ptr_nonnull(strstr(a, "its log has more under"));
 	ck_assert_ptr_null(strstr(a, "secret"));
 }
 END_TEST

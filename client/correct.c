@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Makes of a command line with a wrong word the one that was meant. Called by the option parser. What must stay true: a line
+ * that is printed here does, when pasted into a shell, what it looks like; where that cannot be had there is none.
+ */
+#include "correct.h"
+
+#include "client/text.h"
+
+#define LINE_BYTES 1000 /* longer ones are not read */
+
+static bool prints(const char *s)
+{
+	for (; *s; s++)
+		if ((unsigned char)*s < 0x20 || *s == 0x7f)
+			return false;
+	return true;
+}
+
+/* Appends to *line, after a space. */
+static int add(char **line, const char *text)
+{
+	char *more = *line ? str_printf("%s %s", *line, text) : strdup(text);
+
+	if (!more)
+		return -ENOMEM;
+	free(*line);
+	*line = more;
+	return 0;
+}
+
+static int add_words(char **line, char **argv, int from, int to)
+{
+	int r = 0;
+
+	for (int i = from; r >= 0 && i < to; i++) {
+		_cleanup_free_ char *word = shell_quote(argv[i]);
+
+		r = word ? add(line, word) : -ENOMEM;
+		if (r >= 0 && strlen(*line) > LINE_BYTES)
+			r = -E2BIG;
+	}
+	return r;
+}
+
+static char *finish(char **line, int r)
+{
+	return r >= 0 && prints(*line) && text_is_utf8(*line) ? TAKE_PTR(*line) : NULL;
+}
+
+char *correct_line(int argc, char **argv, int from, int to, const char *text)
+{
+	_cleanup_free_ char *line = strdup("pyro");
+	int r = line ? add_words(&line, argv, 1, from) : -ENOMEM;
+
+	if (r >= 0 && text)
+		r = add(&line, text);
+	if (r >= 0)
+		r = add_words(&line, argv, to, argc);
+	return finish(&line, r);
+}
+
+char *correct_octal(const char *bytes)
+{
+	_cleanup_free_ char *text = malloc(4 * strlen(bytes) + 3);
+	char *to = text;
+
+	if (!text)
+		return NULL;
+	*to++ = '\'';
+	for (const unsigned char *p = (const unsigned char *)bytes; *p; p++) {
+		if (*p < 0x20 || *p > 0x7e || *p == '\\' || *p == '\'' || *p == '%')
+			to += snprintf(to, 5, "\\%03o", *p);
+		else
+			*to++ = (char)*p;
+	}
+	*to++ = '\'';
+	*to = '\0';
+	return TAKE_PTR(text);
+}
+
+char *correct_by_stdin(char **argv, int verb_end, int command_at, const char *command)
+{
+	_cleanup_free_ char *bytes = correct_octal(command), *line = NULL;
+	int r;
+
+	if (!bytes || strlen(bytes) > LINE_BYTES)
+		return NULL;
+	line = str_printf("printf %s | pyro", bytes);
+	r = line ? add_words(&line, argv, 1, verb_end) : -ENOMEM;
+	if (r >= 0)
+		r = add(&line, "-i");
+	if (r >= 0)
+		r = add_words(&line, argv, verb_end, command_at);
+	if (r >= 0)
+		r = add(&line, "sh");
+	return finish(&line, r);
+}
