@@ -17,9 +17,10 @@ int accelerator_from_name(const char *name, enum accelerator *ret);
 struct config {
 	enum accelerator accelerator;
 	bool host_compat;
-	int64_t default_ttl_seconds;         /* 600 */
-	int64_t retention_days;              /* 30 */
-	int64_t max_machines;                /* per uid, 16 */
+	int64_t default_ttl_seconds;                                   /* 600 */
+	int64_t default_vcpu_count, default_mem_mib, default_disk_mib; /* 1, 1024, 10240 */
+	int64_t retention_days;                                        /* 30 */
+	int64_t max_machines;                                          /* per uid, 16 */
 	int64_t max_vcpus;                   /* per uid, 0 = 4 x the host's */
 	int64_t max_memory_mib;              /* per uid, 0 = half the host's */
 	int64_t max_disk_mib;                /* per uid, 0 = no limit of its own */

@@ -209,12 +209,47 @@ static int look_up(struct call *c, struct error *err)
 	}
 }
 
+static bool has_param(const struct api_method *m, const char *name)
+{
+	for (const struct api_field *f = m->params; f->name; f++)
+		if (streq(f->name, name))
+			return true;
+	return false;
+}
+
+/* What pyrod.conf says of a machine's size, where the caller says nothing. */
+static int add_configured(struct call *c, json_object *given)
+{
+	const struct config *config = call_manager(c)->config;
+	const struct {
+		const char *name;
+		int64_t value;
+	} sizes[] = {
+		{ "vcpu_count", config ? config->default_vcpu_count : 0 },
+		{ "mem_mib", config ? config->default_mem_mib : 0 },
+		{ "disk_mib", config ? config->default_disk_mib : 0 },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes) && r >= 0; i++) {
+		if (sizes[i].value == 0 || !has_param(c->method, sizes[i].name))
+			continue;
+		if (!json_object_is_type(given, json_type_object) || json_get(given, sizes[i].name))
+			continue; /* no object: refused next, for what every machine needs is missing */
+		json_object_object_del(given, sizes[i].name);
+		r = json_add_int(given, sizes[i].name, sizes[i].value);
+	}
+	return r;
+}
+
 static void run_handler(struct call *c, json_object *given)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	bool answered = false;
 	c->answered = &answered;
-	int r = api_check_params(c->method->params, given, c->n_fds, &c->params, &err);
+	int r = add_configured(c, given);
+	if (r >= 0)
+		r = api_check_params(c->method->params, given, c->n_fds, &c->params, &err);
 	if (r >= 0)
 		r = check_fds(c, &err);
 	if (r >= 0)

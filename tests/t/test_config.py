@@ -113,6 +113,34 @@ def default_ttl_seconds(d, where):
     assert (got["ttl_seconds"], got["expires_at"]) == (0, None)
 
 
+def default_size(d, key, field):
+    """Of a machine whose maker says nothing; a command's too."""
+    with_size = {"vcpu_count": 1, "mem_mib": 256, "disk_mib": 128}
+    del with_size[field]
+    value = {"vcpu_count": 1, "mem_mib": 300, "disk_mib": 100}[field]
+    d.reload("%s = %d\n" % (key, value))
+    ask = lambda **more: d.call("vm.create", dict(with_size, environment="debian:12", **more), timeout=60)["result"][field]
+    assert ask() == value and ask(**{field: None}) == value
+    if field != "vcpu_count":
+        assert ask(**{field: 200}) == 200
+
+
+def default_vcpu_count(d, where):
+    default_size(d, "default_vcpu_count", "vcpu_count")
+    d.reload("default_vcpu_count = 32\n")  # more than the host has: what is not asked for is refused as what is
+    if os.cpu_count() < 32:
+        error = d.call("vm.create", {"environment": "debian:12"}, timeout=60)["error"]
+        assert error["data"]["code"] == "invalid_argument" and "vcpu_count" in error["message"], error
+
+
+def default_mem_mib(d, where):
+    default_size(d, "default_mem_mib", "mem_mib")
+
+
+def default_disk_mib(d, where):
+    default_size(d, "default_disk_mib", "disk_mib")
+
+
 def quota(d, text, word, **over):
     d.reload(text)
     error = d.refused(**over)
@@ -204,13 +232,13 @@ def qemu(d, where):
     assert error["data"]["code"] == "vm_unavailable" and where + "/nothing" in error["message"], error
 
 
-EFFECTS = [accelerator, default_ttl_seconds, max_machines, max_vcpus, max_memory_mib, max_disk_mib, total_machines, total_vcpus,
+EFFECTS = [accelerator, default_ttl_seconds, default_vcpu_count, default_mem_mib, default_disk_mib, max_machines, max_vcpus, max_memory_mib, max_disk_mib, total_machines, total_vcpus,
            total_memory_mib, total_disk_mib, memory_reserve_mib, disk_reserve_mib, kernel, mirror, qemu]
 
 
 def test_every_key_has_an_effect_or_is_of_later():
     assert {effect.__name__ for effect in EFFECTS} | LATER == KEYS
-    assert len(KEYS) == 23
+    assert len(KEYS) == 26
 
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda e: e.__name__)

@@ -35,7 +35,7 @@ BEYOND = {
 # Of the result of a command; the page has them unmarked.
 RUN_LATER = {"environment_version", "ended_by", "limit", "background_left"}
 CODES_LATER = {"conflict": "`--force`", "changed_work": "(11) queue_seconds, events, suspend, retention, changed_work"}
-KEYS_LATER = {"default_timeout_seconds", "default_vcpu_count", "default_mem_mib", "default_disk_mib", "retention_changed_days", "network_pool"}
+KEYS_LATER = {"default_timeout_seconds", "retention_changed_days", "network_pool"}
 
 
 def page():

@@ -73,7 +73,7 @@ def test_every_flag_of_pyrod_is_in_its_man_page():
 
 def test_every_key_is_in_its_man_page():
     keys = set(re.findall(r"^\s(?:INT_)?KEY\((\w+),", open(TOP + "/daemon/config.c").read(), re.M))
-    assert len(keys) == 23
+    assert len(keys) == 26
     assert entries("pyrod.conf.5", "Cm") == keys
 
 
