@@ -13,6 +13,9 @@
 #include <sys/stat.h>
 
 enum { CGROUP_DEPTH_MAX = 16, CGROUP_FILE_MAX = 4096, CGROUP_END_MSEC = 1000 };
+/* Of the tasks that the kernel allows. A third is what logind gives a user; a bomb of shells then takes less memory than
+ * there is. */
+enum { PIDS_SHARE = 3, PIDS_CAP = 16384 };
 
 static int open_dir(int at, const char *path, int *ret_fd)
 {
@@ -24,14 +27,61 @@ static int open_dir(int at, const char *path, int *ret_fd)
 	return 0;
 }
 
-int cgroup_make(int root_fd, const char *name, int *ret_fd)
+static int write_file(int fd, const char *name, const char *text)
 {
-	if (mkdirat(root_fd, name, 0755) < 0 && errno != EEXIST)
-		return -errno;
-	return open_dir(root_fd, name, ret_fd);
+	_cleanup_close_ int file = openat(fd, name, O_WRONLY | O_CLOEXEC);
+
+	return file < 0 ? -errno : write_all(file, text, strlen(text));
 }
 
-int cgroup_root(const char *parent, const char *name, int *ret_fd)
+/* Where a controller is missing, or the node has processes of its own, groups have no limit and count nothing. */
+static void enable_controllers(int fd)
+{
+	(void)write_file(fd, "cgroup.subtree_control", "+memory");
+	(void)write_file(fd, "cgroup.subtree_control", "+pids");
+}
+
+static uint64_t kernel_limit(const char *path)
+{
+	_cleanup_free_ char *text = NULL;
+	uint64_t n;
+
+	if (read_file_at(AT_FDCWD, path, CGROUP_FILE_MAX, &text, NULL) < 0)
+		return 0;
+	text[strcspn(text, "\n")] = '\0';
+	return parse_u64(text, 1, UINT32_MAX, &n) < 0 ? 0 : n;
+}
+
+uint32_t cgroup_pids_max(void)
+{
+	uint64_t threads = kernel_limit("/proc/sys/kernel/threads-max");
+	uint64_t pids = kernel_limit("/proc/sys/kernel/pid_max");
+
+	return (uint32_t)MIN_OF(MIN_OF(threads, pids) / PIDS_SHARE, (uint64_t)PIDS_CAP);
+}
+
+int cgroup_make(int root_fd, const char *name, uint32_t pids_max, int *ret_fd)
+{
+	_cleanup_close_ int fd = -EBADF;
+	char text[16];
+	int r;
+
+	if (mkdirat(root_fd, name, 0755) < 0 && errno != EEXIST)
+		return -errno;
+	r = open_dir(root_fd, name, &fd);
+	if (r < 0)
+		return r;
+	if (pids_max > 0) {
+		(void)snprintf(text, sizeof(text), "%u", pids_max);
+		r = write_file(fd, "pids.max", text);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+static int make_root(const char *parent, const char *name, bool whole, int *ret_fd)
 {
 	_cleanup_close_ int parent_fd = -EBADF, fd = -EBADF;
 	int r;
@@ -39,15 +89,23 @@ int cgroup_root(const char *parent, const char *name, int *ret_fd)
 	parent_fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (parent_fd < 0)
 		return -errno;
-	r = cgroup_make(parent_fd, name, &fd);
+	if (whole)
+		enable_controllers(parent_fd);
+	r = cgroup_make(parent_fd, name, 0, &fd);
 	if (r < 0)
 		return r;
+	enable_controllers(fd);
 	if (faccessat(fd, "cgroup.kill", W_OK, 0) < 0) {
 		(void)unlinkat(parent_fd, name, AT_REMOVEDIR);
 		return -EOPNOTSUPP;
 	}
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+int cgroup_root(const char *parent, const char *name, int *ret_fd)
+{
+	return make_root(parent, name, true, ret_fd);
 }
 
 int cgroup_root_own(const char *name, int *ret_fd)
@@ -74,7 +132,7 @@ int cgroup_root_own(const char *name, int *ret_fd)
 			return -ENOMEM;
 		if (access(procs, W_OK) < 0)
 			continue;
-		r = cgroup_root(parent, name, ret_fd);
+		r = make_root(parent, name, false, ret_fd);
 		if (r >= 0)
 			return r;
 	}
@@ -104,13 +162,38 @@ int cgroup_populated(int events_fd)
 	return field ? field[strlen("populated ")] == '1' : -EBADMSG;
 }
 
+/* The number behind key at a line's start; 0 when it cannot be read. */
+static uint64_t count(int fd, const char *file, const char *key)
+{
+	_cleanup_free_ char *text = NULL;
+	char *rest, *line;
+	size_t n = strlen(key);
+	uint64_t v;
+
+	if (read_file_at(fd, file, CGROUP_FILE_MAX, &text, NULL) < 0)
+		return 0;
+	rest = text;
+	while ((line = strsep(&rest, "\n")))
+		if (startswith(line, key) && line[n] == ' ' &&
+			parse_u64(line + n + 1, 0, UINT64_MAX, &v) >= 0)
+			return v;
+	return 0;
+}
+
+bool cgroup_oom_killed(int fd)
+{
+	/* A group below that reached a limit of its own has counted that as oom, and so has this one. */
+	return count(fd, "memory.events", "oom_kill") > count(fd, "memory.events", "oom");
+}
+
+bool cgroup_pids_refused(int fd)
+{
+	return count(fd, "pids.events", "max") > 0;
+}
+
 int cgroup_kill(int fd)
 {
-	_cleanup_close_ int kill_fd = openat(fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
-
-	if (kill_fd < 0)
-		return -errno;
-	return write_all(kill_fd, "1", 1);
+	return write_file(fd, "cgroup.kill", "1");
 }
 
 static int remove_at(int at, const char *name, int depth)

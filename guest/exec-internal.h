@@ -43,6 +43,7 @@ struct exec {
 
 	uint64_t started_at, drain_end; /* CLOCK_MONOTONIC usec */
 	struct msg_exit exit;
+	struct msg_ended ended;
 	int error;      /* errno of EXEC_FAILED */
 	char *what;     /* owned */
 	bool resumed;   /* by START or RESUME on this connection: may send */
@@ -55,6 +56,8 @@ TAILQ_HEAD(exec_list, exec);
 struct execs {
 	struct execs_params p;
 	struct logins *logins; /* owned */
+	int disk_fd;           /* owned: the workspace's, on the own disk; -EBADF: there is none */
+	uint32_t pids_max;     /* of each command; 0: no limit */
 	struct exec_list list; /* owned */
 	size_t n_held, n_lingering;
 };

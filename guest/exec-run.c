@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 #define DRAIN_IDLE_USEC (50 * USEC_PER_MSEC)
@@ -42,6 +43,19 @@ void exec_kill_all(struct exec *x)
 	}
 }
 
+static bool all_ended(const struct exec *x)
+{
+	return x->out[0].fd < 0 && x->out[1].fd < 0;
+}
+
+/* What a timeout has killed may still be on its way out. Without a cgroup only those that hold a pipe are seen. */
+static bool has_left(struct exec *x)
+{
+	if (x->exit.timed_out)
+		return false;
+	return x->events_fd >= 0 ? cgroup_populated(x->events_fd) > 0 : !all_ended(x);
+}
+
 /* Totals are fixed from here on. */
 static void finish(struct exec *x)
 {
@@ -51,12 +65,9 @@ static void finish(struct exec *x)
 		x->exit.produced[STREAM_STDOUT + i] = x->out[i].produced;
 	}
 	x->exit.produced[STREAM_STDIN] = x->in.accepted;
+	if (has_left(x))
+		x->ended.flags |= ENDED_LEFT;
 	x->state = EXEC_EXITED;
-}
-
-static bool all_ended(const struct exec *x)
-{
-	return x->out[0].fd < 0 && x->out[1].fd < 0;
 }
 
 static bool owes_output(const struct exec *x)
@@ -177,6 +188,28 @@ static void on_status(struct source *s, uint32_t events _unused_)
 		exec_changed(x);
 }
 
+static bool disk_is_full(const struct exec *x)
+{
+	struct statvfs st;
+
+	if (x->execs->disk_fd < 0 || fstatvfs(x->execs->disk_fd, &st) < 0)
+		return false;
+	return st.f_bavail == 0 || (st.f_files > 0 && st.f_favail == 0);
+}
+
+/* Which limits it met: asked only when it failed, so that others do not wait for it. */
+static void note_limits(struct exec *x)
+{
+	if (x->exit.timed_out || (x->exit.signal == 0 && x->exit.code == 0))
+		return;
+	if (x->cgroup_fd >= 0 && cgroup_oom_killed(x->cgroup_fd))
+		x->ended.flags |= ENDED_OOM_KILL;
+	if (x->cgroup_fd >= 0 && cgroup_pids_refused(x->cgroup_fd))
+		x->ended.flags |= ENDED_PIDS;
+	if (disk_is_full(x))
+		x->ended.flags |= ENDED_DISK_FULL;
+}
+
 static void on_exit_(struct child *c, int status)
 {
 	struct exec *x = c->userdata;
@@ -194,6 +227,7 @@ static void on_exit_(struct child *c, int status)
 			x->exit.signal = (uint8_t)WTERMSIG(status);
 		else
 			x->exit.code = (uint8_t)WEXITSTATUS(status);
+		note_limits(x);
 		x->state = EXEC_DRAINING;
 		x->drain_end = now_usec() + DRAIN_MAX_USEC;
 		for (size_t i = 0; i < EXEC_STREAMS; i++) {
@@ -263,7 +297,8 @@ static int open_cgroup(struct exec *x)
 
 	if (x->execs->p.cgroup_fd < 0)
 		return 0;
-	r = cgroup_make(x->execs->p.cgroup_fd, x->start.exec_id, &x->cgroup_fd);
+	x->ended.pids_max = x->execs->pids_max;
+	r = cgroup_make(x->execs->p.cgroup_fd, x->start.exec_id, x->execs->pids_max, &x->cgroup_fd);
 	if (r >= 0)
 		r = cgroup_events(x->cgroup_fd, &x->events_fd);
 	if (r < 0)

@@ -12,6 +12,7 @@
 
 #include "guest/cgroup.h"
 
+#include <fcntl.h>
 #include <signal.h>
 
 enum { LINGERING_MAX = 512 };
@@ -25,8 +26,12 @@ int execs_new(const struct execs_params *p, struct execs **ret)
 		return -ENOMEM;
 	xs->p = *p;
 	TAILQ_INIT(&xs->list);
-	r = logins_new(p->loop, p->cgroup_fd, &xs->logins);
+	xs->pids_max = p->cgroup_fd >= 0 ? cgroup_pids_max() : 0;
+	/* A descriptor: what a command mounts there later hides nothing. */
+	xs->disk_fd = open(p->workspace, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	r = logins_new(p->loop, p->cgroup_fd, xs->pids_max, &xs->logins);
 	if (r < 0) {
+		fd_close(xs->disk_fd);
 		free(xs);
 		return r;
 	}
@@ -64,6 +69,7 @@ struct execs *execs_free(struct execs *xs)
 	while ((x = TAILQ_FIRST(&xs->list)))
 		exec_free(x);
 	logins_free(xs->logins);
+	fd_close(xs->disk_fd);
 	free(xs);
 	return NULL;
 }
@@ -342,7 +348,9 @@ static bool send_exit(struct exec *x, struct buf *out)
 		if (!x->end_sent[i])
 			return false;
 	}
-	x->exit_sent = msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
+	/* Each time before EXIT: a host that does not know it goes on without. */
+	x->exit_sent = msg_send(out, ended, FRAME_ENDED, x->channel, &x->ended) >= 0 &&
+		       msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent || any;
 }
 

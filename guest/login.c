@@ -43,13 +43,14 @@ struct login {
 };
 
 struct logins {
-	struct loop *loop;      /* borrowed */
-	int cgroup_fd;          /* borrowed: the common node, or -EBADF */
+	struct loop *loop; /* borrowed */
+	int cgroup_fd;     /* borrowed: the common node, or -EBADF */
+	uint32_t pids_max;
 	struct login_list list; /* owned */
 	size_t n;
 };
 
-int logins_new(struct loop *l, int cgroup_fd, struct logins **ret)
+int logins_new(struct loop *l, int cgroup_fd, uint32_t pids_max, struct logins **ret)
 {
 	struct logins *ls = calloc(1, sizeof(*ls));
 
@@ -57,6 +58,7 @@ int logins_new(struct loop *l, int cgroup_fd, struct logins **ret)
 		return -ENOMEM;
 	ls->loop = l;
 	ls->cgroup_fd = cgroup_fd;
+	ls->pids_max = pids_max;
 	TAILQ_INIT(&ls->list);
 	*ret = ls;
 	return 0;
@@ -202,7 +204,7 @@ static int start_shell(struct login *lg, const char *shell, int wr)
 		return -errno;
 	r = command_base_env(&lg->user, shell, &base);
 	if (r >= 0 && lg->logins->cgroup_fd >= 0)
-		r = cgroup_make(lg->logins->cgroup_fd, "login", &cgroup);
+		r = cgroup_make(lg->logins->cgroup_fd, "login", lg->logins->pids_max, &cgroup);
 	if (r < 0)
 		return r;
 	p.env = base.v;

@@ -22,8 +22,8 @@ struct login_wait {
 	struct login *login; /* borrowed: set while waiting */
 };
 
-int logins_new(
-	struct loop *l, int cgroup_fd, struct logins **ret); /* cgroup_fd: borrowed, or -EBADF */
+int logins_new(struct loop *l, int cgroup_fd /* borrowed, or -EBADF */, uint32_t pids_max,
+	struct logins **ret); /* cgroup_fd: borrowed, or -EBADF */
 struct logins *logins_free(struct logins *ls);
 
 /* 1: *ret is the environment, or NULL when there is none to have; 0: w is called later; -errno. */

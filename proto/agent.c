@@ -510,3 +510,32 @@ void msg_bye_done(struct msg_bye *m)
 	free(m->what);
 	*m = (struct msg_bye){ 0 };
 }
+
+/* ended */
+
+int msg_ended_put(struct buf *out, const struct msg_ended *m)
+{
+	int r = 0;
+
+	put_u32(out, m->flags, &r);
+	put_u32(out, m->pids_max, &r);
+	return r;
+}
+
+int msg_ended_get(const struct frame *f, struct msg_ended *ret)
+{
+	struct rd rd = payload_reader(f);
+	struct msg_ended m = { 0 };
+
+	m.flags = get_u32(&rd);
+	m.pids_max = get_u32(&rd);
+	if (rd_done(&rd) < 0)
+		return -EBADMSG;
+	*ret = m;
+	return 0;
+}
+
+void msg_ended_done(struct msg_ended *m)
+{
+	*m = (struct msg_ended){ 0 };
+}

@@ -110,6 +110,21 @@ struct msg_exit {
 	uint64_t produced[STREAM_MAX];
 };
 
+/* What the agent saw when a command ended, for the host to tell which limit ended it. A flag that the host does
+ * not know is ignored. */
+enum {
+	ENDED_LEFT = 1 << 0, /* processes of it run on */
+	ENDED_OOM_KILL =
+		1 << 1,      /* the kernel killed a process of it: the guest was out of memory */
+	ENDED_PIDS = 1 << 2, /* it was refused a process or thread: it had pids_max */
+	ENDED_DISK_FULL = 1 << 3, /* the own disk has no block or no inode left */
+};
+
+struct msg_ended {
+	uint32_t flags;
+	uint32_t pids_max; /* 0: no limit */
+};
+
 enum bye_reason {
 	BYE_SHUTDOWN = 0, /* asked for by SHUTDOWN */
 	BYE_REBOOT = 1,   /* the guest's own reboot */
@@ -123,7 +138,7 @@ struct msg_bye {
 };
 
 #define AGENT_MESSAGES(X) \
-	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye)
+	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye) X(ended)
 #define X(name) \
 	int msg_##name##_put(struct buf *out, const struct msg_##name *m); \
 	int msg_##name##_get(const struct frame *f, struct msg_##name *ret); \

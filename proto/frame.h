@@ -52,6 +52,7 @@ enum frame_type {
 	FRAME_STARTED = 34,    /* struct msg_result; channel = the exec's */
 	FRAME_EXIT = 35,       /* struct msg_exit; channel = the exec's; repeated until EXIT_ACK */
 	FRAME_BYE = 36,        /* struct msg_bye */
+	FRAME_ENDED = 37,      /* struct msg_ended; channel = the exec's; before each EXIT */
 	/* both ways */
 	FRAME_DATA = 64, /* u8 stream, u64 offset, bytes */
 	FRAME_ACK = 65,  /* u8 stream, u64 upto, u64 limit: absolute and idempotent */

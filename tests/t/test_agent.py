@@ -65,7 +65,9 @@ def test_streams_apart_and_status(agent):
     x = agent.run(1, "printf out; printf err >&2; exit 7", user=ME)
     assert (x.exit["code"], x.exit["signal"], x.exit["timed_out"]) == (7, 0, 0)
     assert bytes(x.got[STDOUT]) == b"out" and bytes(x.got[STDERR]) == b"err"
-    assert agent.run(1, "kill -TERM $$", n=2, user=ME).exit["signal"] == signal.SIGTERM
+    assert x.how["flags"] == 0
+    x = agent.run(1, "kill -TERM $$", n=2, user=ME)
+    assert x.exit["signal"] == signal.SIGTERM and x.how["flags"] == 0
 
 
 @pytest.mark.parametrize("flags", [0, wire.WITH_LOGIN])
@@ -141,6 +143,7 @@ def test_timeout_kills_everything(agent):
     agent.send(wire.start(1, "sleep 300 & echo $!; sleep 300", user=ME, timeout=0.5))
     x = agent.execs.setdefault(1, wire.Exec())
     agent.pump(lambda: x.exit, 10)
+    assert x.how["flags"] == 0, "what it killed is not left"
     assert x.exit["timed_out"] == 1 and x.exit["signal"] == 9 and 400e3 < x.exit["usec"] < 5e6
     wait_dead(int(x.got[STDOUT]))
 
@@ -148,7 +151,7 @@ def test_timeout_kills_everything(agent):
 def test_background_child_does_not_hold_the_end(agent):
     t = time.monotonic()
     x = agent.run(1, "sleep 300 & echo $!", user=ME)
-    assert x.exit["code"] == 0 and time.monotonic() - t < 5
+    assert x.exit["code"] == 0 and x.how["flags"] == wire.LEFT and time.monotonic() - t < 5
     pid = int(x.got[STDOUT])
     assert alive(pid)
     # Past EXIT_ACK its cgroup is out of the host's reach; it is the machine's own from then on.

@@ -10,7 +10,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN = range(9)
-WELCOME, SETUP_DONE, STARTED, EXIT, BYE = range(32, 37)
+WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)
+LEFT, OOM_KILL, PIDS_REFUSED, DISK_FULL = 1, 2, 4, 8
 DATA, ACK, END = range(64, 67)
 STDIN, STDOUT, STDERR, PTY = range(4)
 WITH_STDIN, WITH_PTY, WITH_LOGIN = 1, 2, 4
@@ -128,7 +129,7 @@ class Exec:
     def __init__(self):
         self.got = {STDOUT: bytearray(), STDERR: bytearray()}
         self.ended = {}
-        self.started = self.exit = None
+        self.started = self.exit = self.how = None
         self.acked, self.limit = 0, 0
 
 
@@ -245,7 +246,11 @@ class Host:
         elif kind == ACK:
             stream, x.acked, x.limit = r.take("BQQ")
             assert stream == STDIN
+        elif kind == ENDED:
+            x.how = dict(zip(("flags", "pids_max"), r.take("II")))
+            r.done()
         elif kind == EXIT:
+            assert x.how is not None, "EXIT without ENDED before it"
             x.exit = dict(zip(("code", "signal", "timed_out", "usec"), r.take("BBBQ")))
             x.exit["produced"] = r.take("4Q")
             r.done()

@@ -33,6 +33,7 @@ static const struct msg_resume a_resume = { { 0, 1, 2, 3 }, { 4, 5, 6, UINT64_MA
 static const struct msg_result a_result = { ENOENT, (char *)"chdir /nowhere" };
 static const struct msg_exit a_exit = { 255, 0, 1, 2000000, { 1, 2, 3, 4 } };
 static const struct msg_bye a_bye = { BYE_ERROR, NULL };
+static const struct msg_ended a_ended = { ENDED_LEFT | ENDED_DISK_FULL, 2569 };
 
 #define FRAME_OF(b) ((struct frame){ .payload = buf_head(b), .length = (uint32_t)buf_len(b) })
 
