@@ -407,6 +407,52 @@ static void end_line(const struct runner *r)
 		fputc('\n', stderr);
 }
 
+/* The limit that ended the command, or a process of it, and what gives more; true when it was told. */
+static bool tell_limit(const struct runner *r, bool show)
+{
+	json_object *limit = json_get(r->result, "limit");
+	const char *name = limit ? out_member(limit, "name") : "";
+	const char *flag = limit ? out_member(limit, "flag") : "";
+	/* Flags of a machine belong to what makes one. */
+	const char *verb = r->line->verb->noun && flag[0] ? "pyro vm create " : "";
+	const char *unit = " MiB", *what;
+
+	if (streq(name, "mem_mib")) {
+		what = "out of memory";
+	} else if (streq(name, "disk_mib")) {
+		what = "its disk is full";
+	} else if (streq(name, "pids")) {
+		what = "too many processes";
+		unit = "";
+	} else {
+		return false;
+	}
+	if (!show)
+		return true;
+	fprintf(stderr, "%s: %s (limit %" PRId64 "%s; %s",
+		out_member(r->result, "ended_by")[0] ? "command ended"
+						     : "a process of the command was killed",
+		what, json_get_int(limit, "value", 0), unit, verb);
+	out_text(stderr, flag[0] ? flag : "nothing more can be had here");
+	fputs(")\n", stderr);
+	return true;
+}
+
+static void tell_timeout(const struct runner *r)
+{
+	json_object *limit = json_get(r->result, "limit");
+	const char *flag = limit ? out_member(limit, "flag") : "";
+
+	fprintf(stderr, "command timed out after %" PRId64 "s",
+		json_get_int(r->line->checked, "timeout_seconds", 0));
+	if (!json_get(r->line->params, "timeout_seconds") && flag[0]) {
+		fputs(" (the default; ", stderr);
+		out_text(stderr, flag);
+		fputc(')', stderr);
+	}
+	fputc('\n', stderr);
+}
+
 static int finish_result(struct runner *r)
 {
 	json_object *code = json_get(r->result, "exit_code");
@@ -414,11 +460,12 @@ static int finish_result(struct runner *r)
 		json_object_is_type(code, json_type_int) ? json_object_get_int(code) : EXIT_PYRO;
 	bool timed_out = json_object_get_boolean(json_get(r->result, "timed_out"));
 
-	if (timed_out || !r->cli->quiet)
+	if (timed_out || tell_limit(r, false) || !r->cli->quiet)
 		end_line(r);
 	if (timed_out)
-		fprintf(stderr, "command timed out after %" PRId64 "s\n",
-			json_get_int(r->line->checked, "timeout_seconds", 0));
+		tell_timeout(r);
+	else
+		(void)tell_limit(r, true);
 	if (r->cli->json)
 		out_json(r->result);
 	if (r->cli->quiet)

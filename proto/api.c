@@ -26,7 +26,10 @@ static const char *const names_accelerator_used[] = { "kvm", "emulation", NULL }
 static const char *const names_start_mode[] = { "cold", "template", "pool", "resume", NULL };
 static const char *const names_execution_mode[] = { "guest_vsock", "guest_serial", "host_compat",
 	NULL };
-static const char *const names_run_state[] = { "running", "exited", NULL };
+static const char *const names_run_state[] = { "preparing", "running", "exited", "lost", NULL };
+static const char *const names_ended_by[] = { "timeout", "signal", "memory", "pids", "disk",
+	"output", "cancelled", NULL };
+static const char *const names_limit[] = { "timeout_seconds", "mem_mib", "pids", "disk_mib", NULL };
 static const char *const names_stop_reason[] = { "user", "guest", "memory", "retention",
 	"host_shutdown", NULL };
 static const char *const names_stop_reason_given[] = { "user", "host_shutdown", NULL };
@@ -408,8 +411,18 @@ static const struct api_field cleanup_fields[] = {
 	{ .name = "vm_id", .type = API_ID, .names = id_vm },
 	FIELDS_END,
 };
+static const struct api_field limit_named_fields[] = {
+	{ .name = "name", .type = API_ENUM, .names = names_limit },
+	{ .name = "value", .type = API_INT, .max = INT64_MAX },
+	{ .name = "flag",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "What gives more of it; null when nothing more can be had here." },
+	FIELDS_END,
+};
 static const struct api_field vm_run_result[] = {
 	{ .name = "environment", .type = API_STRING },
+	{ .name = "environment_version", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "command", .type = API_STRING },
 	{ .name = "vm_id", .type = API_ID, .names = id_vm },
 	{ .name = "exec_id", .type = API_ID, .names = id_exec },
@@ -431,6 +444,20 @@ static const struct api_field vm_run_result[] = {
 	{ .name = "stderr_bytes", .type = API_INT, .max = INT64_MAX },
 	{ .name = "duration_ms", .type = API_INT, .max = INT64_MAX },
 	{ .name = "timed_out", .type = API_BOOL },
+	{ .name = "ended_by",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_ended_by,
+		.help = "What ended it; null when it ended by itself." },
+	{ .name = "limit",
+		.type = API_OBJECT,
+		.flags = API_NULLABLE,
+		.sub = limit_named_fields,
+		.help = "The limit that ended it, or a process of it before it failed." },
+	{ .name = "background_left",
+		.type = API_BOOL,
+		.flags = API_NULLABLE,
+		.help = "Processes of it ran on when it had ended; null when the guest does not tell." },
 	{ .name = "truncated", .type = API_BOOL },
 	{ .name = "binary",
 		.type = API_BOOL,

@@ -4,6 +4,7 @@
  * Called by start.c and agent.c where they make the error.
  */
 
+#include "daemon/core/limit.h"
 #include "daemon/core/machine-internal.h"
 
 #include "daemon/log.h"
@@ -38,10 +39,14 @@ char *machine_again_fix(const struct machine *mc)
 }
 
 /* Memory that ran out is given; anything else is looked at in the whole console. */
-char *machine_death_fix(const struct machine *mc, const char *cause)
+char *machine_death_fix(struct machine *mc, const char *cause)
 {
-	if (cause && (strstr(cause, "Out of memory") || strstr(cause, "deadlocked on memory")))
-		return str_printf("give the machine more memory: -m %lluM",
-			2 * (unsigned long long)mc->row.mem_mib);
+	char flag[32];
+
+	if (cause && (strstr(cause, "Out of memory") || strstr(cause, "deadlocked on memory"))) {
+		limit_more_memory(mc, flag);
+		return flag[0] ? str_printf("give the machine more memory: %s", flag)
+			       : strdup("let the command use less memory: this host gives no more");
+	}
 	return log_search(mc->machines->m->system, mc->row.id);
 }

@@ -45,6 +45,8 @@ struct exec {
 	uint32_t channel;
 	struct msg_start start; /* owned */
 	struct msg_exit exit;
+	struct msg_ended ended;
+	bool ended_told, killed;
 	struct exec_out out[STREAM_MAX];
 
 	bool adopted;                  /* made by exec_adopt and not taken yet */
@@ -358,6 +360,7 @@ int exec_kill(struct exec *x, int signo)
 
 	if (x->state != EXEC_RUNNING && x->state != EXEC_SENT)
 		return -ESRCH;
+	x->killed = x->killed || signo == SIGKILL;
 	if (!link_usable(x)) {
 		if (x->signo != SIGKILL)
 			x->signo = signo;
@@ -520,6 +523,29 @@ static int take_exit(struct exec *x, const struct frame *f)
 	return check_over(x);
 }
 
+/* Words only: nothing but what its caller is told depends on them. */
+static int take_ended(struct exec *x, const struct frame *f)
+{
+	struct msg_ended m;
+	int r = msg_ended_get(f, &m);
+
+	if (r < 0 || x->state == EXEC_EXITED)
+		return r;
+	x->ended = m;
+	x->ended_told = true;
+	return 0;
+}
+
+const struct msg_ended *exec_ended(const struct exec *x)
+{
+	return x->ended_told ? &x->ended : NULL;
+}
+
+bool exec_was_killed(const struct exec *x)
+{
+	return x->killed;
+}
+
 int exec_on_frame(struct exec *x, const struct frame *f)
 {
 	uint64_t offset;
@@ -532,6 +558,7 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 	case FRAME_DATA: return take_data(x, f);
 	case FRAME_ACK: return take_ack(x, f);
 	case FRAME_END: return frame_get_end(f, &stream, &offset);
+	case FRAME_ENDED: return take_ended(x, f);
 	case FRAME_EXIT: return take_exit(x, f);
 	default: return 0; /* a newer agent may say more */
 	}

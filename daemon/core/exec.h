@@ -73,6 +73,11 @@ void exec_stdin_end(struct exec *x);
  * SIGKILL. -ESRCH when the command is not running. */
 int exec_kill(struct exec *x, int signo);
 
+/* How it ended, as its agent told; NULL when that does not tell. */
+const struct msg_ended *exec_ended(const struct exec *x);
+/* exec_kill was asked for SIGKILL. */
+bool exec_was_killed(const struct exec *x);
+
 /* The guest stands still, or goes on: its deadlines wait meanwhile. */
 void exec_hold(struct exec *x, bool still);
 

@@ -188,13 +188,16 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 /* death.c: `what` and what its console told last, as the cause of its end; the whole of that goes to the log. */
 char *machine_death_cause(struct machine *mc, const char *what);
 /* What helps against it: a command. Both are owned, NULL when out of memory. */
-char *machine_death_fix(const struct machine *mc, const char *cause);
+char *machine_death_fix(struct machine *mc, const char *cause);
 /* How the same is had once more, for an end that was none of the guest's. */
 char *machine_again_fix(const struct machine *mc);
 
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);
 int machine_check_host(struct machine *mc, struct error *err);
+/* How much its owner could have asked for, of memory and of disk, in its place. */
+uint64_t machine_memory_max(struct machine *mc);
+uint64_t machine_disk_max(struct machine *mc);
 
 /* stop.c: asks the guest to end, and ends it itself after STOP_USEC or where nobody can be asked. */
 void machine_shut_down(struct machine *mc);

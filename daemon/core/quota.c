@@ -95,6 +95,9 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 	if (without)
 		count(&self, without);
 	available -= (int64_t)promised_mib(ms, without) + c->memory_reserve_mib;
+	/* What it has now it gives back. */
+	if (without && without->state == MACHINE_STARTED)
+		available += self.mem_mib;
 	return (struct most){
 		.vcpus = MIN_OF(have, room(max_of(c->max_vcpus, 4 * have), u.vcpus - self.vcpus,
 					      c->total_vcpus, all.vcpus - self.vcpus)),
@@ -104,6 +107,26 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 		.disk_mib = room(c->max_disk_mib, u.disk_mib - self.disk_mib, c->total_disk_mib,
 			all.disk_mib - self.disk_mib),
 	};
+}
+
+uint64_t machine_memory_max(struct machine *mc)
+{
+	int64_t most = most_of(mc->machines, mc->row.owner_uid, mc).mem_mib;
+
+	return (uint64_t)MAX_OF(MIN_OF(most, (int64_t)MEM_MIB_MAX), INT64_C(0));
+}
+
+uint64_t machine_disk_max(struct machine *mc)
+{
+	struct manager *m = mc->machines->m;
+	int64_t most = most_of(mc->machines, mc->row.owner_uid, mc).disk_mib, here;
+	uint64_t bytes = 0;
+
+	if (host_free_bytes(m->state_dir, &bytes) < 0)
+		return 0;
+	here = (int64_t)(bytes / MIB) - m->config->disk_reserve_mib;
+	most = MIN_OF(most, MAX_OF(here, INT64_C(0)) + (int64_t)mc->row.disk_mib);
+	return (uint64_t)MAX_OF(MIN_OF(most, (int64_t)DISK_MIB_MAX), INT64_C(0));
 }
 
 /* How to ask for what can be had: the flag and the parameter. */

@@ -67,11 +67,10 @@ static int fill_adopted(struct run *r, struct machine *mc, const struct exec_row
 	r->with_stdin = row->with_stdin;
 	r->channel = row->channel;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
-	(void)snprintf(
-		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
-	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
-	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
-	k = run_add_later(r);
+	r->machine = mc;
+	k = run_note_machine(r);
+	if (k >= 0)
+		k = run_add_later(r);
 	return k < 0 ? k
 		     : exec_adopt(r->m->event, &start, row->channel, mc->link, &run_exec_events, r,
 			       &r->exec);

@@ -7,6 +7,7 @@
  */
 
 #include "daemon/core/capture.h"
+#include "daemon/core/limit.h"
 #include "daemon/core/machine-internal.h"
 #include "daemon/core/run.h"
 #include "daemon/core/stdio.h"
@@ -41,6 +42,7 @@ struct run {
 	char *environment, *command; /* owned */
 	char *input;                 /* owned or NULL: what its stdin is, n_input bytes */
 	size_t n_input, n_fed;       /* of which the exec has so many */
+	char *environment_version;   /* owned or NULL: not known */
 	struct environment *env;     /* borrowed: the catalog's */
 	struct pull_wait *pull;      /* owned */
 	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
@@ -53,6 +55,7 @@ struct run {
 	struct capture out[2]; /* stdout, stderr, without stdio */
 	uint64_t bytes[2];
 	struct msg_exit exit;
+	struct limit limit;
 	bool exited;
 	bool deleted;
 	struct error err; /* owned: why it failed */
@@ -75,6 +78,8 @@ int run_find(
 int run_add_later(struct run *r);
 
 /* run-result.c */
+/* Its machine is there: what is told of it when it is gone. */
+int run_note_machine(struct run *r);
 int run_result(struct run *r, json_object **ret);
 
 /* run-attach.c */

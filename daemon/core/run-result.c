@@ -16,6 +16,20 @@ static int exit_code(const struct run *r)
 	return r->exit.signal ? EXIT_SIGNALLED + r->exit.signal : r->exit.code;
 }
 
+int run_note_machine(struct run *r)
+{
+	const struct machine *mc = r->machine;
+
+	(void)snprintf(
+		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
+	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
+	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
+	if (!mc->row.environment_version || r->environment_version)
+		return 0;
+	r->environment_version = strdup(mc->row.environment_version);
+	return r->environment_version ? 0 : -ENOMEM;
+}
+
 static int add_output(struct run *r, json_object *o)
 {
 	static const char *const names[] = { "stdout", "stderr" };
@@ -48,6 +62,8 @@ static int add_names(struct run *r, json_object *o)
 {
 	int k = json_add_str(o, "environment", r->environment);
 
+	if (k >= 0)
+		k = json_add_str(o, "environment_version", r->environment_version);
 	if (k >= 0)
 		k = json_add_str(o, "command", r->command);
 	if (k >= 0)
@@ -95,6 +111,8 @@ int run_result(struct run *r, json_object **ret)
 				r->exit.duration_usec / USEC_PER_MSEC, (uint64_t)INT64_MAX));
 	if (k >= 0)
 		k = json_add_bool(o, "timed_out", r->exit.timed_out);
+	if (k >= 0)
+		k = limit_json(&r->limit, exec_ended(r->exec), o);
 	if (k >= 0)
 		k = add_cleanup(r, o);
 	if (k < 0)

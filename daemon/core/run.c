@@ -212,13 +212,20 @@ static void keep_proof(struct run *r)
 	r->m->machines->proof_usec = wall_usec();
 }
 
-static void on_exec_exit(_unused_ struct exec *x, const struct msg_exit *e, void *userdata)
+static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdata)
 {
+	const struct limit_end end = {
+		.exit = e,
+		.ended = exec_ended(x),
+		.killed = exec_was_killed(x),
+		.timeout_usec = exec_timeout_usec(x),
+	};
 	struct run *r = userdata;
 
 	crash_point();
 	r->exit = *e;
 	r->exited = true;
+	limit_of(r->machine, &end, &r->limit);
 	keep_proof(r);
 	if (r->stdio)
 		stdio_finish(r->stdio);
@@ -341,13 +348,11 @@ static void execute(struct run *r)
 	struct machine *mc = r->machine;
 	int k;
 
-	(void)snprintf(
-		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
-	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
-	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
 	r->phase = RUN_EXECUTING;
 	crash_point();
-	k = machine_exec(mc, r->exec, r->channel);
+	k = run_note_machine(r);
+	if (k >= 0)
+		k = machine_exec(mc, r->exec, r->channel);
 	if (k < 0) {
 		error_set_errno(
 			&why, ERROR_START_FAILED, k, "run it again", "cannot start the command");
@@ -702,6 +707,7 @@ struct run *run_free(struct run *r)
 		capture_done(&r->out[i]);
 	error_clear(&r->err);
 	free(r->environment);
+	free(r->environment_version);
 	free(r->command);
 	free(r->input);
 	free(r);

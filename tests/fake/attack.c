@@ -239,6 +239,23 @@ static int flood_started(struct attack *a, struct buf *out)
 	return msg_send(out, result, FRAME_STARTED, a->channel, &m);
 }
 
+static int flood_ended(struct attack *a, struct buf *out)
+{
+	const struct msg_ended m = { (uint32_t)next_random(a), (uint32_t)next_random(a) };
+
+	return msg_send(out, ended, FRAME_ENDED, a->channel, &m);
+}
+
+static int ended_short(struct attack *a, struct buf *out)
+{
+	return put_raw(out, 7, FRAME_ENDED, 0, a->channel, "seven..", 7);
+}
+
+static int ended_long(struct attack *a, struct buf *out)
+{
+	return put_raw(out, 9, FRAME_ENDED, 0, a->channel, "and nine.", 9);
+}
+
 /* The command could not be started, and the reason is not fit to be printed or quoted. */
 static int started_bytes(struct attack *a, struct buf *out)
 {
@@ -279,13 +296,15 @@ static int channels(struct attack *a, struct buf *out)
 static int put_sound(struct attack *a, struct buf *out, uint32_t channel)
 {
 	const struct msg_result started = { 0 };
+	const struct msg_ended ended = { 1, 1 };
 
-	switch (next_random(a) % 7) {
+	switch (next_random(a) % 8) {
 	case 0: return frame_put_data(out, channel, STREAM_STDOUT, a->sent, "mutant", 0);
 	case 1: return frame_put_data(out, channel, STREAM_STDERR, 0, NULL, 0);
 	case 2: return frame_put_ack(out, channel, STREAM_STDIN, 0, STREAM_WINDOW);
 	case 3: return frame_put_end(out, channel, STREAM_STDOUT, a->sent);
 	case 4: return msg_send(out, result, FRAME_STARTED, channel, &started);
+	case 6: return msg_send(out, ended, FRAME_ENDED, channel, &ended);
 	case 5: return channel == a->channel ? flood_nop(a, out) : put_exit(a, out, channel, 0);
 	default:
 		return put_raw(out, 9, (uint16_t)(100 + next_random(a) % 60000), 0, channel,
@@ -356,6 +375,9 @@ static const struct kind kinds[] = {
 	{ "flood-nop", false, flood_nop },
 	{ "flood-empty", false, flood_empty },
 	{ "flood-started", false, flood_started },
+	{ "flood-ended", false, flood_ended },
+	{ "ended-short", true, ended_short },
+	{ "ended-long", true, ended_long },
 	{ "flood-setup-done", false, flood_setup_done },
 	{ "flood-exits", false, flood_exits },
 	{ "channels", false, channels },

@@ -11,6 +11,7 @@
  *   echo WORDS, err WORDS
  *   sleep MSEC            forever when MSEC is 0
  *   cat                   stdin to stdout, until stdin ends
+ *   ended FLAGS PIDS      what is told of its end, as numbers
  *   exit CODE
  *   die                   the VMM is gone at once
  *   reboot                the guest ends itself

@@ -35,6 +35,8 @@ struct exec {
 	struct timer sleep, timeout, nudge;
 	uint64_t started_at;
 	struct msg_exit exit;
+	struct msg_ended ended;
+	bool tells; /* ended */
 	bool exited, resumed, started_due, end_sent[EXEC_STREAMS], exit_sent;
 	bool never_started; /* says no STARTED */
 };
@@ -226,6 +228,11 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 		begin_sleep(x, number);
 	} else if (IS("cat")) {
 		x->step = STEP_CAT;
+	} else if (IS("ended")) {
+		unsigned flags = 0, pids = 0;
+
+		x->tells = sscanf(rest, "%u %u", &flags, &pids) > 0;
+		x->ended = (struct msg_ended){ flags, pids };
 	} else if (IS("exit")) {
 		finish(x, (uint8_t)number, 0);
 	} else if (IS("die")) {
@@ -517,6 +524,8 @@ static bool send_exit(struct exec *x, struct buf *out)
 			x->end_sent[i] =
 				frame_put_end(out, x->channel, (uint8_t)(STREAM_STDOUT + i),
 					x->out[i].produced) >= 0;
+	if (x->tells && msg_send(out, ended, FRAME_ENDED, x->channel, &x->ended) < 0)
+		return false;
 	x->exit_sent = msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent;
 }

@@ -129,10 +129,10 @@ class Run:
 
     def result(self, **more):
         return dict({
-            "environment": self.params["environment"], "command": self.params["command"], "vm_id": VM, "exec_id": EXEC,
+            "environment": self.params.get("environment", "debian:12"), "command": self.params["command"], "vm_id": VM, "exec_id": EXEC,
             "state": "exited", "execution_mode": "guest_serial", "accelerator": "emulation", "start_mode": "cold",
             "exit_code": 0, "stdout": None, "stderr": None, "stdout_bytes": 0, "stderr_bytes": 0, "duration_ms": 7,
-            "timed_out": False, "truncated": False,
+            "timed_out": False, "ended_by": None, "limit": None, "background_left": False, "truncated": False,
             "cleanup": {"deleted": True, "reason": "post_exec_cleanup", "vm_id": VM}}, **more)
 
 
@@ -197,7 +197,7 @@ class Connection:
                 return False
             self.raw(raw.replace(b"ID", str(request["id"]).encode()))
             return True
-        if method == "vm.run":
+        if method in ("vm.run", "vm.exec"):
             run = self.runs[request["id"]] = Run(self, request["id"], params, fds)
             threading.Thread(target=self._run, args=(request["id"], run), daemon=True).start()
             return True

@@ -550,6 +550,35 @@ def test_run_timeout(env, fake):
     assert status == 124 and "\ncommand timed out after 2s\n" in "\n" + err
 
 
+LIMITS = [
+    ("timeout", 124, {"name": "timeout_seconds", "value": 30, "flag": "--timeout 5m"}, "command timed out after 30s (the default; --timeout 5m)"),
+    ("memory", 137, {"name": "mem_mib", "value": 1024, "flag": "-m 2G"}, "command ended: out of memory (limit 1024 MiB; -m 2G)"),
+    ("memory", 137, {"name": "mem_mib", "value": 8192, "flag": None}, "command ended: out of memory (limit 8192 MiB; nothing more can be had here)"),
+    (None, 2, {"name": "mem_mib", "value": 256, "flag": "-m 512M"}, "a process of the command was killed: out of memory (limit 256 MiB; -m 512M)"),
+    ("pids", 254, {"name": "pids", "value": 2569, "flag": "-m 2G"}, "command ended: too many processes (limit 2569; -m 2G)"),
+    ("disk", 1, {"name": "disk_mib", "value": 10240, "flag": "--disk-mib 20480"}, "command ended: its disk is full (limit 10240 MiB; --disk-mib 20480)"),
+    ("signal", 143, None, None),
+    (None, 3, None, None),
+]
+
+
+@pytest.mark.parametrize("ended_by,code,limit,line", LIMITS)
+@pytest.mark.parametrize("verb", [["run", "debian:12"], ["vm", "exec", "vm-0123456789ab"]])
+def test_limit_is_named(env, fake, verb, ended_by, code, limit, line):
+    """On a line of its own, also after output without a newline and with -q; a machine's flag belongs to what makes one."""
+    def guest(run):
+        run.phases()
+        run.stdio.write(2, b"no newline")
+        return run.result(exit_code=code, timed_out=code == 124, ended_by=ended_by, limit=limit)
+    fake.guest = guest
+    if line and verb[0] == "vm" and "timed out" not in line and limit["flag"]:
+        line = line.replace("; ", "; pyro vm create ")
+    for quiet in ([], ["-q"]):
+        status, _, err = pyro(env, *quiet, *verb, "sleep 9")
+        told = [x for x in err.split("\n") if x.startswith(("command ", "a process "))]
+        assert status == code and told == ([line] if line else []), err
+
+
 def test_run_failure(env, fake):
     def guest(run):
         run.progress("create")

@@ -17,10 +17,10 @@ MARGIN_KIB = 32 * 1024
 
 # What may be said, or is ignored so that a newer agent may say more: the command goes on after N of them.
 HARMLESS = ["type-unknown", "type-of-host", "offset-back", "ack-back", "flood-nop", "flood-empty", "flood-started",
-            "flood-setup-done", "flood-exits", "channels"]
+            "flood-ended", "flood-setup-done", "flood-exits", "channels"]
 # What costs the connection, and the machine when it comes again and again.
 FORBIDDEN = ["length-huge", "length-one-more", "length-short", "length-left-over", "more-for-ever", "more-mixed", "flags-unknown",
-             "offset-gap", "offset-end", "stream-wrong", "ack-unsent", "exit-less", "welcome-again", "noise"]
+             "offset-gap", "offset-end", "stream-wrong", "ack-unsent", "exit-less", "ended-short", "ended-long", "welcome-again", "noise"]
 # Silence: what ends it is a deadline of pyrod's.
 SILENT = {"length-owed": 50, "exit-early": 50, "no-exit": 50, "no-started": 80}
 
@@ -86,6 +86,22 @@ def test_reason_that_is_no_text(fake):
     r = fake.call("vm.run", fake.spec(command="attack no-started-but-bytes"))
     error = r["error"]["data"]
     assert (error["code"], error["cause"]) == ("invalid_argument", "\\x1b[2J\\xff\\xc3 \\xe2\\x80\\xae: No such file or directory"), r
+    fake.wait_clean()
+
+
+@pytest.mark.parametrize("words,ended_by,limit", [
+    ("ended 15 300; exit 137", "memory", {"name": "mem_mib", "value": 200, "flag": "-m 400M"}),
+    ("ended 2 0; exit 2", None, {"name": "mem_mib", "value": 200, "flag": "-m 400M"}),
+    ("ended 4 4294967295; exit 1", "pids", {"name": "pids", "value": 4294967295, "flag": "-m 400M"}),
+    ("ended 8 0; exit 1", "disk", {"name": "disk_mib", "value": 64, "flag": "--disk-mib 128"}),
+    ("ended 4294967295 4294967295; exit 0", None, None),
+    ("ended 4294967280 1; exit 9", None, None),
+    ("exit 137", None, None),
+])
+def test_what_a_guest_says_of_its_end_is_words(fake, words, ended_by, limit):
+    """True or not: it changes nothing but what its own caller is told."""
+    r = fake.call("vm.run", fake.spec(command="echo here; " + words))["result"]
+    assert (r["stdout"], r["exit_code"], r["ended_by"], r["limit"]) == ("here\n", int(words.split()[-1]), ended_by, limit), r
     fake.wait_clean()
 
 

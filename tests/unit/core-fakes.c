@@ -96,6 +96,9 @@ static void say_exit(void)
 
 	memcpy(m.produced, fake.sent, sizeof(m.produced));
 	fake.exited = true;
+	if (fake.tells)
+		ck_assert_int_ge(
+			msg_send(&fake.out, ended, FRAME_ENDED, fake.channel, &fake.ended), 0);
 	ck_assert_int_ge(msg_send(&fake.out, exit, FRAME_EXIT, fake.channel, &m), 0);
 }
 

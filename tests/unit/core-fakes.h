@@ -39,6 +39,8 @@ struct fake {
 	enum fake_command command;
 	const char *out_text, *err_text;
 	struct msg_exit exit;
+	bool tells; /* ... how its command ended: */
+	struct msg_ended ended;
 	uint64_t flood_bytes;
 	bool mute; /* never answers HELLO */
 	bool refuse_dial;

@@ -184,6 +184,66 @@ START_TEST(signalled_and_timed_out)
 }
 END_TEST
 
+/* What its agent tells, and what comes of it: the machine has 128 MiB and a disk of 64. */
+static const struct {
+	uint8_t code, signal, timed_out;
+	uint32_t flags, pids_max;
+	const char *ended_by, *name;
+	int64_t value;
+} ends[] = {
+	{ 0, SIGKILL, 0, ENDED_OOM_KILL, 300, "memory", "mem_mib", 128 },
+	{ 137, 0, 0, ENDED_OOM_KILL | ENDED_DISK_FULL, 300, "memory", "mem_mib", 128 },
+	{ 2, 0, 0, ENDED_OOM_KILL, 300, NULL, "mem_mib", 128 },
+	{ 0, 0, 0, ENDED_OOM_KILL | ENDED_PIDS | ENDED_DISK_FULL, 300, NULL, NULL, 0 },
+	{ 0, SIGTERM, 0, ENDED_OOM_KILL | ENDED_PIDS | ENDED_DISK_FULL, 300, "signal", NULL, 0 },
+	{ 0, SIGKILL, 0, 0, 300, "signal", NULL, 0 },
+	{ 254, 0, 0, ENDED_PIDS, 300, "pids", "pids", 300 },
+	{ 254, 0, 0, ENDED_PIDS, 0, NULL, NULL, 0 },
+	{ 1, 0, 0, ENDED_DISK_FULL, 300, "disk", "disk_mib", 64 },
+	{ 0, SIGBUS, 0, ENDED_DISK_FULL, 300, "disk", "disk_mib", 64 },
+	{ 1, 0, 0, 0xfffffff0, 300, NULL, NULL, 0 },
+	{ 0, SIGKILL, 1, UINT32_MAX, 300, "timeout", "timeout_seconds", 30 },
+	{ 3, 0, 0, ENDED_LEFT, 0, NULL, NULL, 0 },
+};
+
+START_TEST(limits_are_named)
+{
+	json_object *limit;
+
+	fake.exit = (struct msg_exit){
+		.code = ends[_i].code, .signal = ends[_i].signal, .timed_out = ends[_i].timed_out
+	};
+	fake.tells = true;
+	fake.ended = (struct msg_ended){ ends[_i].flags, ends[_i].pids_max };
+	run_it();
+	ck_assert_msg(!failure.set, "%s", failure.message);
+	ck_assert_str_eq(json_get_str(result, "ended_by", "null"),
+		ends[_i].ended_by ? ends[_i].ended_by : "null");
+	limit = json_get(result, "limit");
+	ck_assert_int_eq(limit != NULL, ends[_i].name != NULL);
+	ck_assert(json_object_object_get_ex(result, "limit", NULL));
+	if (limit) {
+		ck_assert_str_eq(json_get_str(limit, "name", ""), ends[_i].name);
+		ck_assert_int_eq(json_get_int(limit, "value", -1), ends[_i].value);
+	}
+	ck_assert_int_eq(
+		json_get_bool(result, "background_left", true), ends[_i].flags & ENDED_LEFT);
+	nothing_left();
+}
+END_TEST
+
+/* An agent of before: nothing is made up. */
+START_TEST(an_agent_that_does_not_tell)
+{
+	fake.exit.signal = SIGKILL;
+	run_it();
+	ck_assert_str_eq(json_get_str(result, "ended_by", ""), "signal");
+	ck_assert_ptr_null(json_get(result, "limit"));
+	ck_assert_ptr_null(json_get(result, "background_left"));
+	ck_assert(json_object_object_get_ex(result, "background_left", NULL));
+}
+END_TEST
+
 START_TEST(unknown_environment)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -809,6 +869,8 @@ static TCase *run_case(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, simple);
 	tcase_add_test(tc, signalled_and_timed_out);
+	tcase_add_loop_test(tc, limits_are_named, 0, ARRAY_SIZE(ends));
+	tcase_add_test(tc, an_agent_that_does_not_tell);
 	tcase_add_test(tc, unknown_environment);
 	tcase_add_loop_test(tc, fails_at_each_step, 0, ARRAY_SIZE(failures));
 	tcase_add_loop_test(tc, cancelled_after_n_turns, 0, 40);

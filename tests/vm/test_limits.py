@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""The limit that ended a command is named: by a line that people read and by `ended_by` and `limit` of the result. In real
+guests; what a guest that lies can do of it is in tests/t/test_hostile_agent.py."""
+import json
+import re
+
+ENV = "debian:12"
+# The kernel fills it, which is quicker under emulation than a page fault for each page.
+HOG = "from mmap import *\nb = []\nwhile True: b.append(mmap(-1, 16 << 20, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE))"
+
+
+def run(daemon, command, *flags, **kw):
+    return daemon.pyro("run", *flags, ENV, "--", command, **kw)
+
+
+def result(daemon, command, *flags, **kw):
+    r = daemon.pyro("--json", "-q", "run", *flags, ENV, "--", command, **kw)
+    return json.loads(r.text), r
+
+
+def told(r):
+    return [line for line in r.errors.splitlines() if line.startswith(("command ", "a process of the command "))]
+
+
+def test_out_of_memory(daemon):
+    r = run(daemon, "exec python3 -c '%s'" % HOG, "-m", "256M", "--timeout", "100s")
+    assert r.status == 137 and told(r) == ["command ended: out of memory (limit 256 MiB; -m 512M)"], r
+    got, r = result(daemon, "python3 -c '%s'; exit $?" % HOG, "-m", "256M", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"]) == (137, "memory"), got
+    assert got["limit"] == {"name": "mem_mib", "value": 256, "flag": "-m 512M"}, got
+    daemon.wait_clean()
+
+
+def test_out_of_memory_of_a_child(daemon):
+    """Not what ended the command, when that goes on: told only when it fails in the end, as make does."""
+    hog = "python3 -c '%s'" % HOG
+    got, r = result(daemon, hog + "; echo $?", "-m", "256M", "--timeout", "100s")
+    assert (got["exit_code"], got["stdout"], got["ended_by"], got["limit"]) == (0, "137\n", None, None), got
+    assert told(r) == []
+    make = "cat > hog.py <<'E'\n%s\nE\nprintf 'all:\\n\\tpython3 hog.py\\n' > Makefile; make -s" % HOG
+    r = run(daemon, make, "-m", "256M", "--timeout", "100s")
+    assert r.status == 2 and told(r) == ["a process of the command was killed: out of memory (limit 256 MiB; -m 512M)"], r
+
+
+def test_killed_by_something_else(daemon):
+    got, r = result(daemon, "kill -KILL $$")
+    assert (got["exit_code"], got["ended_by"], got["limit"]) == (137, "signal", None) and told(r) == [], got
+    # A limit that the guest's own root set is none of ours.
+    own = ("C=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); mkdir $C/x; echo $$ > $C/x/cgroup.procs;"
+           "echo +memory > $C/cgroup.subtree_control; echo 20M > $C/x/memory.max; cat $C/x/memory.max; exec python3 -c '%s'" % HOG)
+    got, r = result(daemon, own, "--timeout", "100s")
+    assert got["stdout"] == "20971520\n", got
+    assert (got["exit_code"], got["ended_by"], got["limit"]) == (137, "signal", None) and told(r) == [], got
+
+
+def test_fork_bombs(daemon):
+    """The guest stays within reach: its agent ends the command at its timeout, or the command ends and that is why."""
+    r = run(daemon, "f() { f | f; }; f", "-m", "256M", "--timeout", "10s")
+    assert r.status == 124 and told(r) == ["command timed out after 10s"], r
+    assert int(re.search(r"duration_ms=(\d+)", r.errors).group(1)) < 40000
+    many = "import os, sys, time\nn = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(1000)\n    n += 1\nexcept OSError as e:\n  print(n + 1); sys.exit(e.errno)"
+    got, r = result(daemon, "exec python3 -c '%s'" % many, "-m", "256M", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"], got["background_left"]) == (11, "pids", True), got
+    assert got["limit"] == {"name": "pids", "value": int(got["stdout"]), "flag": "-m 512M"}, got
+    assert told(r) == ["command ended: too many processes (limit %s; -m 512M)" % got["stdout"].strip()], r
+    daemon.wait_clean()
+
+
+def test_full_disk(daemon):
+    fill = "dd if=/dev/zero of=/workspace/x bs=1M status=none"
+    r = run(daemon, fill, "--disk-mib", "128", "--timeout", "100s")
+    assert r.status == 1 and told(r) == ["command ended: its disk is full (limit 128 MiB; --disk-mib 256)"], r
+    fill = "fallocate -l 1G /workspace/x"
+    got, _ = result(daemon, fill + "; exit 4", "--disk-mib", "128", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"], got["limit"]) == (4, "disk", {"name": "disk_mib", "value": 128, "flag": "--disk-mib 256"}), got
+    got, r = result(daemon, fill + "; rm /workspace/x; exit 4", "--disk-mib", "128", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"], got["limit"]) == (4, None, None) and told(r) == [], got
+    got, r = result(daemon, fill + "; true", "--disk-mib", "128", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"], got["limit"]) == (0, None, None) and told(r) == [], got
+
+
+def test_no_inode_left(daemon):
+    many = "import os\nfor i in range(10 ** 7): os.close(os.open(\"/workspace/%d\" % i, os.O_CREAT))"
+    got, _ = result(daemon, "python3 -c '%s'" % many, "--disk-mib", "64", "--timeout", "100s")
+    assert (got["exit_code"], got["ended_by"]) == (1, "disk"), got
+
+
+def test_timeouts(daemon):
+    got, r = result(daemon, "sleep 100")
+    assert (r.status, got["ended_by"], got["limit"]) == (124, "timeout", {"name": "timeout_seconds", "value": 30, "flag": "--timeout 5m"}), got
+    assert told(r) == ["command timed out after 30s (the default; --timeout 5m)"], r
+    r = run(daemon, "sleep 100", "--timeout", "1s")
+    assert r.status == 124 and told(r) == ["command timed out after 1s"], r
+
+
+def test_in_a_machine_that_is_there(daemon):
+    """What gives it more is another machine."""
+    vm = daemon.pyro("vm", "create", "--id-only", "-m", "256M", ENV).text.strip()
+    r = daemon.pyro("vm", "exec", "--timeout", "100s", vm, "--", "exec python3 -c '%s'" % HOG)
+    assert r.status == 137 and told(r) == ["command ended: out of memory (limit 256 MiB; pyro vm create -m 512M)"], r
+    daemon.wait_clean()
+
+
+def test_what_was_left_running(daemon):
+    got, _ = result(daemon, "sleep 300 & true")
+    assert (got["exit_code"], got["background_left"], got["ended_by"]) == (0, True, None), got
+    got, _ = result(daemon, "sleep 300 & kill $!; wait; true")
+    assert (got["exit_code"], got["background_left"]) == (0, False), got
