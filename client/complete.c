@@ -2,7 +2,7 @@
 /*
  * Shell completion: `pyro completion SHELL` prints a script, which asks `pyro __complete WORDS...` what may follow. Both
  * are made from the verb table and the interface table, so that they offer what the parser takes. Called by main.c. What
- * must stay true: it starts no daemon, waits at most DAEMON_WAIT for one that runs, and prints no errors.
+ * must stay true: it starts no daemon, waits at most DAEMON_WAIT (or PYRO_COMPLETION_WAIT_MS) for one that runs, and prints no errors.
  */
 #include "cmd.h"
 
@@ -13,7 +13,7 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-#define DAEMON_WAIT 50000 /* usec: a person waits */
+#define DAEMON_WAIT 50 /* ms: a person waits */
 
 static const char bash_script[] =
 	"# Completion of `pyro` for bash: the command itself knows what may follow. It needs nothing else.\n"
@@ -173,6 +173,14 @@ static void take_words(struct typed *t, int n, char **words)
 	}
 }
 
+static uint64_t daemon_wait(void)
+{
+	const char *s = getenv("PYRO_COMPLETION_WAIT_MS");
+	uint64_t ms;
+
+	return s && parse_u64(s, 1, 60000, &ms) >= 0 ? ms : DAEMON_WAIT;
+}
+
 static _noreturn_ void on_late(_unused_ int sig)
 {
 	_exit(0);
@@ -182,7 +190,10 @@ static _noreturn_ void on_late(_unused_ int sig)
 static void offer_from_daemon(const struct typed *t, const char *method, const char *list,
 	const char *key, const char *last)
 {
-	const struct itimerval soon = { .it_value = { .tv_usec = DAEMON_WAIT } }, never = { 0 };
+	const uint64_t wait_ms = daemon_wait();
+	const struct itimerval soon = { .it_value = { .tv_sec = (time_t)(wait_ms / 1000),
+						.tv_usec = (suseconds_t)(wait_ms % 1000 * 1000) } },
+			       never = { 0 };
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
 	_cleanup_free_ char *text = NULL;
 	_cleanup_json_ json_object *result = NULL;
@@ -193,7 +204,7 @@ static void offer_from_daemon(const struct typed *t, const char *method, const c
 		return;
 	if (pyro_connect(t->cli.socket, (enum pyro_mode)(t->cli.mode | PYRO_NO_START), &p, NULL) >=
 			0 &&
-		pyro_call(p, method, NULL, DAEMON_WAIT / 1000, NULL, NULL, &text, NULL) >= 0)
+		pyro_call(p, method, NULL, (int)wait_ms, NULL, NULL, &text, NULL) >= 0)
 		result = json_tokener_parse(text);
 	if (setitimer(ITIMER_REAL, &never, NULL) < 0)
 		return;

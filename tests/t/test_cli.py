@@ -222,7 +222,7 @@ def test_complete(env, fake):
     assert pyro(env, "__complete", "env", "p")[1].split() == ["pull", "prune"]  # more of it in test_completion.py
     assert "--mem-mib" in pyro(env, "__complete", "run", "--m")[1]
     fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "debian:12"}]}
-    assert pyro(env, "__complete", "env", "pull", "deb")[1] == "debian:12\n"
+    assert pyro(dict(env, PYRO_COMPLETION_WAIT_MS="20000"), "__complete", "env", "pull", "deb")[1] == "debian:12\n"
 
 
 # --- no daemon, or a bad one
