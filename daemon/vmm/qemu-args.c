@@ -93,6 +93,13 @@ static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
 	add(a, r,
 		"microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,"
 		"mem-merge=off,dump-guest-core=off,memory-backend=mem");
+	/*
+	 * The firmware that loads the kernel itself. It is named, because the machine's default is it only where
+	 * bios-microvm.bin is a link to it, as on Debian 12; elsewhere that is SeaBIOS, which loads no kernel without the
+	 * option ROMs.
+	 */
+	add(a, r, "-bios");
+	add(a, r, QEMU_FIRMWARE);
 	add(a, r, "-object");
 	/* Anonymous, so that it gets huge pages where the host gives them and is gone in 10 ms; a memfd's
 	 * 4 KiB pages take 50 ms to free, at the end of every run. */

@@ -7,6 +7,9 @@
 
 #include "daemon/vmm/vmm.h"
 
+/* In QEMU's own folders; Debian's package qemu-system-data has it. */
+#define QEMU_FIRMWARE "qboot.rom"
+
 /* Descriptors in the order of the launch message; disks follow in the order of vmm_spec. */
 enum qemu_fd {
 	QEMU_FD_QMP,

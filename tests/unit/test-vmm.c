@@ -161,6 +161,8 @@ START_TEST(args_emulation)
 	line = join(&a);
 	ck_assert(startswith(line, "\n/usr/bin/qemu\n-name\nvm-0123456789ab\n"));
 	assert_has(line, "\n-uuid\ndeadbeef-0000-0000-0000-000000000000\n");
+	assert_has(line, ",x-option-roms=off,");
+	assert_has(line, "\n-bios\nqboot.rom\n");
 	assert_has(line, "\n-m\n1024M\n");
 	assert_has(line, "\ntcg,tb-size=64,thread=multi\n-cpu\nmax\n");
 	assert_has(line, "\n-smp\n1,maxcpus=2\n");
