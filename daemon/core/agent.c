@@ -325,6 +325,11 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 		machine_fail(mc, MACHINE_UNKNOWN, err);
 		return;
 	}
+	if (!vmm_guest_seen(mc->vmm)) {
+		machine_not_booted(mc, false, &why);
+		machine_continue(mc, &why);
+		return;
+	}
 	cause = machine_death_cause(mc, err->cause ? err->cause : "no answer");
 	fix = machine_death_fix(mc, cause);
 	error_set(&why, ERROR_START_FAILED, cause, fix, "machine %s did not come up in time",

@@ -9,6 +9,7 @@
 
 #include "daemon/log.h"
 
+#define VMM_FIX        "sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
 #define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
 
 static void log_console(struct machine *mc)
@@ -36,6 +37,26 @@ char *machine_again_fix(const struct machine *mc)
 {
 	return mc->row.one_shot ? strdup("run the command again")
 				: str_printf("pyro vm start %s", mc->row.id);
+}
+
+int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
+{
+	const struct config *c = mc->machines->m->config;
+	const char *vmm = vmm_version(mc->vmm);
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+
+	if (reset)
+		cause = str_printf(
+			"%s was reset by its guest before the kernel said anything", vmm);
+	else
+		cause = str_printf("%s ran for %u s, and the guest's kernel said nothing", vmm,
+			(unsigned)(BOOT_USEC / USEC_PER_SEC));
+	if (c && c->qemu)
+		fix = str_printf("take qemu = %s out of pyrod.conf and restart pyrod", c->qemu);
+	else if (c && c->kernel)
+		fix = str_printf("take kernel = %s out of pyrod.conf and restart pyrod", c->kernel);
+	return error_set(err, ERROR_START_FAILED, cause, fix ? fix : VMM_FIX,
+		"the VMM did not boot the kernel of machine %s", mc->row.id);
 }
 
 /* Memory that ran out is given; anything else is looked at in the whole console. */

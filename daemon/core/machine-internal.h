@@ -191,6 +191,8 @@ char *machine_death_cause(struct machine *mc, const char *what);
 char *machine_death_fix(struct machine *mc, const char *cause);
 /* How the same is had once more, for an end that was none of the guest's. */
 char *machine_again_fix(const struct machine *mc);
+/* Nothing ever came from its guest; reset: but its end. Returns as error_set does. */
+int machine_not_booted(const struct machine *mc, bool reset, struct error *err);
 
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);

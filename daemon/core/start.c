@@ -357,6 +357,12 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 		machine_shut_down_over(mc);
 		return;
 	}
+	if (mc->engine == ENGINE_UP && e->guest_ended && !mc->boot_known &&
+		!vmm_guest_seen(mc->vmm)) {
+		machine_not_booted(mc, true, &err);
+		machine_continue(mc, &err);
+		return;
+	}
 	cause = exit_cause(mc, e);
 	fix = machine_death_fix(mc, cause);
 	if (mc->engine == ENGINE_UP) {

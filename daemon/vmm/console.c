@@ -71,6 +71,11 @@ struct console *console_free(struct console *c)
 	return NULL;
 }
 
+bool console_written(const struct console *c)
+{
+	return c->total > 0;
+}
+
 void console_drain(struct console *c)
 {
 	if (c->fd >= 0 && pull(c, DRAIN_READS) < 0)

@@ -16,6 +16,8 @@ int console_new(sd_event *event, int fd, size_t keep, struct console **ret);
 struct console *console_free(struct console *c);
 DEFINE_CLEANUP(struct console *, console_free)
 
+/* Whether anything ever was. */
+bool console_written(const struct console *c);
 /* Reads what is there now; for when the writer is gone. */
 void console_drain(struct console *c);
 /* The last max bytes as lines of printable text, each but the last ended by '\n'; *ret is owned. */

@@ -30,6 +30,7 @@
 
 #define QEMU_PROGRAM    "qemu-system-x86_64"
 #define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
+#define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
 /* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
@@ -152,6 +153,9 @@ static void on_qmp_ready(struct qmp *qmp, void *userdata)
 	struct qemu *q = userdata;
 	int r = qmp_execute(qmp, "query-status", NULL, START_WAIT_USEC, on_status, q);
 
+	if (qmp_version(qmp)[0])
+		(void)snprintf(q->vmm.version, sizeof(q->vmm.version), "QEMU %s", qmp_version(qmp));
+
 	if (r < 0)
 		fail_start(q, strerror(-r), NULL);
 }
@@ -187,6 +191,8 @@ static void on_qmp_event(
 		on_block_error(q, data);
 	else if (streq(name, "RESUME"))
 		resumed(q);
+	else if (streq(name, "VSERPORT_CHANGE"))
+		q->vmm.agent_seen = q->vmm.agent_seen || qmp_bool(data, "open", false);
 }
 
 /* A QEMU that is going away closes its sockets before it is gone: its end tells more than this, and
@@ -238,7 +244,8 @@ static void on_launch_exited(struct launch *l _unused_, int status, const char *
 		q->reason = strdup(reason);
 	if (err)
 		fail_launch(q, err);
-	fail_start(q, q->reason ? q->reason : "QEMU ended at once and said nothing", NULL);
+	fail_start(q, q->reason ? q->reason : "QEMU ended at once and said nothing",
+		q->reason && strstr(q->reason, QEMU_FIRMWARE) ? FIRMWARE_FIX : NULL);
 	notify(q, PENDING_EXITED);
 }
 

@@ -20,6 +20,7 @@ enum {
 	QMP_PENDING_MAX = 16,
 	QMP_READ_BYTES = 64 * 1024, /* a turn of the loop */
 	QMP_DESC_BYTES = 256,
+	QMP_VERSION_BYTES = 128,
 };
 
 static const struct json_limits qmp_limits = {
@@ -50,6 +51,7 @@ struct qmp {
 	int32_t next_id;
 	struct qmp_pending pending[QMP_PENDING_MAX];
 	unsigned depth; /* callbacks on the stack */
+	char version[QMP_VERSION_BYTES];
 };
 
 const char *qmp_str(json_object *o, const char *key, const char *dflt)
@@ -229,15 +231,42 @@ static void on_capabilities(struct qmp *q, int r, json_object *ret _unused_,
 	}
 }
 
+static int number(json_object *o, const char *key)
+{
+	return json_object_get_int(member(o, key, json_type_int));
+}
+
+/* {"qemu": {"major": 10, "minor": 0, "micro": 13}, "package": "Debian ..."}; both may be absent. */
+static void keep_version(struct qmp *q, json_object *greeting)
+{
+	json_object *version = member(greeting, "version", json_type_object);
+	json_object *n = version ? member(version, "qemu", json_type_object) : NULL;
+	const char *package = qmp_str(version, "package", "");
+	char text[QMP_VERSION_BYTES];
+
+	if (!n)
+		return;
+	(void)snprintf(text, sizeof(text), package[0] ? "%d.%d.%d (%s)" : "%d.%d.%d",
+		number(n, "major"), number(n, "minor"), number(n, "micro"), package);
+	(void)log_escape(text, strlen(text), q->version, sizeof(q->version));
+}
+
+const char *qmp_version(const struct qmp *q)
+{
+	return q->version;
+}
+
 static void greeted(struct qmp *q, json_object *o)
 {
+	json_object *greeting = member(o, "QMP", json_type_object);
 	uint64_t left, now = now_usec();
 	int r;
 
-	if (!member(o, "QMP", json_type_object)) {
+	if (!greeting) {
 		close_with(q, -EPROTO, "QEMU's control socket did not greet");
 		return;
 	}
+	keep_version(q, greeting);
 	q->state = QMP_NEGOTIATING;
 	left = q->greeting_deadline_usec > now ? q->greeting_deadline_usec - now : 0;
 	r = qmp_execute(q, "qmp_capabilities", NULL, left, on_capabilities, NULL);

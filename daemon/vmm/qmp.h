@@ -37,6 +37,9 @@ DEFINE_CLEANUP(struct qmp *, qmp_free)
 int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t timeout_usec,
 	qmp_reply_fn fn, void *userdata);
 
+/* What it greeted with, "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", escaped; "" before that, or when it did not say. */
+const char *qmp_version(const struct qmp *q);
+
 /* Handles what has been sent already; for when the peer's process is gone. */
 void qmp_drain(struct qmp *q);
 

@@ -7,6 +7,8 @@
 
 #include "daemon/vmm/vmm.h"
 
+enum { VMM_VERSION = 160 };
+
 struct console;
 struct launch;
 
@@ -15,4 +17,6 @@ struct vmm {
 	const char *execution_mode; /* static */
 	struct launch *launch;      /* owned by the driver's object */
 	struct console *console;    /* owned by the driver's object */
+	char version[VMM_VERSION];  /* its name and version, escaped; "" while it has not said */
+	bool agent_seen;            /* the guest has opened its agent's port */
 };

@@ -154,6 +154,16 @@ const char *vmm_execution_mode(const struct vmm *v)
 	return v->execution_mode;
 }
 
+const char *vmm_version(const struct vmm *v)
+{
+	return v->version[0] ? v->version : "the VMM";
+}
+
+bool vmm_guest_seen(const struct vmm *v)
+{
+	return v->agent_seen || (v->console && console_written(v->console));
+}
+
 int vmm_console_tail(struct vmm *v, size_t max, char **ret)
 {
 	if (!v->console) {

@@ -117,6 +117,10 @@ uint64_t vmm_start_time(
 const char *vmm_invocation(const struct vmm
 		*v); /* of its unit: names the process as pid and start time do; "" of a child */
 const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
+/* "QEMU 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", or "the VMM" when it has not said. */
+const char *vmm_version(const struct vmm *v);
+/* Whether anything came from the guest since this object is there: on its console, or at its agent's port. */
+bool vmm_guest_seen(const struct vmm *v);
 /* The end of the guest's console as lines of printable text; *ret is owned. */
 int vmm_console_tail(struct vmm *v, size_t max, char **ret);
 /* What in it tells why the guest ended, as one short line; *ret is owned, NULL when it is empty. */

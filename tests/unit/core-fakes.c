@@ -611,7 +611,9 @@ static void vmm_up(void *arg)
 static void vmm_end(void *arg)
 {
 	struct vmm *v = arg;
-	struct vmm_exit e = { .status = 1, .reason = "killed" };
+	struct vmm_exit e = { .status = fake.unseen ? 0 : 1,
+		.guest_ended = fake.unseen,
+		.reason = fake.unseen ? NULL : "killed" };
 
 	if (v != the_vmm || v->exited)
 		return;
@@ -727,6 +729,16 @@ char *vmm_unit(const char *id)
 const char *vmm_execution_mode(_unused_ const struct vmm *v)
 {
 	return "guest_serial";
+}
+
+const char *vmm_version(_unused_ const struct vmm *v)
+{
+	return "QEMU 7.2.22 (Debian)";
+}
+
+bool vmm_guest_seen(_unused_ const struct vmm *v)
+{
+	return !fake.unseen;
 }
 
 int vmm_console_tail(_unused_ struct vmm *v, _unused_ size_t max, char **ret)

@@ -42,7 +42,8 @@ struct fake {
 	bool tells; /* ... how its command ended: */
 	struct msg_ended ended;
 	uint64_t flood_bytes;
-	bool mute; /* never answers HELLO */
+	bool mute;   /* never answers HELLO */
+	bool unseen; /* the guest never says anything, and resets the VMM */
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
 	bool hangs;      /* the VMM, when it is killed */

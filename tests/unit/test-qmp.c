@@ -143,6 +143,36 @@ START_TEST(conversation)
 }
 END_TEST
 
+START_TEST(version)
+{
+	static const struct {
+		const char *greeting, *version;
+	} cases[] = {
+		{ "{\"qemu\": {\"major\": 10, \"minor\": 0, \"micro\": 13}, "
+		  "\"package\": \"Debian 1:10.0.13+ds-0+deb13u1\"}",
+			"10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)" },
+		{ "{\"qemu\": {\"major\": 9, \"minor\": 2, \"micro\": 0}, \"package\": \"\"}",
+			"9.2.0" },
+		{ "{\"qemu\": {\"major\": \"9\"}, \"package\": \"a\\u001b[31mb\"}",
+			"0.0.0 (a\\x1b[31mb)" },
+		{ "{\"package\": \"x\"}", "" },
+		{ "7", "" },
+	};
+	_cleanup_free_ char *greeting =
+		str_printf("{\"QMP\": {\"version\": %s, \"capabilities\": []}}\r\n"
+			   "{\"return\": {}, \"id\": 1}\r\n",
+			cases[_i].greeting);
+	struct fixture t;
+
+	begin(&t, WAIT_USEC);
+	ck_assert_str_eq(qmp_version(t.q), "");
+	say(&t, greeting);
+	run_until(&t, &t.ready, 1);
+	ck_assert_str_eq(qmp_version(t.q), cases[_i].version);
+	end(&t);
+}
+END_TEST
+
 /* The driver hears of no event before it was told that QEMU is ready. */
 START_TEST(no_event_before_ready)
 {
@@ -286,6 +316,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(tc, conversation);
+	tcase_add_loop_test(tc, version, 0, 5);
 	tcase_add_test(tc, no_event_before_ready);
 	tcase_add_test(tc, unknown_is_ignored);
 	tcase_add_test(tc, silence_has_a_deadline);

@@ -329,6 +329,34 @@ START_TEST(vmm_dies_before_the_agent)
 }
 END_TEST
 
+/* Nothing came from the guest: what is told is the VMM, and what about it could be wrong. */
+START_TEST(vmm_boots_no_kernel)
+{
+	static const char *const fixes[] = {
+		"sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data",
+		"take qemu = /opt/qemu out of pyrod.conf and restart pyrod",
+		"take kernel = /boot/mine out of pyrod.conf and restart pyrod",
+	};
+
+	if (_i == 1)
+		m->config->qemu = strdup("/opt/qemu");
+	if (_i == 2)
+		m->config->kernel = strdup("/boot/mine");
+	fake.mute = fake.unseen = true;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	fake_vmm_die();
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert(startswith(failure.message, "the VMM did not boot the kernel of machine vm-"));
+	ck_assert_str_eq(failure.cause,
+		"QEMU 7.2.22 (Debian) was reset by its guest before the kernel said anything");
+	ck_assert_str_eq(failure.fix, fixes[_i]);
+	free(TAKE_PTR(m->config->qemu));
+	free(TAKE_PTR(m->config->kernel));
+	expect_failure(ERROR_START_FAILED);
+}
+END_TEST
+
 START_TEST(guest_says_bye)
 {
 	struct msg_bye bye = { .reason = BYE_REBOOT };
@@ -877,6 +905,7 @@ static TCase *run_case(void)
 	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 4);
 	tcase_add_test(tc, vmm_dies_under_the_command);
 	tcase_add_test(tc, vmm_dies_before_the_agent);
+	tcase_add_loop_test(tc, vmm_boots_no_kernel, 0, 3);
 	tcase_add_test(tc, guest_says_bye);
 	tcase_add_test(tc, deleted_by_another_call);
 	tcase_add_loop_test(tc, abandoned_frees_itself, 0, 2);

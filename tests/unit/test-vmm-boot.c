@@ -318,6 +318,7 @@ START_TEST(boots)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *tail = NULL;
 	_cleanup_close_ int agent = -EBADF;
+	char version[256];
 	struct fixture t;
 
 	begin(&t);
@@ -329,6 +330,8 @@ START_TEST(boots)
 	agent = vmm_connect(t.v);
 	ck_assert_int_ge(agent, 0);
 	run_until(&t, &t.started);
+	(void)snprintf(version, sizeof(version), "%s", vmm_version(t.v));
+	ck_assert(!vmm_guest_seen(t.v));
 	printf("# started in %llu ms\n",
 		(unsigned long long)(t.started_usec - t.begun_usec) / 1000);
 	assert_contained(vmm_pid(t.v));
@@ -347,6 +350,7 @@ START_TEST(boots)
 		tail);
 	ck_assert_int_eq(t.exit.status, 0);
 	ck_assert(t.exit.guest_ended);
+	ck_assert(startswith(version, "QEMU ") && strspn(version + 5, "0123456789.") >= 5);
 	ck_assert_uint_eq(t.failed, 0);
 	ck_assert_ptr_nonnull(strstr(tail, "FLOOR-FAIL"));
 	end(&t);
@@ -401,6 +405,7 @@ START_TEST(disks_and_port)
 	expect_byte(&t, agent, 'e');
 	ck_assert_int_eq(write_all(agent, "s", 1), 0);
 	expect_byte(&t, agent, 'k');
+	ck_assert(vmm_guest_seen(t.v));
 	assert_descriptors(vmm_pid(t.v));
 	vmm_stop(t.v);
 	run_until(&t, &t.exited);

@@ -243,6 +243,45 @@ def test_qemu_missing(make_daemon):
     works(d.pyro(*RUN))
 
 
+FIRMWARE = "/usr/share/qemu/qboot.rom"
+
+
+def without_firmware(d, instead):
+    """This daemon and its machines find the file `instead` in place of the firmware that loads the kernel."""
+    d.prefix = [*NAMESPACE, 'mount --bind "$1" %s; shift; exec "$@"' % FIRMWARE, "sh", instead]
+
+
+def test_firmware_damaged(make_daemon):
+    d = make_daemon()
+    with open(d.root + "/empty", "w"):
+        without_firmware(d, d.root + "/empty")
+    d.start()
+    r = d.pyro(*RUN)
+    assert r.status == 125
+    what, fix = parts(r)
+    assert "could not be started" in what and "qboot.rom" in r.errors and fix == "apt-get install --reinstall -y qemu-system-data", r
+    package = fix.split()[-1]
+    assert FIRMWARE in subprocess.run(["dpkg", "-L", package], check=True, capture_output=True, text=True).stdout.split()
+    d.wait_clean()
+
+
+@pytest.mark.soak
+def test_firmware_that_loads_no_kernel(make_daemon):
+    """The vCPUs run and nothing else happens, for as long as a boot may take: tests/soak hosts."""
+    d = make_daemon()
+    without_firmware(d, "/usr/share/seabios/bios-microvm.bin")
+    d.start()
+    r = d.pyro(*RUN, timeout=200)
+    assert r.status == 125
+    what, fix = parts(r)
+    version, = re.match(r"QEMU emulator version (\S+)", subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout).groups()
+    assert "the VMM did not boot the kernel" in what and "cause: QEMU %s (" % version in r.errors, r
+    assert fix == "apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
+    packages = subprocess.run(["dpkg", "-L", *fix.split()[4:]], check=True, capture_output=True, text=True).stdout.split()
+    assert {FIRMWARE, "/usr/bin/qemu-system-x86_64"} <= set(packages)
+    d.wait_clean()
+
+
 def test_disk_full(make_daemon):
     d = make_daemon(kernels=None)
     kernels = int(subprocess.run(["du", "-sm", CACHE + "/kernels"], capture_output=True, check=True).stdout.split()[0])
