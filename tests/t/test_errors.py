@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every error code that this version can make, provoked as a user does it: the code, the value that was wrong in the message, and
 the fix as it is printed, typed into a shell, after which the same command works. A fix that is a step of a person's (free space,
-say) is taken here as a person would. What needs a real guest is in tests/vm/test_errors.py."""
+say) is taken here as a person would. What needs a real guest is in tests/vm/test_guest_errors.py."""
 import contextlib
 import io
 import json
