@@ -18,7 +18,9 @@ import pytest
 from conftest import BUILD_ASAN, TOP
 
 HERMETIC = TOP + "/tests/hermetic"
-PYRO = os.environ.get("PYRO_TEST_CLI", BUILD_ASAN + "/client/pyro")
+# Where the tree itself lies: the decoys' /run hides the place that tests/hermetic may have made for its builds.
+ASAN = BUILD_ASAN.replace("/run/hermetic/tree", TOP, 1)
+PYRO = os.environ.get("PYRO_TEST_CLI", ASAN + "/client/pyro")
 POISON = "this is = no key that pyrod knows\n"
 # Tests that look at the standard places, start daemons without a configuration of their own, or make users.
 TOUCHING = ["tests/t/test_cli.py::test_no_home", "tests/t/test_cli.py::test_doctor_without_home", "tests/t/test_cli.py::test_autostart",
@@ -164,9 +166,9 @@ def test_a_clone_where_others_may_not_go(host):
 
 def test_a_plain_user_has_an_environment(host):
     """No namespaces: what has a socket's path from nowhere else gets one that is not there."""
-    hermetic = shutil.copy(HERMETIC, host.top)  # the tree may lie where this user may not go
+    hermetic, pyro = (shutil.copy(path, host.top) for path in (HERMETIC, PYRO))  # the tree may lie where this user may not go
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    listed = host.run(*become, hermetic, PYRO, "env", "list")
+    listed = host.run(*become, hermetic, pyro, "env", "list")
     assert listed.returncode == 1 and "/no-daemon.sock" in listed.stderr and host.touched == [], listed
     shown = dict(line.split("=", 1) for line in host.run(*become, hermetic, "env").stdout.splitlines())
     assert not os.path.exists(shown["HOME"]) and shown["PYRO_RUNTIME_DIR"].startswith(shown["HOME"])
@@ -174,9 +176,9 @@ def test_a_plain_user_has_an_environment(host):
 
 
 def test_meson_test_is_hermetic(host):
-    done = host.run("meson", "test", "-C", BUILD_ASAN, "--no-rebuild", "--logbase", "hermetic", "libpyro", env=dict(host.env, ASAN_OPTIONS=""))
+    done = host.run("meson", "test", "-C", ASAN, "--no-rebuild", "--logbase", "hermetic", "libpyro", env=dict(host.env, ASAN_OPTIONS=""))
     assert done.returncode == 0, done.stdout
-    with open(BUILD_ASAN + "/meson-logs/hermetic.txt") as f:
+    with open(ASAN + "/meson-logs/hermetic.txt") as f:
         assert re.search(r" \S+/tests/hermetic \S+/tests/unit/test-libpyro$", f.read(), re.M)
     assert host.touched == []
 
