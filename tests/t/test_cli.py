@@ -192,7 +192,8 @@ def test_json_is_indented_on_a_terminal(env, fake):
     text = os.read(master, 4096).decode()
     os.close(master)
     p.stderr.close()
-    assert json.loads(text) == {"count": 0, "vms": []} and text.count("\n") == 5, text
+    # How an empty array is broken is json-c's affair: 0.16 gives it two lines, 0.18 one.
+    assert json.loads(text) == {"count": 0, "vms": []} and text.startswith('{\r\n  "count"') and text.count("\n") in (4, 5), text
 
 
 @pytest.mark.parametrize("args", [
