@@ -126,7 +126,7 @@ def test_tests_see_nothing_of_an_installed_pyro(host):
     # The decoys do tell: what forgets to be hermetic reaches them, one after the other.
     assert host.run(PYRO, "env", "list").returncode == 1
     assert host.touched == ["/run/pyro/pyrod.sock"]
-    assert host.run("pyro", "doctor").returncode == 0 and host.state() != before
+    assert host.run("/usr/local/bin/pyro", "doctor").returncode == 0 and host.state() != before
 
 
 PROBE = """
