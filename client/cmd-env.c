@@ -8,6 +8,13 @@
 #include "client/output.h"
 #include "proto/json.h"
 
+static const char *state_of(json_object *env)
+{
+	if (out_member(env, "damage")[0])
+		return "damaged";
+	return json_object_get_boolean(json_get(env, "installed")) ? "installed" : "not installed";
+}
+
 int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error *err)
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
@@ -37,9 +44,7 @@ int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error
 			putchar('\n');
 			continue;
 		}
-		printf(" [%s] ", json_object_get_boolean(json_get(env, "installed"))
-					 ? "installed"
-					 : "not installed");
+		printf(" [%s] ", state_of(env));
 		out_text(stdout, out_member(env, "description"));
 		putchar('\n');
 	}

@@ -22,6 +22,7 @@
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/import-job.h"
+#include "daemon/image/integrity.h"
 #include "daemon/image/kernel.h"
 #include "daemon/log.h"
 #include "daemon/receiver.h"
@@ -350,6 +351,8 @@ static int open_subsystems(struct manager *m, struct error *err)
 	if (r >= 0)
 		r = open_store(m, err);
 	import_job_user(m);
+	if (r >= 0 && integrity_new(m, &m->integrity) < 0)
+		r = error_no_memory(err, "out of memory");
 	if (r >= 0)
 		r = kernels_new(m, &m->kernels, err);
 	if (r >= 0)
@@ -419,6 +422,7 @@ struct manager *manager_free(struct manager *m)
 	m->machines = machines_free(m->machines);
 	m->environments = environments_free(m->environments);
 	m->kernels = kernels_free(m->kernels);
+	m->integrity = integrity_free(m->integrity);
 	m->server = server_free(m->server);
 	m->store = store_free(m->store);
 	m->launcher = launcher_free(m->launcher);

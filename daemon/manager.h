@@ -15,6 +15,7 @@
 struct accounts;
 struct config;
 struct environments;
+struct integrity;
 struct kernels;
 struct launcher;
 struct machines;
@@ -46,6 +47,7 @@ struct manager {
 	struct launcher *launcher;         /* owned */
 	struct config *config;             /* owned */
 	struct store *store;               /* owned */
+	struct integrity *integrity;       /* owned; before what asks it */
 	struct environments *environments; /* owned */
 	struct kernels *kernels;           /* owned */
 	struct machines *machines;         /* owned */

@@ -211,6 +211,10 @@ static const struct api_field env_fields[] = {
 	{ .name = "path", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "kernel", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "pulled_at", .type = API_TIME, .flags = API_NULLABLE },
+	{ .name = "damage",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "What of it is not what was installed; env.pull makes it again." },
 	FIELDS_END,
 };
 static const struct api_field env_element[] = {

@@ -357,22 +357,42 @@ int host_subid_command(uid_t uid, uint64_t count, char **ret)
 	return *ret ? 0 : -ENOMEM;
 }
 
-int host_free_bytes(const char *path, uint64_t *ret)
+/* Of the file system that holds path, or its nearest parent. */
+static int file_system(const char *path, struct statvfs *ret)
 {
-	struct statvfs st;
-
 	if (path[0] != '/')
 		return -EINVAL;
 	_cleanup_free_ char *at = strdup(path);
 	if (!at)
 		return -ENOMEM;
-	while (statvfs(at, &st) < 0) {
+	while (statvfs(at, ret) < 0) {
 		char *slash = strrchr(at, '/');
 		if (errno != ENOENT || streq(at, "/"))
 			return -errno;
 		slash[slash == at] = '\0';
 	}
+	return 0;
+}
+
+int host_free_bytes(const char *path, uint64_t *ret)
+{
+	struct statvfs st;
+	int r = file_system(path, &st);
+
+	if (r < 0)
+		return r;
 	*ret = (uint64_t)st.f_bavail * st.f_frsize;
+	return 0;
+}
+
+int host_free_inodes(const char *path, uint64_t *ret)
+{
+	struct statvfs st;
+	int r = file_system(path, &st);
+
+	if (r < 0)
+		return r;
+	*ret = st.f_files > 0 ? st.f_favail : UINT64_MAX;
 	return 0;
 }
 

@@ -49,6 +49,9 @@ int host_subid_command(uid_t uid, uint64_t count, char **ret);
  * parent). */
 int host_free_bytes(const char *path, uint64_t *ret);
 
+/* The same for free inodes; UINT64_MAX where the file system does not count them. */
+int host_free_inodes(const char *path, uint64_t *ret);
+
 /* Default places. *ret is owned. mode: true = system (/run/pyro/pyrod.sock), false = user of uid:
  * /run/user/UID/pyro, or ~/.local/state/pyro/run where no /run/user/UID is. */
 int host_socket_path(bool system, uid_t uid, char **ret);

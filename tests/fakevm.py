@@ -2,6 +2,7 @@
 """A daemon whose machines have the fake VMM (tests/fake/fake.h) in place of QEMU, with an environment and a kernel that
 are only files of the right shape: a machine starts in tens of milliseconds, and what its guest does is chosen by the
 words of its command, or by its memory (MANNERS) before there is one."""
+import hashlib
 import json
 import os
 import shutil
@@ -21,12 +22,17 @@ def lines(n):
     return b"".join(b"%015d\n" % i for i in range(-(-n // LINE)))[:n]
 
 
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
 def fake_environment(cache, name=ENV):
-    digest = "0123456789abcdef" * 4
+    image = name.encode().ljust(4096, b"\0")
+    digest = sha256(image)
     place = "%s/sha256-%s" % (cache, digest)
     os.makedirs(place)
     with open(place + "/image.ext4", "wb") as f:
-        f.truncate(4096)
+        f.write(image)
     with open(place + "/meta.json", "w") as f:
         json.dump({"digest": "sha256:" + digest, "size_bytes": 4096, "source": "tests", "version": "1.1.0", "pulled_at": "2026-01-01T00:00:00Z"}, f)
     with open("%s/%s.json" % (cache, name), "w") as f:
@@ -45,11 +51,18 @@ def initrd_name(agent):
 
 
 def fake_kernel(state, agent):
-    name = "fedcba9876543210"
+    """Each file with its digest where daemon/image/integrity.c looks for it, and written last what is to be the newest."""
+    files = {"vmlinux": b"a kernel", "modules.ext4": b"its modules", "boot/order": b"one.ko\n", "boot/one.ko": b"a module"}
+    name, initrd = sha256(files["vmlinux"])[:16], initrd_name(agent)
     place = "%s/kernels/%s" % (state, name)
-    os.makedirs(place)
-    for file in ("vmlinux", initrd_name(agent)):
-        open(place + "/" + file, "w").close()
+    os.makedirs(place + "/boot")
+    for file, data in {**files, initrd: b"an initramfs"}.items():
+        with open(place + "/" + file, "wb") as f:
+            f.write(data)
+    with open(place + "/meta.json", "w") as f:
+        json.dump({"format": 2, "hash": name, "modules": True, "files": {n: "sha256:" + sha256(d) for n, d in files.items()}}, f)
+    with open(place + "/initrd.json", "w") as f:
+        json.dump({"name": initrd, "digest": "sha256:" + sha256(b"an initramfs")}, f)
     with open(state + "/kernels/current.json", "w") as f:
         json.dump({"hash": name, "version": "0", "key": ""}, f)
 

@@ -95,7 +95,7 @@ static int begin(struct creation *c, struct error *err)
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot create a machine");
-	return environment_pull(env, false, on_pull_progress, on_pulled, c, &c->pull, err);
+	return environment_pull(env, PULL_FOR_USE, on_pull_progress, on_pulled, c, &c->pull, err);
 }
 
 int creation_start(struct manager *m, const struct machine_spec *spec,

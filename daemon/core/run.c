@@ -524,7 +524,8 @@ int run_start(struct manager *m, const struct run_params *p, const struct run_ca
 	if (k >= 0)
 		k = make_run(r, p, err);
 	if (k >= 0)
-		k = environment_pull(r->env, false, on_pull_progress, on_pulled, r, &r->pull, err);
+		k = environment_pull(
+			r->env, PULL_FOR_USE, on_pull_progress, on_pulled, r, &r->pull, err);
 	if (k < 0) {
 		r->stdio = stdio_disown(r->stdio);
 		run_free(r);

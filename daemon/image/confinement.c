@@ -9,6 +9,7 @@
 #include "daemon/image/confinement.h"
 
 #include <fcntl.h>
+#include <sys/queue.h>
 
 #include "daemon/image/environment-private.h"
 #include "daemon/log.h"
@@ -17,18 +18,32 @@
 #define LAYERS_MAX       16
 #define LAYER_BYTES_MAX  200
 
+struct waiter {
+	confinement_done_fn done;
+	void *userdata;
+	TAILQ_ENTRY(waiter) entry;
+};
+TAILQ_HEAD(waiters, waiter);
+
 struct confinement {
 	sd_event_source *idle;  /* owned: until the question is put */
 	struct import_job *job; /* owned */
 	bool known;
 	char *missing;      /* owned; "a, b", "" for nothing, NULL when it does not stand at all */
 	struct error error; /* why not */
+	struct waiters waiters;
 };
 
 struct confinement *confinement_free(struct confinement *c)
 {
+	struct waiter *w;
+
 	if (!c)
 		return NULL;
+	while ((w = TAILQ_FIRST(&c->waiters))) {
+		TAILQ_REMOVE(&c->waiters, w, entry);
+		free(w);
+	}
 	sd_event_source_disable_unref(c->idle);
 	(void)import_job_cancel(c->job);
 	free(c->missing);
@@ -63,6 +78,48 @@ static char *join(json_object *list)
 	return text;
 }
 
+static void know(struct confinement *c)
+{
+	struct waiter *w;
+
+	c->known = true;
+	while ((w = TAILQ_FIRST(&c->waiters))) {
+		_cleanup_free_ struct waiter *told = w;
+
+		TAILQ_REMOVE(&c->waiters, w, entry);
+		told->done(NULL, told->userdata);
+	}
+}
+
+int confinement_wait(struct environments *envs, confinement_done_fn done, void *userdata)
+{
+	struct confinement *c = envs->confinement;
+	struct waiter *w;
+
+	if (!c || c->known)
+		return 0;
+	w = malloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	*w = (struct waiter){ .done = done, .userdata = userdata };
+	TAILQ_INSERT_TAIL(&c->waiters, w, entry);
+
+	return 1;
+}
+
+void confinement_forget(struct environments *envs, const void *userdata)
+{
+	struct waiter *w, *next;
+
+	for (w = envs->confinement ? TAILQ_FIRST(&envs->confinement->waiters) : NULL; w; w = next) {
+		next = TAILQ_NEXT(w, entry);
+		if (w->userdata == userdata) {
+			TAILQ_REMOVE(&envs->confinement->waiters, w, entry);
+			free(w);
+		}
+	}
+}
+
 void confinement_take(struct environments *envs, json_object *result)
 {
 	struct confinement *c = envs->confinement;
@@ -77,8 +134,8 @@ void confinement_take(struct environments *envs, json_object *result)
 		log_warning("the sandbox of imports goes without: %s", missing);
 	free(c->missing);
 	c->missing = missing;
-	c->known = true;
 	error_clear(&c->error);
+	know(c);
 }
 
 static void on_answer(json_object *result, const struct error *err, void *userdata)
@@ -89,10 +146,16 @@ static void on_answer(json_object *result, const struct error *err, void *userda
 	c->job = NULL;
 	if (result) {
 		confinement_take(envs, result);
+		if (c->known)
+			return;
+		(void)error_set(&c->error, ERROR_INTERNAL, "Its answer names no layers.",
+			"Install pyro again: its pyro-import does not fit this pyrod.",
+			"pyro-import sandbox failed");
+		know(c);
 		return;
 	}
 	(void)error_copy(&c->error, err);
-	c->known = true;
+	know(c);
 	log_warning("imports cannot be confined and will fail: %s%s%s",
 		err->message ? err->message : "no memory", err->cause ? ": " : "",
 		err->cause ? err->cause : "");
@@ -127,7 +190,8 @@ static int on_idle(_unused_ sd_event_source *source, void *userdata)
 
 	c->idle = sd_event_source_disable_unref(c->idle);
 	/* A pyro-import that cannot be started is doctor's to tell; machines run without it. */
-	c->known = c->known || start(envs, c) < 0;
+	if (!c->known && start(envs, c) < 0)
+		know(c);
 
 	return 0;
 }
@@ -140,12 +204,18 @@ int confinement_ask(struct environments *envs)
 
 	if (!c)
 		return -ENOMEM;
+	TAILQ_INIT(&c->waiters);
 	envs->confinement = c;
 	r = sd_event_add_defer(envs->manager->event, &c->idle, on_idle, envs);
 	if (r >= 0)
 		r = sd_event_source_set_priority(c->idle, SD_EVENT_PRIORITY_IDLE);
 
 	return r;
+}
+
+bool confinement_is_known(struct environments *envs)
+{
+	return envs->confinement && envs->confinement->known;
 }
 
 bool confinement_describe(struct environments *envs, char **ret_detail, const char **ret_fix)

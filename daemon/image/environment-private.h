@@ -11,6 +11,8 @@
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
 
+#include "daemon/image/integrity.h"
+
 #define ENVIRONMENT_IMAGE       "image.ext4"
 #define ENVIRONMENT_DIGEST_SIZE (sizeof("sha256:") + 64)
 

@@ -5,7 +5,8 @@
  *
  * An environment is installed when CACHE/NAME.json names a digest, CACHE/sha256-HEX/meta.json is that
  * digest's, and image.ext4 beside it has the size recorded there. Anything less counts as not installed
- * and says why (environment_damage); a pull replaces it.
+ * and says why (environment_damage); a pull replaces it. So does one whose image was read and found to be another
+ * than was installed (integrity.h), but nothing pulls it unasked: what damaged it is for its administrator to know.
  */
 
 #include "daemon/image/environment-private.h"
@@ -105,17 +106,28 @@ static json_object *list_of_strings(json_object *o)
 	return json_object_get(o);
 }
 
+/* In a damaged folder it has another name. */
+static int read_meta(struct environment *env, const char *digest, json_object **ret)
+{
+	static const char *const names[] = { "meta.json", "damaged.json" };
+	_cleanup_free_ char *dir = environment_dir(env->envs, digest);
+	int r = dir ? 0 : -ENOMEM;
+
+	*ret = NULL;
+	for (size_t i = 0; r == 0 && !*ret && i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
+
+		r = path ? read_object(path, ret) : -ENOMEM;
+	}
+	return r;
+}
+
 static int load_meta(struct environment *env, const char *digest)
 {
-	_cleanup_free_ char *dir = environment_dir(env->envs, digest), *path = NULL;
 	_cleanup_json_ json_object *meta = NULL;
 	const char *named, *source, *pulled_at, *version;
-	int r;
+	int r = read_meta(env, digest, &meta);
 
-	path = dir ? str_printf("%s/meta.json", dir) : NULL;
-	if (!path)
-		return -ENOMEM;
-	r = read_object(path, &meta);
 	if (r == -ENOMEM)
 		return r;
 	if (r < 0 || !meta)
@@ -169,9 +181,55 @@ const char *environment_name(const struct environment *env)
 	return env->catalog->name;
 }
 
+/* dir is to be freed by the caller; NULL when out of memory. */
+static struct integrity_target target_of(
+	struct environments *envs, const char *digest, char **ret_dir)
+{
+	*ret_dir = environment_dir(envs, digest);
+
+	return (struct integrity_target){ .dir = *ret_dir, .id = digest };
+}
+
+const char *environments_image_damage(struct environments *envs, const char *digest)
+{
+	_cleanup_free_ char *dir = NULL;
+	struct integrity_target t = target_of(envs, digest, &dir);
+
+	return dir ? integrity_damage(envs->manager->integrity, &t) : NULL;
+}
+
+bool environments_image_is_suspect(struct environments *envs, const char *digest)
+{
+	_cleanup_free_ char *dir = NULL;
+	struct integrity_target t = target_of(envs, digest, &dir);
+
+	return dir && integrity_is_suspect(envs->manager->integrity, &t);
+}
+
+uint64_t environments_image_whole_usec(struct environments *envs, const char *digest)
+{
+	_cleanup_free_ char *dir = NULL;
+	struct integrity_target t = target_of(envs, digest, &dir);
+
+	return dir ? integrity_whole_usec(envs->manager->integrity, &t) : 0;
+}
+
+int environments_check_image(struct environments *envs, const char *digest, bool again,
+	integrity_done_fn done, void *userdata, struct error *err)
+{
+	_cleanup_free_ char *dir = NULL;
+	struct integrity_target t = target_of(envs, digest, &dir);
+
+	if (!dir)
+		return no_memory(err);
+
+	return integrity_check(envs->manager->integrity, &t, again, done, userdata, err);
+}
+
 bool environment_installed(const struct environment *env)
 {
-	return env->digest[0] && image_there((struct environment *)env);
+	return env->digest[0] && image_there((struct environment *)env) &&
+	       !environments_image_damage(env->envs, env->digest);
 }
 
 const char *environment_digest(const struct environment *env)
@@ -194,10 +252,26 @@ const char *environment_damage(const struct environment *env)
 {
 	if (env->damage)
 		return env->damage;
+	if (!env->digest[0])
+		return NULL;
+	if (!image_there((struct environment *)env))
+		return "its image is missing or of the wrong size";
 
-	return env->digest[0] && !environment_installed(env)
-		       ? "its image is missing or of the wrong size"
-		       : NULL;
+	return environments_image_damage(env->envs, env->digest);
+}
+
+bool environment_is_damaged(const struct environment *env)
+{
+	return env->digest[0] && image_there((struct environment *)env) &&
+	       environments_image_damage(env->envs, env->digest);
+}
+
+int environment_refuse(const struct environment *env, struct error *err)
+{
+	_cleanup_free_ char *fix = str_printf("pyro env pull %s", env->catalog->name);
+
+	return error_set(err, ERROR_START_FAILED, environment_damage(env), fix,
+		"environment %s is damaged", env->catalog->name);
 }
 
 const struct error *environment_failure(const struct environment *env)
@@ -285,6 +359,11 @@ int environments_find(
 		ERROR_ENVIRONMENT_UNKNOWN, cause ? cause : "it is not in the catalog", name, err);
 }
 
+struct environment *environments_at(struct environments *envs, size_t n)
+{
+	return n < catalog_size ? &envs->list[n] : NULL;
+}
+
 static int packages_json(const struct catalog_entry *e, json_object **ret)
 {
 	_cleanup_json_ json_object *a = json_object_new_array();
@@ -331,6 +410,9 @@ int environment_json(struct environment *env, json_object **ret)
 	r = r < 0 ? r
 		  : json_add_str(o, "kernel", kernels ? kernels_current_version(kernels) : NULL);
 	r = r < 0 ? r : json_add_str(o, "pulled_at", installed ? env->pulled_at : NULL);
+	r = r < 0 ? r
+		  : json_add_str(o, "damage",
+			    environment_is_damaged(env) ? environment_damage(env) : NULL);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);
@@ -439,6 +521,26 @@ static int remove_all_leftovers(struct environments *envs, struct error *err)
 	return r < 0 ? r : remove_leftovers(envs, disks, err);
 }
 
+static void on_read(_unused_ const struct error *err, _unused_ void *userdata)
+{
+	/* integrity.c has logged what it found, and knows it. */
+}
+
+/* What a crash of the host's may have left of files that were whole. Without memory for it they are read when asked for. */
+static void read_after_crash(struct environments *envs)
+{
+	struct kernels *k = envs->manager->kernels;
+
+	if (!integrity_after_crash(envs->manager->integrity))
+		return;
+	if (kernels_current(k))
+		(void)kernels_check(k, kernels_current(k), false, on_read, NULL, NULL);
+	for (size_t i = 0; i < catalog_size; i++)
+		if (environment_installed(&envs->list[i]))
+			(void)environments_check_image(
+				envs, envs->list[i].digest, false, on_read, NULL, NULL);
+}
+
 int environments_new(struct manager *m, struct environments **ret, struct error *err)
 {
 	struct environments *envs = calloc(1, sizeof(*envs));
@@ -468,6 +570,7 @@ int environments_new(struct manager *m, struct environments **ret, struct error 
 		(void)environments_free(envs);
 		return r;
 	}
+	read_after_crash(envs);
 	*ret = envs;
 
 	return 0;

@@ -11,6 +11,8 @@
 #include "daemon/manager.h"
 #include <json-c/json.h>
 
+#include "daemon/image/integrity.h"
+
 struct environment; /* one catalog entry */
 struct pull_wait;   /* one caller waiting for a pull */
 
@@ -20,6 +22,9 @@ struct environments *environments_free(struct environments *envs);
 /* Borrowed; environment_unknown (message names it, fix lists the known or the full reference). */
 int environments_find(
 	struct environments *envs, const char *name, struct environment **ret, struct error *err);
+
+/* The nth of the catalog, borrowed; NULL beyond the last. */
+struct environment *environments_at(struct environments *envs, size_t n);
 
 /* Result objects of env.list and env.inspect; *ret is owned by the caller. */
 int environments_list_json(struct environments *envs, json_object **ret);
@@ -32,14 +37,27 @@ const char *environment_digest(const struct environment *env); /* "sha256:HEX" o
 const char *environment_version(const struct environment *env);
 /* Its installed image is whole, but not what the catalog has by now. */
 bool environment_outdated(const struct environment *env);
-/* Why what is in the cache does not count as installed ("its image is missing ..."); NULL when whole or absent. */
+/* Why what is in the cache does not count as installed ("its image is missing ..."); NULL when whole or absent.
+ * Borrowed until the next check ends. */
 const char *environment_damage(const struct environment *env);
+/* Its image is there and is not what was installed: it is pulled again when somebody asks for that, not by its use. */
+bool environment_is_damaged(const struct environment *env);
+/* The error of its use then: start_failed, with the pull as its fix. */
+int environment_refuse(const struct environment *env, struct error *err);
 /* Why its last pull by this daemon failed; NULL when it did not, or another has begun. */
 const struct error *environment_failure(const struct environment *env);
 
 /* Opens the installed image read-only; the digest pins it. pull_failed when it is not there or damaged. */
 int environments_open_image(
 	struct environments *envs, const char *digest, int *ret_fd, struct error *err);
+
+/* Of an image by its digest, whether or not it is an environment's current one; see integrity.h. */
+const char *environments_image_damage(struct environments *envs, const char *digest);
+bool environments_image_is_suspect(struct environments *envs, const char *digest);
+/* When it was last read and found whole; 0: not. */
+uint64_t environments_image_whole_usec(struct environments *envs, const char *digest);
+int environments_check_image(struct environments *envs, const char *digest, bool again,
+	integrity_done_fn done, void *userdata, struct error *err);
 
 struct pull_progress {
 	const char *phase;  /* "kernel", "install", "write", "ready" */
@@ -50,13 +68,20 @@ typedef void (*pull_progress_fn)(const struct pull_progress *p, void *userdata);
 /* err NULL: installed and the kernel is ready. Called exactly once, never from within environment_pull. */
 typedef void (*pull_done_fn)(const struct error *err, void *userdata);
 
+enum pull_why {
+	PULL_FOR_USE, /* a machine is to be made: what is found damaged is refused, not replaced */
+	PULL_ASKED,
+	PULL_FORCED, /* also when it is installed */
+};
 /*
  * Joins or starts the pull of env (with it kernels_ensure, so that a machine can start afterwards).
- * Already installed: done comes in the next turn of the loop. force: pull anew even when installed.
+ * Already installed: done comes in the next turn of the loop.
  * Checks free space first. The waiter may leave with pull_wait_free; the job goes on.
  */
-int environment_pull(struct environment *env, bool force, pull_progress_fn on_progress,
+int environment_pull(struct environment *env, enum pull_why why, pull_progress_fn on_progress,
 	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err);
+/* no_space unless a pull has room now. */
+int environments_check_space(struct environments *envs, struct error *err);
 /* The wait stays its owner's until this, which may come before on_done (leaves; the job goes on), within it
  * or after it. Takes NULL. */
 struct pull_wait *pull_wait_free(struct pull_wait *w);

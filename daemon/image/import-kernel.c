@@ -26,7 +26,8 @@
 
 #define HASH_DIGITS       16
 #define PACK_TIMEOUT_USEC (600 * USEC_PER_SEC)
-#define META_FORMAT       1
+#define META_FORMAT       2 /* 1 had no files */
+#define ORDER_MAX         (16 * 1024)
 #define PACKED            "packed"
 
 struct import_kernel {
@@ -37,6 +38,7 @@ struct import_kernel {
 	struct kernel_tree tree;
 	struct vmlinux vmlinux;
 	char hash[HASH_DIGITS + 1];
+	char digest[IMPORT_DIGEST_SIZE]; /* of vmlinux */
 };
 
 static void import_kernel_done(struct import_kernel *k)
@@ -210,7 +212,6 @@ static int put_modules(struct import_kernel *k, struct error *err)
 
 static int put_vmlinux(struct import_kernel *k, struct error *err)
 {
-	char digest[IMPORT_DIGEST_SIZE];
 	_cleanup_close_ int fd = -EBADF;
 	int r;
 
@@ -219,25 +220,71 @@ static int put_vmlinux(struct import_kernel *k, struct error *err)
 	if (r < 0)
 		return r;
 	fd = open("vmlinux", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	r = fd < 0 ? -errno : import_digest(fd, digest);
+	r = fd < 0 ? -errno : import_digest(fd, k->digest);
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "Cannot read the new vmlinux");
-	memcpy(k->hash, digest + strlen("sha256:"), HASH_DIGITS);
+	memcpy(k->hash, k->digest + strlen("sha256:"), HASH_DIGITS);
 	k->hash[HASH_DIGITS] = '\0';
 
+	return 0;
+}
+
+static int list_file(json_object *files, const char *name)
+{
+	_cleanup_close_ int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	char digest[IMPORT_DIGEST_SIZE];
+	int r = fd < 0 ? -errno : import_digest(fd, digest);
+
+	return r < 0 ? r : json_add_str(files, name, digest);
+}
+
+/* The modules that go into each initramfs, and their order. */
+static int list_boot(json_object *files)
+{
+	_cleanup_free_ char *order = NULL;
+	char *save = NULL;
+	size_t n;
+	int r = read_file_at(AT_FDCWD, "boot/order", ORDER_MAX, &order, &n);
+
+	r = r < 0 ? r : list_file(files, "boot/order");
+	for (char *name = r < 0 ? NULL : strtok_r(order, "\n", &save); r >= 0 && name;
+		name = strtok_r(NULL, "\n", &save)) {
+		_cleanup_free_ char *path = str_printf("boot/%s", name);
+
+		r = path ? list_file(files, path) : -ENOMEM;
+	}
+	return r;
+}
+
+/* What `pyro-import check` compares them with. */
+static int list_files(struct import_kernel *k, json_object **ret)
+{
+	_cleanup_json_ json_object *files = json_object_new_object();
+	int r = files ? json_add_str(files, "vmlinux", k->digest) : -ENOMEM;
+
+	if (r >= 0 && k->tree.version[0])
+		r = list_file(files, "modules.ext4");
+	r = r < 0 ? r : list_boot(files);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(files);
 	return 0;
 }
 
 /* meta.json and the result are one object. */
 static int put_meta(struct import_kernel *k, json_object **ret, struct error *err)
 {
-	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_json_ json_object *o = json_object_new_object(), *files = NULL;
 	const char *text;
 	int r;
 
 	if (!o)
 		return out_of_memory(err);
+	r = list_files(k, &files);
+	if (r < 0)
+		return error_set_errno(
+			err, error_code_for_errno(r), r, NULL, "Cannot read the new kernel");
 	r = json_add_int(o, "format", META_FORMAT);
 	r = r < 0 ? r : json_add_str(o, "hash", k->hash);
 	r = r < 0 ? r : json_add_str(o, "version", k->vmlinux.version);
@@ -245,6 +292,7 @@ static int put_meta(struct import_kernel *k, json_object **ret, struct error *er
 	r = r < 0 ? r : json_add_int(o, "vmlinux_size", (int64_t)k->vmlinux.size);
 	r = r < 0 ? r : json_add_bool(o, "modules", k->tree.version[0]);
 	r = r < 0 ? r : json_add_str(o, "source", k->source);
+	r = r < 0 ? r : json_add(o, "files", TAKE_PTR(files));
 	text = r < 0 ? NULL : json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
 	if (!text)
 		return out_of_memory(err);

@@ -20,6 +20,7 @@ static const struct verb {
 	int (*main)(int argc, char **argv);
 	const char *usage;
 } verbs[] = {
+	{ "check", import_check_main, "sha256:HEX | HASH [INITRD sha256:HEX]" },
 	{ "disk", import_disk_main, "--size-mib N --output FILE" },
 	{ "environment", import_environment_main,
 		"--suite SUITE --packages A,B,... [--mirror URL] --output DIR" },

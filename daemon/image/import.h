@@ -10,6 +10,7 @@
 #include "proto/json.h"
 
 /* The verbs: exit status. */
+int import_check_main(int argc, char **argv);
 int import_environment_main(int argc, char **argv);
 int import_tar_main(int argc, char **argv);
 int import_disk_main(int argc, char **argv);

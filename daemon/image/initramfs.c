@@ -212,6 +212,7 @@ usage:
 static int make_result(struct initramfs *i, int fd, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
+	char digest[IMPORT_DIGEST_SIZE];
 	struct stat st;
 	int r;
 
@@ -219,8 +220,10 @@ static int make_result(struct initramfs *i, int fd, json_object **ret)
 		return -ENOMEM;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	r = json_add_str(o, "initrd", i->output);
+	r = import_digest(fd, digest);
+	r = r < 0 ? r : json_add_str(o, "initrd", i->output);
 	r = r < 0 ? r : json_add_int(o, "size_bytes", st.st_size);
+	r = r < 0 ? r : json_add_str(o, "digest", digest);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);
@@ -240,7 +243,7 @@ int import_initramfs_main(int argc, char **argv)
 	if (r < 0)
 		return import_fail(&err);
 	import_progress("kernel", 95, "packing the initramfs");
-	fd = open(i.output, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+	fd = open(i.output, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
 	r = fd < 0 ? -errno : write_archive(&i, fd, &err);
 	if (r == 0)
 		r = make_result(&i, fd, &result);

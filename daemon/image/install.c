@@ -24,8 +24,9 @@
 #define INSTALL_TIMEOUT_USEC (900 * USEC_PER_SEC)
 
 struct install {
-	char *dir, *staging, *member, *target, *meta, *ref, *ref_text, *sweep; /* owned */
-	char **paths; /* owned; of a removal */
+	char *dir, *staging, *member, *target, *meta, *note, *note_text, *ref, *ref_text,
+		*sweep; /* owned */
+	char **paths;   /* owned; of a removal */
 	size_t n_paths;
 	char ref_tmp[64], own_tmp[64];
 	char target_dir[PATH_MAX], *target_name; /* target_name borrowed: target */
@@ -118,6 +119,15 @@ static int copy_data(int from, int to, off_t size)
 	return 0;
 }
 
+/* With its times: a file that is newer than its folder's meta.json was written to after the installation. */
+static int copy_file(int from, int to, const struct stat *st)
+{
+	const struct timespec times[] = { st->st_atim, st->st_mtim };
+	int r = copy_data(from, to, st->st_size);
+
+	return r < 0 ? r : futimens(to, times) < 0 ? -errno : 0;
+}
+
 static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth);
 
 static int claim_entries(int from, int to, unsigned depth)
@@ -155,7 +165,7 @@ static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth)
 		return renameat(from_dir, name, to_dir, name) < 0 ? -errno : 0;
 	if (S_ISREG(st.st_mode) && st.st_nlink == 1) {
 		to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		return to < 0 ? -errno : copy_data(from, to, st.st_size);
+		return to < 0 ? -errno : copy_file(from, to, &st);
 	}
 	if (!S_ISDIR(st.st_mode))
 		return -EBADMSG;
@@ -287,20 +297,31 @@ static int install_member(const struct install *i, int dir_fd)
 	return remove_tree_at(dir_fd, i->staging);
 }
 
+/* The small files of our own, in place of any that the import has left under their names. */
+static int put_texts(const struct install *i, int dir_fd)
+{
+	const char *const names[] = { "meta.json", i->note };
+	const char *const texts[] = { i->meta, i->note_text };
+	_cleanup_close_ int fd =
+		openat(dir_fd, i->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int r = fd < 0 ? -errno : 0;
+
+	for (size_t k = 0; r >= 0 && k < ARRAY_SIZE(texts); k++) {
+		if (!texts[k])
+			continue;
+		(void)unlinkat(fd, names[k], 0);
+		r = put_file(fd, names[k], texts[k]);
+	}
+
+	return r;
+}
+
 static int install_tree(const struct install *i, int dir_fd)
 {
-	_cleanup_close_ int fd = -EBADF;
-	int r;
+	int r = put_texts(i, dir_fd);
 
-	if (i->meta) {
-		fd = openat(dir_fd, i->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (fd < 0)
-			return -errno;
-		(void)unlinkat(fd, "meta.json", 0);
-		r = put_file(fd, "meta.json", i->meta);
-		if (r < 0)
-			return r;
-	}
+	if (r < 0)
+		return r;
 	r = seal_at(dir_fd, i->staging, 0);
 	if (r < 0)
 		return r;
@@ -366,6 +387,8 @@ static void install_free(struct install *i)
 	free(i->member);
 	free(i->target);
 	free(i->meta);
+	free(i->note);
+	free(i->note_text);
 	free(i->ref);
 	free(i->ref_text);
 	free(i->sweep);
@@ -435,7 +458,8 @@ static int install_copy(struct install *i, const struct install_spec *s)
 
 	if (copy(&i->dir, s->dir) < 0 || copy(&i->staging, s->staging) < 0 ||
 		copy(&i->member, s->member) < 0 || copy(&i->target, s->target) < 0 ||
-		copy(&i->meta, s->meta) < 0 || copy(&i->ref, s->ref) < 0 ||
+		copy(&i->meta, s->meta) < 0 || copy(&i->note, s->note) < 0 ||
+		copy(&i->note_text, s->note_text) < 0 || copy(&i->ref, s->ref) < 0 ||
 		copy(&i->ref_text, s->ref_text) < 0 || copy(&i->sweep, s->sweep) < 0)
 		return -ENOMEM;
 	if (strlen(i->target) >= sizeof(i->target_dir))

@@ -24,6 +24,8 @@ struct install_spec {
 		member; /* NULL: the whole of staging; else this one file of it, and staging goes */
 	const char *target; /* name below dir (may be "HASH/initrd-…"); replaced when it exists */
 	const char *meta;   /* text of STAGING/meta.json, or NULL */
+	const char *note;   /* without member: name of one more small file of STAGING's, or NULL */
+	const char *note_text;
 	const char *ref; /* name below dir of a small file that tells which is current, or NULL */
 	const char *ref_text;
 	const char *sweep; /* with member: others in its folder with this prefix go, or NULL */

@@ -11,7 +11,7 @@
  * Kernels are never changed after they were installed: machines pin them by hash.
  */
 
-#include "daemon/image/kernel.h"
+#include "daemon/image/kernel-private.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -25,57 +25,14 @@
 #include "daemon/image/vmlinux.h"
 #include "proto/json.h"
 
-#define HASH_DIGITS            16
-#define KEY_DIGITS             16
-#define INITRAMFS_FORMAT       1 /* raise when initramfs.c packs something else */
 #define IMPORT_TIMEOUT_USEC    (1800 * USEC_PER_SEC)
 #define INITRAMFS_TIMEOUT_USEC (120 * USEC_PER_SEC)
 #define CURRENT_FILE           "current.json"
 #define CURRENT_MAX            4096
 
-#define FIX_NO_KERNEL "Delete the machine and make a new one, or put the kernel back."
-
-struct waiter {
-	char hash[KERNEL_HASH_SIZE]; /* whose initramfs; "" for all of the current kernel */
-	bool answered;               /* of those that are being told an end */
-	kernel_progress_fn on_progress;
-	kernel_done_fn on_done;
-	void *userdata;
-	TAILQ_ENTRY(waiter) entry;
-};
-TAILQ_HEAD(waiters, waiter);
-
-struct kernels {
-	struct manager *manager; /* borrowed */
-	char *dir;               /* owned; STATE/kernels */
-
-	char hash[HASH_DIGITS + 1]; /* "" when the store is empty */
-	char version[VMLINUX_VERSION_SIZE];
-	char *path; /* owned; of the current vmlinux */
-	char *key;  /* owned; what kernel= was when it was made, "" for none */
-
-	struct waiters waiters;
-	char target[KERNEL_HASH_SIZE]; /* what is worked on, named as waiters do */
-	sd_event_source *ready;        /* owned; answers waiters when nothing needs doing */
-	struct import_job *job;        /* owned */
-	bool installing;
-	struct installs installs;
-	char staging[IMPORT_STAGING_SIZE]; /* name below dir, "" when there is none */
-	int staging_fd;                    /* owned; that folder, while it is being filled */
-	char *new_key;                     /* owned; of the kernel being made */
-	char new_hash[HASH_DIGITS + 1];
-	char new_version[VMLINUX_VERSION_SIZE];
-	char initrd[sizeof("initrd-") + KEY_DIGITS];
-};
-
 static int no_memory(struct error *err)
 {
 	return error_no_memory(err, "Cannot prepare a kernel");
-}
-
-static bool hash_valid(const char *s)
-{
-	return strlen(s) == HASH_DIGITS && strspn(s, "0123456789abcdef") == HASH_DIGITS;
 }
 
 static int begin(struct kernels *k, const char *target, struct error *err);
@@ -150,31 +107,6 @@ static void progress(const char *phase, int percent, const char *detail _unused_
 			w->on_progress(phase, percent, w->userdata);
 }
 
-/* Names the initramfs for the agent as it is now. */
-static int initrd_name(struct kernels *k, struct error *err)
-{
-	uint64_t hash = UINT64_C(0xcbf29ce484222325), values[7];
-	struct stat st;
-
-	if (stat(k->manager->agent_path, &st) < 0)
-		return error_set_errno(err, ERROR_START_FAILED, -errno,
-			"Install pyro again: its guest agent is missing.", "Cannot read %s",
-			k->manager->agent_path);
-	values[0] = INITRAMFS_FORMAT;
-	values[1] = st.st_dev;
-	values[2] = st.st_ino;
-	values[3] = (uint64_t)st.st_size;
-	values[4] = (uint64_t)st.st_mtim.tv_sec;
-	values[5] = (uint64_t)st.st_mtim.tv_nsec;
-	values[6] = (uint64_t)st.st_ctim.tv_sec ^ (uint64_t)st.st_ctim.tv_nsec << 32;
-	/* FNV-1a: a name, not a proof. */
-	for (size_t i = 0; i < sizeof(values); i++)
-		hash = (hash ^ ((const uint8_t *)values)[i]) * UINT64_C(0x100000001b3);
-	(void)snprintf(k->initrd, sizeof(k->initrd), "initrd-%016" PRIx64, hash);
-
-	return 0;
-}
-
 /* What kernel= names, as it is now: another file or a changed one is another kernel. */
 static int config_key(struct kernels *k, char **ret, struct error *err)
 {
@@ -192,13 +124,6 @@ static int config_key(struct kernels *k, char **ret, struct error *err)
 			(intmax_t)st.st_mtim.tv_sec, (intmax_t)st.st_ino);
 
 	return *ret ? 0 : no_memory(err);
-}
-
-static bool initrd_there(struct kernels *k, const char *hash)
-{
-	_cleanup_free_ char *path = str_printf("%s/%s/%s", k->dir, hash, k->initrd);
-
-	return path && access(path, R_OK) == 0;
 }
 
 /* The installed kernel whose initramfs is made. */
@@ -260,25 +185,45 @@ static int current_text(struct kernels *k, char **ret)
 	return *ret ? 0 : -ENOMEM;
 }
 
+static int initrd_text(struct kernels *k, char **ret)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	const char *text;
+	int r = o ? json_add_str(o, "name", k->initrd) : -ENOMEM;
+
+	r = r < 0 ? r : json_add_str(o, "digest", k->new_initrd_digest);
+	text = r < 0 ? NULL : json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	*ret = text ? strdup(text) : NULL;
+
+	return *ret ? 0 : -ENOMEM;
+}
+
 static int install_new(struct kernels *k, struct error *err)
 {
-	_cleanup_free_ char *target = NULL, *text = NULL;
+	_cleanup_free_ char *target = NULL, *text = NULL, *initrd = NULL, *ref = NULL;
 	struct install_spec spec = { .dir = k->dir, .staging = k->staging };
 	int r;
 
+	if (initrd_text(k, &initrd) < 0)
+		return no_memory(err);
 	if (k->new_hash[0]) {
 		spec.target = k->new_hash;
+		spec.note = KERNEL_INITRD_META;
+		spec.note_text = initrd;
 		if (current_text(k, &text) < 0)
 			return no_memory(err);
 		spec.ref = CURRENT_FILE;
 		spec.ref_text = text;
 	} else {
 		target = str_printf("%s/%s", packed_kernel(k), k->initrd);
-		if (!target)
+		ref = str_printf("%s/" KERNEL_INITRD_META, packed_kernel(k));
+		if (!target || !ref)
 			return no_memory(err);
 		spec.member = k->initrd;
 		spec.target = target;
-		spec.sweep = "initrd-";
+		spec.sweep = INITRD_PREFIX;
+		spec.ref = ref;
+		spec.ref_text = initrd;
 	}
 
 	r = install_start(k->manager->event, &k->installs, &spec, on_installed, k, err);
@@ -292,11 +237,22 @@ static void on_initramfs(json_object *result, const struct error *job_err, void 
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct kernels *k = userdata;
 
+	const char *digest = result ? import_str(result, "digest") : NULL;
+
 	k->job = NULL;
 	k->staging_fd = fd_close(k->staging_fd);
-	if (!result)
+	if (!result) {
 		fail(k, job_err);
-	else if (install_new(k, &err) < 0)
+		return;
+	}
+	if (!digest || !kernel_digest_valid(digest)) {
+		(void)error_set(&err, ERROR_INTERNAL, "Its result has no digest.",
+			"Install pyro again.", "pyro-import initramfs failed");
+		fail(k, &err);
+		return;
+	}
+	memcpy(k->new_initrd_digest, digest, KERNEL_DIGEST_SIZE);
+	if (install_new(k, &err) < 0)
 		fail(k, &err);
 }
 
@@ -346,7 +302,8 @@ static void on_kernel(json_object *result, const struct error *job_err, void *us
 	}
 	hash = import_str(result, "hash");
 	version = import_str(result, "version");
-	if (!hash || !hash_valid(hash) || !version || strlen(version) >= sizeof(k->new_version)) {
+	if (!hash || !kernel_hash_valid(hash) || !version ||
+		strlen(version) >= sizeof(k->new_version)) {
 		(void)error_set(&err, ERROR_INTERNAL, "Its result names no kernel.",
 			"Install pyro again.", "pyro-import kernel failed");
 		fail(k, &err);
@@ -410,7 +367,8 @@ static int kernel_missing(struct kernels *k, bool *ret, struct error *err)
 	k->new_key = NULL;
 	r = config_key(k, &k->new_key, err);
 	if (r >= 0)
-		*ret = !k->hash[0] || !streq(k->new_key, k->key) || access(k->path, R_OK) < 0;
+		*ret = !k->hash[0] || !streq(k->new_key, k->key) || access(k->path, R_OK) < 0 ||
+		       kernels_damage(k, k->hash);
 
 	return r;
 }
@@ -423,12 +381,12 @@ static int begin(struct kernels *k, const char *target, struct error *err)
 
 	(void)snprintf(k->target, sizeof(k->target), "%s", target);
 	k->new_hash[0] = '\0';
-	r = initrd_name(k, err);
+	r = kernel_name_initrd(k, err);
 	if (r >= 0)
 		r = kernel_missing(k, &kernel, err);
 	if (r < 0)
 		return r;
-	if (!kernel && initrd_there(k, packed_kernel(k))) {
+	if (!kernel && kernel_has_initrd(k, packed_kernel(k))) {
 		r = sd_event_add_defer(k->manager->event, &k->ready, on_ready, k);
 		return r < 0 ? error_set_errno(
 				       err, ERROR_INTERNAL, r, NULL, "Cannot prepare a kernel")
@@ -473,24 +431,16 @@ int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_don
 		err);
 }
 
-/* By the hash in a machine's row and the agent as it is now. */
-static int name_files(struct kernels *k, const char *hash, struct error *err)
-{
-	if (!hash || !hash_valid(hash))
-		return error_internal(err, NULL, "A kernel's hash is damaged");
-	return initrd_name(k, err);
-}
-
 int kernels_pack(struct kernels *k, const char *hash, kernel_done_fn on_done, void *userdata,
 	struct error *err)
 {
 	struct waiter w = { .on_done = on_done, .userdata = userdata };
 	int r;
 
-	r = name_files(k, hash, err);
+	r = kernel_name_files(k, hash, err);
 	if (r < 0)
 		return r;
-	if (initrd_there(k, hash))
+	if (kernel_has_initrd(k, hash))
 		return 1;
 	(void)snprintf(w.hash, sizeof(w.hash), "%s", hash);
 
@@ -548,7 +498,8 @@ static int load_current(struct kernels *k)
 	hash = import_str(o, "hash");
 	version = import_str(o, "version");
 	key = import_str(o, "key");
-	if (!hash || !hash_valid(hash) || !version || !key || strlen(version) >= sizeof(k->version))
+	if (!hash || !kernel_hash_valid(hash) || !version || !key ||
+		strlen(version) >= sizeof(k->version))
 		return 0;
 	path = str_printf("%s/%s/vmlinux", k->dir, hash);
 	if (!path)
@@ -644,63 +595,10 @@ int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdat
 	if (!d)
 		return -errno;
 	while (n < max && (de = readdir(d)))
-		if (hash_valid(de->d_name) && !streq(de->d_name, k->hash) &&
+		if (kernel_hash_valid(de->d_name) && !streq(de->d_name, k->hash) &&
 			!(in_use && in_use(de->d_name, userdata)))
 			memcpy(ret[n++], de->d_name, KERNEL_HASH_SIZE);
 	(void)closedir(d);
 
 	return (int)n;
-}
-
-void kernel_files_done(struct kernel_files *f)
-{
-	f->vmlinux_fd = fd_close(f->vmlinux_fd);
-	f->initrd_fd = fd_close(f->initrd_fd);
-	f->modules_fd = fd_close(f->modules_fd);
-}
-
-static int open_one(int dir_fd, const char *name, const char *hash, int *ret, struct error *err)
-{
-	*ret = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (*ret >= 0)
-		return 0;
-
-	return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
-		"Cannot open %s of kernel %s", name, hash);
-}
-
-int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, struct error *err)
-{
-	_cleanup_(kernel_files_done) struct kernel_files f = KERNEL_FILES_INIT;
-	_cleanup_close_ int dir_fd = -EBADF;
-	_cleanup_free_ char *path = NULL;
-	int r;
-
-	r = name_files(k, hash, err);
-	if (r < 0)
-		return r;
-	path = str_printf("%s/%s", k->dir, hash);
-	if (!path)
-		return no_memory(err);
-	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir_fd < 0)
-		return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
-			"The kernel %s is not in the store", hash);
-	r = open_one(dir_fd, "vmlinux", hash, &f.vmlinux_fd, err);
-	if (r < 0)
-		return r;
-	r = open_one(dir_fd, k->initrd, hash, &f.initrd_fd, err);
-	if (r < 0)
-		return r;
-	f.modules_fd = openat(dir_fd, "modules.ext4", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (f.modules_fd < 0) {
-		f.modules_fd = -EBADF;
-		if (errno != ENOENT)
-			return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
-				"Cannot open the modules of kernel %s", hash);
-	}
-	*ret = f;
-	f = (struct kernel_files)KERNEL_FILES_INIT;
-
-	return 0;
 }

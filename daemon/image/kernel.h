@@ -2,11 +2,12 @@
 #pragma once
 
 /*
- * The kernel store: STATE/kernels/HASH/{vmlinux,modules.ext4,meta.json} and STATE/kernels/HASH/initrd-AGENTHASH, never
- * installed on the host. Filled by `pyro-import kernel` (apt-get download of Debian's cloud kernel, or
+ * The kernel store: STATE/kernels/HASH/{vmlinux,modules.ext4,meta.json} and STATE/kernels/HASH/initrd-AGENTHASH (with its
+ * digest in initrd.json), never installed on the host. Filled by `pyro-import kernel` (apt-get download of Debian's cloud kernel, or
  * kernel= of pyrod.conf, or a readable /boot/vmlinuz-* with its /lib/modules) and `pyro-import initramfs`.
  */
 
+#include "daemon/image/integrity.h"
 #include "daemon/manager.h"
 
 #define KERNEL_HASH_SIZE (16 + 1)
@@ -39,6 +40,18 @@ void kernels_forget(struct kernels *k, const void *userdata);
 typedef bool (*kernel_in_use_fn)(const char *hash, void *userdata);
 int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdata,
 	char (*ret)[KERNEL_HASH_SIZE], size_t max, const char **ret_dir);
+
+/* What is known to be wrong with a kernel, see integrity.h; a damaged initramfs is none of it, since the next start
+ * makes that again. Borrowed until the next check ends; NULL: nothing. */
+const char *kernels_damage(struct kernels *k, const char *hash);
+const char *kernels_initrd_damage(struct kernels *k, const char *hash);
+bool kernels_is_suspect(struct kernels *k, const char *hash);
+int kernels_check(struct kernels *k, const char *hash, bool again, integrity_done_fn done,
+	void *userdata, struct error *err);
+/* When it was last read and found whole; 0: not. */
+uint64_t kernels_whole_usec(struct kernels *k, const char *hash);
+/* The error of a damaged one's use: start_failed, with the pull of this environment as its fix. */
+int kernels_refuse(struct kernels *k, const char *hash, const char *environment, struct error *err);
 
 struct kernel_files {
 	int vmlinux_fd, initrd_fd, modules_fd; /* owned; modules_fd -EBADF when there is no image */

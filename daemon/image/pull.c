@@ -22,6 +22,8 @@
 #include "proto/json.h"
 
 #define SPACE_NEEDED_MIB  UINT64_C(3072) /* the largest catalog image, its spool and its staging */
+#define KERNEL_SPACE_MIB  UINT64_C(512)  /* a kernel with its modules, and what it is made of */
+#define INODES_NEEDED     64
 #define PULL_TIMEOUT_USEC (3 * 3600 * USEC_PER_SEC)
 
 struct pull_wait {
@@ -60,6 +62,7 @@ struct pull *pull_free(struct pull *p)
 	if (!p)
 		return NULL;
 	(void)import_job_cancel(p->job);
+	integrity_forget(p->env->envs->manager->integrity, p);
 	while ((w = TAILQ_FIRST(&p->waits))) {
 		TAILQ_REMOVE(&p->waits, w, entry);
 		w->pull = NULL;
@@ -314,28 +317,60 @@ static int start_import(struct pull *p, struct error *err)
 		&p->job, err);
 }
 
-static int check_space(struct environments *envs, struct error *err)
+static int check_inodes(const char *dir, struct error *err)
 {
-	const struct config *config = envs->manager->config;
-	uint64_t reserve = config ? (uint64_t)config->disk_reserve_mib : 0, free_bytes;
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
-	int r;
+	uint64_t n;
+	int r = host_free_inodes(dir, &n);
 
-	r = host_free_bytes(envs->manager->cache_dir, &free_bytes);
 	if (r < 0)
-		return error_set_errno(err, error_code_for_errno(r), r, NULL,
-			"Cannot tell the free space of %s", envs->manager->cache_dir);
-	if (free_bytes / MIB >= SPACE_NEEDED_MIB + reserve)
+		return error_set_errno(err, error_code_for_errno(r), r,
+			"Check the file system of that folder.",
+			"Cannot tell the free inodes of %s", dir);
+	if (n >= INODES_NEEDED)
 		return 0;
-	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64 " MiB.",
-		free_bytes / MIB, envs->manager->cache_dir, SPACE_NEEDED_MIB + reserve);
-
-	fix = str_printf("Free at least %" PRIu64
-			 " MiB there, or put the cache elsewhere by PYRO_ENVIRONMENT_CACHE_DIR.",
-		SPACE_NEEDED_MIB + reserve - free_bytes / MIB);
+	cause = str_printf("%" PRIu64 " inodes are free on the file system of %s.", n, dir);
+	fix = str_printf("Delete at least %" PRIu64 " files there.", INODES_NEEDED - n);
 
 	return error_set(
 		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");
+}
+
+static int check_room(struct environments *envs, const char *dir, uint64_t need_mib,
+	const char *otherwise, struct error *err)
+{
+	const struct config *config = envs->manager->config;
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+	uint64_t free_bytes;
+	int r;
+
+	need_mib += config ? (uint64_t)config->disk_reserve_mib : 0;
+	r = host_free_bytes(dir, &free_bytes);
+	if (r < 0)
+		return error_set_errno(err, error_code_for_errno(r), r,
+			"Check the file system of that folder.", "Cannot tell the free space of %s",
+			dir);
+	if (free_bytes / MIB >= need_mib)
+		return check_inodes(dir, err);
+	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64 " MiB.",
+		free_bytes / MIB, dir, need_mib);
+	fix = str_printf(
+		"Free at least %" PRIu64 " MiB there%s.", need_mib - free_bytes / MIB, otherwise);
+
+	return error_set(
+		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");
+}
+
+int environments_check_space(struct environments *envs, struct error *err)
+{
+	struct manager *m = envs->manager;
+	int r = check_room(envs, m->cache_dir, SPACE_NEEDED_MIB,
+		", or put the cache elsewhere by PYRO_ENVIRONMENT_CACHE_DIR", err);
+
+	if (r >= 0 && m->kernels && !kernels_current(m->kernels))
+		r = check_room(envs, m->state_dir, KERNEL_SPACE_MIB, "", err);
+
+	return r;
 }
 
 static void on_kernel_progress(const char *phase, int percent, void *userdata)
@@ -372,16 +407,58 @@ static int make_cache(struct environments *envs, struct error *err)
 		"Cannot make the environment cache %s again", dir);
 }
 
-static int pull_start(struct environment *env, bool force, struct error *err)
+static int ensure_kernel(struct pull *p, struct error *err)
 {
+	return kernels_ensure(
+		p->env->envs->manager->kernels, on_kernel_progress, on_kernel, p, err);
+}
+
+/* Whatever was found: damaged, it is fetched again. A check that could not be made says nothing against it. */
+static void on_kernel_checked(_unused_ const struct error *check_err, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (ensure_kernel(userdata, &err) < 0)
+		finish(userdata, &err);
+}
+
+/* One that is forced is asked for because something is wrong: the kernel is not taken on trust either. */
+static int begin(struct pull *p, struct error *err)
+{
+	struct kernels *k = p->env->envs->manager->kernels;
+
+	if (p->force && kernels_current(k))
+		return kernels_check(k, kernels_current(k), true, on_kernel_checked, p, err);
+
+	return ensure_kernel(p, err);
+}
+
+/* What its use needs is there, damaged: only who asks for a pull gets one. */
+static int refuse_damaged(struct environment *env, struct error *err)
+{
+	struct kernels *k = env->envs->manager->kernels;
+
+	if (environment_is_damaged(env))
+		return environment_refuse(env, err);
+	if (kernels_current(k) && kernels_damage(k, kernels_current(k)))
+		return kernels_refuse(k, kernels_current(k), env->catalog->name, err);
+
+	return 0;
+}
+
+static int pull_start(struct environment *env, enum pull_why why, struct error *err)
+{
+	bool force = why == PULL_FORCED;
 	struct pull *p;
 	int r;
 
 	r = make_cache(env->envs, err);
+	if (r >= 0 && why == PULL_FOR_USE)
+		r = refuse_damaged(env, err);
 	if (r < 0)
 		return r;
 	if (force || !environment_installed(env)) {
-		r = check_space(env->envs, err);
+		r = environments_check_space(env->envs, err);
 		if (r < 0)
 			return r;
 	}
@@ -392,7 +469,7 @@ static int pull_start(struct environment *env, bool force, struct error *err)
 	p->env = env;
 	p->force = force;
 	TAILQ_INIT(&p->waits);
-	r = kernels_ensure(env->envs->manager->kernels, on_kernel_progress, on_kernel, p, err);
+	r = begin(p, err);
 	if (r < 0) {
 		(void)pull_free(p);
 		return r;
@@ -402,16 +479,17 @@ static int pull_start(struct environment *env, bool force, struct error *err)
 	return 0;
 }
 
-int environment_pull(struct environment *env, bool force, pull_progress_fn on_progress,
+int environment_pull(struct environment *env, enum pull_why why, pull_progress_fn on_progress,
 	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err)
 {
+	bool force = why == PULL_FORCED;
 	_cleanup_free_ struct pull_wait *w = calloc(1, sizeof(*w));
 	int r;
 
 	if (!w)
 		return no_memory(err);
 	if (!env->pull) {
-		r = pull_start(env, force, err);
+		r = pull_start(env, why, err);
 		if (r < 0)
 			return r;
 	}

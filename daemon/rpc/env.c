@@ -106,7 +106,8 @@ int rpc_env_pull(struct call *c, struct error *err)
 	w->env = call_environment(c);
 	/* Asked for by name, it is brought up to date; a machine is made of what there is. */
 	bool force = json_get_bool(call_params(c), "force", false) || environment_outdated(w->env);
-	int r = environment_pull(w->env, force, on_pull_progress, on_pull_done, w, &w->wait, err);
+	int r = environment_pull(w->env, force ? PULL_FORCED : PULL_ASKED, on_pull_progress,
+		on_pull_done, w, &w->wait, err);
 	if (r < 0)
 		return r;
 	call_keep(c, on_pull_end, TAKE_PTR(w));

@@ -431,7 +431,7 @@ static void end_pull(void *arg)
 	free(w);
 }
 
-int environment_pull(_unused_ struct environment *env, _unused_ bool force,
+int environment_pull(_unused_ struct environment *env, _unused_ enum pull_why why,
 	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
 	_unused_ struct error *err)
 {

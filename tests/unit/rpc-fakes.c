@@ -202,7 +202,8 @@ int environment_json(_unused_ struct environment *env, json_object **ret)
 	*ret = json_tokener_parse(
 		"{\"name\":\"debian:12\",\"version\":\"1\",\"description\":\"d\","
 		"\"installed\":true,\"digest\":null,\"size_bytes\":1,\"source\":null,"
-		"\"packages\":[],\"path\":null,\"kernel\":null,\"pulled_at\":null}");
+		"\"packages\":[],\"path\":null,\"kernel\":null,\"pulled_at\":null,"
+		"\"damage\":null}");
 	return 0;
 }
 
@@ -239,7 +240,7 @@ bool environment_outdated(_unused_ const struct environment *env)
 	return false;
 }
 
-int environment_pull(_unused_ struct environment *env, _unused_ bool force,
+int environment_pull(_unused_ struct environment *env, _unused_ enum pull_why why,
 	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
 	_unused_ struct error *err)
 {

@@ -44,6 +44,7 @@ static void setup(void)
 		.agent_path = strdup(path_of("agent")),
 		.cache_dir = strdup(path_of("cache")) };
 	ck_assert_int_ge(sd_event_new(&m.event), 0);
+	ck_assert_int_eq(integrity_new(&m, &m.integrity), 0);
 	ck_assert_int_eq(kernels_new(&m, &m.kernels, &err), 0);
 	ck_assert_int_eq(environments_new(&m, &m.environments, &err), 0);
 }
@@ -58,6 +59,7 @@ static void teardown(void)
 {
 	m.environments = environments_free(m.environments);
 	m.kernels = kernels_free(m.kernels);
+	m.integrity = integrity_free(m.integrity);
 	m.event = sd_event_unref(m.event);
 	free(m.state_dir);
 	free(m.libexec_dir);
@@ -132,6 +134,32 @@ START_TEST(no_program_is_a_failed_check)
 }
 END_TEST
 
+static void on_known(const struct error *err, void *userdata)
+{
+	ck_assert_ptr_null(err);
+	ck_assert(confinement_is_known(m.environments));
+	++*(int *)userdata;
+}
+
+/* Whoever waits is told once, also of an answer that is none: it must not be waited for for ever. */
+START_TEST(an_answer_is_waited_for)
+{
+	int told = 0, left = 0;
+	script(_i == 0    ? "echo '{\"result\":{\"unconfined\":[]}}'"
+		: _i == 1 ? "echo '{\"result\":{\"unconfined\":7}}'"
+			  : "exit 9");
+	ck_assert_int_eq(confinement_ask(m.environments), 0);
+	ck_assert(!confinement_is_known(m.environments));
+	ck_assert_int_eq(confinement_wait(m.environments, on_known, &told), 1);
+	ck_assert_int_eq(confinement_wait(m.environments, on_known, &left), 1);
+	confinement_forget(m.environments, &left);
+	ck_assert(until_says(_i == 0 ? "without network" : "failed") == (_i == 0));
+	ck_assert_int_eq(told, 1);
+	ck_assert_int_eq(left, 0);
+	ck_assert_int_eq(confinement_wait(m.environments, on_known, &told), 0);
+}
+END_TEST
+
 START_TEST(ended_while_it_is_asked)
 {
 	script("exec sleep 1000");
@@ -152,6 +180,7 @@ int main(void)
 	tcase_add_test(tc, a_pull_tells_anew);
 	tcase_add_test(tc, none_at_all_is_a_failed_check);
 	tcase_add_test(tc, no_program_is_a_failed_check);
+	tcase_add_loop_test(tc, an_answer_is_waited_for, 0, 3);
 	tcase_add_test(tc, ended_while_it_is_asked);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);

@@ -42,7 +42,12 @@ static const char script[] =
 	"  echo '{\"result\":{\"hash\":\"00112233aabbccdd\",\"version\":\"6.1.0-test\"}}';;\n"
 	"initramfs)\n"
 	"  [ -e $from/vmlinux ] || exit 3\n"
-	"  echo I > $out; echo '{\"result\":{\"initrd\":\"x\",\"size_bytes\":2}}';;\n"
+	"  echo I > $out; echo '{\"result\":{\"initrd\":\"x\",\"size_bytes\":2,\"digest\":\"" DIGEST
+	"\"}}';;\n"
+	"check)\n"
+	"  [ -e $D/gate ] && read x < $D/gate\n"
+	"  [ $mode = check-fail ] && exit 9\n"
+	"  echo '{\"result\":{\"damaged\":'$(cat $D/damaged)'}}';;\n"
 	"disk) [ $mode = disk-fail ] && { echo '{\"error\":{\"code\":\"no_space\",\"message\":\"no blank\"}}';"
 	" exit 1; }\n"
 	"  [ $mode = disk-killed ] && kill -9 $$\n"
@@ -163,6 +168,7 @@ static void start_all(void)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	ck_assert_int_ge(sd_event_new(&t.m.event), 0);
+	ck_assert_int_eq(integrity_new(&t.m, &t.m.integrity), 0);
 	ck_assert_int_eq(kernels_new(&t.m, &t.m.kernels, &err), 0);
 	ck_assert_int_eq(environments_new(&t.m, &t.m.environments, &err), 0);
 }
@@ -171,6 +177,7 @@ static void stop_all(void)
 {
 	t.m.environments = environments_free(t.m.environments);
 	t.m.kernels = kernels_free(t.m.kernels);
+	t.m.integrity = integrity_free(t.m.integrity);
 	t.m.event = sd_event_unref(t.m.event);
 }
 
@@ -185,6 +192,7 @@ static void setup(void)
 	put("pyro-import", text);
 	ck_assert_int_eq(chmod(path_of("pyro-import"), 0755), 0);
 	put("mode", "ok");
+	put("damaged", "null");
 	put("agent", "agent");
 	ck_assert_int_eq(mkdir(path_of("cache"), 0755), 0);
 	t.config = (struct config){ 0 };
@@ -268,8 +276,9 @@ static void pull(const char *name, bool force, struct heard *h)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	ck_assert_int_eq(
-		environment_pull(env_of(name), force, on_progress, on_done, h, &h->wait, &err), 0);
+	ck_assert_int_eq(environment_pull(env_of(name), force ? PULL_FORCED : PULL_ASKED,
+				 on_progress, on_done, h, &h->wait, &err),
+		0);
 	ck_assert_uint_eq(h->done, 0);
 }
 
@@ -483,8 +492,8 @@ START_TEST(no_space_is_told_first)
 	struct heard h = { 0 };
 
 	t.config.disk_reserve_mib = INT64_C(1) << 40;
-	ck_assert_int_eq(environment_pull(env_of("debian:12"), false, on_progress, on_done, &h,
-				 &h.wait, &err),
+	ck_assert_int_eq(environment_pull(env_of("debian:12"), PULL_FOR_USE, on_progress, on_done,
+				 &h, &h.wait, &err),
 		-ENOSPC);
 	ck_assert_int_eq(err.code, ERROR_NO_SPACE);
 	ck_assert_ptr_nonnull(strstr(err.cause, t.m.cache_dir));
@@ -833,6 +842,247 @@ START_TEST(missing_agent_is_told)
 }
 END_TEST
 
+/* What is installed, read again */
+
+#define KERNEL "00112233aabbccdd"
+
+static void read_image(bool again, struct heard *h)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	ck_assert_int_eq(
+		environments_check_image(t.m.environments, DIGEST, again, on_plain_done, h, &err),
+		0);
+	ck_assert_uint_eq(h->done, 0);
+	until_done(h);
+}
+
+static void read_kernel(struct heard *h)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	ck_assert_int_eq(kernels_check(t.m.kernels, KERNEL, true, on_plain_done, h, &err), 0);
+	until_done(h);
+}
+
+static void install_it(void)
+{
+	struct heard h = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	ck_assert_msg(!h.err.set, "%s", h.err.message);
+}
+
+/* The error with which a machine's use of it is refused. */
+static void use_is_refused(const char *message, const char *cause)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 };
+
+	ck_assert_int_lt(environment_pull(env_of("debian:12"), PULL_FOR_USE, on_progress, on_done,
+				 &h, &h.wait, &err),
+		0);
+	ck_assert_int_eq(err.code, ERROR_START_FAILED);
+	ck_assert_str_eq(err.message, message);
+	ck_assert_str_eq(err.cause, cause);
+	ck_assert_str_eq(err.fix, "pyro env pull debian:12");
+}
+
+START_TEST(whole_is_read_once)
+{
+	struct heard a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+	uint64_t before = now_usec();
+
+	install_it();
+	ck_assert_uint_eq(environments_image_whole_usec(t.m.environments, DIGEST), 0);
+	read_image(false, &a);
+	ck_assert(!a.err.set);
+	ck_assert_uint_ge(environments_image_whole_usec(t.m.environments, DIGEST), before);
+	ck_assert_ptr_null(environments_image_damage(t.m.environments, DIGEST));
+	read_image(false, &b);
+	ck_assert_uint_eq(calls("check"), 1);
+	read_image(true, &c);
+	ck_assert_uint_eq(calls("check"), 2);
+	/* Another file under the same name is not what was read. */
+	put("cache/sha256-" HEX "/image.ext4", "xyz");
+	ck_assert_uint_eq(environments_image_whole_usec(t.m.environments, DIGEST), 0);
+	read_image(false, &d);
+	ck_assert_uint_eq(calls("check"), 3);
+}
+END_TEST
+
+START_TEST(checks_are_shared)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard first = { 0 }, joined = { 0 }, left = { 0 }, own = { 0 };
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	install_it();
+	make_gate();
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(
+			environments_check_image(t.m.environments, DIGEST, false, on_plain_done,
+				i == 0   ? &first
+				: i == 1 ? &joined
+					 : &left,
+				&err),
+			0);
+	while (calls("check") == 0)
+		turn(deadline);
+	/* This one will have what lies there from now on. */
+	ck_assert_int_eq(
+		environments_check_image(t.m.environments, DIGEST, true, on_plain_done, &own, &err),
+		0);
+	integrity_forget(t.m.integrity, &left);
+	open_gate();
+	until_done(&first);
+	ck_assert_uint_eq(joined.done, 1);
+	ck_assert_uint_eq(own.done, 0);
+	until_done(&own);
+	ck_assert_uint_eq(calls("check"), 2);
+	ck_assert_uint_eq(left.done, 0);
+}
+END_TEST
+
+START_TEST(a_check_that_cannot_be_made_is_no_verdict)
+{
+	struct heard h = { 0 };
+
+	install_it();
+	put("mode", "check-fail");
+	read_image(true, &h);
+	ck_assert_int_eq(h.err.code, ERROR_INTERNAL);
+	error_clear(&h.err);
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert_uint_eq(environments_image_whole_usec(t.m.environments, DIGEST), 0);
+}
+END_TEST
+
+/* It stays known over a restart, is not used, and the pull that its error names makes it again. */
+START_TEST(damaged_image)
+{
+	static const char said[] = "image.ext4 is not what was installed";
+	struct heard h = { 0 }, again = { 0 };
+
+	install_it();
+	put("damaged", "\"image.ext4 is not what was installed\"");
+	read_image(true, &h);
+	ck_assert(!h.err.set);
+	for (int i = 0; i < 2; i++) {
+		ck_assert(!environment_installed(env_of("debian:12")));
+		ck_assert(environment_is_damaged(env_of("debian:12")));
+		use_is_refused("environment debian:12 is damaged",
+			i == 0 ? said : "it is not what was installed");
+		ck_assert(there("cache/sha256-" HEX "/damaged.json"));
+		ck_assert(!there("cache/sha256-" HEX "/meta.json"));
+		prune(false, true, NULL, 0); /* it has an owner, which names it in its fix */
+		stop_all();
+		start_all();
+	}
+	put("damaged", "null");
+	if (_i == 0) {
+		pull("debian:12", false, &again);
+		until_done(&again);
+		ck_assert_uint_eq(calls("environment"), 2);
+	} else { /* it was put right by hand: the next reading sees that */
+		read_image(true, &again);
+		ck_assert_uint_eq(calls("environment"), 1);
+	}
+	ck_assert_msg(!again.err.set, "%s", again.err.message);
+	ck_assert(environment_installed(env_of("debian:12")));
+	ck_assert(there("cache/sha256-" HEX "/meta.json"));
+	ck_assert(!there("cache/sha256-" HEX "/damaged.json"));
+}
+END_TEST
+
+START_TEST(damaged_kernel)
+{
+	static const char said[] = "modules.ext4 is not what was installed";
+	struct heard h = { 0 }, again = { 0 };
+
+	install_it();
+	put("damaged", "\"modules.ext4 is not what was installed\"");
+	read_kernel(&h);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_str_eq(kernels_damage(t.m.kernels, KERNEL),
+			i == 0 ? said : "it is not what was installed");
+		use_is_refused("the kernel is damaged", kernels_damage(t.m.kernels, KERNEL));
+		ck_assert(there("kernels/" KERNEL "/damaged.json"));
+		stop_all();
+		start_all();
+	}
+	put("damaged", "null");
+	pull("debian:12", false, &again);
+	until_done(&again);
+	ck_assert_msg(!again.err.set, "%s", again.err.message);
+	ck_assert_uint_eq(calls("kernel"), 2);
+	ck_assert_uint_eq(calls("environment"), 1); /* which was whole */
+	ck_assert_ptr_null(kernels_damage(t.m.kernels, KERNEL));
+}
+END_TEST
+
+/* Whoever forces a pull has a reason: the kernel is read, and fetched again only where that finds something. */
+START_TEST(forced_pull_reads_the_kernel)
+{
+	struct heard h = { 0 };
+
+	install_it();
+	if (_i == 1)
+		put("damaged", "\"vmlinux is not what was installed\"");
+	pull("debian:12", true, &h);
+	until_done(&h);
+	ck_assert_msg(!h.err.set, "%s", h.err.message);
+	ck_assert_uint_eq(calls("check"), 1);
+	ck_assert_uint_eq(calls("kernel"), 1 + _i);
+	ck_assert_uint_eq(calls("environment"), 2);
+}
+END_TEST
+
+/* It is made of what is there: the next start makes it again, and nothing needs a pull. */
+START_TEST(damaged_initramfs)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard h = { 0 }, packed = { 0 };
+
+	install_it();
+	ck_assert_int_eq(pack(KERNEL, &packed, &err), 1);
+	put("damaged", "\"initrd-0123456789abcdef is not what was installed\"");
+	read_kernel(&h);
+	ck_assert_ptr_null(kernels_damage(t.m.kernels, KERNEL));
+	ck_assert_ptr_nonnull(kernels_initrd_damage(t.m.kernels, KERNEL));
+	ck_assert(there("kernels/" KERNEL "/meta.json"));
+	ck_assert_int_eq(pack(KERNEL, &packed, &err), 0);
+	until_done(&packed);
+	ck_assert_msg(!packed.err.set, "%s", packed.err.message);
+	ck_assert_ptr_null(kernels_initrd_damage(t.m.kernels, KERNEL));
+	ck_assert_uint_eq(calls("initramfs"), 2);
+	ck_assert_uint_eq(calls("kernel"), 1);
+}
+END_TEST
+
+/* Written to after its installation: not to be used before somebody has read it. */
+START_TEST(written_to_is_suspect)
+{
+	struct heard h = { 0 };
+
+	install_it();
+	ck_assert(!environments_image_is_suspect(t.m.environments, DIGEST));
+	ck_assert(!kernels_is_suspect(t.m.kernels, KERNEL));
+	put("cache/sha256-" HEX "/image.ext4", "abd");
+	put("kernels/" KERNEL "/vmlinux", "L");
+	ck_assert(environments_image_is_suspect(t.m.environments, DIGEST));
+	ck_assert(kernels_is_suspect(t.m.kernels, KERNEL));
+	/* The same bytes, say, copied without their times: the next daemon does not ask again. */
+	read_image(true, &h);
+	ck_assert(!environments_image_is_suspect(t.m.environments, DIGEST));
+	stop_all();
+	start_all();
+	ck_assert(!environments_image_is_suspect(t.m.environments, DIGEST));
+	ck_assert(kernels_is_suspect(t.m.kernels, KERNEL));
+}
+END_TEST
+
 static void make_disk_of(const char *name, uint64_t mib)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -1059,6 +1309,14 @@ int main(void)
 	tcase_add_test(tc, kernels_of_earlier_machines);
 	tcase_add_test(tc, kernel_work_goes_on_after_a_failure);
 	tcase_add_test(tc, missing_agent_is_told);
+	tcase_add_test(tc, whole_is_read_once);
+	tcase_add_test(tc, checks_are_shared);
+	tcase_add_test(tc, a_check_that_cannot_be_made_is_no_verdict);
+	tcase_add_loop_test(tc, damaged_image, 0, 2);
+	tcase_add_test(tc, damaged_kernel);
+	tcase_add_loop_test(tc, forced_pull_reads_the_kernel, 0, 2);
+	tcase_add_test(tc, damaged_initramfs);
+	tcase_add_test(tc, written_to_is_suspect);
 	tcase_add_test(tc, disks_are_sparse_copies);
 	tcase_add_test(tc, blanks_are_few);
 	tcase_add_test(tc, failed_blank_leaves_nothing);
