@@ -9,11 +9,30 @@
 #include "client/output.h"
 #include "proto/json.h"
 
-#define DOCTOR_TIMEOUT_MSEC 120000 /* a probe machine is booted */
+#define DOCTOR_TIMEOUT_MSEC 420000 /* all that is installed is read, and a probe machine booted */
 
 static const char *yes(json_object *o, const char *key)
 {
 	return json_object_get_boolean(json_get(o, key)) ? "yes" : "no";
+}
+
+/* What was shown; from a daemon that says it in another way nothing is known. */
+static const char *word(json_object *o, const char *key)
+{
+	static const char *const words[] = { "yes", "no" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (streq(out_member(o, key), words[i]))
+			return words[i];
+	return "unknown";
+}
+
+/* Nothing that failed is no pass yet. */
+static const char *verdict(json_object *runtime, bool ok)
+{
+	if (ok)
+		return "PASS";
+	return streq(out_member(runtime, "verdict"), "unknown") ? "UNKNOWN" : "FAIL";
 }
 
 static void print_checks(json_object *checks)
@@ -66,13 +85,13 @@ static void print_report(json_object *o, bool ok)
 
 	fputs("Platform: ", stdout);
 	out_text(stdout, out_member(o, "platform"));
-	printf("\nRuntime: %s\n", ok ? "PASS" : "FAIL");
+	printf("\nRuntime: %s\n", verdict(out_sub(o, "runtime"), ok));
 	printf("KVM: exists=%s readable=%s writable=%s\n", yes(kvm, "exists"), yes(kvm, "readable"),
 		yes(kvm, "writable"));
 	fputs("Environment cache: ", stdout);
 	out_text(stdout, cache[0] ? cache : NULL);
-	printf("\nCapabilities: vm_boot=%s guest_exec=%s guest_network=%s\n", yes(can, "vm_boot"),
-		yes(can, "guest_exec"), yes(can, "guest_network"));
+	printf("\nCapabilities: vm_boot=%s guest_exec=%s guest_network=%s\n", word(can, "vm_boot"),
+		word(can, "guest_exec"), word(can, "guest_network"));
 	printf("Networking: tun=%s ip_forward=%s\n", yes(net, "tun"), yes(net, "ip_forward"));
 	print_accelerator(o);
 	print_checks(out_array(out_sub(o, "runtime"), "checks"));

@@ -2,7 +2,8 @@
 /*
  * What `pyro doctor` can tell without the daemon: the host's side of things, in the shape of
  * system.doctor's result, so that one printer serves both. Called by cmd-doctor.c when the daemon does not
- * answer. It only looks; a capability is never `yes` here, since only a probe machine shows that.
+ * answer. It only looks: what only the daemon knows is null, and no capability is known here, since only a machine
+ * shows one.
  */
 #include "cmd.h"
 
@@ -14,8 +15,10 @@
 #include "proto/host.h"
 #include "proto/json.h"
 
-#define FREE_WANTED_MIB 4096 /* room for an environment, its tar and a machine */
-#define SUBIDS_WANTED   65536
+#define FREE_WANTED_MIB \
+	UINT64_C( \
+		3584) /* what a daemon as it comes wants for a pull: an environment, and 512 to spare */
+#define SUBIDS_WANTED 65536
 
 static int add_check(
 	json_object *checks, const char *name, bool ok, const char *detail, const char *fix)
@@ -66,6 +69,7 @@ static int check_kvm(json_object *checks, const struct host_kvm *kvm)
 	return add_check(checks, "kvm", true, detail, NULL);
 }
 
+/* Of a user's own daemon; the system's imports are another user's. */
 static int check_subids(json_object *checks)
 {
 	static const char *const files[] = { "/etc/subuid", "/etc/subgid" };
@@ -88,20 +92,22 @@ static int check_subids(json_object *checks)
 static int check_space(json_object *checks, const char *path)
 {
 	_cleanup_free_ char *detail = NULL, *fix = NULL;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, mib;
 	int r = host_free_bytes(path, &bytes);
 
-	if (r == -EACCES) { /* the daemon's own place: only it can tell, and it does when it runs */
-		detail = str_printf("%s is not yours to look into; the daemon checks it", path);
-		return add_check(checks, "space", true, detail, NULL);
-	}
-	if (r < 0)
+	if (r == -EACCES)
+		return 0; /* the daemon's own place: what cannot be told is not said to be good */
+	if (r < 0) {
 		detail = str_printf("%s: %s", path, strerror(-r));
-	else
-		detail = str_printf("%" PRIu64 " MiB free for %s", bytes / MIB, path);
-	fix = str_printf(
-		"free at least %d MiB there, or set PYRO_ENVIRONMENT_CACHE_DIR", FREE_WANTED_MIB);
-	return add_check(checks, "space", r >= 0 && bytes / MIB >= FREE_WANTED_MIB, detail, fix);
+		return add_check(checks, "space", false, detail,
+			"set PYRO_ENVIRONMENT_CACHE_DIR to a folder of yours");
+	}
+	mib = bytes / MIB;
+	detail = str_printf("%" PRIu64 " MiB free for %s", mib, path);
+	fix = str_printf("free at least %" PRIu64
+			 " MiB there, or set PYRO_ENVIRONMENT_CACHE_DIR to another folder",
+		FREE_WANTED_MIB - MIN_OF(mib, FREE_WANTED_MIB));
+	return add_check(checks, "space", mib >= FREE_WANTED_MIB, detail, fix);
 }
 
 /* r is what kept us from knowing where environments are kept. */
@@ -144,6 +150,40 @@ static int add_bools(json_object *o, const char *key, const char *const *names, 
 	return 0;
 }
 
+static int add_capabilities(json_object *o)
+{
+	static const char *const names[] = { "vm_boot", "guest_exec", "guest_network",
+		"host_compat" };
+	json_object *sub = json_object_new_object();
+	int r = json_add(o, "capabilities", sub);
+
+	if (!sub || r < 0)
+		return -ENOMEM;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (json_add_str(sub, names[i], "unknown") < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+/* The members of a daemon's report that are its to know. */
+static int add_unknown(json_object *o)
+{
+	static const char *const objects[] = { "emulation", "accelerator", "kernel", "storage",
+		"limits", "daemon" };
+	static const char *const arrays[] = { "environments", "vmm" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(objects); i++)
+		if (json_add(o, objects[i], NULL) < 0)
+			return -ENOMEM;
+	for (size_t i = 0; i < ARRAY_SIZE(arrays); i++) {
+		json_object *list = json_object_new_array();
+
+		if (!list || json_add(o, arrays[i], list) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static bool ip_forward(void)
 {
 	_cleanup_free_ char *text = NULL;
@@ -168,19 +208,22 @@ static int add_checks(
 	json_object *o, const struct cli *cli, const struct error *why, const struct host_kvm *kvm)
 {
 	_cleanup_free_ char *cache = NULL;
-	int r = host_environment_cache(system_places(cli), &cache);
+	bool system = system_places(cli);
+	int r = host_environment_cache(system, &cache);
 	json_object *runtime = json_object_new_object(), *checks = json_object_new_array();
 
 	if (r == -ENOMEM || json_add_str(o, "environment_cache", cache) < 0)
 		return -ENOMEM;
 	if (!runtime || !checks || json_add(o, "runtime", runtime) < 0 ||
-		json_add_bool(runtime, "ok", false) < 0 || json_add(runtime, "checks", checks) < 0)
+		json_add_bool(runtime, "ok", false) < 0 ||
+		json_add_str(runtime, "verdict", "fail") < 0 ||
+		json_add(runtime, "checks", checks) < 0)
 		return -ENOMEM;
 	if (check_daemon(checks, why) < 0 || check_kvm(checks, kvm) < 0 ||
 		check_program(checks, "qemu", "qemu-system-x86_64", "qemu-system-x86") < 0 ||
 		check_program(checks, "mmdebstrap", "mmdebstrap", "mmdebstrap") < 0 ||
 		check_program(checks, "uidmap", "newuidmap", "uidmap") < 0 ||
-		check_subids(checks) < 0 ||
+		(!system && check_subids(checks) < 0) ||
 		(cache ? check_space(checks, cache) : check_cache(checks, r)) < 0)
 		return -ENOMEM;
 	return 0;
@@ -188,23 +231,21 @@ static int add_checks(
 
 json_object *doctor_local(const struct cli *cli, const struct error *why)
 {
-	static const char *const capabilities[] = { "vm_boot", "guest_exec", "guest_network",
-		"host_compat", NULL };
-	static const char *const networking[] = { "tun", "ip_forward", NULL };
-	const bool none[ARRAY_SIZE(capabilities)] = { false };
-	const bool net[] = { access("/dev/net/tun", F_OK) == 0, ip_forward() };
+	static const char *const networking[] = { "tun", "ip_forward", "nft", NULL };
 	_cleanup_json_ json_object *o = json_object_new_object();
-	_cleanup_free_ char *platform = NULL;
+	_cleanup_free_ char *platform = NULL, *nft = NULL;
 	struct host_kvm kvm;
 	struct utsname u;
+	bool net[] = { access("/dev/net/tun", R_OK | W_OK) == 0, ip_forward(),
+		host_find_program("nft", &nft) >= 0 };
 
 	host_kvm_probe(&kvm);
 	if (!o || uname(&u) < 0)
 		return NULL;
 	platform = str_printf("linux-%s", u.machine);
 	if (json_add_str(o, "platform", platform) < 0 || add_checks(o, cli, why, &kvm) < 0 ||
-		add_kvm(o, &kvm) < 0 || add_bools(o, "capabilities", capabilities, none) < 0 ||
-		add_bools(o, "networking", networking, net) < 0 || json_add(o, "daemon", NULL) < 0)
+		add_kvm(o, &kvm) < 0 || add_capabilities(o) < 0 ||
+		add_bools(o, "networking", networking, net) < 0 || add_unknown(o) < 0)
 		return NULL;
 	return TAKE_PTR(o);
 }

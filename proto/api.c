@@ -30,6 +30,8 @@ static const char *const names_run_state[] = { "preparing", "running", "exited",
 static const char *const names_ended_by[] = { "timeout", "signal", "memory", "pids", "disk",
 	"output", "cancelled", NULL };
 static const char *const names_limit[] = { "timeout_seconds", "mem_mib", "pids", "disk_mib", NULL };
+static const char *const names_capability[] = { "yes", "no", "unknown", NULL };
+static const char *const names_verdict[] = { "pass", "fail", "unknown", NULL };
 static const char *const names_stop_reason[] = { "user", "guest", "memory", "retention",
 	"host_shutdown", NULL };
 static const char *const names_stop_reason_given[] = { "user", "host_shutdown", NULL };
@@ -63,13 +65,13 @@ static const struct api_field system_doctor_params[] = {
 		.type = API_BOOL,
 		.flags = API_NEGATED,
 		.dflt = "true",
-		.help = "Run `true` in a probe machine, when an environment is installed." },
+		.help = "Run `true` in a probe machine after reading all that is installed." },
 	FIELDS_END,
 };
 
 static const struct api_field check_fields[] = {
 	{ .name = "name", .type = API_STRING },
-	{ .name = "ok", .type = API_BOOL },
+	{ .name = "ok", .type = API_BOOL, .help = "False also for what was not tried." },
 	{ .name = "detail", .type = API_STRING, .help = "What was found." },
 	{ .name = "fix", .type = API_STRING, .flags = API_NULLABLE, .help = "How to mend it." },
 	FIELDS_END,
@@ -79,7 +81,11 @@ static const struct api_field check_element[] = {
 	FIELDS_END,
 };
 static const struct api_field runtime_fields[] = {
-	{ .name = "ok", .type = API_BOOL },
+	{ .name = "ok", .type = API_BOOL, .help = "The verdict is pass." },
+	{ .name = "verdict",
+		.type = API_ENUM,
+		.names = names_verdict,
+		.help = "unknown: nothing failed, and no machine has shown that it runs here." },
 	{ .name = "checks", .type = API_ARRAY, .sub = check_element },
 	FIELDS_END,
 };
@@ -94,11 +100,16 @@ static const struct api_field emulation_fields[] = {
 	{ .name = "available", .type = API_BOOL },
 	FIELDS_END,
 };
+#define CAPABILITY(n) \
+	{ \
+		.name = (n), .type = API_ENUM, .names = names_capability, \
+		.help = "yes: shown since kernel, image, VMM or accelerator last changed." \
+	}
 static const struct api_field capability_fields[] = {
-	{ .name = "vm_boot", .type = API_BOOL },
-	{ .name = "guest_exec", .type = API_BOOL },
-	{ .name = "guest_network", .type = API_BOOL },
-	{ .name = "host_compat", .type = API_BOOL },
+	CAPABILITY("vm_boot"),
+	CAPABILITY("guest_exec"),
+	CAPABILITY("guest_network"),
+	CAPABILITY("host_compat"),
 	FIELDS_END,
 };
 static const struct api_field networking_fields[] = {
@@ -237,11 +248,12 @@ static const struct api_field env_list_result[] = {
 	FIELDS_END,
 };
 
+/* Null is what the client's own report (client/doctor-local.c) cannot know: a daemon leaves out nothing. */
 static const struct api_field system_doctor_result[] = {
 	{ .name = "platform", .type = API_STRING },
 	{ .name = "runtime", .type = API_OBJECT, .sub = runtime_fields },
 	{ .name = "kvm", .type = API_OBJECT, .sub = kvm_fields },
-	{ .name = "emulation", .type = API_OBJECT, .sub = emulation_fields },
+	{ .name = "emulation", .type = API_OBJECT, .flags = API_NULLABLE, .sub = emulation_fields },
 	{ .name = "accelerator",
 		.type = API_ENUM,
 		.flags = API_NULLABLE,
@@ -249,13 +261,13 @@ static const struct api_field system_doctor_result[] = {
 		.help = "What `auto` comes to; null when no machine can run." },
 	{ .name = "capabilities", .type = API_OBJECT, .sub = capability_fields },
 	{ .name = "networking", .type = API_OBJECT, .sub = networking_fields },
-	{ .name = "environment_cache", .type = API_STRING },
+	{ .name = "environment_cache", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "environments", .type = API_ARRAY, .sub = env_element },
 	{ .name = "vmm", .type = API_ARRAY, .sub = vmm_element },
-	{ .name = "kernel", .type = API_OBJECT, .sub = kernel_fields },
-	{ .name = "storage", .type = API_OBJECT, .sub = storage_fields },
-	{ .name = "limits", .type = API_OBJECT, .sub = limit_fields },
-	{ .name = "daemon", .type = API_OBJECT, .sub = daemon_fields },
+	{ .name = "kernel", .type = API_OBJECT, .flags = API_NULLABLE, .sub = kernel_fields },
+	{ .name = "storage", .type = API_OBJECT, .flags = API_NULLABLE, .sub = storage_fields },
+	{ .name = "limits", .type = API_OBJECT, .flags = API_NULLABLE, .sub = limit_fields },
+	{ .name = "daemon", .type = API_OBJECT, .flags = API_NULLABLE, .sub = daemon_fields },
 	FIELDS_END,
 };
 

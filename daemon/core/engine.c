@@ -57,6 +57,10 @@ void machine_go_up(struct machine *mc)
 void machine_continue(struct machine *mc, const struct error *err)
 {
 	if (mc->engine == ENGINE_UP && err) {
+		if (mc->vmm) { /* it was launched: the start that failed is a boot */
+			machine_has_failed(mc);
+			mc->boot_failed = true;
+		}
 		machine_undo(mc, err);
 		return;
 	}

@@ -46,6 +46,7 @@ enum engine {
 	ENGINE_DOWN,
 };
 
+struct kept_proof;
 struct pause;
 struct unit;
 
@@ -80,6 +81,9 @@ struct machine {
 	int image_fd, own_fd;           /* owned */
 	struct kernel_files kernel;     /* owned */
 	bool kernel_awaited;            /* its initramfs is being packed: kernels knows us */
+	unsigned checks;                /* of what it boots from, under way: integrity knows us */
+	bool boot_failed;               /* ... and they are to be made on the way down */
+	char *proof_key;                /* owned or NULL: what this boot is made of (proof.c) */
 	struct disk_op *disk_op;        /* owned: the copy */
 	struct disk_op *remove_op;      /* owned: one removal after the other */
 	struct vmm *vmm;                /* owned */
@@ -108,8 +112,8 @@ struct machines {
 	struct machine_list list;
 	struct run_list runs; /* borrowed: exec.signal finds them here */
 	char boot_id[40];
-	char *proof_kernel;         /* owned or NULL: under which a command last ran to its end */
-	uint64_t proof_usec;        /* CLOCK_REALTIME */
+	TAILQ_HEAD(, kept_proof) proofs; /* owned; proof.c's */
+	size_t n_proofs;
 	sd_event_source *reaper;    /* owned */
 	struct disk_op **leftovers; /* owned */
 	size_t n_leftovers;
@@ -155,6 +159,25 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 /* What a machine of an earlier daemon has to undo: everything, or what one that does not run has. */
 size_t machine_steps(void);
 size_t machine_steps_created(void);
+
+/* images.c: its environment and kernel. */
+int machine_pin_images(struct machine *mc, struct error *err);
+/* A step and its undo. */
+int machine_open_images(struct machine *mc, struct error *err);
+int machine_close_images(struct machine *mc);
+/* Closes them, and waits for nothing of theirs any more. */
+void machine_forget_images(struct machine *mc);
+/* Its deletion does not wait for what its failed boot has read. */
+void machine_skip_reading(struct machine *mc);
+/* Its VMM has ended: where the guest's console told of a damaged file system, the image is read. */
+void machine_heed_console(struct machine *mc);
+
+/* proof.c: what it is made of, once that is open; what it has shown; that it could not be started. */
+void machine_make_key(struct machine *mc);
+void machine_has_booted(struct machine *mc);
+void machine_has_executed(struct machine *mc);
+void machine_has_failed(struct machine *mc);
+void proofs_free(struct machines *ms);
 
 /* engine.c */
 int machine_add_engine(struct machine *mc);

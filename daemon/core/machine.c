@@ -162,11 +162,7 @@ static void free_world(struct machine *mc)
 	vmm_free(mc->vmm);
 	disk_op_free(mc->disk_op);
 	disk_op_free(mc->remove_op);
-	if (mc->kernel_awaited)
-		kernels_forget(mc->machines->m->kernels, mc);
-	kernel_files_done(&mc->kernel);
-	fd_close(mc->image_fd);
-	fd_close(mc->own_fd);
+	machine_forget_images(mc);
 	fd_close(mc->pidfd);
 }
 
@@ -194,6 +190,7 @@ struct machine *machine_free(struct machine *mc)
 	free(mc->run_dir);
 	free(mc->disk_path);
 	free(mc->bye);
+	free(mc->proof_key);
 	free(mc);
 	return NULL;
 }
@@ -208,6 +205,7 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err)
 	ms->m = m;
 	LIST_INIT(&ms->list);
 	LIST_INIT(&ms->runs);
+	TAILQ_INIT(&ms->proofs);
 	r = reaper_new(ms);
 	if (r >= 0)
 		r = machines_recover(ms, err);
@@ -239,7 +237,7 @@ struct machines *machines_free(struct machines *ms)
 		disk_op_free(ms->leftovers[i]);
 	free(ms->leftovers);
 	sd_event_source_disable_unref(ms->reaper);
-	free(ms->proof_kernel);
+	proofs_free(ms);
 	free(ms);
 	return NULL;
 }
@@ -538,6 +536,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	if (r < 0)
 		return r;
 	mc->floor = 0; /* also when it is on its way down to another */
+	machine_skip_reading(mc);
 	if (machine_goes_down(mc))
 		return 0;
 	error_cancelled(&why, became, "machine %s was deleted", mc->row.id);

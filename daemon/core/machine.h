@@ -82,6 +82,11 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
 	struct error *err);
 
+/* Whether the host has room for a machine more, in memory (of this size, which a user may have at all) and on its disks:
+ * no_memory, no_space and what else a start would say. */
+int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, struct error *err);
+int machines_check_space(struct manager *m, struct error *err);
+
 /* The network a machine has: none in this version. *ret is owned. */
 int machine_network_json(struct machine *mc, json_object **ret);
 

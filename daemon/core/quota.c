@@ -14,6 +14,8 @@
 #include "proto/limits.h"
 
 #define DISK_MARGIN_MIB 64 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
+#define INODES_NEEDED   64 /* in each of its directories' file systems; its own are fewer than ten */
+#define RUN_DIR_BYTES   MIB
 
 struct usage {
 	int64_t machines, vcpus, mem_mib, disk_mib;
@@ -217,11 +219,11 @@ int machines_check_size(
 	return 0;
 }
 
-static int check_memory(struct machine *mc, struct error *err)
+/* mc is the machine that is to have it, where there is one. */
+static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const struct machine *mc,
+	struct error *err)
 {
-	struct manager *m = mc->machines->m;
-	uint64_t available = host_memory_available_mib();
-	uint64_t promised = promised_mib(mc->machines, mc);
+	uint64_t available = host_memory_available_mib(), promised = promised_mib(ms, mc);
 	_cleanup_free_ char *fix = NULL;
 	int64_t most;
 
@@ -229,40 +231,81 @@ static int check_memory(struct machine *mc, struct error *err)
 		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
 			error_errno_fix(-EMFILE), "cannot tell this host's memory");
 	available -= MIN_OF(available, promised);
-	if (mc->row.mem_mib + (uint64_t)m->config->memory_reserve_mib <= available)
+	if (mem_mib + (uint64_t)ms->m->config->memory_reserve_mib <= available)
 		return 0;
-	most = most_of(mc->machines, mc->row.owner_uid, mc).mem_mib;
+	most = most_of(ms, uid, mc).mem_mib;
 	fix = most < MEM_MIB_MIN
 		      ? strdup("end other programs or machines of this host, then try again")
 		      : ask_for("-m", "mem_mib", most, MEM_MIB_MIN);
 	return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve", fix,
 		"the host has %llu MiB of memory left, %llu were asked for",
-		(unsigned long long)available, (unsigned long long)mc->row.mem_mib);
+		(unsigned long long)available, (unsigned long long)mem_mib);
+}
+
+int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, struct error *err)
+{
+	_cleanup_free_ char *fix =
+		ask_for("-m", "mem_mib", most_of(ms, uid, NULL).mem_mib, MEM_MIB_MIN);
+	int r = machines_check_size(ms, uid, 1, (int64_t)mem_mib, err);
+
+	if (r >= 0)
+		r = check_quota("memory in MiB", "max_memory_mib", (int64_t)mem_mib,
+			max_of(ms->m->config->max_memory_mib, (int64_t)host_memory_mib() / 2), fix,
+			err);
+	return r < 0 ? r : check_memory(ms, uid, mem_mib, NULL, err);
+}
+
+static int check_inodes(const char *dir, struct error *err)
+{
+	_cleanup_free_ char *fix = NULL;
+	uint64_t n;
+	int r = host_free_inodes(dir, &n);
+
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
+			"cannot tell the free inodes of %s", dir);
+	if (n >= INODES_NEEDED)
+		return 0;
+	fix = str_printf(
+		"delete at least %llu files there", (unsigned long long)(INODES_NEEDED - n));
+	return error_set(err, ERROR_NO_SPACE, "a machine needs room for its files", fix,
+		"only %llu inodes are free in %s", (unsigned long long)n, dir);
+}
+
+static int check_bytes(const char *dir, uint64_t need, const char *why, struct error *err)
+{
+	_cleanup_free_ char *fix = NULL;
+	uint64_t bytes;
+	int r = host_free_bytes(dir, &bytes);
+
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
+			"cannot tell the free space of %s", dir);
+	if (bytes >= need)
+		return check_inodes(dir, err);
+	fix = str_printf("free at least %llu MiB there",
+		(unsigned long long)((need - bytes + MIB - 1) / MIB));
+	return error_set(err, ERROR_NO_SPACE, why, fix, "only %llu MiB of space are free in %s",
+		(unsigned long long)(bytes / MIB), dir);
+}
+
+int machines_check_space(struct manager *m, struct error *err)
+{
+	uint64_t need = ((uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB) * MIB;
+	int r = check_bytes(m->state_dir, need, "a machine needs room for its disk", err);
+
+	return r < 0 ? r
+		     : check_bytes(m->runtime_dir, RUN_DIR_BYTES,
+			       "a machine needs room for its sockets", err);
 }
 
 int machine_check_host(struct machine *mc, struct error *err)
 {
-	struct manager *m = mc->machines->m;
-	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB;
-	_cleanup_free_ char *fix = NULL;
-	uint64_t free_bytes;
-	int r = machines_check_size(
-		mc->machines, mc->row.owner_uid, mc->row.vcpu_count, (int64_t)mc->row.mem_mib, err);
+	struct machines *ms = mc->machines;
+	uid_t uid = mc->row.owner_uid;
+	int r = machines_check_size(ms, uid, mc->row.vcpu_count, (int64_t)mc->row.mem_mib, err);
 
 	if (r >= 0)
-		r = check_memory(mc, err);
-	if (r < 0)
-		return r;
-	r = host_free_bytes(m->state_dir, &free_bytes);
-	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's state directory",
-			"cannot tell the free space of %s", m->state_dir);
-	if (free_bytes / MIB < reserve) {
-		fix = str_printf("free at least %llu MiB there",
-			(unsigned long long)(reserve - free_bytes / MIB));
-		return error_set(err, ERROR_NO_SPACE, "a machine needs room for its disk", fix,
-			"only %llu MiB of space are free in %s",
-			(unsigned long long)(free_bytes / MIB), m->state_dir);
-	}
-	return 0;
+		r = check_memory(ms, uid, mc->row.mem_mib, mc, err);
+	return r < 0 ? r : machines_check_space(ms->m, err);
 }

@@ -200,18 +200,6 @@ static void begin_drain(struct run *r)
 		delete_machine(r);
 }
 
-/* A machine that ran a command to its end shows that machines work here. */
-static void keep_proof(struct run *r)
-{
-	char *kernel = strdup(r->machine->row.kernel_hash);
-
-	if (!kernel)
-		return; /* doctor then tries a machine itself */
-	free(r->m->machines->proof_kernel);
-	r->m->machines->proof_kernel = kernel;
-	r->m->machines->proof_usec = wall_usec();
-}
-
 static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdata)
 {
 	const struct limit_end end = {
@@ -226,7 +214,7 @@ static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdat
 	r->exit = *e;
 	r->exited = true;
 	limit_of(r->machine, &end, &r->limit);
-	keep_proof(r);
+	machine_has_executed(r->machine);
 	if (r->stdio)
 		stdio_finish(r->stdio);
 	/* Until its caller has the last byte the guest keeps it: were we to end now, the next daemon goes on.
@@ -724,17 +712,6 @@ void runs_end(struct machines *ms)
 		if (r->abandoned)
 			run_free(r);
 	}
-}
-
-bool runs_proof(const struct manager *m, uint64_t *ret_usec)
-{
-	const struct machines *ms = m->machines;
-	const char *kernel = kernels_current(m->kernels);
-
-	if (!kernel || !ms->proof_kernel || !streq(kernel, ms->proof_kernel))
-		return false;
-	*ret_usec = ms->proof_usec;
-	return true;
 }
 
 int run_find(struct machines *ms, const char *id, uid_t uid, struct run **ret, struct error *err)

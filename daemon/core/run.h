@@ -68,10 +68,6 @@ int run_attach(struct manager *m, const char *exec_id, uid_t uid, int stdio_fd,
 	const uint64_t have[STREAM_MAX], const struct run_callbacks *cb, void *userdata,
 	struct run **ret, struct error *err);
 
-/* True if a machine of this daemon has run a command under the current kernel; *ret_usec: when it ended
- * (CLOCK_REALTIME). */
-bool runs_proof(const struct manager *m, uint64_t *ret_usec);
-
 /* exec.signal: by exec_id or prefix, as uid may see it. Sends signo to its foreground group. */
 int runs_signal(struct manager *m, const char *exec_id, uid_t uid, int signo, json_object **ret,
 	struct error *err);

@@ -20,33 +20,6 @@
 
 #define VMM_END_USEC (30 * USEC_PER_SEC) /* from SIGKILL to the end of its process */
 
-static int pin_images(struct machine *mc, struct error *err)
-{
-	struct manager *m = mc->machines->m;
-	struct environment *env;
-	_cleanup_free_ char *fix = NULL;
-	const char *digest, *kernel = kernels_current(m->kernels);
-	int r = environments_find(m->environments, mc->row.environment, &env, err);
-
-	if (r < 0)
-		return r;
-	digest = environment_digest(env);
-	if (!digest || !kernel) {
-		fix = str_printf("pyro env pull %s", mc->row.environment);
-		return error_set(err, ERROR_PULL_FAILED,
-			digest ? "the kernel store is empty" : "it is not installed", fix,
-			"environment %s cannot be started", mc->row.environment);
-	}
-	mc->row.env_digest = strdup(digest);
-	mc->row.kernel_hash = strdup(kernel);
-	if (environment_version(env))
-		mc->row.environment_version = strdup(environment_version(env));
-	if (!mc->row.env_digest || !mc->row.kernel_hash ||
-		(environment_version(env) && !mc->row.environment_version))
-		return error_no_memory(err, "cannot create the machine");
-	return 0;
-}
-
 static int resolve_accelerator(struct machine *mc, struct error *err)
 {
 	int r = vmm_resolve_accelerator(mc->wanted, &mc->accelerator, &mc->accelerator_reason, err);
@@ -64,7 +37,7 @@ static int run_check(struct machine *mc, struct error *err)
 	if (r >= 0)
 		r = machine_check_host(mc, err);
 	if (r >= 0)
-		r = pin_images(mc, err);
+		r = machine_pin_images(mc, err);
 	return r < 0 ? r : resolve_accelerator(mc, err);
 }
 
@@ -180,54 +153,7 @@ static int undo_run_directory(struct machine *mc)
 	return remove_dir(mc, mc->run_dir);
 }
 
-/* Images and disk */
-
-static int open_images(struct machine *mc, struct error *err)
-{
-	struct manager *m = mc->machines->m;
-	int r = environments_open_image(m->environments, mc->row.env_digest, &mc->image_fd, err);
-
-	return r < 0 ? r : kernels_open(m->kernels, mc->row.kernel_hash, &mc->kernel, err);
-}
-
-static void on_packed(const struct error *err, void *userdata)
-{
-	_cleanup_error_ struct error mine = ERROR_INIT;
-	struct machine *mc = userdata;
-
-	mc->kernel_awaited = false;
-	if (!err && open_images(mc, &mine) < 0)
-		err = &mine;
-	machine_continue(mc, err);
-}
-
-/* A machine that was made before an upgrade boots with today's agent, which its kernel may not be packed with yet. */
-static int run_images(struct machine *mc, struct error *err)
-{
-	int r = kernels_pack(mc->machines->m->kernels, mc->row.kernel_hash, on_packed, mc, err);
-
-	if (r != 0)
-		return r < 0 ? r : open_images(mc, err);
-	mc->kernel_awaited = true;
-	return STEP_WAIT;
-}
-
-static void close_images(struct machine *mc)
-{
-	if (mc->kernel_awaited)
-		kernels_forget(mc->machines->m->kernels, mc);
-	mc->kernel_awaited = false;
-	mc->image_fd = fd_close(mc->image_fd);
-	mc->own_fd = fd_close(mc->own_fd);
-	kernel_files_done(&mc->kernel);
-	mc->kernel = (struct kernel_files)KERNEL_FILES_INIT;
-}
-
-static int undo_images(struct machine *mc)
-{
-	close_images(mc);
-	return 0;
-}
+/* Disk */
 
 static void on_disk(const struct error *err, void *userdata)
 {
@@ -459,6 +385,7 @@ static int undo_vmm(struct machine *mc)
 
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
 	if (mc->vmm && mc->vmm_gone) {
+		machine_heed_console(mc);
 		mc->vmm = vmm_free(mc->vmm);
 		return 0;
 	}
@@ -493,7 +420,7 @@ static int run_agent(struct machine *mc, struct error *err)
 {
 	int r;
 
-	close_images(mc); /* the VMM has them */
+	machine_forget_images(mc); /* the VMM has them */
 	r = machine_link_open(mc, BOOT_USEC);
 	if (r < 0)
 		return error_set_errno(err, ERROR_START_FAILED, r,
@@ -505,6 +432,7 @@ static int run_agent(struct machine *mc, struct error *err)
 static int run_started(struct machine *mc, struct error *err)
 {
 	machine_set_state(mc, MACHINE_STARTED);
+	machine_has_booted(mc);
 	if (!mc->row.one_shot)
 		return commit_row(mc, err);
 	machine_save(mc);
@@ -520,7 +448,7 @@ static const struct step steps[] = {
 #define STEPS_CREATED 5
 	{ "boot", run_boot, NULL, NULL },
 	{ "run directory", run_run_directory, undo_run_directory, NULL },
-	{ "images", run_images, undo_images, NULL },
+	{ "images", machine_open_images, machine_close_images, NULL },
 	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
 	{ "agent", run_agent, NULL, NULL }, /* the way down begins with the end of its link */
 	{ "started", run_started, NULL, NULL },

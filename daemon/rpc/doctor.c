@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The report of system.doctor (contract.md section 4): every check with what was found and the
- * command that mends it. Called by rpc/system.c. What must stay true: it works in a degraded
+ * command that mends it. Called by rpc/probe.c. What must stay true: it works in a degraded
  * daemon and says why it is degraded; nothing here starts a process or changes anything; a
- * capability is true only because a probe machine has done it; missing KVM is no failure but is
- * called what it is; nothing is told of what other users do.
+ * capability is `yes` only because a machine has done it, and what was not tried is no pass; missing KVM is no failure
+ * but is called what it is; nothing is told of what other users do.
  */
 
 #include "daemon/rpc/doctor.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -22,21 +23,28 @@
 #include "daemon/image/kernel.h"
 #include "daemon/service.h"
 #include "daemon/vmm/vmm.h"
+#include "proto/api.h"
 #include "proto/host.h"
 
-#define SUBID_COUNT    65536        /* ids that mmdebstrap's unshare mode needs */
-#define FREE_BYTES_MIN (1024 * MIB) /* beyond the reserve: an environment and its building */
-#define CACHE_SCAN_MAX 10000        /* entries of the cache looked at */
+#define SUBID_COUNT    65536 /* ids that mmdebstrap's unshare mode needs */
+#define CACHE_SCAN_MAX 10000 /* entries of the cache looked at */
+
+#define PULL_FIX "pyro env pull debian:12"
+
+static const char *const capability_names[] = { "unknown", "no", "yes" };
+static_assert(ARRAY_SIZE(capability_names) == CAPABILITY_MAX, "a name for each capability");
 
 struct doctor {
 	struct manager *m;   /* borrowed */
 	uid_t viewer;        /* his machines are told of; 0: all */
 	json_object *o;      /* owned: the result */
 	json_object *checks; /* owned */
-	bool ok;             /* every check is */
+	bool ok;             /* every check is, as far as it could be made */
+	bool hindered;       /* one of those that are not keeps every machine from starting */
 	bool qemu_usable;
 	bool kernel_obtainable;
-	int r; /* the first failure to build the result sticks */
+	bool shown; /* a machine has run a command, and nothing has changed since */
+	int r;      /* the first failure to build the result sticks */
 };
 
 static void doctor_done(struct doctor *d)
@@ -67,6 +75,18 @@ static void check(
 		json_add_str(o, "detail", detail) < 0 || json_add_str(o, "fix", fix) < 0 ||
 		json_object_array_add(d->checks, json_object_get(o)) < 0)
 		keep_first(d, -ENOMEM);
+}
+
+/* The same of what no machine starts without. */
+static void need(struct doctor *d, const char *name, const struct error *err, const char *good)
+{
+	if (!err->set) {
+		check(d, name, true, NULL, "%s", good);
+		return;
+	}
+	d->hindered = true;
+	check(d, name, false, err->fix, "%s%s%s", err->message ? err->message : "no memory",
+		err->cause ? ": " : "", err->cause ? err->cause : "");
 }
 
 /* Adds a member; val NULL stands for out of memory, not for null. */
@@ -125,6 +145,7 @@ static void report_vmm(struct doctor *d, json_object *list, const struct vmm_dri
 		(void)snprintf(p.name, sizeof(p.name), "%s", driver->name);
 	if (streq(driver->name, "qemu")) {
 		d->qemu_usable = r >= 0 && p.usable;
+		d->hindered = d->hindered || !d->qemu_usable;
 		check(d, "qemu", d->qemu_usable,
 			d->qemu_usable ? NULL : "sudo apt-get install -y qemu-system-x86", "%s",
 			d->qemu_usable ? (p.version ? p.version : "usable")
@@ -154,7 +175,7 @@ static void report_vmms(struct doctor *d)
 	else
 		keep_first(d, json_add(d->o, "accelerator", NULL));
 	if (err.set)
-		check(d, "accelerator", false, err.fix, "%s", err.message ? err.message : "none");
+		need(d, "accelerator", &err, NULL);
 }
 
 /* Whether more than QEMU itself keeps a VMM to what it was given. No fix: it is the host's kind. */
@@ -232,10 +253,14 @@ static void report_kernel(struct doctor *d)
 		"apt-get is %sinstalled%s", apt ? "" : "not ",
 		d->m->config->kernel ? "; pyrod.conf names a kernel" : "");
 	d->kernel_obtainable = hash || apt || d->m->config->kernel;
+	const char *damage = hash ? kernels_damage(d->m->kernels, hash) : NULL;
+	d->hindered = d->hindered || damage;
 	if (hash)
-		check(d, "kernel", true, NULL, "%s", version ? version : hash);
+		check(d, "kernel", !damage, damage ? PULL_FIX : NULL, "%s%s%s",
+			version ? version : hash, damage ? " is damaged: " : "",
+			damage ? damage : "");
 	else
-		check(d, "kernel", d->kernel_obtainable, "pyro env pull debian:12",
+		check(d, "kernel", d->kernel_obtainable, PULL_FIX,
 			"the kernel store is empty; the first pull fills it");
 }
 
@@ -255,6 +280,9 @@ static bool is_leftover(struct manager *m, int dir_fd, const char *name)
 	if (fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return true;
 	(void)snprintf(part, sizeof(part), "%s/meta.json", name);
+	if (fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return false;
+	(void)snprintf(part, sizeof(part), "%s/damaged.json", name); /* told by its own line */
 	return fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) < 0;
 }
 
@@ -287,8 +315,8 @@ static void check_imports(struct doctor *d)
 {
 	_cleanup_free_ char *detail = NULL;
 	const char *fix;
-	if (!d->m->environments)
-		return;
+	if (!d->m->environments || !confinement_is_known(d->m->environments))
+		return; /* not asked yet: no pass */
 	bool good = confinement_describe(d->m->environments, &detail, &fix);
 	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "no memory");
 }
@@ -296,6 +324,7 @@ static void check_imports(struct doctor *d)
 static void check_state_dir(struct doctor *d)
 {
 	bool good = access(d->m->state_dir, R_OK | W_OK | X_OK) == 0;
+	d->hindered = d->hindered || !good;
 	check(d, "state_dir", good, good ? NULL : "make it writable for the daemon's user",
 		"%s%s%s", d->m->state_dir, good ? "" : ": ", good ? "" : strerror(errno));
 }
@@ -303,15 +332,43 @@ static void check_state_dir(struct doctor *d)
 static void check_store(struct doctor *d)
 {
 	const struct error *e = &d->m->degraded;
+	d->hindered = d->hindered || e->set;
 	check(d, "store", !e->set, e->set ? e->fix : NULL, "%s%s%s",
 		e->set ? (e->message ? e->message : "it cannot be used") : "open",
 		e->set && e->cause ? ": " : "", e->set && e->cause ? e->cause : "");
 }
 
+/* What the table says that a machine has unless more or less is asked for. */
+static uint64_t default_mem_mib(void)
+{
+	for (const struct api_field *f = api_methods[API_M_vm_run].params; f->name; f++)
+		if (streq(f->name, "mem_mib"))
+			return strtoull(f->dflt, NULL, 10);
+	return 0;
+}
+
+/* In the words in which a start or a pull would be refused. A pull's is asked for where no machine starts without one. */
+static void check_room(struct doctor *d, uint64_t bytes, bool installed)
+{
+	_cleanup_error_ struct error disk = ERROR_INIT, pull = ERROR_INIT, memory = ERROR_INIT;
+	_cleanup_free_ char *good =
+		str_printf("%" PRIu64 " MiB are free at %s", bytes / MIB, d->m->state_dir);
+	(void)machines_check_space(d->m, &disk);
+	need(d, "disk_space", &disk, good ? good : "enough");
+	if (!installed && d->m->environments) {
+		(void)environments_check_space(d->m->environments, &pull);
+		need(d, "pull_space", &pull, "enough for an environment");
+	}
+	if (!d->m->machines)
+		return; /* the store's line says why */
+	(void)machines_check_memory(d->m->machines, d->viewer, default_mem_mib(), &memory);
+	need(d, "memory", &memory, "enough for a machine of the default size");
+}
+
 static void report_storage(struct doctor *d, size_t installed)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
-	uint64_t bytes = 0, need = (uint64_t)d->m->config->disk_reserve_mib * MIB + FREE_BYTES_MIN;
+	uint64_t bytes = 0;
 	int r = host_free_bytes(d->m->state_dir, &bytes);
 	size_t machines = d->m->machines ? machines_count(d->m->machines, d->viewer) : 0;
 	json_object *number = r >= 0 ? json_object_new_int64((int64_t)bytes) : NULL;
@@ -321,12 +378,7 @@ static void report_storage(struct doctor *d, size_t installed)
 		json_add_int(o, "templates", 0) < 0)
 		keep_first(d, -ENOMEM);
 	add(d, "storage", TAKE_PTR(o));
-	bool enough = r >= 0 && bytes >= need;
-	_cleanup_free_ char *fix =
-		str_printf("free at least %" PRIu64 " MiB there", (need - bytes) / MIB);
-	check(d, "disk_space", enough, enough ? NULL : fix,
-		"%" PRIu64 " MiB are free at %s, %" PRIu64 " are wanted", bytes / MIB,
-		d->m->state_dir, need / MIB);
+	check_room(d, bytes, installed > 0);
 }
 
 /* What is in the cache but does not count as installed: pulling it again mends it. */
@@ -409,20 +461,52 @@ static void report_daemon(struct doctor *d)
 	add(d, "daemon", TAKE_PTR(o));
 }
 
+/* Whether what is installed is what was installed: said only where it was read; damage has its own lines. */
+static void check_integrity(struct doctor *d, const struct doctor_probe *p)
+{
+	if (p->unread)
+		check(d, "integrity", false, p->unread->fix, "%s%s%s",
+			p->unread->message ? p->unread->message : "no memory",
+			p->unread->cause ? ": " : "", p->unread->cause ? p->unread->cause : "");
+	else if (p->read)
+		check(d, "integrity", true, NULL,
+			"nothing that was installed has another sha256 now");
+}
+
+static void add_capabilities(struct doctor *d, const struct doctor_probe *p)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+	const struct {
+		const char *name;
+		enum capability can;
+	} rows[] = {
+		{ "vm_boot", d->hindered ? CAPABILITY_NO : p->booted },
+		{ "guest_exec", d->hindered ? CAPABILITY_NO : p->executed },
+		{ "guest_network", CAPABILITY_NO }, /* this version has none */
+		{ "host_compat", CAPABILITY_NO },   /* the same */
+	};
+	for (size_t i = 0; o && i < ARRAY_SIZE(rows); i++)
+		keep_first(d, json_add_str(o, rows[i].name, capability_names[rows[i].can]));
+	add(d, "capabilities", TAKE_PTR(o));
+}
+
+/* What was not tried has not passed, but does not make it fail either. */
 static void report_probe(struct doctor *d, const struct doctor_probe *p)
 {
-	static const char *const names[] = { "vm_boot", "guest_exec", "guest_network",
-		"host_compat" };
-	add_bools(d, "capabilities", ARRAY_SIZE(names), names,
-		(const bool[]){
-			p->booted && d->qemu_usable, p->executed && d->qemu_usable, false, false });
-	check(d, "probe_machine", !p->tried || p->executed, p->fix, "%s", p->detail);
+	bool ok = d->ok;
+	d->shown = p->executed == CAPABILITY_YES;
+	check(d, "probe_machine", d->shown, d->shown ? NULL : p->fix, "%s", p->detail);
+	if (!p->tried)
+		d->ok = ok;
+	add_capabilities(d, p);
 }
 
 static void report_runtime(struct doctor *d)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
-	if (!o || json_add_bool(o, "ok", d->ok) < 0 ||
+	const char *verdict = !d->ok ? "fail" : d->shown ? "pass" : "unknown";
+	if (!o || json_add_bool(o, "ok", d->ok && d->shown) < 0 ||
+		json_add_str(o, "verdict", verdict) < 0 ||
 		json_add(o, "checks", json_object_get(d->checks)) < 0)
 		keep_first(d, -ENOMEM);
 	add(d, "runtime", TAKE_PTR(o));
@@ -451,6 +535,7 @@ int doctor_report(
 	check_cache(&d);
 	check_imports(&d);
 	report_storage(&d, report_environments(&d));
+	check_integrity(&d, probe);
 	report_networking(&d);
 	report_limits(&d);
 	report_daemon(&d);

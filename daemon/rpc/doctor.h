@@ -2,19 +2,23 @@
 #pragma once
 
 /*
- * The report of system.doctor, from what the host and the daemon say now and what a probe machine
- * did. viewer is the uid that reads it, 0 where it may know of everybody's machines.
+ * The report of system.doctor, from what the host and the daemon say now, what was read of what is installed and what
+ * machines have shown. viewer is the uid that reads it, 0 where it may know of everybody's machines.
  */
 
 #include "daemon/manager.h"
 #include "proto/json.h"
 
+enum capability { CAPABILITY_UNKNOWN, CAPABILITY_NO, CAPABILITY_YES, CAPABILITY_MAX };
+
 struct doctor_probe {
-	bool tried;
-	bool booted;        /* its vCPUs ran and the agent answered */
-	bool executed;      /* `true` ended with status 0 */
-	const char *detail; /* borrowed: one line */
-	const char *fix;    /* borrowed or NULL */
+	bool tried;               /* or shown before: else nothing is known, and nothing claimed */
+	enum capability booted;   /* its vCPUs ran and the agent answered */
+	enum capability executed; /* a command ran to its end */
+	const char *detail;       /* borrowed: one line */
+	const char *fix;          /* borrowed or NULL */
+	bool read;                /* what is installed was to be read */
+	const struct error *unread; /* borrowed or NULL: why it was not */
 };
 
 int doctor_report(

@@ -20,11 +20,12 @@
 enum { SLOT_SERIAL = 23, SLOT_RNG = 22, SLOT_DISKS = 21 };
 
 /*
- * loglevel=1 keeps the console for panics. Under emulation the kernel's own calibration of the TSC fails on a busy
- * host and then hangs (vmm.md section 1), so it is told the rate. The others save 0.4 s of boot.
+ * loglevel=3 keeps the console for panics and for damaged file systems, which core/images.c heeds. Under emulation the
+ * kernel's own calibration of the TSC fails on a busy host and then hangs (vmm.md section 1), so it is told the rate.
+ * The others save 0.4 s of boot.
  */
 #define KERNEL_ARGS \
-	"console=ttyS0 quiet loglevel=1 reboot=t panic=-1 init_on_alloc=0 audit=0 apparmor=0 " \
+	"console=ttyS0 quiet loglevel=3 reboot=t panic=-1 init_on_alloc=0 audit=0 apparmor=0 " \
 	"cryptomgr.notests no_timer_check rcupdate.rcu_expedited=1"
 
 static void add(struct qemu_args *a, int *r, const char *fmt, ...) _printf_(3, 4);

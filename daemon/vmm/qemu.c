@@ -624,6 +624,7 @@ static int qemu_probe(struct manager *m, struct vmm_probe *ret)
 const struct vmm_driver vmm_driver_qemu = {
 	.name = "qemu",
 	.probe = qemu_probe,
+	.program = find_program,
 	.start = qemu_start,
 	.adopt = qemu_adopt,
 	.detach = qemu_detach,

@@ -95,6 +95,11 @@ int vmm_resolve_accelerator(
 	return 0;
 }
 
+int vmm_program(struct manager *m, char **ret)
+{
+	return vmm_drivers[0]->program(m, ret);
+}
+
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err)
 {

@@ -76,6 +76,7 @@ struct vmm_adoption {
 struct vmm_driver {
 	const char *name;
 	int (*probe)(struct manager *m, struct vmm_probe *ret);
+	int (*program)(struct manager *m, char **ret);
 	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 		void *userdata, struct vmm **ret, struct error *err);
 	int (*adopt)(struct manager *m, const struct vmm_adoption *a,
@@ -96,6 +97,8 @@ extern const struct vmm_driver
 int vmm_resolve_accelerator(
 	enum accelerator want, enum accelerator *ret, const char **ret_reason, struct error *err);
 
+/* The program that the next machine's VMM is; *ret is owned. -ENOENT: there is none. */
+int vmm_program(struct manager *m, char **ret);
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
 /* The name of the unit that a machine's VMM is, where pyrod starts units; NULL when out of memory. */

@@ -363,7 +363,7 @@ def test_doctor_without_daemon(env):
     lines = out.splitlines()
     assert lines[0].startswith("Platform: linux-") and lines[1] == "Runtime: FAIL"
     assert lines[2].startswith("KVM: exists=") and lines[3].startswith("Environment cache: ")
-    assert lines[4] == "Capabilities: vm_boot=no guest_exec=no guest_network=no"
+    assert lines[4] == "Capabilities: vm_boot=unknown guest_exec=unknown guest_network=unknown"
     assert lines[5].startswith("Networking: tun=")
     assert "  fix: pyrod --socket" in out
 

@@ -16,6 +16,7 @@ enum fake_step {
 	FAKE_IMAGE,
 	FAKE_KERNEL,
 	FAKE_PACK,
+	FAKE_READ,
 	FAKE_DISK,
 	FAKE_VMM,
 	FAKE_VMM_START,
@@ -35,6 +36,9 @@ struct fake {
 	/* what fails, or never comes */
 	enum fake_step fail, stall;
 	bool unpacked; /* each start waits until the kernel is packed with the agent */
+	bool suspect;  /* the image was written to after its installation, and not read since */
+	/* what reading finds, and what is known then */
+	const char *image_damage, *kernel_damage, *initrd_damage;
 	/* the agent's behaviour */
 	enum fake_command command;
 	const char *out_text, *err_text;
@@ -48,7 +52,9 @@ struct fake {
 	bool never_ends; /* does not end when asked to shut down */
 	bool hangs;      /* the VMM, when it is killed */
 	/* what was seen */
-	int signo; /* of the last KILL */
+	int signo;      /* of the last KILL */
+	unsigned reads; /* of image and kernel */
+	bool was_read;
 	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,
 		adopted;
 	uint64_t stdin_bytes;

@@ -7,6 +7,7 @@
 
 #include "rpc-fakes.h"
 
+#include "daemon/core/proof.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
@@ -212,6 +213,21 @@ const char *environment_name(_unused_ const struct environment *env)
 	return "debian:12";
 }
 
+bool confinement_is_known(_unused_ struct environments *envs)
+{
+	return true;
+}
+
+int confinement_wait(_unused_ struct environments *envs, _unused_ confinement_done_fn done,
+	_unused_ void *userdata)
+{
+	return 0;
+}
+
+void confinement_forget(_unused_ struct environments *envs, _unused_ const void *userdata)
+{
+}
+
 bool confinement_describe(
 	_unused_ struct environments *envs, char **ret_detail, const char **ret_fix)
 {
@@ -230,7 +246,12 @@ const struct error *environment_failure(_unused_ const struct environment *env)
 	return NULL;
 }
 
-bool runs_proof(_unused_ const struct manager *m, _unused_ uint64_t *ret_usec)
+bool environment_installed(_unused_ const struct environment *env)
+{
+	return fake.installed;
+}
+
+bool environment_is_damaged(_unused_ const struct environment *env)
 {
 	return false;
 }
@@ -238,6 +259,64 @@ bool runs_proof(_unused_ const struct manager *m, _unused_ uint64_t *ret_usec)
 bool environment_outdated(_unused_ const struct environment *env)
 {
 	return false;
+}
+
+const char *environment_digest(_unused_ const struct environment *env)
+{
+	return "sha256:00";
+}
+
+struct environment *environments_at(_unused_ struct environments *envs, size_t n)
+{
+	return n == 0 ? &the_environment : NULL;
+}
+
+int environments_check_space(_unused_ struct environments *envs, _unused_ struct error *err)
+{
+	return 0;
+}
+
+int environments_check_image(_unused_ struct environments *envs, _unused_ const char *digest,
+	_unused_ bool again, integrity_done_fn done, void *userdata, _unused_ struct error *err)
+{
+	fake.read_done = done;
+	fake.read_userdata = userdata;
+	fake.reads++;
+	return 0;
+}
+
+void integrity_forget(_unused_ struct integrity *in, const void *userdata)
+{
+	if (fake.read_userdata == userdata)
+		fake.read_done = NULL;
+}
+
+int kernels_check(_unused_ struct kernels *k, _unused_ const char *hash, _unused_ bool again,
+	_unused_ integrity_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
+{
+	return -ENOENT;
+}
+
+const char *kernels_damage(_unused_ struct kernels *k, _unused_ const char *hash)
+{
+	return NULL;
+}
+
+void proof_find(_unused_ struct manager *m, _unused_ const char *digest,
+	_unused_ enum accelerator a, struct proof *ret)
+{
+	*ret = (struct proof){ 0 };
+}
+
+int machines_check_memory(_unused_ struct machines *ms, _unused_ uid_t uid,
+	_unused_ uint64_t mem_mib, _unused_ struct error *err)
+{
+	return 0;
+}
+
+int machines_check_space(_unused_ struct manager *m, _unused_ struct error *err)
+{
+	return 0;
 }
 
 int environment_pull(_unused_ struct environment *env, _unused_ enum pull_why why,
@@ -279,14 +358,24 @@ const char *kernels_current_path(_unused_ struct kernels *k)
 	return NULL;
 }
 
-const struct vmm_driver *const vmm_drivers[] = { NULL };
+static int fake_probe(_unused_ struct manager *m, struct vmm_probe *ret)
+{
+	*ret = (struct vmm_probe){ .name = "qemu", .usable = fake.vmm_usable };
+	return 0;
+}
+
+static const struct vmm_driver fake_driver = { .name = "qemu", .probe = fake_probe };
+const struct vmm_driver *const vmm_drivers[] = { &fake_driver, NULL };
 
 void vmm_probe_done(_unused_ struct vmm_probe *p)
 {
 }
 
-int vmm_resolve_accelerator(_unused_ enum accelerator want, _unused_ enum accelerator *ret,
+int vmm_resolve_accelerator(_unused_ enum accelerator want, enum accelerator *ret,
 	_unused_ const char **ret_reason, struct error *err)
 {
+	*ret = ACCELERATOR_EMULATION;
+	if (fake.vmm_usable)
+		return 0;
 	return error_set(err, ERROR_VM_UNAVAILABLE, NULL, "mend it", "none");
 }

@@ -15,7 +15,11 @@ struct fake {
 	uid_t uid;
 	char env[64];
 	int runs, abandoned, freed, waits_freed;
-	bool installed;   /* environments_list_json has an installed one */
+	bool installed; /* the one environment is */
+	bool vmm_usable;
+	int reads; /* of its image */
+	integrity_done_fn read_done;
+	void *read_userdata;
 	bool cancel_late; /* run_cancel finds the result on its way */
 	struct creation_callbacks creation;
 	void *creation_userdata;

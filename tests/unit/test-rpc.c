@@ -479,14 +479,125 @@ START_TEST(hoarded_descriptors)
 }
 END_TEST
 
+/* doctor has been asked, and what is installed is being read. */
+static void ask_doctor(int fd)
+{
+	static const char doctor[] = CALL_("1", "system.doctor", "{}");
+	m.environments = (struct environments *)(void *)&m; /* the fakes never look */
+	fake.installed = true;
+	transmit(fd, doctor, sizeof(doctor) - 1);
+	while (fake.reads == 0)
+		turn();
+	ck_assert_int_eq(fake.runs, 0);
+}
+
+static void finish_reading(const struct error *err)
+{
+	integrity_done_fn read_done = fake.read_done;
+	fake.read_done = NULL;
+	read_done(err, fake.read_userdata);
+}
+
+static json_object *report(int fd)
+{
+	_cleanup_json_ json_object *o = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	const char *a = receive(fd);
+	ck_assert_int_eq(json_parse(a, strlen(a), &json_limits_reply, &o, NULL), 0);
+	int r = api_check_result(
+		api_methods[API_M_system_doctor].result, json_get(o, "result"), &err);
+	ck_assert_msg(r >= 0, "%s", err.message);
+	return json_object_get(json_get(o, "result"));
+}
+
+static const char *vm_boot(json_object *o)
+{
+	return json_get_str(json_get(o, "capabilities"), "vm_boot", "");
+}
+
+/* Reading comes first, and who leaves or cancels then is not called back. */
+START_TEST(doctor_is_left_while_reading)
+{
+	_cleanup_close_ int fd = dial();
+	ask_doctor(fd);
+	if (_i == 0) {
+		const char *a = ask(fd, CALL_("2", "cancel", "{\"id\":1}"));
+		ck_assert_ptr_nonnull(strstr(a, "\"code\":\"cancelled\""));
+		ck_assert_ptr_nonnull(strstr(receive(fd), "\"cancelled\":true"));
+	} else {
+		(void)shutdown(fd, SHUT_RDWR);
+		while (server_connections(m.server) > 0)
+			turn();
+	}
+	ck_assert(!fake.read_done);
+	ck_assert_int_eq(fake.runs, 0);
+}
+END_TEST
+
+/* A check that could not be made has not passed. */
+START_TEST(doctor_cannot_read)
+{
+	_cleanup_close_ int fd = dial();
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_json_ json_object *o = NULL;
+	ask_doctor(fd);
+	(void)error_set(&err, ERROR_INTERNAL, "gone", "install it", "pyro-import cannot start");
+	finish_reading(&err);
+	finish_run();
+	o = report(fd);
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	ck_assert_ptr_nonnull(strstr(text,
+		"{\"name\":\"integrity\",\"ok\":false,\"detail\":\"pyro-import cannot start: gone\","
+		"\"fix\":\"install it\"}"));
+	ck_assert(!json_get_bool(json_get(o, "runtime"), "ok", true));
+	ck_assert_str_eq(json_get_str(json_get(o, "runtime"), "verdict", ""), "fail");
+}
+END_TEST
+
+/* The same error of the probe machine, of the host's and of a limit of its caller's. */
+START_TEST(doctor_is_refused_a_machine)
+{
+	static const struct {
+		enum error_code code;
+		const char *can;
+	} rows[] = { { ERROR_START_FAILED, "no" }, { ERROR_QUOTA_EXCEEDED, "unknown" } };
+	_cleanup_close_ int fd = dial();
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_json_ json_object *o = NULL;
+	fake.vmm_usable = true;
+	ask_doctor(fd);
+	finish_reading(NULL);
+	ck_assert_int_eq(fake.runs, 1);
+	(void)error_set(&err, rows[_i].code, NULL, "pyro vm list", "no machine");
+	fake.cb.on_done(NULL, NULL, &err, fake.userdata);
+	o = report(fd);
+	ck_assert_str_eq(vm_boot(o), rows[_i].can);
+	ck_assert_str_eq(json_get_str(json_get(o, "runtime"), "verdict", ""), "fail");
+}
+END_TEST
+
+/* What nobody has tried is unknown: no pass, and no failure either. */
+START_TEST(doctor_without_an_environment)
+{
+	_cleanup_close_ int fd = dial();
+	_cleanup_json_ json_object *o = NULL;
+	fake.vmm_usable = true;
+	transmit(fd, CALL_("1", "system.doctor", "{}"), strlen(CALL_("1", "system.doctor", "{}")));
+	o = report(fd);
+	ck_assert_str_eq(vm_boot(o), "unknown");
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	ck_assert_ptr_nonnull(strstr(text, "\"name\":\"probe_machine\",\"ok\":false"));
+	ck_assert_ptr_nonnull(strstr(text, "\"fix\":\"pyro env pull debian:12\""));
+}
+END_TEST
+
 /* cancel meets a probe whose machine has just ended well. */
 START_TEST(cancelled_too_late)
 {
 	_cleanup_close_ int fd = dial();
-	static const char doctor[] = CALL_("1", "system.doctor", "{}");
-	m.environments = (struct environments *)(void *)&m; /* the fakes never look */
-	fake.installed = fake.cancel_late = true;
-	transmit(fd, doctor, sizeof(doctor) - 1);
+	fake.cancel_late = true;
+	ask_doctor(fd);
+	finish_reading(NULL);
 	ck_assert_ptr_nonnull(
 		strstr(ask(fd, CALL_("2", "cancel", "{\"id\":1}")), "\"cancelled\":true"));
 	finish_run();
@@ -710,6 +821,10 @@ int main(void)
 	tcase_add_test(t, detached_limit);
 	tcase_add_test(t, callers_come_and_go);
 	tcase_add_test(t, hoarded_descriptors);
+	tcase_add_loop_test(t, doctor_is_left_while_reading, 0, 2);
+	tcase_add_test(t, doctor_cannot_read);
+	tcase_add_loop_test(t, doctor_is_refused_a_machine, 0, 2);
+	tcase_add_test(t, doctor_without_an_environment);
 	tcase_add_test(t, cancelled_too_late);
 	tcase_add_test(t, same_id_twice);
 	tcase_add_test(t, in_flight_limit);

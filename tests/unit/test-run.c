@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "daemon/core/machine-internal.h"
+#include "daemon/core/proof.h"
 #include "proto/json.h"
 #include "tests/unit/core-fakes.h"
 
@@ -133,11 +134,17 @@ static void run_it(void)
 	ck_assert(loop_until(event, &done, LONG));
 }
 
+static struct proof proof(void)
+{
+	struct proof p;
+
+	proof_find(m, "sha256:00", ACCELERATOR_EMULATION, &p);
+	return p;
+}
+
 static void expect_failure(enum error_code code)
 {
-	uint64_t when;
-
-	ck_assert(!runs_proof(m, &when));
+	ck_assert_uint_eq(proof().executed_usec, 0);
 	ck_assert(failure.set);
 	ck_assert_str_eq(error_code_name(failure.code), error_code_name(code));
 	nothing_left();
@@ -145,10 +152,11 @@ static void expect_failure(enum error_code code)
 
 START_TEST(simple)
 {
-	uint64_t when = 0, before = wall_usec();
+	uint64_t before = wall_usec();
 	json_object *cleanup;
+	struct proof other;
 
-	ck_assert(!runs_proof(m, &when));
+	ck_assert_uint_eq(proof().booted_usec, 0);
 	fake.out_text = "out\n";
 	fake.err_text = "err\n";
 	fake.exit.code = 7;
@@ -163,8 +171,10 @@ START_TEST(simple)
 	cleanup = json_get(result, "cleanup");
 	ck_assert(json_get_bool(cleanup, "deleted", false));
 	ck_assert_str_eq(fake.command_line, "git --version");
-	ck_assert(runs_proof(m, &when));
-	ck_assert_uint_ge(when, before);
+	ck_assert_uint_ge(proof().booted_usec, before);
+	ck_assert_uint_ge(proof().executed_usec, proof().booted_usec);
+	proof_find(m, "sha256:00", ACCELERATOR_KVM, &other); /* which it has not shown */
+	ck_assert_uint_eq(other.booted_usec, 0);
 	nothing_left();
 }
 END_TEST
@@ -276,6 +286,116 @@ START_TEST(fails_at_each_step)
 	fake.fail = failures[_i].step;
 	run_it();
 	expect_failure(failures[_i].code);
+}
+END_TEST
+
+static void run_again(void)
+{
+	forget_run();
+	fake_reset(event);
+}
+
+/* One success does not count for ever: the next start that fails takes it back. */
+START_TEST(failed_start_takes_the_proof_back)
+{
+	static const enum fake_step steps[] = { FAKE_VMM_START, FAKE_SETUP };
+
+	run_it();
+	ck_assert_uint_ne(proof().executed_usec, 0);
+	run_again();
+	fake.fail =
+		FAKE_DISK; /* no boot: the host's disk is full, which says nothing of those before */
+	run_it();
+	ck_assert_int_eq(failure.code, ERROR_NO_SPACE);
+	ck_assert_uint_ne(proof().executed_usec, 0);
+	run_again();
+	fake.fail = steps[_i];
+	run_it();
+	ck_assert_uint_eq(proof().booted_usec, 0);
+	expect_failure(ERROR_START_FAILED);
+}
+END_TEST
+
+/* A command that was lost shows nothing, but its machine has booted. */
+START_TEST(boot_and_command_are_shown_apart)
+{
+	fake.command = COMMAND_HANG;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(loop_until(event, &executing, LONG));
+	fake_vmm_die();
+	ck_assert(loop_until(event, &done, LONG));
+	ck_assert_uint_ne(proof().booted_usec, 0);
+	expect_failure(ERROR_GUEST_DIED);
+}
+END_TEST
+
+static const struct {
+	const char *image, *kernel, *initrd, *message, *fix;
+} damages[] = {
+	{ "image.ext4 is not what was installed", NULL, NULL, "environment debian:12 is damaged",
+		"pyro env pull debian:12" },
+	{ NULL, "vmlinux is not what was installed", NULL, "the kernel is damaged",
+		"pyro env pull debian:12" },
+	{ NULL, NULL, "initrd-0 is not what was installed", "was damaged",
+		"run the command again" },
+	{ NULL, NULL, NULL, "could not be set up", "pyro env pull --force debian:12" },
+};
+
+/* A boot that fails has its files read before anybody is told. */
+START_TEST(failed_start_finds_the_damage)
+{
+	fake.fail = FAKE_SETUP;
+	fake.image_damage = damages[_i].image;
+	fake.kernel_damage = damages[_i].kernel;
+	fake.initrd_damage = damages[_i].initrd;
+	run_it();
+	ck_assert_uint_eq(fake.reads, 2);
+	ck_assert_msg(strstr(failure.message, damages[_i].message), "%s", failure.message);
+	ck_assert_msg(startswith(failure.fix, damages[_i].fix), "%s", failure.fix);
+	expect_failure(ERROR_START_FAILED);
+	/* From now on it is known, and nothing is booted. */
+	if (!damages[_i].image && !damages[_i].kernel)
+		return;
+	forget_run();
+	run_it();
+	ck_assert_msg(strstr(failure.message, damages[_i].message), "%s", failure.message);
+	ck_assert_uint_eq(fake.reads, 2);
+	expect_failure(ERROR_START_FAILED);
+}
+END_TEST
+
+/* What was written to after it was installed is not booted unread. */
+START_TEST(suspect_is_read_first)
+{
+	fake.suspect = true;
+	if (_i == 0)
+		fake.image_damage = damages[0].image;
+	if (_i == 1)
+		fake.fail = FAKE_READ;
+	run_it();
+	ck_assert_uint_eq(fake.reads, 2);
+	ck_assert_uint_eq(fake.setups, _i == 2);
+	if (_i == 2) {
+		ck_assert_msg(!failure.set, "%s", failure.message);
+		return;
+	}
+	ck_assert_str_eq(failure.message, _i == 0 ? damages[0].message : "no pyro-import");
+	expect_failure(_i == 0 ? ERROR_START_FAILED : ERROR_INTERNAL);
+}
+END_TEST
+
+/* Before the boot and after one that failed: who cancels does not wait for a slow disk. */
+START_TEST(cancelled_while_reading)
+{
+	fake.stall = FAKE_READ;
+	fake.suspect = _i == 0;
+	fake.fail = _i == 0 ? FAKE_NONE : FAKE_SETUP;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	ck_assert(!loop_until(event, &done, 100 * USEC_PER_MSEC));
+	ck_assert_uint_eq(fake.reads, 2);
+	run_cancel(run);
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(_i == 0 ? ERROR_CANCELLED : failure.code);
 }
 END_TEST
 
@@ -901,6 +1021,11 @@ static TCase *run_case(void)
 	tcase_add_test(tc, an_agent_that_does_not_tell);
 	tcase_add_test(tc, unknown_environment);
 	tcase_add_loop_test(tc, fails_at_each_step, 0, ARRAY_SIZE(failures));
+	tcase_add_loop_test(tc, failed_start_takes_the_proof_back, 0, 2);
+	tcase_add_test(tc, boot_and_command_are_shown_apart);
+	tcase_add_loop_test(tc, failed_start_finds_the_damage, 0, ARRAY_SIZE(damages));
+	tcase_add_loop_test(tc, suspect_is_read_first, 0, 3);
+	tcase_add_loop_test(tc, cancelled_while_reading, 0, 2);
 	tcase_add_loop_test(tc, cancelled_after_n_turns, 0, 40);
 	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 4);
 	tcase_add_test(tc, vmm_dies_under_the_command);

@@ -179,8 +179,10 @@ def test_import_is_never_root(import_user, daemon, make_daemon):
         d.start()
         r = d.pyro("run", "debian:12", "--", "git", "--version", timeout=180)
         assert r.status == 0 and r.text.startswith("git version"), r
+        report = json.loads(d.pyro("--json", "doctor").text)
+        assert [c["ok"] for c in report["runtime"]["checks"] if c["name"] == "integrity"] == [True], report
         # Neither could it see the state's place by its path.
-        assert sorted(open(log).read().split("\n")) == ["", IMPORT_USER + " disk ", IMPORT_USER + " initramfs ", IMPORT_USER + " sandbox "]
+        assert sorted(open(log).read().split("\n")) == ["", *(IMPORT_USER + verb for verb in (" check ", " check ", " disk ", " initramfs ", " sandbox "))]
         made = [p for p in files(d.state) if "/initrd-" in p or "/blank-" in p]
         assert len(made) == 2 and all(os.lstat(p).st_uid == 0 for p in made), made
         assert not [p for p in files(d.state) if ".staging" in p]

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine's environment image and kernel: pinned when it is made, opened for each boot, and read again when one fails.
+ * Called by start.c's steps and by the engine.
+ *
+ * What must stay true: what is known to be damaged is not booted, and neither is, unread, what was written to after it
+ * was installed; a boot that fails once its VMM was launched has both read before anybody is told, since the damage is
+ * then the cause that its user can do something about.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+
+#define CONSOLE_LOOKED_AT 8192 /* bytes of its end */
+
+int machine_pin_images(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+	struct environment *env;
+	_cleanup_free_ char *fix = NULL;
+	const char *digest, *kernel = kernels_current(m->kernels);
+	int r = environments_find(m->environments, mc->row.environment, &env, err);
+
+	if (r < 0)
+		return r;
+	digest = environment_digest(env);
+	if (!digest || !kernel) {
+		fix = str_printf("pyro env pull %s", mc->row.environment);
+		return error_set(err, ERROR_PULL_FAILED,
+			digest ? "the kernel store is empty" : "it is not installed", fix,
+			"environment %s cannot be started", mc->row.environment);
+	}
+	mc->row.env_digest = strdup(digest);
+	mc->row.kernel_hash = strdup(kernel);
+	if (environment_version(env))
+		mc->row.environment_version = strdup(environment_version(env));
+	if (!mc->row.env_digest || !mc->row.kernel_hash ||
+		(environment_version(env) && !mc->row.environment_version))
+		return error_no_memory(err, "cannot create the machine");
+	return 0;
+}
+
+/* No pull makes the image of a machine again: packages are others by then. Its kernel comes again as long as it is
+ * today's. NULL when out of memory. */
+static char *make_fix(struct machine *mc, bool image)
+{
+	struct manager *m = mc->machines->m;
+	const char *name = mc->row.environment, *current = kernels_current(m->kernels);
+	struct environment *env = NULL;
+	bool installed = environments_find(m->environments, name, &env, NULL) >= 0 &&
+			 environment_installed(env);
+
+	if (mc->row.one_shot || (!image && current && streq(current, mc->row.kernel_hash)))
+		return str_printf("pyro env pull %s", name);
+	return str_printf("%s%s%spyro vm delete %s && pyro vm create %s",
+		installed ? "" : "pyro env pull ", installed ? "" : name, installed ? "" : " && ",
+		mc->row.id, name);
+}
+
+/* Whether what it boots from is known to be damaged. */
+static int check_known(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+	const char *image = environments_image_damage(m->environments, mc->row.env_digest);
+	const char *kernel = image ? NULL : kernels_damage(m->kernels, mc->row.kernel_hash);
+	_cleanup_free_ char *fix = NULL;
+
+	if (!image && !kernel)
+		return 0;
+	fix = make_fix(mc, image);
+	if (mc->row.one_shot && image)
+		return error_set(err, ERROR_START_FAILED, image, fix, "environment %s is damaged",
+			mc->row.environment);
+	if (mc->row.one_shot)
+		return error_set(err, ERROR_START_FAILED, kernel, fix, "the kernel is damaged");
+	return error_set(err, ERROR_START_FAILED, image ? image : kernel, fix,
+		"the %s of machine %s is damaged", image ? "environment" : "kernel", mc->row.id);
+}
+
+static int open_images(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+	int r = environments_open_image(m->environments, mc->row.env_digest, &mc->image_fd, err);
+
+	if (r >= 0)
+		r = kernels_open(m->kernels, mc->row.kernel_hash, &mc->kernel, err);
+	if (r >= 0)
+		machine_make_key(mc);
+	return r;
+}
+
+static void on_packed(const struct error *err, void *userdata)
+{
+	_cleanup_error_ struct error mine = ERROR_INIT;
+	struct machine *mc = userdata;
+
+	mc->kernel_awaited = false;
+	if (!err && open_images(mc, &mine) < 0)
+		err = &mine;
+	machine_continue(mc, err);
+}
+
+/* A machine that was made before an upgrade boots with today's agent, which its kernel may not be packed with yet. */
+static int pack(struct machine *mc, struct error *err)
+{
+	int r = check_known(mc, err);
+
+	if (r >= 0)
+		r = kernels_pack(mc->machines->m->kernels, mc->row.kernel_hash, on_packed, mc, err);
+	if (r != 0)
+		return r < 0 ? r : open_images(mc, err);
+	mc->kernel_awaited = true;
+	return STEP_WAIT;
+}
+
+/* The reason of its failure, where reading has found one. */
+static void explain_failure(struct machine *mc)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *fix = NULL;
+	const char *initrd = kernels_initrd_damage(mc->machines->m->kernels, mc->row.kernel_hash);
+
+	if (check_known(mc, &why) >= 0 && initrd) {
+		fix = mc->row.one_shot
+			      ? strdup("run the command again: the next start makes it anew")
+			      : str_printf("pyro vm start %s", mc->row.id);
+		error_set(&why, ERROR_START_FAILED, initrd, fix,
+			"the initramfs of machine %s was damaged", mc->row.id);
+	}
+	if (!why.set)
+		return;
+	error_clear(&mc->failure);
+	error_move(&mc->failure, &why);
+}
+
+/* Both were read, before the boot or after one that failed. */
+static void on_all_read(struct machine *mc, const struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	int r;
+
+	if (mc->engine == ENGINE_DOWN) {
+		explain_failure(mc);
+		machine_continue(mc, NULL);
+	}
+	if (mc->engine != ENGINE_UP)
+		return;
+	if (err) {
+		machine_continue(mc, err);
+		return;
+	}
+	r = pack(mc, &why);
+	if (r != STEP_WAIT)
+		machine_continue(mc, r < 0 ? &why : NULL);
+}
+
+static void on_read(const struct error *err, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	if (err)
+		log_warning("%s: what it boots from cannot be checked: %s%s%s", mc->row.id,
+			err->message ? err->message : "no memory", err->cause ? ": " : "",
+			err->cause ? err->cause : "");
+	if (err && mc->engine == ENGINE_UP) {
+		integrity_forget(mc->machines->m->integrity, mc);
+		mc->checks = 0;
+	} else if (--mc->checks > 0) {
+		return;
+	}
+	on_all_read(mc, err);
+}
+
+static int read_both(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+	int r = environments_check_image(
+		m->environments, mc->row.env_digest, true, on_read, mc, err);
+
+	if (r >= 0) {
+		mc->checks++;
+		r = kernels_check(m->kernels, mc->row.kernel_hash, true, on_read, mc, err);
+	}
+	if (r >= 0) {
+		mc->checks++;
+		return STEP_WAIT;
+	}
+	machine_forget_images(mc);
+	return r;
+}
+
+int machine_open_images(struct machine *mc, struct error *err)
+{
+	struct manager *m = mc->machines->m;
+
+	if (environments_image_is_suspect(m->environments, mc->row.env_digest) ||
+		kernels_is_suspect(m->kernels, mc->row.kernel_hash))
+		return read_both(mc, err);
+	return pack(mc, err);
+}
+
+void machine_forget_images(struct machine *mc)
+{
+	struct manager *m = mc->machines->m;
+
+	if (mc->kernel_awaited)
+		kernels_forget(m->kernels, mc);
+	mc->kernel_awaited = false;
+	if (mc->checks > 0)
+		integrity_forget(m->integrity, mc);
+	mc->checks = 0;
+	mc->image_fd = fd_close(mc->image_fd);
+	mc->own_fd = fd_close(mc->own_fd);
+	kernel_files_done(&mc->kernel);
+	mc->kernel = (struct kernel_files)KERNEL_FILES_INIT;
+}
+
+int machine_close_images(struct machine *mc)
+{
+	machine_forget_images(mc);
+	if (!mc->boot_failed)
+		return 0;
+	mc->boot_failed = false;
+	return read_both(mc, NULL) == STEP_WAIT ? STEP_WAIT : 0;
+}
+
+void machine_skip_reading(struct machine *mc)
+{
+	if (mc->checks == 0 || mc->engine != ENGINE_DOWN)
+		return;
+	machine_forget_images(mc);
+	machine_continue(mc, NULL);
+}
+
+static void on_heard(_unused_ const struct error *err, _unused_ void *userdata)
+{
+	/* integrity.c has logged what it found, and knows it. */
+}
+
+void machine_heed_console(struct machine *mc)
+{
+	struct manager *m = mc->machines->m;
+	_cleanup_free_ char *tail = NULL;
+
+	if (mc->boot_failed || !mc->row.env_digest ||
+		vmm_console_tail(mc->vmm, CONSOLE_LOOKED_AT, &tail) < 0 ||
+		!strstr(tail, "EXT4-fs error"))
+		return;
+	/* The guest may print that at will: so nothing is read that was read a short while ago. */
+	(void)environments_check_image(
+		m->environments, mc->row.env_digest, false, on_heard, NULL, NULL);
+}

@@ -1,0 +1,560 @@
+# SPDX-License-Identifier: MIT
+"""doctor's truth, and damaged kernels and images, with the fake VMM: what was shown holds until something changes or a
+start fails; damage is noticed before the next boot, after one that failed, or by doctor; each fix is run as it is printed,
+and the next run works. What fetches is a stand-in (IMPORT) that brings the same files again; what reads is pyro-import."""
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import jsonschema
+import pytest
+
+from conftest import BUILD, BUILD_ASAN, stage
+from fakevm import sha256
+
+ENV = "debian:12"
+
+IMPORT = """#!/bin/sh
+again=%(again)s
+verb=$1
+case $verb in
+environment|kernel)
+	while [ $# -gt 0 ]; do [ "$1" != --output ] || out=$2; shift; done
+	cp -r "$again/$verb/." "$out" && cat "$again/$verb.json" ;;
+*) exec %(real)s "$@" ;;
+esac
+"""
+
+
+def put_again(d, image):
+    """What a pull brings: this image, and the kernel that is installed now."""
+    again = d.root + "/again"
+    shutil.rmtree(again, ignore_errors=True)
+    os.makedirs(again + "/environment")
+    with open(again + "/environment/image.ext4", "wb") as f:
+        f.write(image)
+    with open(again + "/environment.json", "w") as f:
+        f.write('{"result":{"digest":"sha256:%s","size_bytes":%d,"packages":[]}}\n' % (sha256(image), len(image)))
+    shutil.copytree(kernel_dir(d), again + "/kernel", ignore=shutil.ignore_patterns("initrd*"))
+    with open(again + "/kernel.json", "w") as f:
+        f.write('{"result":{"hash":"%s","version":"0"}}\n' % os.path.basename(kernel_dir(d)))
+    for place, _, names in os.walk(again):
+        for path in (place, *(place + "/" + n for n in names)):
+            os.chmod(path, 0o755)
+
+
+def kernel_dir(d):
+    return d.state + "/kernels/" + json.load(open(d.state + "/kernels/current.json"))["hash"]
+
+
+def image_dir(d):
+    return d.root + "/cache/sha256-" + json.load(open(d.root + "/cache/" + ENV + ".json"))["digest"][len("sha256:"):]
+
+
+def path_of(d, name):
+    if name == "initrd":
+        return kernel_dir(d) + "/" + json.load(open(kernel_dir(d) + "/initrd.json"))["name"]
+    return (image_dir(d) if name == "image.ext4" else kernel_dir(d)) + "/" + name
+
+
+@pytest.fixture(params=["release", "asan"])
+def d(request, make_fake):
+    """A daemon with a kernel and an environment that a pull can bring again."""
+    d = make_fake(build=BUILD if request.param == "release" else BUILD_ASAN)
+    libexec, real = d.root + "/libexec", d.env["PYRO_LIBEXEC_DIR"]
+    os.mkdir(libexec)
+    for name in os.listdir(real):
+        if name != "pyro-import":
+            os.symlink(real + "/" + name, libexec + "/" + name)
+    with open(libexec + "/pyro-import", "w") as f:
+        f.write(IMPORT % {"again": d.root + "/again", "real": real + "/pyro-import"})
+    os.chmod(libexec + "/pyro-import", 0o755)
+    d.env["PYRO_LIBEXEC_DIR"] = libexec
+    put_again(d, open(path_of(d, "image.ext4"), "rb").read())
+    return d.start()
+
+
+def run(d, manner="good"):
+    return d.pyro("run", *d.run_flags(manner), ENV, "--", "echo works")
+
+
+def works(r):
+    assert (r.status, r.out) == (0, b"works\n"), r
+
+
+def parts(r):
+    """The lines what, why and fix of a failure."""
+    assert r.status in (1, 125), r
+    lines = r.errors.splitlines()
+    found = [[x[len(begin):] for x in lines if x.startswith(begin)] for begin in ("pyro: ", "  cause: ", "  fix: ")]
+    assert [len(f) for f in found] == [1, 1, 1], r
+    return [f[0] for f in found]
+
+
+def mend(d, fix):
+    """Runs the printed fix as a user would paste it."""
+    env = d.client_env(PATH=stage(d.build) + "/bin:" + os.environ["PATH"])
+    r = subprocess.run(["sh", "-c", fix], env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert r.returncode == 0, (fix, r)
+    return r
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class Doctor:
+    """What `pyro doctor` says to a person; its failed checks by name: (detail, fix)."""
+
+    def __init__(self, d, *flags):
+        r = d.pyro("doctor", *flags)
+        lines = r.text.splitlines()
+        self.all = r
+        self.status = r.status
+        self.runtime = lines[1][len("Runtime: "):]
+        found = re.fullmatch(r"Capabilities: vm_boot=(\w+) guest_exec=(\w+) guest_network=(\w+)", lines[4])
+        assert found, r
+        self.can = found.groups()
+        at = [i for i, x in enumerate(lines) if i > 5 and re.match(r"[a-z_]+: ", x)]
+        self.failed = {}
+        for i in at:
+            name, detail = lines[i].split(": ", 1)
+            fix = lines[i + 1][len("  fix: "):] if len(lines) > i + 1 and lines[i + 1].startswith("  fix: ") else None
+            self.failed.setdefault(name, (detail, fix))
+        assert (self.status == 0) == (self.runtime == "PASS"), r
+
+    def passes(self):
+        assert (self.status, self.runtime, self.can, self.failed) == (0, "PASS", ("yes", "yes", "no"), {}), self.all
+
+    def knows_nothing(self, *names):
+        assert (self.status, self.runtime, self.can) == (1, "UNKNOWN", ("unknown", "unknown", "no")), self.all
+        assert set(self.failed) == {"probe_machine", *names} and "no machine was tried" in self.failed["probe_machine"][0], self.all
+
+    def fails(self, name, can="no"):
+        assert (self.status, self.runtime, self.can) == (1, "FAIL", (can, can, "no")), self.all
+        assert name in self.failed, self.all
+        return self.failed[name]
+
+
+# What was shown
+
+def test_nothing_was_tried(d):
+    """On a first day: no environment yet. That is no pass, and its fix leads to one."""
+    d.stop()
+    os.unlink(d.root + "/cache/" + ENV + ".json")
+    d.start()
+    doctor = Doctor(d)
+    doctor.knows_nothing()
+    detail, fix = doctor.failed["probe_machine"]
+    assert (detail, fix) == ("no machine was tried: no environment is installed", "pyro env pull debian:12")
+    runtime = json.loads(d.pyro("--json", "doctor").text)["runtime"]
+    assert (runtime["ok"], runtime["verdict"]) == (False, "unknown")
+    mend(d, fix)
+    Doctor(d).passes()
+
+
+def test_no_probe_claims_nothing(d):
+    doctor = Doctor(d, "--no-probe")
+    doctor.knows_nothing()
+    assert doctor.failed["probe_machine"] == ("no machine was tried: it was not asked for", "pyro doctor")
+    mend(d, doctor.failed["probe_machine"][1])
+    Doctor(d, "--no-probe").passes()
+    d.wait_clean()
+
+
+def test_any_machine_is_a_proof_until_a_start_fails(d):
+    works(run(d))
+    Doctor(d, "--no-probe").passes()
+    vm = d.call("vm.create", d.spec("refuses"))["result"]["vm_id"]
+    assert "error" in d.call("vm.start", {"vm_id": vm})
+    Doctor(d, "--no-probe").knows_nothing()
+    report = json.loads(d.pyro("--json", "doctor").text)
+    probe, = [c for c in report["runtime"]["checks"] if c["name"] == "probe_machine"]
+    assert probe["ok"] and probe["detail"] == "a probe machine booted and ran `true`"
+    Doctor(d, "--no-probe").passes()
+    # A machine that only stands has booted, and ran nothing.
+    assert "error" in d.call("vm.start", {"vm_id": vm})
+    good = d.call("vm.create", d.spec())["result"]["vm_id"]
+    assert d.call("vm.start", {"vm_id": good})["result"]["state"] == "started"
+    doctor = Doctor(d, "--no-probe")
+    assert (doctor.status, doctor.runtime, doctor.can) == (1, "UNKNOWN", ("yes", "unknown", "no")), doctor.all
+    for v in (vm, good):
+        d.call("vm.delete", {"vm_id": v})
+    d.wait_clean()
+
+
+def change_vmm(d):
+    shutil.copy(d.vmm, d.vmm + ".new")
+    os.rename(d.vmm + ".new", d.vmm)
+
+
+def change_image(d):
+    mend(d, "pyro env pull --force " + ENV)
+
+
+def change_kernel(d):
+    shutil.copytree(kernel_dir(d), kernel_dir(d) + ".new")
+    shutil.rmtree(kernel_dir(d))
+    os.rename(kernel_dir(d) + ".new", kernel_dir(d))
+
+
+def change_agent(d):
+    os.utime(d.env["PYRO_AGENT"])
+
+
+def restart(d):
+    d.stop()
+    d.start()
+
+
+@pytest.mark.parametrize("change", [change_vmm, change_image, change_kernel, change_agent, restart])
+def test_a_change_ends_the_proof(d, change):
+    """Nobody else's agent: it is named by its times."""
+    shutil.copy2(d.env["PYRO_AGENT"], d.root + "/agent")
+    d.stop()
+    d.env["PYRO_AGENT"] = d.root + "/agent"
+    d.start()
+    works(run(d))
+    Doctor(d, "--no-probe").passes()
+    change(d)
+    Doctor(d, "--no-probe").knows_nothing()
+    Doctor(d).passes()
+    works(run(d))
+
+
+def test_every_reply_and_the_clients_own_report_keep_to_the_table(d):
+    document = json.load(open(stage(d.build) + "/share/pyro/openrpc.json"))
+    schema, = [m["result"]["schema"] for m in document["methods"] if m["name"] == "system.doctor"]
+    for flags in ([], ["--no-probe"]):
+        jsonschema.validate(json.loads(d.pyro("--json", "doctor", *flags).text), schema, jsonschema.Draft7Validator)
+    d.stop()
+    r = d.pyro("--json", "doctor")
+    report = json.loads(r.text)
+    jsonschema.validate(report, schema, jsonschema.Draft7Validator)
+    assert r.status == 1 and (report["runtime"]["ok"], report["runtime"]["verdict"]) == (False, "fail")
+    assert set(report["capabilities"].values()) == {"unknown"} and report["daemon"] is None
+
+
+# Damage
+
+def flip(path):
+    """One bit in the middle."""
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2)
+        byte = f.read(1)[0]
+        f.seek(-1, 1)
+        f.write(bytes([byte ^ 4]))
+
+
+def cut(path):
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+def silently(how, path):
+    """As a disk does it: the times of the file stay."""
+    st = os.stat(path)
+    how(path)
+    os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+WHAT = {"image.ext4": "environment debian:12 is damaged", **dict.fromkeys(("vmlinux", "modules.ext4", "boot/one.ko"), "the kernel is damaged")}
+CHECK = {"image.ext4": "environment"}
+
+
+def is_refused(d, name, r):
+    """The run fails at once, by the damage's name, with the fix that fixes it."""
+    what, cause, fix = parts(r)
+    assert cause == name + " is not what was installed" and fix == "pyro env pull debian:12", r
+    return what, fix
+
+
+def is_known(d, name):
+    """From now on every run is refused before anything is made, and the lists say why."""
+    what, fix = is_refused(d, name, run(d))
+    assert what == WHAT[name], what
+    inspected = d.call("env.inspect", {"environment": ENV})["result"]
+    listed = d.pyro("env", "list").text
+    if name == "image.ext4":
+        assert inspected["damage"] == "image.ext4 is not what was installed" and inspected["installed"] is False
+        assert "debian:12 [damaged] " in listed
+    else:
+        assert inspected["damage"] is None and "debian:12 [installed] " in listed
+    assert d.vmm_pids() == []
+    return fix
+
+
+@pytest.mark.parametrize("how", [flip, cut])
+@pytest.mark.parametrize("name", ["vmlinux", "modules.ext4"])
+def test_written_to_is_noticed_before_the_boot_kernel(d, name, how):
+    written_to_is_noticed(d, name, how)
+
+
+def test_written_to_is_noticed_before_the_boot_image(d):
+    written_to_is_noticed(d, "image.ext4", flip)
+
+
+def written_to_is_noticed(d, name, how):
+    works(run(d))
+    how(path_of(d, name))
+    assert is_refused(d, name, run(d))[0] == WHAT[name]
+    fix = is_known(d, name)
+    detail, same = Doctor(d).fails(CHECK.get(name, "kernel"), can="unknown" if name == "image.ext4" else "no")
+    assert name + " is not what was installed" in detail and same == fix
+    mend(d, fix)
+    works(run(d))
+    Doctor(d).passes()
+
+
+@pytest.mark.parametrize("how", [flip, cut])
+@pytest.mark.parametrize("name", ["image.ext4", "vmlinux", "modules.ext4", "boot/one.ko"])
+def test_doctor_finds_what_nothing_else_shows(d, name, how):
+    """The machine ran, and would again: its success does not make doctor pass."""
+    if (name, how) == ("image.ext4", cut):
+        pytest.skip("of the wrong size it counts as not installed: tests/vm/test_broken_hosts.py")
+    works(run(d))
+    silently(how, path_of(d, name))
+    doctor = Doctor(d)
+    detail, fix = doctor.fails(CHECK.get(name, "kernel"), can="unknown" if name == "image.ext4" else "no")
+    assert name + " is not what was installed" in detail, doctor.all
+    assert is_known(d, name) == fix == "pyro env pull debian:12"
+    mend(d, fix)
+    Doctor(d).passes()
+    works(run(d))
+
+
+@pytest.mark.parametrize("name", ["image.ext4", "vmlinux", "modules.ext4"])
+def test_failed_boot_names_the_damage(d, name):
+    silently(flip, path_of(d, name))
+    assert is_refused(d, name, run(d, "refuses"))[0] == WHAT[name]
+    mend(d, is_known(d, name))
+    works(run(d))
+
+
+def test_failed_boot_without_damage_says_what_it_was(d):
+    what, cause, fix = parts(run(d, "refuses"))
+    assert "damaged" not in what + cause
+    assert d.call("env.inspect", {"environment": ENV})["result"]["damage"] is None
+    works(run(d))
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("how", [flip, cut])
+def test_damaged_initramfs_is_made_again(d, how, silent):
+    works(run(d))
+    path = path_of(d, "initrd")
+    if not silent:
+        how(path)
+        works(run(d))
+    else:
+        silently(how, path)
+        what, cause, fix = parts(run(d, "refuses"))
+        assert "initramfs" in what and cause == os.path.basename(path) + " is not what was installed", what
+        assert fix.startswith("run the command again")
+    works(run(d))
+    assert sha256(open(path, "rb").read()) == json.load(open(kernel_dir(d) + "/initrd.json"))["digest"][len("sha256:"):]
+    Doctor(d).passes()
+
+
+@pytest.mark.parametrize("name", ["image.ext4", "vmlinux"])
+def test_damage_is_known_to_the_next_daemon(d, name):
+    silently(flip, path_of(d, name))
+    Doctor(d)
+    restart(d)
+    what, cause, fix = parts(run(d))
+    assert what == WHAT[name] and cause == "it is not what was installed", what
+    mend(d, fix)
+    restart(d)
+    works(run(d))
+    Doctor(d).passes()
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+@pytest.mark.parametrize("name", ["image.ext4", "vmlinux"])
+def test_host_that_crashed(d, name, crashed):
+    """The daemon that finds its predecessor's trace from another boot of the host reads what is installed, unasked."""
+    trace = d.state + "/running"
+    assert open(trace).read() == open("/proc/sys/kernel/random/boot_id").read()
+    d.stop()
+    assert not os.path.exists(trace)
+    silently(flip, path_of(d, name))
+    with open(trace, "w") as f:
+        f.write("01234567-89ab-cdef-0123-456789abcdef\n" if crashed else open("/proc/sys/kernel/random/boot_id").read())
+    d.start()
+    mark = os.path.dirname(path_of(d, name)) + "/damaged.json"
+    if crashed:
+        until(lambda: os.path.exists(mark))
+        is_known(d, name)
+    else:
+        works(run(d))
+        assert not os.path.exists(mark)
+
+
+def test_what_is_put_right_by_hand_is_right(d):
+    path = path_of(d, "image.ext4")
+    silently(flip, path)
+    Doctor(d).fails("environment", can="unknown")
+    silently(flip, path)
+    Doctor(d).passes()
+    works(run(d))
+
+
+def test_force_mends_an_unknown_kernel(d):
+    """Nobody has read it: whoever forces a pull has a reason, and gets a kernel that is whole."""
+    silently(flip, path_of(d, "vmlinux"))
+    mend(d, "pyro env pull --force debian:12")
+    assert sha256(open(path_of(d, "vmlinux"), "rb").read()).startswith(os.path.basename(kernel_dir(d)))
+    Doctor(d).passes()
+
+
+def test_copied_without_its_times(d):
+    """Files that a restored backup has newer than their meta.json are read once, and are good."""
+    d.stop()
+    for name in ("image.ext4", "vmlinux", "modules.ext4", "initrd"):
+        os.utime(path_of(d, name))
+    d.start()
+    works(run(d))
+    for name in ("image.ext4", "vmlinux", "modules.ext4"):
+        meta = os.path.dirname(path_of(d, name)) + "/meta.json"
+        assert os.stat(path_of(d, name)).st_mtime_ns <= os.stat(meta).st_mtime_ns
+
+
+# Machines that stay
+
+def machine(d):
+    vm = d.call("vm.create", d.spec(ttl_seconds=0))["result"]["vm_id"]
+    assert d.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
+    return vm
+
+
+def test_machine_of_a_damaged_kernel(d):
+    """The pull brings the same kernel, and the machine starts again."""
+    vm = machine(d)
+    flip(path_of(d, "vmlinux"))
+    what, cause, fix = parts(d.pyro("vm", "start", vm))
+    assert what == "the kernel of machine %s is damaged" % vm and fix == "pyro env pull debian:12"
+    assert "vmlinux is not what was installed" in d.call("vm.status", {"vm_id": vm})["result"]["last_error"]
+    mend(d, fix)
+    assert d.pyro("vm", "start", vm).status == 0
+    works(d.pyro("vm", "exec", vm, "--", "echo works"))
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+def test_machine_of_a_damaged_image(d, pulled):
+    """No pull brings this image again, since packages are others by then: its machine cannot be kept, and that is said."""
+    vm = machine(d)
+    put_again(d, b"another image")
+    flip(path_of(d, "image.ext4"))
+    what, cause, fix = parts(d.pyro("vm", "start", vm))
+    assert what == "the environment of machine %s is damaged" % vm and cause == "image.ext4 is not what was installed"
+    assert fix == "pyro env pull debian:12 && pyro vm delete %s && pyro vm create debian:12" % vm
+    if pulled:
+        mend(d, "pyro env pull debian:12")
+        what, cause, fix = parts(d.pyro("vm", "start", vm))
+        assert fix == "pyro vm delete %s && pyro vm create debian:12" % vm
+    made = mend(d, fix).stdout
+    vms = d.vms()
+    assert len(vms) == 1 and vms[0]["vm_id"] in made and vms[0]["vm_id"] != vm
+    works(d.pyro("vm", "exec", vms[0]["vm_id"], "--", "echo works"))
+    d.wait_clean()
+
+
+# Room
+
+@contextlib.contextmanager
+def small(path, options):
+    """A file system of its own, with what was there."""
+    kept = path + ".kept"
+    os.rename(path, kept)
+    os.makedirs(path, 0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
+    try:
+        subprocess.run(["cp", "-a", kept + "/.", path], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def remount(path, options):
+    subprocess.run(["mount", "-o", "remount," + options, path], check=True)
+
+
+def test_too_little_space_for_a_machine(d, root_only):
+    d.stop()
+    with small(d.state, "size=32m"):
+        d.start()
+        doctor = Doctor(d)
+        detail, fix = doctor.fails("disk_space")
+        assert d.state in detail, doctor.all
+        what, _, same = parts(run(d))
+        assert detail.startswith(what) and fix == same
+        remount(d.state, "size=%dm" % (32 + int(re.fullmatch(r"free at least (\d+) MiB there", fix)[1])))
+        Doctor(d).passes()
+        works(run(d))
+        d.wait_clean()
+        d.stop()
+
+
+def test_too_few_inodes_for_a_machine(d, root_only):
+    d.stop()
+    with small(d.state, "size=512m,nr_inodes=100000"):
+        d.start()
+        used = len([n for _, dirs, files in os.walk(d.state) for n in dirs + files]) + 1
+        remount(d.state, "nr_inodes=%d" % (used + 10))
+        detail, fix = Doctor(d).fails("disk_space")
+        assert "inodes" in detail and d.state in detail
+        what, _, same = parts(run(d))
+        assert detail.startswith(what) and fix == same
+        more = int(re.fullmatch(r"delete at least (\d+) files there", fix)[1])
+        remount(d.state, "nr_inodes=%d" % (used + 10 + more + 16))  # a little for what is written meanwhile
+        Doctor(d).passes()
+        works(run(d))
+        d.wait_clean()
+        d.stop()
+
+
+def test_too_little_space_for_the_first_pull(d, root_only):
+    """Enough for a machine, but there is none to make it of."""
+    d.stop()
+    os.unlink(d.root + "/cache/" + ENV + ".json")
+    with small(d.root + "/cache", "size=64m"):
+        d.start()
+        detail, fix = Doctor(d).fails("pull_space")
+        assert d.root + "/cache" in detail
+        _, cause, same = parts(d.pyro("env", "pull", ENV))
+        assert cause in detail and fix == same
+        more = int(re.match(r"Free at least (\d+) MiB there", fix)[1])
+        remount(d.root + "/cache", "size=%dm" % (64 + more))
+        doctor = Doctor(d)
+        doctor.knows_nothing()
+        mend(d, doctor.failed["probe_machine"][1])
+        Doctor(d).passes()
+        d.stop()
+
+
+def test_too_little_memory_for_a_machine(make_fake):
+    d = make_fake()
+    text = open(d.conf).read()
+    with open(d.conf, "w") as f:
+        f.write(text.replace("memory_reserve_mib = 0", "memory_reserve_mib = 100000000"))
+    d.start()
+    detail, fix = Doctor(d).fails("memory")
+    assert "memory" in detail and "end other programs or machines" in fix
+    with open(d.conf, "w") as f:
+        f.write(text)
+    restart(d)
+    Doctor(d).passes()
+    with open(d.conf, "w") as f:
+        f.write(text.replace("max_memory_mib = 1000000", "max_memory_mib = 900"))
+    restart(d)
+    detail, fix = Doctor(d).fails("memory")
+    assert "900 MiB" in detail and "--memory 900M" in fix
+    works(d.pyro("run", "--memory", "900M", ENV, "--", "echo works"))
