@@ -19,7 +19,7 @@ CALL_SECONDS = 200  # no call takes so long, whatever was killed
 # What a call may be told when something it needed was killed; anything else is a finding.
 TOLD = {"outcome_unknown", "daemon_unreachable", "guest_died", "guest_unresponsive", "start_failed", "cancelled", "vm_not_found",
         "wrong_state", "exec_not_found", "pull_failed"}
-KEPT = re.compile(r"^(lock|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/vm-[0-9a-f]{12}(/disk\.ext4)?)?)$")
+KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/vm-[0-9a-f]{12}(/disk\.ext4)?)?)$")
 
 
 class Fake:

@@ -292,6 +292,7 @@ static void mark(struct integrity *in, enum mark what)
 	if (r < 0) {
 		log_warning_errno(
 			r, "cannot mark what was found of %s", TAILQ_FIRST(&in->checks)->dir);
+		in->dir_fd = fd_close(in->dir_fd);
 		tell_later(in);
 	}
 }
