@@ -208,11 +208,13 @@ static bool finished(struct conn *c)
 	return c->state == CONN_EOF && buf_len(&c->in) == 0 && c->n_calls == 0;
 }
 
-/* Writes what the client's socket takes; a client that leaves the rest is given LIMIT_CONN_STALL_USEC. */
-static void write_output(struct conn *c)
+/* Writes what the client's socket takes. A client that leaves the rest, or so much in its socket that its next lines
+ * have to wait for room, is given LIMIT_CONN_STALL_USEC. */
+static void write_output(struct conn *c, bool lines_handled)
 {
-	ssize_t n = buf_write_fd(&c->out, c->fd);
-	bool moved = n > 0, waits = buf_len(&c->out) > 0;
+	ssize_t n = buf_len(&c->out) > 0 ? buf_write_fd(&c->out, c->fd) : 0;
+	bool unread = buf_len(&c->out) > 0, waits = unread || c->more;
+	bool moved = n > 0 || (!unread && lines_handled);
 
 	if (n < 0 && n != -EAGAIN) {
 		c->broken = true;
@@ -245,8 +247,8 @@ static void work(struct conn *c)
 		refuse_line(c, "descriptors came with a line that does not say so",
 			"say \"fds\": n in the line that owns them");
 	c->more = (lines == share || buf_len(&c->out) > OUT_HALF) && next_line(c) != -EAGAIN;
-	if (buf_len(&c->out) > 0 && !c->broken)
-		write_output(c);
+	if (!c->broken)
+		write_output(c, lines > 0);
 	c->in_turn = false;
 	if (c->state == CONN_CLOSING && buf_len(&c->out) == 0)
 		(void)shutdown(
