@@ -61,6 +61,15 @@ static char *put_path_first(const char *path, const char *line)
 	return quoted ? str_printf("export PATH=%s; %s", quoted, line) : NULL;
 }
 
+/*
+ * The line as the word behind -c. One that begins with - or + would be read as more options; behind a
+ * blank it is the same command to every shell, while not every shell takes `-c -- LINE` (toybox).
+ */
+static char *line_word(const char *line)
+{
+	return str_printf("%s%s", line[0] == '-' || line[0] == '+' ? " " : "", line);
+}
+
 int command_argv(
 	const char *shell, bool login, const char *line, const char *path_again, char ***ret_argv)
 {
@@ -73,7 +82,7 @@ int command_argv(
 		return -ENOMEM;
 	argv[0] = strdup(shell);
 	argv[1] = strdup(login ? "-lc" : "-c");
-	argv[2] = login && path_again ? put_path_first(path_again, line) : strdup(line);
+	argv[2] = login && path_again ? put_path_first(path_again, line) : line_word(line);
 	if (!argv[0] || !argv[1] || !argv[2]) {
 		for (size_t i = 0; i < 3; i++)
 			free(TAKE_PTR(argv[i]));

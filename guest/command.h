@@ -11,7 +11,8 @@
 const char *command_shell(void);
 
 /*
- * The argument list that runs line. With a shell: SHELL -c LINE, or -lc when login. A profile run
+ * The argument list that runs line. With a shell: SHELL -c LINE, or -lc when login; a LINE that would
+ * be read as an option has a blank before it. A profile run
  * by a login shell may set any variable anew; of those a caller gave, PATH alone is put back behind
  * it (path_again, may be NULL), since a PATH asked for by name must be the one that is used.
  * Without a shell the line is split into words; -ENOEXEC when it needs a shell. *ret_argv is owned

@@ -21,11 +21,15 @@ AGENT = os.environ.get("PYRO_TEST_AGENT", os.environ.get("PYRO_TEST_BUILD", TOP 
 ME = str(os.geteuid())
 
 
+# Before the agent: it finds no /bin/bash, so its commands are run by /bin/sh.
+NO_BASH = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind /dev/null /bin/bash && exec "$@"', "sh"]
+
+
 @pytest.fixture
-def agent(tmp_path):
+def agent(tmp_path, request):
     ours, theirs = socket.socketpair()
-    p = subprocess.Popen([AGENT, "--serve-fd", str(theirs.fileno()), "--workspace", str(tmp_path)], pass_fds=[theirs.fileno()],
-                         stderr=subprocess.PIPE)
+    p = subprocess.Popen([*getattr(request, "param", ()), AGENT, "--serve-fd", str(theirs.fileno()), "--workspace", str(tmp_path)],
+                         pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
     theirs.close()
     h = wire.Host(ours)
     h.process, h.workspace = p, tmp_path
@@ -76,6 +80,19 @@ def test_environment(agent, flags):
     home, user, lang, a, path, _, _ = bytes(x.got[STDOUT]).decode().strip().split("|")
     assert a == "b c" and path == "/x:/bin:/usr/bin" and lang and home and user
     assert bytes(agent.run(1, "echo $LANG $PIP_BREAK_SYSTEM_PACKAGES", n=2, user=ME, flags=flags).got[STDOUT]) == b"C.UTF-8 1\n"
+
+
+@pytest.mark.parametrize("agent", [(), NO_BASH], indirect=True, ids=["bash", "sh"])
+@pytest.mark.parametrize("flags", [0, wire.WITH_LOGIN])
+def test_a_line_that_begins_like_an_option(agent, flags):
+    if os.geteuid() != 0:
+        pytest.skip("hides /bin/bash")
+    for channel, (line, name) in enumerate({"-x": "-x", "-c 'echo no'": "-c", "--login; echo after": "--login", "+e": "+e", "--": "--",
+                                            "-- echo no": "--"}.items(), 1):
+        x = agent.run(channel, line, user=ME, flags=flags)
+        assert name.encode() + b": " in bytes(x.got[STDERR]) and b"not found" in x.got[STDERR], (line, bytes(x.got[STDERR]))
+        assert bytes(x.got[STDOUT]) == (b"after\n" if "after" in line else b""), line
+        assert x.exit["code"] == (0 if "after" in line else 127), line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="captures root's environment")

@@ -64,6 +64,30 @@ START_TEST(argv)
 }
 END_TEST
 
+START_TEST(line_that_looks_like_an_option)
+{
+	static const char *const lines[] = { "-x", "--login; echo a", "+e", "-", "--" };
+	char **v = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		for (int login = 0; login <= 1; login++) {
+			ck_assert_int_eq(command_argv("/bin/sh", login, lines[i], NULL, &v), 0);
+			ck_assert_int_eq(v[2][0], ' ');
+			ck_assert_str_eq(v[2] + 1, lines[i]);
+			ck_assert_ptr_null(v[3]);
+			command_free_argv(v);
+		}
+	}
+	ck_assert_int_eq(command_argv("/bin/bash", true, "-x", "/p", &v), 0);
+	ck_assert_str_eq(v[2], "export PATH='/p'; -x");
+	command_free_argv(v);
+	ck_assert_int_eq(command_argv(NULL, false, "-x 'a b'", NULL, &v), 0);
+	ck_assert_str_eq(v[0], "-x");
+	ck_assert_str_eq(v[1], "a b");
+	command_free_argv(v);
+}
+END_TEST
+
 START_TEST(environment)
 {
 	_cleanup_env_ struct env e = { 0 };
@@ -134,6 +158,7 @@ int main(void)
 	tcase_add_test(tc, words);
 	tcase_add_test(tc, words_need_a_shell);
 	tcase_add_test(tc, argv);
+	tcase_add_test(tc, line_that_looks_like_an_option);
 	tcase_add_test(tc, environment);
 	tcase_add_test(tc, login_output);
 	tcase_add_test(tc, login_output_is_bounded);
