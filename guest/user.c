@@ -7,41 +7,10 @@
 
 #include "guest/user.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
+#include "guest/file.h"
 
-enum { USER_FILE_MAX = 1024 * 1024, PASSWD_FIELDS = 7, GROUP_FIELDS = 4 };
+enum { PASSWD_FIELDS = 7, GROUP_FIELDS = 4 };
 #define ID_MAX UINT64_C(0xfffffffe)
-
-/* Empty text for a file that is not there: an environment may have no users at all. */
-static int read_regular(const char *path, char **ret)
-{
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	_cleanup_free_ char *text = NULL;
-	struct stat st;
-	size_t n = 0;
-
-	if (fd < 0 && errno != ENOENT)
-		return -errno;
-	if (fd >= 0 && fstat(fd, &st) < 0)
-		return -errno;
-	if (fd >= 0 && !S_ISREG(st.st_mode))
-		return -EINVAL;
-	text = malloc(USER_FILE_MAX + 1);
-	if (!text)
-		return -ENOMEM;
-	while (fd >= 0 && n < USER_FILE_MAX) {
-		ssize_t got = read(fd, text + n, USER_FILE_MAX - n);
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		n += (size_t)got;
-	}
-	text[n] = '\0';
-	*ret = TAKE_PTR(text);
-	return 0;
-}
 
 /* Splits the line at *text into fields in a copy; moves *text on. 1, 0 at the end, -ENOMEM. */
 static int next_line(const char **text, char **ret_copy, char **fields, size_t want, size_t *ret_n)
@@ -148,11 +117,12 @@ static int scan_groups(const char *group, struct user *u, const char *wanted, bo
 	}
 }
 
+/* A number, or root, who is 0 also where no file says so: an environment may have no users at all. */
 static int fill_unknown(const char *who, struct user *u)
 {
-	uint32_t uid;
+	uint32_t uid = 0;
 
-	if (parse_id(who, &uid) < 0)
+	if (!streq(who, "root") && parse_id(who, &uid) < 0)
 		return -ENOENT;
 	u->uid = uid;
 	u->gid = 0;
@@ -204,14 +174,39 @@ int user_find(const char *spec, struct user *ret, char **ret_what)
 	_cleanup_free_ char *passwd = NULL, *group = NULL;
 	int r;
 
-	r = read_regular("/etc/passwd", &passwd);
+	r = file_read("/etc/passwd", &passwd);
 	if (r >= 0)
-		r = read_regular("/etc/group", &group);
+		r = file_read("/etc/group", &group);
 	if (r < 0) {
 		*ret_what = str_printf("read %s", passwd ? "/etc/group" : "/etc/passwd");
 		return r;
 	}
 	return user_find_in(spec, passwd, group, ret, ret_what);
+}
+
+int user_group_ids(const char *const *names, size_t n, uint32_t *ret)
+{
+	_cleanup_free_ char *group = NULL;
+	const char *at;
+	int r = file_read("/etc/group", &group);
+
+	memset(ret, 0, n * sizeof(*ret));
+	if (r < 0)
+		return r;
+	for (at = group;;) {
+		_cleanup_free_ char *copy = NULL;
+		char *f[GROUP_FIELDS];
+		uint32_t gid;
+		size_t fields;
+		r = next_line(&at, &copy, f, GROUP_FIELDS, &fields);
+		if (r <= 0)
+			return r;
+		if (fields < 3 || parse_id(f[2], &gid) < 0)
+			continue;
+		for (size_t i = 0; i < n; i++)
+			if (streq(f[0], names[i]))
+				ret[i] = gid;
+	}
 }
 
 void user_done(struct user *u)

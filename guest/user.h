@@ -23,12 +23,15 @@ struct user {
 
 /*
  * spec: NAME or UID, with an optional ":GROUP" (name or number) as docker takes it. A number
- * without a line in /etc/passwd is taken as it is, with group 0 and home "/". *ret_what (owned, one
- * line) says what is wrong on failure.
+ * without a line in /etc/passwd is taken as it is, with group 0 and home "/"; so is root, as 0.
+ * *ret_what (owned, one line) says what is wrong on failure.
  */
 int user_find(const char *spec, struct user *ret, char **ret_what);
 void user_done(struct user *u);
 #define _cleanup_user_ _cleanup_(user_done)
+
+/* The numbers of n groups by name; 0 for one that /etc/group does not have. */
+int user_group_ids(const char *const *names, size_t n, uint32_t *ret);
 
 /* The two files' format, for tests: text of passwd and group instead of the files. */
 int user_find_in(

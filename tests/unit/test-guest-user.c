@@ -110,7 +110,12 @@ START_TEST(no_files)
 	ck_assert_int_eq(user_find_in("0", "", "", &u, &what), 0);
 	ck_assert_str_eq(u.name, "0");
 	user_done(&u);
-	ck_assert_int_eq(user_find_in("root", "", "", &u, &what), -ENOENT);
+	ck_assert_int_eq(user_find_in("root", "", "", &u, &what), 0);
+	ck_assert_str_eq(u.name, "root");
+	ck_assert_str_eq(u.home, "/");
+	ck_assert_uint_eq(u.uid + u.gid, 0);
+	user_done(&u);
+	ck_assert_int_eq(user_find_in("nobody", "", "", &u, &what), -ENOENT);
 }
 END_TEST
 
