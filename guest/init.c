@@ -10,6 +10,8 @@
 
 #include "guest/init.h"
 
+#include "guest/file.h"
+#include "guest/system.h"
 #include "proto/agent.h"
 
 #include <dirent.h>
@@ -31,10 +33,8 @@ enum { ENXIO_RETRY_MSEC = 2, NOFILE = 16384, ORDER_MAX = 64 * 1024, MODULES_MAX 
 int init_mount(const char *src, const char *dst, const char *type, unsigned long flags,
 	const char *data, char **ret_what)
 {
-	int r = 0;
+	int r = file_dir(dst);
 
-	if (mkdir(dst, 0755) < 0 && errno != EEXIST)
-		r = -errno;
 	if (r >= 0 && mount(src, dst, type, flags, data) < 0)
 		r = -errno;
 	if (r < 0)
@@ -72,7 +72,7 @@ static int set_own_limits(void)
 	if (prctl(PR_SET_NAME, "pyro-agent") < 0 || setrlimit(RLIMIT_NOFILE, &files) < 0 ||
 		reboot(RB_DISABLE_CAD) < 0)
 		return -errno;
-	return 0;
+	return system_limits();
 }
 
 int init_system(char **ret_what)
@@ -137,7 +137,7 @@ static int load_modules(char **ret_what)
 	return r < 0 ? r : 0;
 }
 
-static int open_uevents(void)
+int init_uevents(void)
 {
 	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
 	_cleanup_close_ int fd =
@@ -152,10 +152,14 @@ static int open_uevents(void)
 static int await(
 	int (*find)(const char *name, void *ret), const char *name, uint64_t wait_usec, void *ret)
 {
-	_cleanup_close_ int fd = open_uevents();
+	_cleanup_close_ int fd = -EBADF;
 	uint64_t end = now_usec() + wait_usec;
 	char drop[8192];
+	int first = find(name, ret); /* mostly it is there */
 
+	if (first != -ENODEV && first != -ENXIO)
+		return first;
+	fd = init_uevents();
 	if (fd < 0)
 		return fd;
 	for (;;) {
@@ -202,23 +206,73 @@ static int find_in_sysfs(const char *dir, const char *file, const char *want, ch
 	return r;
 }
 
-static int find_disk(const char *serial, void *ret)
+static bool is_known(const struct disks *d, const char *name)
 {
-	_cleanup_free_ char *name = NULL;
-	char **ret_path = ret;
-	int r = find_in_sysfs("/sys/block", "serial", serial, &name);
-
-	if (r < 0)
-		return r;
-	*ret_path = str_printf("/dev/%s", name);
-	return *ret_path ? 0 : -ENOMEM;
+	for (size_t i = 0; i < d->n; i++)
+		if (streq(d->v[i].name, name))
+			return true;
+	return false;
 }
 
-int init_disk(const char *serial, uint64_t wait_usec, char **ret)
+/* Adds the disks that have come since. */
+static int scan_disks(struct disks *d)
 {
-	if (wait_usec == 0)
-		return find_disk(serial, ret);
-	return await(find_disk, serial, wait_usec, ret);
+	DIR *dir = opendir("/sys/block");
+	struct dirent *e;
+
+	if (!dir)
+		return errno == ENOENT ? -ENODEV : -errno;
+	while ((e = readdir(dir)) && d->n < ARRAY_SIZE(d->v)) {
+		_cleanup_free_ char *path = str_printf("%s/serial", e->d_name), *text = NULL;
+		if (!path) {
+			(void)closedir(dir);
+			return -ENOMEM;
+		}
+		if (e->d_name[0] == '.' || strlen(e->d_name) >= sizeof(d->v[0].name) ||
+			is_known(d, e->d_name) ||
+			read_file_at(dirfd(dir), path, sizeof(d->v[0].serial) - 1, &text, NULL) < 0)
+			continue;
+		text[strcspn(text, "\n")] = '\0';
+		memcpy(d->v[d->n].name, e->d_name, strlen(e->d_name) + 1);
+		memcpy(d->v[d->n].serial, text, strlen(text) + 1);
+		d->n++;
+	}
+	(void)closedir(dir);
+	return 0;
+}
+
+struct disk_search {
+	struct disks *disks; /* borrowed */
+	char **ret_path;
+};
+
+static int find_known_disk(const char *serial, const struct disk_search *s)
+{
+	for (size_t i = 0; i < s->disks->n; i++) {
+		if (!streq(s->disks->v[i].serial, serial))
+			continue;
+		*s->ret_path = str_printf("/dev/%s", s->disks->v[i].name);
+		return *s->ret_path ? 0 : -ENOMEM;
+	}
+	return -ENODEV;
+}
+
+static int find_disk(const char *serial, void *ret)
+{
+	const struct disk_search *s = ret;
+	int r = find_known_disk(serial, s);
+
+	if (r != -ENODEV)
+		return r;
+	r = scan_disks(s->disks);
+	return r < 0 ? r : find_known_disk(serial, s);
+}
+
+int init_disk(struct disks *d, const char *serial, uint64_t wait_usec, char **ret)
+{
+	struct disk_search s = { .disks = d, .ret_path = ret };
+
+	return wait_usec == 0 ? find_disk(serial, &s) : await(find_disk, serial, wait_usec, &s);
 }
 
 /* The first commands read programs and libraries that the host has in memory: a request costs more
@@ -235,14 +289,14 @@ static int read_far_ahead(const char *disk)
 	return fd < 0 ? -errno : write_all(fd, READ_AHEAD_KIB, strlen(READ_AHEAD_KIB));
 }
 
-int init_environment(char **ret_what)
+int init_environment(struct disks *d, char **ret_what)
 {
 	_cleanup_free_ char *disk = NULL;
 	int r = load_modules(ret_what);
 
 	if (r < 0)
 		return r;
-	r = init_disk(DISK_SERIAL_ENV, DEVICE_WAIT_USEC, &disk);
+	r = init_disk(d, DISK_SERIAL_ENV, DEVICE_WAIT_USEC, &disk);
 	if (r < 0) {
 		*ret_what = strdup("find disk " DISK_SERIAL_ENV);
 		return r;

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SETUP and its opposite, called by main.c on the host's word: own disk, overlay root, the mounts
- * and files a Linux system expects. Named steps, each done once; a repeated SETUP goes on where the
- * last one stopped.
+ * SETUP and its opposite, called by main.c on the host's word: own disk, overlay root, and what system.c and
+ * device.c add to it. Named steps, each done once; a repeated SETUP goes on where the last one stopped. A step
+ * that an odd environment may make impossible is said on the console and passed over.
  *
  * What must stay true: entropy comes before anything else, since a clone shares its template's; the
  * environment is the guest's own data, so its paths are resolved only inside the new root; the own
- * disk is reached by a descriptor from then on.
+ * disk and the modules are reached by descriptors from then on.
  */
 
 #include "guest/machine.h"
 
 #include "guest/cgroup.h"
+#include "guest/conf.h"
+#include "guest/file.h"
 #include "guest/init.h"
+#include "guest/module.h"
+#include "guest/system.h"
+#include "guest/tmp.h"
 
 #include <fcntl.h>
 #include <linux/random.h>
@@ -26,6 +31,7 @@
 #define OWN_DISK_WAIT_USEC (5 * USEC_PER_SEC)
 #define OWN_LAYOUT         "1"
 #define NEW_ROOT           "/sysroot"
+#define MODULES            "/modules-disk"
 
 static int add_entropy(const struct msg_setup *s)
 {
@@ -65,7 +71,7 @@ static int step_hostname(
 static int step_own_disk(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
 {
 	_cleanup_free_ char *disk = NULL;
-	int r = init_disk(DISK_SERIAL_OWN, OWN_DISK_WAIT_USEC, &disk);
+	int r = init_disk(&m->disks, DISK_SERIAL_OWN, OWN_DISK_WAIT_USEC, &disk);
 
 	if (r < 0) {
 		*ret_what = strdup("find disk " DISK_SERIAL_OWN);
@@ -89,6 +95,37 @@ static int step_layout(struct machine *m, const struct msg_setup *s _unused_, ch
 	return r < 0 ? r : -EMEDIUMTYPE;
 }
 
+static int step_tmp(struct machine *m, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	/* Every start writes below /etc, so an earlier one has. */
+	m->fresh = faccessat(m->own_fd, "upper/etc", F_OK, AT_SYMLINK_NOFOLLOW) < 0;
+	/* A blank disk has /tmp already, but one that an older pyro made. */
+	if (m->fresh && faccessat(m->own_fd, "tmp", F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return 0;
+	if (m->fresh && fchmodat(m->own_fd, "workspace", 01777, 0) < 0)
+		return -errno;
+	return tmp_renew(m->own_fd);
+}
+
+/* Outside of the new root, where no guest hides them; the agent as modprobe finds them by number. */
+static int step_modules(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
+{
+	_cleanup_free_ char *disk = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	int r = init_disk(&m->disks, DISK_SERIAL_MODULES, 0, &disk);
+
+	if (r == -ENODEV)
+		return 0; /* a kernel with everything built in */
+	if (r >= 0)
+		r = init_mount(disk, MODULES, "ext4", MS_RDONLY | MS_NOATIME, "noload", ret_what);
+	if (r < 0)
+		return r;
+	fd = open(MODULES, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return fcntl(fd, F_DUPFD_CLOEXEC, MODULES_FD) == MODULES_FD ? 0 : -EBADF;
+}
+
 static int step_overlay(
 	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what)
 {
@@ -97,85 +134,57 @@ static int step_overlay(
 		ret_what);
 }
 
+/* To a folder of the environment's that may be missing or a link: not to where that leads out here. */
+static int move_into(int root_fd, const char *from, const char *name)
+{
+	_cleanup_close_ int fd = -EBADF;
+
+	if (mkdirat(root_fd, name, 0755) < 0 && errno != EEXIST)
+		return -errno;
+	fd = openat(root_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP) && unlinkat(root_fd, name, 0) == 0 &&
+		mkdirat(root_fd, name, 0755) == 0)
+		fd = openat(root_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	return move_mount(AT_FDCWD, from, fd, "", MOVE_MOUNT_T_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
 static int step_new_root(
 	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what)
 {
 	static const char *const moved[] = { "/dev", "/proc", "/sys" };
+	_cleanup_close_ int root_fd = open(NEW_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
+	if (root_fd < 0)
+		return -errno;
 	for (size_t i = 0; i < ARRAY_SIZE(moved); i++) {
-		_cleanup_free_ char *to = str_printf("%s%s", NEW_ROOT, moved[i]);
-		int r = to ? init_mount(moved[i], to, NULL, MS_MOVE, NULL, ret_what) : -ENOMEM;
-		if (r < 0)
+		int r = move_into(root_fd, moved[i], moved[i] + 1);
+		if (r < 0) {
+			*ret_what = str_printf("mount %s", moved[i]);
 			return r;
+		}
 	}
-	if (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+	if (fchdir(root_fd) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
 		chdir("/") < 0)
 		return -errno;
 	return 0;
 }
 
+static int step_devices(
+	struct machine *m, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	_cleanup_close_ int dir = module_dir(MODULES_FD);
+
+	return devices_setup(&m->devices, dir);
+}
+
 static int step_mounts(
 	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what)
 {
-	static const struct {
-		const char *type, *dst;
-		unsigned long flags;
-		const char *data;
-	} mounts[] = {
-		{ "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666" },
-		{ "tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777,size=50%" },
-		{ "tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755,size=20%" },
-		{ "tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777,size=50%" },
-		{ "cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nsdelegate" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++) {
-		int r = init_mount(mounts[i].type, mounts[i].dst, mounts[i].type, mounts[i].flags,
-			mounts[i].data, ret_what);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	return system_mounts(ret_what);
 }
 
-static int step_links(
-	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
-{
-	static const char *const links[][2] = {
-		{ "/proc/self/fd", "/dev/fd" },
-		{ "/proc/self/fd/0", "/dev/stdin" },
-		{ "/proc/self/fd/1", "/dev/stdout" },
-		{ "/proc/self/fd/2", "/dev/stderr" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(links); i++)
-		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
-			return -errno;
-	if (mkdir("/run/lock", 01777) < 0 && errno != EEXIST)
-		return -errno;
-	return chmod("/run/lock", 01777) < 0 ? -errno : 0;
-}
-
-static int make_dirs(const char *path)
-{
-	_cleanup_free_ char *copy = strdup(path);
-
-	if (!copy)
-		return -ENOMEM;
-	for (char *p = copy + 1;; p++) {
-		char c = *p;
-		if (c != '/' && c != '\0')
-			continue;
-		*p = '\0';
-		if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-			return -errno;
-		*p = c;
-		if (c == '\0')
-			return 0;
-	}
-}
-
-/* A folder of the own disk, made if need be, seen at dst as well. */
 static int bind_own(struct machine *m, const char *from, const char *dst)
 {
 	_cleanup_close_ int tree = -EBADF;
@@ -183,65 +192,111 @@ static int bind_own(struct machine *m, const char *from, const char *dst)
 
 	if (mkdirat(m->own_fd, from, 0755) < 0 && errno != EEXIST)
 		return -errno;
-	r = make_dirs(dst);
+	r = file_dir(dst);
 	if (r < 0)
 		return r;
 	tree = open_tree(
 		m->own_fd, from, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
 	if (tree < 0)
 		return -errno;
-	return move_mount(tree, "", AT_FDCWD, dst, MOVE_MOUNT_F_EMPTY_PATH) < 0 ? -errno : 0;
+	return move_mount(
+		       tree, "", AT_FDCWD, dst, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) < 0
+		       ? -errno
+		       : 0;
 }
 
-/* Container engines need a real file system below them: overlay on overlay does not work. */
-static int step_binds(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
+static int step_workspace(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
 {
-	static const char *const binds[][2] = {
-		{ "workspace", "/workspace" },
-		{ "data/docker", "/var/lib/docker" },
-		{ "data/containerd", "/var/lib/containerd" },
-		{ "data/containers", "/var/lib/containers" },
-	};
+	int r = bind_own(m, "workspace", "/workspace");
 
-	for (size_t i = 0; i < ARRAY_SIZE(binds); i++) {
-		int r = bind_own(m, binds[i][0], binds[i][1]);
+	if (r < 0)
+		*ret_what = strdup("mount /workspace");
+	return r;
+}
+
+/* Where the disk has none any more, the root's own will do. */
+static int step_bind_tmp(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
+{
+	int r = bind_own(m, "tmp", "/tmp");
+
+	if (r < 0) {
+		*ret_what = strdup("mount /tmp");
+		(void)file_dir("/tmp");
+		(void)chmod("/tmp", 01777);
+	}
+	return r;
+}
+
+/* Each needs a real file system below it: overlay on overlay does not work. */
+static int step_engine_binds(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
+{
+	static const char *const names[] = { "docker", "containerd", "containers" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *from = str_printf("data/%s", names[i]);
+		_cleanup_free_ char *dst = str_printf("/var/lib/%s", names[i]);
+		int r = from && dst ? bind_own(m, from, dst) : -ENOMEM;
 		if (r < 0) {
-			*ret_what = str_printf("mount %s", binds[i][1]);
+			*ret_what = str_printf("mount /var/lib/%s", names[i]);
 			return r;
 		}
 	}
 	return 0;
 }
 
-static int step_modules(
-	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what)
+static int step_more_mounts(
+	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
 {
-	_cleanup_free_ char *disk = NULL;
-	int r = init_disk(DISK_SERIAL_MODULES, 0, &disk);
-
-	if (r == -ENODEV)
-		return 0;
-	if (r >= 0)
-		r = make_dirs("/lib/modules");
-	if (r < 0) {
-		*ret_what = strdup("find disk " DISK_SERIAL_MODULES);
-		return r;
-	}
-	return init_mount(disk, "/lib/modules", "ext4", MS_RDONLY | MS_NOATIME, "noload", ret_what);
+	system_more_mounts();
+	return 0;
 }
 
-/* Replaces whatever is there, a link included. */
-static int write_new(const char *path, const char *text, char **ret_what)
+/* From here on the kernel asks the agent for modules, as it would /sbin/modprobe. */
+static int step_modprobe(
+	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
 {
-	_cleanup_close_ int fd = -EBADF;
-	int r = 0;
+	_cleanup_close_ int tree = -EBADF;
+	int r;
 
-	if (unlink(path) < 0 && errno != ENOENT)
-		r = -errno;
-	if (r >= 0) {
-		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-		r = fd < 0 ? -errno : write_all(fd, text, strlen(text));
-	}
+	if (fcntl(MODULES_FD, F_GETFD) < 0)
+		return 0;
+	r = file_set("/proc/sys/kernel/modprobe", "/proc/1/exe");
+	if (r >= 0)
+		r = file_dir("/lib/modules");
+	if (r < 0)
+		return r;
+	tree = open_tree(MODULES_FD, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+	if (tree < 0)
+		return -errno;
+	return move_mount(tree, "", AT_FDCWD, "/lib/modules",
+		       MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) < 0
+		       ? -errno
+		       : 0;
+}
+
+static int write_file(const char *path, const char *text, char **ret_what)
+{
+	int r = file_replace(path, text);
+
+	if (r < 0)
+		*ret_what = str_printf("write %s", path);
+	return r;
+}
+
+/* An environment's own is left as it is; a user's ~/.gitconfig is read after it and has the last word. */
+static int write_gitconfig(char **ret_what)
+{
+	static const char path[] = "/etc/gitconfig";
+	static const char text[] =
+		"# By pyro: all of a machine is its owner's, whichever of its users has a tree.\n"
+		"[safe]\n\tdirectory = *\n";
+	_cleanup_close_ int fd =
+		open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+	int r;
+
+	if (fd < 0 && errno == EEXIST)
+		return 0;
+	r = fd < 0 ? -errno : write_all(fd, text, strlen(text));
 	if (r < 0)
 		*ret_what = str_printf("write %s", path);
 	return r;
@@ -255,10 +310,11 @@ static int write_machine_id(const struct msg_setup *s, char **ret_what)
 		(void)snprintf(hex + 2 * i, 3, "%02x", s->machine_id[i]);
 	hex[sizeof(hex) - 2] = '\n';
 	hex[sizeof(hex) - 1] = '\0';
-	return write_new("/etc/machine-id", hex, ret_what);
+	return write_file("/etc/machine-id", hex, ret_what);
 }
 
-static int step_files(struct machine *m _unused_, const struct msg_setup *s, char **ret_what)
+/* What says which machine this is, once: a guest's own /etc/hosts outlives a restart. */
+static int write_identity(const struct msg_setup *s, char **ret_what)
 {
 	_cleanup_free_ char *hosts = str_printf("127.0.0.1\tlocalhost\n"
 						"127.0.1.1\t%s\n"
@@ -269,19 +325,32 @@ static int step_files(struct machine *m _unused_, const struct msg_setup *s, cha
 
 	if (!hosts || !name)
 		return -ENOMEM;
-	r = make_dirs("/etc");
+	r = write_machine_id(s, ret_what);
 	if (r >= 0)
-		r = write_machine_id(s, ret_what);
+		r = write_file("/etc/hostname", name, ret_what);
 	if (r >= 0)
-		r = write_new("/etc/hostname", name, ret_what);
-	if (r >= 0)
-		r = write_new("/etc/hosts", hosts, ret_what);
+		r = write_file("/etc/hosts", hosts, ret_what);
+	return r < 0 ? r : write_gitconfig(ret_what);
+}
+
+static int step_files(struct machine *m, const struct msg_setup *s, char **ret_what)
+{
+	int r = file_dir("/etc");
+
+	if (r >= 0 && m->fresh)
+		r = write_identity(s, ret_what);
 	/* No network yet: nobody listens there, so a look-up is refused at once instead of timing
 	 * out. */
 	if (r >= 0)
-		r = write_new("/etc/resolv.conf",
+		r = write_file("/etc/resolv.conf",
 			"nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", ret_what);
 	return r;
+}
+
+static int step_system_files(
+	struct machine *m, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	return system_files(m->devices.gid[GROUP_UTMP]);
 }
 
 static int step_loopback(
@@ -302,23 +371,91 @@ static int step_cgroup(
 	return cgroup_root("/sys/fs/cgroup", "pyro", &m->cgroup_fd);
 }
 
+static int step_settings(
+	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	return system_settings();
+}
+
+static void load_module(const char *name, void *userdata _unused_)
+{
+	(void)module_load(name);
+}
+
+static int step_asked_modules(
+	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	return conf_each_module(load_module, NULL);
+}
+
+/* As systemd does; a container engine passes mounts on only then. */
+static int step_share(
+	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	return mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0 ? -errno : 0;
+}
+
+static int step_old_tmp(
+	struct machine *m, const struct msg_setup *s _unused_, char **ret_what _unused_)
+{
+	pid_t pid;
+
+	return tmp_delete_old(m->own_fd, &pid); /* reaped as any orphan */
+}
+
+enum importance {
+	NEEDED,
+	OPTIONAL, /* a machine is of use without it */
+	LATE, /* also that: done when SETUP has been answered, while the host is busy with the answer */
+};
+
 static const struct {
 	const char *what;
 	int (*run)(struct machine *m, const struct msg_setup *s, char **ret_what);
+	enum importance importance;
 } steps[] = {
-	{ "set the host name", step_hostname },
-	{ "mount the own disk", step_own_disk },
-	{ "read /meta/layout", step_layout },
-	{ "mount the overlay", step_overlay },
-	{ "change the root", step_new_root },
-	{ "mount the system's file systems", step_mounts },
-	{ "link /dev/fd", step_links },
-	{ "bind the own disk", step_binds },
-	{ "mount /lib/modules", step_modules },
-	{ "write /etc", step_files },
-	{ "bring up lo", step_loopback },
-	{ "make the commands' cgroup", step_cgroup },
+	{ "set the host name", step_hostname, NEEDED },
+	{ "mount the own disk", step_own_disk, NEEDED },
+	{ "read /meta/layout", step_layout, NEEDED },
+	{ "empty /tmp", step_tmp, OPTIONAL },
+	{ "mount the modules", step_modules, OPTIONAL },
+	{ "mount the overlay", step_overlay, NEEDED },
+	{ "change the root", step_new_root, NEEDED },
+	{ "mount the system's file systems", step_mounts, NEEDED },
+	{ "mount /workspace", step_workspace, NEEDED },
+	{ "mount /tmp", step_bind_tmp, OPTIONAL },
+	{ "write /etc", step_files, OPTIONAL },
+	{ "bring up lo", step_loopback, NEEDED },
+	{ "make the commands' cgroup", step_cgroup, NEEDED },
+	{ "make the devices", step_devices, LATE },
+	{ "mount more of the system's file systems", step_more_mounts, LATE },
+	{ "mount the container engines' folders", step_engine_binds, LATE },
+	{ "make the system's files", step_system_files, LATE },
+	{ "serve modules", step_modprobe, LATE },
+	{ "set the kernel's settings", step_settings, LATE },
+	{ "load the modules asked for", step_asked_modules, LATE },
+	{ "share the mounts", step_share, LATE },
+	{ "delete the old /tmp", step_old_tmp, LATE },
 };
+
+/* 1: passed over. */
+static int run_step(struct machine *m, const struct msg_setup *s, char **ret_what)
+{
+	_cleanup_free_ char *what = NULL;
+	int r = steps[m->done].run(m, s, &what);
+
+	if (r >= 0)
+		return 0;
+	if (!what)
+		what = strdup(steps[m->done].what);
+	if (steps[m->done].importance == NEEDED) {
+		*ret_what = TAKE_PTR(what);
+		return r;
+	}
+	(void)dprintf(
+		STDERR_FILENO, "pyro-agent: %s: %s\n", what ? what : "out of memory", strerror(-r));
+	return 1;
+}
 
 int machine_setup(struct machine *m, const struct msg_setup *s, char **ret_what)
 {
@@ -333,15 +470,21 @@ int machine_setup(struct machine *m, const struct msg_setup *s, char **ret_what)
 		*ret_what = strdup("set the clock");
 		return r;
 	}
-	while (m->done < ARRAY_SIZE(steps)) {
-		r = steps[m->done].run(m, s, ret_what);
-		if (r < 0 && !*ret_what)
-			*ret_what = strdup(steps[m->done].what);
+	while (m->done < ARRAY_SIZE(steps) && steps[m->done].importance != LATE) {
+		r = run_step(m, s, ret_what);
 		if (r < 0)
 			return r;
 		m->done++;
 	}
 	return 0;
+}
+
+void machine_finish(struct machine *m)
+{
+	_cleanup_free_ char *what = NULL;
+
+	for (; m->done < ARRAY_SIZE(steps); m->done++)
+		(void)run_step(m, NULL, &what); /* says itself what failed */
 }
 
 int machine_quiesce(struct machine *m, char **ret_what)

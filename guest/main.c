@@ -5,8 +5,9 @@
  *
  *   pyro-agent --version
  *   pyro-agent --serve-fd N [--workspace DIR]
+ *   /proc/1/exe -q -- NAME
  *
- * The second form serves the same protocol on a connected stream socket as an ordinary process: no
+ * The last is the kernel's call for a module (module.c). The second form serves the same protocol on a connected stream socket as an ordinary process: no
  * mounts, no reboot; commands run as the caller's user where it is not root, in cgroups where a
  * version 2 hierarchy is writable, else in process groups; SETUP only gives the machine its id and
  * SYNC. It ends with its socket and takes its commands along (without cgroups not
@@ -18,6 +19,7 @@
 #include "guest/init.h"
 #include "guest/loop.h"
 #include "guest/machine.h"
+#include "guest/module.h"
 #include "guest/serve.h"
 
 #include <fcntl.h>
@@ -63,6 +65,17 @@ static int guest_setup(
 	return r;
 }
 
+static void guest_finish(void *userdata)
+{
+	struct agent *a = userdata;
+	int r;
+
+	machine_finish(&a->machine);
+	r = devices_watch(&a->machine.devices, a->loop);
+	if (r < 0)
+		say("watch devices", r);
+}
+
 static void guest_shutdown(void *userdata)
 {
 	struct agent *a = userdata;
@@ -86,6 +99,7 @@ static void guest_hangup(int r _unused_, void *userdata)
 
 static const struct serve_hooks guest_hooks = {
 	.setup = guest_setup,
+	.finish = guest_finish,
 	.on_shutdown = guest_shutdown,
 	.on_bye_sent = guest_bye_sent,
 	.on_hangup = guest_hangup,
@@ -137,7 +151,7 @@ static int boot(struct agent *a)
 		say(what, r);
 		return r;
 	}
-	environment = init_environment(&what);
+	environment = init_environment(&a->machine.disks, &what);
 	if (environment < 0) {
 		say(what, environment);
 		broken = str_printf("%s: %s", what ? what : "boot", strerror(-environment));
@@ -185,6 +199,10 @@ static int plain_setup(const struct msg_setup *m _unused_, int *ret_cgroup_fd,
 	return 0;
 }
 
+static void plain_finish(void *userdata _unused_)
+{
+}
+
 static void plain_shutdown(void *userdata)
 {
 	struct agent *a = userdata;
@@ -215,6 +233,7 @@ static void plain_signal(int signo, void *userdata)
 
 static const struct serve_hooks plain_hooks = {
 	.setup = plain_setup,
+	.finish = plain_finish,
 	.on_shutdown = plain_shutdown,
 	.on_bye_sent = plain_stop,
 	.on_hangup = plain_hangup,
@@ -309,6 +328,8 @@ int main(int argc, char **argv)
 {
 	int status;
 
+	if (getpid() != 1 && argc == 4 && streq(argv[1], "-q") && streq(argv[2], "--"))
+		return module_main(argv[3]);
 	/* The kernel hands words of its command line that it does not know to PID 1. */
 	if (getpid() == 1 && (argc <= 1 || !startswith(argv[1], "--")))
 		run_guest();

@@ -38,6 +38,7 @@ struct serve {
 	enum bye_reason bye_reason;
 	bool readable, writable;
 	bool welcomed; /* HELLO came on this connection */
+	bool finish_due;
 	bool bye_due, bye_put, bye_sent;
 };
 
@@ -103,6 +104,14 @@ static int become_machine(struct serve *s, const struct msg_setup *m, char **ret
 	return 0;
 }
 
+static void finish_setup(struct serve *s)
+{
+	if (!s->finish_due)
+		return;
+	s->finish_due = false;
+	s->p.hooks->finish(s->p.userdata);
+}
+
 static int take_setup(struct serve *s, const struct frame *f)
 {
 	struct msg_setup m = { 0 };
@@ -114,8 +123,10 @@ static int take_setup(struct serve *s, const struct frame *f)
 	r = become_machine(s, &m, &result.what);
 	result.error = r < 0 ? (uint32_t)-r : 0;
 	r = msg_send(&s->control, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &result);
-	if (result.error == 0)
+	if (result.error == 0) {
 		decoder_set_mark(&s->in, m.sync);
+		s->finish_due = true;
+	}
 	msg_result_done(&result);
 	msg_setup_done(&m);
 	return r;
@@ -129,6 +140,7 @@ static int take_start(struct serve *s, const struct frame *f)
 
 	if (r < 0)
 		return r;
+	finish_setup(s);
 	if (s->execs)
 		r = execs_start(s->execs, f->channel, &m);
 	else
@@ -183,7 +195,7 @@ static int take_frame(struct serve *s, const struct frame *f)
 	switch (f->type) {
 	case FRAME_SETUP: return take_setup(s, f);
 	case FRAME_START: return take_start(s, f);
-	case FRAME_LOGIN: return s->execs ? execs_login(s->execs) : -EBADMSG;
+	case FRAME_LOGIN: finish_setup(s); return s->execs ? execs_login(s->execs) : -EBADMSG;
 	case FRAME_SHUTDOWN: s->p.hooks->on_shutdown(s->p.userdata); return 0;
 	case FRAME_KILL:
 	case FRAME_RESUME:
@@ -313,6 +325,7 @@ static bool turn(void *userdata)
 	if (s->execs)
 		more = execs_turn(s->execs);
 	more |= write_port(s);
+	finish_setup(s); /* its answer is on its way */
 	return more || (s->readable && buf_len(&s->control) < CONTROL_STOP);
 }
 

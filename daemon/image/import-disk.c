@@ -19,8 +19,25 @@
 #define JOURNAL_LARGE_MIB 1024
 #define LAYOUT            "1"
 
-static const char *const folders[] = { "/meta", "/upper", "/work", "/workspace", "/data",
-	"/data/docker", "/data/containerd", "/data/containers" };
+/* /workspace and /tmp of a machine are for all its users; guest/tmp.c makes the same tmp at a later start. */
+static const struct {
+	const char *path;
+	unsigned mode;
+} folders[] = {
+	{ "/meta", 0755 },
+	{ "/upper", 0755 },
+	{ "/work", 0755 },
+	{ "/workspace", 01777 },
+	{ "/tmp", 01777 },
+	{ "/tmp/.X11-unix", 01777 },
+	{ "/tmp/.ICE-unix", 01777 },
+	{ "/tmp/.XIM-unix", 01777 },
+	{ "/tmp/.font-unix", 01777 },
+	{ "/data", 0755 },
+	{ "/data/docker", 0755 },
+	{ "/data/containerd", 0755 },
+	{ "/data/containers", 0755 },
+};
 
 static void fill_params(uint64_t mib, struct ext2_super_block *p)
 {
@@ -68,7 +85,7 @@ static void say_zeroed(ext2_filsys fs)
 	ext2fs_mark_super_dirty(fs);
 }
 
-static errcode_t make_folder(ext2_filsys fs, const char *path)
+static errcode_t make_folder(ext2_filsys fs, const char *path, unsigned mode)
 {
 	const char *name = strrchr(path, '/') + 1;
 	_cleanup_free_ char *parent = strndup(path, name - path);
@@ -85,7 +102,7 @@ static errcode_t make_folder(ext2_filsys fs, const char *path)
 		e = ext2fs_read_inode(fs, ino, &inode);
 	if (e)
 		return e;
-	inode.i_mode = S_IFDIR | 0755;
+	inode.i_mode = (uint16_t)(S_IFDIR | mode);
 	inode.i_uid = inode.i_gid = 0;
 	return ext2fs_write_inode(fs, ino, &inode);
 }
@@ -134,9 +151,9 @@ static errcode_t populate(ext2_filsys fs, uint64_t mib)
 		if (i != EXT2_ROOT_INO)
 			ext2fs_inode_alloc_stats2(fs, i, +1, 0);
 	if (e == 0)
-		e = make_folder(fs, "/lost+found");
+		e = make_folder(fs, "/lost+found", 0755);
 	for (size_t i = 0; i < ARRAY_SIZE(folders) && e == 0; i++)
-		e = make_folder(fs, folders[i]);
+		e = make_folder(fs, folders[i].path, folders[i].mode);
 	if (e == 0)
 		e = make_layout(fs);
 	if (e == 0)

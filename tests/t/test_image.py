@@ -242,8 +242,10 @@ def test_blank_disk(tmp_path, mib):
     def ask(command):
         return subprocess.run(["/sbin/debugfs", "-R", command, disk], capture_output=True, text=True).stdout
     assert ask("cat /meta/layout") == "1"
-    for d in ("upper", "work", "workspace", "data/docker", "data/containerd", "data/containers"):
+    for d in ("upper", "work", "data/docker", "data/containerd", "data/containers"):
         assert "Mode:  0755" in ask("stat /" + d) and "User:     0" in ask("stat /" + d)
+    for d in ("workspace", "tmp", "tmp/.X11-unix", "tmp/.ICE-unix", "tmp/.XIM-unix", "tmp/.font-unix"):
+        assert "Mode:  01777" in ask("stat /" + d) and "User:     0" in ask("stat /" + d)
 
 
 # Hostile archives. Each: name -> (bytes, expected): a part of the refusal, or None where it is merely harmless.
