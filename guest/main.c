@@ -7,8 +7,8 @@
  *   pyro-agent --serve-fd N [--workspace DIR]
  *   /proc/1/exe -q -- NAME
  *
- * The last is the kernel's call for a module (module.c). The second form serves the same protocol on a connected stream socket as an ordinary process: no
- * mounts, no reboot; commands run as the caller's user where it is not root, in cgroups where a
+ * The last is the kernel's call for a module (module.c). The second form serves the same protocol on a
+ * connected stream socket as an ordinary process: no mounts, no reboot; commands run as the caller's user where it is not root, in cgroups where a
  * version 2 hierarchy is writable, else in process groups; SETUP only gives the machine its id and
  * SYNC. It ends with its socket and takes its commands along (without cgroups not
  * those that left their process group). For tests and for hosts without a VM.
@@ -199,10 +199,6 @@ static int plain_setup(const struct msg_setup *m _unused_, int *ret_cgroup_fd,
 	return 0;
 }
 
-static void plain_finish(void *userdata _unused_)
-{
-}
-
 static void plain_shutdown(void *userdata)
 {
 	struct agent *a = userdata;
@@ -233,7 +229,6 @@ static void plain_signal(int signo, void *userdata)
 
 static const struct serve_hooks plain_hooks = {
 	.setup = plain_setup,
-	.finish = plain_finish,
 	.on_shutdown = plain_shutdown,
 	.on_bye_sent = plain_stop,
 	.on_hangup = plain_hangup,

@@ -109,7 +109,8 @@ static void finish_setup(struct serve *s)
 	if (!s->finish_due)
 		return;
 	s->finish_due = false;
-	s->p.hooks->finish(s->p.userdata);
+	if (s->p.hooks->finish)
+		s->p.hooks->finish(s->p.userdata);
 }
 
 static int take_setup(struct serve *s, const struct frame *f)

@@ -18,7 +18,7 @@ struct serve_hooks {
 	int (*setup)(
 		const struct msg_setup *m, int *ret_cgroup_fd, char **ret_what, void *userdata);
 	/* After setup has been answered, before any command: the rest, which may not fail. */
-	void (*finish)(void *userdata);
+	void (*finish)(void *userdata);      /* or NULL */
 	void (*on_shutdown)(void *userdata); /* the host said SHUTDOWN */
 	void (*on_bye_sent)(void *userdata); /* the last byte of BYE has left */
 	/* The host is gone (a port's may come back); r < 0: it broke the protocol. May come
