@@ -418,7 +418,7 @@ static const struct {
 	{ "mount the own disk", step_own_disk, NEEDED },
 	{ "read /meta/layout", step_layout, NEEDED },
 	{ "empty /tmp", step_tmp, OPTIONAL },
-	{ "mount the modules", step_modules, OPTIONAL },
+	{ "mount the modules", step_modules, NEEDED },
 	{ "mount the overlay", step_overlay, NEEDED },
 	{ "change the root", step_new_root, NEEDED },
 	{ "mount the system's file systems", step_mounts, NEEDED },
