@@ -27,7 +27,7 @@ static const char *word(json_object *o, const char *key)
 	return "unknown";
 }
 
-/* Nothing that failed is no pass yet. */
+/* That nothing failed is not yet a pass. */
 static const char *verdict(json_object *runtime, bool ok)
 {
 	if (ok)

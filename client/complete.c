@@ -2,7 +2,8 @@
 /*
  * Shell completion: `pyro completion SHELL` prints a script, which asks `pyro __complete WORDS...` what may follow. Both
  * are made from the verb table and the interface table, so that they offer what the parser takes. Called by main.c. What
- * must stay true: it starts no daemon, waits at most DAEMON_WAIT (or PYRO_COMPLETION_WAIT_MS) for one that runs, and prints no errors.
+ * must stay true: it starts no daemon, waits at most DAEMON_WAIT (or PYRO_COMPLETION_WAIT_MS) for one
+ * that runs, and prints no errors.
  */
 #include "cmd.h"
 
