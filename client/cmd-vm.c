@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro vm ...` but create and exec, and the plain verbs, whose call and output follow from the interface table alone:
- * parameters from the command line, the result as "Label: value" lines. Called from the verb table. What contract.md
- * section 2 prints of a machine is printed here.
+ * The verbs that make one call and print its result: those of `pyro vm` without create and exec, and the plain ones, whose
+ * output follows from the interface table alone. Called from the verb table. How a machine is printed is in contract.md
+ * section 2.
  */
 #include "cmd.h"
 
@@ -12,30 +12,36 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-/* The verb's own call. *ret is owned by the caller. */
-static int call_verb(
-	const struct cli *cli, const struct cmdline *line, json_object **ret, struct error *err)
+/* Makes the verb's own call and prints its result, as JSON where that is asked for. */
+static int call_and_print(const struct cli *cli, const struct cmdline *line,
+	void (*print)(const struct cli *cli, const struct cmdline *line, json_object *result),
+	struct error *err)
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	_cleanup_json_ json_object *result = NULL;
 	int r = cli_connect(cli, &p, err);
 
-	return r < 0 ? r
-		     : cli_call(p, api_methods[line->verb->method].name, line->params, NULL, NULL,
-			       ret, err);
-}
-
-int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	_cleanup_json_ json_object *result = NULL;
-	int r = call_verb(cli, line, &result, err);
-
+	if (r >= 0)
+		r = cli_call(p, api_methods[line->verb->method].name, line->params, NULL, NULL,
+			&result, err);
 	if (r < 0)
 		return r;
 	if (cli->json)
 		out_json(result);
 	else
-		out_object(result);
+		print(cli, line, result);
 	return 0;
+}
+
+static void print_object(
+	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+{
+	out_object(result);
+}
+
+int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	return call_and_print(cli, line, print_object, err);
 }
 
 static void put_line(const char *label, const char *value)
@@ -65,47 +71,33 @@ void cmd_vm_print(json_object *vm)
 			put_line(when_set[i][0], out_member(vm, when_set[i][1]));
 }
 
+static void print_vm(
+	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+{
+	cmd_vm_print(result);
+}
+
 int cmd_vm_state(const struct cli *cli, const struct cmdline *line, struct error *err)
 {
-	_cleanup_json_ json_object *vm = NULL;
-	int r = call_verb(cli, line, &vm, err);
+	return call_and_print(cli, line, print_vm, err);
+}
 
-	if (r < 0)
-		return r;
-	if (cli->json)
-		out_json(vm);
-	else
-		cmd_vm_print(vm);
-	return 0;
+static void print_deleted(
+	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+{
+	put_line("Deleted VM", out_member(result, "vm_id"));
 }
 
 int cmd_vm_delete(const struct cli *cli, const struct cmdline *line, struct error *err)
 {
-	_cleanup_json_ json_object *result = NULL;
-	int r = call_verb(cli, line, &result, err);
-
-	if (r < 0)
-		return r;
-	if (cli->json)
-		out_json(result);
-	else
-		put_line("Deleted VM", out_member(result, "vm_id"));
-	return 0;
+	return call_and_print(cli, line, print_deleted, err);
 }
 
-int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err)
+static void print_reaped(
+	const struct cli *cli, const struct cmdline *line _unused_, json_object *result)
 {
-	_cleanup_json_ json_object *result = NULL;
-	json_object *ids;
-	int r = call_verb(cli, line, &result, err);
+	json_object *ids = out_array(result, "deleted_vm_ids");
 
-	if (r < 0)
-		return r;
-	if (cli->json) {
-		out_json(result);
-		return 0;
-	}
-	ids = out_array(result, "deleted_vm_ids");
 	for (size_t i = 0; ids && i < json_object_array_length(ids); i++) {
 		json_object *id = json_object_array_get_idx(ids, i);
 
@@ -115,10 +107,14 @@ int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error 
 	}
 	if (!ids || json_object_array_length(ids) == 0)
 		out_note(cli, "no machine is past its time to live");
-	return 0;
 }
 
-int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err)
+int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	return call_and_print(cli, line, print_reaped, err);
+}
+
+static void print_vms(const struct cli *cli, const struct cmdline *line, json_object *result)
 {
 	static const struct out_column columns[] = {
 		{ "VM ID", "vm_id" }, { "STATE", "state" }, { "ENVIRONMENT", "environment" },
@@ -126,16 +122,13 @@ int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error 
 		{ "EXPIRES", "expires_at" },
 		{ "OWNER", "owner_uid" }, /* last: only with --all-users */
 	};
-	_cleanup_json_ json_object *result = NULL;
 	bool all = json_get_bool(line->checked, "all_users", false);
-	int r = call_verb(cli, line, &result, err);
 
-	if (r < 0)
-		return r;
-	if (cli->json)
-		out_json(result);
-	else
-		out_list(cli, out_array(result, "vms"), columns, ARRAY_SIZE(columns) - !all,
-			"no machines; make one: pyro vm create debian:12");
-	return 0;
+	out_list(cli, out_array(result, "vms"), columns, ARRAY_SIZE(columns) - !all,
+		"no machines; make one: pyro vm create debian:12");
+}
+
+int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err)
+{
+	return call_and_print(cli, line, print_vms, err);
 }

@@ -75,7 +75,7 @@ int completion_print(const char *shell, struct error *err)
 			return 0;
 		}
 	return error_set(err, ERROR_USAGE, NULL, "pyro completion bash",
-		shell ? "completion: there is no script for '%s', but for bash, zsh and fish"
+		shell ? "completion: unknown shell '%s'; known are bash, zsh and fish"
 		      : "completion: missing SHELL%s",
 		shell ? shell : "");
 }

@@ -128,7 +128,7 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 
 	if (foreign)
 		return error_set(err, ERROR_USAGE, foreign->cause, foreign->fix,
-			"there is no command '%s'", argv[at]);
+			"unknown command '%s'", argv[at]);
 	find_meant(noun, &s, meant);
 	if (meant[0]) {
 		fix = correct_line(argc, argv, at, at + 1, meant);

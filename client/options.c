@@ -274,8 +274,8 @@ static int refuse(const struct parser *p, const char *flag, const char *good, co
 	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, fix, "%s", message);
 }
 
-/* A value that would be taken here: the nearest end of a range that is no host's, else the default; owned. NULL: none,
- * the words are left out. */
+/* A value that the fix can name: for a number of seconds that was too large the largest, else the default; owned. NULL where there
+ * is none: the fix then leaves the option out. */
 static char *good_value(const struct api_field *f, bool above)
 {
 	bool seconds = strstr(f->name, "_seconds") != NULL;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is told of a guest that has ended or hangs: one clean line for whoever waited, the end of its console for the log.
- * Called by start.c and agent.c where they make the error.
+ * Says why a guest ended or does not answer: in one line without control characters to the caller, with the end of its
+ * console to the log. Called by start.c and agent.c where they make the error.
  */
 
 #include "daemon/core/limit.h"

@@ -123,7 +123,7 @@ static void explain_failure(struct machine *mc)
 
 	if (check_known(mc, &why) >= 0 && initrd) {
 		fix = mc->row.one_shot
-			      ? strdup("run the command again: the next start makes it anew")
+			      ? strdup("run the command again: the next start makes a new one")
 			      : str_printf("pyro vm start %s", mc->row.id);
 		error_set(&why, ERROR_START_FAILED, initrd, fix,
 			"the initramfs of machine %s was damaged", mc->row.id);

@@ -234,7 +234,7 @@ void machine_shut_down_over(struct machine *mc);
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
-/* NULL: they run, or stand still for ever. */
+/* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */
 const char *machine_pause_reason(const struct machine *mc);
 
 /* adopt.c: the VMM of an earlier daemon. How long its agent has for its first answer, and how long a call
