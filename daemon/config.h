@@ -23,7 +23,7 @@ struct config {
 	int64_t max_machines;                                          /* per uid, 16 */
 	int64_t max_vcpus;                   /* per uid, 0 = 4 x the host's */
 	int64_t max_memory_mib;              /* per uid, 0 = half the host's */
-	int64_t max_disk_mib;                /* per uid, 0 = no limit of its own */
+	int64_t max_disk_mib;                /* per uid, 0 = machines_user_limits() has it */
 	int64_t total_machines, total_vcpus; /* of all uids, 0 = no limit */
 	int64_t total_memory_mib;            /* 0 = three quarters of the host's */
 	int64_t total_disk_mib;              /* 0 = no limit */

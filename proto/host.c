@@ -385,6 +385,17 @@ int host_free_bytes(const char *path, uint64_t *ret)
 	return 0;
 }
 
+int host_total_bytes(const char *path, uint64_t *ret)
+{
+	struct statvfs st;
+	int r = file_system(path, &st);
+
+	if (r < 0)
+		return r;
+	*ret = (uint64_t)st.f_blocks * st.f_frsize;
+	return 0;
+}
+
 int host_free_inodes(const char *path, uint64_t *ret)
 {
 	struct statvfs st;

@@ -48,6 +48,8 @@ int host_subid_command(uid_t uid, uint64_t count, char **ret);
 /* Free bytes for unprivileged writers of the file system that holds path (absolute; or its nearest
  * parent). */
 int host_free_bytes(const char *path, uint64_t *ret);
+/* How large that file system is. */
+int host_total_bytes(const char *path, uint64_t *ret);
 
 /* The same for free inodes; UINT64_MAX where the file system does not count them. */
 int host_free_inodes(const char *path, uint64_t *ret);

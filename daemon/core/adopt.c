@@ -203,6 +203,7 @@ int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot reach the guest");
 	link_set_sync(mc->link, mc->row.sync, !starting);
 	mc->vmm_up = mc->row_kept = true;
+	reserve_watch(mc->machines);
 	mc->set_up = !starting;
 	mc->adopting = true;
 	mc->stop_wanted = was == MACHINE_STOPPING;

@@ -60,6 +60,7 @@ struct machine {
 	bool stop_asked;  /* by somebody who waits, even if it does not answer */
 	bool adopting;    /* its VMM lives; its agent has not answered yet */
 	char *state_dir, *run_dir, *disk_path; /* owned */
+	uint64_t disk_blocks; /* of 512 bytes, at reserve.c's last look; 0: not looked at */
 
 	enum engine engine;
 	size_t step;   /* steps begun: these have to be undone */
@@ -115,6 +116,7 @@ struct machines {
 	TAILQ_HEAD(, kept_proof) proofs; /* owned; proof.c's */
 	size_t n_proofs;
 	sd_event_source *reaper;    /* owned */
+	sd_event_source *reserve;   /* owned: the next look at the free space */
 	struct disk_op **leftovers; /* owned */
 	size_t n_leftovers;
 };
@@ -230,6 +232,14 @@ void machine_shut_down(struct machine *mc);
 int machine_shut_down_again(struct machine *mc);
 /* It has ended, or must. */
 void machine_shut_down_over(struct machine *mc);
+
+/* reserve.c: disk_reserve_mib is kept free from now on, until no VMM runs. */
+int reserve_new(struct machines *ms);
+void reserve_watch(struct machines *ms);
+/* Of the file system that the machines' disks are on. */
+int machines_free_bytes(const struct machines *ms, uint64_t *ret);
+/* Whether a machine paused for want of space may go on. */
+bool machines_have_room(const struct machines *ms);
 
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
 void machine_paused(struct machine *mc, const char *reason);

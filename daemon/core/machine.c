@@ -208,6 +208,8 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err)
 	TAILQ_INIT(&ms->proofs);
 	r = reaper_new(ms);
 	if (r >= 0)
+		r = reserve_new(ms);
+	if (r >= 0)
 		r = machines_recover(ms, err);
 	if (r < 0) {
 		error_set_errno(err, ERROR_INTERNAL, r, "look at pyrod's journal",
@@ -237,6 +239,7 @@ struct machines *machines_free(struct machines *ms)
 		disk_op_free(ms->leftovers[i]);
 	free(ms->leftovers);
 	sd_event_source_disable_unref(ms->reaper);
+	sd_event_source_disable_unref(ms->reserve);
 	proofs_free(ms);
 	free(ms);
 	return NULL;

@@ -82,6 +82,11 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
 	struct error *err);
 
+/* What all machines of one user together may have, as pyrod.conf and this host have it. */
+struct user_limits {
+	int64_t vcpus, mem_mib, disk_mib;
+};
+void machines_user_limits(const struct manager *m, struct user_limits *ret);
 /* Whether the host has room for a machine more, in memory (of this size, which a user may have at all) and on its disks:
  * no_memory, no_space and what else a start would say. */
 int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, struct error *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine whose VMM has stopped its vCPUs because a write to its disk failed. When the host's disk was
- * full they go on as soon as there is room again; after another error they stay, for what was written
+ * A machine whose VMM has stopped its vCPUs: because reserve.c asked for it, or because a write to its disk failed. When
+ * the host's disk is full they go on as soon as there is room again; after another error they stay, for what was written
  * cannot be trusted. Called by start.c with the VMM's events.
  *
  * What must stay true: while it stands still no deadline of its commands and of its agent runs; it can be deleted. The kernel
@@ -11,11 +11,9 @@
 #include "daemon/core/machine-internal.h"
 
 #include "daemon/log.h"
-#include "proto/host.h"
 
 #define LOOK_MIN_USEC (500 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC (10 * USEC_PER_SEC)
-#define ROOM_MIB      16 /* less would be full again at once */
 
 struct pause {
 	struct machine *machine; /* borrowed: owns us */
@@ -45,7 +43,6 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 {
 	struct pause *p = userdata;
 	struct machine *mc = p->machine;
-	uint64_t room;
 	int r = sd_event_source_set_time_relative(source, p->wait_usec);
 
 	if (r >= 0)
@@ -53,8 +50,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	if (r < 0)
 		log_error_errno(r, "%s: cannot look for room again", mc->row.id);
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
-	r = host_free_bytes(mc->machines->m->state_dir, &room);
-	if (r >= 0 && room / MIB >= ROOM_MIB)
+	if (machines_have_room(mc->machines))
 		vmm_resume(mc->vmm); /* machine_unpaused comes with its RESUME, or we look again */
 	return 0;
 }

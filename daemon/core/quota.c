@@ -71,6 +71,22 @@ static int64_t max_of(int64_t configured, int64_t dflt)
 	return configured ? configured : dflt;
 }
 
+void machines_user_limits(const struct manager *m, struct user_limits *ret)
+{
+	const struct config *c = m->config;
+	uint64_t bytes = 0;
+	int64_t half;
+
+	(void)host_total_bytes(m->state_dir, &bytes); /* 0 when it cannot be told */
+	half = (int64_t)(bytes / 2 / MIB);
+	*ret = (struct user_limits){
+		.vcpus = max_of(c->max_vcpus, 4 * (int64_t)host_cpu_count()),
+		.mem_mib = max_of(c->max_memory_mib, (int64_t)host_memory_mib() / 2),
+		.disk_mib = max_of(c->max_disk_mib,
+			MAX_OF(half, c->max_machines * c->default_disk_mib)),
+	};
+}
+
 /* The room that a limit of a user and one of all leave, 0 being none of either. */
 static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used)
 {
@@ -88,11 +104,13 @@ static int64_t total_memory(const struct config *c)
 static struct most most_of(struct machines *ms, uid_t uid, const struct machine *without)
 {
 	const struct config *c = ms->m->config;
-	int64_t have = host_cpu_count(), memory = (int64_t)host_memory_mib();
+	int64_t have = host_cpu_count();
 	int64_t available =
 		(int64_t)host_memory_available_mib() / 8 * 7; /* it changes all the time */
 	struct usage u, all, self = { 0 };
+	struct user_limits max;
 
+	machines_user_limits(ms->m, &max);
 	count_usage(ms, uid, &u, &all);
 	if (without)
 		count(&self, without);
@@ -101,12 +119,12 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 	if (without && without->state == MACHINE_STARTED)
 		available += self.mem_mib;
 	return (struct most){
-		.vcpus = MIN_OF(have, room(max_of(c->max_vcpus, 4 * have), u.vcpus - self.vcpus,
+		.vcpus = MIN_OF(have, room(max.vcpus, u.vcpus - self.vcpus,
 					      c->total_vcpus, all.vcpus - self.vcpus)),
 		.mem_mib = MIN_OF(available,
-			room(max_of(c->max_memory_mib, memory / 2), u.mem_mib - self.mem_mib,
+			room(max.mem_mib, u.mem_mib - self.mem_mib,
 				total_memory(c), all.mem_mib - self.mem_mib)),
-		.disk_mib = room(c->max_disk_mib, u.disk_mib - self.disk_mib, c->total_disk_mib,
+		.disk_mib = room(max.disk_mib, u.disk_mib - self.disk_mib, c->total_disk_mib,
 			all.disk_mib - self.disk_mib),
 	};
 }
@@ -169,23 +187,24 @@ int machine_check_quotas(struct machine *mc, struct error *err)
 {
 	const struct config *c = mc->machines->m->config;
 	struct most most = most_of(mc->machines, mc->row.owner_uid, mc);
+	struct user_limits max;
 	struct usage u, all;
 	_cleanup_free_ char *vcpus = ask_for("--cpus", "vcpu_count", most.vcpus, VCPU_MIN);
 	_cleanup_free_ char *mem = ask_for("-m", "mem_mib", most.mem_mib, MEM_MIB_MIN);
 	_cleanup_free_ char *disk = ask_for("--disk-mib", "disk_mib", most.disk_mib, DISK_MIB_MIN);
 	int r;
 
+	machines_user_limits(mc->machines->m, &max);
 	count_usage(mc->machines, mc->row.owner_uid, &u, &all);
 	r = check_quota("machines", "max_machines", u.machines, c->max_machines, FIX_MACHINES, err);
 	if (r >= 0)
-		r = check_quota("vCPUs", "max_vcpus", u.vcpus,
-			max_of(c->max_vcpus, 4 * (int64_t)host_cpu_count()), vcpus, err);
-	if (r >= 0)
-		r = check_quota("memory in MiB", "max_memory_mib", u.mem_mib,
-			max_of(c->max_memory_mib, (int64_t)host_memory_mib() / 2), mem, err);
+		r = check_quota("vCPUs", "max_vcpus", u.vcpus, max.vcpus, vcpus, err);
 	if (r >= 0)
 		r = check_quota(
-			"disk in MiB", "max_disk_mib", u.disk_mib, c->max_disk_mib, disk, err);
+			"memory in MiB", "max_memory_mib", u.mem_mib, max.mem_mib, mem, err);
+	if (r >= 0)
+		r = check_quota(
+			"disk in MiB", "max_disk_mib", u.disk_mib, max.disk_mib, disk, err);
 	if (r >= 0)
 		r = check_total("machines", all.machines, c->total_machines, FIX_MACHINES, err);
 	if (r >= 0)
@@ -247,10 +266,11 @@ int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, stru
 	_cleanup_free_ char *fix =
 		ask_for("-m", "mem_mib", most_of(ms, uid, NULL).mem_mib, MEM_MIB_MIN);
 	int r = machines_check_size(ms, uid, 1, (int64_t)mem_mib, err);
+	struct user_limits max;
 
+	machines_user_limits(ms->m, &max);
 	if (r >= 0)
-		r = check_quota("memory in MiB", "max_memory_mib", (int64_t)mem_mib,
-			max_of(ms->m->config->max_memory_mib, (int64_t)host_memory_mib() / 2), fix,
+		r = check_quota("memory in MiB", "max_memory_mib", (int64_t)mem_mib, max.mem_mib, fix,
 			err);
 	return r < 0 ? r : check_memory(ms, uid, mem_mib, NULL, err);
 }

@@ -256,6 +256,7 @@ static void on_vmm_started(_unused_ struct vmm *v, void *userdata)
 	struct machine *mc = userdata;
 
 	mc->vmm_up = true;
+	reserve_watch(mc->machines);
 	if (mc->engine == ENGINE_UP && mc->row_kept)
 		machine_continue(mc, NULL);
 }

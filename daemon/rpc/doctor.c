@@ -436,12 +436,13 @@ static void report_limits(struct doctor *d)
 {
 	const struct config *c = d->m->config;
 	_cleanup_json_ json_object *o = json_object_new_object();
-	int64_t vcpus = c->max_vcpus ? c->max_vcpus : 4 * (int64_t)host_cpu_count();
-	int64_t memory = c->max_memory_mib ? c->max_memory_mib : (int64_t)(host_memory_mib() / 2);
+	struct user_limits max;
+
+	machines_user_limits(d->m, &max);
 	if (!o || json_add_int(o, "max_machines", c->max_machines) < 0 ||
-		json_add_int(o, "max_vcpus", vcpus) < 0 ||
-		json_add_int(o, "max_memory_mib", memory) < 0 ||
-		json_add_int(o, "max_disk_mib", c->max_disk_mib) < 0 ||
+		json_add_int(o, "max_vcpus", max.vcpus) < 0 ||
+		json_add_int(o, "max_memory_mib", max.mem_mib) < 0 ||
+		json_add_int(o, "max_disk_mib", max.disk_mib) < 0 ||
 		json_add_int(o, "memory_reserve_mib", c->memory_reserve_mib) < 0 ||
 		json_add_int(o, "disk_reserve_mib", c->disk_reserve_mib) < 0 ||
 		json_add_int(o, "output_limit_mib", c->output_limit_mib) < 0)

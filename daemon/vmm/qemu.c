@@ -32,6 +32,7 @@
 #define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
 #define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
+#define PAUSE_WAIT_USEC (120 * USEC_PER_SEC) /* QEMU first finishes what its guest is writing */
 /* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
@@ -64,7 +65,7 @@ struct qemu {
 	sd_event_source *deadline;      /* owned: until it has started */
 	char *socket_paths[SOCKET_MAX]; /* owned */
 	unsigned pending;               /* PENDING_* */
-	bool started, failed, guest_ended, paused, adopted;
+	bool started, failed, guest_ended, pausing, paused, adopted;
 	bool runs_on;             /* without us: its sockets stay */
 	const char *pause_reason; /* static */
 	struct error error;       /* with PENDING_FAILED */
@@ -131,6 +132,18 @@ static struct qemu *qemu_done(struct qemu *q)
 }
 DEFINE_CLEANUP(struct qemu *, qemu_done)
 
+static void paused(struct qemu *q, const char *reason)
+{
+	q->paused = true;
+	q->pause_reason = reason;
+	notify(q, PENDING_PAUSED);
+}
+
+static bool is_stopped(const char *status)
+{
+	return streq(status, "io-error") || streq(status, "paused");
+}
+
 static void on_status(
 	struct qmp *qmp _unused_, int r, json_object *ret, const char *desc, void *userdata)
 {
@@ -138,11 +151,9 @@ static void on_status(
 
 	if (r == -EREMOTEIO) {
 		fail_start(q, desc, NULL);
-	} else if (r >= 0 && q->adopted && streq(qmp_str(ret, "status", ""), "io-error")) {
-		/* It stopped while nobody listened; why is not told again. A full disk is the usual cause. */
-		q->paused = true;
-		q->pause_reason = "disk_full";
-		notify(q, PENDING_PAUSED);
+	} else if (r >= 0 && q->adopted && is_stopped(qmp_str(ret, "status", ""))) {
+		/* Why is not told again: an earlier daemon paused it, or a write failed, mostly for want of space. */
+		paused(q, "disk_full");
 	} else if (r >= 0 && streq(qmp_str(ret, "status", ""), "running")) {
 		started(q);
 	} /* else RESUME comes, or on_qmp_closed has it, or the deadline */
@@ -164,16 +175,14 @@ static void on_block_error(struct qemu *q, json_object *data)
 {
 	if (!streq(qmp_str(data, "action", ""), "stop"))
 		return;
-	q->paused = true;
-	q->pause_reason = qmp_bool(data, "nospace", false) ? "disk_full" : "disk_error";
-	notify(q, PENDING_PAUSED);
+	paused(q, qmp_bool(data, "nospace", false) ? "disk_full" : "disk_error");
 }
 
 static void resumed(struct qemu *q)
 {
 	if (q->started && q->paused)
 		notify(q, PENDING_RESUMED);
-	q->paused = false;
+	q->paused = q->pausing = false;
 	q->pending &= ~(unsigned)PENDING_PAUSED; /* it is over before it was told */
 	started(q);
 }
@@ -503,6 +512,34 @@ static int qemu_connect(struct vmm *v)
 	return sock_dial(qemu_of(v)->socket_paths[SOCKET_AGENT], SOCK_STREAM);
 }
 
+static void on_stop(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
+	void *userdata)
+{
+	struct qemu *q = userdata;
+
+	if (r < 0) {
+		log_warning("QEMU does not pause its guest: %s", desc ? desc : strerror(-r));
+		return;
+	}
+	q->pausing = false;
+	if (!q->paused)
+		paused(q, "disk_full");
+}
+
+/* After a failure it is not asked again: the caller tries many times a second. */
+static void qemu_pause(struct vmm *v)
+{
+	struct qemu *q = qemu_of(v);
+	int r;
+
+	if (!q->started || q->pausing || q->paused || !q->qmp)
+		return;
+	r = qmp_execute(q->qmp, "stop", NULL, PAUSE_WAIT_USEC, on_stop, q);
+	q->pausing = true;
+	if (r < 0)
+		log_warning_errno(r, "cannot ask QEMU to pause its guest: %s", strerror(-r));
+}
+
 /* A refusal needs no answer: the owner asks again as long as it is paused. */
 static void on_cont(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
 	void *userdata _unused_)
@@ -629,6 +666,7 @@ const struct vmm_driver vmm_driver_qemu = {
 	.adopt = qemu_adopt,
 	.detach = qemu_detach,
 	.connect = qemu_connect,
+	.pause = qemu_pause,
 	.resume = qemu_resume,
 	.stop = qemu_stop,
 	.free = qemu_free,

@@ -129,6 +129,11 @@ int vmm_connect(struct vmm *v)
 	return v->driver->connect(v);
 }
 
+void vmm_pause(struct vmm *v)
+{
+	v->driver->pause(v);
+}
+
 void vmm_resume(struct vmm *v)
 {
 	v->driver->resume(v);

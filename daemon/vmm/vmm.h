@@ -47,7 +47,8 @@ struct vmm_callbacks {
 	/* The VMM could not be brought up; on_exited follows. */
 	void (*on_failed)(struct vmm *v, const struct error *err, void *userdata);
 	void (*on_exited)(struct vmm *v, const struct vmm_exit *e, void *userdata);
-	/* The vCPUs were paused by the VMM itself (host disk full). May be NULL. */
+	/* The vCPUs stand still: after vmm_pause, or because a write to a disk failed. reason: "disk_full" or
+	 * "disk_error". May be NULL. */
 	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
 	/* They go on after vmm_resume. May be NULL. */
 	void (*on_resumed)(struct vmm *v, void *userdata);
@@ -84,6 +85,7 @@ struct vmm_driver {
 		struct error *err);
 	void (*detach)(struct vmm *v);
 	int (*connect)(struct vmm *v); /* a new connection to the agent's stream: fd, -errno */
+	void (*pause)(struct vmm *v);
 	void (*resume)(struct vmm *v);
 	void (*stop)(struct vmm *v);
 	void (*free)(struct vmm *v);
@@ -110,7 +112,10 @@ int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_
 struct vmm *vmm_detach(struct vmm *v);
 /* Dials the agent's stream: an owned non-blocking fd, or -errno. */
 int vmm_connect(struct vmm *v);
-/* Lets vCPUs go on that the VMM itself has paused; on_resumed follows, or on_paused again. */
+/* Stops the vCPUs for want of space on the host; on_paused follows when what they have begun to write is written, which may
+ * take seconds. Does nothing while that is under way. */
+void vmm_pause(struct vmm *v);
+/* Lets vCPUs go on that were paused; on_resumed follows, or on_paused again. */
 void vmm_resume(struct vmm *v);
 /* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL; on_exited follows. */
 void vmm_stop(struct vmm *v);

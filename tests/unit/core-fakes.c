@@ -774,6 +774,12 @@ void vmm_resume(struct vmm *v)
 	v->cb.on_resumed(v, v->userdata);
 }
 
+void vmm_pause(struct vmm *v)
+{
+	fake.pauses++;
+	v->cb.on_paused(v, "disk_full", v->userdata);
+}
+
 void vmm_stop(struct vmm *v)
 {
 	if (!fake.hangs)

@@ -308,6 +308,11 @@ void proof_find(_unused_ struct manager *m, _unused_ const char *digest,
 	*ret = (struct proof){ 0 };
 }
 
+void machines_user_limits(_unused_ const struct manager *m, struct user_limits *ret)
+{
+	*ret = (struct user_limits){ .vcpus = 4, .mem_mib = 1024, .disk_mib = 10240 };
+}
+
 int machines_check_memory(_unused_ struct machines *ms, _unused_ uid_t uid,
 	_unused_ uint64_t mem_mib, _unused_ struct error *err)
 {

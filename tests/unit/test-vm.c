@@ -9,6 +9,7 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -454,6 +455,46 @@ START_TEST(paused_and_resumed)
 	ck_assert_uint_eq(fake.resumes, 1);
 	ck_assert_ptr_null(the_machine()->row.last_error);
 	fake_vmm_pause();
+	delete ();
+}
+END_TEST
+
+static void write_to_disk(void)
+{
+	int fd = open(the_machine()->disk_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	char bytes[16 * 1024];
+
+	memset(bytes, 1, sizeof(bytes));
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write(fd, bytes, sizeof(bytes)), sizeof(bytes));
+	ck_assert_int_eq(fsync(fd), 0);
+	(void)close(fd);
+}
+
+/* The host's free space is below the reserve: only a machine whose disk grows is paused, and it goes on above. */
+START_TEST(paused_at_the_reserve)
+{
+	created();
+	write_to_disk();
+	boot();
+	m->config->disk_reserve_mib = INT64_C(1) << 30;
+	for (uint64_t end = now_usec() + 2 * USEC_PER_SEC;
+		now_usec() < end;) /* looks each second, then more often */
+		(void)sd_event_run(event, 50 * USEC_PER_MSEC);
+	ck_assert_uint_gt(the_machine()->disk_blocks, 0);
+	ck_assert_uint_eq(fake.pauses, 0);
+	write_to_disk();
+	for (int k = 0; k < 200 && !the_machine()->pause; k++)
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.pauses, 1);
+	ck_assert_str_eq(machine_pause_reason(the_machine()), "disk_full");
+	for (int k = 0; k < 40; k++)
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.resumes, 0);
+	m->config->disk_reserve_mib = 0;
+	for (int k = 0; k < 200 && the_machine()->pause; k++)
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_uint_eq(fake.resumes, 1);
 	delete ();
 }
 END_TEST
@@ -931,6 +972,7 @@ int main(void)
 	tcase_add_test(t, guest_switches_itself_off);
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_test(t, paused_and_resumed);
+	tcase_add_test(t, paused_at_the_reserve);
 	tcase_add_loop_test(t, executes, 0, 2);
 	tcase_add_test(t, exec_without_boot);
 	tcase_add_loop_test(t, refused_command_leaves_no_row, 0, 3);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`pyro vm ...` against real guests: a machine that is created, booted, stopped, given its command and deleted; what its
 owner's limits and the host's full disk do to it; and that nobody else sees it."""
+import contextlib
 import json
 import os
 import re
@@ -183,45 +184,98 @@ def test_another_uid_finds_nothing(make_daemon, root_only):
     d.wait_clean()
 
 
-def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
-    """The state directory on a file system of its own: the guest fills it, stands still, and goes on when there is room."""
-    image, mount = work + "/small.img", work + "/small"
+@contextlib.contextmanager
+def small_state(work, make_daemon, mib, config):
+    """A started daemon whose state is on a file system of its own, of that size, and the path of that."""
+    image, mount, conf = work + "/small.img", work + "/small", work + "/small.conf"
     os.makedirs(mount)
     with open(image, "wb") as f:
-        f.truncate(420 << 20)
+        f.truncate(mib << 20)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
     if subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True).returncode != 0:
         pytest.skip("no loop mounts here")
     try:
         d = make_daemon()
-        os.rmdir(d.state) if not os.listdir(d.state) else None
         subprocess.run(["cp", "-a", CACHE + "/kernels", mount + "/kernels"], check=True)
-        d.state = mount
-        d.env["PYRO_STATE_DIR"] = mount
-        conf = work + "/reserve0.conf"
+        d.state = d.env["PYRO_STATE_DIR"] = mount
         with open(conf, "w") as f:
-            f.write("disk_reserve_mib = 0\n")
-        d.start("--config", conf)
-        room = os.statvfs(mount)
-        ballast = mount + "/ballast"
-        with open(ballast, "wb") as f:
-            os.posix_fallocate(f.fileno(), 0, room.f_bavail * room.f_frsize - (150 << 20))
-        p = d.popen("run", "--timeout-seconds", "120", ENV, "--", "sh", "-c",
-                    "dd if=/dev/urandom of=/workspace/big bs=1M count=200 conv=fsync 2>/dev/null && stat -c %s /workspace/big",
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        end = time.monotonic() + 90
-        while True:
-            vms = d.vms()
-            if vms and (vms[0]["last_error"] or "") == "paused: disk_full":
-                break
-            assert p.poll() is None, p.stderr.read()
-            assert time.monotonic() < end, vms
-            time.sleep(0.05)
-        assert vms[0]["state"] == "started"
-        os.unlink(ballast)
-        out, err = p.communicate(timeout=120)
-        assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
+            f.write(config)
+        yield d.start("--config", conf), mount
         d.wait_clean()
         d.stop()
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+        os.rmdir(mount)
+        os.unlink(image)
+
+
+def free_bytes(mount):
+    room = os.statvfs(mount)
+    return room.f_bavail * room.f_frsize
+
+
+def fill_up_to(mount, left):
+    """A file that leaves so many bytes."""
+    with open(mount + "/ballast", "wb") as f:
+        os.posix_fallocate(f.fileno(), 0, free_bytes(mount) - left)
+    return mount + "/ballast"
+
+
+def write_in_guest(d, mib):
+    return d.popen("run", "--timeout-seconds", "600", ENV, "--", "sh", "-c",
+                   "dd if=/dev/urandom of=/workspace/big bs=1M count=%d conv=fsync 2>/dev/null && stat -c %%s /workspace/big" % mib,
+                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_paused(d, p, mount, state="started"):
+    """Until a machine stands still; the least space that was free meanwhile."""
+    least, end = free_bytes(mount), time.monotonic() + 90
+    while True:
+        paused = [v for v in d.vms() if v["last_error"] == "paused: disk_full"]
+        least = min(least, free_bytes(mount))
+        if paused:
+            assert [(v["state"], v["pause_reason"]) for v in paused] == [(state, "disk_full")]
+            return least
+        assert p.poll() is None, p.stderr.read()
+        assert time.monotonic() < end, d.vms()
+        time.sleep(0.02)
+
+
+def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
+    """Without a reserve: the guest fills the file system, stands still, and goes on when there is room."""
+    with small_state(work, make_daemon, 420, "disk_reserve_mib = 0\n") as (d, mount):
+        ballast = fill_up_to(mount, 150 << 20)
+        p = write_in_guest(d, 200)
+        wait_paused(d, p, mount)
+        os.unlink(ballast)
+        out, err = p.communicate(timeout=600)
+        assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
+
+
+def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
+    """One guest that writes without end gets no further than the reserve; one that writes nothing is not held up by it; the next
+    daemon knows of the pause; and it goes on by itself."""
+    reserve = 200 << 20
+    with small_state(work, make_daemon, 900, "disk_reserve_mib = 200\n") as (d, mount):
+        other = d.popen("run", "-i", "--timeout-seconds", "300", ENV, "--", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL)
+        other.stdin.write(b"before\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == b"before\n"
+        ballast = fill_up_to(mount, reserve + (150 << 20))
+        p = write_in_guest(d, 300)
+        least = wait_paused(d, p, mount)
+        stands_at = free_bytes(mount)
+        assert reserve * 3 // 4 < stands_at < reserve, (least >> 20, stands_at >> 20)
+        other.stdin.write(b"meanwhile\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == b"meanwhile\n"
+        d.stop()
+        d.start("--config", work + "/small.conf")
+        wait_paused(d, p, mount, "unknown")  # nobody in it can answer
+        assert free_bytes(mount) >= stands_at - (1 << 20)  # its own database
+        os.unlink(ballast)
+        out, err = p.communicate(timeout=600)
+        assert p.returncode == 0 and out == b"%d\n" % (300 << 20), err
+        other.stdin.close()
+        assert other.wait(timeout=60) == 0

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Keeps disk_reserve_mib of the disks' file system free while machines run: at the reserve the machines whose disks have
+ * grown since the last look are paused (pause.c lets them go on). Called by start.c and adopt.c when a VMM runs.
+ *
+ * What must stay true: the next look comes before a disk of FILL_RATE can have used up what is above the reserve, but not
+ * more often than every LOOK_MIN_USEC; what is written in one such interval, and until QEMU has stopped, comes out of the
+ * reserve. A machine that writes nothing is never paused. The kernel has no event for "the space runs out", so a timer
+ * looks, only while a VMM runs.
+ */
+
+#include "daemon/core/machine-internal.h"
+
+#include "daemon/log.h"
+#include "proto/host.h"
+
+#include <sys/stat.h>
+
+#define FILL_RATE     (1024 * MIB) /* bytes a second that all machines together may write */
+#define LOOK_MIN_USEC (50 * USEC_PER_MSEC)
+#define LOOK_MAX_USEC USEC_PER_SEC
+#define ACCURACY_USEC (5 * USEC_PER_MSEC)
+#define ROOM_MIB      16 /* less would be full again at once */
+
+static uint64_t reserve_bytes(const struct machines *ms)
+{
+	return (uint64_t)ms->m->config->disk_reserve_mib * MIB;
+}
+
+int machines_free_bytes(const struct machines *ms, uint64_t *ret)
+{
+	return host_free_bytes(ms->m->state_dir, ret);
+}
+
+bool machines_have_room(const struct machines *ms)
+{
+	uint64_t reserve = reserve_bytes(ms), free_bytes;
+
+	return machines_free_bytes(ms, &free_bytes) >= 0 &&
+	       free_bytes >= MAX_OF(reserve + reserve / 10, ROOM_MIB * MIB);
+}
+
+/* Whether its disk has more blocks than at the last look; the first look only counts them. */
+static bool has_grown(struct machine *mc)
+{
+	uint64_t before = mc->disk_blocks;
+	struct stat st;
+
+	if (stat(mc->disk_path, &st) < 0)
+		return false;
+	mc->disk_blocks = (uint64_t)st.st_blocks;
+	return before > 0 && mc->disk_blocks > before;
+}
+
+static bool runs(const struct machine *mc)
+{
+	return mc->vmm && mc->vmm_up && !mc->vmm_gone && !machine_goes_down(mc);
+}
+
+/* Returns whether any VMM runs. */
+static bool look_at_machines(struct machines *ms, bool short_of)
+{
+	struct machine *mc;
+	bool any = false;
+
+	LIST_FOREACH (mc, &ms->list, entry) {
+		if (!runs(mc))
+			continue;
+		any = true;
+		if (has_grown(mc) && short_of && !mc->pause)
+			vmm_pause(mc->vmm);
+	}
+	return any;
+}
+
+/* How long until the reserve could be reached. */
+static uint64_t next_look(uint64_t above)
+{
+	return MIN_OF(MAX_OF(above * USEC_PER_SEC / FILL_RATE, LOOK_MIN_USEC), LOOK_MAX_USEC);
+}
+
+static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	struct machines *ms = userdata;
+	uint64_t reserve = reserve_bytes(ms), free_bytes, above = UINT32_MAX;
+	int r = machines_free_bytes(ms, &free_bytes);
+
+	if (r < 0)
+		log_warning_errno(
+			r, "cannot tell the free space of %s: %s", ms->m->state_dir, strerror(-r));
+	else
+		above = free_bytes > reserve ? MIN_OF(free_bytes - reserve, above) : 0;
+	if (!look_at_machines(ms, above == 0 && reserve > 0))
+		return 0;
+	r = sd_event_source_set_time_relative(source, next_look(above));
+	if (r >= 0)
+		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+	if (r < 0)
+		log_error_errno(r, "disk_reserve_mib is no longer kept: %s", strerror(-r));
+	return 0;
+}
+
+int reserve_new(struct machines *ms)
+{
+	int r = sd_event_add_time(
+		ms->m->event, &ms->reserve, CLOCK_MONOTONIC, 0, ACCURACY_USEC, on_look, ms);
+
+	return r < 0 ? r : sd_event_source_set_enabled(ms->reserve, SD_EVENT_OFF);
+}
+
+void reserve_watch(struct machines *ms)
+{
+	int enabled, r = sd_event_source_get_enabled(ms->reserve, &enabled);
+
+	if (r >= 0 && enabled == SD_EVENT_OFF) {
+		r = sd_event_source_set_time_relative(ms->reserve, 0);
+		if (r >= 0)
+			r = sd_event_source_set_enabled(ms->reserve, SD_EVENT_ONESHOT);
+	}
+	if (r < 0)
+		log_error_errno(r, "disk_reserve_mib is not kept: %s", strerror(-r));
+}
