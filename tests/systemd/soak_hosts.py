@@ -68,12 +68,15 @@ class Installed:
 
 
 def run_in_clone(host, where, command, name, user="root", timeout=RUN_WITHIN):
-    """Its output goes to build-test-results/NAME.log; returns that."""
+    """Its output goes to build-test-results/NAME.log; returns that. In a scope of its own, as a login is: what only enters the
+    namespaces stays in the cgroup of the host outside, whose path in there is no folder."""
     path = "%s/build-test-results/%s.log" % (TOP, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     home = "/root" if user == "root" else "/home/" + user
     with open(path, "w") as log:
-        done = host.run("env", "HOME=" + home, "sh", "-c", 'cd "$1" && shift && exec "$@" 2>&1', "sh", where, *command, user=user, check=False,
+        scope = ["systemd-run", "--scope", "--quiet", "--property=Delegate=yes"]
+        become = ["runuser", "-u", user, "--"] if user != "root" else []
+        done = host.run(*scope, *become, "env", "HOME=" + home, "sh", "-c", 'cd "$1" && shift && exec "$@" 2>&1', "sh", where, *command, check=False,
                         timeout=timeout, stdout=log, stdin=subprocess.DEVNULL)
     with open(path, errors="replace") as log:
         text = log.read()
