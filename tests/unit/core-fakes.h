@@ -55,8 +55,8 @@ struct fake {
 	int signo;      /* of the last KILL */
 	unsigned reads; /* of image and kernel */
 	bool was_read;
-	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes, pauses,
-		adopted;
+	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,
+		pauses, adopted;
 	uint64_t stdin_bytes;
 	char *command_line; /* owned: of the last START */
 	/* the agent */
