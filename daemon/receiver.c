@@ -330,8 +330,12 @@ static int fork_child(struct receiver *v)
 static int watch_child(struct receiver *v)
 {
 	sd_event *event = v->all->event;
-	int r = sd_event_add_io(event, &v->io, v->fd, EPOLLIN, on_reply, v);
+	int r;
 
+	/* The last sockets are closed when the loop is over: nobody waits for an answer, nor for its end. */
+	if (sd_event_get_state(event) == SD_EVENT_FINISHED)
+		return 0;
+	r = sd_event_add_io(event, &v->io, v->fd, EPOLLIN, on_reply, v);
 	if (r >= 0)
 		r = sd_event_add_io(event, &v->exited, v->pidfd, EPOLLIN, on_exited, v);
 	if (r >= 0)
@@ -531,7 +535,9 @@ void receivers_close_listener(struct receivers *rs, int fd)
 	r = pass_to_closer(rs, fd);
 	if (r < 0)
 		log_error_errno(r, "no process closes a stranger's socket in pyrod's place");
+	guard_set(rs, GUARD_NSEC);
 	fd_close(fd);
+	guard_set(rs, 0);
 }
 
 void receivers_close(struct receivers *rs, int fd, bool shared)

@@ -82,8 +82,8 @@ void machines_user_limits(const struct manager *m, struct user_limits *ret)
 	*ret = (struct user_limits){
 		.vcpus = max_of(c->max_vcpus, 4 * (int64_t)host_cpu_count()),
 		.mem_mib = max_of(c->max_memory_mib, (int64_t)host_memory_mib() / 2),
-		.disk_mib = max_of(c->max_disk_mib,
-			MAX_OF(half, c->max_machines * c->default_disk_mib)),
+		.disk_mib = max_of(
+			c->max_disk_mib, MAX_OF(half, c->max_machines * c->default_disk_mib)),
 	};
 }
 
@@ -119,11 +119,10 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 	if (without && without->state == MACHINE_STARTED)
 		available += self.mem_mib;
 	return (struct most){
-		.vcpus = MIN_OF(have, room(max.vcpus, u.vcpus - self.vcpus,
-					      c->total_vcpus, all.vcpus - self.vcpus)),
-		.mem_mib = MIN_OF(available,
-			room(max.mem_mib, u.mem_mib - self.mem_mib,
-				total_memory(c), all.mem_mib - self.mem_mib)),
+		.vcpus = MIN_OF(have, room(max.vcpus, u.vcpus - self.vcpus, c->total_vcpus,
+					      all.vcpus - self.vcpus)),
+		.mem_mib = MIN_OF(available, room(max.mem_mib, u.mem_mib - self.mem_mib,
+						     total_memory(c), all.mem_mib - self.mem_mib)),
 		.disk_mib = room(max.disk_mib, u.disk_mib - self.disk_mib, c->total_disk_mib,
 			all.disk_mib - self.disk_mib),
 	};
@@ -203,8 +202,7 @@ int machine_check_quotas(struct machine *mc, struct error *err)
 		r = check_quota(
 			"memory in MiB", "max_memory_mib", u.mem_mib, max.mem_mib, mem, err);
 	if (r >= 0)
-		r = check_quota(
-			"disk in MiB", "max_disk_mib", u.disk_mib, max.disk_mib, disk, err);
+		r = check_quota("disk in MiB", "max_disk_mib", u.disk_mib, max.disk_mib, disk, err);
 	if (r >= 0)
 		r = check_total("machines", all.machines, c->total_machines, FIX_MACHINES, err);
 	if (r >= 0)
@@ -270,8 +268,8 @@ int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, stru
 
 	machines_user_limits(ms->m, &max);
 	if (r >= 0)
-		r = check_quota("memory in MiB", "max_memory_mib", (int64_t)mem_mib, max.mem_mib, fix,
-			err);
+		r = check_quota(
+			"memory in MiB", "max_memory_mib", (int64_t)mem_mib, max.mem_mib, fix, err);
 	return r < 0 ? r : check_memory(ms, uid, mem_mib, NULL, err);
 }
 

@@ -3,6 +3,7 @@
 fails on a daemon without what it is about."""
 import array
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import select
 import signal
 import socket
 import struct
+import termios
 import time
 
 import pytest
@@ -187,6 +189,38 @@ def test_descriptors_that_cannot_be_closed(root_only, make_fake, tmp_path, build
     assert busy[-1] < 1000 and again[-1] < 1000
     assert stop_seconds < 2 or build == BUILD_ASAN
     daemon.wait_clean(30)
+
+
+def test_descriptors_that_are_unread_at_the_end(root_only, make_fake):
+    """pyrod has stopped reading, since its answers are not taken, and is asked to end: what is queued then is closed by another
+    process too. Nothing odd came before, so no such process is there yet."""
+    daemon = make_fake().start()
+    os.chmod(daemon.socket, 0o666)
+    ready, tell = os.pipe()
+
+    def attack():
+        a, socks = Attacker(daemon, None, 11), []
+        for _ in range(4):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(daemon.socket)
+            s.setblocking(False)
+            socks.append(s)
+            while struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, b"\0" * 4))[0] < 20000:  # what pyrod has not read
+                with contextlib.suppress(BlockingIOError):
+                    s.send(a.line("rpc.discover", {}, 0) * 20)
+                select.select([], [], [], 0.01)
+            a.send(s, b"{", stuck=False)
+        os.write(tell, b"x")
+        signal.pause()
+
+    with at_work(attack, lambda: None):
+        assert select.select([ready], [], [], 60)[0]
+        begin = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - begin < 2
+    os.close(ready)
+    os.close(tell)
+    assert "no process closes" not in daemon.log_text()
 
 
 def flood(path, method):
