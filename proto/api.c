@@ -273,7 +273,8 @@ static const struct api_field env_pull_params[] = {
 	{ .name = "force",
 		.type = API_BOOL,
 		.dflt = "false",
-		.help = "Pull anew when what is installed is up to date." },
+		.help = "Make it again although it is installed: for root and pyro-admin, and for "
+			"anyone when it is damaged." },
 	FIELDS_END,
 };
 #define env_pull_result env_fields

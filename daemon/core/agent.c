@@ -201,8 +201,8 @@ static int take_setup_done(struct machine *mc, const struct frame *f)
 	if (result.error == 0) {
 		set_up(mc);
 	} else if (!mc->set_up) {
-		_cleanup_free_ char *fix =
-			str_printf("pyro env pull --force %s", mc->row.environment);
+		_cleanup_free_ char *fix = str_printf("%spyro env pull --force %s",
+			mc->machines->m->system ? "sudo " : "", mc->row.environment);
 
 		if (result.what)
 			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));

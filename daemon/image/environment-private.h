@@ -28,7 +28,9 @@ struct environment {
 	json_object *packages;    /* owned or NULL */
 	char *damage;             /* owned or NULL: why what is there does not count */
 	struct error failure;     /* of its last pull, until the next */
-	struct pull *pull;        /* owned or NULL */
+	struct pull *pull;        /* owned or NULL: makes an image */
+	struct pull *
+		ensure; /* owned or NULL: of one that is installed, so only the kernel is seen to */
 };
 
 struct environments {

@@ -582,6 +582,7 @@ struct environments *environments_free(struct environments *envs)
 		return NULL;
 	for (size_t i = 0; envs->list && i < catalog_size; i++) {
 		(void)pull_free(envs->list[i].pull);
+		(void)pull_free(envs->list[i].ensure);
 		environment_forget(&envs->list[i]);
 		error_clear(&envs->list[i].failure);
 	}

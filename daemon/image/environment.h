@@ -75,7 +75,7 @@ enum pull_why {
 };
 /*
  * Joins or starts the pull of env (with it kernels_ensure, so that a machine can start afterwards).
- * Already installed: done comes in the next turn of the loop.
+ * Already installed and not forced: done comes in the next turn of the loop, also while a pull that is forced runs.
  * Checks free space first. The waiter may leave with pull_wait_free; the job goes on.
  */
 int environment_pull(struct environment *env, enum pull_why why, pull_progress_fn on_progress,

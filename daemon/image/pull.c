@@ -4,6 +4,9 @@
  * the installation. Whoever wants the environment meanwhile joins as a waiter and may leave; the work
  * belongs to nobody and goes on.
  *
+ * An environment has up to two pulls: one that makes an image, and one that only sees to the kernel. What is
+ * installed is used while the first replaces it: only who forces a pull, or has nothing to use, waits for that one.
+ *
  * Nothing counts as installed before install.c has renamed the staging folder and written NAME.json,
  * both durably; a pull that ends in any other way leaves only a staging folder, which is removed at
  * once or at the next start.
@@ -40,8 +43,9 @@ TAILQ_HEAD(pull_waits, pull_wait);
 
 struct pull {
 	struct environment *env; /* borrowed */
+	bool makes_image;        /* env->pull, else env->ensure */
 	bool force;
-	struct pull_waits waits;
+	struct pull_waits waits; /* those who were told of this round's progress are at the end */
 	uint64_t round;
 	struct import_job *job; /* owned */
 	bool installing;
@@ -89,19 +93,16 @@ struct pull_wait *pull_wait_free(struct pull_wait *w)
 	return NULL;
 }
 
-/* A callback may leave or make another leave, so each step looks for the next not yet told. */
+/* A callback may leave, make another leave or add one, so each step takes the first, which goes to the end. */
 static void report(struct pull *p, const char *phase, int percent, const char *detail)
 {
 	struct pull_progress progress = { phase, percent, detail };
 	struct pull_wait *w;
 
 	p->round++;
-	for (;;) {
-		TAILQ_FOREACH (w, &p->waits, entry)
-			if (w->round != p->round)
-				break;
-		if (!w)
-			return;
+	while ((w = TAILQ_FIRST(&p->waits)) && w->round != p->round) {
+		TAILQ_REMOVE(&p->waits, w, entry);
+		TAILQ_INSERT_TAIL(&p->waits, w, entry);
 		w->round = p->round;
 		if (w->on_progress)
 			w->on_progress(&progress, w->userdata);
@@ -137,7 +138,10 @@ static void finish(struct pull *p, const struct error *err)
 		(void)error_copy(&p->env->failure, &why);
 		err = &why;
 	}
-	p->env->pull = NULL;
+	if (p->makes_image)
+		p->env->pull = NULL;
+	else
+		p->env->ensure = NULL;
 	crash_point();
 	while ((w = TAILQ_FIRST(&p->waits))) {
 		TAILQ_REMOVE(&p->waits, w, entry);
@@ -378,19 +382,34 @@ static void on_kernel_progress(const char *phase, int percent, void *userdata)
 	report(userdata, phase, percent, NULL);
 }
 
+/* What was installed may have been removed, or found damaged, while the kernel was made. */
+static int check_still_there(struct environment *env, struct error *err)
+{
+	_cleanup_free_ char *fix = NULL;
+	const char *damage = environment_damage(env);
+
+	if (environment_installed(env))
+		return 0;
+	fix = str_printf("pyro env pull %s", env->catalog->name);
+
+	return error_set(err, ERROR_PULL_FAILED, damage ? damage : "it was removed meanwhile", fix,
+		"environment %s is not installed", env->catalog->name);
+}
+
 static void on_kernel(const struct error *kernel_err, void *userdata)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct pull *p = userdata;
-	bool import = p->force || !environment_installed(p->env);
 
-	if (kernel_err || !import) {
+	if (kernel_err) {
 		finish(p, kernel_err);
-		return;
+	} else if (p->makes_image) {
+		report(p, "install", 0, environment_damage(p->env));
+		if (start_import(p, &err) < 0)
+			finish(p, &err);
+	} else {
+		finish(p, check_still_there(p->env, &err) < 0 ? &err : NULL);
 	}
-	report(p, "install", 0, environment_damage(p->env));
-	if (start_import(p, &err) < 0)
-		finish(p, &err);
 }
 
 /* The cache may have gone under a running daemon; what it held does not count as installed any more. */
@@ -446,35 +465,34 @@ static int refuse_damaged(struct environment *env, struct error *err)
 	return 0;
 }
 
-static int pull_start(struct environment *env, enum pull_why why, struct error *err)
+static int pull_start(struct environment *env, bool makes_image, enum pull_why why,
+	struct pull **ret, struct error *err)
 {
-	bool force = why == PULL_FORCED;
 	struct pull *p;
 	int r;
 
 	r = make_cache(env->envs, err);
-	if (r >= 0 && why == PULL_FOR_USE)
+	/* A pull that is under way puts right what it finds. */
+	if (r >= 0 && why == PULL_FOR_USE && !env->pull)
 		r = refuse_damaged(env, err);
+	if (r >= 0 && makes_image)
+		r = environments_check_space(env->envs, err);
 	if (r < 0)
 		return r;
-	if (force || !environment_installed(env)) {
-		r = environments_check_space(env->envs, err);
-		if (r < 0)
-			return r;
-	}
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return no_memory(err);
 	error_clear(&env->failure);
 	p->env = env;
-	p->force = force;
+	p->makes_image = makes_image;
+	p->force = why == PULL_FORCED;
 	TAILQ_INIT(&p->waits);
 	r = begin(p, err);
 	if (r < 0) {
 		(void)pull_free(p);
 		return r;
 	}
-	env->pull = p;
+	*ret = p;
 
 	return 0;
 }
@@ -482,27 +500,26 @@ static int pull_start(struct environment *env, enum pull_why why, struct error *
 int environment_pull(struct environment *env, enum pull_why why, pull_progress_fn on_progress,
 	pull_done_fn on_done, void *userdata, struct pull_wait **ret, struct error *err)
 {
-	bool force = why == PULL_FORCED;
+	bool makes_image = why == PULL_FORCED || !environment_installed(env);
+	struct pull **place = makes_image ? &env->pull : &env->ensure;
 	_cleanup_free_ struct pull_wait *w = calloc(1, sizeof(*w));
 	int r;
 
 	if (!w)
 		return no_memory(err);
-	if (!env->pull) {
-		r = pull_start(env, why, err);
+	if (!*place) {
+		r = pull_start(env, makes_image, why, place, err);
 		if (r < 0)
 			return r;
 	}
-	/* Joining a pull that only looks after the kernel makes it a whole one. */
-	env->pull->force = env->pull->force || (force && !env->pull->job && !env->pull->installing);
 	*w = (struct pull_wait){
-		.pull = env->pull,
+		.pull = *place,
 		.on_progress = on_progress,
 		.on_done = on_done,
 		.userdata = userdata,
-		.round = env->pull->round,
+		.round = (*place)->round,
 	};
-	TAILQ_INSERT_TAIL(&env->pull->waits, w, entry);
+	TAILQ_INSERT_TAIL(&(*place)->waits, w, entry);
 	*ret = TAKE_PTR(w);
 
 	return 0;

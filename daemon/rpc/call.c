@@ -80,6 +80,15 @@ bool call_is_admin(struct call *c)
 	return c->admin;
 }
 
+int call_require_admin(struct call *c, const char *what, const char *cause, struct error *err)
+{
+	if (c->admin)
+		return 0;
+	return error_set(err, ERROR_PERMISSION_DENIED, cause,
+		"run it as root or as a member of group pyro-admin", "%s is not for uid %u", what,
+		c->uid);
+}
+
 struct machine *call_machine(struct call *c)
 {
 	return c->machine;

@@ -194,10 +194,11 @@ static int look_up(struct call *c, struct error *err)
 			return -ENOMEM;
 		return -error_code_errno(m->degraded.code);
 	}
-	if (c->method->right == API_ADMIN && !c->admin)
-		return error_set(err, ERROR_PERMISSION_DENIED, NULL,
-			"run it as root or as a member of group pyro-admin", "%s is not for uid %u",
-			c->method->name, c->uid);
+	if (c->method->right == API_ADMIN) {
+		int r = call_require_admin(c, c->method->name, NULL, err);
+		if (r < 0)
+			return r;
+	}
 	switch (c->method->object) {
 	case API_OBJ_VM:
 		return machines_find(m->machines, json_get_str(c->params, "vm_id", ""), c->uid,

@@ -2,7 +2,7 @@
 /*
  * Handlers of environments: list, inspect, pull, prune. Called by the dispatcher, which has looked
  * the environment up. What must stay true: a pull belongs to nobody, so a caller that leaves or
- * cancels only stops waiting; removing what others may use needs the administrator's right.
+ * cancels only stops waiting; removing or replacing what others may use needs the administrator's right.
  */
 
 #include "daemon/core/machine.h"
@@ -97,16 +97,33 @@ static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 	call_fail(c, &err);
 }
 
+/* What is installed and whole is made again only by an administrator's word: all others use it. */
+static int check_force(struct call *c, struct error *err)
+{
+	struct environment *env = call_environment(c);
+	_cleanup_free_ char *cause = NULL;
+	if (!environment_installed(env))
+		return 0;
+	cause = str_printf(
+		"%s is installed and not known to be damaged; what it is made of is everybody's",
+		environment_name(env));
+	return call_require_admin(c, "env.pull with force=true", cause, err);
+}
+
 int rpc_env_pull(struct call *c, struct error *err)
 {
+	bool force = json_get_bool(call_params(c), "force", false);
+	int r = force ? check_force(c, err) : 0;
+	if (r < 0)
+		return r;
 	_cleanup_(env_wait_freep) struct env_wait *w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
 	w->call = c;
 	w->env = call_environment(c);
 	/* Asked for by name, it is brought up to date; a machine is made of what there is. */
-	bool force = json_get_bool(call_params(c), "force", false) || environment_outdated(w->env);
-	int r = environment_pull(w->env, force ? PULL_FORCED : PULL_ASKED, on_pull_progress,
+	force = force || environment_outdated(w->env);
+	r = environment_pull(w->env, force ? PULL_FORCED : PULL_ASKED, on_pull_progress,
 		on_pull_done, w, &w->wait, err);
 	if (r < 0)
 		return r;
@@ -130,12 +147,13 @@ int rpc_env_prune(struct call *c, struct error *err)
 	struct manager *m = call_manager(c);
 	bool all = json_get_bool(call_params(c), "all", false);
 	bool dry_run = json_get_bool(call_params(c), "dry_run", false);
-	if (all && !dry_run && !call_is_admin(c))
-		return error_set(err, ERROR_PERMISSION_DENIED,
-			"it removes environments that other users have installed",
-			"run it as root or as a member of group pyro-admin",
-			"env.prune with all=true is not for uid %u", call_uid(c));
-	int r = environments_prune(
+	int r = all && !dry_run
+			? call_require_admin(c, "env.prune with all=true",
+				  "it removes environments that other users have installed", err)
+			: 0;
+	if (r < 0)
+		return r;
+	r = environments_prune(
 		m->environments, all, dry_run, machines_use_digest, m->machines, on_pruned, c, err);
 	if (r < 0)
 		return r;

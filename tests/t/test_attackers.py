@@ -17,7 +17,9 @@ import time
 import pytest
 
 from conftest import BUILD, BUILD_ASAN, N, Raw, keep
+from fakevm import ENV
 from fuse_server import stuck_file, taken
+from test_crash_points import fake_mmdebstrap
 
 ATTACKER = 61001
 CONNECTIONS = 32  # LIMIT_CONNECTIONS_UID
@@ -322,3 +324,50 @@ def test_places_are_kept_for_root(root_only, make_fake):
                 refused += "error" in raw.line()
         assert refused == 16
         assert daemon.call("system.ping")["result"]["uid"] == 0
+
+
+@contextlib.contextmanager
+def forced_by_root(daemon):
+    """A pull that root forces: it stands in mmdebstrap until its end is asked for, which is that it fails."""
+    fake_mmdebstrap(daemon)
+    gate, began = daemon.root + "/gate", daemon.root + "/began"
+    for fifo in (gate, began):
+        os.mkfifo(fifo)
+        os.chmod(fifo, 0o666)
+    with open(daemon.root + "/bin/mmdebstrap", "w") as f:
+        f.write("#!/bin/sh\n: >%s\nread line <%s\necho 'E: the mirror is away' >&2\nexit 1\n" % (began, gate))
+    daemon.start()
+    os.chmod(daemon.socket, 0o666)
+    with Raw(daemon.socket, 60) as root:
+        def begin():
+            root.send(b'{"jsonrpc":"2.0","id":1,"method":"env.pull","params":{"environment":"%s","force":true}}\n' % ENV.encode())
+            open(began).close()  # until mmdebstrap has it too
+
+        def end():
+            open(gate, "w").close()
+            while True:
+                line = root.line()
+                if line.get("id") == 1:
+                    return line
+        yield begin, end
+
+
+def test_a_forced_pull_holds_up_nobody(root_only, make_fake):
+    """Everybody waited for it, and failed when it failed."""
+    daemon = make_fake()
+    with forced_by_root(daemon) as (begin_pull, end_pull), connected_as(ATTACKER, daemon.socket) as raw:
+        def run():
+            begin = time.monotonic()
+            assert raw.call("vm.run", daemon.spec(command="print 100"))["result"]["exit_code"] == 0
+            return round(time.monotonic() - begin, 2)
+
+        quiet = run()
+        begin_pull()
+        busy = run()
+        assert raw.call("env.pull", {"environment": ENV})["result"]["installed"]
+        vm = raw.call("vm.create", daemon.spec())["result"]["vm_id"]
+        assert raw.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
+        assert end_pull()["error"]["data"]["code"] == "pull_failed"
+        keep(forced_pull_run_seconds=dict(quiet=quiet, during=busy, after_it_failed=run()))
+    daemon.wait_clean(30)
+

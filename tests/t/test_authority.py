@@ -118,15 +118,20 @@ def refusal(d, who, method, params=None):
     return reply["error"]
 
 
+def with_groups(d):
+    """The daemon d with the groups of this file."""
+    with open(d.root + "/group", "w") as f:
+        f.writelines(line for line in open("/etc/group") if line.split(":")[0] not in ("pyro", "pyro-admin"))
+        f.write("pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
+    d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', d.root + "/group"]
+    return d
+
+
 @pytest.fixture(scope="module")
 def served(root_only, work, installed):
     root = work + "/authority"
     os.makedirs(root)
-    with open(root + "/group", "w") as f:
-        f.writelines(line for line in open("/etc/group") if line.split(":")[0] not in ("pyro", "pyro-admin"))
-        f.write("pyro:x:%d:\npyro-admin:x:%d:\n" % (GROUP, ADMINS))
-    d = Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels")
-    d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', root + "/group"]
+    d = with_groups(Daemon(root, build=BUILD_ASAN, kernels=CACHE + "/kernels"))
     yield d.start()
     try:
         d.wait_clean(30)
@@ -221,6 +226,16 @@ def prune(d, who):
     assert error["data"]["code"] == "permission_denied" and error["data"]["fix"]
 
 
+def pull(d, who):
+    """What is installed and whole is made again only by an administrator's word."""
+    assert result(d, who, "env.pull", {"environment": ENV})["installed"]
+    if who in (ADMIN, ROOT):
+        return  # test_who_may_force_a_pull
+    before = result(d, who, "env.inspect", {"environment": ENV})
+    assert refusal(d, who, "env.pull", {"environment": ENV, "force": True})["data"]["code"] == "permission_denied"
+    assert result(d, who, "env.inspect", {"environment": ENV}) == before
+
+
 ANYONE = {
     "system.ping": anyone(check=lambda got, who: got["uid"] == PEOPLE[who][0] or pytest.fail("%s is uid %d" % (who, got["uid"]))),
     "system.doctor": anyone({"probe": False}),
@@ -228,7 +243,7 @@ ANYONE = {
     "cancel": anyone({"id": 4711}, lambda got, _: got == {"cancelled": False} or pytest.fail(str(got))),
     "env.list": anyone(),
     "vm.list_environments": anyone(),
-    "env.pull": anyone({"environment": ENV}),
+    "env.pull": pull,
     "env.inspect": anyone({"environment": ENV}),
     "env.prune": prune,
     "vm.run": run_for_anyone,
@@ -395,6 +410,25 @@ def test_only_an_administrator_removes_what_others_use(served, target):
     for who in (ADMIN, ROOT):
         assert result(served, who, "env.prune", {"all": True})["deleted"] == []
         assert result(served, who, "env.inspect", {"environment": ENV})["installed"] is True
+
+
+def test_who_may_force_a_pull(root_only, make_fake):
+    """Root and pyro-admin; everybody where what is installed is damaged. Here there is no room for a pull, so that those who
+    may are told of that."""
+    d = with_groups(make_fake(build=BUILD_ASAN, conf=["disk_reserve_mib = 1000000000"])).start()
+    force = {"environment": ENV, "force": True}
+    cache, names = d.root + "/cache", sorted(os.listdir(d.root + "/cache"))
+    error = refusal(d, OTHER, "env.pull", force)
+    assert error["data"]["code"] == "permission_denied" and "uid %d" % PEOPLE[OTHER][0] in error["message"]
+    assert "debian:12 is installed" in error["data"]["cause"] and "pyro-admin" in error["data"]["fix"]
+    for who in (ADMIN, ROOT):
+        assert refusal(d, who, "env.pull", force)["data"]["code"] == "no_space"
+    assert result(d, OTHER, "env.pull", {"environment": ENV})["installed"]
+    assert sorted(os.listdir(cache)) == names
+    image, = [cache + "/" + name for name in names if name.startswith("sha256-")]
+    os.rename(image + "/meta.json", image + "/damaged.json")  # as a daemon that has read it marks it
+    assert result(d, OTHER, "env.inspect", {"environment": ENV})["damage"]
+    assert refusal(d, OTHER, "env.pull", force)["data"]["code"] == "no_space"
 
 
 @pytest.mark.parametrize("gid,groups,allowed", [(ADMINS, "--groups=%d" % GROUP, True), (GROUP, "--clear-groups", False)], ids=["admin", "none"])

@@ -55,8 +55,11 @@ static const char script[] =
 	"  echo '{\"result\":{}}';;\n"
 	"environment)\n"
 	"  echo '{\"phase\":\"install\",\"percent\":null,\"detail\":null}'\n"
-	"  [ -e $D/gate ] && read x < $D/gate\n"
+	"  for gate in gate image-gate; do [ -e $D/$gate ] && read x < $D/$gate; done\n"
+	"  mode=$(cat $D/mode)\n"
 	"  case $mode in\n"
+	"  chatty) for i in 1 2 3 4 5 6 7 8 9 10; do\n"
+	"    echo '{\"phase\":\"write\",\"percent\":'$i'0,\"detail\":null}'; done; exit 9;;\n"
 	"  fail) echo 'E: tool' >&2; echo '{\"error\":{\"code\":\"pull_failed\",\"message\":\"mirror is"
 	" away\",\"cause\":\"could not resolve\",\"fix\":\"mirror=\"}}'; exit 1;;\n"
 	"  garbage) echo 'not json'; echo '{\"result\":{}}';;\n"
@@ -282,14 +285,19 @@ static void pull(const char *name, bool force, struct heard *h)
 	ck_assert_uint_eq(h->done, 0);
 }
 
-static void open_gate(void)
+static void open_the_gate(const char *name)
 {
-	int fd = open(path_of("gate"), O_WRONLY | O_CLOEXEC);
+	int fd = open(path_of(name), O_WRONLY | O_CLOEXEC);
 
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(write_all(fd, "\n", 1), 0);
 	ck_assert_int_eq(close(fd), 0);
-	ck_assert_int_eq(unlink(path_of("gate")), 0);
+	ck_assert_int_eq(unlink(path_of(name)), 0);
+}
+
+static void open_gate(void)
+{
+	open_the_gate("gate");
 }
 
 static void make_gate(void)
@@ -394,6 +402,97 @@ START_TEST(goes_on_when_all_leave)
 	while (!environment_installed(env_of("debian:12")))
 		turn(deadline);
 	ck_assert_uint_eq(h.done, 0);
+}
+END_TEST
+
+/* What is installed is used at once while it is made again, and after that has failed too. */
+START_TEST(a_forced_pull_holds_up_nobody)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct heard first = { 0 }, forced = { 0 }, asked = { 0 }, used = { 0 };
+	int fd = -EBADF;
+
+	pull("debian:12", false, &first);
+	until_done(&first);
+	ck_assert_int_eq(mkfifo(path_of("image-gate"), 0644), 0);
+	pull("debian:12", true, &forced);
+	until_in_install(&forced);
+	pull("debian:12", false, &asked);
+	until_done(&asked);
+	ck_assert_int_eq(environment_pull(env_of("debian:12"), PULL_FOR_USE, on_progress, on_done,
+				 &used, &used.wait, &err),
+		0);
+	until_done(&used);
+	ck_assert(!asked.err.set && !used.err.set);
+	ck_assert(!asked.installed_phase && !used.installed_phase);
+	ck_assert_uint_eq(forced.done, 0);
+	put("mode", "fail");
+	open_the_gate("image-gate");
+	until_done(&forced);
+	ck_assert_int_eq(forced.err.code, ERROR_PULL_FAILED);
+	ck_assert_int_eq(environments_open_image(t.m.environments, DIGEST, &fd, &err), 0);
+	ck_assert_int_eq(close(fd), 0);
+	error_clear(&forced.err);
+}
+END_TEST
+
+/* Two that force it share one pull, and so do all who have nothing to use meanwhile. */
+START_TEST(forced_pulls_are_shared)
+{
+	struct heard first = { 0 }, a = { 0 }, b = { 0 }, c = { 0 };
+
+	make_gate();
+	pull("debian:12", false, &first);
+	pull("debian:12", true, &a);
+	until_in_install(&first);
+	pull("debian:12", false, &b);
+	pull("debian:12", true, &c);
+	open_gate();
+	until_done(&first);
+	until_done(&a);
+	until_done(&b);
+	until_done(&c);
+	ck_assert(!first.err.set && !a.err.set && !b.err.set && !c.err.set);
+	ck_assert_uint_eq(calls("environment"), 1);
+}
+END_TEST
+
+/* Processor time of ten lines of progress that n waiters are told. */
+static uint64_t time_of_progress(unsigned n)
+{
+	struct heard *h = calloc(n, sizeof(*h));
+	struct timespec begin, end;
+
+	ck_assert_ptr_nonnull(h);
+	make_gate();
+	for (unsigned i = 0; i < n; i++)
+		pull("debian:12", false, &h[i]);
+	until_in_install(&h[0]);
+	open_gate();
+	ck_assert_int_eq(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin), 0);
+	until_done(&h[n - 1]);
+	ck_assert_int_eq(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end), 0);
+	for (unsigned i = 0; i < n; i++) {
+		ck_assert_uint_eq(h[i].done, 1);
+		ck_assert_uint_ge(h[i].progress, 11);
+		error_clear(&h[i].err);
+	}
+	free(h);
+
+	return (uint64_t)(end.tv_sec - begin.tv_sec) * USEC_PER_SEC +
+	       (uint64_t)(end.tv_nsec - begin.tv_nsec + 999) / 1000;
+}
+
+/* Thirty times the waiters cost thirty times as much; it was nine hundred times. */
+START_TEST(progress_costs_one_step_for_each_waiter)
+{
+	uint64_t few, many;
+
+	put("mode", "chatty");
+	few = time_of_progress(400);
+	many = time_of_progress(12000);
+	ck_assert_msg(many < 120 * few, "400 waiters: %ju us, 12000: %ju us", (uintmax_t)few,
+		(uintmax_t)many);
 }
 END_TEST
 
@@ -1294,6 +1393,9 @@ int main(void)
 	tcase_add_test(tc, installs);
 	tcase_add_test(tc, installed_answers_later_without_work);
 	tcase_add_test(tc, two_share_one_pull_and_one_leaves);
+	tcase_add_test(tc, a_forced_pull_holds_up_nobody);
+	tcase_add_test(tc, forced_pulls_are_shared);
+	tcase_add_test(tc, progress_costs_one_step_for_each_waiter);
 	tcase_add_test(tc, goes_on_when_all_leave);
 	tcase_add_loop_test(tc, failures_install_nothing, 0, ARRAY_SIZE(failures));
 	tcase_add_test(tc, interrupted_pull_leaves_nothing);
