@@ -52,6 +52,8 @@ static int become(int conn, const struct launch_msg *m)
 	char *const env[] = { path, lang, NULL };
 	const struct confine_spec spec = {
 		.program = m->args[0],
+		.first_fd = LAUNCH_FIRST_FD,
+		.n_fds = m->n_fds - 1u, /* the first is stdout */
 		.kvm = m->flags & LAUNCH_KVM,
 		.unit = m->flags & LAUNCH_UNIT,
 		.note = on_note,

@@ -14,6 +14,7 @@ import time
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import confined  # noqa: E402
 import container  # noqa: E402
 from conftest import CACHE, TOP  # noqa: E402
 
@@ -162,6 +163,23 @@ def test_each_vmm_has_a_uid_of_its_own_and_no_rights(host):
         assert host.run("ls", path, user="alice", check=False).returncode != 0, path
     for vm, user in ((first, "alice"), (second, "bob")):
         host.pyro("vm", "delete", vm, user=user)
+
+
+def test_what_a_vmm_may_do(host):
+    """A program of ours in QEMU's place, in pyro-vmm@.service."""
+    program, aside = host.root + confined.QEMU, host.root + "/root/qemu"
+    vm = json.loads(host.pyro("--json", "vm", "create", "--disk-mib", str(confined.DISK_MIB), "debian:12").stdout)["vm_id"]
+    shutil.move(program, aside)
+    shutil.copy(confined.PROGRAM, program)
+    try:
+        probe = confined.Probe("%s/var/lib/pyro/machines/%s/disk.ext4" % (host.root, vm), lambda: host.pyro("vm", "start", vm, check=False),
+                               lambda: host.main_pid(vm), lambda *argv: host.run(*argv).stdout, WITHIN)
+        probe.check()
+        probe.end()
+    finally:
+        shutil.move(aside, program)
+    assert "less contained" not in host.journal()
+    host.pyro("vm", "delete", vm)
 
 
 def test_nobody_sees_anothers_machine(host):

@@ -295,8 +295,9 @@ static void assert_namespaces(pid_t pid)
 static void assert_view(pid_t pid)
 {
 	static const char *const absent[] = { "etc/passwd", "tmp", "home", "root", "proc/1", "sys",
-		"dev/kvm" };
-	static const char *const present[] = { "usr", "proc/self/fd", "dev/null" };
+		"dev/kvm", "usr/bin/env", "usr/lib/os-release", "bin", "opt" };
+	static const char *const present[] = { "usr/bin/qemu-system-x86_64", "proc/self/fd",
+		"dev/null" };
 	_cleanup_free_ char *root = str_printf("/proc/%d/root", pid);
 	_cleanup_close_ int fd = -EBADF;
 

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The filter of system calls that a VMM begins with; QEMU adds one of its own. Called by confine.c, last. It names what no
+ * VMM needs and an attacker would use: other families of sockets than AF_UNIX, other processes, parts of the kernel
+ * that are large and new, namespaces, mounts, keys. Must stay true: everything else is allowed, so that the next
+ * QEMU and libc run; what fails does so as in a kernel that lacks it, never by a signal.
+ */
+#include "daemon/vmm/confine.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "daemon/filter.h"
+
+/* Newer than the headers of Debian 12. */
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452
+#endif
+#ifndef SYS_setxattrat
+#define SYS_setxattrat    463
+#define SYS_removexattrat 466
+#endif
+#ifndef SYS_open_tree_attr
+#define SYS_open_tree_attr 467
+#endif
+#ifndef SYS_file_setattr
+#define SYS_file_setattr 469
+#endif
+
+/* libc and QEMU do without: one by clone, the other by threads of its own. */
+static const int unknown[] = { SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
+	SYS_io_uring_register };
+
+static const int refused[] = {
+	/* large and new parts of the kernel */
+	SYS_userfaultfd, SYS_bpf, SYS_perf_event_open, SYS_fanotify_init, SYS_fanotify_mark,
+	SYS_lookup_dcookie, SYS_memfd_secret, SYS_vmsplice,
+	/* keys */
+	SYS_add_key, SYS_request_key, SYS_keyctl,
+	/* namespaces and mounts */
+	SYS_unshare, SYS_setns, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_open_tree,
+	SYS_open_tree_attr, SYS_move_mount, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick,
+	SYS_mount_setattr, SYS_open_by_handle_at, SYS_name_to_handle_at,
+	/* other processes, and more of its own */
+	SYS_fork, SYS_vfork, SYS_execveat, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev,
+	SYS_process_madvise, SYS_process_mrelease, SYS_kcmp, SYS_pidfd_open, SYS_pidfd_getfd,
+	SYS_pidfd_send_signal, SYS_tkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo,
+	SYS_setpriority, SYS_ioprio_set, SYS_sched_setattr, SYS_sched_setparam,
+	SYS_sched_setscheduler, SYS_sched_setaffinity, SYS_migrate_pages, SYS_move_pages,
+	/* the mode, owner and attributes of files that are its user's, as a plain user's daemon's all are */
+	SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_fchmodat2, SYS_chown, SYS_fchown, SYS_lchown,
+	SYS_fchownat, SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr,
+	SYS_fremovexattr, SYS_setxattrat, SYS_removexattrat, SYS_utime, SYS_utimes, SYS_futimesat,
+	SYS_utimensat, SYS_file_setattr,
+	/* the host */
+	SYS_kexec_load, SYS_kexec_file_load, SYS_init_module, SYS_finit_module, SYS_delete_module,
+	SYS_reboot, SYS_swapon, SYS_swapoff, SYS_acct, SYS_quotactl, SYS_quotactl_fd, SYS_syslog,
+	SYS_iopl, SYS_ioperm, SYS_settimeofday, SYS_clock_settime, SYS_adjtimex, SYS_clock_adjtime,
+	SYS_sethostname, SYS_setdomainname, SYS_vhangup, SYS_nfsservctl, SYS_uselib,
+	SYS_personality, SYS_modify_ldt
+};
+
+#define NAMESPACES \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | \
+		CLONE_NEWPID | CLONE_NEWNET)
+
+int confine_filter(void)
+{
+	const uint32_t local[] = { AF_UNIX }, self[] = { (uint32_t)getpid() },
+		       itself[] = { 0, (uint32_t)getpid() },
+		       owner[] = { F_SETOWN, F_SETOWN_EX, F_SETSIG },
+		       owner_too[] = { FIOSETOWN, SIOCSPGRP, TIOCSTI },
+		       family = FILTER_FAIL(EAFNOSUPPORT), no = FILTER_FAIL(EPERM);
+	struct filter f;
+
+	filter_begin(&f);
+	filter_values(&f, SYS_socket, 0, local, 1, FILTER_ALLOW, family);
+	filter_values(&f, SYS_socketpair, 0, local, 1, FILTER_ALLOW, family);
+	filter_bits(&f, SYS_clone, 0, CLONE_THREAD | NAMESPACES, CLONE_THREAD, FILTER_ALLOW, no);
+	filter_values(&f, SYS_kill, 0, self, 1, FILTER_ALLOW, no);
+	filter_values(&f, SYS_tgkill, 0, self, 1, FILTER_ALLOW, no);
+	filter_values(&f, SYS_prlimit64, 0, itself, ARRAY_SIZE(itself), FILTER_ALLOW, no);
+	/* Signals that the kernel would send in its name. */
+	filter_values(&f, SYS_fcntl, 1, owner, ARRAY_SIZE(owner), no, FILTER_ALLOW);
+	filter_values(&f, SYS_ioctl, 1, owner_too, ARRAY_SIZE(owner_too), no, FILTER_ALLOW);
+	filter_calls(&f, unknown, ARRAY_SIZE(unknown), FILTER_FAIL(ENOSYS));
+	filter_calls(&f, refused, ARRAY_SIZE(refused), no);
+	return filter_install(&f, FILTER_ALLOW);
+}

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""What a VMM that its guest has broken out of can do to the host: a program of ours in QEMU's place tries it (tests/fake/probe.c),
+in a machine of a daemon of root's without systemd, and of a plain user's own. Under systemd: tests/systemd."""
+import os
+
+import pytest
+
+import confined
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(confined.QEMU), reason="needs root, and a QEMU to take the place of")
+
+
+@pytest.fixture(params=["root", "user"])
+def daemon(request, make_fake):
+    d = make_fake()
+    confined.put_in_place(d, confined.USER if request.param == "user" else None)
+    try:
+        yield d.start()
+    finally:
+        d.close()
+        confined.remove()
+
+
+def test_what_it_may_do(daemon):
+    probe = confined.probe(daemon)
+    probe.check()
+    assert "less contained" not in daemon.log_text()  # nothing could not be had
+    probe.end()
+
+
+@pytest.mark.parametrize("mem_mib", [301, 302], ids=["x32", "i386"])
+def test_other_tables_of_system_calls(daemon, mem_mib):
+    """The probe is killed before it has written a word."""
+    vm = daemon.call("vm.create", dict(daemon.spec(), mem_mib=mem_mib))["result"]["vm_id"]
+    reply = daemon.call("vm.start", {"vm_id": vm}, timeout=60)
+    assert reply["error"]["data"]["code"] == "start_failed", reply
+    with open("%s/machines/%s/disk.ext4" % (daemon.state, vm), "rb") as f:
+        assert f.read(9) != b"survived="
