@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Finds the daemon: the places of design.md section 2 in order, and for each way of failing one sentence
- * with the command that mends it. Called by libpyro's pyro_connect alone. An absent socket leads to the
- * next place. So does a system socket that refuses the caller, if the caller's own is there: the caller
+ * Finds the daemon: the places of design.md section 2 in order. What is wrong with a place is said by place.c.
+ * Called by libpyro's pyro_connect alone. Whoever listens at a place that nobody named is spoken to only
+ * when place.c believes them. An absent socket leads to the next place. So does a system socket that refuses the caller, if the caller's own is there: the caller
  * cannot use the one and has made the other. Every other failure is an error, and a connection that was
  * lost is made again at the same place, or a caller would silently talk to another daemon than the one
  * that holds its work. Every wait is bounded.
@@ -10,18 +10,14 @@
 #include "dial.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <limits.h>
-#include <pwd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 
+#include "client/place.h"
 #include "client/pyro.h"
 #include "proto/host.h"
-
-#define SYSTEM_NAME "pyro" /* of the user the system's daemon runs as, and of its group */
 
 void dialled_done(struct dialled *d)
 {
@@ -53,186 +49,33 @@ int dial_path(const char *path)
 	return TAKE_FD(fd);
 }
 
-static bool systemd_runs(void)
+/* Connects to d->path, and believes who listens there only as place.c says. -errno; err is set for what place.c refuses. */
+static int open_place(struct dialled *d, struct error *err)
 {
-	return access("/run/systemd/system", F_OK) == 0;
-}
+	int r = place_check(d, err);
 
-/* The group whose members may use the socket: the socket's own, else pyro's. */
-static const struct group *socket_group(const struct stat *st)
-{
-	const struct group *g = st->st_gid != 0 ? getgrgid(st->st_gid) : NULL;
-
-	return g ? g : getgrnam(SYSTEM_NAME);
-}
-
-static bool group_has_user(const struct group *g, const struct passwd *pw)
-{
-	if (pw->pw_gid == g->gr_gid)
-		return true;
-	for (char **m = g->gr_mem; *m; m++)
-		if (streq(*m, pw->pw_name))
-			return true;
-	return false;
-}
-
-/* Another user's own daemon serves nobody else, whatever its socket's mode. */
-static bool is_anothers(const struct stat *st)
-{
-	const struct passwd *pw = getpwnam(SYSTEM_NAME);
-
-	return st->st_uid != 0 && st->st_uid != getuid() && !(pw && pw->pw_uid == st->st_uid);
-}
-
-/* Adds a command for root to the line; it has to succeed for the next. */
-static int add_command(char **line, const char *command, const char *group, const char *object)
-{
-	char *more = str_printf("%s%ssudo %s %s%s%s", *line ? *line : "", *line ? " && " : "",
-		command, group ? group : "", group ? " " : "", object);
-
-	if (!more)
-		return -ENOMEM;
-	free(*line);
-	*line = more;
-	return 0;
-}
-
-/* What is in the way, the nearest first, and the one line that mends it all. */
-static int refused_because(const char *path, const struct stat *st, const struct group *g,
-	const struct passwd *pw, char **ret_cause, char **ret_fix)
-{
-	const char *group = g ? g->gr_name : SYSTEM_NAME;
-	bool member = g && group_has_user(g, pw), open = (st->st_mode & 0060) == 0060;
-	_cleanup_free_ char *word = shell_quote(path);
-	int r = word ? 0 : -ENOMEM;
-
-	if (!g)
-		r = r < 0 ? r : add_command(ret_fix, "groupadd --system", NULL, group);
-	if (!g || st->st_gid != g->gr_gid)
-		r = r < 0 ? r : add_command(ret_fix, "chgrp", group, word);
-	if (!open)
-		r = r < 0 ? r : add_command(ret_fix, "chmod", "g+rw", word);
-	if (!member)
-		r = r < 0 ? r : add_command(ret_fix, "usermod -aG", group, pw->pw_name);
 	if (r < 0)
 		return r;
-	if (!*ret_fix)
-		*ret_fix = str_printf("newgrp %s", group);
-	*ret_cause =
-		!g ? str_printf("it is for group %s, which does not exist", group)
-		: !open || st->st_gid != g->gr_gid ? str_printf("it is not open to group %s", group)
-		: member
-			? str_printf("you are in group %s, but this login began before that", group)
-			: str_printf("you are not in group %s (which counts from the next "
-				     "login on)",
-				  group);
-	return *ret_fix && *ret_cause ? 0 : -ENOMEM;
+	r = dial_path(d->path);
+	if (r < 0)
+		return r;
+	d->fd = r;
+	r = place_check_peer(d, err);
+	if (r < 0)
+		d->fd = fd_close(d->fd);
+	return r;
 }
 
-static int set_refused(
-	const char *path, const char *cause, const char *fix, const char *other, struct error *err)
-{
-	/* The rest is a comment to the shell into which the line is pasted. */
-	_cleanup_free_ char *both = other ? str_printf("%s  # or: %s", fix, other) : NULL;
-
-	return error_set(err, ERROR_PERMISSION_DENIED, cause, both ? both : fix,
-		"no permission to use the socket %s", path);
-}
-
-/* other: what may be done as well as to get into the socket, or NULL. */
-static int refused(const char *path, const char *other, struct error *err)
-{
-	_cleanup_free_ char *cause = NULL, *fix = NULL, *word = NULL;
-	const struct passwd *pw;
-	struct stat st;
-	int r;
-
-	if (stat(path, &st) < 0) {
-		word = shell_quote(path);
-		fix = word ? str_printf("namei -l %s", word) : NULL;
-		if (!fix)
-			return -ENOMEM;
-		return set_refused(
-			path, "a folder on the way to it may not be entered", fix, other, err);
-	}
-	if (is_anothers(&st))
-		return set_refused(path, "it is another user's own daemon",
-			other ? other
-			      : "leave out --socket, --system and PYRO_SOCKET, to use a daemon of "
-				"yours",
-			NULL, err);
-	pw = getpwuid(getuid());
-	if (!pw)
-		return set_refused(path, "this uid has no account, so it is in no group",
-			"use pyro as a user with an account", other, err);
-	r = refused_because(path, &st, socket_group(&st), pw, &cause, &fix);
-	return r < 0 ? r : set_refused(path, cause, fix, other, err);
-}
-
-static const char *sudo(void)
-{
-	return geteuid() == 0 ? "" : "sudo ";
-}
-
-/* The command that starts the daemon of this place. *ret may be NULL: out of memory. */
-static char *start_command(const struct dialled *d, bool restart)
-{
-	_cleanup_free_ char *word = NULL;
-
-	if (systemd_runs() && d->system)
-		return str_printf("%ssystemctl %s pyrod", sudo(), restart ? "restart" : "start");
-	if (d->system)
-		return str_printf("%spyrod --system --detach", sudo());
-	if (d->user)
-		return strdup("pyrod --user --detach");
-	word = shell_quote(d->path);
-	return word ? str_printf("pyrod --socket %s --detach", word) : NULL;
-}
-
-static int not_there(const struct dialled *d, int r, struct error *err)
-{
-	_cleanup_free_ char *fix = start_command(d, false);
-	const char *cause = r == -ENOENT         ? "there is no such socket"
-			    : r == -ECONNREFUSED ? "nobody listens there: the daemon has ended"
-						 : strerror(-r);
-
-	return error_set(
-		err, ERROR_DAEMON_UNREACHABLE, cause, fix, "pyrod does not run at %s", d->path);
-}
-
-int dial_hung(const struct dialled *d, struct error *err)
-{
-	_cleanup_free_ char *start = start_command(d, true), *fix = NULL;
-	struct ucred peer = { .pid = 0 };
-	socklen_t size = sizeof(peer);
-
-	if (d->fd >= 0 && getsockopt(d->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
-		peer.pid = 0;
-	/* With socket activation the peer is systemd (1): never to be killed. */
-	if (!(systemd_runs() && d->system) && peer.pid > 1)
-		fix = str_printf("%skill -9 %d; %s", d->system ? sudo() : "", (int)peer.pid,
-			start ? start : "pyrod");
-	return error_set(err, ERROR_DAEMON_UNREACHABLE, "it hangs, or the host is very busy",
-		fix ? fix : start, "pyrod at %s did not answer within %d s", d->path,
-		DIAL_TIMEOUT_SEC);
-}
-
-/* Tries d->path. 0 done, -ENOENT nothing there (no error set), else the error. other: see refused(). */
+/* Tries d->path. 0 done, -ENOENT nothing there (no error set), else the error. other: see place_failed(). */
 static int try_place(struct dialled *d, const char *other, struct error *err)
 {
-	int r = dial_path(d->path);
+	int r = open_place(d, err);
 
-	if (r >= 0) {
-		d->fd = r;
-		return 0;
-	}
+	if (r >= 0 || err->set)
+		return r;
 	if (r == -ENOENT || r == -ENOTDIR)
 		return -ENOENT;
-	if (r == -EACCES || r == -EPERM)
-		return refused(d->path, other, err);
-	if (r == -EAGAIN)
-		return dial_hung(d, err);
-	return not_there(d, r, err);
+	return place_failed(d, r, other, err);
 }
 
 /* True if path is the standard place of that mode's daemon. */
@@ -253,16 +96,22 @@ static int absolute(const char *path, char **ret)
 	return *ret ? 0 : -ENOMEM;
 }
 
-static int dial_given(const char *path, struct dialled *ret, struct error *err)
+static int dial_given(
+	const char *path, enum dial_named named, struct dialled *ret, struct error *err)
 {
-	int r = absolute(path, &ret->path);
+	int r;
 
+	if (path[0] == '\0') /* of --socket: an empty variable names nothing */
+		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "leave out --socket",
+			"the path of the socket is empty");
+	r = absolute(path, &ret->path);
 	if (r < 0)
 		return r;
+	ret->named = named;
 	ret->system = is_place(ret->path, true);
 	ret->user = is_place(ret->path, false);
 	r = try_place(ret, NULL, err);
-	return r == -ENOENT ? not_there(ret, r, err) : r;
+	return r == -ENOENT ? place_failed(ret, r, NULL, err) : r;
 }
 
 static int dial_system(struct dialled *ret, const char *other, struct error *err)
@@ -285,11 +134,14 @@ static int user_socket(char **ret, struct error *err)
 		r = host_socket_path(false, getuid(), ret);
 		if (r >= 0 || r == -ENOMEM)
 			return r;
-		return error_set(err, ERROR_DAEMON_UNREACHABLE,
-			"HOME is no absolute path and your uid has no account",
+		return error_set(err, ERROR_DAEMON_UNREACHABLE, HOST_NO_HOME,
 			"set HOME to the absolute path of your home directory",
 			"no place for the socket of a daemon of yours");
 	}
+	if (!host_is_ours(dir, strlen(dir)))
+		return error_set(err, ERROR_PERMISSION_DENIED, "it is a folder of another user's",
+			"unset PYRO_RUNTIME_DIR",
+			"PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours", dir);
 	*ret = str_printf("%s/pyrod.sock", dir);
 	return *ret ? 0 : -ENOMEM;
 }
@@ -303,18 +155,16 @@ static int dial_user(bool start, struct dialled *ret, struct error *err)
 		return r;
 	ret->user = true;
 	ret->start = start;
-	r = dial_path(ret->path);
-	if (r >= 0) {
-		ret->fd = r;
-		return 0;
-	}
+	r = open_place(ret, err);
+	if (r >= 0 || err->set)
+		return r;
 	if (start && (r == -ENOENT || r == -ENOTDIR || r == -ECONNREFUSED)) {
 		r = autostart(ret->path, err);
 		if (r < 0)
 			return r;
 	}
 	r = try_place(ret, NULL, err);
-	return r == -ENOENT ? not_there(ret, r, err) : r;
+	return r == -ENOENT ? place_failed(ret, r, NULL, err) : r;
 }
 
 /* No socket was found and root asks: root's daemon is the system's. */
@@ -324,7 +174,7 @@ static int dial_for_root(const struct dialled *system, struct dialled *ret, stru
 	int r = dial_user(false, ret, &user_err);
 
 	if (r < 0 && (!ret->path || access(ret->path, F_OK) < 0))
-		return not_there(system, -ENOENT, err);
+		return place_failed(system, -ENOENT, NULL, err);
 	if (r < 0)
 		error_move(err, &user_err);
 	return r;
@@ -362,6 +212,7 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 {
 	_cleanup_(dialled_done) struct dialled d = { .fd = -EBADF };
 	const char *env = getenv("PYRO_SOCKET");
+	enum dial_named named = socket ? DIAL_OPTION : DIAL_VARIABLE;
 	bool start = !(mode & PYRO_NO_START);
 	int r;
 
@@ -369,11 +220,11 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 	if (!socket && mode == PYRO_AUTO && env && env[0])
 		socket = env;
 	if (socket) {
-		r = dial_given(socket, &d, err);
+		r = dial_given(socket, named, &d, err);
 	} else if (mode == PYRO_SYSTEM) {
 		r = dial_system(&d, NULL, err);
 		if (r == -ENOENT && !err->set)
-			r = not_there(&d, r, err);
+			r = place_failed(&d, r, NULL, err);
 	} else if (mode == PYRO_USER) {
 		r = dial_user(start, &d, err);
 	} else {
@@ -390,8 +241,19 @@ int dial(const char *socket, int mode, struct dialled *ret, struct error *err)
 int dial_again(const struct dialled *lost, struct dialled *ret, struct error *err)
 {
 	_cleanup_(dialled_done) struct dialled d = { .fd = -EBADF };
-	int r = lost->start ? dial_user(true, &d, err) : dial_given(lost->path, &d, err);
+	int r;
 
+	if (lost->start) {
+		r = dial_user(true, &d, err);
+	} else {
+		d.named = lost->named;
+		d.system = lost->system;
+		d.user = lost->user;
+		d.path = strdup(lost->path);
+		r = d.path ? try_place(&d, NULL, err) : -ENOMEM;
+		if (r == -ENOENT)
+			r = place_failed(&d, r, NULL, err);
+	}
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_DAEMON_UNREACHABLE, r, NULL, "cannot reach pyrod");

@@ -11,13 +11,21 @@
 #define DIAL_TIMEOUT_SEC  5  /* to be accepted, and again to be answered */
 #define START_TIMEOUT_SEC 10 /* for a user's daemon to become ready */
 
+/* Who has named the socket. */
+enum dial_named {
+	DIAL_FOUND,    /* nobody: it is a place of the daemon's own */
+	DIAL_OPTION,   /* the caller: --socket */
+	DIAL_VARIABLE, /* PYRO_SOCKET */
+};
+
 /* Where a connection went. */
 struct dialled {
 	int fd;      /* owned; non-blocking */
 	char *path;  /* owned */
 	bool system; /* the system daemon's place */
 	bool user;   /* the user's own place; neither: a path that was given */
-	bool start;  /* the user's own, which may be started when absent */
+	enum dial_named named;
+	bool start; /* the user's own, which may be started when absent */
 };
 
 /*
@@ -32,9 +40,6 @@ int dial_again(const struct dialled *lost, struct dialled *ret, struct error *er
 
 /* One connect, waiting at most DIAL_TIMEOUT_SEC to be accepted. Returns the descriptor or -errno. */
 int dial_path(const char *path);
-
-/* The error for a daemon that accepted and does not answer. */
-int dial_hung(const struct dialled *d, struct error *err);
 
 /* Starts `pyrod --user` detached and waits until it is ready at path (autostart.c). */
 int autostart(const char *path, struct error *err);

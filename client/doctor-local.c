@@ -117,8 +117,7 @@ static int check_cache(json_object *checks, int r)
 		return add_check(checks, "space", false,
 			"PYRO_ENVIRONMENT_CACHE_DIR is not an absolute path",
 			"set it to an absolute path, or unset it");
-	return add_check(checks, "space", false,
-		"HOME is no absolute path and your uid has no account: no place for environments",
+	return add_check(checks, "space", false, HOST_NO_HOME ": no place for environments",
 		"set HOME to the absolute path of your home directory");
 }
 

@@ -448,7 +448,12 @@ static int set_mode(struct parser *p, enum pyro_mode mode)
 static int take_global(struct parser *p, int global, const char *value)
 {
 	switch ((enum global)global) {
-	case GLOBAL_SOCKET: p->cli->socket = value; return 0;
+	case GLOBAL_SOCKET:
+		if (value[0] == '\0')
+			return refuse(p, "--socket", NULL, NULL,
+				"--socket: '' is not allowed: it is empty");
+		p->cli->socket = value;
+		return 0;
 	case GLOBAL_USER: return set_mode(p, PYRO_USER);
 	case GLOBAL_SYSTEM: return set_mode(p, PYRO_SYSTEM);
 	case GLOBAL_JSON: p->cli->json = true; return 0;
@@ -667,7 +672,7 @@ int globals_parse(struct cli *cli, const char *noun, int argc, char **argv, int 
 	while (p.i < argc && is_option(argv[p.i])) {
 		const char *word = argv[p.i++];
 
-		p.at = p.i - 1;
+		p.at = p.from = p.i - 1;
 		r = word[1] == '-' ? take_long(&p, word) : take_short(&p, word);
 		if (r < 0)
 			return r;

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "client/dial.h"
+#include "client/place.h"
 #include "proto/api.h"
 #include "proto/buf.h"
 #include "proto/fdpass.h"
@@ -358,7 +359,7 @@ static int wait_writable(struct pyro *p, uint64_t deadline, struct error *err)
 		if (r < 0)
 			return -errno;
 		if (r == 0)
-			return dial_hung(&p->to, err);
+			return place_hung(&p->to, err);
 		if (pfd.revents & POLLIN)
 			n = read_some(p);
 		if (n == 0)
@@ -575,7 +576,7 @@ static int greet(struct pyro *p, struct error *err)
 		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause, "pyro doctor",
 			"what listens at %s did not answer as pyrod does", p->to.path);
 	} else if (r == -ETIMEDOUT && !p->refused) {
-		dial_hung(&p->to, err);
+		place_hung(&p->to, err);
 	} else if (r < 0) {
 		if (e)
 			(void)error_code_from_name(e->code, &code);

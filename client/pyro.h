@@ -38,7 +38,8 @@ enum pyro_mode {
 };
 
 /*
- * Connects. socket: a path, or NULL to look as mode says: ENOENT goes on to the next place; so does EACCES of the
+ * Connects. socket: a path, whose server is believed, or NULL to look as mode says, where a server of another user's is an
+ * error (permission_denied): ENOENT goes on to the next place; so does EACCES of the
  * system's socket when the user's own is there, else it is an error (permission_denied) whose fix names both ways:
  * the group, and a daemon of the user's own. Waits at most 5 s for the daemon's first answer (system.ping), so that a
  * hung daemon is an error and not a hang. A user's daemon is started from where pyro is installed, or from

@@ -407,20 +407,61 @@ int host_free_inodes(const char *path, uint64_t *ret)
 	return 0;
 }
 
-/* The caller's home: HOME, else what /etc/passwd says. */
+/* Nothing can be said of what does not exist or cannot be looked at: to use it fails, and says why. */
+static bool owner_is_ours(const char *path)
+{
+	struct stat link, st;
+
+	if (lstat(path, &link) < 0 || stat(path, &st) < 0)
+		return true;
+	return (link.st_uid == 0 || link.st_uid == getuid()) &&
+	       (st.st_uid == 0 || st.st_uid == getuid());
+}
+
+bool host_is_ours(const char *path, size_t from)
+{
+	_cleanup_free_ char *copy = strdup(path);
+
+	if (!copy)
+		return false;
+	for (size_t i = MAX_OF(from, (size_t)1); i < strlen(path); i++) {
+		if (path[i] != '/')
+			continue;
+		copy[i] = '\0';
+		if (!owner_is_ours(copy))
+			return false;
+		copy[i] = '/';
+	}
+	return owner_is_ours(copy);
+}
+
+/* home/below, if that is a place of the caller's; -EPERM. */
+static int place_in_home(const char *home, const char *below, char **ret)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", streq(home, "/") ? "" : home, below);
+
+	if (!path)
+		return -ENOMEM;
+	if (!host_is_ours(path, strlen(home)))
+		return -EPERM;
+	*ret = TAKE_PTR(path);
+	return 0;
+}
+
+/*
+ * Below the caller's home: HOME, else what /etc/passwd says. HOME outlives su(1) and sudo(8) with some of their options, and
+ * may be a folder in which everybody can write: a daemon that another user runs there is not the caller's.
+ */
 static int home_path(const char *below, char **ret)
 {
 	_cleanup_free_ char *from_passwd = NULL;
 	const char *home = getenv("HOME");
+	int r = home && home[0] == '/' ? place_in_home(home, below, ret) : -EPERM;
 
-	if (!home || home[0] != '/') {
-		int r = passwd_field(getuid(), 5, &from_passwd);
-		if (r < 0)
-			return r;
-		home = from_passwd;
-	}
-	*ret = str_printf("%s/%s", streq(home, "/") ? "" : home, below);
-	return *ret ? 0 : -ENOMEM;
+	if (r != -EPERM)
+		return r;
+	r = passwd_field(getuid(), 5, &from_passwd);
+	return r < 0 ? r : place_in_home(from_passwd, below, ret);
 }
 
 static int copy_path(const char *path, char **ret)

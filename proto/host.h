@@ -54,6 +54,15 @@ int host_total_bytes(const char *path, uint64_t *ret);
 /* The same for free inodes; UINT64_MAX where the file system does not count them. */
 int host_free_inodes(const char *path, uint64_t *ret);
 
+/*
+ * True if the folder path and those on the way to it that are longer than `from` bytes belong to the caller or to root, as
+ * far as they exist. Symbolic links count with their owner and with what they lead to.
+ */
+bool host_is_ours(const char *path, size_t from);
+
+/* Why a user has no place of their own: home is HOME, else what /etc/passwd says, and never a folder of another user's. */
+#define HOST_NO_HOME "HOME is not the absolute path of a folder of yours, and your account has none"
+
 /* Default places. *ret is owned. mode: true = system (/run/pyro/pyrod.sock), false = user of uid:
  * /run/user/UID/pyro, or ~/.local/state/pyro/run where no /run/user/UID is. */
 int host_socket_path(bool system, uid_t uid, char **ret);

