@@ -150,23 +150,6 @@ static void to_stderr(int level, const char *text, size_t n)
 		next_file();
 }
 
-void log_lines(int level, const char *field, const char *head, const char *text)
-{
-	if (level > log_level)
-		return;
-	int saved = errno;
-	char record[LINE_MAX_BYTES * 4];
-	(void)snprintf(record, sizeof(record), "%s\n%s", head, text);
-	if (log_journal)
-		to_journal(level, 0, field, record);
-	for (const char *p = record; !log_journal && *p;) {
-		size_t n = strcspn(p, "\n");
-		to_stderr(level, p, n);
-		p += n + (p[n] == '\n');
-	}
-	errno = saved;
-}
-
 /* The file that stderr is, as the shell takes its name, or NULL. */
 static char *log_file(void)
 {

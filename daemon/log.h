@@ -21,10 +21,6 @@ int log_keep_file(const char *path);
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);
 
-/* One record of several lines: head, then text, which has been escaped but for its newlines. Without a journal each
- * line has its own prefix. */
-void log_lines(int level, const char *field, const char *head, const char *text);
-
 /* The command that finds word (an id) in what this daemon logs, owned; NULL when out of memory. */
 char *log_search(bool system, const char *word);
 

@@ -11,16 +11,32 @@
 
 #define VMM_FIX        "sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
 #define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
+#define CONSOLE_LINES  40   /* fewer than LOG_LIMIT_BURST: the last of them tell why */
 
+/* Where its last CONSOLE_LINES lines begin. */
+static char *last_lines(char *text)
+{
+	char *p = text + strlen(text);
+
+	for (int n = 0; p > text; p--)
+		if (p[-1] == '\n' && p[0] != '\0' && ++n == CONSOLE_LINES)
+			break;
+	return p;
+}
+
+/* The guest chose each line, so each says whose it is, and its owner can fill no log with them. */
 static void log_console(struct machine *mc)
 {
-	_cleanup_free_ char *tail = NULL, *head = str_printf("%s: its console ended:", mc->row.id);
-	char field[32];
+	_cleanup_free_ char *tail = NULL;
+	char field[32], *rest, *line;
 
-	if (!head || vmm_console_tail(mc->vmm, CONSOLE_LOGGED, &tail) < 0 || tail[0] == '\0')
+	if (vmm_console_tail(mc->vmm, CONSOLE_LOGGED, &tail) < 0)
 		return;
-	(void)snprintf(field, sizeof(field), "PYRO_VM=%s", mc->row.id);
-	log_lines(LOG_INFO, field, head, tail);
+	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", mc->row.owner_uid);
+	rest = last_lines(tail);
+	while ((line = strsep(&rest, "\n")))
+		if (line[0])
+			log_full(LOG_INFO, 0, field, "%s: console: %s", mc->row.id, line);
 }
 
 char *machine_death_cause(struct machine *mc, const char *what)
