@@ -118,6 +118,24 @@ def test_user_from_sources_to_nothing(plain_user):
     assert files(u.prefix) == [] and not u.processes(), (files(u.prefix), u.processes())
     assert os.path.exists(u.state + "/pyro.db")
 
+    # What the lock's file says is believed of nobody: root runs this too, and the file is the daemon's user's.
+    canary, holder = u.popen("sleep", "600"), u.popen(
+        "python3", "-c", "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2); fcntl.lockf(f, 2); print('held', flush=True); "
+        "time.sleep(600)", u.state + "/lock")
+    assert holder.stdout.readline() == "held\n"
+    with open(u.state + "/lock", "w") as f:
+        f.write("%d\n" % canary.pid)
+    removed, _ = u.quickstart("--uninstall")
+    assert removed.returncode == 0, removed.stderr
+    for p in (canary, holder):
+        assert p.poll() is None
+        p.kill()
+        p.communicate()
+    os.unlink(u.state + "/lock")
+    os.mkfifo(u.state + "/lock")
+    assert u.quickstart("--uninstall")[0].returncode == 0
+    os.unlink(u.state + "/lock")
+
     # The data that was kept serves the next installation; a machine does not outlive its data.
     pulled = os.stat(u.cache + "/debian:12.json")
     again, _ = u.quickstart()
