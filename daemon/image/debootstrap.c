@@ -35,12 +35,19 @@
 	"sed -i 's/\"$(id -u)\"/\"${EUID:-$(id -u)}\"/' profile; " \
 	"sed -i '/^mesg n/d' ../root/.profile; "
 
+/* Accounts that packages make have the day of it, here that of the newest changelog, as all that is later has (epoch.c). */
+#define DAY_HOOK \
+	"t=$(find ../usr/share/doc -mindepth 2 -maxdepth 2 -type f -name 'changelog*' " \
+	"-printf '%Ts\\n' | sort -n | tail -n 1); for f in shadow shadow-; do " \
+	"[ ! -e $f ] || [ -z \"$t\" ] || " \
+	"sed -i -E \"s/^([^:]*:[^:]*:)[0-9]+:/\\1$((t / 86400)):/\" $f; done; "
+
 /* What makes an image nobody's in particular: names and keys come with each machine. */
 #define CLEAN_HOOK \
 	"umask 022; cd \"$1\"/etc; rm -f ssh/ssh_host_*_key* ../var/lib/dbus/machine-id " \
 	"machine-id hostname resolv.conf hosts apt/apt.conf.d/99mmdebstrap; " \
 	": > machine-id; : > hostname; : > resolv.conf; " \
-	"printf 'LANG=C.UTF-8\\n' > default/locale; " LOGIN_HOOK \
+	"printf 'LANG=C.UTF-8\\n' > default/locale; " LOGIN_HOOK DAY_HOOK \
 	"printf '127.0.0.1\\tlocalhost\\n::1\\tlocalhost ip6-localhost ip6-loopback\\n' > hosts"
 
 struct debootstrap {

@@ -70,7 +70,7 @@ static int run(
 	if (r < 0)
 		return r;
 	_cleanup_close_ int output = debootstrap_take_output(d);
-	r = writer_start(dir, output, &w, err);
+	r = writer_start(dir, output, true, &w, err);
 	output = fd_close(output); /* when the writer ends early, mmdebstrap is to notice */
 	if (r < 0)
 		return r;

@@ -18,7 +18,7 @@ static int run(const char *input, const char *dir, json_object **ret, struct err
 	if (fd < 0)
 		return error_set_errno(err, ERROR_INVALID_ARGUMENT, -errno,
 			"name a tar file you can read", "cannot open \"%s\"", input);
-	int r = writer_start(dir, fd, &w, err);
+	int r = writer_start(dir, fd, false, &w, err);
 	if (r < 0)
 		return r;
 	import_progress("read", 0, NULL);

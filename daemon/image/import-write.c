@@ -4,6 +4,7 @@
  * tar, 1 takes JSON lines, 3 is the spool, 4 the image. Must stay true: not one byte of the tar is read
  * before the sandbox stands, and what is said on 1 is believed no more than the tar itself.
  */
+#include "daemon/image/epoch.h"
 #include "daemon/image/ext4.h"
 #include "daemon/image/import.h"
 #include "daemon/image/sandbox.h"
@@ -90,7 +91,7 @@ static int make_result(
 	return 0;
 }
 
-static int write_image(struct image *im, json_object **ret, struct error *err)
+static int write_image(struct image *im, bool of_packages, json_object **ret, struct error *err)
 {
 	_cleanup_free_ struct input *in = calloc(1, sizeof(*in));
 	struct ext4_result res;
@@ -102,6 +103,8 @@ static int write_image(struct image *im, json_object **ret, struct error *err)
 	int r = tar_read(&tr, err);
 	if (r >= 0)
 		r = drain(in, err);
+	if (r >= 0 && of_packages && epoch_apply(im->tree) < 0)
+		r = error_no_memory(err, "no memory for a tree");
 	if (r < 0)
 		return r;
 	import_progress("write", 0, NULL);
@@ -109,7 +112,7 @@ static int write_image(struct image *im, json_object **ret, struct error *err)
 	return r < 0 ? r : make_result(im, &res, ret, err);
 }
 
-static int run(uint64_t file_bytes, json_object **ret, struct error *err)
+static int run(uint64_t file_bytes, bool of_packages, json_object **ret, struct error *err)
 {
 	struct image im = { .spool_fd = WRITER_SPOOL_FD, .image_fd = WRITER_IMAGE_FD };
 	int r = confine(file_bytes, err);
@@ -122,7 +125,7 @@ static int run(uint64_t file_bytes, json_object **ret, struct error *err)
 	r = tree_new(&im.tree);
 	if (r < 0)
 		return error_no_memory(err, "no memory for a tree");
-	r = write_image(&im, ret, err);
+	r = write_image(&im, of_packages, ret, err);
 	im.tree = tree_free(im.tree);
 	return r;
 }
@@ -132,10 +135,11 @@ int import_write_main(int argc, char **argv)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *result = NULL;
 	uint64_t file_bytes;
-	if (argc != 2 || parse_u64(argv[1], 0, INT64_MAX, &file_bytes) < 0)
+	bool of_packages = argc == 3 && streq(argv[2], WRITER_OF_PACKAGES);
+	if (argc != (of_packages ? 3 : 2) || parse_u64(argv[1], 0, INT64_MAX, &file_bytes) < 0)
 		return 2;
-	int status =
-		run(file_bytes, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
+	int status = run(file_bytes, of_packages, &result, &err) < 0 ? import_fail(&err)
+								     : import_succeed(result);
 	/* No exit handlers: a leak checker among them would want calls that the filter ends us for. */
 	_exit(status);
 }

@@ -49,8 +49,9 @@ void import_undo_child(pid_t child, const char *folder);
 
 /* How writer.c runs `pyro-import write N`: with the spool and the image as these descriptors; neither may
  * become larger than N bytes. 0: only enter the sandbox. */
-#define WRITER_SPOOL_FD 3
-#define WRITER_IMAGE_FD 4
+#define WRITER_SPOOL_FD    3
+#define WRITER_IMAGE_FD    4
+#define WRITER_OF_PACKAGES "of-packages" /* its second word: the time of its making is taken out */
 
 /* An image on its way, in the confined writer. */
 struct image {

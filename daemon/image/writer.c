@@ -33,7 +33,8 @@ static const struct json_limits line_limits = {
 };
 
 struct writer {
-	const char *dir;                  /* borrowed */
+	const char *dir; /* borrowed */
+	bool of_packages;
 	char *path, *tmp;                 /* owned; NULL for a probe */
 	int spool_fd, image_fd, lines_fd; /* owned */
 	pid_t pid;                        /* 0 when there is none */
@@ -107,7 +108,8 @@ static int spawn(struct writer *w, int input_fd, struct error *err)
 	_cleanup_free_ char *number = str_printf("%" PRIu64, budget);
 	if (!number)
 		return error_no_memory(err, "no memory for the writer");
-	const char *const argv[] = { "/proc/self/exe", "write", number, NULL };
+	const char *const argv[] = { "/proc/self/exe", "write", number,
+		w->of_packages ? WRITER_OF_PACKAGES : NULL, NULL };
 	const char *const env[] = { "LANG=C.UTF-8", NULL }; /* no proxy's password */
 	int lines[2], fds[] = { w->spool_fd, w->image_fd };
 	if (pipe2(lines, O_CLOEXEC) < 0)
@@ -130,12 +132,14 @@ static int spawn(struct writer *w, int input_fd, struct error *err)
 	return 0;
 }
 
-static int start(const char *dir, int input_fd, struct writer **ret, struct error *err)
+static int start(
+	const char *dir, int input_fd, bool of_packages, struct writer **ret, struct error *err)
 {
 	_cleanup_(writer_freep) struct writer *w = calloc(1, sizeof(*w));
 	if (!w)
 		return error_no_memory(err, "no memory for the writer");
 	w->dir = dir;
+	w->of_packages = of_packages;
 	w->spool_fd = w->image_fd = w->lines_fd = w->pidfd = -EBADF;
 	w->unconfined = json_object_new_array();
 	if (!w->unconfined)
@@ -149,9 +153,10 @@ static int start(const char *dir, int input_fd, struct writer **ret, struct erro
 	return 0;
 }
 
-int writer_start(const char *dir, int input_fd, struct writer **ret, struct error *err)
+int writer_start(
+	const char *dir, int input_fd, bool of_packages, struct writer **ret, struct error *err)
 {
-	return start(dir, input_fd, ret, err);
+	return start(dir, input_fd, of_packages, ret, err);
 }
 
 /* A member that is a string without NUL, as C would read it. */
@@ -378,7 +383,7 @@ int writer_probe(json_object **ret, struct error *err)
 {
 	_cleanup_(writer_freep) struct writer *w = NULL;
 	_cleanup_json_ json_object *o = json_object_new_object();
-	int r = start(NULL, -EBADF, &w, err);
+	int r = start(NULL, -EBADF, false, &w, err);
 	if (r >= 0)
 		r = writer_wait(w, NULL, now_usec() + PROBE_LIMIT, err);
 	if (r < 0)

@@ -10,8 +10,9 @@
 
 struct writer;
 
-/* input_fd, the tar, is borrowed until the start has returned. */
-int writer_start(const char *dir, int input_fd, struct writer **ret, struct error *err);
+/* input_fd, the tar, is borrowed until the start has returned. of_packages: the time of its making is taken out (epoch.h). */
+int writer_start(
+	const char *dir, int input_fd, bool of_packages, struct writer **ret, struct error *err);
 
 /* What is watched meanwhile: called when *fd (-EBADF: nothing) can be read; < 0 gives up. */
 struct writer_beside {

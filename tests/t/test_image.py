@@ -490,6 +490,46 @@ exec "$@\"""" % (place, place)
     return re.findall("<(.*?)>", last["error"]["cause"]), progress
 
 
+# Installs one package today, as the clock says by NOW, and does what the hook says.
+INSTALLS = r"""#!/bin/sh
+set -e
+d=$(mktemp -d)
+mkdir -p $d/etc/default $d/root $d/usr/share/doc/base $d/bin
+echo c >$d/usr/share/doc/base/changelog.Debian.gz && touch -d @1700000000 $d/usr/share/doc/base/changelog.Debian.gz
+echo p >$d/bin/program && touch -d @1600000000 $d/bin/program
+echo p >$d/etc/profile; : >$d/root/.profile
+printf 'root:*:%s:0:99999:7:::\nold::19000:0:99999:7:::\n' $((NOW / 86400)) >$d/etc/shadow
+for word; do case $word in --customize-hook=*) sh -c "${word#*=}" hook $d;; esac; done
+find $d -newermt @1700000000 -exec touch -h -d @$NOW {} +
+echo "from outside: ${SOURCE_DATE_EPOCH-nothing}" >&2
+exec tar -C $d --sort=name --numeric-owner -c .
+"""
+
+
+def test_the_same_packages_give_the_same_image(root_only, tmp_path):
+    """Installed on other days and by other clocks."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/mmdebstrap"
+    digests = set()
+    for now in (1750000000, 1750000001, 1790000000):
+        program.write_text(INSTALLS.replace("$NOW", str(now)).replace("NOW ", "%d " % now))
+        program.chmod(0o755)
+        out = tmp_path / str(now)
+        out.mkdir()
+        p = subprocess.run([IMPORT, "environment", "--suite", "bookworm", "--packages", "", "--output", str(out)], capture_output=True, timeout=120,
+                           env=dict(os.environ, PATH="%s/bin:%s" % (tmp_path, os.environ["PATH"])))
+        last = json.loads(p.stdout.splitlines()[-1])
+        assert p.returncode == 0, (last, p.stderr)
+        digests.add(last["result"]["digest"])
+
+        def said(command):
+            return subprocess.run(["/sbin/debugfs", "-R", command, str(out) + "/image.ext4"], capture_output=True, text=True).stdout
+        assert said("cat /etc/shadow").split() == ["root:*:%d:0:99999:7:::" % (1700000000 // 86400), "old::%d:0:99999:7:::" % (1700000000 // 86400)]
+        for name, date in (("/bin/program", 1600000000), ("/etc/shadow", 1700000000), ("/etc", 1700000000)):
+            assert "mtime: 0x%08x" % date in said("stat " + name), (name, said("stat " + name))
+    assert len(digests) == 1, digests
+
+
 def release_file(mirror, suite):
     os.makedirs("%s/dists/%s" % (mirror, suite))
     open("%s/dists/%s/InRelease" % (mirror, suite), "w").close()

@@ -3,6 +3,7 @@
  * The merged path tree: what tar would leave, nothing outside the root, bounds on names and depth. Run by
  * `meson test`. Each case builds a tree of its own.
  */
+#include "daemon/image/epoch.h"
 #include "daemon/image/tree.h"
 #include "proto/limits.h"
 #include <check.h>
@@ -205,12 +206,54 @@ START_TEST(xattrs_sorted_and_replaced)
 }
 END_TEST
 
+static uint32_t put_at(const char *path, uint32_t mode, int64_t sec, uint32_t nsec)
+{
+	uint32_t node = must_put(path, mode);
+	tree_node(tree, node)->mtime = tree_node(tree, node)->atime =
+		(struct tree_time){ sec, nsec };
+	return node;
+}
+
+static void has_time(uint32_t node, int64_t sec, uint32_t nsec)
+{
+	ck_assert_int_eq(tree_node(tree, node)->mtime.sec, sec);
+	ck_assert_uint_eq(tree_node(tree, node)->mtime.nsec, nsec);
+	ck_assert_int_eq(tree_node(tree, node)->atime.sec, sec);
+	ck_assert_uint_eq(tree_node(tree, node)->atime.nsec, nsec);
+}
+
+/* What is later than the newest changelog of a package gets its date, and nothing else does. */
+START_TEST(epoch)
+{
+	uint32_t early = put_at("bin/early", S_IFREG | 0755, 400, 7);
+	uint32_t late = put_at("etc/late", S_IFREG | 0644, 900, 0);
+	uint32_t dir = put_at("etc", S_IFDIR | 0755, 501, 0);
+	uint32_t link = put_at("etc/link", S_IFLNK | 0777, 500, 6);
+	ck_assert_int_eq(epoch_apply(tree), 0);
+	has_time(late, 900, 0); /* nothing says what it should be */
+	(void)put_at("usr/share/doc/a/changelog.gz", S_IFREG | 0644, 300, 0);
+	(void)put_at("usr/share/doc/b/changelog.Debian.gz", S_IFREG | 0644, 500, 5);
+	(void)put_at("usr/share/doc/b/copyright", S_IFREG | 0644, 800, 0);
+	(void)put_at("usr/share/doc/changelog", S_IFREG | 0644, 800, 0);
+	(void)put_at("usr/share/doc/c/changelog", S_IFDIR | 0755, 800, 0);
+	(void)put_at("usr/share/doc/d/deep/changelog", S_IFREG | 0644, 800, 0);
+	(void)put_at("usr/share/doc/e/changelog", S_IFLNK | 0777, 800, 0);
+	ck_assert_int_eq(epoch_apply(tree), 0);
+	has_time(early, 400, 7);
+	has_time(late, 500, 5);
+	has_time(dir, 500, 5);
+	has_time(link, 500, 5);
+	has_time(find("usr/share/doc/b/copyright"), 500, 5);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("tree");
 	TCase *tc = tcase_create("tree");
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, epoch);
 	tcase_add_test(tc, names_are_normalised);
 	tcase_add_test(tc, outside_is_refused);
 	tcase_add_test(tc, links_resolve_inside);
