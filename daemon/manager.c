@@ -361,6 +361,8 @@ static int open_subsystems(struct manager *m, struct error *err)
 		r = confinement_ask(m->environments);
 	if (r >= 0 && m->store)
 		r = machines_new(m, &m->machines, err);
+	if (r >= 0 && m->store)
+		environments_heed_use(m->environments, machines_use_digest, m->machines);
 	return r;
 }
 

@@ -92,6 +92,8 @@ static void gone(struct machine *mc)
 	crash_point();
 	LIST_REMOVE(mc, entry);
 	mc->entry.le_prev = NULL;
+	if (last->row.env_digest)
+		environments_release(ms->m->environments, last->row.env_digest);
 	tell_started(last, &last->failure);
 	machine_tell(last, WAIT_BOOT, &last->failure);
 	machine_tell(last, WAIT_STOPPED, &last->failure);

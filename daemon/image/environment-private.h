@@ -38,7 +38,12 @@ struct environments {
 	struct environment *list;        /* owned; catalog_size of them */
 	struct installs installs;        /* installations and removals under way */
 	struct confinement *confinement; /* owned; NULL until it was asked for */
+	digest_in_use_fn in_use;         /* NULL until it is known what machines use */
+	void *in_use_userdata;           /* borrowed: the machines */
 };
+
+/* Removes the images that the catalog no longer points to and no machine uses. */
+void environments_sweep(struct environments *envs);
 
 /* True for "sha256:" and 64 hex digits. */
 bool environment_digest_valid(const char *digest);

@@ -86,12 +86,18 @@ int environments_check_space(struct environments *envs, struct error *err);
  * or after it. Takes NULL. */
 struct pull_wait *pull_wait_free(struct pull_wait *w);
 
-/* Removes leftovers and superseded versions, all: also what no machine uses. in_use tells whether a
- * row names the digest. dry_run only lists. The result is env.prune's; removal is a job, so this answers
- * by callback. Kernels that are neither this daemon's nor a row's are superseded too: the digest asked
- * for is then a kernel's hash (16 hex). */
+/* Says whether a machine's row names a digest, or a kernel's hash (16 hex). */
 typedef bool (*digest_in_use_fn)(const char *digest, void *userdata);
+/* From now on superseded images that no machine uses are removed: after the pull that has replaced them, or by
+ * environments_release. */
+void environments_heed_use(struct environments *envs, digest_in_use_fn in_use, void *userdata);
+/* A machine that named the digest is deleted, and in_use knows. */
+void environments_release(struct environments *envs, const char *digest);
+
+/* Removes leftovers and superseded versions, all: also what no machine uses. dry_run only lists. The result is
+ * env.prune's; removal is a job, so this answers by callback. Kernels that are neither this daemon's nor a row's are
+ * superseded too. */
 typedef void (*prune_done_fn)(
 	json_object *result /* owned by the callee */, const struct error *err, void *userdata);
-int environments_prune(struct environments *envs, bool all, bool dry_run, digest_in_use_fn in_use,
-	void *in_use_userdata, prune_done_fn done, void *userdata, struct error *err);
+int environments_prune(struct environments *envs, bool all, bool dry_run, prune_done_fn done,
+	void *userdata, struct error *err);

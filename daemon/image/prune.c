@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Owns env.prune: finds what may go from the environment cache and has a job remove it. Called by the
- * env.prune handler.
+ * env.prune handler; after each pull, and when a machine that used one is deleted, for superseded images alone.
  *
- * Never removed: what a pull under way has aside, and an image a machine's row names. An image
+ * Never removed: what a pull under way has aside, and an image a machine's row names. While one makes an image, none
+ * is: it may be about to install that very digest again. An image
  * that the catalog no longer points to is superseded, and so is a kernel that is not the current one;
  * with `all`, installed ones go too, by first forgetting their name, so that a crash between leaves them
  * superseded and not half-installed.
@@ -15,6 +16,7 @@
 
 #include "daemon/image/environment-private.h"
 #include "daemon/image/kernel.h"
+#include "daemon/log.h"
 #include "proto/json.h"
 
 #define PRUNE_MAX   4096
@@ -25,6 +27,7 @@ struct prune {
 	uint64_t bytes;
 	char **paths; /* owned */
 	size_t n_paths;
+	bool all, dry_run, images_only;
 	prune_done_fn done;
 	void *userdata;
 	sd_event_source *defer; /* owned; of a dry run */
@@ -120,8 +123,12 @@ static bool any_pull(struct environments *envs)
 	return false;
 }
 
-static int look_at_image(struct environments *envs, struct prune *p, const char *name, bool all,
-	bool dry_run, digest_in_use_fn in_use, void *userdata)
+static bool is_in_use(const struct environments *envs, const char *digest)
+{
+	return envs->in_use && envs->in_use(digest, envs->in_use_userdata);
+}
+
+static int look_at_image(struct environments *envs, struct prune *p, const char *name)
 {
 	_cleanup_free_ char *digest = str_printf("sha256:%s", name + strlen("sha256-"));
 	const char *dir = envs->manager->cache_dir;
@@ -130,16 +137,16 @@ static int look_at_image(struct environments *envs, struct prune *p, const char 
 
 	if (!digest)
 		return -ENOMEM;
-	if (!environment_digest_valid(digest) || (in_use && in_use(digest, userdata)))
+	if (!environment_digest_valid(digest) || is_in_use(envs, digest))
 		return 0;
 	while ((env = owner_of(envs, digest))) {
 		_cleanup_free_ char *ref = str_printf("%s.json", env->catalog->name);
 
-		if (!all)
+		if (!p->all)
 			return 0;
 		if (!ref)
 			return -ENOMEM;
-		if (dry_run)
+		if (p->dry_run)
 			break;
 		r = prune_path(p, dir, ref);
 		if (r < 0)
@@ -150,8 +157,7 @@ static int look_at_image(struct environments *envs, struct prune *p, const char 
 	return prune_add(p, dir, name, name);
 }
 
-static int look_at_cache(struct environments *envs, struct prune *p, bool all, bool dry_run,
-	digest_in_use_fn in_use, void *userdata)
+static int look_at_cache(struct environments *envs, struct prune *p)
 {
 	const char *dir = envs->manager->cache_dir;
 	bool pulling = any_pull(envs);
@@ -162,10 +168,11 @@ static int look_at_cache(struct environments *envs, struct prune *p, bool all, b
 	if (!d)
 		return errno == ENOENT ? 0 : -errno;
 	while (r == 0 && p->n_paths < PRUNE_MAX && (de = readdir(d))) {
-		if (startswith(de->d_name, IMPORT_STAGING) && !staging_in_use(envs, de->d_name))
+		if (startswith(de->d_name, IMPORT_STAGING) && !p->images_only &&
+			!staging_in_use(envs, de->d_name))
 			r = prune_add(p, dir, de->d_name, de->d_name);
 		else if (startswith(de->d_name, "sha256-") && !pulling)
-			r = look_at_image(envs, p, de->d_name, all, dry_run, in_use, userdata);
+			r = look_at_image(envs, p, de->d_name);
 	}
 	(void)closedir(d);
 
@@ -173,8 +180,7 @@ static int look_at_cache(struct environments *envs, struct prune *p, bool all, b
 }
 
 /* Kernels that an update of Debian's has replaced and no machine was made with. */
-static int look_at_kernels(
-	struct environments *envs, struct prune *p, digest_in_use_fn in_use, void *userdata)
+static int look_at_kernels(struct environments *envs, struct prune *p)
 {
 	char names[KERNELS_MAX][KERNEL_HASH_SIZE];
 	const char *dir;
@@ -182,7 +188,8 @@ static int look_at_kernels(
 
 	if (!envs->manager->kernels)
 		return 0;
-	n = kernels_superseded(envs->manager->kernels, in_use, userdata, names, KERNELS_MAX, &dir);
+	n = kernels_superseded(envs->manager->kernels, envs->in_use, envs->in_use_userdata, names,
+		KERNELS_MAX, &dir);
 	for (int i = 0; i < n && r >= 0; i++) {
 		_cleanup_free_ char *label = str_printf("kernel-%s", names[i]);
 
@@ -228,8 +235,8 @@ static int on_defer(sd_event_source *s _unused_, void *userdata)
 	return 0;
 }
 
-int environments_prune(struct environments *envs, bool all, bool dry_run, digest_in_use_fn in_use,
-	void *in_use_userdata, prune_done_fn done, void *userdata, struct error *err)
+int environments_prune(struct environments *envs, bool all, bool dry_run, prune_done_fn done,
+	void *userdata, struct error *err)
 {
 	_cleanup_(prune_freep) struct prune *p = calloc(1, sizeof(*p));
 	int r = -ENOMEM;
@@ -239,9 +246,11 @@ int environments_prune(struct environments *envs, bool all, bool dry_run, digest
 	if (p && p->deleted) {
 		p->done = done;
 		p->userdata = userdata;
-		r = look_at_cache(envs, p, all, dry_run, in_use, in_use_userdata);
+		p->all = all;
+		p->dry_run = dry_run;
+		r = look_at_cache(envs, p);
 		if (r >= 0)
-			r = look_at_kernels(envs, p, in_use, in_use_userdata);
+			r = look_at_kernels(envs, p);
 	}
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,
@@ -256,4 +265,48 @@ int environments_prune(struct environments *envs, bool all, bool dry_run, digest
 	TAKE_PTR(p);
 
 	return 0;
+}
+
+void environments_heed_use(struct environments *envs, digest_in_use_fn in_use, void *userdata)
+{
+	envs->in_use = in_use;
+	envs->in_use_userdata = userdata;
+}
+
+static void on_swept(const struct error *err, _unused_ void *userdata)
+{
+	/* Prune finds it again. */
+	if (err)
+		log_warning("superseded images stay: %s%s%s", err->message ? err->message : "",
+			err->cause ? ": " : "", err->cause ? err->cause : "");
+}
+
+void environments_sweep(struct environments *envs)
+{
+	_cleanup_(prune_freep) struct prune *p = calloc(1, sizeof(*p));
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r = -ENOMEM;
+
+	if (!envs->in_use)
+		return;
+	if (p)
+		p->deleted = json_object_new_array();
+	if (p && p->deleted) {
+		p->images_only = true;
+		r = look_at_cache(envs, p);
+	}
+	if (r < 0)
+		(void)error_set_errno(&err, error_code_for_errno(r), r, NULL,
+			"Cannot look through the environment cache %s", envs->manager->cache_dir);
+	else if (p->n_paths > 0)
+		r = install_remove(envs->manager->event, &envs->installs,
+			(const char *const *)p->paths, p->n_paths, on_swept, NULL, &err);
+	if (r < 0)
+		on_swept(&err, NULL);
+}
+
+void environments_release(struct environments *envs, const char *digest)
+{
+	if (!owner_of(envs, digest) && !is_in_use(envs, digest))
+		environments_sweep(envs);
 }

@@ -129,6 +129,8 @@ static void discard_staging(struct pull *p)
 static void finish(struct pull *p, const struct error *err)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
+	struct environments *envs = p->env->envs;
+	bool makes_image = p->makes_image;
 	struct pull_wait *w;
 
 	discard_staging(p);
@@ -153,6 +155,9 @@ static void finish(struct pull *p, const struct error *err)
 			free(w);
 	}
 	(void)pull_free(p);
+	/* Not before those who waited have made their machines. */
+	if (makes_image)
+		environments_sweep(envs);
 }
 
 static void on_installed(const struct error *err, void *userdata)

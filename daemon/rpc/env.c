@@ -153,8 +153,7 @@ int rpc_env_prune(struct call *c, struct error *err)
 			: 0;
 	if (r < 0)
 		return r;
-	r = environments_prune(
-		m->environments, all, dry_run, machines_use_digest, m->machines, on_pruned, c, err);
+	r = environments_prune(m->environments, all, dry_run, on_pruned, c, err);
 	if (r < 0)
 		return r;
 	call_keep_on(c, NULL, NULL); /* a removal under way is not interrupted */

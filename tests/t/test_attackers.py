@@ -370,4 +370,3 @@ def test_a_forced_pull_holds_up_nobody(root_only, make_fake):
         assert end_pull()["error"]["data"]["code"] == "pull_failed"
         keep(forced_pull_run_seconds=dict(quiet=quiet, during=busy, after_it_failed=run()))
     daemon.wait_clean(30)
-

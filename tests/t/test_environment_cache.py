@@ -3,8 +3,12 @@
 the sandbox that archives are parsed in."""
 import os
 import shutil
+import time
 
 import pytest
+
+from fakevm import ENV
+from test_crash_points import fake_mmdebstrap
 
 
 @pytest.fixture
@@ -73,3 +77,38 @@ def test_a_cache_has_one_daemon(small, make_daemon):
         second.start()
     assert os.path.isdir(left)
     assert "result" in small.call("system.ping")
+
+
+def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
+    """And where no machine uses it, with the pull that has replaced it."""
+    d = make_fake()
+    fake_mmdebstrap(d)
+    d.start()
+
+    def images():
+        return sorted(name for name in os.listdir(d.root + "/cache") if not name.startswith(".") and not name.endswith(".json"))
+
+    def pull(file):
+        """Another image each time."""
+        open(d.root + "/tree/bin/" + file, "w").close()
+        made = d.call("env.pull", {"environment": ENV, "force": True}, timeout=120)["result"]["digest"]
+        return made.replace(":", "-")
+
+    def until(wanted):
+        end = time.monotonic() + 30
+        while images() != sorted(wanted):
+            assert time.monotonic() < end, (images(), wanted)
+            time.sleep(0.02)
+
+    first, = images()
+    vms = [d.call("vm.create", d.spec())["result"]["vm_id"] for _ in range(2)]
+    second = pull("second")
+    assert images() == sorted([first, second])
+    third = pull("third")
+    until([first, third])
+    assert d.call("vm.start", {"vm_id": vms[0]})["result"]["state"] == "started"
+    assert d.call("vm.delete", {"vm_id": vms[0]})["result"]["deleted"] and images() == sorted([first, third])
+    assert d.call("vm.delete", {"vm_id": vms[1]})["result"]["deleted"]
+    until([third])
+    assert d.call("env.prune", {"dry_run": True})["result"]["deleted"] == []
+    d.wait_clean(30)

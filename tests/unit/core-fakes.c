@@ -514,6 +514,10 @@ int kernels_check(_unused_ struct kernels *k, _unused_ const char *hash, _unused
 	return begin_reading(done, userdata);
 }
 
+void environments_release(_unused_ struct environments *envs, _unused_ const char *digest)
+{
+}
+
 int environment_pull(_unused_ struct environment *env, _unused_ enum pull_why why,
 	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
 	_unused_ struct error *err)

@@ -342,7 +342,6 @@ struct pull_wait *pull_wait_free(struct pull_wait *w)
 }
 
 int environments_prune(_unused_ struct environments *envs, _unused_ bool all, _unused_ bool dry_run,
-	_unused_ digest_in_use_fn in_use, _unused_ void *in_use_userdata,
 	_unused_ prune_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
 {
 	return -ENOSPC;

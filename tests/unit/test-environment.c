@@ -25,6 +25,7 @@
 #define DEADLINE_USEC (30 * USEC_PER_SEC)
 #define HEX           "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define DIGEST        "sha256:" HEX
+#define NEWER         "sha256:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
 
 static const char script[] =
 	"#!/bin/sh\n"
@@ -69,6 +70,8 @@ static const char script[] =
 	"  lies) echo '{\"result\":{\"digest\":\"" DIGEST "\",\"size_bytes\":99}}';;\n"
 	"  digest) echo abc > $out/image.ext4; echo '{\"result\":{\"digest\":\"sha256:../../x\","
 	"\"size_bytes\":4}}';;\n"
+	"  newer) echo abc > $out/image.ext4\n"
+	"    echo '{\"result\":{\"digest\":\"" NEWER "\",\"size_bytes\":4,\"packages\":[]}}';;\n"
 	"  link) ln -s /etc/hostname $out/extra; echo abc > $out/image.ext4\n"
 	"    echo '{\"result\":{\"digest\":\"" DIGEST "\",\"size_bytes\":4}}';;\n"
 	"  *) echo abc > $out/image.ext4\n"
@@ -621,9 +624,9 @@ static void prune(bool all, bool dry_run, const char *used, int expect)
 	struct heard h = { 0 };
 	int method = api_find("env.prune");
 
-	ck_assert_int_eq(environments_prune(t.m.environments, all, dry_run, in_use, (void *)used,
-				 on_pruned, &h, &err),
-		0);
+	environments_heed_use(t.m.environments, in_use, (void *)used);
+	ck_assert_int_eq(
+		environments_prune(t.m.environments, all, dry_run, on_pruned, &h, &err), 0);
 	ck_assert_uint_eq(h.done, 0);
 	until_done(&h);
 	ck_assert(!h.err.set);
@@ -652,9 +655,9 @@ START_TEST(prunes_kernels)
 	prune(false, false, NULL, 0);
 	pull("debian:12", false, &h);
 	until_done(&h);
-	ck_assert_int_eq(environments_prune(t.m.environments, false, false, kernel_in_use, &t,
-				 on_pruned, &pruned, &err),
-		0);
+	environments_heed_use(t.m.environments, kernel_in_use, &t);
+	ck_assert_int_eq(
+		environments_prune(t.m.environments, false, false, on_pruned, &pruned, &err), 0);
 	until_done(&pruned);
 	ck_assert_int_eq(json_get_int(pruned.result, "count", -1), 1);
 	ck_assert_int_gt(json_get_int(pruned.result, "bytes_freed", -1), 0);
@@ -713,6 +716,52 @@ START_TEST(prunes)
 	ck_assert(!environment_installed(env_of("debian:12")));
 	ck_assert(!there("cache/sha256-" HEX) && !there("cache/debian:12.json"));
 	ck_assert(there("cache/unrelated"));
+}
+END_TEST
+
+static void until_gone(const char *name)
+{
+	uint64_t deadline = now_usec() + DEADLINE_USEC;
+
+	while (there(name))
+		turn(deadline);
+}
+
+/* 0: no machine uses it, so it goes with the pull; 1: one does; 2: one does, and a pull runs when that is deleted. */
+START_TEST(superseded_goes_when_unused)
+{
+	struct heard h = { 0 }, newer = { 0 }, forced = { 0 };
+
+	pull("debian:12", false, &h);
+	until_done(&h);
+	environments_heed_use(t.m.environments, in_use, _i > 0 ? (void *)DIGEST : NULL);
+	put("mode", "newer");
+	pull("debian:12", true, &newer);
+	until_done(&newer);
+	ck_assert_msg(!newer.err.set, "%s", newer.err.message);
+	ck_assert_str_eq(environment_digest(env_of("debian:12")), NEWER);
+	if (_i > 0) {
+		prune(false, false, DIGEST, 0);
+		ck_assert(there("cache/sha256-" HEX "/image.ext4"));
+		environments_release(t.m.environments, DIGEST); /* another still uses it */
+		if (_i > 1) {
+			make_gate();
+			pull("debian:12-base", false, &forced);
+			until_in_install(&forced);
+		}
+		environments_heed_use(t.m.environments, in_use, NULL);
+		environments_release(t.m.environments, DIGEST);
+		if (_i > 1) {
+			put("mode", "fail");
+			open_gate();
+			until_done(&forced);
+			error_clear(&forced.err);
+		}
+	}
+	until_gone("cache/sha256-" HEX);
+	environments_release(t.m.environments, NEWER);
+	ck_assert(environment_installed(env_of("debian:12")));
+	prune(false, true, NULL, 0);
 }
 END_TEST
 
@@ -1404,6 +1453,7 @@ int main(void)
 	tcase_add_test(tc, prunes);
 	tcase_add_test(tc, prunes_kernels);
 	tcase_add_test(tc, cache_gone_under_the_daemon);
+	tcase_add_loop_test(tc, superseded_goes_when_unused, 0, 3);
 	tcase_add_test(tc, prune_spares_a_pull_under_way);
 	tcase_add_test(tc, prune_spares_an_installation_under_way);
 	tcase_add_loop_test(tc, names_that_are_not_in_the_catalog, 0, ARRAY_SIZE(names));
