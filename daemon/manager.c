@@ -375,7 +375,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	m->system = system;
 	m->started_usec = now_usec();
 	m->lock_fd = m->cache_lock_fd = -EBADF;
-	int r = sd_event_default(&m->event);
+	int r = sd_event_new(&m->event);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot make an event loop");
 	if (config_path) {

@@ -20,12 +20,16 @@ struct creation {
 	struct machine *machine; /* borrowed: while it is being made */
 	sd_event_source *later;  /* owned: the end, in a turn of its own */
 	struct error err;        /* owned */
+	bool listed;
+	LIST_ENTRY(creation) entry;
 };
 
 static struct creation *creation_free(struct creation *c)
 {
 	if (!c)
 		return NULL;
+	if (c->listed)
+		LIST_REMOVE(c, entry);
 	pull_wait_free(c->pull);
 	sd_event_source_disable_unref(c->later);
 	error_clear(&c->err);
@@ -117,6 +121,8 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	r = begin(c, err);
 	if (r < 0)
 		return r;
+	LIST_INSERT_HEAD(&m->machines->creations, c, entry);
+	c->listed = true;
 	*ret = TAKE_PTR(c);
 	return 0;
 }
@@ -136,4 +142,15 @@ void creation_cancel(struct creation *c)
 	error_cancelled(&err, "its caller asked for it, and no machine was made",
 		"the creation was cancelled");
 	fail_later(c, &err);
+}
+
+/* A machine that is being made is the next daemon's to remove. */
+void creations_end(struct machines *ms)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct creation *c;
+
+	error_cancelled(&err, "pyrod stops", "the creation was cut off");
+	while ((c = LIST_FIRST(&ms->creations)))
+		finish(c, NULL, &err);
 }

@@ -108,10 +108,14 @@ LIST_HEAD(machine_list, machine);
 struct run;
 LIST_HEAD(run_list, run);
 
+struct creation;
+LIST_HEAD(creation_list, creation);
+
 struct machines {
 	struct manager *m; /* borrowed */
 	struct machine_list list;
-	struct run_list runs; /* borrowed: exec.signal finds them here */
+	struct run_list runs;           /* borrowed: exec.signal finds them here */
+	struct creation_list creations; /* borrowed: each frees itself when it has ended */
 	char boot_id[40];
 	TAILQ_HEAD(, kept_proof) proofs; /* owned; proof.c's */
 	size_t n_proofs;
@@ -286,3 +290,6 @@ int run_adopt(struct machine *mc, const struct exec_row *row);
 
 /* run.c: frees the runs nobody waits for; the daemon is ending. */
 void runs_end(struct machines *ms);
+
+/* create.c: ends all of them, and tells who waits; the daemon is ending. */
+void creations_end(struct machines *ms);

@@ -205,6 +205,7 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err)
 	ms->m = m;
 	LIST_INIT(&ms->list);
 	LIST_INIT(&ms->runs);
+	LIST_INIT(&ms->creations);
 	TAILQ_INIT(&ms->proofs);
 	r = reaper_new(ms);
 	if (r >= 0)
@@ -227,6 +228,7 @@ struct machines *machines_free(struct machines *ms)
 	if (!ms)
 		return NULL;
 	runs_end(ms);
+	creations_end(ms);
 	while (!LIST_EMPTY(&ms->list)) {
 		struct machine *mc = LIST_FIRST(&ms->list);
 

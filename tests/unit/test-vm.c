@@ -311,6 +311,20 @@ START_TEST(creation_cancelled)
 }
 END_TEST
 
+/* A daemon that stops tells who waits, once, and keeps nothing of it: the leak checker says so. */
+START_TEST(creation_ends_with_the_daemon)
+{
+	bool never = false;
+
+	fake.stall = _i == 0 ? FAKE_PULL : FAKE_NONE;
+	create();
+	m->machines = machines_free(m->machines);
+	ck_assert(done);
+	ck_assert_int_eq(failure.code, ERROR_CANCELLED);
+	(void)loop_until(event, &never, 20 * USEC_PER_MSEC); /* the fakes' part */
+}
+END_TEST
+
 /* The guest dies by itself: the machine is `failed`, nothing of the VMM is left, and it boots again. */
 START_TEST(guest_dies)
 {
@@ -963,6 +977,7 @@ int main(void)
 	tcase_add_test(t, packed_before_the_boot);
 	tcase_add_loop_test(t, creation_fails, 0, 2);
 	tcase_add_loop_test(t, creation_cancelled, 0, 12);
+	tcase_add_loop_test(t, creation_ends_with_the_daemon, 0, 2);
 	tcase_add_test(t, guest_dies);
 	tcase_add_loop_test(t, deleted_after_n_turns, 0, 30);
 	tcase_add_loop_test(t, deleted_while_stopping, 0, 15);
