@@ -12,6 +12,7 @@
 #include "daemon/child.h"
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -32,6 +33,8 @@ struct plan {
 	int n;        /* how many */
 	int report_fd;
 	pid_t parent;
+	int namespaces;      /* CLONE_NEW* */
+	char ids[2][2 * 16]; /* uid_map and gid_map, with CLONE_NEWUSER */
 };
 
 static bool variable_is_passed(const char *v)
@@ -113,6 +116,30 @@ static int child_fds(struct plan *plan)
 	return close_range((unsigned)n + 1, ~0U, 0) < 0 ? -errno : 0;
 }
 
+static int child_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), r;
+
+	if (fd < 0)
+		return -errno;
+	r = write_all(fd, text, strlen(text));
+	(void)close(fd);
+	return r;
+}
+
+/* In the child: in its new user namespace it stays who it is. */
+static int child_ids(const struct plan *plan)
+{
+	int r;
+
+	if (!(plan->namespaces & CLONE_NEWUSER))
+		return 0;
+	r = child_write("/proc/self/setgroups", "deny");
+	if (r >= 0)
+		r = child_write("/proc/self/uid_map", plan->ids[0]);
+	return r < 0 ? r : child_write("/proc/self/gid_map", plan->ids[1]);
+}
+
 /* In the child. Plain system calls: glibc's wrappers take locks to reach threads that are not here.
  */
 static int child_user(const struct child_spec *s)
@@ -157,6 +184,9 @@ static int child_setup(struct plan *plan)
 
 	if (setsid() < 0)
 		return -errno;
+	r = child_ids(plan);
+	if (r < 0)
+		return r;
 	r = child_keyring();
 	if (r < 0)
 		return r;
@@ -227,7 +257,10 @@ static pid_t fork_blocked(struct plan *plan)
 	int r = pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (r != 0)
 		return -r;
-	pid_t pid = fork();
+	/* The child of a plain clone(2) may not call more of libc than ours does. */
+	pid_t pid = plan->namespaces ? (pid_t)syscall(SYS_clone, plan->namespaces | SIGCHLD, NULL,
+					       NULL, NULL, 0)
+				     : fork();
 	if (pid == 0)
 		child_main(plan);
 	if (pid < 0)
@@ -265,6 +298,17 @@ static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 	return r;
 }
 
+/* A PID namespace costs a plain user a user namespace: it belongs to one. */
+static void plan_namespaces(struct plan *plan)
+{
+	plan->namespaces = CLONE_NEWPID;
+	if (geteuid() == 0)
+		return;
+	plan->namespaces |= CLONE_NEWUSER;
+	(void)snprintf(plan->ids[0], sizeof(plan->ids[0]), "%u %u 1", geteuid(), geteuid());
+	(void)snprintf(plan->ids[1], sizeof(plan->ids[1]), "%u %u 1", getegid(), getegid());
+}
+
 int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd)
 {
 	_cleanup_free_ const char **env = NULL;
@@ -285,5 +329,12 @@ int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd)
 	_cleanup_free_ int *sources = plan.sources;
 	if (r < 0)
 		return r;
+	if (spec->pid_namespace && spec->argv) {
+		plan_namespaces(&plan);
+		if (spawn(&plan, ret_pid, ret_pidfd) >= 0)
+			return 0;
+		plan.namespaces =
+			0; /* what cannot be had is done without; other errors come again */
+	}
 	return spawn(&plan, ret_pid, ret_pidfd);
 }

@@ -24,6 +24,9 @@ struct child_spec {
 	gid_t gid;
 	const char *cwd;      /* NULL = / */
 	bool die_with_parent; /* SIGKILL when pyrod dies (jobs; never a VMM) */
+	/* exec: where it can be had, the program is PID 1 of a namespace, with the pid that is returned outside. It has no
+	 * capability there unless we are root. */
+	bool pid_namespace;
 };
 
 /* Returns 0 and the child's pid and pidfd (owned by the caller), or -errno, also for a failed exec: for that it

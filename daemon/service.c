@@ -552,14 +552,15 @@ static int read_start_time(pid_t pid, uint64_t *ret)
 	return p ? parse_u64(p, 0, UINT64_MAX, ret) : -EBADMSG;
 }
 
-static int spawn(struct service *s, const char *program)
+static int spawn(struct service *s, const struct service_spec *spec)
 {
-	const char *const argv[] = { program, s->id, s->launcher->path, NULL };
+	const char *const argv[] = { spec->program, s->id, s->launcher->path, NULL };
 	const struct child_spec child = {
 		.argv = argv,
 		.stdin_fd = -EBADF,
 		.stdout_fd = s->fds[0],
 		.stderr_fd = s->fds[0],
+		.pid_namespace = spec->pid_namespace,
 	};
 	int r;
 
@@ -629,7 +630,7 @@ int service_start(struct launcher *lr, const struct service_spec *spec,
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,
 			"cannot prepare the launch of %s", spec->id);
 	if (!lr->units)
-		r = spawn(s, spec->program);
+		r = spawn(s, spec);
 	if (r == -ENOENT || r == -EACCES)
 		return error_set_errno(err, ERROR_VM_UNAVAILABLE, r,
 			"install pyro again: its launcher cannot be executed", "cannot execute %s",

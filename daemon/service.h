@@ -36,6 +36,7 @@ struct service_spec {
 		fds; /* borrowed, duplicated; fds[0] is also a child's stdout and stderr from its beginning */
 	size_t n_fds;
 	const struct unit_limits *limits; /* borrowed; NULL: the unit's own */
+	bool pid_namespace;               /* of a child: one of its own, where it can be had */
 };
 
 struct service_callbacks {

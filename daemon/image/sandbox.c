@@ -23,6 +23,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "daemon/landlock.h"
+
 #define UID_BASE   0x70000000u
 #define UID_NOBODY 65534u /* where the range above is not mapped: a container's user namespace */
 
@@ -240,33 +242,13 @@ static int leave_root(uid_t uid)
 	return getuid() == 0 || geteuid() == 0 ? -EPERM : 0;
 }
 
-/* linux/landlock.h as of its sixth version; older kernels take a shorter one. */
-struct landlock_attr {
-	uint64_t fs, net, scoped;
-};
-
 /* No access to any path, port or abstract socket, as far as this kernel knows of them. */
 static int restrict_paths(void)
 {
-	const unsigned fs_bits[] = { 0, 13, 14, 15, 15, 16 }; /* by version */
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1 /* asks for the version */);
+	_cleanup_(landlock_done) struct landlock l = { .fd = -EBADF };
+	int r = landlock_begin(&l);
 
-	if (abi < 0)
-		return -errno;
-	if (abi == 0)
-		return -EOPNOTSUPP;
-	size_t at = MIN_OF((size_t)abi, ARRAY_SIZE(fs_bits) - 1);
-	struct landlock_attr a = {
-		.fs = (UINT64_C(1) << fs_bits[at]) - 1,
-		.net = abi >= 4 ? 3 : 0,
-		.scoped = abi >= 6 ? 3 : 0,
-	};
-	size_t size = abi >= 6 ? sizeof(a) : abi >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t);
-	_cleanup_close_ int fd = (int)syscall(SYS_landlock_create_ruleset, &a, size, 0);
-
-	if (fd < 0)
-		return -errno;
-	return syscall(SYS_landlock_restrict_self, fd, 0) < 0 ? -errno : 0;
+	return r < 0 ? r : landlock_enforce(&l);
 }
 
 /* True when the process above has ended: a wish to die with it that came too late is made good. */

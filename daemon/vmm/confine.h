@@ -21,7 +21,7 @@ struct confine_spec {
 };
 
 /*
- * Session, limits, namespaces, mount view, identity, no_new_privs, filter: in this order. What cannot be had is noted and
+ * Session, limits, namespaces, mount view, identity, no_new_privs, Landlock, filter: in this order. What cannot be had is noted and
  * left out; staying root, keeping the way to new privileges or being without the filter is a failure: *ret_what says
  * which step (static).
  */

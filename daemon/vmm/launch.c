@@ -171,6 +171,7 @@ int launch_start(struct manager *m, const struct launch_spec *spec,
 		.fds = fds,
 		.n_fds = spec->n_fds + 1,
 		.limits = &limits,
+		.pid_namespace = true,
 	};
 
 	if (!l || !program)

@@ -10,10 +10,12 @@
  * A machine's memory of X32_MIB or I386_MIB makes it use that table of system calls before.
  */
 #include <fcntl.h>
+#include <linux/random.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -23,6 +25,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "proto/base.h"
@@ -58,7 +61,7 @@ static void tell_result(const char *what, long r)
 
 static void tell_open(const char *what, const char *path, int flags)
 {
-	_cleanup_close_ int fd = open(path, flags | O_CLOEXEC);
+	_cleanup_close_ int fd = open(path, flags | O_CLOEXEC, 0600);
 
 	tell_result(what, fd);
 }
@@ -107,6 +110,23 @@ static long read_other(void)
 	return syscall(SYS_process_vm_readv, getpid(), &to, 1, &from, 1, 0);
 }
 
+static long connect_nowhere(void)
+{
+	const struct sockaddr_un nowhere = { .sun_family = AF_UNIX, .sun_path = "\0nowhere" };
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd < 0 ? -1 : connect(fd, (const struct sockaddr *)&nowhere, sizeof(nowhere));
+}
+
+/* As /dev/kvm is used. */
+static long ioctl_of_device(void)
+{
+	_cleanup_close_ int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+	int entropy;
+
+	return fd < 0 ? -1 : ioctl(fd, RNDGETENTCNT, &entropy);
+}
+
 static void try_calls(void)
 {
 	int pair[2];
@@ -119,6 +139,7 @@ static void try_calls(void)
 	tell_result("socket vsock", socket(AF_VSOCK, SOCK_STREAM, 0));
 	tell_result("socket alg", socket(AF_ALG, SOCK_SEQPACKET, 0));
 	tell_result("socketpair tipc", socketpair(AF_TIPC, SOCK_SEQPACKET, 0, pair));
+	tell_result("connect", connect_nowhere());
 	tell_result("userfaultfd", syscall(SYS_userfaultfd, 1)); /* UFFD_USER_MODE_ONLY */
 	tell_result("bpf", syscall(SYS_bpf, 9999, NULL, 1 << 20));
 	tell_result("perf_event_open", syscall(SYS_perf_event_open, NULL, 0, -1, -1, 0));
@@ -143,19 +164,29 @@ static void try_calls(void)
 		"prlimit of another", syscall(SYS_prlimit64, 1 << 22, RLIMIT_NOFILE, NULL, NULL));
 	tell_result("signals to another", fcntl(self.disk, F_SETOWN, 1));
 	tell_result("memfd_secret", syscall(SYS_memfd_secret, ~0U));
+	tell_result("ioctl of a device", ioctl_of_device());
 	tell_result("mode of the disk", fchmod(self.disk, 0644));
 }
 
 static void try_files(void)
 {
-	static const char *const paths[] = { "/etc/passwd", "/etc/hostname", "/usr/bin/python3",
-		"/usr/bin/env", "/usr/lib/os-release", "/usr/share/doc", "/proc/self/status",
-		"/dev/zero", "/usr/share/qemu/qboot.rom", "/proc/self/exe", "/dev/null", "/" };
+	static const char *const paths[] = { "/", "/bin/sh", "/boot", "/dev", "/dev/null",
+		"/dev/urandom", "/dev/zero", "/etc", "/etc/hostname", "/etc/ld.so.cache",
+		"/etc/passwd", "/home", "/opt", "/proc", "/proc/self/status", "/root", "/run",
+		"/sys", "/tmp", "/usr", "/usr/bin", "/usr/bin/env", "/usr/bin/python3",
+		"/usr/bin/qemu-system-x86_64", "/usr/lib", "/usr/lib/os-release",
+		"/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/share", "/usr/share/doc",
+		"/usr/share/qemu", "/usr/share/seabios", "/var" };
 	char name[64], what[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-		(void)snprintf(what, sizeof(what), "open %s", paths[i]);
+		(void)snprintf(what, sizeof(what), "read %s", paths[i]);
 		tell_open(what, paths[i], O_RDONLY);
+		(void)snprintf(what, sizeof(what), "write %s", paths[i]);
+		tell_open(what, paths[i], O_WRONLY); /* of a directory it never is */
+		(void)snprintf(what, sizeof(what), "make in %s", paths[i]);
+		(void)snprintf(name, sizeof(name), "%s/pyro-probe", paths[i]);
+		tell_open(what, name, O_WRONLY | O_CREAT);
 	}
 	tell_result("write the last byte", pwrite(self.disk, "x", 1, self.disk_bytes - 1));
 	tell_result("write beyond the disk", pwrite(self.disk, "x", 1, self.disk_bytes));
@@ -168,12 +199,14 @@ static void try_files(void)
 			!S_ISREG(st.st_mode))
 			continue;
 		(void)snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
-		(void)snprintf(what, sizeof(what), "read again %d", fd);
+		(void)snprintf(what, sizeof(what), "again %d", fd);
 		tell_open(what, name, O_RDONLY);
-		(void)snprintf(what, sizeof(what), "write what is read-only %d", fd);
+		(void)snprintf(what, sizeof(what), "again for writing %d", fd);
 		tell_open(what, name, O_WRONLY);
-		(void)snprintf(what, sizeof(what), "empty what is read-only %d", fd);
+		(void)snprintf(what, sizeof(what), "emptied %d", fd);
 		tell_result(what, truncate(name, st.st_size));
+		(void)snprintf(what, sizeof(what), "again and emptied %d", fd);
+		tell_open(what, name, O_RDONLY | O_TRUNC);
 	}
 }
 

@@ -11,6 +11,10 @@ import debian  # noqa: E402
 import hosts  # noqa: E402
 
 
+# Which its own filter denies, and a host has.
+LANDLOCK = "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+
+
 class Machine(hosts.Machine):
     def __init__(self, cache, work):
         lower = debian.kept(cache, "systemd", " ".join(debian.SYSTEM) + "2", lambda where: debian.make_tree(where + "/tree", debian.SYSTEM)) + "/tree"
@@ -18,7 +22,7 @@ class Machine(hosts.Machine):
             os.makedirs(work + "/" + name)
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s/upper,workdir=%s/overlay" %
                         (lower, work, work), work + "/root"], check=True)
-        super().__init__(work + "/root", work)
+        super().__init__(work + "/root", work, [LANDLOCK])
 
     def end(self):
         super().end()

@@ -172,13 +172,13 @@ def test_what_a_vmm_may_do(host):
     shutil.move(program, aside)
     shutil.copy(confined.PROGRAM, program)
     try:
-        probe = confined.Probe("%s/var/lib/pyro/machines/%s/disk.ext4" % (host.root, vm), lambda: host.pyro("vm", "start", vm, check=False),
-                               lambda: host.main_pid(vm), lambda *argv: host.run(*argv).stdout, WITHIN)
-        probe.check()
-        probe.end()
+        with confined.Probe("%s/var/lib/pyro/machines/%s/disk.ext4" % (host.root, vm), lambda: host.pyro("vm", "start", vm, check=False),
+                            lambda: host.main_pid(vm), lambda *argv: host.run(*argv).stdout, WITHIN) as probe:
+            assert "less contained" not in host.journal()
+            probe.check()
+            assert probe.facts(int(host.show("pyrod.service", "MainPID")), 1) == confined.table(confined.MODES[0])
     finally:
         shutil.move(aside, program)
-    assert "less contained" not in host.journal()
     host.pyro("vm", "delete", vm)
 
 

@@ -10,10 +10,10 @@ import confined
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(confined.QEMU), reason="needs root, and a QEMU to take the place of")
 
 
-@pytest.fixture(params=["root", "user"])
+@pytest.fixture(params=confined.MODES[1:])
 def daemon(request, make_fake):
     d = make_fake()
-    confined.put_in_place(d, confined.USER if request.param == "user" else None)
+    confined.put_in_place(d, confined.USER if "user" in request.param else None)
     try:
         yield d.start()
     finally:
@@ -21,11 +21,11 @@ def daemon(request, make_fake):
         confined.remove()
 
 
-def test_what_it_may_do(daemon):
-    probe = confined.probe(daemon)
-    probe.check()
-    assert "less contained" not in daemon.log_text()  # nothing could not be had
-    probe.end()
+def test_what_it_may_do(daemon, request):
+    with confined.probe(daemon) as probe:
+        assert "less contained" not in daemon.log_text()  # nothing could not be had
+        probe.check()
+        assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
 
 
 @pytest.mark.parametrize("mem_mib", [301, 302], ids=["x32", "i386"])

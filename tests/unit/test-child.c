@@ -8,11 +8,15 @@
 #include <check.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include "daemon/filter.h"
 
 #define NO_FDS .stdin_fd = -EBADF, .stdout_fd = -EBADF, .stderr_fd = -EBADF
 
@@ -256,6 +260,62 @@ START_TEST(no_keys_of_the_session)
 }
 END_TEST
 
+/* A filter that stands for a host without: a container, say. */
+static void forbid_pid_namespaces(void)
+{
+	struct filter f;
+
+	filter_begin(&f);
+	filter_bits(&f, SYS_clone, 0, CLONE_NEWPID, 0, FILTER_ALLOW, FILTER_FAIL(EPERM));
+	ck_assert_int_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	ck_assert_int_eq(filter_install(&f, FILTER_ALLOW), 0);
+}
+
+enum { AS_WE_ARE, AS_PLAIN_USER, WHERE_IT_IS_DENIED, PID_CASES, PLAIN_UID = 61004 };
+
+/* It is who it was, as process 1, known outside by the pid that child_spawn tells. */
+START_TEST(pid_namespace)
+{
+	const struct child_spec like = { NO_FDS, .pid_namespace = true };
+	char want[64], *got;
+
+	if (_i == AS_PLAIN_USER && geteuid() != 0)
+		return;
+	/* A change of user hides /proc/self from it, which exec as that user does not. */
+	if (_i == AS_PLAIN_USER)
+		ck_assert_int_eq(setresgid(PLAIN_UID, PLAIN_UID, PLAIN_UID) |
+					 setresuid(PLAIN_UID, PLAIN_UID, PLAIN_UID) |
+					 prctl(PR_SET_DUMPABLE, 1),
+			0);
+	if (_i == WHERE_IT_IS_DENIED)
+		forbid_pid_namespaces();
+	(void)snprintf(want, sizeof(want), " %u %u\n", geteuid(), getegid());
+	got = output_of("echo $$ $(id -u) $(id -g)", &like);
+	ck_assert_msg(startswith(got, "1 ") == (_i != WHERE_IT_IS_DENIED), "%s", got);
+	ck_assert_str_eq(strchr(got, ' '), want);
+}
+END_TEST
+
+START_TEST(nothing_outlives_a_pid_namespace)
+{
+	const char *argv[] = { "/bin/sh", "-c", "sleep 1000 & echo; sleep 1000", NULL };
+	struct child_spec spec = { NO_FDS, .argv = argv, .pid_namespace = true };
+	int p[2], pidfd;
+	pid_t pid;
+	char c;
+
+	ck_assert_int_eq(pipe2(p, O_CLOEXEC), 0);
+	spec.stdout_fd = p[1];
+	ck_assert_int_eq(child_spawn(&spec, &pid, &pidfd), 0);
+	close(p[1]);
+	ck_assert_int_eq(read(p[0], &c, 1), 1);
+	ck_assert_int_eq(pidfd_send_signal(pidfd, SIGKILL, NULL, 0), 0);
+	ck_assert_int_eq(finish(pid, pidfd), -SIGKILL);
+	ck_assert_int_eq(read(p[0], &c, 1), 0); /* both have gone */
+	close(p[0]);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("child");
@@ -272,6 +332,8 @@ int main(void)
 	tcase_add_test(tc, environment);
 	tcase_add_test(tc, another_user);
 	tcase_add_test(tc, function_in_the_child);
+	tcase_add_loop_test(tc, pid_namespace, 0, PID_CASES);
+	tcase_add_test(tc, nothing_outlives_a_pid_namespace);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

@@ -277,7 +277,7 @@ static void assert_descriptors(pid_t pid)
 /* The namespaces that could be had on this host, by what the launcher does itself. */
 static void assert_namespaces(pid_t pid)
 {
-	static const char *const kinds[] = { "net", "ipc", "uts", "mnt" };
+	static const char *const kinds[] = { "pid", "net", "ipc", "uts", "mnt" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		_cleanup_free_ char *a = str_printf("/proc/self/ns/%s", kinds[i]);
