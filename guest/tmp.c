@@ -5,7 +5,8 @@
  * folders themselves.
  *
  * What must stay true: nothing here follows a link or leaves the disk; SETUP waits for two renames, not for a
- * deletion; folders are moved up before they are emptied, so neither depth nor number needs memory.
+ * deletion, and on a full disk for as much of one as makes room; folders are moved up before they are emptied, so
+ * neither depth nor number needs memory.
  */
 
 #include "guest/tmp.h"
@@ -19,6 +20,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -27,7 +29,10 @@
 #define TMP_MODE  01777
 #define UNTOUCHED (FS_IMMUTABLE_FL | FS_APPEND_FL)
 
-enum { NAME_TRIES = 64, NAME_SIZE = 32, TRASH_FD = 3, PRIORITY = 19 };
+#define ROOM_BYTES (256 * 1024)       /* for the two folders and what is in a new tmp */
+#define ROOM_USEC  (2 * USEC_PER_SEC) /* a boot waits twice so long for it at the most */
+
+enum { ROOM_INODES = 16, NAME_TRIES = 64, NAME_SIZE = 32, TRASH_FD = 3, PRIORITY = 19 };
 
 /* tmpfiles.d/x11.conf: in a /tmp that anybody writes to, root has them first. */
 static const char *const x11_dirs[] = { ".X11-unix", ".ICE-unix", ".XIM-unix", ".font-unix" };
@@ -112,7 +117,7 @@ static int make_tmp(int own_fd)
 	return 0;
 }
 
-int tmp_renew(int own_fd)
+static int renew(int own_fd)
 {
 	_cleanup_close_ int trash = -EBADF;
 	struct stat st;
@@ -127,6 +132,23 @@ int tmp_renew(int own_fd)
 	return r < 0 ? r : make_tmp(own_fd);
 }
 
+/* What a deletion needs to know. */
+struct sweep {
+	int trash;           /* where folders that are not empty are moved up to */
+	uint64_t until_usec; /* it ends then, or when ROOM_BYTES are free; 0: when all is gone */
+};
+
+static bool is_over(const struct sweep *s)
+{
+	struct statvfs st;
+
+	if (s->until_usec == 0)
+		return false;
+	return now_usec() >= s->until_usec ||
+	       (fstatvfs(s->trash, &st) == 0 && st.f_bavail * st.f_frsize >= ROOM_BYTES &&
+		       (st.f_files == 0 || st.f_ffree >= ROOM_INODES));
+}
+
 /* A file, link, device, or a folder that is empty. */
 static bool remove_simple(int at, const char *name)
 {
@@ -135,7 +157,7 @@ static bool remove_simple(int at, const char *name)
 }
 
 /* An entry of the folder fd, which lies in the trash: deleted, or beside that folder now. */
-static bool clear_entry(int fd, const char *name, int trash)
+static bool clear_entry(int fd, const char *name, const struct sweep *s)
 {
 	if (remove_simple(fd, name))
 		return true;
@@ -145,11 +167,12 @@ static bool clear_entry(int fd, const char *name, int trash)
 		if (remove_simple(fd, name))
 			return true;
 	}
-	return (errno == ENOTEMPTY || errno == EEXIST) && move_aside(fd, name, trash) >= 0;
+	return (errno == ENOTEMPTY || errno == EEXIST) && move_aside(fd, name, s->trash) >= 0;
 }
 
 /* Calls for each entry, again while any goes: a folder that changes may hide some from one pass. True if any went. */
-static bool each_entry(int fd, int trash, bool (*fn)(int fd, const char *name, int trash))
+static bool each_entry(
+	int fd, const struct sweep *s, bool (*fn)(int fd, const char *name, const struct sweep *s))
 {
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	DIR *dir = copy < 0 ? NULL : fdopendir(copy);
@@ -161,10 +184,11 @@ static bool each_entry(int fd, int trash, bool (*fn)(int fd, const char *name, i
 		struct dirent *e;
 		again = false;
 		rewinddir(dir);
-		while ((e = readdir(dir)))
+		while (!is_over(s) && (e = readdir(dir)))
 			if (!streq(e->d_name, ".") && !streq(e->d_name, "..") &&
-				fn(fd, e->d_name, trash))
+				fn(fd, e->d_name, s))
 				again = any = true;
+		again = again && !is_over(s);
 	}
 	if (dir)
 		(void)closedir(dir);
@@ -172,7 +196,7 @@ static bool each_entry(int fd, int trash, bool (*fn)(int fd, const char *name, i
 }
 
 /* An entry of the trash itself. */
-static bool clear_top(int trash, const char *name, int unused _unused_)
+static bool clear_top(int trash, const char *name, const struct sweep *s)
 {
 	_cleanup_close_ int fd = -EBADF;
 
@@ -181,14 +205,39 @@ static bool clear_top(int trash, const char *name, int unused _unused_)
 	unlock(trash, name);
 	fd = open_dir(trash, name);
 	if (fd >= 0)
-		(void)each_entry(fd, trash, clear_entry);
+		(void)each_entry(fd, s, clear_entry);
 	return remove_simple(trash, name);
 }
 
 void tmp_empty(int fd)
 {
+	const struct sweep all = { .trash = fd };
+
 	unlock(fd, ".");
-	(void)each_entry(fd, fd, clear_top);
+	(void)each_entry(fd, &all, clear_top);
+}
+
+/* On a full disk no folder can be made: some of what is to go goes at once. */
+static void make_room(int own_fd, const char *name)
+{
+	_cleanup_close_ int fd = open_dir(own_fd, name);
+	const struct sweep some = { .trash = fd, .until_usec = now_usec() + ROOM_USEC };
+
+	if (fd < 0)
+		return;
+	unlock(fd, ".");
+	(void)each_entry(fd, &some, clear_top);
+}
+
+int tmp_renew(int own_fd)
+{
+	int r = renew(own_fd);
+
+	if (r != -ENOSPC)
+		return r;
+	make_room(own_fd, TRASH);
+	make_room(own_fd, TMP);
+	return renew(own_fd);
 }
 
 /* Gives way to what the machine is for. */

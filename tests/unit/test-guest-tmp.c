@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -180,6 +181,34 @@ START_TEST(immutable_files)
 }
 END_TEST
 
+/* No folder can be made any more, neither the trash nor a new tmp, until some of the old is gone; that is no more than needed. */
+START_TEST(full_disk)
+{
+	struct stat st;
+
+	for (int again = 0; again < 2; again++) {
+		if (mount("disk", disk, "tmpfs", 0, "nr_inodes=200") < 0)
+			return; /* only root may */
+		fd_close(fd);
+		fd = open(disk, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		ck_assert_int_eq(tmp_renew(fd), 0);
+		if (again)
+			RUN("mkdir -m 700 %s/trash", disk);
+		RUN("i=0; while mkdir %s/tmp/d$i 2>/dev/null && touch %s/tmp/d$i/f 2>/dev/null; do i=$((i+1)); done",
+			disk, disk);
+		ck_assert_int_lt(mkdirat(fd, "more", 0700), 0);
+		ck_assert_int_eq(tmp_renew(fd), 0);
+		ck_assert_int_eq(fstatat(fd, "tmp", &st, AT_SYMLINK_NOFOLLOW), 0);
+		ck_assert_uint_eq(st.st_mode & 07777, 01777);
+		ck_assert_uint_eq(count(fd, "tmp"), 4);
+		ck_assert_uint_ge(count(fd, "trash"), 1);
+		fd = fd_close(fd);
+		ck_assert_int_eq(umount2(disk, MNT_DETACH), 0);
+		fd = open(disk, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+}
+END_TEST
+
 START_TEST(in_a_process_of_its_own)
 {
 	pid_t pid;
@@ -212,11 +241,13 @@ int main(void)
 	TCase *tc = tcase_create("guest-tmp");
 
 	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 60); /* thousands of folders on a disk that others use too */
 	tcase_add_test(tc, first_start);
 	tcase_add_test(tc, everything_goes);
 	tcase_add_test(tc, links_are_not_followed);
 	tcase_add_test(tc, deep_and_wide);
 	tcase_add_test(tc, immutable_files);
+	tcase_add_test(tc, full_disk);
 	tcase_add_test(tc, in_a_process_of_its_own);
 	tcase_add_test(tc, what_an_earlier_start_left);
 	suite_add_tcase(s, tc);

@@ -131,6 +131,19 @@ def test_a_start_after_a_hostile_run(installed):
         g.down()
 
 
+def test_a_start_after_tmp_has_filled_the_disk(installed):
+    with Guest(debian()) as g:
+        assert g.up() == (0, None), g.console()
+        g.run("echo kept > /workspace/kept; head -c 2G /dev/zero > /tmp/fill; i=0; while mkdir /tmp/d$i; do i=$((i+1)); done; sync; true", seconds=300)
+        assert g.run("df --output=avail /tmp | tail -1").strip() == "0"
+        g.down()
+        assert g.up() == (0, None), g.console()
+        assert g.run("ls -A /tmp; cat /workspace/kept").split() == X11 + ["kept"], g.console()
+        assert g.run(GONE, seconds=300) == ""
+        assert int(g.run("df --output=avail -BM /tmp | tail -1").strip(" M\n")) > 800
+        g.down()
+
+
 def test_an_environment_with_its_own_modprobe(installed):
     """Its sysctl.d gives the kernel's requests to it; /lib/modules is there for it."""
     with Guest(debian()) as g:
