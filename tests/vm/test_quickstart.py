@@ -144,11 +144,12 @@ def test_user_from_sources_to_nothing(plain_user):
     assert [(v["vm_id"], v["state"]) for v in kept] == [(vm, "stopped")], kept
     with u.popen(u.prefix + "/bin/pyro", "run", "debian:12", "--", "sh", "-c", "echo up; sleep 600") as busy:
         assert busy.stdout.readline() == "up\n"
+        os.mkdir(u.cache + "/mine")  # in a folder that the user named it is not pyro's alone
         purged, _ = u.quickstart("--uninstall", "--purge")
-        assert purged.returncode == 0, purged.stderr
+        assert purged.returncode == 0 and "kept: %s," % u.cache in purged.stderr, purged.stderr
         assert busy.wait(timeout=30) != 0
     assert files(u.prefix) == [] and not u.processes(), (files(u.prefix), u.processes())
-    assert not os.path.exists(u.state) and not os.path.exists(u.cache)
+    assert not os.path.exists(u.state) and os.listdir(u.cache) == ["mine"]
 
 
 def test_says_why_it_stops(plain_user):
