@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A program of ours in QEMU's place, at QEMU's own path and confined as QEMU is (tests/fake/probe.c): what it says of what it could
 do, and what is seen of it from outside."""
+import ctypes
+import itertools
+import json
+import os
+import shutil
 import subprocess
 import threading
 import time
@@ -109,17 +114,52 @@ class Probe:
         }
 
 
-def table(mode):
-    """What docs/SECURITY.md says of a VMM in that mode: {row: cell}."""
+def table(mode, who="a VMM"):
+    """What docs/SECURITY.md says of it in that mode: {row: cell}."""
     with open(TOP + "/docs/SECURITY.md") as f:
-        rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in f.read().split("\n## Confinement\n")[1].split("\n## ")[0].splitlines()
-                if line.startswith("|")]
-    begin = next(n for n, row in enumerate(rows) if row[0] == "a VMM")
-    assert tuple(rows[begin][1:]) == MODES
-    return {row[0]: row[1 + MODES.index(mode)] for row in rows[begin + 2:begin + 2 + len(ROWS)]}
+        lines = f.read().split("\n## Confinement\n")[1].split("\n## ")[0].splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("| %s |" % who))
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in itertools.takewhile(lambda line: line.startswith("|"), lines[begin:])]
+    assert tuple(rows[0][1:]) == MODES
+    return {row[0]: row[1 + MODES.index(mode)] for row in rows[2:]}
 
 
-ROWS = ("user", "namespaces of its own", "capabilities", "no_new_privs", "filters of system calls", "Landlock", "limits", "keys", "reads", "writes")
+# In the launcher's place: it says what it is and ends.
+LAUNCHER = """#!/usr/bin/python3
+import ctypes, json, os
+libc = ctypes.CDLL(None)
+said = {"ns": {kind: os.readlink("/proc/self/ns/" + kind) for kind in ("user", "pid", "mnt", "net", "ipc", "uts")},
+        "status": dict(line.rstrip().split(":", 1) for line in open("/proc/self/status")),
+        "keyring": libc.syscall(250, 0, -3, 0)}  # keyctl: the number of its session keyring
+with open(os.path.dirname(os.path.abspath(__file__)) + "/said.json", "w") as f:
+    json.dump(said, f)
+"""
+
+
+def launcher(daemon):
+    """The facts of a FakeDaemon's launcher, in the words of its table; the daemon has not started."""
+    place = daemon.root + "/libexec"
+    shutil.copytree(daemon.env["PYRO_LIBEXEC_DIR"], place)
+    with open(place + "/pyro-vmm", "w") as f:
+        f.write(LAUNCHER)
+    os.chmod(place, 0o777)
+    daemon.env["PYRO_LIBEXEC_DIR"] = place
+    daemon.start()
+    vm = daemon.call("vm.create", daemon.spec())["result"]["vm_id"]
+    assert daemon.call("vm.start", {"vm_id": vm})["error"]["data"]["code"] == "start_failed"
+    with open(place + "/said.json") as f:
+        said = json.load(f)
+    status = {name: value.split() for name, value in said["status"].items()}
+    with open("/proc/%d/status" % daemon.pid()) as f:
+        own = {name: value.split() for name, value in (line.split(":", 1) for line in f)}
+    here = ctypes.CDLL(None).syscall(250, 0, -3, 0)  # the daemon's is ours
+    return {
+        "user": "root" if set(status["Uid"]) == {"0"} else "the daemon's" if status["Uid"] == own["Uid"] else "another",
+        "namespaces of its own": " ".join(kind for kind, link in said["ns"].items() if link != os.readlink("/proc/%d/ns/%s" % (daemon.pid(), kind))),
+        "capabilities": "none" if status["CapEff"] == ["0" * 16] else "all" if status["CapEff"] == own["CapEff"] else "some",
+        "no_new_privs, filters": "no" if (status["NoNewPrivs"], status["Seccomp"]) == (["0"], ["0"]) else "some",
+        "keys": "a session keyring of its own" if said["keyring"] not in (-1, here) else "the daemon's",
+    }
 
 
 def put_in_place(daemon, user=None):
@@ -128,8 +168,12 @@ def put_in_place(daemon, user=None):
     daemon.vmm = QEMU
     with open(daemon.conf, "a") as f:
         f.write("qemu = %s\n" % QEMU)
-    if user is None:
-        return
+    if user is not None:
+        become(daemon, user)
+
+
+def become(daemon, user):
+    """A FakeDaemon that has not started is that plain user's own."""
     daemon.mode = "--user"
     daemon.prefix = ["setpriv", "--reuid=%d" % user, "--regid=%d" % user, "--clear-groups", "--inh-caps=-all", "--"]
     subprocess.run(["chown", "-R", "%d:%d" % (user, user), daemon.root], check=True)

@@ -2,6 +2,8 @@
 """What a VMM that its guest has broken out of can do to the host: a program of ours in QEMU's place tries it (tests/fake/probe.c),
 in a machine of a daemon of root's without systemd, and of a plain user's own. Under systemd: tests/systemd."""
 import os
+import select
+import signal
 
 import pytest
 
@@ -28,6 +30,16 @@ def test_what_it_may_do(daemon, request):
         assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
 
 
+@pytest.mark.parametrize("mode", confined.MODES[1:])
+def test_what_its_launcher_is(make_fake, mode):
+    d = make_fake()
+    if "user" in mode:
+        confined.become(d, confined.USER)
+    facts = confined.launcher(d)
+    said = confined.table(mode, "the launcher, until it is a VMM")
+    assert facts == {row: said[row] for row in facts}
+
+
 @pytest.mark.parametrize("mem_mib", [301, 302], ids=["x32", "i386"])
 def test_other_tables_of_system_calls(daemon, mem_mib):
     """The probe is killed before it has written a word."""
@@ -36,3 +48,30 @@ def test_other_tables_of_system_calls(daemon, mem_mib):
     assert reply["error"]["data"]["code"] == "start_failed", reply
     with open("%s/machines/%s/disk.ext4" % (daemon.state, vm), "rb") as f:
         assert f.read(9) != b"survived="
+
+
+@pytest.mark.parametrize("mode", confined.MODES[1:])
+def test_the_first_of_its_namespace_is_adopted_and_killed(make_fake, mode):
+    """By the daemon that comes after a killed one, and by the pid that both know it by."""
+    d = make_fake()
+    if "user" in mode:
+        confined.become(d, confined.USER)
+    d.start()
+    vm = d.call("vm.create", d.spec())["result"]["vm_id"]
+    assert d.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    pid, = d.vmm_pids()
+    with open("/proc/%d/status" % pid) as f:
+        assert next(line.split()[1:] for line in f if line.startswith("NSpid:"))[-1] == "1"
+    d.kill()
+    d.start()
+    pidfd = os.pidfd_open(pid)
+    assert d.call("vm.status", {"vm_id": vm})["result"]["state"] in ("started", "unknown")
+    assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
+    assert select.select([pidfd], [], [], 0)[0]  # it has ended
+    os.close(pidfd)
+    assert d.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    d.kill()
+    d.start()
+    os.kill(d.vmm_pids()[0], signal.SIGKILL)
+    d.call("vm.delete", {"vm_id": vm})
+    d.wait_clean()
