@@ -3,7 +3,8 @@
  * pyro-import disk: a blank own disk, sparse ext4 with the folders of layout 1. Run by pyrod once for each
  * size; machines get sparse copies. Must stay true: a guest writes to it and the host may lose power, so
  * it has a journal and checksums; every table reads as zeros already, which the groups say, so that the
- * guest's kernel does not fill the sparse file with them.
+ * guest's kernel does not fill the sparse file with them. What is written takes at most half of what a new disk finds free
+ * (DISK_MARGIN_MIB of core/quota.c): a blank and a machine's copy of it fit, whatever size was asked for.
  */
 #include "daemon/image/ext4.h"
 #include "daemon/image/import.h"
@@ -11,13 +12,19 @@
 #include <fcntl.h>
 #include <getopt.h>
 
-#define BLOCK             4096
-#define BLOCKS_PER_MIB    256
-#define BYTES_PER_INODE   16384
-#define JOURNAL_SMALL     1024 /* blocks: 4 MiB, the smallest there is */
-#define JOURNAL_LARGE     4096 /* 16 MiB */
-#define JOURNAL_LARGE_MIB 1024
-#define LAYOUT            "1"
+#define BLOCK           4096
+#define BLOCKS_PER_MIB  256
+#define BYTES_PER_INODE 16384
+#define LOG_FLEX        4
+/* Beyond 1 TiB the group descriptors, in 26 copies, and a bitmap for every 16 groups took 232 MiB of 16 TiB. META_BG has
+ * three copies and can grow while mounted; fewer inodes, whose tables lie closer together, leave more groups unwritten. */
+#define HUGE_MIB             (1024 * 1024)
+#define HUGE_BYTES_PER_INODE 65536
+#define HUGE_LOG_FLEX        8
+#define JOURNAL_SMALL        1024 /* blocks: 4 MiB, the smallest there is */
+#define JOURNAL_LARGE        4096 /* 16 MiB */
+#define JOURNAL_LARGE_MIB    1024
+#define LAYOUT               "1"
 
 /* /workspace and /tmp of a machine are for all its users; guest/tmp.c makes the same tmp at a later start. */
 static const struct {
@@ -41,19 +48,21 @@ static const struct {
 
 static void fill_params(uint64_t mib, struct ext2_super_block *p)
 {
+	bool huge = mib > HUGE_MIB;
 	memset(p, 0, sizeof(*p));
 	ext2fs_blocks_count_set(p, mib * BLOCKS_PER_MIB);
-	uint64_t inodes = mib * MIB / BYTES_PER_INODE;
+	uint64_t inodes = mib * MIB / (huge ? HUGE_BYTES_PER_INODE : BYTES_PER_INODE);
 	p->s_inodes_count = (uint32_t)MIN_OF(inodes, (uint64_t)1 << 30);
 	p->s_rev_level = EXT2_DYNAMIC_REV;
 	p->s_inode_size = 256;
 	p->s_min_extra_isize = p->s_want_extra_isize = 32;
 	p->s_log_block_size = p->s_log_cluster_size = 2;
-	p->s_log_groups_per_flex = 4;
+	p->s_log_groups_per_flex = huge ? HUGE_LOG_FLEX : LOG_FLEX;
 	p->s_desc_size = EXT2_MIN_DESC_SIZE_64BIT;
 	p->s_feature_compat = EXT2_FEATURE_COMPAT_EXT_ATTR | EXT2_FEATURE_COMPAT_DIR_INDEX;
 	p->s_feature_incompat = EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_EXTENTS |
-				EXT4_FEATURE_INCOMPAT_FLEX_BG | EXT4_FEATURE_INCOMPAT_64BIT;
+				EXT4_FEATURE_INCOMPAT_FLEX_BG | EXT4_FEATURE_INCOMPAT_64BIT |
+				(huge ? EXT2_FEATURE_INCOMPAT_META_BG : 0);
 	p->s_feature_ro_compat =
 		EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |
 		EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_DIR_NLINK |

@@ -279,3 +279,18 @@ def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
         assert p.returncode == 0 and out == b"%d\n" % (300 << 20), err
         other.stdin.close()
         assert other.wait(timeout=60) == 0
+
+
+def test_the_largest_disk_is_used_and_takes_little(installed, make_daemon, tmp_path):
+    conf = tmp_path / "pyrod.conf"
+    conf.write_text("max_disk_mib = 16777216\n")
+    d = make_daemon().start("--config", str(conf))
+    largest = (16 << 20) - 1  # of a file on ext4
+    vm = d.call("vm.create", {"environment": ENV, "disk_mib": largest}, timeout=120)["result"]["vm_id"]
+    blocks = sum(os.stat(place).st_blocks * 512 for place in (d.state + "/machines/%s/disk.ext4" % vm, d.state + "/disks/blank-%d.ext4" % largest))
+    assert blocks < 60 << 20
+    r = d.pyro("vm", "exec", vm, "--", "df --output=size -BG /workspace | tail -n 1; head -c 50M /dev/urandom >/workspace/x && sync && stat -c %s /workspace/x",
+               timeout=300)
+    size, written = r.text.split()
+    assert int(size.rstrip("G")) > 16000 and int(written) == 50 << 20, r
+    d.wait_clean()
