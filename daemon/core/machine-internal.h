@@ -141,6 +141,8 @@ void machine_used(struct machine *mc);
 void machine_set_stop_reason(struct machine *mc, const char *reason);
 
 int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata);
+/* Drops what userdata waits for; it is not told. */
+void machine_unwait(struct machine *mc, const void *userdata);
 /* Tells those who wait for `what`; err NULL: it came about. */
 void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err);
 

@@ -166,22 +166,36 @@ static void free_world(struct machine *mc)
 	fd_close(mc->pidfd);
 }
 
+static void waiter_tell(struct machine_waiter *w, const struct error *err)
+{
+	TAILQ_REMOVE(&w->machine->waiters, w, entry);
+	sd_event_source_disable_unref(w->late);
+	w->done(err, w->userdata);
+	free(w);
+}
+
+/* The daemon ends: the connections are closed, but what the callers' records hold is theirs to free. */
+static void end_waits(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct machine_waiter *w = TAILQ_FIRST(&mc->waiters);
+
+	if (w)
+		error_cancelled(
+			&err, "pyrod stops", "machine %s is not waited for any more", mc->row.id);
+	while ((w = TAILQ_FIRST(&mc->waiters)))
+		waiter_tell(w, &err);
+}
+
 struct machine *machine_free(struct machine *mc)
 {
-	struct machine_waiter *w;
-
 	if (!mc)
 		return NULL;
 	if (mc->entry.le_prev)
 		LIST_REMOVE(mc, entry);
 	while (!LIST_EMPTY(&mc->execs))
 		exec_list_remove(LIST_FIRST(&mc->execs));
-	/* The daemon ends: whoever waited has lost the connection. */
-	while ((w = TAILQ_FIRST(&mc->waiters))) {
-		TAILQ_REMOVE(&mc->waiters, w, entry);
-		sd_event_source_disable_unref(w->late);
-		free(w);
-	}
+	end_waits(mc);
 	free_world(mc);
 	error_clear(&mc->failure);
 	error_clear(&mc->stuck);
@@ -461,14 +475,6 @@ size_t machines_count(struct machines *ms, uid_t uid)
 	return n;
 }
 
-static void waiter_tell(struct machine_waiter *w, const struct error *err)
-{
-	TAILQ_REMOVE(&w->machine->waiters, w, entry);
-	sd_event_source_disable_unref(w->late);
-	w->done(err, w->userdata);
-	free(w);
-}
-
 static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
 	struct machine_waiter *w = userdata;
@@ -511,6 +517,20 @@ static int wait_for(struct machine *mc, enum machine_wait what, uint64_t late_us
 int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata)
 {
 	return wait_for(mc, what, 0, done, userdata);
+}
+
+void machine_unwait(struct machine *mc, const void *userdata)
+{
+	struct machine_waiter *w, *next;
+
+	for (w = TAILQ_FIRST(&mc->waiters); w; w = next) {
+		next = TAILQ_NEXT(w, entry);
+		if (w->userdata != userdata)
+			continue;
+		TAILQ_REMOVE(&mc->waiters, w, entry);
+		sd_event_source_disable_unref(w->late);
+		free(w);
+	}
 }
 
 static struct machine_waiter *next_waiter(struct machine *mc, enum machine_wait what)

@@ -41,7 +41,7 @@ static uint64_t due(const struct machine *mc)
 
 static void on_reaped(const struct error *err, _unused_ void *userdata)
 {
-	if (err)
+	if (err && err->code != ERROR_CANCELLED)
 		log_error(
 			"cannot delete an expired machine: %s", err->message ? err->message : "?");
 }

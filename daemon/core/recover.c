@@ -110,7 +110,7 @@ int machine_recover_kill(struct machine *mc)
 
 static void on_recovered(const struct error *err, _unused_ void *userdata)
 {
-	if (err)
+	if (err && err->code != ERROR_CANCELLED)
 		log_warning("cannot remove a machine of an earlier daemon: %s (%s)",
 			err->message ? err->message : "?", err->cause ? err->cause : "no cause");
 }

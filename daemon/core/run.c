@@ -686,6 +686,8 @@ struct run *run_free(struct run *r)
 	if (!r)
 		return NULL;
 	LIST_REMOVE(r, entry);
+	if (r->machine)
+		machine_unwait(r->machine, r);
 	pull_wait_free(r->pull);
 	stdio_free(r->stdio);
 	attach_free(r->attach);
