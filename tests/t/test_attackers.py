@@ -193,6 +193,37 @@ def test_descriptors_that_cannot_be_closed(root_only, make_fake, tmp_path, build
     daemon.wait_clean(30)
 
 
+def test_a_caller_that_reads_no_more_has_left(fake):
+    """shutdown(SHUT_RD) of the stdio socket: the output is thrown away, the command goes on to its end, and the answer comes. Of the
+    connection: it is closed, and what it asked for has happened."""
+    with Raw(fake.socket, 60) as raw:
+        here, there = socket.socketpair()
+        with here, there:
+            raw.id = 1
+            raw.sock.sendmsg([Attacker.line("vm.run", fake.spec(command="print 3000000; exit 4", stdio=0), 1)],
+                             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [there.fileno()]))])
+            there.close()
+            here.shutdown(socket.SHUT_RD)
+            reply = raw.line()
+            while "id" not in reply:
+                reply = raw.line()
+            assert reply["result"]["exit_code"] == 4 and reply["result"]["stdout_bytes"] == 3000000, reply
+    with Raw(fake.socket, 60) as raw:
+        raw.sock.shutdown(socket.SHUT_RD)
+        raw.send(Attacker.line("vm.create", fake.spec(), 0))
+        with pytest.raises(EOFError):
+            raw.line()
+        end = time.monotonic() + 20
+        while not fake.vms():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        poll = select.poll()
+        poll.register(raw.sock, select.POLLHUP)
+        assert poll.poll(20000), "the connection stays"
+    assert fake.call("vm.delete", {"vm_id": fake.vms()[0]["vm_id"]})["result"]["deleted"]
+    fake.wait_clean()
+
+
 def test_descriptors_that_are_unread_at_the_end(root_only, make_fake):
     """pyrod has stopped reading, since its answers are not taken, and is asked to end: what is queued then is closed by another
     process too. Nothing odd came before, so no such process is there yet."""
