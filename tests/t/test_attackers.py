@@ -5,13 +5,16 @@ import array
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import random
+import re
 import select
 import signal
 import socket
 import struct
 import termios
+import threading
 import time
 
 import pytest
@@ -254,6 +257,167 @@ def test_descriptors_that_are_unread_at_the_end(root_only, make_fake):
     os.close(ready)
     os.close(tell)
     assert "no process closes" not in daemon.log_text()
+
+
+THREADS = 12
+COMMANDS = ["print 100000; exit 1", "cat", "sleep 50; exit 0", "panic", "reboot", "exit 137"]
+METHODS = ["system.ping", "vm.list", "vm.run", "vm.run", "vm.run", "vm.create", "vm.exec", "vm.start", "vm.stop", "vm.delete", "vm.status", "exec.attach",
+           "exec.signal", "cancel", "env.list", "rpc.discover", "no.such"]
+
+
+class Fuzzer:
+    """One thread of random operations with descriptors of seven kinds."""
+
+    def __init__(self, daemon, stuck, seed, sent):
+        self.daemon, self.stuck, self.seed, self.random, self.vms, self.sent = daemon, stuck, seed, random.Random(seed), [], sent
+        self.linger = Attacker(daemon, None, seed)
+        with open(os.path.dirname(__file__) + "/../fake/attack.c") as f:
+            self.attacks = re.findall(r'\{ "([a-z-]+)", (?:true|false), \w+ \}', f.read())
+        assert len(self.attacks) > 30
+
+    def descriptor(self):
+        """One of the seven kinds; ours to close but for the stuck one, whose every close() is for good."""
+        kind = self.random.randrange(7)
+        if kind == 0:
+            here, there = socket.socketpair()
+            here.send(self.random.randbytes(self.random.randrange(1, 40)))
+            if self.random.random() < 0.3:
+                here.shutdown(self.random.choice((socket.SHUT_RD, socket.SHUT_WR)))
+            if self.random.random() < 0.3:  # with something of its own in its queue
+                with contextlib.suppress(OSError):
+                    socket.send_fds(here, [b"x"], [here.fileno()], socket.MSG_OOB if self.random.random() < 0.3 else 0)
+            here.close()
+            return there.detach()
+        if kind == 1:
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            here.close()
+            return there.detach()
+        if kind == 2:
+            ends = os.pipe()
+            keep = self.random.randrange(2)
+            os.close(ends[1 - keep])
+            return ends[keep]
+        if kind == 3:
+            return os.memfd_create("x") if self.random.random() < 0.5 else os.open("/etc/passwd", os.O_RDONLY)
+        if kind == 4:
+            return os.eventfd(1)
+        if kind == 5:
+            fd = self.linger.lingering()
+            Attacker.linger(fd, 1)
+            return fd.detach()
+        return self.stuck
+
+    def params(self, method, n_fds):
+        r = self.random
+        command = "attack %s 20 %d" % (r.choice(self.attacks), r.randrange(1 << 30)) if r.random() < 0.3 else r.choice(COMMANDS)
+        p = {}
+        if method in ("vm.run", "vm.create"):
+            p = self.daemon.spec(timeout_seconds=5) if method == "vm.run" else self.daemon.spec(ttl_seconds=60)
+        elif method.startswith("vm.") and method != "vm.list":
+            p = {"vm_id": r.choice(self.vms) if self.vms else "vm-0123456789ab"}
+        elif method.startswith("exec."):
+            p = {"exec_id": "x-%016x" % r.getrandbits(64), "signal": "TERM"}
+        elif method == "cancel":
+            p = {"id": r.randrange(4)}
+        if method in ("vm.run", "vm.exec"):
+            p["command"] = command
+            if n_fds or r.random() < 0.2:
+                p["stdio"] = r.randrange(-1, 4)
+        return p
+
+    def send(self, sock):
+        r = self.random
+        n = r.choice((0, 0, 1, 1, 1, 2, 4, 5))
+        method = r.choice(METHODS)
+        line = {"jsonrpc": "2.0", "id": r.randrange(4), "method": method, "params": self.params(method, n)}
+        if n or r.random() < 0.1:
+            line["fds"] = n if r.random() < 0.8 else r.choice((-1, 0, 1, 3, 1 << 40))
+        data = json.dumps(line).encode() + (b"\n" if r.random() < 0.95 else b"")
+        cut = r.randrange(len(data)) if r.random() < 0.2 else 0
+        fds = [self.descriptor() for _ in range(n)]
+        lingering = [fd for fd in fds if os.fstat(fd).st_mode & 0o170000 == 0o140000]
+        try:
+            if cut:
+                sock.send(data[:cut])
+            socket.send_fds(sock, [data[cut:]], fds, socket.MSG_OOB if r.random() < 0.03 else 0)
+        except OSError:
+            for fd in lingering:  # not passed on: our close is the last
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
+                    if s.family == socket.AF_INET:
+                        Attacker.linger(s, 0)
+            raise
+        finally:
+            for fd in set(fds) - {self.stuck}:
+                os.close(fd)
+            self.sent[self.seed] += 1
+
+    def read(self, sock):
+        sock.settimeout(self.random.choice((0.01, 0.1, 1)))
+        with contextlib.suppress(TimeoutError):
+            got = sock.recv(1 << 20)
+            self.vms = (self.vms + re.findall(r"vm-[0-9a-f]{12}", got.decode(errors="replace")))[-20:]
+            if not got:
+                raise ConnectionError
+        sock.settimeout(1)
+
+    def run(self):
+        r = self.random
+        while True:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(1)
+                sock.connect(self.daemon.socket)
+                for _ in range(r.randrange(1, 12)):
+                    self.send(sock)
+                    if r.random() < 0.6:
+                        self.read(sock)
+                    if r.random() < 0.05:
+                        sock.shutdown(r.choice((socket.SHUT_RD, socket.SHUT_WR)))
+
+
+def open_files(pid):
+    found = []
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(re.sub(r"\d+", "#", os.readlink("/proc/%d/fd/%s" % (pid, fd))))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("build", [BUILD, BUILD_ASAN], ids=["release", "asan"])
+def test_random_operations_with_descriptors(root_only, make_fake, tmp_path, build):
+    """tests/soak attack: five minutes of it. Guests that have been taken over answer meanwhile."""
+    daemon = make_fake(build=build).start()
+    os.chmod(daemon.socket, 0o666)
+    tmp_path.chmod(0o755)
+    daemon.call("system.doctor", {"probe": False}, timeout=60)
+    daemon.wait_clean()
+    before = open_files(daemon.pid())
+
+    with stuck_file(str(tmp_path / "fuse")) as (source, end_server):
+        sent = multiprocessing.Array("Q", THREADS, lock=False)
+
+        def attack():
+            stuck = taken(source)
+            threads = [threading.Thread(target=Fuzzer(daemon, stuck, seed, sent).run) for seed in range(THREADS)]
+            signal.signal(signal.SIGUSR1, lambda *_: None)
+            for thread in threads:
+                thread.start()
+            while all(thread.is_alive() for thread in threads):
+                time.sleep(0.01)
+                for thread in threads:  # its own close() may be the last one of a socket that lingers
+                    signal.pthread_kill(thread.ident, signal.SIGUSR1)
+
+        with at_work(attack, end_server):
+            busy = pings(daemon.socket, SECONDS)
+    keep(**{"attack_random_%s" % ("asan" if build == BUILD_ASAN else "release"):
+            dict(p99_ms=round(busy[len(busy) * 99 // 100], 2), worst_ms=round(busy[-1], 1), calls=len(busy), operations=sum(sent))})
+    assert busy[-1] < 2000 and min(sent) > 0, list(sent)
+    end = time.monotonic() + 90
+    while daemon.vms() or daemon.residue() or open_files(daemon.pid()) != before:
+        for vm in daemon.vms():
+            daemon.call("vm.delete", {"vm_id": vm["vm_id"]}, timeout=60)
+        assert time.monotonic() < end, (daemon.residue(), open_files(daemon.pid()), before)
+        time.sleep(0.2)
+    assert daemon.stop() == 0
 
 
 def flood(path, method):
