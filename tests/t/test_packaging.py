@@ -15,13 +15,11 @@ INSTALLED = """#!/bin/sh
 shift 3
 for p; do printf '%s=installed ' "$p"; done
 """
-# A pyrod that does nothing but what quickstart knows it by: it holds the lock on a file that names it.
+# A pyrod that does nothing but what quickstart knows it by: a program of that name that holds the record lock.
 LOCKED = """
-import fcntl, os, signal, sys
+import fcntl, signal, sys
 f = open(sys.argv[1], "w")
-fcntl.flock(f, fcntl.LOCK_EX)
-f.write("%d\\n" % os.getpid())
-f.flush()
+fcntl.lockf(f, fcntl.LOCK_EX)
 print("held", flush=True)
 signal.sigwait([signal.SIGTERM])
 """
@@ -68,7 +66,9 @@ def tree(tmp_path):
 @pytest.fixture
 def running(tree):
     tree.install()
-    with subprocess.Popen([sys.executable, "-c", LOCKED, tree.state + "/lock"], stdout=subprocess.PIPE, text=True) as daemon:
+    shutil.copy(os.path.realpath(sys.executable), tree.top + "/pyrod")
+    with subprocess.Popen([tree.top + "/pyrod", "-c", LOCKED, tree.state + "/lock"], env=dict(os.environ, PYTHONHOME=sys.base_prefix),
+                          stdout=subprocess.PIPE, text=True) as daemon:
         try:
             assert daemon.stdout.readline() == "held\n"
             yield tree
