@@ -87,9 +87,12 @@ struct user_limits {
 	int64_t vcpus, mem_mib, disk_mib;
 };
 void machines_user_limits(const struct manager *m, struct user_limits *ret);
-/* Whether the host has room for a machine more, in memory (of this size, which a user may have at all) and on its disks:
- * no_memory, no_space and what else a start would say. */
-int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, struct error *err);
+/*
+ * What the start of one more machine of uid's would be refused for now, one of the default size or the least one there can
+ * be: the limits of users, the host's memory, its disks. quota_exceeded, no_memory, no_space and what else a start would say.
+ */
+int machines_check_limits(struct machines *ms, uid_t uid, bool least, struct error *err);
+int machines_check_memory(struct machines *ms, uid_t uid, bool least, struct error *err);
 int machines_check_space(struct manager *m, struct error *err);
 
 /* The network a machine has: none in this version. *ret is owned. */

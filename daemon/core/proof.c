@@ -149,8 +149,8 @@ void proof_find(struct manager *m, const char *digest, enum accelerator a, struc
 	struct kept_proof *p;
 
 	*ret = (struct proof){ 0 };
-	/* What cannot be opened has shown nothing. */
-	if (!m->machines || !hash ||
+	/* What cannot be opened, or is not what the next machine gets, has shown nothing. */
+	if (!m->machines || !hash || kernels_is_configured(m->kernels, NULL) <= 0 ||
 		environments_open_image(m->environments, digest, &fd, NULL) < 0 ||
 		kernels_open(m->kernels, hash, &kernel, NULL) < 0 ||
 		make_key(m, fd, &kernel, a, &key) < 0)

@@ -148,92 +148,186 @@ uint64_t machine_disk_max(struct machine *mc)
 	return (uint64_t)MAX_OF(MIN_OF(most, (int64_t)DISK_MIB_MAX), INT64_C(0));
 }
 
+/* Something that is limited: its keys in pyrod.conf, how to ask for less of it, and how little a machine may have. */
+static const struct resource {
+	const char *what, *max_key, *total_key, *flag, *param;
+	int64_t least;
+} resources[] = {
+	{ "machines", "max_machines", "total_machines", NULL, NULL, 1 },
+	{ "vCPUs", "max_vcpus", "total_vcpus", "--cpus", "vcpu_count", VCPU_MIN },
+	{ "memory in MiB", "max_memory_mib", "total_memory_mib", "-m", "mem_mib", MEM_MIB_MIN },
+	{ "disk in MiB", "max_disk_mib", "total_disk_mib", "--disk-mib", "disk_mib", DISK_MIB_MIN },
+};
+#define VCPUS     (&resources[1])
+#define MEMORY    (&resources[2])
+#define N_LIMITED ARRAY_SIZE(resources)
+
+#define FIX_HOST_FULL "end other programs or machines of this host, then try again"
+
 /* How to ask for what can be had: the flag and the parameter. */
-static char *ask_for(const char *flag, const char *param, int64_t most, int64_t least)
+static char *ask_for(const struct resource *res, int64_t most)
 {
-	if (most < least)
-		return strdup("end one of your machines: pyro vm list shows them");
-	return str_printf("ask for at most %lld: %s %lld, %s=%lld", (long long)most, flag,
-		(long long)most, param, (long long)most);
+	return str_printf("ask for at most %lld: %s %lld, %s=%lld", (long long)most, res->flag,
+		(long long)most, res->param, (long long)most);
 }
 
-static int check_quota(const char *what, const char *key, int64_t used, int64_t max,
-	const char *fix, struct error *err)
-{
-	_cleanup_free_ char *cause = NULL;
+/* One limit, and those machines that count beside the one asked about. */
+struct limit {
+	const struct resource *res;
+	bool total;    /* of all users */
+	int64_t max;   /* 0: none */
+	int64_t asked; /* by one machine */
+	int64_t own,
+		others; /* what the asking user's other machines have, and other users' where they count */
+	int64_t most; /* what could be asked for, by all limits and what the host has; -1: not to be asked for */
+};
 
-	if (max == 0 || used <= max)
+static const char *limit_key(const struct limit *l)
+{
+	return l->total ? l->res->total_key : l->res->max_key;
+}
+
+/* NULL when out of memory. */
+static char *limit_fix(const struct limit *l)
+{
+	if (l->max < l->res->least)
+		return str_printf("set %s in pyrod.conf to at least %lld and reload pyrod",
+			limit_key(l), (long long)l->asked);
+	if (l->res->flag && l->most >= l->res->least)
+		return ask_for(l->res, l->most);
+	if (l->own > 0)
+		return strdup("pyro vm delete VM_ID, of a machine that pyro vm list shows");
+	if (l->others > 0)
+		return str_printf("wait until other users' machines have ended, or set %s in "
+				  "pyrod.conf to at least %lld and reload pyrod",
+			limit_key(l), (long long)(l->own + l->others + l->asked));
+	return strdup(FIX_HOST_FULL);
+}
+
+static char *limit_cause(const struct limit *l)
+{
+	if (l->asked > l->max)
+		return str_printf("this machine alone would use %lld of %lld (%s in pyrod.conf)",
+			(long long)l->asked, (long long)l->max, limit_key(l));
+	if (l->own + l->asked > l->max)
+		return str_printf("with this machine you would use %lld of %lld (%s in pyrod.conf)",
+			(long long)(l->own + l->asked), (long long)l->max, limit_key(l));
+	return str_printf("other users' machines count too (%s in pyrod.conf)", limit_key(l));
+}
+
+static int check_limit(const struct limit *l, struct error *err)
+{
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+
+	if (l->max == 0 || l->own + l->others + l->asked <= l->max)
 		return 0;
-	cause = str_printf("with this machine you would use %lld of %lld (%s in pyrod.conf)",
-		(long long)used, (long long)max, key);
-	return error_set(
-		err, ERROR_QUOTA_EXCEEDED, cause, fix, "your limit on %s is reached", what);
+	cause = limit_cause(l);
+	fix = limit_fix(l);
+	if (!l->total)
+		return error_set(err, ERROR_QUOTA_EXCEEDED, cause, fix,
+			"your limit on %s is reached", l->res->what);
+	return error_set(err, ERROR_QUOTA_EXCEEDED, cause, fix,
+		"the limit on %s of all users together is reached, which is %lld", l->res->what,
+		(long long)l->max);
 }
 
-static int check_total(
-	const char *what, int64_t used, int64_t max, const char *fix, struct error *err)
+/* In the order of resources. */
+static void list_usage(const struct usage *u, int64_t ret[N_LIMITED])
 {
-	if (max == 0 || used <= max)
-		return 0;
-	return error_set(err, ERROR_QUOTA_EXCEEDED, "other users' machines count too", fix,
-		"the limit on %s of all users together is reached, which is %lld", what,
-		(long long)max);
+	const int64_t n[] = { u->machines, u->vcpus, u->mem_mib, u->disk_mib };
+
+	memcpy(ret, n, sizeof(n));
 }
 
-#define FIX_MACHINES "end one of your machines: pyro vm list shows them"
+/* Whether uid may have one machine more of this size; `without` is that machine where it is in the list already. */
+static int check_quotas(struct machines *ms, uid_t uid, const struct usage *asked,
+	const struct machine *without, struct error *err)
+{
+	const struct config *c = ms->m->config;
+	const struct most most = most_of(ms, uid, without);
+	int64_t own[N_LIMITED], all[N_LIMITED], want[N_LIMITED], self[N_LIMITED] = { 0 };
+	struct usage u, total;
+	struct user_limits max;
+	int r = 0;
+
+	machines_user_limits(ms->m, &max);
+	count_usage(ms, uid, &u, &total);
+	list_usage(&u, own);
+	list_usage(&total, all);
+	list_usage(asked, want);
+	if (without)
+		memcpy(self, want, sizeof(self));
+	const int64_t mosts[] = { -1, most.vcpus, most.mem_mib, most.disk_mib };
+	const int64_t maxima[2][N_LIMITED] = {
+		{ c->max_machines, max.vcpus, max.mem_mib, max.disk_mib },
+		{ c->total_machines, c->total_vcpus, total_memory(c), c->total_disk_mib },
+	};
+	for (size_t i = 0; r >= 0 && i < 2 * N_LIMITED; i++) {
+		size_t k = i % N_LIMITED;
+		bool of_all = i >= N_LIMITED;
+
+		r = check_limit(
+			&(struct limit){
+				.res = &resources[k],
+				.total = of_all,
+				.max = maxima[of_all][k],
+				.asked = want[k],
+				.own = own[k] - self[k],
+				.others = of_all ? all[k] - own[k] : 0,
+				.most = mosts[k],
+			},
+			err);
+	}
+	return r;
+}
 
 int machine_check_quotas(struct machine *mc, struct error *err)
 {
-	const struct config *c = mc->machines->m->config;
-	struct most most = most_of(mc->machines, mc->row.owner_uid, mc);
-	struct user_limits max;
-	struct usage u, all;
-	_cleanup_free_ char *vcpus = ask_for("--cpus", "vcpu_count", most.vcpus, VCPU_MIN);
-	_cleanup_free_ char *mem = ask_for("-m", "mem_mib", most.mem_mib, MEM_MIB_MIN);
-	_cleanup_free_ char *disk = ask_for("--disk-mib", "disk_mib", most.disk_mib, DISK_MIB_MIN);
-	int r;
+	struct usage asked = { 0 };
 
-	machines_user_limits(mc->machines->m, &max);
-	count_usage(mc->machines, mc->row.owner_uid, &u, &all);
-	r = check_quota("machines", "max_machines", u.machines, c->max_machines, FIX_MACHINES, err);
-	if (r >= 0)
-		r = check_quota("vCPUs", "max_vcpus", u.vcpus, max.vcpus, vcpus, err);
-	if (r >= 0)
-		r = check_quota(
-			"memory in MiB", "max_memory_mib", u.mem_mib, max.mem_mib, mem, err);
-	if (r >= 0)
-		r = check_quota("disk in MiB", "max_disk_mib", u.disk_mib, max.disk_mib, disk, err);
-	if (r >= 0)
-		r = check_total("machines", all.machines, c->total_machines, FIX_MACHINES, err);
-	if (r >= 0)
-		r = check_total("vCPUs", all.vcpus, c->total_vcpus, vcpus, err);
-	if (r >= 0)
-		r = check_total("memory in MiB", all.mem_mib, total_memory(c), mem, err);
-	if (r >= 0)
-		r = check_total("disk in MiB", all.disk_mib, c->total_disk_mib, disk, err);
-	return r;
+	count(&asked, mc);
+	return check_quotas(mc->machines, mc->row.owner_uid, &asked, mc, err);
+}
+
+/* More than the host has; perhaps nobody asked for it. */
+static int refuse_size(const struct resource *res, int64_t have, int64_t asked, int64_t most,
+	int64_t dflt, struct error *err)
+{
+	_cleanup_free_ char *fix = most < res->least ? strdup(FIX_HOST_FULL) : ask_for(res, most);
+	_cleanup_free_ char *cause = NULL;
+
+	if (asked == dflt)
+		cause = str_printf("default_%s in pyrod.conf is %lld", res->param, (long long)dflt);
+	return error_set(err, ERROR_INVALID_ARGUMENT, cause, fix,
+		"%s must be from %lld to this host's %lld, not %lld", res->param,
+		(long long)res->least, (long long)have, (long long)asked);
 }
 
 int machines_check_size(
 	struct machines *ms, uid_t uid, int64_t vcpus, int64_t mem_mib, struct error *err)
 {
+	const struct config *c = ms->m->config;
 	struct most most = most_of(ms, uid, NULL);
 	int64_t have = host_cpu_count(), total = (int64_t)host_memory_mib();
-	_cleanup_free_ char *fix = NULL;
 
-	if (vcpus > have) {
-		fix = ask_for("--cpus", "vcpu_count", most.vcpus, VCPU_MIN);
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, fix,
-			"vcpu_count must be from %d to this host's %lld, not %lld", VCPU_MIN,
-			(long long)have, (long long)vcpus);
-	}
-	if (total > 0 && mem_mib > total) { /* 0: not known now; the start says so */
-		fix = ask_for("-m", "mem_mib", most.mem_mib, MEM_MIB_MIN);
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, fix,
-			"mem_mib must be from %d to this host's %lld, not %lld", MEM_MIB_MIN,
-			(long long)total, (long long)mem_mib);
-	}
+	if (vcpus > have)
+		return refuse_size(VCPUS, have, vcpus, most.vcpus, c->default_vcpu_count, err);
+	if (total > 0 && mem_mib > total) /* 0: not known now; the start says so */
+		return refuse_size(MEMORY, total, mem_mib, most.mem_mib, c->default_mem_mib, err);
 	return 0;
+}
+
+/* What makes room for a machine where there is none for the least one. */
+static char *memory_fix(int64_t reserve, int64_t total, uint64_t available)
+{
+	if (reserve + MEM_MIB_MIN > total)
+		return str_printf("set memory_reserve_mib in pyrod.conf to less than this host's "
+				  "%lld MiB and reload pyrod",
+			(long long)total);
+	if (reserve > 0 && available >= MEM_MIB_MIN)
+		return strdup("end other programs or machines of this host, or lower "
+			      "memory_reserve_mib in pyrod.conf and reload pyrod");
+	return strdup(FIX_HOST_FULL);
 }
 
 /* mc is the machine that is to have it, where there is one. */
@@ -241,36 +335,44 @@ static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const 
 	struct error *err)
 {
 	uint64_t available = host_memory_available_mib(), promised = promised_mib(ms, mc);
-	_cleanup_free_ char *fix = NULL;
-	int64_t most;
+	int64_t reserve = ms->m->config->memory_reserve_mib, most;
+	_cleanup_free_ char *fix = NULL, *cause = NULL;
 
 	if (host_memory_mib() == 0 || available == 0)
 		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
 			error_errno_fix(-EMFILE), "cannot tell this host's memory");
 	available -= MIN_OF(available, promised);
-	if (mem_mib + (uint64_t)ms->m->config->memory_reserve_mib <= available)
+	if (mem_mib + (uint64_t)reserve <= available)
 		return 0;
 	most = most_of(ms, uid, mc).mem_mib;
-	fix = most < MEM_MIB_MIN
-		      ? strdup("end other programs or machines of this host, then try again")
-		      : ask_for("-m", "mem_mib", most, MEM_MIB_MIN);
-	return error_set(err, ERROR_NO_MEMORY, "the rest is in use or kept in reserve", fix,
+	fix = most < MEM_MIB_MIN ? memory_fix(reserve, (int64_t)host_memory_mib(), available)
+				 : ask_for(MEMORY, most);
+	cause = reserve > 0 ? str_printf("memory_reserve_mib in pyrod.conf keeps %lld MiB of it, "
+					 "and the rest of the host's memory is in use",
+				      (long long)reserve)
+			    : strdup("the rest is in use");
+	return error_set(err, ERROR_NO_MEMORY, cause, fix,
 		"the host has %llu MiB of memory left, %llu were asked for",
 		(unsigned long long)available, (unsigned long long)mem_mib);
 }
 
-int machines_check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, struct error *err)
+int machines_check_limits(struct machines *ms, uid_t uid, bool least, struct error *err)
 {
-	_cleanup_free_ char *fix =
-		ask_for("-m", "mem_mib", most_of(ms, uid, NULL).mem_mib, MEM_MIB_MIN);
-	int r = machines_check_size(ms, uid, 1, (int64_t)mem_mib, err);
-	struct user_limits max;
+	const struct config *c = ms->m->config;
+	const struct usage smallest = { 1, VCPU_MIN, MEM_MIB_MIN, DISK_MIB_MIN };
+	const struct usage usual = { 1, c->default_vcpu_count, c->default_mem_mib,
+		c->default_disk_mib };
+	const struct usage *asked = least ? &smallest : &usual;
+	int r = machines_check_size(ms, uid, asked->vcpus, asked->mem_mib, err);
 
-	machines_user_limits(ms->m, &max);
-	if (r >= 0)
-		r = check_quota(
-			"memory in MiB", "max_memory_mib", (int64_t)mem_mib, max.mem_mib, fix, err);
-	return r < 0 ? r : check_memory(ms, uid, mem_mib, NULL, err);
+	return r < 0 ? r : check_quotas(ms, uid, asked, NULL, err);
+}
+
+int machines_check_memory(struct machines *ms, uid_t uid, bool least, struct error *err)
+{
+	int64_t usual = ms->m->config->default_mem_mib;
+
+	return check_memory(ms, uid, least ? MEM_MIB_MIN : (uint64_t)usual, NULL, err);
 }
 
 static int check_inodes(const char *dir, struct error *err)
@@ -290,30 +392,46 @@ static int check_inodes(const char *dir, struct error *err)
 		"only %llu inodes are free in %s", (unsigned long long)n, dir);
 }
 
-static int check_bytes(const char *dir, uint64_t need, const char *why, struct error *err)
+/* reserve: what disk_reserve_mib adds to what is needed. */
+static int check_bytes(
+	const char *dir, uint64_t need, uint64_t reserve, const char *why, struct error *err)
 {
-	_cleanup_free_ char *fix = NULL;
-	uint64_t bytes;
+	_cleanup_free_ char *fix = NULL, *cause = NULL;
+	uint64_t bytes, total;
 	int r = host_free_bytes(dir, &bytes);
+
+	need += reserve;
+	if (r >= 0)
+		r = host_total_bytes(dir, &total);
 
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
 			"cannot tell the free space of %s", dir);
 	if (bytes >= need)
 		return check_inodes(dir, err);
-	fix = str_printf("free at least %llu MiB there",
-		(unsigned long long)((need - bytes + MIB - 1) / MIB));
-	return error_set(err, ERROR_NO_SPACE, why, fix, "only %llu MiB of space are free in %s",
+	if (reserve > 0 && need > total)
+		fix = str_printf("set disk_reserve_mib in pyrod.conf to less than the %llu MiB of "
+				 "that file system and reload pyrod",
+			(unsigned long long)(total / MIB));
+	else
+		fix = str_printf("free at least %llu MiB there",
+			(unsigned long long)((need - bytes + MIB - 1) / MIB));
+	cause = reserve > 0
+			? str_printf("%s, and disk_reserve_mib in pyrod.conf keeps %llu MiB free",
+				  why, (unsigned long long)(reserve / MIB))
+			: strdup(why);
+	return error_set(err, ERROR_NO_SPACE, cause, fix, "only %llu MiB of space are free in %s",
 		(unsigned long long)(bytes / MIB), dir);
 }
 
 int machines_check_space(struct manager *m, struct error *err)
 {
-	uint64_t need = ((uint64_t)m->config->disk_reserve_mib + DISK_MARGIN_MIB) * MIB;
-	int r = check_bytes(m->state_dir, need, "a machine needs room for its disk", err);
+	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib * MIB;
+	int r = check_bytes(m->state_dir, DISK_MARGIN_MIB * MIB, reserve,
+		"a machine needs room for its disk", err);
 
 	return r < 0 ? r
-		     : check_bytes(m->runtime_dir, RUN_DIR_BYTES,
+		     : check_bytes(m->runtime_dir, RUN_DIR_BYTES, 0,
 			       "a machine needs room for its sockets", err);
 }
 

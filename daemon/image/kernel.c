@@ -29,6 +29,7 @@
 #define INITRAMFS_TIMEOUT_USEC (120 * USEC_PER_SEC)
 #define CURRENT_FILE           "current.json"
 #define CURRENT_MAX            4096
+#define FIX_KEY                "Correct kernel= in pyrod.conf, or leave it out."
 
 static int no_memory(struct error *err)
 {
@@ -115,9 +116,11 @@ static int config_key(struct kernels *k, char **ret, struct error *err)
 
 	if (!path)
 		*ret = strdup("");
-	else if (stat(path, &st) < 0)
-		return error_set_errno(err, ERROR_START_FAILED, -errno,
-			"Correct kernel= in pyrod.conf, or leave it out.",
+	else if (stat(path, &st) < 0 || (!k->manager->import_uid && access(path, R_OK) < 0))
+		return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_KEY,
+			"Cannot read the kernel %s", path);
+	else if (!S_ISREG(st.st_mode))
+		return error_set(err, ERROR_START_FAILED, "it is not a regular file", FIX_KEY,
 			"Cannot read the kernel %s", path);
 	else
 		*ret = str_printf("%s:%jd:%jd:%jd", path, (intmax_t)st.st_size,
@@ -573,6 +576,14 @@ const char *kernels_current(struct kernels *k)
 const char *kernels_current_version(struct kernels *k)
 {
 	return k->hash[0] ? k->version : NULL;
+}
+
+int kernels_is_configured(struct kernels *k, struct error *err)
+{
+	_cleanup_free_ char *key = NULL;
+	int r = config_key(k, &key, err);
+
+	return r < 0 ? r : k->hash[0] && streq(key, k->key);
 }
 
 const char *kernels_current_path(struct kernels *k)

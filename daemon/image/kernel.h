@@ -23,6 +23,10 @@ const char *kernels_current(struct kernels *k);
 const char *kernels_current_version(struct kernels *k);
 const char *kernels_current_path(struct kernels *k);
 
+/* Whether that is the kernel which pyrod.conf asks for now: 1, 0 when the next start makes another one current, -errno when
+ * kernel= names what cannot be read: every start would be refused so. */
+int kernels_is_configured(struct kernels *k, struct error *err);
+
 /* Makes sure a kernel and the initramfs for today's agent are there. Shared by all who ask; done comes
  * exactly once per call, in a later turn of the loop. */
 int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_done_fn on_done,

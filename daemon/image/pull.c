@@ -349,22 +349,30 @@ static int check_room(struct environments *envs, const char *dir, uint64_t need_
 	const char *otherwise, struct error *err)
 {
 	const struct config *config = envs->manager->config;
+	uint64_t reserve = config ? (uint64_t)config->disk_reserve_mib : 0, free_bytes, total;
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
-	uint64_t free_bytes;
 	int r;
 
-	need_mib += config ? (uint64_t)config->disk_reserve_mib : 0;
+	need_mib += reserve;
 	r = host_free_bytes(dir, &free_bytes);
+	if (r >= 0)
+		r = host_total_bytes(dir, &total);
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r,
 			"Check the file system of that folder.", "Cannot tell the free space of %s",
 			dir);
 	if (free_bytes / MIB >= need_mib)
 		return check_inodes(dir, err);
-	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64 " MiB.",
-		free_bytes / MIB, dir, need_mib);
-	fix = str_printf(
-		"Free at least %" PRIu64 " MiB there%s.", need_mib - free_bytes / MIB, otherwise);
+	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64
+			   " MiB, of which disk_reserve_mib in pyrod.conf is %" PRIu64 ".",
+		free_bytes / MIB, dir, need_mib, reserve);
+	if (reserve > 0 && need_mib > total / MIB)
+		fix = str_printf("Set disk_reserve_mib in pyrod.conf to less than the %" PRIu64
+				 " MiB of that file system and reload pyrod%s.",
+			total / MIB, otherwise);
+	else
+		fix = str_printf("Free at least %" PRIu64 " MiB there%s.",
+			need_mib - free_bytes / MIB, otherwise);
 
 	return error_set(
 		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");

@@ -23,7 +23,6 @@
 #include "daemon/image/kernel.h"
 #include "daemon/service.h"
 #include "daemon/vmm/vmm.h"
-#include "proto/api.h"
 #include "proto/host.h"
 
 #define SUBID_COUNT    65536 /* ids that mmdebstrap's unshare mode needs */
@@ -36,12 +35,14 @@ static_assert(ARRAY_SIZE(capability_names) == CAPABILITY_MAX, "a name for each c
 
 struct doctor {
 	struct manager *m;   /* borrowed */
-	uid_t viewer;        /* his machines are told of; 0: all */
+	uid_t uid;           /* whose limits count */
+	uid_t viewer;        /* whose machines are told of; 0: all */
 	json_object *o;      /* owned: the result */
 	json_object *checks; /* owned */
 	bool ok;             /* every check is, as far as it could be made */
 	bool hindered;       /* one of those that are not keeps every machine from starting */
 	bool qemu_usable;
+	char *damage_fix; /* owned or NULL: of the first of what is installed that is damaged */
 	bool kernel_obtainable;
 	bool shown; /* a machine has run a command, and nothing has changed since */
 	int r;      /* the first failure to build the result sticks */
@@ -51,6 +52,7 @@ static void doctor_done(struct doctor *d)
 {
 	json_object_put(d->o);
 	json_object_put(d->checks);
+	free(d->damage_fix);
 }
 
 static void keep_first(struct doctor *d, int r)
@@ -77,16 +79,32 @@ static void check(
 		keep_first(d, -ENOMEM);
 }
 
+/* The same, of a start that would be refused so. */
+static void check_error(
+	struct doctor *d, const char *name, const struct error *err, const char *good)
+{
+	if (err->set)
+		check(d, name, false, err->fix, "%s%s%s", err->message ? err->message : "no memory",
+			err->cause ? ": " : "", err->cause ? err->cause : "");
+	else
+		check(d, name, true, NULL, "%s", good ? good : "well");
+}
+
 /* The same of what no machine starts without. */
 static void need(struct doctor *d, const char *name, const struct error *err, const char *good)
 {
-	if (!err->set) {
-		check(d, name, true, NULL, "%s", good);
+	d->hindered = d->hindered || err->set;
+	check_error(d, name, err, good);
+}
+
+/* Something that is installed is damaged; the fix is copied. */
+static void note_damage(struct doctor *d, const char *fix)
+{
+	if (d->damage_fix)
 		return;
-	}
-	d->hindered = true;
-	check(d, name, false, err->fix, "%s%s%s", err->message ? err->message : "no memory",
-		err->cause ? ": " : "", err->cause ? err->cause : "");
+	d->damage_fix = strdup(fix);
+	if (!d->damage_fix)
+		keep_first(d, -ENOMEM);
 }
 
 /* Adds a member; val NULL stands for out of memory, not for null. */
@@ -140,14 +158,13 @@ static void report_vmm(struct doctor *d, json_object *list, const struct vmm_dri
 {
 	_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
 	_cleanup_json_ json_object *o = NULL;
-	int r = driver->probe(d->m, &p);
+	int r = driver->probe(d->m, false, &p);
 	if (p.name[0] == '\0')
 		(void)snprintf(p.name, sizeof(p.name), "%s", driver->name);
 	if (streq(driver->name, "qemu")) {
 		d->qemu_usable = r >= 0 && p.usable;
 		d->hindered = d->hindered || !d->qemu_usable;
-		check(d, "qemu", d->qemu_usable,
-			d->qemu_usable ? NULL : "sudo apt-get install -y qemu-system-x86", "%s",
+		check(d, "qemu", d->qemu_usable, d->qemu_usable ? NULL : p.fix, "%s",
 			d->qemu_usable ? (p.version ? p.version : "usable")
 			: p.reason     ? p.reason
 				       : "qemu-system-x86_64 cannot be used");
@@ -254,8 +271,13 @@ static void report_kernel(struct doctor *d)
 		d->m->config->kernel ? "; pyrod.conf names a kernel" : "");
 	d->kernel_obtainable = hash || apt || d->m->config->kernel;
 	const char *damage = hash ? kernels_damage(d->m->kernels, hash) : NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
 	d->hindered = d->hindered || damage;
-	if (hash)
+	if (damage)
+		note_damage(d, PULL_FIX);
+	if (d->m->kernels && kernels_is_configured(d->m->kernels, &err) < 0)
+		need(d, "kernel", &err, NULL);
+	else if (hash)
 		check(d, "kernel", !damage, damage ? PULL_FIX : NULL, "%s%s%s",
 			version ? version : hash, damage ? " is damaged: " : "",
 			damage ? damage : "");
@@ -338,19 +360,25 @@ static void check_store(struct doctor *d)
 		e->set && e->cause ? ": " : "", e->set && e->cause ? e->cause : "");
 }
 
-/* What the table says that a machine has unless more or less is asked for. */
-static uint64_t default_mem_mib(void)
+/* A smaller machine than the default one may still be had: it is then not the host that cannot. */
+static void check_limits_and_memory(struct doctor *d)
 {
-	for (const struct api_field *f = api_methods[API_M_vm_run].params; f->name; f++)
-		if (streq(f->name, "mem_mib"))
-			return strtoull(f->dflt, NULL, 10);
-	return 0;
+	struct machines *ms = d->m->machines;
+	_cleanup_error_ struct error limits = ERROR_INIT, memory = ERROR_INIT;
+	if (!ms)
+		return; /* the store's line says why */
+	(void)machines_check_limits(ms, d->uid, false, &limits);
+	(void)machines_check_memory(ms, d->uid, false, &memory);
+	d->hindered = d->hindered || machines_check_limits(ms, d->uid, true, NULL) < 0 ||
+		      machines_check_memory(ms, d->uid, true, NULL) < 0;
+	check_error(d, "limits", &limits, "leave room for a machine of the default size");
+	check_error(d, "memory", &memory, "enough for a machine of the default size");
 }
 
 /* In the words in which a start or a pull would be refused. A pull's is asked for where no machine starts without one. */
 static void check_room(struct doctor *d, uint64_t bytes, bool installed)
 {
-	_cleanup_error_ struct error disk = ERROR_INIT, pull = ERROR_INIT, memory = ERROR_INIT;
+	_cleanup_error_ struct error disk = ERROR_INIT, pull = ERROR_INIT;
 	_cleanup_free_ char *good =
 		str_printf("%" PRIu64 " MiB are free at %s", bytes / MIB, d->m->state_dir);
 	(void)machines_check_space(d->m, &disk);
@@ -359,10 +387,7 @@ static void check_room(struct doctor *d, uint64_t bytes, bool installed)
 		(void)environments_check_space(d->m->environments, &pull);
 		need(d, "pull_space", &pull, "enough for an environment");
 	}
-	if (!d->m->machines)
-		return; /* the store's line says why */
-	(void)machines_check_memory(d->m->machines, d->viewer, default_mem_mib(), &memory);
-	need(d, "memory", &memory, "enough for a machine of the default size");
+	check_limits_and_memory(d);
 }
 
 static void report_storage(struct doctor *d, size_t installed)
@@ -381,37 +406,39 @@ static void report_storage(struct doctor *d, size_t installed)
 	check_room(d, bytes, installed > 0);
 }
 
-/* What is in the cache but does not count as installed: pulling it again mends it. */
-static void check_environment(struct doctor *d, const char *name)
+/* What is in the cache but does not count as installed: pulling it again mends it. Whether it is damaged. */
+static bool check_environment(struct doctor *d, const char *name)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct environment *env;
 	if (environments_find(d->m->environments, name, &env, &err) < 0)
-		return;
+		return false;
 	const char *damage = environment_damage(env);
 	_cleanup_free_ char *fix = str_printf("pyro env pull %s", name);
 	const struct error *failure = environment_failure(env);
-	if (damage)
+	if (damage) {
+		note_damage(d, fix ? fix : PULL_FIX);
 		check(d, "environment", false, fix, "%s: %s", name, damage);
-	else if (failure)
-		check(d, "environment", false, failure->fix, "%s%s%s",
-			failure->message ? failure->message : name, failure->cause ? ": " : "",
-			failure->cause ? failure->cause : "");
+	} else if (failure) {
+		check_error(d, "environment", failure, NULL);
+	}
+	return damage;
 }
 
 /* The environments of env.list, and how many of them are installed. */
 static size_t report_environments(struct doctor *d)
 {
 	_cleanup_json_ json_object *all = NULL;
-	size_t installed = 0;
+	size_t installed = 0, damaged = 0;
 	int r = d->m->environments ? environments_list_json(d->m->environments, &all) : 0;
 	keep_first(d, r);
 	json_object *list = json_get(all, "environments");
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		json_object *e = json_object_array_get_idx(list, i);
 		installed += json_get_bool(e, "installed", false);
-		check_environment(d, json_get_str(e, "name", ""));
+		damaged += check_environment(d, json_get_str(e, "name", ""));
 	}
+	d->hindered = d->hindered || (installed == 0 && damaged > 0);
 	add(d, "environments", list ? json_object_get(list) : json_object_new_array());
 	return installed;
 }
@@ -462,13 +489,14 @@ static void report_daemon(struct doctor *d)
 	add(d, "daemon", TAKE_PTR(o));
 }
 
-/* Whether what is installed is what was installed: said only where it was read; damage has its own lines. */
+/* Whether what is installed is what was installed: good only where it was read; what is damaged has its own lines. */
 static void check_integrity(struct doctor *d, const struct doctor_probe *p)
 {
 	if (p->unread)
-		check(d, "integrity", false, p->unread->fix, "%s%s%s",
-			p->unread->message ? p->unread->message : "no memory",
-			p->unread->cause ? ": " : "", p->unread->cause ? p->unread->cause : "");
+		check_error(d, "integrity", p->unread, NULL);
+	else if (d->damage_fix)
+		check(d, "integrity", false, d->damage_fix,
+			"something that was installed has another sha256 now");
 	else if (p->read)
 		check(d, "integrity", true, NULL,
 			"nothing that was installed has another sha256 now");
@@ -513,11 +541,12 @@ static void report_runtime(struct doctor *d)
 	add(d, "runtime", TAKE_PTR(o));
 }
 
-int doctor_report(
-	struct manager *m, uid_t viewer, const struct doctor_probe *probe, json_object **ret)
+int doctor_report(struct manager *m, uid_t uid, uid_t viewer, const struct doctor_probe *probe,
+	json_object **ret)
 {
 	_cleanup_(doctor_done) struct doctor d = {
 		.m = m,
+		.uid = uid,
 		.viewer = viewer,
 		.o = json_object_new_object(),
 		.checks = json_object_new_array(),

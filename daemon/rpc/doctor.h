@@ -3,7 +3,8 @@
 
 /*
  * The report of system.doctor, from what the host and the daemon say now, what was read of what is installed and what
- * machines have shown. viewer is the uid that reads it, 0 where it may know of everybody's machines.
+ * machines have shown. uid asked for it: its limits count. viewer is the same uid, or 0 where it may know of everybody's
+ * machines.
  */
 
 #include "daemon/manager.h"
@@ -21,5 +22,5 @@ struct doctor_probe {
 	const struct error *unread; /* borrowed or NULL: why it was not */
 };
 
-int doctor_report(
-	struct manager *m, uid_t viewer, const struct doctor_probe *probe, json_object **ret);
+int doctor_report(struct manager *m, uid_t uid, uid_t viewer, const struct doctor_probe *probe,
+	json_object **ret);

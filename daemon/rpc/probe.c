@@ -11,6 +11,7 @@
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
+#include "daemon/log.h"
 #include "daemon/rpc/call.h"
 #include "daemon/rpc/doctor.h"
 #include "daemon/vmm/vmm.h"
@@ -21,16 +22,18 @@
 #define PROBE_DISK_MIB 10240 /* the default, whose blank is made once */
 #define PULL_FIX       "pyro env pull debian:12"
 #define NONE_INSTALLED "no machine was tried: no environment is installed"
+#define NONE_WHOLE     "no machine was tried: what is installed is damaged"
 
 struct doctor_call {
-	struct manager *m;      /* borrowed */
-	struct call *call;      /* borrowed */
-	struct run *run;        /* owned until it is abandoned */
-	sd_event_source *timer; /* owned: of what is under way */
-	unsigned reads;         /* under way: integrity and confinement know us */
-	unsigned n_files;       /* folders that were to be read */
-	struct error unread;    /* owned: why something was not read */
-	bool booted, timed_out, cancelled;
+	struct manager *m;       /* borrowed */
+	struct call *call;       /* borrowed */
+	struct run *run;         /* owned until it is abandoned */
+	sd_event_source *timer;  /* owned: of what is under way */
+	unsigned reads;          /* under way: integrity and confinement know us */
+	unsigned n_files;        /* folders that were to be read */
+	struct error unread;     /* owned: why something was not read */
+	char vm_id[API_ID_SIZE]; /* of the probe machine; "": it has none yet */
+	bool started, booted, timed_out, cancelled;
 };
 
 static void forget_reads(struct doctor_call *d)
@@ -57,7 +60,7 @@ static void answer(struct call *c, const struct doctor_probe *p)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *o = NULL;
 	uid_t viewer = call_is_admin(c) ? 0 : call_uid(c);
-	int r = doctor_report(call_manager(c), viewer, p, &o);
+	int r = doctor_report(call_manager(c), call_uid(c), viewer, p, &o);
 	if (r >= 0) {
 		call_reply(c, o);
 		return;
@@ -82,16 +85,31 @@ static void on_probe_progress(_unused_ struct run *r, const struct run_progress 
 {
 	struct doctor_call *d = userdata;
 	_cleanup_json_ json_object *o = json_object_new_object();
+	d->started = d->started || streq(p->phase, "start");
 	d->booted = d->booted || streq(p->phase, "execute");
+	if (p->vm_id)
+		(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", p->vm_id);
 	if (!o || json_add_str(o, "phase", p->phase) < 0 || json_add_str(o, "vm_id", p->vm_id) < 0)
 		return; /* progress may be dropped */
 	call_progress(d->call, TAKE_PTR(o));
 }
 
-/* A limit of the caller's says nothing about the host. */
-static enum capability without(const struct error *err)
+/* A limit of the caller's says nothing about the host, nor does a machine whose turn never came. */
+static enum capability without(const struct doctor_call *d, const struct error *err)
 {
-	return err && err->code == ERROR_QUOTA_EXCEEDED ? CAPABILITY_UNKNOWN : CAPABILITY_NO;
+	if ((err && err->code == ERROR_QUOTA_EXCEEDED) || (d->timed_out && !d->started))
+		return CAPABILITY_UNKNOWN;
+	return CAPABILITY_NO;
+}
+
+/* What a start that failed advises, unless that is to ask doctor; *ret_owned keeps what was made. */
+static const char *failure_fix(
+	const struct doctor_call *d, const struct error *err, char **ret_owned)
+{
+	if (!err || !err->fix || !startswith(err->fix, "pyro doctor"))
+		return err ? err->fix : NULL;
+	*ret_owned = log_search(d->m->system, d->vm_id[0] ? d->vm_id : "pyrod");
+	return *ret_owned;
 }
 
 static char *failure_text(const struct error *err)
@@ -105,20 +123,20 @@ static void on_probe_done(
 {
 	struct doctor_call *d = userdata;
 	_cleanup_json_ json_object *owned = result;
-	_cleanup_free_ char *text = owned ? NULL : failure_text(err);
+	_cleanup_free_ char *text = owned ? NULL : failure_text(err), *fix = NULL;
 	int64_t status = owned ? json_get_int(owned, "exit_code", -1) : -1;
 	struct doctor_probe p = {
 		.tried = true,
-		.booted = d->booted || owned ? CAPABILITY_YES : without(err),
-		.executed = status == 0 ? CAPABILITY_YES : without(err),
+		.booted = d->booted || owned ? CAPABILITY_YES : without(d, err),
+		.executed = status == 0 ? CAPABILITY_YES : without(d, err),
 		.detail = status == 0    ? "a probe machine booted and ran `true`"
 			  : owned        ? "the probe machine's `true` failed"
 			  : d->timed_out ? "the probe machine took more than 60 s"
 			  : text         ? text
 					 : "the probe machine failed",
 		.fix = d->timed_out ? "see the daemon's log and the host's load"
-		       : err        ? err->fix
-				    : "pyro doctor",
+		       : owned      ? "pyro env pull --force debian:12"
+				    : failure_fix(d, err, &fix),
 	};
 	if (d->cancelled && err) { /* a result that was on its way is the answer */
 		call_fail(d->call, err);
@@ -185,6 +203,15 @@ static struct environment *installed(struct manager *m, size_t *n)
 	return NULL;
 }
 
+static bool any_damaged(struct manager *m)
+{
+	struct environment *env;
+	for (size_t n = 0; (env = environments_at(m->environments, n)); n++)
+		if (environment_is_damaged(env))
+			return true;
+	return false;
+}
+
 /* Of any of them, under the accelerator that is configured: the latest that shows most. */
 static void find_proof(struct manager *m, struct proof *ret)
 {
@@ -237,13 +264,15 @@ static void try_machine(struct doctor_call *d)
 {
 	struct manager *m = d->m;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *text = NULL;
+	_cleanup_free_ char *text = NULL, *fix = NULL;
 	struct proof proof;
 	char when[96];
 	size_t n = 0;
 	struct environment *env = installed(m, &n);
 	if (!env) {
-		end(d, (struct doctor_probe){ .detail = NONE_INSTALLED, .fix = PULL_FIX });
+		end(d, (struct doctor_probe){
+			       .detail = any_damaged(m) ? NONE_WHOLE : NONE_INSTALLED,
+			       .fix = PULL_FIX });
 		return;
 	}
 	find_proof(m, &proof);
@@ -258,10 +287,10 @@ static void try_machine(struct doctor_call *d)
 		return;
 	text = failure_text(&err);
 	end(d, (struct doctor_probe){ .tried = true,
-		       .booted = without(&err),
-		       .executed = without(&err),
+		       .booted = without(d, &err),
+		       .executed = without(d, &err),
 		       .detail = text ? text : "the probe machine cannot start",
-		       .fix = err.fix });
+		       .fix = failure_fix(d, &err, &fix) });
 }
 
 /* Reading */
@@ -310,6 +339,15 @@ static void read_all(struct doctor_call *d)
 					   environment_digest(env), false, on_read, d, &d->unread));
 }
 
+/* A VMM that could not say its version may be able to now; the report has what it says until then. */
+static void ask_vmms(struct manager *m)
+{
+	for (size_t i = 0; vmm_drivers[i]; i++) {
+		_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
+		(void)vmm_drivers[i]->probe(m, true, &p); /* the report's own probe says why not */
+	}
+}
+
 static void on_doctor_end(_unused_ struct call *c, enum call_end why, void *userdata)
 {
 	_cleanup_(doctor_call_freep) struct doctor_call *d = userdata;
@@ -343,6 +381,7 @@ int rpc_system_doctor(struct call *c, struct error *err)
 		return -ENOMEM;
 	d->call = c;
 	d->m = call_manager(c);
+	ask_vmms(d->m);
 	read_all(d);
 	if (d->reads == 0) {
 		answer_untried(c, NONE_INSTALLED, PULL_FIX);

@@ -13,6 +13,7 @@
 #include "daemon/vmm/qemu.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -30,6 +31,8 @@
 
 #define QEMU_PROGRAM    "qemu-system-x86_64"
 #define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
+#define REINSTALL_FIX   "sudo apt-get install --reinstall -y qemu-system-x86"
+#define NAMED_FIX       "correct qemu= in pyrod.conf, or leave it out"
 #define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
 #define PAUSE_WAIT_USEC (120 * USEC_PER_SEC) /* QEMU first finishes what its guest is writing */
@@ -71,6 +74,8 @@ struct qemu {
 	struct error error;       /* with PENDING_FAILED */
 	int status;               /* with PENDING_EXITED */
 	char *reason;             /* owned or NULL */
+	char *program;            /* owned or NULL: it was started from this */
+	bool is_named;            /* by qemu= of pyrod.conf */
 };
 
 static struct qemu *qemu_of(struct vmm *v)
@@ -90,8 +95,9 @@ static void fail_start(struct qemu *q, const char *cause, const char *fix)
 	if (q->started || q->failed)
 		return;
 	q->failed = true;
-	(void)error_set(&q->error, ERROR_START_FAILED, cause, fix ? fix : "pyro doctor",
-		"the VM could not be started");
+	if (!fix)
+		fix = q->is_named ? NAMED_FIX : "pyro doctor";
+	(void)error_set(&q->error, ERROR_START_FAILED, cause, fix, "the VM could not be started");
 	notify(q, PENDING_FAILED);
 	launch_kill(q->vmm.launch);
 }
@@ -127,6 +133,7 @@ static struct qemu *qemu_done(struct qemu *q)
 		free(q->socket_paths[i]);
 	error_clear(&q->error);
 	free(q->reason);
+	free(q->program);
 	free(q);
 	return NULL;
 }
@@ -238,10 +245,25 @@ static void fail_launch(struct qemu *q, const struct error *err)
 	notify(q, PENDING_FAILED);
 }
 
+/* What there is to say of one that ended before it did anything; NULL when out of memory. */
+static char *silent_end(const struct qemu *q)
+{
+	const char *program = q->program ? q->program : QEMU_PROGRAM;
+
+	if (q->status == INT_MIN)
+		return str_printf("%s ended at once and said nothing", program);
+	if (q->status < 0)
+		return str_printf(
+			"%s was ended at once by signal %d and said nothing", program, -q->status);
+	return str_printf(
+		"%s ended at once with exit status %d and said nothing", program, q->status);
+}
+
 static void on_launch_exited(struct launch *l _unused_, int status, const char *reason,
 	const struct error *err, void *userdata)
 {
 	struct qemu *q = userdata;
+	_cleanup_free_ char *silence = NULL;
 
 	if (q->qmp)
 		qmp_drain(q->qmp);
@@ -253,7 +275,8 @@ static void on_launch_exited(struct launch *l _unused_, int status, const char *
 		q->reason = strdup(reason);
 	if (err)
 		fail_launch(q, err);
-	fail_start(q, q->reason ? q->reason : "QEMU ended at once and said nothing",
+	silence = q->reason ? NULL : silent_end(q);
+	fail_start(q, q->reason ? q->reason : silence,
 		q->reason && strstr(q->reason, QEMU_FIRMWARE) ? FIRMWARE_FIX : NULL);
 	notify(q, PENDING_EXITED);
 }
@@ -430,8 +453,7 @@ static int not_installed(const struct manager *m, struct error *err)
 
 	if (named)
 		return error_set(err, ERROR_VM_UNAVAILABLE, "qemu= of pyrod.conf names it",
-			"correct qemu= in pyrod.conf, or leave it out", "there is no program %s",
-			named);
+			NAMED_FIX, "there is no program %s", named);
 	return error_set(err, ERROR_VM_UNAVAILABLE, "it is not in PATH", QEMU_FIX,
 		"QEMU (%s) is not installed", QEMU_PROGRAM);
 }
@@ -451,9 +473,11 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 	q = qemu_new(cb, userdata);
 	if (!q)
 		return error_no_memory(err, "cannot start a VM");
+	q->is_named = m->config && m->config->qemu;
 	r = bring_up(m, q, spec, program, err);
 	if (r < 0)
 		return r;
+	q->program = TAKE_PTR(program);
 	*ret = &TAKE_PTR(q)->vmm;
 	return 0;
 }
@@ -578,6 +602,7 @@ static struct {
 	ino_t ino;
 	struct timespec mtime;
 	char version[64];
+	int status; /* of the job that has ended without a version: what it exited with, else negative */
 } version_cache;
 
 static bool cache_fits(const struct stat *st)
@@ -603,10 +628,11 @@ static void on_version_line(
 	(void)log_escape(line + skip, len, version_cache.version, sizeof(version_cache.version));
 }
 
-static void on_version_done(struct job *job _unused_, int status _unused_,
-	const char *tail _unused_, void *userdata _unused_)
+static void on_version_done(
+	struct job *job _unused_, int status, const char *tail _unused_, void *userdata _unused_)
 {
 	version_cache.job = NULL;
+	version_cache.status = status;
 }
 
 static int ask_version(sd_event *event, const char *program)
@@ -623,36 +649,66 @@ static int ask_version(sd_event *event, const char *program)
 	return job_start(event, &spec, &version_cache.job);
 }
 
-static int qemu_probe(struct manager *m, struct vmm_probe *ret)
+/* It has been asked, and is no QEMU. One that was killed, by the time limit say, is not known. */
+static bool is_no_qemu(void)
+{
+	return !version_cache.job && !version_cache.version[0] && version_cache.status >= 0;
+}
+
+/* As the start of a machine would say it. */
+static int probe_absent(const struct manager *m, struct vmm_probe *p)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	not_installed(m, &err);
+	if (!err.message || !err.fix)
+		return -ENOMEM;
+	p->reason = TAKE_PTR(err.message);
+	p->fix = TAKE_PTR(err.fix);
+	return 0;
+}
+
+static int probe_version(struct manager *m, const struct stat *st, bool again, struct vmm_probe *p)
+{
+	int r = 0;
+
+	if (!version_cache.job && (!cache_fits(st) || (again && is_no_qemu()))) {
+		version_cache.version[0] = 0;
+		version_cache.status = -1;
+		version_cache.dev = st->st_dev;
+		version_cache.ino = st->st_ino;
+		version_cache.mtime = st->st_mtim;
+		r = ask_version(m->event, p->path);
+	}
+	if (r < 0)
+		return r;
+	p->usable = !is_no_qemu();
+	if (!p->usable) {
+		p->reason = str_printf("%s is no QEMU: with --version it ended with exit status %d "
+				       "and named no version",
+			p->path, version_cache.status);
+		p->fix = strdup(m->config && m->config->qemu ? NAMED_FIX : REINSTALL_FIX);
+		return p->reason && p->fix ? 0 : -ENOMEM;
+	}
+	if (version_cache.version[0] && !version_cache.job)
+		p->version = strdup(version_cache.version);
+	return version_cache.version[0] && !version_cache.job && !p->version ? -ENOMEM : 0;
+}
+
+static int qemu_probe(struct manager *m, bool again, struct vmm_probe *ret)
 {
 	_cleanup_(vmm_probe_done) struct vmm_probe p = { .name = "qemu" };
 	struct stat st;
-	int r;
+	int r = find_program(m, &p.path);
 
-	r = find_program(m, &p.path);
 	if (r == -ENOMEM)
 		return r;
-	if (r < 0 || stat(p.path, &st) < 0) {
-		p.reason = strdup(QEMU_PROGRAM " is not installed");
-		if (!p.reason)
-			return -ENOMEM;
-	} else {
-		p.usable = true;
-		if (!version_cache.job && !cache_fits(&st)) {
-			version_cache.version[0] = 0;
-			version_cache.dev = st.st_dev;
-			version_cache.ino = st.st_ino;
-			version_cache.mtime = st.st_mtim;
-			r = ask_version(m->event, p.path);
-			if (r < 0)
-				return r;
-		}
-		if (version_cache.version[0] && !version_cache.job) {
-			p.version = strdup(version_cache.version);
-			if (!p.version)
-				return -ENOMEM;
-		}
-	}
+	if (r < 0 || stat(p.path, &st) < 0)
+		r = probe_absent(m, &p);
+	else
+		r = probe_version(m, &st, again, &p);
+	if (r < 0)
+		return r;
 	*ret = p;
 	p = (struct vmm_probe){};
 	return 0;

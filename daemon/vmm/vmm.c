@@ -21,6 +21,7 @@ void vmm_probe_done(struct vmm_probe *p)
 	free(p->path);
 	free(p->version);
 	free(p->reason);
+	free(p->fix);
 	*p = (struct vmm_probe){};
 }
 

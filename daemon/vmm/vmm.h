@@ -61,6 +61,7 @@ struct vmm_probe {
 	char *version; /* owned or NULL */
 	bool usable;
 	char *reason; /* owned or NULL: why not */
+	char *fix;    /* owned or NULL */
 };
 void vmm_probe_done(struct vmm_probe *p);
 
@@ -76,7 +77,8 @@ struct vmm_adoption {
 
 struct vmm_driver {
 	const char *name;
-	int (*probe)(struct manager *m, struct vmm_probe *ret);
+	/* again: what failed to say its version is asked once more, and is not known until it has answered. */
+	int (*probe)(struct manager *m, bool again, struct vmm_probe *ret);
 	int (*program)(struct manager *m, char **ret);
 	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 		void *userdata, struct vmm **ret, struct error *err);

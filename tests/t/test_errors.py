@@ -284,9 +284,12 @@ def too_many_machines(d):
     vm = works(d, "vm", "create", "--id-only", "debian:12").text.strip()
     f = fails(d, "quota_exceeded", "run", *TRUE, says="machines")
     assert "max_machines" in f.cause
-    works(d, "vm", "delete", re.search("vm-[0-9a-f]{12}", typed(d, f.fix.rsplit(": ", 1)[1].replace(" shows them", ""))).group())
+    # A stopped one counts too: only its deletion helps.
+    command, shows = re.fullmatch("(pyro vm delete) VM_ID, of a machine that (pyro vm list) shows", f.fix).groups()
+    found, = re.findall("vm-[0-9a-f]{12}", typed(d, shows))
+    typed(d, command + " " + found)
+    assert found == vm
     works(d, "run", *TRUE)
-    assert vm
 
 
 @provokes("quota_exceeded")
@@ -303,10 +306,15 @@ def more_than_a_user_may_have(d):
 @provokes("no_space")
 def disk_full(d):
     d.start()
-    reload(d, "disk_reserve_mib = 1000000000")
+    room = os.statvfs(d.state)
+    total, free = (room.f_blocks * room.f_frsize >> 20, room.f_bavail * room.f_frsize >> 20)
+    reload(d, "disk_reserve_mib = %d" % (free + (total - free) // 2))
     f = fails(d, "no_space", "run", *d.run_flags(), *TRUE, says="MiB of space are free in " + d.state)
-    assert int(re.fullmatch(r"free at least (\d+) MiB there", f.fix).group(1)) > 900000000
-    reload(d, "disk_reserve_mib = 0")  # they are free
+    assert re.fullmatch(r"free at least \d+ MiB there", f.fix) and "disk_reserve_mib in pyrod.conf keeps" in f.cause, f.fix
+    reload(d, "disk_reserve_mib = 1000000000")  # more than the file system has: nothing that is freed would help
+    f = fails(d, "no_space", "run", *d.run_flags(), *TRUE, says="MiB of space are free in " + d.state)
+    assert f.fix == "set disk_reserve_mib in pyrod.conf to less than the %d MiB of that file system and reload pyrod" % total
+    reload(d, "disk_reserve_mib = 0")
     works(d, "run", *d.run_flags(), *TRUE)
 
 
@@ -315,8 +323,9 @@ def host_full(d):
     d.start()
     reload(d, "memory_reserve_mib = 1000000000")
     f = fails(d, "no_memory", "run", "-m", "204", *TRUE, says="204 were asked for")
-    assert f.fix.startswith("end other programs")
-    reload(d, "memory_reserve_mib = 0")  # they have ended
+    assert "memory_reserve_mib in pyrod.conf keeps 1000000000 MiB" in f.cause
+    assert re.fullmatch(r"set memory_reserve_mib in pyrod.conf to less than this host's \d+ MiB and reload pyrod", f.fix), f.fix
+    reload(d, "memory_reserve_mib = 0")
     works(d, "run", "-m", "208", *TRUE)
 
 

@@ -313,10 +313,21 @@ void machines_user_limits(_unused_ const struct manager *m, struct user_limits *
 	*ret = (struct user_limits){ .vcpus = 4, .mem_mib = 1024, .disk_mib = 10240 };
 }
 
-int machines_check_memory(_unused_ struct machines *ms, _unused_ uid_t uid,
-	_unused_ uint64_t mem_mib, _unused_ struct error *err)
+int machines_check_limits(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool least,
+	_unused_ struct error *err)
 {
 	return 0;
+}
+
+int machines_check_memory(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool least,
+	_unused_ struct error *err)
+{
+	return 0;
+}
+
+int kernels_is_configured(_unused_ struct kernels *k, _unused_ struct error *err)
+{
+	return 1;
 }
 
 int machines_check_space(_unused_ struct manager *m, _unused_ struct error *err)
@@ -362,7 +373,7 @@ const char *kernels_current_path(_unused_ struct kernels *k)
 	return NULL;
 }
 
-static int fake_probe(_unused_ struct manager *m, struct vmm_probe *ret)
+static int fake_probe(_unused_ struct manager *m, _unused_ bool again, struct vmm_probe *ret)
 {
 	*ret = (struct vmm_probe){ .name = "qemu", .usable = fake.vmm_usable };
 	return 0;

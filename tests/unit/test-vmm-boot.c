@@ -448,7 +448,7 @@ START_TEST(not_installed)
 	ck_assert_int_lt(start(&t, 1, &err), 0);
 	ck_assert_int_eq(err.code, ERROR_VM_UNAVAILABLE);
 	ck_assert_str_eq(err.fix, "correct qemu= in pyrod.conf, or leave it out");
-	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, false, &p), 0);
 	ck_assert(!p.usable);
 	ck_assert_ptr_nonnull(p.reason);
 	vmm_probe_done(&p);
@@ -568,11 +568,11 @@ START_TEST(version)
 	struct fixture t;
 
 	begin(&t);
-	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+	ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, false, &p), 0);
 	while (!p.version) {
 		vmm_probe_done(&p);
 		ck_assert_int_ge(sd_event_run(t.m.event, WAIT_USEC), 0);
-		ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, &p), 0);
+		ck_assert_int_eq(vmm_drivers[0]->probe(&t.m, false, &p), 0);
 	}
 	ck_assert(p.usable);
 	ck_assert_uint_gt(strtoul(p.version, NULL, 10), 1);
