@@ -19,6 +19,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "daemon/userns.h"
+
 extern char **environ;
 
 #define DEFAULT_PATH  "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,8 +35,8 @@ struct plan {
 	int n;        /* how many */
 	int report_fd;
 	pid_t parent;
-	int namespaces;      /* CLONE_NEW* */
-	char ids[2][2 * 16]; /* uid_map and gid_map, with CLONE_NEWUSER */
+	int namespaces;       /* CLONE_NEW* */
+	struct userns userns; /* with CLONE_NEWUSER */
 };
 
 static bool variable_is_passed(const char *v)
@@ -116,30 +118,6 @@ static int child_fds(struct plan *plan)
 	return close_range((unsigned)n + 1, ~0U, 0) < 0 ? -errno : 0;
 }
 
-static int child_write(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), r;
-
-	if (fd < 0)
-		return -errno;
-	r = write_all(fd, text, strlen(text));
-	(void)close(fd);
-	return r;
-}
-
-/* In the child: in its new user namespace it stays who it is. */
-static int child_ids(const struct plan *plan)
-{
-	int r;
-
-	if (!(plan->namespaces & CLONE_NEWUSER))
-		return 0;
-	r = child_write("/proc/self/setgroups", "deny");
-	if (r >= 0)
-		r = child_write("/proc/self/uid_map", plan->ids[0]);
-	return r < 0 ? r : child_write("/proc/self/gid_map", plan->ids[1]);
-}
-
 /* In the child. Plain system calls: glibc's wrappers take locks to reach threads that are not here.
  */
 static int child_user(const struct child_spec *s)
@@ -184,7 +162,7 @@ static int child_setup(struct plan *plan)
 
 	if (setsid() < 0)
 		return -errno;
-	r = child_ids(plan);
+	r = plan->namespaces & CLONE_NEWUSER ? userns_settle(&plan->userns) : 0;
 	if (r < 0)
 		return r;
 	r = child_keyring();
@@ -305,8 +283,7 @@ static void plan_namespaces(struct plan *plan)
 	if (geteuid() == 0)
 		return;
 	plan->namespaces |= CLONE_NEWUSER;
-	(void)snprintf(plan->ids[0], sizeof(plan->ids[0]), "%u %u 1", geteuid(), geteuid());
-	(void)snprintf(plan->ids[1], sizeof(plan->ids[1]), "%u %u 1", getegid(), getegid());
+	userns_plan(&plan->userns);
 }
 
 int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd)

@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 
 #include "daemon/landlock.h"
+#include "daemon/userns.h"
 
 #define UID_BASE   0x70000000u
 #define UID_NOBODY 65534u /* where the range above is not mapped: a container's user namespace */
@@ -34,34 +35,6 @@
 static void note(const struct sandbox_spec *spec, const char *what, int r)
 {
 	spec->note(what, r, spec->userdata);
-}
-
-static int write_file(const char *path, const char *text)
-{
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	return write_all(fd, text, strlen(text));
-}
-
-/* A user namespace in which we stay who we are, and may make the other namespaces. */
-static int enter_user_namespace(void)
-{
-	char uid_map[64], gid_map[64];
-	int r;
-
-	(void)snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
-	(void)snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
-	if (unshare(CLONE_NEWUSER) < 0)
-		return -errno;
-	r = write_file("/proc/self/setgroups", "deny");
-	if (r < 0)
-		return r;
-	r = write_file("/proc/self/uid_map", uid_map);
-	if (r < 0)
-		return r;
-	return write_file("/proc/self/gid_map", gid_map);
 }
 
 /* Returns the CLONE_NEW* that were had. */
@@ -80,7 +53,7 @@ static int enter_namespaces(const struct sandbox_spec *spec)
 	int had = 0, r;
 
 	if (geteuid() != 0) {
-		r = enter_user_namespace();
+		r = userns_enter();
 		if (r < 0) {
 			note(spec, "user namespace, and with it all others", r);
 			return 0;

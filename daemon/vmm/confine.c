@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 
 #include "daemon/landlock.h"
+#include "daemon/userns.h"
 
 #define UID_BASE 0x70000000u
 /* Where the range above is not mapped (a container's user namespace): systemd's dynamic users. There
@@ -79,34 +80,6 @@ static void limit(const struct confine_spec *spec)
 		if (r < 0)
 			note(spec, "limit of threads", r);
 	}
-}
-
-static int write_file(const char *path, const char *text)
-{
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	return write_all(fd, text, strlen(text));
-}
-
-/* A user namespace in which we stay who we are, and may make the other namespaces. */
-static int enter_user_namespace(void)
-{
-	char uid_map[64], gid_map[64];
-	int r;
-
-	(void)snprintf(uid_map, sizeof(uid_map), "%u %u 1", geteuid(), geteuid());
-	(void)snprintf(gid_map, sizeof(gid_map), "%u %u 1", getegid(), getegid());
-	if (unshare(CLONE_NEWUSER) < 0)
-		return -errno;
-	r = write_file("/proc/self/setgroups", "deny");
-	if (r < 0)
-		return r;
-	r = write_file("/proc/self/uid_map", uid_map);
-	if (r < 0)
-		return r;
-	return write_file("/proc/self/gid_map", gid_map);
 }
 
 /* Returns whether there is a mount namespace of our own. Nobody but the first process of a PID namespace is 1. */
@@ -258,7 +231,7 @@ static int separate(const struct confine_spec *spec, const struct confine_paths 
 		uid = choose_uid(spec); /* reads /proc: before the view */
 		n_groups = kvm_group(spec, &group);
 	} else if (!spec->unit) {
-		r = enter_user_namespace();
+		r = userns_enter();
 		if (r < 0)
 			note(spec, "user namespace, and with it all others", r);
 	}

@@ -3,6 +3,7 @@
 in a machine of a daemon of root's without systemd, and of a plain user's own. Under systemd: tests/systemd."""
 import os
 import select
+import shutil
 import signal
 
 import pytest
@@ -28,6 +29,22 @@ def test_what_it_may_do(daemon, request):
         assert "less contained" not in daemon.log_text()  # nothing could not be had
         probe.check()
         assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
+
+
+@pytest.mark.parametrize("mode", confined.MODES[1:])
+def test_one_that_lies_elsewhere(make_fake, mode):
+    """Nobody knows which mount view it needs: Landlock has it read what any does, and itself."""
+    d = make_fake()
+    shutil.copy(confined.PROGRAM, d.vmm)
+    if "user" in mode:
+        confined.become(d, confined.USER)
+    d.start()
+    with confined.probe(d) as probe:
+        assert "less contained than it could: no empty mount view" in d.log_text()
+        probe.check()
+        facts = probe.facts(d.pid())
+        assert facts.pop("reads") == confined.table(mode)["reads"].replace("`%s`, " % confined.QEMU, "")
+        assert facts.items() <= confined.table(mode).items()
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
