@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -22,15 +23,17 @@
 
 extern char **environ;
 
+#define LOG_TAIL 4096 /* bytes */
+
 enum outcome { STARTED = 'R', ENDED = 'E', NOT_RUN = 'X' };
 
 struct starter {
 	const char *path; /* borrowed: the socket */
 	char *program;    /* owned */
-	char *log_path;   /* owned or NULL */
 	int notify;       /* owned: READY=1 comes here */
 	int lock;         /* owned: the directory that is locked */
 	int log;          /* owned: the daemon's stderr */
+	off_t log_from;   /* where what it says begins */
 	char **env;       /* owned array; the last string before NULL is owned, the rest borrowed */
 	char *notify_env; /* owned */
 };
@@ -38,7 +41,6 @@ struct starter {
 static void starter_done(struct starter *s)
 {
 	free(s->program);
-	free(s->log_path);
 	free(s->env);
 	free(s->notify_env);
 	s->notify = fd_close(s->notify);
@@ -97,23 +99,35 @@ static int make_environment(struct starter *s)
 	return 0;
 }
 
-/* The daemon's output goes to STATE/pyrod.log; where that cannot be, nowhere. */
+/* Room for the reason of a daemon that ends at once, and no more of one that goes on. */
+static int open_memory(void)
+{
+	_cleanup_close_ int fd = memfd_create("pyrod.log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, LOG_TAIL) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) < 0)
+		return -errno;
+	return TAKE_FD(fd);
+}
+
+/* The daemon's output goes to STATE/pyrod.log; where that cannot be, its beginning to memory. */
 static int open_log(struct starter *s)
 {
 	const char *given = getenv("PYRO_STATE_DIR");
-	_cleanup_free_ char *dir = given ? strdup(given) : NULL;
+	_cleanup_free_ char *dir = given ? strdup(given) : NULL, *path = NULL;
 
 	if (!dir && host_state_dir(false, &dir) < 0)
 		dir = NULL;
-	if (dir && make_directories(dir) >= 0) {
-		s->log_path = str_printf("%s/pyrod.log", dir);
-		if (s->log_path)
-			s->log = open(s->log_path,
-				O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (dir && host_is_ours(dir, strlen(dir)) && make_directories(dir) >= 0) {
+		path = str_printf("%s/pyrod.log", dir);
+		if (path)
+			s->log = open(
+				path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
 	}
-	if (s->log < 0)
-		s->log = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	return s->log < 0 ? -errno : 0;
+	if (s->log >= 0)
+		s->log_from = MAX_OF(lseek(s->log, 0, SEEK_END), (off_t)0);
+	else
+		s->log = open_memory();
+	return s->log < 0 ? s->log : 0;
 }
 
 /* The run-time directory, or what of it there is. */
@@ -194,32 +208,40 @@ static _noreturn_ void helper(const struct starter *s, char *const argv[], int r
 	_exit(write(report, &outcome, 1) == 1 ? 0 : 1);
 }
 
-/* The last line of the log, as the reason. *ret stays NULL when there is none. */
-static void last_log_line(const struct starter *s, char **ret)
+/* A line of the log without its priority and the daemon's name, when it tells of an error or nothing has yet. */
+static void take_line(const char *line, char **reason, bool *is_error)
 {
-	char tail[2048];
-	_cleanup_close_ int fd = s->log_path ? open(s->log_path, O_RDONLY | O_CLOEXEC) : -EBADF;
-	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
-	ssize_t n;
-	char *line;
+	bool error = startswith(line, "<3>") || !startswith(line, "<");
+	const char *text = line[0] == '<' && line[1] && line[2] == '>' ? line + 3 : line;
 
-	if (end <= 0)
+	if (text[0] == '\0' || (*is_error && !error))
 		return;
-	n = pread(fd, tail, sizeof(tail) - 1, MAX_OF(end - (off_t)sizeof(tail) + 1, 0));
-	while (n > 0 && tail[n - 1] == '\n')
-		n--;
+	*is_error = error;
+	free(*reason);
+	*reason = strdup(startswith(text, "pyrod: ") ? text + strlen("pyrod: ") : text);
+}
+
+/* What this daemon has said last, an error if there is one. *ret stays NULL when it has said nothing. */
+static void find_reason(const struct starter *s, char **ret)
+{
+	char tail[LOG_TAIL + 1], *line, *at = tail;
+	off_t end = lseek(s->log, 0, SEEK_END);
+	off_t from = MAX_OF(end - (off_t)LOG_TAIL, end < s->log_from ? 0 : s->log_from);
+	ssize_t n = pread(s->log, tail, LOG_TAIL, MAX_OF(from, (off_t)0));
+	bool is_error = false;
+
 	if (n <= 0)
 		return;
 	tail[n] = '\0';
-	line = strrchr(tail, '\n');
-	*ret = strdup(line ? line + 1 : tail);
+	while ((line = strsep(&at, "\n")))
+		take_line(line, ret, &is_error);
 }
 
 static int start_failed(const struct starter *s, char outcome, struct error *err)
 {
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
-	last_log_line(s, &cause);
+	find_reason(s, &cause);
 	fix = str_printf("%s --user", s->program); /* it says in the foreground what is wrong */
 	if (outcome == ENDED)
 		return error_set(err, ERROR_DAEMON_UNREACHABLE, cause, fix,

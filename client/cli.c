@@ -25,6 +25,26 @@ int cli_take_error(struct pyro_error *e, struct error *err)
 	return r;
 }
 
+char *cli_aim_fix(const struct cli *cli, const char *fix)
+{
+	static const char pyro[] = "pyro ";
+	const char *rest = fix + strlen(pyro);
+	_cleanup_free_ char *word = NULL;
+
+	/* A line of the user's own has them. */
+	if (!startswith(fix, pyro) || rest[0] == '-')
+		return strdup(fix);
+	if (cli->socket) {
+		word = shell_quote(cli->socket);
+		return word ? str_printf("pyro --socket %s %s", word, rest) : NULL;
+	}
+	return str_printf("%s%s%s", pyro,
+		cli->mode == PYRO_USER     ? "--user "
+		: cli->mode == PYRO_SYSTEM ? "--system "
+					   : "",
+		rest);
+}
+
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
 {
 	struct pyro_error *e = NULL;

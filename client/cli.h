@@ -45,6 +45,10 @@ extern const size_t n_verbs;
 
 DEFINE_CLEANUP(struct pyro *, pyro_free)
 
+/* The fix for the daemon that this command line names: `pyro ...` gets the global flags that say which. NULL when out of memory.
+ * Owned by the caller. */
+char *cli_aim_fix(const struct cli *cli, const char *fix);
+
 /* Connects as the global flags say. */
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err);
 /* To the same daemon's place as a connection that was lost. */

@@ -35,10 +35,10 @@ static const char *verdict(json_object *runtime, bool ok)
 	return streq(out_member(runtime, "verdict"), "unknown") ? "UNKNOWN" : "FAIL";
 }
 
-static void print_checks(json_object *checks)
+static void print_checks(const struct cli *cli, json_object *checks)
 {
 	for (size_t i = 0; checks && i < json_object_array_length(checks); i++) {
-		_cleanup_free_ char *fix = NULL;
+		_cleanup_free_ char *aimed = NULL, *fix = NULL;
 		json_object *check = json_object_array_get_idx(checks, i);
 
 		if (json_object_get_boolean(json_get(check, "ok")))
@@ -49,7 +49,8 @@ static void print_checks(json_object *checks)
 		putchar('\n');
 		if (!out_member(check, "fix")[0])
 			continue;
-		fix = out_fix(out_member(check, "fix"));
+		aimed = cli_aim_fix(cli, out_member(check, "fix"));
+		fix = aimed ? out_fix(aimed) : NULL;
 		fputs("  fix: ", stdout);
 		out_text(stdout, fix);
 		putchar('\n');
@@ -77,7 +78,7 @@ static void print_accelerator(json_object *o)
 	putchar('\n');
 }
 
-static void print_report(json_object *o, bool ok)
+static void print_report(const struct cli *cli, json_object *o, bool ok)
 {
 	const char *cache = out_member(o, "environment_cache");
 	json_object *kvm = out_sub(o, "kvm"), *can = out_sub(o, "capabilities"),
@@ -94,7 +95,7 @@ static void print_report(json_object *o, bool ok)
 		word(can, "guest_exec"), word(can, "guest_network"));
 	printf("Networking: tun=%s ip_forward=%s\n", yes(net, "tun"), yes(net, "ip_forward"));
 	print_accelerator(o);
-	print_checks(out_array(out_sub(o, "runtime"), "checks"));
+	print_checks(cli, out_array(out_sub(o, "runtime"), "checks"));
 }
 
 /* The daemon's report, or, with the reason in why, our own. */
@@ -130,6 +131,6 @@ int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *
 	if (why.set)
 		fputs("pyro: the daemon does not answer; these are the client's own checks\n",
 			stderr);
-	print_report(o, ok);
+	print_report(cli, o, ok);
 	return ok ? 0 : 1;
 }

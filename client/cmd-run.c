@@ -196,9 +196,13 @@ static void note_emulation(const struct runner *r, const char *reason)
 		kvm.exists ? "pyro doctor" : "sudo modprobe -a kvm_intel kvm_amd");
 }
 
-static void copy_id(char ret[API_ID_SIZE], const char *id)
+/* Takes an id as it has to be, and nothing else: it is printed, and sent back. */
+static void copy_id(char ret[API_ID_SIZE], const char *prefix, const char *id)
 {
-	if (id[0] && strlen(id) < API_ID_SIZE)
+	size_t n = strlen(prefix);
+
+	if (startswith(id, prefix) && strlen(id) < API_ID_SIZE &&
+		id[n + strspn(id + n, "0123456789abcdef")] == '\0')
 		memcpy(ret, id, strlen(id) + 1);
 }
 
@@ -207,8 +211,8 @@ static void show_phase(struct runner *r, json_object *o)
 	const char *phase = out_member(o, "phase"), *reason = out_member(o, "accelerator_reason");
 	json_object *percent = json_get(o, "percent");
 
-	copy_id(r->vm_id, out_member(o, "vm_id"));
-	copy_id(r->exec_id, out_member(o, "exec_id"));
+	copy_id(r->vm_id, "vm-", out_member(o, "vm_id"));
+	copy_id(r->exec_id, "ex-", out_member(o, "exec_id"));
 	if (streq(phase, "create") || streq(phase, "start") || streq(phase, "execute")) {
 		out_progress_end(&r->progress);
 		if (streq(r->progress.phase, phase))
@@ -432,7 +436,7 @@ static bool tell_limit(const struct runner *r, bool show)
 	fprintf(stderr, "%s: %s (limit %" PRId64 "%s; %s",
 		out_member(r->result, "ended_by")[0] ? "command ended"
 						     : "a process of the command was killed",
-		what, json_get_int(limit, "value", 0), unit, verb);
+		what, out_int(limit, "value", 0), unit, verb);
 	out_text(stderr, flag[0] ? flag : "nothing more can be had here");
 	fputs(")\n", stderr);
 	return true;
@@ -455,9 +459,8 @@ static void tell_timeout(const struct runner *r)
 
 static int finish_result(struct runner *r)
 {
-	json_object *code = json_get(r->result, "exit_code");
-	int status =
-		json_object_is_type(code, json_type_int) ? json_object_get_int(code) : EXIT_PYRO;
+	int64_t code = out_int(r->result, "exit_code", -1);
+	int status = code < 0 || code > UINT8_MAX ? EXIT_PYRO : (int)code; /* no other is one */
 	bool timed_out = json_object_get_boolean(json_get(r->result, "timed_out"));
 
 	if (timed_out || tell_limit(r, false) || !r->cli->quiet)

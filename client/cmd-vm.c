@@ -64,8 +64,8 @@ void cmd_vm_print(json_object *vm)
 	put_line("Environment", out_member(vm, "environment"));
 	put_line("State", out_member(vm, "state"));
 	put_line("Execution mode", out_member(vm, "execution_mode"));
-	printf("Resources: %" PRId64 " vCPU / %" PRId64 " MiB\n", json_get_int(vm, "vcpu_count", 0),
-		json_get_int(vm, "mem_mib", 0));
+	printf("Resources: %" PRId64 " vCPU / %" PRId64 " MiB\n", out_int(vm, "vcpu_count", 0),
+		out_int(vm, "mem_mib", 0));
 	for (size_t i = 0; i < ARRAY_SIZE(when_set); i++)
 		if (out_member(vm, when_set[i][1])[0])
 			put_line(when_set[i][0], out_member(vm, when_set[i][1]));

@@ -120,13 +120,17 @@ static void print_verb(const struct verb *v)
 			(void)snprintf(left, sizeof(left), "--%s", e->name);
 		print_row(left, e->help);
 	}
-	if (v->guest_status)
-		fputs("\nSizes may be written 512M or 2G, durations 90 or 5m. -e K takes K from your environment.\n"
-		      "Options end at -- or at the first word after ENVIRONMENT. Several words are quoted and\n"
-		      "joined into one shell line, a single word passes as it is. After `run`, --user names the\n"
-		      "guest's user. Exit status: the command's; 128+N for signal N, 124 timed out, 130 after\n"
-		      "Ctrl-C, 125 for a failure of pyro's own.\n",
-			stdout);
+	if (v->guest_status) {
+		char first[FLAG_NAME_MAX];
+
+		field_metavar(&fields[0], first);
+		printf("\nSizes may be written 512M or 2G, durations 90 or 5m. -e K takes K from your environment.\n"
+		       "Options end at -- or at the first word after %s. Several words are quoted and joined\n"
+		       "into one shell line, a single word passes as it is. After `%s%s%s`, --user names the\n"
+		       "guest's user. Exit status: the command's; 128+N for signal N, 124 timed out, 130 after\n"
+		       "Ctrl-C, 125 for a failure of pyro's own.\n",
+			first, v->noun ? v->noun : "", v->noun ? " " : "", v->name);
+	}
 	printf("\n%s\nExample:\n%s\n", global_help, v->example);
 }
 

@@ -13,6 +13,7 @@
 #include "client/cmd.h"
 #include "client/output.h"
 #include "client/correct.h"
+#include "client/foreign.h"
 #include "client/suggest.h"
 #include "proto/api.h"
 #include "proto/json.h"
@@ -118,27 +119,105 @@ static void find_meant(const char *noun, struct suggestion *s, char ret[64])
 	}
 }
 
+static const struct verb *named_verb(const char *words)
+{
+	char noun[32];
+	const char *space = strchr(words, ' ');
+
+	if (!space)
+		return find_verb(NULL, words);
+	(void)snprintf(noun, sizeof(noun), "%.*s", (int)(space - words), words);
+	return find_verb(noun, space + 1);
+}
+
+/* A machine's id stands among the words. */
+static bool has_vm_id(char **words)
+{
+	for (; *words; words++)
+		if (startswith(*words, "vm-"))
+			return true;
+	return false;
+}
+
+/* The words of the command that are wrong: argv[from..to). */
+struct wrong {
+	const char *noun; /* NULL unless one stands before from */
+	int argc;
+	char **argv;
+	int from, to;
+};
+
+/*
+ * The line with `meant` in place of what is wrong, if it is a whole one; else a line that leads there, and in *ret_cause what it
+ * lacks. NULL: out of memory. Owned by the caller.
+ */
+static char *meant_line(const struct wrong *w, const char *meant, char **ret_cause)
+{
+	_cleanup_error_ struct error lacks = ERROR_INIT;
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	struct cli cli = { .mode = PYRO_AUTO };
+	const struct verb *v = w->noun ? find_verb(w->noun, meant) : named_verb(meant);
+	const struct api_field *first;
+	int at = w->to;
+	char *fix;
+
+	if (!v && !w->noun && at < w->argc) /* a noun: its verb follows */
+		v = find_verb(meant, w->argv[at++]);
+	if (v && cmdline_parse(&line, &cli, v, w->argc, w->argv, at, &lacks) >= 0) {
+		fix = correct_line(w->argc, w->argv, w->from, w->to, meant);
+		if (fix)
+			return fix;
+	}
+	if (lacks.message)
+		*ret_cause = strdup(lacks.message);
+	if (!v)
+		return str_printf("pyro %s --help", w->noun ? w->noun : meant);
+	first = api_methods[v->method].params;
+	if (first->name && streq(first->name, "vm_id") && !has_vm_id(w->argv + w->to))
+		return strdup("pyro vm list");
+	return str_printf(
+		"pyro %s%s%s --help", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
+}
+
+static int unknown(const struct wrong *w, const char *meant, struct error *err)
+{
+	const char *noun = w->noun ? w->noun : "", *space = w->noun ? " " : "";
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
+	bool two = w->to - w->from > 1;
+
+	fix = meant ? meant_line(w, meant, &cause) : str_printf("pyro %s%s--help", noun, space);
+	return error_set(err, ERROR_USAGE, cause, fix, "unknown command '%s%s%s%s%s'%s%s%s%s%s",
+		noun, space, w->argv[w->from], two ? " " : "", two ? w->argv[w->from + 1] : "",
+		meant ? "; did you mean '" : "", meant ? noun : "", meant ? space : "",
+		meant ? meant : "", meant ? "'?" : "");
+}
+
+/* A word of docker's, systemctl's or git's. */
+static int foreign_command(const struct wrong *w, const struct foreign_word *f, struct error *err)
+{
+	_cleanup_free_ char *lacks = NULL, *fix = f->means ? meant_line(w, f->means, &lacks) : NULL;
+
+	if (!f->cause)
+		return unknown(w, f->means, err);
+	return error_set(err, ERROR_USAGE, f->cause, fix && !lacks ? fix : f->fix,
+		"unknown command '%s'", f->words);
+}
+
 /* argv[at] is the word that is wrong. */
 static int unknown_command(const char *noun, int argc, char **argv, int at, struct error *err)
 {
-	_cleanup_free_ char *fix = NULL;
+	struct wrong w = { .noun = noun, .argc = argc, .argv = argv, .from = at, .to = at + 1 };
 	struct suggestion s = SUGGESTION(own_name(argv[at]));
-	const struct foreign_word *foreign = noun ? NULL : foreign_word_find(argv[at]);
+	const struct foreign_word *f = foreign_word_find(
+		noun ? noun : argv[at], noun ? argv[at] : argv[at + 1], has_vm_id(argv + at + 1));
 	char meant[64] = "";
 
-	if (foreign)
-		return error_set(err, ERROR_USAGE, foreign->cause, foreign->fix,
-			"unknown command '%s'", argv[at]);
+	if (f && !noun && strchr(f->words, ' '))
+		w.to++;
+	if (f)
+		return foreign_command(&w, f, err);
 	find_meant(noun, &s, meant);
-	if (meant[0]) {
-		fix = correct_line(argc, argv, at, at + 1, meant);
-		return error_set(err, ERROR_USAGE, NULL, fix ? fix : "pyro --help",
-			"unknown command '%s%s%s'; did you mean '%s%s%s'?", noun ? noun : "",
-			noun ? " " : "", argv[at], noun ? noun : "", noun ? " " : "", meant);
-	}
-	fix = str_printf("pyro %s%s--help", noun ? noun : "", noun ? " " : "");
-	return error_set(err, ERROR_USAGE, NULL, fix, "unknown command '%s%s%s'", noun ? noun : "",
-		noun ? " " : "", argv[at]);
+	return unknown(&w, meant[0] ? meant : NULL, err);
 }
 
 static int no_command(const char *noun, struct error *err)
@@ -163,6 +242,18 @@ static int take_scope(struct cli *cli, struct error *err)
 	return 0;
 }
 
+static int print_version_json(const char *daemon, int64_t api)
+{
+	_cleanup_json_ json_object *o = json_object_new_object();
+
+	if (!o || json_add_str(o, "version", pyro_version()) < 0 ||
+		json_add_str(o, "daemon_version", daemon[0] ? daemon : NULL) < 0 ||
+		json_add_int(o, "api_version", api) < 0)
+		return -ENOMEM;
+	out_json(o);
+	return 0;
+}
+
 static int print_version(const struct cli *cli)
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
@@ -172,27 +263,23 @@ static int print_version(const struct cli *cli)
 
 	if (pyro_connect(cli->socket, (enum pyro_mode)(cli->mode | PYRO_NO_START), &p, NULL) >= 0)
 		info = json_tokener_parse(pyro_daemon_info(p));
-	if (info && json_object_object_get_ex(info, "api_version", &api))
+	if (info && json_object_object_get_ex(info, "api_version", &api) &&
+		json_object_is_type(api, json_type_int))
 		version = json_object_get_int64(api);
+	if (cli->json)
+		return print_version_json(out_member(info, "version"), version);
 	printf("pyro %s (daemon ", pyro_version());
 	out_text(stdout, info ? out_member(info, "version") : "not running");
 	printf(", api %" PRId64 ")\n", version);
 	return 0;
 }
 
-/* What stands for a word of docker's is put in its place: at most two words. */
+/* The verb of ours that takes the arguments of a word of docker's. */
 static const struct verb *foreign_verb(const char *word)
 {
-	const struct foreign_word *f = foreign_word_find(word);
-	char noun[32];
-	const char *space = f && f->means ? strchr(f->means, ' ') : NULL;
+	const struct foreign_word *f = foreign_word_find(word, NULL, false);
 
-	if (!f || !f->means)
-		return NULL;
-	if (!space)
-		return find_verb(NULL, f->means);
-	(void)snprintf(noun, sizeof(noun), "%.*s", (int)(space - f->means), f->means);
-	return find_verb(noun, space + 1);
+	return f && f->runs ? named_verb(f->means) : NULL;
 }
 
 /*
@@ -209,6 +296,9 @@ static int choose(
 	if (r >= 0 && *i < argc && streq(argv[*i], "help")) { /* pyro help run: pyro run --help */
 		extra |= EXTRA_HELP;
 		(*i)++;
+		r = globals_parse(cli, NULL, argc, argv, i, &extra, err);
+		if (r >= 0 && *i < argc && streq(argv[*i], "help"))
+			(*i)++;
 	}
 	if (r >= 0 && *i < argc && is_noun(argv[*i])) {
 		noun = argv[(*i)++];
@@ -290,6 +380,16 @@ static int finish_output(
 	return failure_status(v, &err);
 }
 
+static void aim_fix(const struct cli *cli, struct error *err)
+{
+	char *aimed = err->fix ? cli_aim_fix(cli, err->fix) : NULL;
+
+	if (!aimed)
+		return;
+	free(err->fix);
+	err->fix = aimed;
+}
+
 int main(int argc, char **argv)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -315,6 +415,7 @@ int main(int argc, char **argv)
 				&err, error_code_for_errno(r), r, NULL, "the command failed");
 		if (err.code == ERROR_INTERNAL)
 			error_default_fix(&err, "pyro --version, and report it with that");
+		aim_fix(&cli, &err);
 		out_error(&cli, &err);
 		r = failure_status(v, &err);
 	}

@@ -9,6 +9,7 @@
 #include "options.h"
 
 #include "client/correct.h"
+#include "client/foreign.h"
 #include "client/suggest.h"
 #include "client/text.h"
 #include "proto/api.h"
@@ -76,6 +77,7 @@ struct parser {
 	size_t n_words;
 	int from, to; /* what is being read: argv from there to i, or, where it is not 0, to `to` */
 	int verb_end; /* where in argv the verb's own words begin */
+	int took_at;  /* of a flag that took a word of the verb's as its value; 0: none */
 	struct error *err;
 };
 
@@ -157,7 +159,9 @@ static bool find_flag(const struct parser *p, const char *name, struct flag *ret
 			ret->extra = e;
 			return true;
 		}
-	ret->foreign = p->verb && p->verb->guest_status ? foreign_flag_find(name) : NULL;
+	ret->foreign = p->verb && (p->verb->guest_status || p->verb->method == API_M_vm_create)
+			       ? foreign_flag_find(name)
+			       : NULL;
 	if (ret->foreign)
 		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(global_flags); i++)
@@ -197,6 +201,23 @@ static int usage(const struct parser *p, const char *what, const char *value)
 		title[0] ? ": " : "", what, value ? " " : "", value ? value : "");
 }
 
+/* A word of the verb's is not there. Where a flag took one as its value, the fix is the line without that flag. */
+static int missing(const struct parser *p, const char *what)
+{
+	_cleanup_free_ char *fix = NULL;
+	const char *flag = p->argv[p->took_at], *value = p->argv[p->took_at + 1];
+	char title[64];
+
+	if (p->took_at > 0)
+		fix = correct_line(p->argc, p->argv, p->took_at, p->took_at + 1, NULL);
+	if (!fix)
+		return usage(p, "missing", what);
+	verb_title(p->verb, title, sizeof(title));
+	return error_set(p->err, ERROR_USAGE, NULL, fix,
+		"%s: missing %s; %s has taken '%.*s' as its value", title + 1, what, flag,
+		utf8_cut(value, VALUE_SHOWN), value);
+}
+
 /* A global flag behind the command: the fix is the line in its right order. */
 static int misplaced(const struct parser *p, const char *flag)
 {
@@ -209,16 +230,27 @@ static int misplaced(const struct parser *p, const char *flag)
 		p->verb ? title + 1 : p->noun, flag);
 }
 
-/* A flag of docker's that has no counterpart, or needs none. */
-static int take_foreign(const struct parser *p, const struct foreign_flag *f)
+/* A flag of docker's that has no counterpart, or needs none. The fix is the line without it, or with ours. */
+static int take_foreign(const struct parser *p, const struct foreign_flag *f, const char *value)
 {
+	_cleanup_free_ char *fix = NULL, *word = NULL, *ours = NULL;
+	bool cluster = p->argv[p->at][1] != '-' && p->argv[p->at][2] && !f->takes_value;
 	char title[64];
 
-	if (!f->fix)
+	if (!f->cause && !f->means)
 		return 0;
+	if (f->means) {
+		word = shell_quote(value);
+		ours = word ? str_printf("%s %s", f->means, word) : NULL;
+	}
+	if (!cluster && !f->fix && (ours || !f->means))
+		fix = correct_line(p->argc, p->argv, p->at, p->i, ours);
+	if (!fix && !f->fix)
+		fix = str_printf("leave out %s", f->name);
 	verb_title(p->verb, title, sizeof(title));
-	return error_set(
-		p->err, ERROR_USAGE, f->cause, f->fix, "%s: there is no %s", title + 1, f->name);
+	return error_set(p->err, ERROR_USAGE, f->cause, f->fix ? f->fix : fix,
+		"%s: there is no %s%s%s%s", title + 1, f->name, f->means ? "; did you mean " : "",
+		f->means ? f->means : "", f->means ? "?" : "");
 }
 
 static int unknown_option(const struct parser *p, const char *name)
@@ -255,17 +287,50 @@ static int unknown_option(const struct parser *p, const char *name)
 		title[0] ? ": " : "", name, s.best);
 }
 
+/*
+ * True if what was taken as a flag's value is a word of the verb's: its value was forgotten. An environment is told by its
+ * colon, a machine by its id.
+ */
+static bool is_own_word(const struct parser *p, const char *word)
+{
+	struct flag f;
+
+	if (streq(word, "--"))
+		return true;
+	if (word[0] == '-')
+		return word[1] && strcspn(word + 1, "0123456789") > 0 && find_flag(p, word, &f);
+	for (const struct api_field *a = p->fields; a && a->name; a++)
+		if ((streq(a->name, "environment") && strchr(word, ':') && word[0] > '9') ||
+			(streq(a->name, "vm_id") && startswith(word, "vm-")))
+			return true;
+	return false;
+}
+
+/* What stands for a flag whose value was not good: the flag with `good` (quoted), or, where that is NULL, nothing; then the word
+ * that it took and that is not its value. Owned by the caller; NULL: no words, or out of memory. */
+static char *good_flag(const struct parser *p, const char *flag, const char *good)
+{
+	const char *value = p->argv[p->i - 1];
+	bool keep = p->i - p->from == 2 && is_own_word(p, value);
+	_cleanup_free_ char *kept = keep ? shell_quote(value) : NULL;
+
+	if (!kept)
+		return good ? str_printf("%s %s", flag, good) : NULL;
+	return good ? str_printf("%s %s %s", flag, good, kept) : TAKE_PTR(kept);
+}
+
 /* Refuses the words that are being read. The fix is the line with `good` (quoted) as their value, NULL: without them. */
 static int refuse(const struct parser *p, const char *flag, const char *good, const char *cause,
 	const char *message)
 {
 	int to = p->to ? p->to : p->i;
 	_cleanup_free_ char *text = NULL, *fix = NULL;
-
 	bool cluster = !p->to && p->argv[p->from][1] != '-' && p->argv[p->from][1] != flag[1];
 
-	if (good)
-		text = p->to ? strdup(good) : str_printf("%s %s", flag, good);
+	if (!p->to)
+		text = good_flag(p, flag, good);
+	else if (good)
+		text = strdup(good);
 	if (!cluster && (!good || text))
 		fix = correct_line(p->argc, p->argv, p->from, to, text);
 	if (!fix)
@@ -482,6 +547,8 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 		if (p->i >= p->argc)
 			return usage(p, "this option needs a value:", name);
 		value = p->argv[p->i++];
+		if (p->verb && is_own_word(p, value) && strlen(name) == strlen(p->argv[p->i - 2]))
+			p->took_at = p->i - 2;
 	}
 	if (f.field)
 		return take_field(p, f.field, name, value);
@@ -490,7 +557,7 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 		return 0;
 	}
 	if (f.foreign)
-		return take_foreign(p, f.foreign);
+		return take_foreign(p, f.foreign, value);
 	return take_global(p, f.global, value);
 }
 
@@ -591,7 +658,7 @@ static int take_rest(struct parser *p, const struct api_field *f, size_t from)
 	int r;
 
 	if (from >= p->n_words)
-		return usage(p, "missing CMD, the command", NULL);
+		return missing(p, "CMD, the command");
 	r = shell_join(p->words + from, p->n_words - from, &command);
 	if (r < 0)
 		return r;
@@ -629,7 +696,7 @@ static int take_positionals(struct parser *p)
 			p->to = p->from + 1;
 			r = take_field(p, f, name, p->words[used++]);
 		} else {
-			r = f->flags & API_REQUIRED ? usage(p, "missing", name) : 0;
+			r = f->flags & API_REQUIRED ? missing(p, name) : 0;
 		}
 		if (r < 0)
 			return r;

@@ -109,13 +109,16 @@ json_object *out_error_json(const struct error *err)
 /* Words of the command line and paths are in it as they were given, and need not be UTF-8. */
 void out_json(json_object *o)
 {
-	_cleanup_free_ char *safe = NULL;
-	int form = isatty(STDOUT_FILENO) ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED
-					 : JSON_C_TO_STRING_PLAIN;
+	_cleanup_free_ char *repaired = NULL, *safe = NULL;
+	bool terminal = isatty(STDOUT_FILENO);
+	int form = terminal ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED
+			    : JSON_C_TO_STRING_PLAIN;
 	const char *text = json_object_to_json_string_ext(o, form | JSON_C_TO_STRING_NOSLASHESCAPE);
 
 	if (text && !text_is_utf8(text))
-		text = safe = utf8_repair(text);
+		text = repaired = utf8_repair(text);
+	if (text && terminal)
+		text = safe = text_escape_json(text);
 	puts(text ? text
 		  : "{\"ok\":false,\"error\":{\"code\":\"internal\",\"message\":\"out of memory\"}}");
 }
@@ -158,6 +161,13 @@ const char *out_member(json_object *o, const char *key)
 		!json_object_is_type(v, json_type_string))
 		return "";
 	return json_object_get_string(v);
+}
+
+int64_t out_int(json_object *o, const char *key, int64_t dflt)
+{
+	json_object *v = json_get(o, key);
+
+	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : dflt;
 }
 
 json_object *out_array(json_object *o, const char *key)

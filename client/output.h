@@ -23,7 +23,7 @@ char *out_fix(const char *fix);
 /* The --json form. NULL when out of memory. Owned by the caller. */
 json_object *out_error_json(const struct error *err);
 
-/* JSON on stdout: indented on a terminal, else one line. */
+/* JSON on stdout: on a terminal indented, and with what could play with it as \uNNNN; else one line. */
 void out_json(json_object *o);
 
 /* One "[verb] …" line on stderr unless -q. Strings in it must be escaped with out_text. */
@@ -45,6 +45,9 @@ void out_list(const struct cli *cli, json_object *rows, const struct out_column 
 
 /* A string member for printing: "" when absent. Borrowed. Any type but a string is as absent. */
 const char *out_member(json_object *o, const char *key);
+
+/* A whole number; dflt when absent or of another type. */
+int64_t out_int(json_object *o, const char *key, int64_t dflt);
 
 /* An array or object member; NULL when absent or of another type. Borrowed. */
 json_object *out_array(json_object *o, const char *key);

@@ -246,3 +246,28 @@ char *text_escape(const char *s, const char *indent)
 	}
 	return stream_finish(&f, &text, &done) < 0 ? NULL : done;
 }
+
+char *text_escape_json(const char *s)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	const uint8_t *p = (const uint8_t *)s;
+	size_t size = 0;
+	char *done;
+
+	f = open_memstream(&text, &size);
+	if (!f)
+		return NULL;
+	while (*p) {
+		uint32_t c = 0;
+		size_t n = MAX_OF(utf8_char(p, &c), (size_t)1);
+
+		/* The library has written those below 0x20 so already, but for the line ends between members. */
+		if (c >= 0x20 && char_is_unsafe(c))
+			fprintf(f, "\\u%04x", c);
+		else
+			fwrite(p, 1, n, f);
+		p += n;
+	}
+	return stream_finish(&f, &text, &done) < 0 ? NULL : done;
+}

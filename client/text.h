@@ -31,3 +31,6 @@ bool text_is_utf8(const char *s);
  * NULL when out of memory.
  */
 char *text_escape(const char *s, const char *indent);
+
+/* A copy of JSON text in which characters that play with a terminal are written \uNNNN. NULL when out of memory. */
+char *text_escape_json(const char *s);

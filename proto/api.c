@@ -324,13 +324,13 @@ static const struct api_field env_prune_result[] = {
 #define FIELD_NETWORK \
 	{ \
 		.name = "network", .type = API_BOOL, .dflt = "false", \
-		.help = "Connect it to the network." \
+		.help = "Connect it to the network (not in this version)." \
 	}
 
 #define FIELD_ALLOW_HOST_COMPAT \
 	{ \
 		.name = "allow_host_compat", .type = API_BOOL, .dflt = "false", \
-		.help = "Allow running without a machine where none can run." \
+		.help = "Allow running without a machine where none can run (not in this version)." \
 	}
 
 #define FIELD_ACCELERATOR \
@@ -382,7 +382,7 @@ static const struct api_field env_prune_result[] = {
 	{ \
 		.name = "interactive", .type = API_BOOL, .dflt = "false", .flags = API_NO_MCP, \
 		.cli = "-i", \
-		.help = "The caller sends stdin over stdio; without either it is /dev/null." \
+		.help = "Pass the caller's standard input on; else the command's is /dev/null." \
 	}
 
 #define FIELD_STDIO \

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -15,7 +16,7 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN
+from conftest import BUILD_ASAN, TOP
 from fake_daemon import EXEC, STDERR, STDOUT, VM, Failure, FakeDaemon, Gone
 
 PYRO = os.environ.get("PYRO_TEST_CLI", BUILD_ASAN + "/client/pyro")
@@ -135,13 +136,54 @@ def test_usage(env, fake, args, status, says):
     (["run", "--cpu=2", "debian:12", "true"], 125, "did you mean --cpus?", "pyro run --cpus=2 debian:12 true"),
     (["--jsn", "env", "list"], 2, "did you mean --json?", "pyro --json env list"),
     (["env", "list", "--usr"], 2, "unknown option --usr", "pyro env list --help"),
-    (["exec", VM, "true"], 2, "unknown command 'exec'", "pyro vm exec VM_ID -- CMD"),
+    (["exec", VM, "true"], 2, "unknown command 'exec'", "pyro vm exec %s true" % VM),
+    (["exec", "-it", "web", "sh"], 2, "unknown command 'exec'", "pyro run debian:12 -- uname -a"),
     (["ps"], 2, "unknown command 'ps'", "pyro vm list"),
     (["ssh", "x"], 2, "unknown command 'ssh'", "pyro run -i debian:12 -- sh"),
-    (["cp", "a", "b"], 2, "unknown command 'cp'", "tar c FILE | pyro run -i debian:12 -- tar xv"),
-    (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: there is no -v", None),
-    (["run", "-p", "80:80", "debian:12", "true"], 125, "run: there is no -p", "leave it out"),
-    (["run", "--mount=type=bind", "debian:12", "true"], 125, "run: there is no --mount", None),
+    (["cp", "a", "b"], 2, "unknown command 'cp'", "tar c /etc/hostname | pyro run -i debian:12 -- tar xv"),
+    (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: there is no -v", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
+    (["run", "-p", "80:80", "debian:12", "true"], 125, "run: there is no -p", "pyro run debian:12 true"),
+    (["run", "-p80:80", "debian:12", "true"], 125, "run: there is no -p", "pyro run debian:12 true"),
+    (["run", "--mount=type=bind", "debian:12", "true"], 125, "run: there is no --mount", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
+    (["run", "-d", "debian:12", "true"], 125, "run: there is no -d", "pyro run debian:12 true"),
+    (["run", "-qd", "debian:12", "true"], 125, "run: there is no -d", "leave out -d"),
+    (["run", "--name", "x", "debian:12", "true"], 125, "run: there is no --name", "pyro run debian:12 true"),
+    (["run", "--entrypoint=sh", "debian:12", "true"], 125, "run: there is no --entrypoint", "pyro run debian:12 true"),
+    (["run", "--workdir", "/a b", "debian:12", "true"], 125, "did you mean --cwd?", "pyro run --cwd '/a b' debian:12 true"),
+    (["run", "--privileged", "debian:12", "true"], 125, "run: there is no --privileged", "pyro run debian:12 true"),
+    (["vm", "create", "--name", "x", "debian:12"], 2, "vm create: there is no --name", "pyro vm create debian:12"),
+    (["rm", "web"], 2, "did you mean 'vm delete'?", "pyro vm list"),
+    (["status"], 2, "did you mean 'vm status'?\n  cause: vm status: missing VM_ID\n", "pyro vm list"),
+    (["status", VM], 2, "did you mean 'vm status'?", "pyro vm status " + VM),
+    (["kill", VM], 2, "did you mean 'vm stop'?", "pyro vm stop " + VM),
+    (["kill", "web"], 2, "did you mean 'vm stop'?", "pyro vm list"),
+    (["vm", "sttus"], 2, "did you mean 'vm status'?", "pyro vm list"),
+    (["vm", "stats", VM, "x"], 2, "did you mean 'vm status'?\n  cause: vm status: unexpected word x\n", "pyro vm status --help"),
+    (["stats"], 2, "unknown command 'stats'\n  cause: this version does not show what runs in a machine\n", "pyro vm list"),
+    (["top"], 2, "unknown command 'top'", "pyro vm list"),
+    (["logs", VM], 2, "unknown command 'logs'", "pyro run debian:12 -- uname -a | tee output"),
+    (["attach", VM], 2, "unknown command 'attach'", "pyro run -i debian:12 -- sh"),
+    (["rmi", "debian:12"], 2, "unknown command 'rmi'\n  cause: no environment is removed by itself", "pyro env prune --all --dry-run"),
+    (["env", "rm", "debian:12"], 2, "unknown command 'env rm'", "pyro env prune --all --dry-run"),
+    (["image", "ls"], 2, "unknown command 'image ls'; did you mean 'env list'?", "pyro env list"),
+    (["image", "pull", "debian:12"], 2, "did you mean 'env pull'?", "pyro env pull debian:12"),
+    (["container", "rm", VM], 2, "did you mean 'vm delete'?", "pyro vm delete " + VM),
+    (["container", "ls", "-a"], 2, "did you mean 'vm list'?\n  cause: vm list: unknown option -a\n", "pyro vm list --help"),
+    (["inspect", "debian:12"], 2, "did you mean 'env inspect'?", "pyro env inspect debian:12"),
+    (["inspect", VM], 2, "did you mean 'vm status'?", "pyro vm status " + VM),
+    (["evn"], 2, "did you mean 'env'?", "pyro env --help"),
+    (["evn", "ls"], 2, "did you mean 'env'?", "pyro env ls"),
+    (["rnu", "debian:12"], 2, "did you mean 'run'?\n  cause: run: missing CMD, the command\n", "pyro run --help"),
+    (["ws", "up"], 2, "unknown command 'ws'\n  cause: it comes with a later version\n", "pyro --help"),
+    (["run", "-m", "debian:12", "--", "id"], 125, "-m: 'debian:12' is not a size", "pyro run -m 1024M debian:12 -- id"),
+    (["run", "--cpus", "debian:12", "id"], 125, "'debian:12' is not a whole number", "pyro run --cpus 1 debian:12 id"),
+    (["run", "-m", "--cpus", "2", "debian:12", "id"], 125, "'--cpus' is not a size", "pyro run -m 1024M --cpus 2 debian:12 id"),
+    (["run", "--ttl-seconds", "debian:12", "id"], 125, "is not a duration", "pyro run debian:12 id"),
+    (["run", "--accelerator", "debian:12", "id"], 125, "is not one of auto, kvm", "pyro run --accelerator auto debian:12 id"),
+    (["run", "-w", "debian:12", "--", "id"], 125, "missing CMD, the command; -w has taken 'debian:12' as its value", "pyro run debian:12 -- id"),
+    (["run", "-e", "debian:12", "id"], 125, "missing CMD, the command; -e has taken", "pyro run debian:12 id"),
+    (["run", "-w", "debian:12"], 125, "missing ENVIRONMENT; -w has taken", "pyro run debian:12"),
+    (["vm", "exec", "--timeout", VM, "id"], 125, "is not a duration", "pyro vm exec --timeout 30s %s id" % VM),
     (["--bogus"], 2, "unknown option --bogus", "pyro --help"),
 ])
 def test_nearly_right(env, fake, args, status, says, fix):
@@ -150,6 +192,59 @@ def test_nearly_right(env, fake, args, status, says, fix):
     assert (got, out) == (status, "") and says in err, err
     assert fix is None or fixed(err) == fix
     assert not fake.calls
+
+
+def rows(name, first):
+    """The first strings of the rows of a table of foreign.c: what there is to be tried."""
+    with open(TOP + "/client/foreign.c") as f:
+        table = f.read().split(name + "[] = {")[1].split("\n};")[0]
+    return re.findall(first, table)
+
+
+def runs(env, fake, fix):
+    """As it is pasted, with pyro on PATH."""
+    binary = env["HOME"] + "/bin"
+    os.makedirs(binary, exist_ok=True)
+    if not os.path.exists(binary + "/pyro"):
+        os.symlink(PYRO, binary + "/pyro")
+    p = subprocess.run(["bash", "-o", "pipefail", "-c", fix], env=dict(env, PATH=binary + ":" + env["PATH"]), capture_output=True, text=True,
+                       stdin=subprocess.DEVNULL, cwd=env["HOME"] + "/bin", timeout=60)
+    assert p.returncode == 0, (fix, p)
+
+
+def served(fake):
+    fake.guest = lambda run: run.result()
+    fake.results.update({"env.list": {"catalog_version": "1", "environments": []}, "env.prune": {"deleted": [], "bytes_freed": 0},
+                         "env.pull": {}, "env.inspect": {}, "vm.list": {"vms": []}, "vm.delete": {"vm_id": VM}, "vm.create": machine(),
+                         "system.doctor": {"runtime": {"ok": True}}, "vm.reap_expired": {"deleted_vm_ids": []},
+                         **{"vm." + verb: machine() for verb in ("status", "start", "stop")}})
+
+
+def test_every_word_of_docker_has_a_fix_that_runs(env, fake):
+    """With nothing, an environment, a machine and a command behind it: what is said next is never a refusal."""
+    words = rows("foreign_words", r'(?:NONE|AS|OF_VM)\("([^"]+)"|\.words = "([^"]+)"')
+    assert len(words) > 60
+    served(fake)
+    fixes = set()
+    for word in [a or b for a, b in words]:
+        for more in ([], ["debian:12"], [VM], [VM, "true"], ["-it", "web", "sh"]):
+            status, _, err = pyro(env, *word.split(), *more)
+            if word in ("images", "pull", "info") and not status:
+                continue
+            assert err.count("\n  fix: ") == 1, err
+            fixes.add(fixed(err))
+    for fix in fixes:
+        runs(env, fake, fix)
+
+
+def test_every_flag_of_docker_has_a_fix_that_runs(env, fake):
+    served(fake)
+    flags = rows("foreign_flags", r'(FLAG|VALUE)\("([^"]+)"')
+    assert len(flags) > 30
+    for kind, name in flags:
+        status, _, err = pyro(env, "run", name, *(["x"] if kind == "VALUE" else []), "debian:12", "true")
+        assert status == 125 and "run: there is no %s\n  cause: " % name in err, err
+        runs(env, fake, fixed(err))
 
 
 def test_words_of_docker_that_work(env, fake):
@@ -167,6 +262,11 @@ def test_help_before_and_behind(env, words):
     behind = pyro(env, *words, "--help")
     assert behind[0] == 0 and pyro(env, "help", *words) == behind
     assert "Before the command:" in behind[1] and "Anywhere:" in behind[1]
+    assert pyro(env, "help", "--json", *words) == behind
+
+
+def test_help_of_help(env):
+    assert pyro(env, "--help") == pyro(env, "help") == pyro(env, "help", "help") == pyro(env, "help", "--json") == pyro(env, "help", "-q", "help")
 
 
 def test_scope(env, fake):
@@ -208,14 +308,25 @@ def test_help_has_an_example(env, args):
     assert "Usage: pyro" in out and "Example:\n  pyro" in out or "  tar c" in out
 
 
+def test_help_speaks_of_its_own_command(env):
+    out = pyro(env, "vm", "exec", "--help")[1]
+    assert "first word after VM_ID." in out and "After `vm exec`, --user" in out and "either" not in out and "ENVIRONMENT" not in out
+    out = pyro(env, "run", "--help")[1]
+    assert "first word after ENVIRONMENT." in out and "After `run`, --user" in out
+    for word in ("network", "allow-host-compat", "tty"):
+        assert re.search(r"--%s +.* \(not in this version\)" % word, out), out
+
+
 def test_help_of_a_flag_that_says_no(env):
     assert "--no-probe                Do not run `true` in a probe machine" in pyro(env, "doctor", "--help")[1]
 
 
 def test_version(env, fake):
     assert pyro(env, "--version")[:2] == (0, "pyro 0.1.0 (daemon 9.9, api 1)\n")
+    assert json.loads(pyro(env, "--json", "--version")[1]) == {"version": "0.1.0", "daemon_version": "9.9", "api_version": 1}
     fake.close()
     os.unlink(fake.path)
+    assert json.loads(pyro(env, "--version", "--json")[1]) == {"version": "0.1.0", "daemon_version": None, "api_version": 1}
     assert pyro(env, "--version")[:2] == (0, "pyro 0.1.0 (daemon not running, api 1)\n")
 
 
@@ -532,7 +643,20 @@ threading.Event().wait(30)
     with open(daemon, "w") as f:
         f.write("#!/bin/sh\necho something is wrong here >&2\nexit 1\n")
     p = subprocess.run([binary, "--user", "env", "list"], env=e, capture_output=True, text=True, timeout=30, **user)
-    assert p.returncode == 1 and "ended before it was ready" in p.stderr and "something is wrong here" in p.stderr
+    assert p.returncode == 1 and "ended before it was ready" in p.stderr and "\n  cause: something is wrong here\n" in p.stderr
+
+    def reason(text, **more):
+        with open(daemon, "w") as f:
+            f.write("#!/bin/sh\n%s\nexit 1\n" % text)
+        p = subprocess.run([binary, "--user", "env", "list"], env=dict(e, **more), capture_output=True, text=True, timeout=30, **user)
+        assert p.returncode == 1, p
+        return re.search("\n  cause: (.*)\n", p.stderr).group(1) if "cause: " in p.stderr else None
+    # Its own error, as a person reads it; not what an earlier daemon said, and also where no log can be.
+    errors = 'echo "<3>pyrod: this is wrong (fix: do it)" >&2; echo "<6>pyrod: pyrod ends" >&2'
+    for more in ({}, {"PYRO_STATE_DIR": "/nonexistent/state"}):
+        assert reason(errors, **more) == "this is wrong (fix: do it)"
+        assert reason("", **more) is None
+        assert reason("head -c 100000 /dev/zero | tr '\\\\0' x >&2; " + errors, **more)
 
 
 # --- plain verbs
@@ -555,6 +679,45 @@ def test_env(env, fake):
     assert fake.calls[-1] == ("env.prune", {"all": True, "dry_run": True})
     fake.results["env.inspect"] = {"name": "debian:12", "digest": None}
     assert pyro(env, "env", "inspect", "debian:12")[1] == "Name: debian:12\nDigest: -\n"
+
+
+@pytest.mark.parametrize("given,aimed", [
+    ("pyro vm list", "pyro%s vm list"), ("pyro --user ..., which", "pyro --user ..., which"), ("look: pyro vm list", "look: pyro vm list")])
+def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
+    """A machine that the named daemon does not know is not to be looked for at another."""
+    fake.results["vm.status"] = Failure("vm_not_found", "m", "c", given)
+    fake.results["system.doctor"] = {"runtime": {"ok": False, "checks": [{"name": "x", "ok": False, "detail": "d", "fix": given}]}}
+    for words in (["vm", "status", VM], ["doctor"]):
+        assert aimed.replace("%s", "") in pyro(env, *words)[1 if words == ["doctor"] else 2]
+        assert aimed.replace("%s", " --socket " + fake.path) in pyro(env, "-q", "--socket", fake.path, *words)[1 if words == ["doctor"] else 2]
+
+
+def test_ids_of_the_daemon_are_ids(env, fake):
+    """What else comes in their place is neither printed nor sent back; nor is a status that is none."""
+    for bad in ("\x1b]0;pwn\x07", "vm-\x1b[1m", "ex-0123456789ab", "vm-0123456789ab; rm"):
+        def guest(run):
+            run.progress("start", vm_id=bad)
+            run.progress("execute", vm_id=bad, exec_id=bad)
+            return run.result(exit_code=(1 << 32) + 7)
+        fake.guest = guest
+        status, _, err = pyro(env, "run", "debian:12", "x")
+        assert status == 125 and err.startswith("[run] phase=start vm_id=\n[run] phase=execute vm_id=\n"), err
+
+
+@pytest.mark.parametrize("kind", ["str", [1], {}, True, 1.5, None])
+def test_results_of_other_types_do_not_crash(env, fake, kind):
+    fake.results["vm.status"] = machine(vcpu_count=kind, mem_mib=kind)
+    assert pyro(env, "vm", "status", VM)[1].endswith("Resources: 0 vCPU / 0 MiB\n")
+    fake.guest = lambda run: run.result(exit_code=kind, timed_out=kind, limit={"name": "mem_mib", "value": kind, "flag": kind})
+    assert pyro(env, "run", "debian:12", "x")[0] == 125
+
+
+def test_json_does_not_play_with_a_terminal(env, fake):
+    text = "a\u009b31m\u202eb\x7f\u00e9\n"
+    fake.results["vm.list"] = {"count": 1, "vms": [{"vm_id": text}]}
+    status, out, _ = on_terminal(env, "--json", "vm", "list")
+    assert status == 0 and "a\\u009b31m\\u202eb\\u007f\u00e9\\n" in out and json.loads(out)["vms"][0]["vm_id"] == text
+    assert json.loads(pyro(env, "--json", "vm", "list")[1])["vms"][0]["vm_id"] == text
 
 
 def test_error_is_escaped(env, fake):

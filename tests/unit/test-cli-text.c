@@ -220,6 +220,16 @@ START_TEST(test_escape)
 }
 END_TEST
 
+START_TEST(test_escape_json)
+{
+	_cleanup_free_ char *safe =
+		text_escape_json("{\n  \"a\": \"\xc2\x9b\xe2\x80\xae\x7f\xef\xbb\xbf"
+				 "é😀\\n\"\n}");
+
+	ck_assert_str_eq(safe, "{\n  \"a\": \"\\u009b\\u202e\\u007f\\ufeffé😀\\n\"\n}");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("cli-text");
@@ -234,6 +244,7 @@ int main(void)
 	tcase_add_test(t, test_i64);
 	tcase_add_test(t, test_utf8);
 	tcase_add_test(t, test_escape);
+	tcase_add_test(t, test_escape_json);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
 	srunner_run_all(sr, CK_SILENT);
