@@ -225,14 +225,19 @@ static void take_line(const char *line, char **reason, bool *is_error)
 static void find_reason(const struct starter *s, char **ret)
 {
 	char tail[LOG_TAIL + 1], *line, *at = tail;
-	off_t end = lseek(s->log, 0, SEEK_END);
-	off_t from = MAX_OF(end - (off_t)LOG_TAIL, end < s->log_from ? 0 : s->log_from);
-	ssize_t n = pread(s->log, tail, LOG_TAIL, MAX_OF(from, (off_t)0));
+	off_t end = lseek(s->log, 0, SEEK_END), begin = end < s->log_from ? 0 : s->log_from;
+	off_t from = MAX_OF(end - (off_t)LOG_TAIL, begin);
+	ssize_t n = pread(s->log, tail, LOG_TAIL, from);
 	bool is_error = false;
 
 	if (n <= 0)
 		return;
 	tail[n] = '\0';
+	for (ssize_t i = 0; i < n; i++) /* memory that was not written to is NUL */
+		if (tail[i] == '\0')
+			tail[i] = '\n';
+	if (from > begin) /* in mid-line */
+		(void)strsep(&at, "\n");
 	while ((line = strsep(&at, "\n")))
 		take_line(line, ret, &is_error);
 }

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 
+#include "client/correct.h"
 #include "proto/json.h"
 
 int cli_take_error(struct pyro_error *e, struct error *err)
@@ -33,6 +34,8 @@ char *cli_aim_fix(const struct cli *cli, const char *fix)
 
 	/* A line of the user's own has them. */
 	if (!startswith(fix, pyro) || rest[0] == '-')
+		return strdup(fix);
+	if (cli->socket && !correct_prints(cli->socket)) /* no line can hold it */
 		return strdup(fix);
 	if (cli->socket) {
 		word = shell_quote(cli->socket);

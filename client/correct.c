@@ -9,12 +9,12 @@
 
 #define LINE_BYTES 1000 /* longer ones are not read */
 
-static bool prints(const char *s)
+bool correct_prints(const char *s)
 {
-	for (; *s; s++)
-		if ((unsigned char)*s < 0x20 || *s == 0x7f)
+	for (const char *p = s; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			return false;
-	return true;
+	return text_is_utf8(s);
 }
 
 /* Appends to *line, after a space. */
@@ -45,7 +45,7 @@ static int add_words(char **line, char **argv, int from, int to)
 
 static char *finish(char **line, int r)
 {
-	return r >= 0 && prints(*line) && text_is_utf8(*line) ? TAKE_PTR(*line) : NULL;
+	return r >= 0 && correct_prints(*line) ? TAKE_PTR(*line) : NULL;
 }
 
 char *correct_line(int argc, char **argv, int from, int to, const char *text)

@@ -15,5 +15,8 @@ char *correct_line(int argc, char **argv, int from, int to, const char *text);
  * command's own words begin at `command_at`. */
 char *correct_by_stdin(char **argv, int verb_end, int command_at, const char *command);
 
+/* True for text without control characters: what is printed of it is what can be pasted. */
+bool correct_prints(const char *s);
+
 /* Bytes as printf(1) takes them in single quotes: 'caf\351'. */
 char *correct_octal(const char *bytes);

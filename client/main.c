@@ -47,12 +47,13 @@ const struct verb verbs[] = {
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
 
-/* What is closed becomes /dev/null, or the next file we open would be taken for stdout. */
+/* What is closed becomes /dev/null, or the next file we open would be taken for stdout. Only standard output is opened so that
+ * writing fails (EBADF): what was to be read by somebody is not lost in silence. */
 static void open_standard(void)
 {
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
-			open("/dev/null", fd == STDIN_FILENO ? O_RDONLY : O_WRONLY) != fd)
+			open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) != fd)
 			exit(EXIT_PYRO);
 }
 

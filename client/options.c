@@ -221,7 +221,11 @@ static int missing(const struct parser *p, const char *what)
 /* A global flag behind the command: the fix is the line in its right order. */
 static int misplaced(const struct parser *p, const char *flag)
 {
-	_cleanup_free_ char *fix = suggest_moved(p->argc, p->argv, p->at, p->i);
+	const char *word = p->argv[p->at];
+	/* At the line's end the value is missing, which nobody can guess. */
+	bool whole = !streq(word, "--socket") || p->i - p->at == 2;
+	_cleanup_free_ char *fix = whole ? suggest_moved(p->argc, p->argv, p->at, p->i)
+					 : correct_line(p->argc, p->argv, p->at, p->i, NULL);
 	char title[64];
 
 	verb_title(p->verb, title, sizeof(title));

@@ -243,8 +243,9 @@ class FakeDaemon:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.bind(path)
         self.sock.listen(backlog)
+        self.acceptor = threading.Thread(target=self._accept, daemon=True) if accept else None
         if accept:
-            threading.Thread(target=self._accept, daemon=True).start()
+            self.acceptor.start()
 
     def wait_called(self, method, seconds=20):
         with self.called:
@@ -279,4 +280,8 @@ class FakeDaemon:
         raise Failure("unsupported", "no such method: " + method)
 
     def close(self):
+        """Ends the thread first: its next accept() would be on whatever has the descriptor's number by then."""
+        if self.acceptor and self.sock.fileno() >= 0:
+            self.sock.shutdown(socket.SHUT_RDWR)
+            self.acceptor.join(20)
         self.sock.close()

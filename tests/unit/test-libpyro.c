@@ -474,8 +474,37 @@ static void peer_start_at(struct peer *p, const char *dir, uid_t uid, mode_t mod
 #define NOBODY     65534
 #define NOBODY_RUN "/run/user/65534"
 
+/* A server of another user's in a folder in which everybody can write; ends well when nothing is said to it. */
+static void serve_as(struct peer *p, const char *dir, uid_t uid)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int ready[2], listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+	char byte = 0;
+
+	(void)snprintf(p->path, sizeof(p->path), "%s/pyrod.sock", dir);
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", p->path);
+	ck_assert_int_eq(mkdir(dir, 0755), 0);
+	ck_assert_int_eq(chmod(dir, 0777), 0);
+	ck_assert_int_eq(pipe(ready), 0);
+	p->pid = fork();
+	ck_assert_int_ge(p->pid, 0);
+	if (p->pid == 0) {
+		if (setresuid(uid, uid, uid) < 0 ||
+			bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+			listen(listener, 4) < 0 || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		fd = accept(listener, NULL, NULL);
+		_exit(fd >= 0 && read(fd, &byte, 1) == 0 ? 0 : 1);
+	}
+	ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+	ck_assert_int_eq(chown(p->path, NOBODY, NOBODY), 0);
+	(void)close(ready[0]);
+	(void)close(ready[1]);
+	(void)close(listener);
+}
+
 /* /run is this process' own, and the process user nobody, whom the system's socket refuses. */
-static void be_refused(struct peer *system, struct peer *own)
+static void be_refused(struct peer *system, struct peer *own, uid_t server)
 {
 	ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
 	ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
@@ -484,8 +513,10 @@ static void be_refused(struct peer *system, struct peer *own)
 	ck_assert_int_eq(mkdir(NOBODY_RUN, 0755), 0);
 	ck_assert_int_eq(chown(NOBODY_RUN, NOBODY, NOBODY), 0);
 	peer_start_at(system, "/run/pyro", 0, 0600);
-	if (own)
+	if (own && server == NOBODY)
 		peer_start_at(own, NOBODY_RUN "/pyro", NOBODY, 0600);
+	else if (own)
+		serve_as(own, NOBODY_RUN "/pyro", server);
 	ck_assert_int_eq(unsetenv("PYRO_SOCKET"), 0);
 	ck_assert_int_eq(unsetenv("PYRO_RUNTIME_DIR"), 0);
 	ck_assert_int_eq(setenv("HOME", "/nonexistent", 1), 0);
@@ -502,7 +533,7 @@ START_TEST(test_refused_gives_way_to_ones_own)
 
 	if (getuid() != 0)
 		return; /* needs root, to be somebody else */
-	be_refused(&system, &own);
+	be_refused(&system, &own, NOBODY);
 	ck_assert_msg(pyro_connect(NULL, PYRO_AUTO | PYRO_NO_START, &c, &e) == 0, "%s",
 		e ? e->message : "?");
 	ck_assert_str_eq(pyro_socket_path(c), own.path);
@@ -526,12 +557,32 @@ START_TEST(test_refused_names_both_ways)
 
 	if (getuid() != 0)
 		return;
-	be_refused(&system, NULL);
+	be_refused(&system, NULL, NOBODY);
 	ck_assert_int_eq(pyro_connect(NULL, PYRO_AUTO, &c, &e), -EACCES);
 	ck_assert_str_eq(e->message, "no permission to use the socket /run/pyro/pyrod.sock");
 	ck_assert_ptr_nonnull(strstr(e->fix, "usermod -aG pyro nobody"));
 	ck_assert_ptr_nonnull(strstr(e->fix, "pyro --user"));
 	expect_error(e, "permission_denied");
+}
+END_TEST
+
+/* Whose the file is says nothing of who listens. */
+START_TEST(test_another_users_server_is_told_nothing)
+{
+	struct pyro_error *e = NULL;
+	struct pyro *c = NULL;
+	struct peer system, own;
+	int status;
+
+	if (getuid() != 0)
+		return;
+	be_refused(&system, &own, 4000);
+	ck_assert_int_eq(pyro_connect(NULL, PYRO_USER, &c, &e), -EACCES);
+	ck_assert_str_eq(e->message, "the socket " NOBODY_RUN "/pyro/pyrod.sock is another user's");
+	ck_assert_str_eq(e->cause, "it is served by uid 4000");
+	expect_error(e, "permission_denied");
+	ck_assert_int_eq(waitpid(own.pid, &status, 0), own.pid);
+	ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -556,6 +607,7 @@ int main(void)
 	tcase_add_test(t, test_nobody_there);
 	tcase_add_test(t, test_refused_gives_way_to_ones_own);
 	tcase_add_test(t, test_refused_names_both_ways);
+	tcase_add_test(t, test_another_users_server_is_told_nothing);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
 	srunner_run_all(sr, CK_SILENT);

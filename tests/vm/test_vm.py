@@ -56,7 +56,7 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
         "reason": "its network is off"}
     r = daemon.pyro("vm", "exec", vm, "--", "sh", "-c", "nproc; exit 4")
     assert r.status == 4 and r.out == b"2\n", r
-    assert re.search(r"^\[vm-exec\] vm_id=%s execution_mode=guest_serial exit_code=4 duration_ms=\d+$" % vm, r.errors, re.M)
+    assert re.search(r"^\[vm-exec\] vm_id=%s execution_mode=guest_serial exit_code=4 duration_ms=\d+ deleted=true$" % vm, r.errors, re.M)
     gone = daemon.pyro("vm", "status", vm)
     assert gone.status == 1 and "no machine " + vm in gone.errors
     daemon.wait_clean()
