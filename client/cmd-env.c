@@ -114,5 +114,8 @@ int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct erro
 	}
 	printf("%s: %lld bytes\n", dry_run ? "Would free" : "Freed",
 		(long long)json_object_get_int64(json_get(result, "bytes_freed")));
+	if (!json_get_bool(result, "permitted", true))
+		out_note(cli,
+			"removing them is for root and group pyro-admin: sudo pyro env prune --all");
 	return 0;
 }

@@ -297,6 +297,9 @@ static const struct api_field env_prune_result[] = {
 	{ .name = "deleted", .type = API_ARRAY, .sub = string_element },
 	{ .name = "count", .type = API_INT, .max = INT64_MAX },
 	{ .name = "bytes_freed", .type = API_INT, .max = INT64_MAX },
+	{ .name = "permitted",
+		.type = API_BOOL,
+		.help = "False in a dry run: done in earnest, it would be refused to you." },
 	FIELDS_END,
 };
 

@@ -131,6 +131,7 @@ static bool is_in_use(const struct environments *envs, const char *digest)
 static int look_at_image(struct environments *envs, struct prune *p, const char *name)
 {
 	_cleanup_free_ char *digest = str_printf("sha256:%s", name + strlen("sha256-"));
+	_cleanup_free_ char *shown = NULL;
 	const char *dir = envs->manager->cache_dir;
 	struct environment *env;
 	int r;
@@ -144,7 +145,9 @@ static int look_at_image(struct environments *envs, struct prune *p, const char 
 
 		if (!p->all)
 			return 0;
-		if (!ref)
+		if (!shown)
+			shown = str_printf("%s (%s)", env->catalog->name, name);
+		if (!ref || !shown)
 			return -ENOMEM;
 		if (p->dry_run)
 			break;
@@ -154,7 +157,7 @@ static int look_at_image(struct environments *envs, struct prune *p, const char 
 		environment_forget(env);
 	}
 
-	return prune_add(p, dir, name, name);
+	return prune_add(p, dir, name, shown ? shown : name);
 }
 
 static int look_at_cache(struct environments *envs, struct prune *p)

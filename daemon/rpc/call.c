@@ -80,13 +80,16 @@ bool call_is_admin(struct call *c)
 	return c->admin;
 }
 
-int call_require_admin(struct call *c, const char *what, const char *cause, struct error *err)
+int call_require_admin(
+	struct call *c, const char *what, const char *command, const char *cause, struct error *err)
 {
+	_cleanup_free_ char *fix = NULL;
 	if (c->admin)
 		return 0;
+	fix = command ? str_printf("sudo %s", command) : NULL;
 	return error_set(err, ERROR_PERMISSION_DENIED, cause,
-		"run it as root or as a member of group pyro-admin", "%s is not for uid %u", what,
-		c->uid);
+		fix ? fix : "run it as root or as a member of group pyro-admin",
+		"%s is not for uid %u", what, c->uid);
 }
 
 struct machine *call_machine(struct call *c)

@@ -24,8 +24,9 @@ json_object *call_params(struct call *c); /* borrowed; checked, defaults filled 
 uid_t call_uid(struct call *c);
 /* Root, the daemon's own uid, or a member of group pyro-admin. */
 bool call_is_admin(struct call *c);
-/* permission_denied for everybody else: "WHAT is not for uid N", with the fix that all such refusals have. */
-int call_require_admin(struct call *c, const char *what, const char *cause, struct error *err);
+/* permission_denied for everybody else: "WHAT is not for uid N". command is what an administrator types, or NULL. */
+int call_require_admin(struct call *c, const char *what, const char *command, const char *cause,
+	struct error *err);
 /* What the method acts on, looked up before the handler ran (API_OBJ_VM, API_OBJ_ENV); borrowed,
  * and valid only until the handler returns. */
 struct machine *call_machine(struct call *c);

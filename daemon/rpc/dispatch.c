@@ -195,7 +195,7 @@ static int look_up(struct call *c, struct error *err)
 		return -error_code_errno(m->degraded.code);
 	}
 	if (c->method->right == API_ADMIN) {
-		int r = call_require_admin(c, c->method->name, NULL, err);
+		int r = call_require_admin(c, c->method->name, NULL, NULL, err);
 		if (r < 0)
 			return r;
 	}

@@ -101,13 +101,14 @@ static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 static int check_force(struct call *c, struct error *err)
 {
 	struct environment *env = call_environment(c);
-	_cleanup_free_ char *cause = NULL;
+	_cleanup_free_ char *cause = NULL, *command = NULL;
 	if (!environment_installed(env))
 		return 0;
-	cause = str_printf(
-		"%s is installed and not known to be damaged; what it is made of is everybody's",
+	cause = str_printf("%s is installed and not known to be damaged; to make it again for "
+			   "everybody is for root and group pyro-admin",
 		environment_name(env));
-	return call_require_admin(c, "env.pull with force=true", cause, err);
+	command = str_printf("pyro env pull --force %s", environment_name(env));
+	return call_require_admin(c, "env pull --force", command, cause, err);
 }
 
 int rpc_env_pull(struct call *c, struct error *err)
@@ -133,10 +134,18 @@ int rpc_env_pull(struct call *c, struct error *err)
 
 static void on_pruned(json_object *result, const struct error *err, void *userdata)
 {
+	_cleanup_error_ struct error failed = ERROR_INIT;
 	struct call *c = userdata;
+	bool all = json_get_bool(call_params(c), "all", false);
 	if (err && err->set) {
 		json_object_put(result);
 		call_fail(c, err);
+		return;
+	}
+	if (json_add_bool(result, "permitted", !all || call_is_admin(c)) < 0) {
+		json_object_put(result);
+		(void)error_no_memory(&failed, "out of memory");
+		call_fail(c, &failed);
 		return;
 	}
 	call_reply(c, result);
@@ -148,8 +157,10 @@ int rpc_env_prune(struct call *c, struct error *err)
 	bool all = json_get_bool(call_params(c), "all", false);
 	bool dry_run = json_get_bool(call_params(c), "dry_run", false);
 	int r = all && !dry_run
-			? call_require_admin(c, "env.prune with all=true",
-				  "it removes environments that other users have installed", err)
+			? call_require_admin(c, "env prune --all", "pyro env prune --all",
+				  "it removes environments that other users have installed, which is "
+				  "for root and group pyro-admin",
+				  err)
 			: 0;
 	if (r < 0)
 		return r;

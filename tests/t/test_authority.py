@@ -218,12 +218,13 @@ def list_own(got, who):
 
 def prune(d, who):
     """Leftovers may go by anybody's word; what others have installed only by an administrator's."""
-    assert result(d, who, "env.prune", {"all": True, "dry_run": True})["bytes_freed"] >= 0
+    listed = result(d, who, "env.prune", {"all": True, "dry_run": True})
+    assert listed["bytes_freed"] >= 0 and listed["permitted"] == (who in (ADMIN, ROOT))
     result(d, who, "env.prune", {})
     if who in (ADMIN, ROOT):
         return  # test_only_an_administrator_removes_what_others_use
     error = refusal(d, who, "env.prune", {"all": True})
-    assert error["data"]["code"] == "permission_denied" and error["data"]["fix"]
+    assert error["data"]["code"] == "permission_denied" and error["data"]["fix"] == "sudo pyro env prune --all"
 
 
 def pull(d, who):
@@ -420,7 +421,7 @@ def test_who_may_force_a_pull(root_only, make_fake):
     cache, names = d.root + "/cache", sorted(os.listdir(d.root + "/cache"))
     error = refusal(d, OTHER, "env.pull", force)
     assert error["data"]["code"] == "permission_denied" and "uid %d" % PEOPLE[OTHER][0] in error["message"]
-    assert "debian:12 is installed" in error["data"]["cause"] and "pyro-admin" in error["data"]["fix"]
+    assert "debian:12 is installed" in error["data"]["cause"] and error["data"]["fix"] == "sudo pyro env pull --force debian:12"
     for who in (ADMIN, ROOT):
         assert refusal(d, who, "env.pull", force)["data"]["code"] == "no_space"
     assert result(d, OTHER, "env.pull", {"environment": ENV})["installed"]

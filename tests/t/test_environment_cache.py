@@ -3,6 +3,7 @@
 the sandbox that archives are parsed in."""
 import os
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -77,6 +78,25 @@ def test_a_cache_has_one_daemon(small, make_daemon):
         second.start()
     assert os.path.isdir(left)
     assert "result" in small.call("system.ping")
+
+
+def test_prune_says_what_goes_and_to_whom_it_would_be_refused(root_only, make_fake):
+    d = make_fake().start()
+    os.chmod(d.socket, 0o666)
+    image, = [name for name in os.listdir(d.root + "/cache") if name.startswith("sha256-")]
+
+    def as_other(*args):
+        p = subprocess.run(["setpriv", "--reuid=61001", "--regid=61001", "--clear-groups", *d.command("env", "prune", *args)], env=d.client_env(),
+                           capture_output=True, text=True, timeout=60)
+        return p.returncode, p.stdout, p.stderr
+    would = "Would delete: debian:12 (%s)\nWould free: 4096 bytes\n" % image
+    assert as_other("--all", "--dry-run") == (0, would, "removing them is for root and group pyro-admin: sudo pyro env prune --all\n")
+    status, out, err = as_other("--all")
+    assert (status, out) == (1, "") and "env prune --all is not for uid 61001" in err and "fix: sudo pyro env prune --all\n" in err
+    r = d.pyro("env", "prune", "--all", "--dry-run")
+    assert (r.status, r.text, r.errors) == (0, would, "")
+    r = d.pyro("env", "prune", "--all")
+    assert (r.status, r.text, r.errors) == (0, would.replace("Would delete", "Deleted").replace("Would free", "Freed"), "")
 
 
 def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):

@@ -423,7 +423,7 @@ def not_an_administrator(d):
     os.chmod(d.socket, 0o666)
     r = subprocess.run(["setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups", *d.command("env", "prune", "--all")],
                        env=d.client_env(), capture_output=True, text=True)
-    assert r.returncode == 1 and "not for uid %d" % NOBODY in r.stderr and "fix: run it as root or as a member of group pyro-admin" in r.stderr, r
+    assert r.returncode == 1 and "not for uid %d" % NOBODY in r.stderr and "fix: sudo pyro env prune --all\n" in r.stderr, r
     works(d, "env", "prune", "--all", "--dry-run")
 
 
