@@ -273,8 +273,7 @@ static const struct api_field env_pull_params[] = {
 	{ .name = "force",
 		.type = API_BOOL,
 		.dflt = "false",
-		.help = "Make it again although it is installed: for root and pyro-admin, and for "
-			"anyone when it is damaged." },
+		.help = "Make again what is installed: root, pyro-admin; anyone if it is damaged." },
 	FIELDS_END,
 };
 #define env_pull_result env_fields

@@ -432,6 +432,19 @@ def test_who_may_force_a_pull(root_only, make_fake):
     assert refusal(d, OTHER, "env.pull", force)["data"]["code"] == "no_space"
 
 
+def test_a_users_own_daemon_may_be_told_to_force_a_pull(root_only, make_fake):
+    """By him and by root; there is no room for it here either."""
+    d = make_fake(mode="--user", conf=["disk_reserve_mib = 1000000000"])
+    uid, _ = PEOPLE[OWNER]
+    him = ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups"]
+    subprocess.run(["chown", "-R", "%d:%d" % (uid, uid), d.root], check=True)
+    d.prefix = him
+    d.start()
+    for who in (him, []):
+        p = subprocess.run([*who, *d.command("env", "pull", "--force", ENV)], env=d.client_env(), capture_output=True, text=True, timeout=60)
+        assert p.returncode == 1 and "There is no room" in p.stderr, p
+
+
 @pytest.mark.parametrize("gid,groups,allowed", [(ADMINS, "--groups=%d" % GROUP, True), (GROUP, "--clear-groups", False)], ids=["admin", "none"])
 def test_the_primary_group_counts_too(served, target, gid, groups, allowed):
     """Also of a peer that has no other group at all."""
