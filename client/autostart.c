@@ -208,30 +208,16 @@ static _noreturn_ void helper(const struct starter *s, char *const argv[], int r
 	_exit(write(report, &outcome, 1) == 1 ? 0 : 1);
 }
 
-/* A line of the log without its priority and the daemon's name, when it tells of an error or nothing has yet. */
-static void take_line(const char *line, char **reason, bool *is_error)
+/* The last line of what this daemon has said. NULL when it has said nothing. */
+static char *find_reason(const struct starter *s)
 {
-	bool error = startswith(line, "<3>") || !startswith(line, "<");
-	const char *text = line[0] == '<' && line[1] && line[2] == '>' ? line + 3 : line;
-
-	if (text[0] == '\0' || (*is_error && !error))
-		return;
-	*is_error = error;
-	free(*reason);
-	*reason = strdup(startswith(text, "pyrod: ") ? text + strlen("pyrod: ") : text);
-}
-
-/* What this daemon has said last, an error if there is one. *ret stays NULL when it has said nothing. */
-static void find_reason(const struct starter *s, char **ret)
-{
-	char tail[LOG_TAIL + 1], *line, *at = tail;
+	char tail[LOG_TAIL + 1], *line, *at = tail, *last = NULL;
 	off_t end = lseek(s->log, 0, SEEK_END), begin = end < s->log_from ? 0 : s->log_from;
 	off_t from = MAX_OF(end - (off_t)LOG_TAIL, begin);
 	ssize_t n = pread(s->log, tail, LOG_TAIL, from);
-	bool is_error = false;
 
 	if (n <= 0)
-		return;
+		return NULL;
 	tail[n] = '\0';
 	for (ssize_t i = 0; i < n; i++) /* memory that was not written to is NUL */
 		if (tail[i] == '\0')
@@ -239,15 +225,32 @@ static void find_reason(const struct starter *s, char **ret)
 	if (from > begin) /* in mid-line */
 		(void)strsep(&at, "\n");
 	while ((line = strsep(&at, "\n")))
-		take_line(line, ret, &is_error);
+		last = line[0] ? line : last;
+	if (last && startswith(last, "pyrod: "))
+		last += strlen("pyrod: ");
+	return last && last[0] ? strdup(last) : NULL;
+}
+
+/* "what (fix: how)" is both: the line becomes what. NULL: it has no fix. */
+static char *split_fix(char *line)
+{
+	char *fix = line ? strstr(line, " (fix: ") : NULL;
+	size_t n = fix ? strlen(fix) : 0;
+
+	if (!fix || fix[n - 1] != ')')
+		return NULL;
+	fix[n - 1] = '\0';
+	fix[0] = '\0';
+	return strdup(fix + strlen(" (fix: "));
 }
 
 static int start_failed(const struct starter *s, char outcome, struct error *err)
 {
-	_cleanup_free_ char *cause = NULL, *fix = NULL;
+	_cleanup_free_ char *said = find_reason(s), *fix = split_fix(said);
+	const char *cause = said ? said : "it said nothing";
 
-	find_reason(s, &cause);
-	fix = str_printf("%s --user", s->program); /* it says in the foreground what is wrong */
+	if (!fix) /* it says in the foreground what is wrong */
+		fix = str_printf("%s --user", s->program);
 	if (outcome == ENDED)
 		return error_set(err, ERROR_DAEMON_UNREACHABLE, cause, fix,
 			"started %s --user, which ended before it was ready", s->program);

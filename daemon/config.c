@@ -172,11 +172,22 @@ static int set_value(struct source *s, const struct key *k, const char *value)
 	}
 }
 
+/* What libinih takes for a part of the value and its writer did not; ` ;` it cuts off itself. */
+static bool has_comment(const char *value)
+{
+	for (const char *p = value; (p = strchr(p, '#')); p++)
+		if (p == value || p[-1] == ' ' || p[-1] == '\t')
+			return true;
+	return false;
+}
+
 static int on_value(void *userdata, const char *section, const char *name, const char *value)
 {
 	struct source *s = userdata;
 	if (section[0] && !streq(section, "pyrod"))
 		return refuse(s, "the only section is [pyrod]", "unknown section", section);
+	if (has_comment(value))
+		return refuse(s, "write the comment on a line of its own", name, value);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (streq(keys[i].name, name))
 			return set_value(s, &keys[i], value);

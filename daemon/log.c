@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Where the daemon's one line per failure goes: the journal with structured fields where stderr is
- * connected to it, else stderr, with the <N> prefixes systemd reads unless a person reads it.
+ * connected to it, else stderr, a terminal or a file, which people read.
  * Called by main files, the dispatcher and event callbacks only. What must stay true: one call is
  * one record (whatever came from outside is escaped first, so no newline and no terminal sequence
  * gets through), and logging never fails its caller; nobody who can cause a message can fill a disk with it: each is
@@ -14,7 +14,6 @@
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <systemd/sd-daemon.h>
 #include <systemd/sd-journal.h>
 
 #include "daemon/log-limit.h"
@@ -25,7 +24,7 @@
 
 static const char *log_ident = "pyro";
 static int log_level = LOG_INFO;
-static bool log_journal, log_terminal;
+static bool log_journal;
 static char *log_path;    /* owned: of the process, for its life; NULL: stderr is no file of ours */
 static uint64_t log_size; /* of the file at log_path; the loop thread's, as the path */
 
@@ -45,12 +44,6 @@ void log_init(const char *ident)
 {
 	log_ident = ident;
 	log_journal = stderr_is_journal();
-	log_terminal = isatty(STDERR_FILENO);
-}
-
-void log_for_person(void)
-{
-	log_terminal = true;
 }
 
 void log_set_level(int level)
@@ -138,13 +131,9 @@ static void next_file(void)
 		(void)dup2(fd, STDERR_FILENO);
 }
 
-static void to_stderr(int level, const char *text, size_t n)
+static void to_stderr(const char *text, size_t n)
 {
-	int written;
-	if (log_terminal)
-		written = dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
-	else
-		written = dprintf(STDERR_FILENO, "<%d>%s: %.*s\n", level, log_ident, (int)n, text);
+	int written = dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
 	log_size += (uint64_t)MAX_OF(written, 0);
 	if (log_path && log_size >= FILE_MAX_BYTES)
 		next_file();
@@ -200,6 +189,6 @@ void log_full(int level, int error, const char *field, const char *fmt, ...)
 	if (log_journal)
 		to_journal(level, error, field, text);
 	else
-		to_stderr(level, text, strlen(text));
+		to_stderr(text, strlen(text));
 	errno = saved;
 }

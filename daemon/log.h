@@ -2,8 +2,7 @@
 #pragma once
 
 /*
- * The journal where there is one (sd_journal_sendv with structured fields), stderr with <N> prefixes
- * otherwise. Only main files, the dispatcher and event callbacks log; all others return. Anything that
+ * The journal where there is one (sd_journal_sendv with structured fields), stderr otherwise, which people read. Only main files, the dispatcher and event callbacks log; all others return. Anything that
  * came from outside is escaped: C0, DEL, C1, bidi controls and invalid UTF-8 become \xNN.
  */
 
@@ -11,8 +10,6 @@
 #include <syslog.h>
 
 void log_init(const char *ident);
-/* Where there is no journal a person reads stderr, though it be a pipe: no <N> prefixes. */
-void log_for_person(void);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
 /* When stderr is the file at path, it is the daemon's own: full, it becomes path.1 and the next begins. 1, 0 when it is
  * not, -ENOMEM. */

@@ -68,7 +68,7 @@ static void help(void)
 	       "  --log-level LEVEL  error, warning, info (default) or debug\n"
 	       "  --version          print the version\n"
 	       "  --help             print this\n\n"
-	       "Example: pyrod --user --socket /tmp/pyro/pyrod.sock\n");
+	       "Example: pyrod --user --socket /tmp/pyro/pyrod.sock --detach\n");
 }
 
 static int parse_level(const char *text)
@@ -174,6 +174,7 @@ static int detach_ready(int ready, const struct manager *m)
 	if (dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
 		dup2(log, STDERR_FILENO) < 0)
 		return -errno;
+	log_init("pyrod");
 	return write_all(ready, "R", 1);
 }
 
@@ -184,7 +185,7 @@ static const int fatal_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, S
 /* One line, then what the signal does by default. Async-signal-safe calls only. */
 static void on_fatal(int signo)
 {
-	char line[] = "<2>pyrod: ended by signal 00\n";
+	char line[] = "pyrod: ended by signal 00\n";
 	line[sizeof(line) - 4] = (char)('0' + signo / 10 % 10);
 	line[sizeof(line) - 3] = (char)('0' + signo % 10);
 	(void)!write(STDERR_FILENO, line, sizeof(line) - 1);
@@ -419,7 +420,6 @@ static int serve(bool system, int ready, struct error *err)
 static int check_config(bool system, struct error *err)
 {
 	_cleanup_(config_freep) struct config *c = NULL;
-	log_for_person();
 	int r = config_load(system, arg_config, &c, err);
 	if (r < 0)
 		return r;

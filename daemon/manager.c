@@ -222,8 +222,17 @@ static void release_lock(int *fd)
 	*fd = fd_close(*fd);
 }
 
+/* How a person has this pyrod in the place of another, whose pid is 0 where it is not known. NULL when out of memory. */
+static char *stop_fix(const char *otherwise, pid_t pid)
+{
+	char how[32] = "";
+	if (pid > 0)
+		(void)snprintf(how, sizeof(how), ": kill %d", pid);
+	return str_printf("%s, or stop that one first%s", otherwise, how);
+}
+
 static int take_lock(
-	const char *dir, const char *name, const char *fix, int *ret, struct error *err)
+	const char *dir, const char *name, const char *otherwise, int *ret, struct error *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", dir, name);
 	_cleanup_close_ int fd = -EBADF;
@@ -239,9 +248,11 @@ static int take_lock(
 		await_end(holder);
 		r = try_lock(fd, &holder);
 	}
-	if (r == -EWOULDBLOCK)
+	if (r == -EWOULDBLOCK) {
+		_cleanup_free_ char *fix = stop_fix(otherwise, holder);
 		return error_set(err, ERROR_WRONG_STATE, NULL, fix,
 			"another pyrod (pid %d) owns %s", holder, dir);
+	}
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r,
 			"put that directory on a file system with locks", "cannot lock %s", path);
@@ -262,13 +273,11 @@ static int take_lock(
 /* The cache too: another daemon's prune knows nothing of our machines, and its start nothing of our pulls. */
 static int take_locks(struct manager *m, struct error *err)
 {
-	int r = take_lock(m->state_dir, STATE_LOCK, "use the running one, or stop it first",
-		&m->lock_fd, err);
+	int r = take_lock(m->state_dir, STATE_LOCK, "use the running one", &m->lock_fd, err);
 	if (r < 0)
 		return r;
 	return take_lock(m->cache_dir, ".lock",
-		"stop that one first, or set PYRO_ENVIRONMENT_CACHE_DIR to a directory of its own",
-		&m->cache_lock_fd, err);
+		"set PYRO_ENVIRONMENT_CACHE_DIR to a directory of its own", &m->cache_lock_fd, err);
 }
 
 /* What ends this daemon and starts its like. NULL when out of memory. */

@@ -267,14 +267,20 @@ static int on_pause_over(_unused_ sd_event_source *src, _unused_ uint64_t usec, 
 	return 0;
 }
 
-/* -EADDRINUSE when somebody listens at the path, 0 when nobody does. */
-static int probe_path(const struct sockaddr_un *addr)
+/* -EADDRINUSE when somebody listens at the path, whose pid is *ret_pid, 0 when nobody does. */
+static int probe_path(const struct sockaddr_un *addr, pid_t *ret_pid)
 {
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN)
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN) {
+		/* Where systemd listens, the pid is its own. */
+		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid > 1)
+			*ret_pid = peer.pid;
 		return -EADDRINUSE;
+	}
 	return errno == ENOENT || errno == ECONNREFUSED ? 0 : -errno;
 }
 
@@ -291,11 +297,16 @@ static int clear_path(const struct sockaddr_un *addr, struct error *err)
 	if (!S_ISSOCK(st.st_mode))
 		return error_set(err, ERROR_INVALID_ARGUMENT, "it is no socket",
 			"remove it or give --socket another path", "%s is in the way", path);
-	int r = probe_path(addr);
-	if (r == -EADDRINUSE)
-		return error_set(err, ERROR_WRONG_STATE, NULL,
-			"use the running one, or stop it first", "another pyrod listens at %s",
-			path);
+	pid_t pid = 0;
+	int r = probe_path(addr, &pid);
+	if (r == -EADDRINUSE) {
+		char fix[80] = "use the running one, or stop that one first";
+		if (pid > 0)
+			(void)snprintf(fix, sizeof(fix),
+				"use the running one, or stop that one first: kill %d", pid);
+		return error_set(
+			err, ERROR_WRONG_STATE, NULL, fix, "another pyrod listens at %s", path);
+	}
 	if (r < 0)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
 			"give --socket another path", "cannot tell whether %s is in use", path);
@@ -316,6 +327,30 @@ static int open_to_group(const struct server *s, const char *path)
 	return chmod(path, 0660) < 0 ? -errno : 0;
 }
 
+/* The folder of the socket, where it alone is missing. */
+static int make_folder(const struct server *s, const char *path, struct error *err)
+{
+	const mode_t mode = s->manager->system ? 0755 : 0700;
+	_cleanup_free_ char *dir = strdup(path), *fix = NULL;
+	if (!dir)
+		return error_no_memory(err, "out of memory");
+	char *slash = strrchr(dir, '/');
+	if (!slash || slash == dir)
+		return 0;
+	*slash = '\0';
+	if (mkdir(dir, mode) == 0) /* the umask is ours */
+		return chmod(dir, mode) < 0 ? -errno : 0;
+	int r = -errno;
+	if (r == -EEXIST)
+		return 0;
+	_cleanup_free_ char *quoted = shell_quote(dir);
+	if (r == -ENOENT && quoted)
+		fix = str_printf("mkdir -p %s, or give --socket another path", quoted);
+	return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
+		fix ? fix : "give --socket a path in a folder of yours",
+		"cannot make the folder %s", dir);
+}
+
 static int bind_path(struct server *s, const char *path, struct error *err)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -324,7 +359,9 @@ static int bind_path(struct server *s, const char *path, struct error *err)
 			"the socket path %s is longer than %zu bytes", path,
 			sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, path, strlen(path) + 1);
-	int r = clear_path(&addr, err);
+	int r = make_folder(s, path, err);
+	if (r >= 0)
+		r = clear_path(&addr, err);
 	if (r < 0)
 		return r;
 	s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -332,8 +369,7 @@ static int bind_path(struct server *s, const char *path, struct error *err)
 		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot make a socket");
 	if (bind(s->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
-			"make its folder, or give --socket another path", "cannot listen at %s",
-			path);
+			"give --socket a path in a folder of yours", "cannot listen at %s", path);
 	s->bound = strdup(path);
 	if (!s->bound)
 		return error_no_memory(err, "out of memory");

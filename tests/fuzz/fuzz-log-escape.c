@@ -84,7 +84,7 @@ static void check_stderr(int fd, int error, const char *text)
 	_cleanup_free_ char *line = read_line(fd);
 	size_t n = line ? strlen(line) : 0;
 
-	if (n < 2 || line[n - 1] != '\n' || !startswith(line, "<3>fuzz: cannot start \""))
+	if (n < 2 || line[n - 1] != '\n' || !startswith(line, "fuzz: cannot start \""))
 		abort();
 	line[n - 1] = '\0';
 	check_safe(line, false);

@@ -645,19 +645,23 @@ threading.Event().wait(30)
     p = subprocess.run([binary, "--user", "env", "list"], env=e, capture_output=True, text=True, timeout=30, **user)
     assert p.returncode == 1 and "ended before it was ready" in p.stderr and "\n  cause: something is wrong here\n" in p.stderr
 
-    def reason(text, **more):
+    def failure(script, **more):
+        """What is said of a daemon that does this and ends: cause and fix."""
         with open(daemon, "w") as f:
-            f.write("#!/bin/sh\n%s\nexit 1\n" % text)
+            f.write("#!/bin/sh\n%s\nexit 1\n" % script)
         p = subprocess.run([binary, "--user", "env", "list"], env=dict(e, **more), capture_output=True, text=True, timeout=30, **user)
-        assert p.returncode == 1, p
-        return re.search("\n  cause: (.*)\n", p.stderr).group(1) if "cause: " in p.stderr else None
-    # Its own error, as a person reads it; not what an earlier daemon said, and also where no log can be.
-    errors = 'echo "<3>pyrod: this is wrong (fix: do it)" >&2; echo "<6>pyrod: pyrod ends" >&2'
+        found = re.search(r"^  cause: (.*)\n  fix: (.*)\n\Z", p.stderr, re.M)
+        assert p.returncode == 1 and "ended before it was ready" in p.stderr and found, p
+        return found.groups()
+
+    # Its own last line, as a person reads it, with its fix where it has one; not what an earlier daemon said, and also where no log can be.
+    itself, error = daemon + " --user", "echo pyrod: first >&2; echo 'pyrod: this is wrong (fix: do it (now))' >&2"
     for more in ({}, {"PYRO_STATE_DIR": "/nonexistent/state"}):
-        assert reason(errors, **more) == "this is wrong (fix: do it)"
-        assert reason("", **more) is None
-        assert reason("yes | head -c 100000 >&2; " + errors, **more) == ("y" if more else "this is wrong (fix: do it)")
-        assert reason("head -c 5000 /dev/zero >&2; echo x >&2", **more) == (None if more else "x")
+        assert failure(error, **more) == ("this is wrong", "do it (now)")
+        assert failure("true", **more) == ("it said nothing", itself)
+        assert failure("echo pyrod: no room >&2", **more) == ("no room", itself)
+        assert failure("yes | head -c 100000 >&2; " + error, **more) == (("y", itself) if more else ("this is wrong", "do it (now)"))
+        assert failure("head -c 5000 /dev/zero >&2; echo x >&2", **more) == ("it said nothing" if more else "x", itself)
 
 
 # --- plain verbs

@@ -294,6 +294,9 @@ def check_config(*args, env=None):
     ("max_machnes = 3\n", "1: unknown key: max_machnes (fix: pyrod.conf(5) lists the keys)"),
     ("# one\n\npool = -1\n", "3: pool: -1 (fix: pool is a number from 0 to 1000)"),
     ("kernel = vmlinuz\n", "1: kernel: vmlinuz (fix: give an absolute path)"),
+    ("max_memory_mib = 1500 # x\n", "1: max_memory_mib: 1500 # x (fix: write the comment on a line of its own)"),
+    ("kernel = /boot/vmlinuz\t# mine\n", "1: kernel: /boot/vmlinuz\\x09# mine (fix: write the comment on a line of its own)"),
+    ("mirror = # none\n", "1: mirror: # none (fix: write the comment on a line of its own)"),
     ("[net]\nx = 1\n", "2: unknown section: net (fix: the only section is [pyrod])"),
     ("what\n", "1: neither a key, a section nor a comment (fix: write KEY = VALUE)"),
 ])

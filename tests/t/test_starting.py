@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""How a person starts a daemon by hand: the examples as they are printed, and a second daemon beside the first. The sanitized
+daemon."""
+import os
+import re
+import signal
+import stat
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN, TOP, assert_well, stage
+
+
+def examples():
+    """What --help and the man page print to start one's own daemon."""
+    text = subprocess.run([stage(BUILD_ASAN) + "/bin/pyrod", "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
+    printed = re.findall(r"^Example: (pyrod .*)$", text, re.M)
+    printed += re.findall(r"^\.Dl (pyrod --user .*)$", open(TOP + "/docs/man/pyrod.8").read(), re.M)
+    assert len(printed) == 2, printed
+    return printed
+
+
+class Shell:
+    """A user's, in which pyro and pyrod are on PATH."""
+
+    def __init__(self, root):
+        self.root = root
+        libexec = stage(BUILD_ASAN) + "/libexec/pyro"
+        self.env = {"PATH": stage(BUILD_ASAN) + "/bin:" + os.environ["PATH"], "HOME": root, "PYRO_STATE_DIR": root + "/state", "PYRO_RUNTIME_DIR": root + "/run",
+                    "PYRO_ENVIRONMENT_CACHE_DIR": root + "/cache", "PYRO_LIBEXEC_DIR": libexec, "PYRO_AGENT": libexec + "/pyro-agent"}
+
+    def __call__(self, line):
+        r = subprocess.run(["sh", "-c", line.replace("/tmp/pyro/", self.root + "/new/")], env=self.env, stdin=subprocess.DEVNULL,
+                           capture_output=True, text=True, timeout=60)
+        return r.returncode, r.stdout, r.stderr
+
+    def pid(self):
+        text = open(self.root + "/state/lock").read().strip()
+        return int(text) if text else 0
+
+    def end(self):
+        if os.path.exists(self.root + "/state/lock") and self.pid():
+            pidfd = os.pidfd_open(self.pid())
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            os.close(pidfd)
+            self.ended()
+
+    def ended(self):
+        end = time.monotonic() + 30
+        while self.pid():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def sh(tmp_path):
+    shell = Shell(str(tmp_path))
+    yield shell
+    shell.end()
+    assert_well(open(str(tmp_path) + "/state/pyrod.log").read())
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_example_works_as_printed(sh, place):
+    line = examples()[place]
+    assert sh(line) == (0, "", "")
+    folder = os.stat(sh.root + "/new")
+    assert stat.S_IMODE(folder.st_mode) == 0o700
+    assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
+
+
+def test_second_daemon_says_how_to_stop_the_first(sh):
+    assert sh(examples()[1])[0] == 0
+    code, _, err = sh("pyrod --user --socket /tmp/pyro/second.sock --detach")
+    assert (code, err) == (1, "pyrod: another pyrod (pid %d) owns %s/state (fix: use the running one, or stop that one first: kill %d)\n"
+                           % (sh.pid(), sh.root, sh.pid()))
+    assert sh(re.search(r"kill \d+", err).group())[0] == 0
+    assert sh("pyrod --user --socket /tmp/pyro/second.sock --detach") == (0, "", "")  # it waits for the other's end
+    assert sh("pyro --socket /tmp/pyro/second.sock -q vm list") == (0, "", "")
+
+
+def test_socket_of_another_daemon(sh, tmp_path):
+    assert sh(examples()[1])[0] == 0
+    others = " ".join("PYRO_%s=%s/other-%s" % (name, tmp_path, name) for name in ("STATE_DIR", "RUNTIME_DIR", "ENVIRONMENT_CACHE_DIR"))
+    code, _, err = sh(others + " " + examples()[1])
+    assert code == 1 and err == ("pyrod: another pyrod listens at %s/new/pyrod.sock (fix: use the running one, or stop that one first: kill %d)\n"
+                                 % (sh.root, sh.pid()))
+
+
+def test_folder_that_cannot_be_made(sh, tmp_path):
+    assert sh(examples()[1])[0] == 0
+    sh.end()
+    line = "pyrod --user --socket %s/a/b/pyrod.sock --detach" % tmp_path
+    code, _, err = sh(line)
+    fix = re.fullmatch(r"pyrod: cannot make the folder %s/a/b: No such file or directory \(fix: (mkdir -p .*), or give --socket another path\)\n" % tmp_path, err)
+    assert code == 1 and fix, err
+    assert sh(fix.group(1))[0] == 0 and sh(line) == (0, "", "")
