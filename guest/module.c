@@ -400,11 +400,11 @@ static void report(int kmsg, const char *name, int r)
 	(void)dprintf(kmsg, "<4>pyro-agent: load module %s: %s\n", name, strerror(-r));
 }
 
-/* The mount point appears with the module, so nobody can have been waiting for it there. */
+/* The mount point appears with the module, so nobody can have been waiting for it there. NULL: all. */
 static void mount_its_own(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++)
-		if (streq(mounts[i][0], name))
+		if (!name || streq(mounts[i][0], name))
 			(void)mount(mounts[i][1], mounts[i][2], mounts[i][1],
 				MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
@@ -429,6 +429,11 @@ static int load_file(
 	else
 		mount_its_own(name);
 	return r;
+}
+
+void module_mount_built_in(void)
+{
+	mount_its_own(NULL);
 }
 
 static int load_from(int modules_fd, const char *name)

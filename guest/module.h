@@ -35,5 +35,8 @@ int module_dir(int fd);
 /* Loads name from the modules that are open as MODULES_FD. Only for PID 1. */
 int module_load(const char *name);
 
+/* Mounts the file systems that come with modules where the kernel has those built in. It must not ask for modules meanwhile. */
+void module_mount_built_in(void);
+
 /* The program that the kernel calls as `modprobe -q -- NAME`; its exit status. */
 int module_main(const char *name);

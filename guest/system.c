@@ -12,6 +12,7 @@
 #include "guest/conf.h"
 #include "guest/file.h"
 #include "guest/init.h"
+#include "guest/module.h"
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -122,6 +123,7 @@ void system_more_mounts(void)
 		(void)init_mount(mounts[i].type, mounts[i].dst, mounts[i].type, mounts[i].flags,
 			mounts[i].data, &what);
 	}
+	module_mount_built_in();
 }
 
 int system_settings(void)

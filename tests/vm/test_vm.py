@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -187,7 +188,9 @@ def test_another_uid_finds_nothing(make_daemon, root_only):
 @contextlib.contextmanager
 def small_state(work, make_daemon, mib, config):
     """A started daemon whose state is on a file system of its own, of that size, and the path of that."""
-    image, mount, conf = work + "/small.img", work + "/small", work + "/small.conf"
+    place = tempfile.mkdtemp(dir=work)
+    os.chmod(place, 0o755)
+    image, mount, conf = place + "/image", place + "/mount", place + "/conf"
     os.makedirs(mount)
     with open(image, "wb") as f:
         f.truncate(mib << 20)
@@ -200,13 +203,12 @@ def small_state(work, make_daemon, mib, config):
         d.state = d.env["PYRO_STATE_DIR"] = mount
         with open(conf, "w") as f:
             f.write(config)
-        yield d.start("--config", conf), mount
+        yield d.start("--config", conf), mount, conf
         d.wait_clean()
         d.stop()
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
-        os.rmdir(mount)
-        os.unlink(image)
+        shutil.rmtree(place)
 
 
 def free_bytes(mount):
@@ -243,7 +245,7 @@ def wait_paused(d, p, mount, state="started"):
 
 def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
     """Without a reserve: the guest fills the file system, stands still, and goes on when there is room."""
-    with small_state(work, make_daemon, 420, "disk_reserve_mib = 0\n") as (d, mount):
+    with small_state(work, make_daemon, 420, "disk_reserve_mib = 0\n") as (d, mount, _):
         ballast = fill_up_to(mount, 150 << 20)
         p = write_in_guest(d, 200)
         wait_paused(d, p, mount)
@@ -256,7 +258,7 @@ def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
     """One guest that writes without end gets no further than the reserve; one that writes nothing is not held up by it; the next
     daemon knows of the pause; and it goes on by itself."""
     reserve = 200 << 20
-    with small_state(work, make_daemon, 900, "disk_reserve_mib = 200\n") as (d, mount):
+    with small_state(work, make_daemon, 900, "disk_reserve_mib = 200\n") as (d, mount, conf):
         other = d.popen("run", "-i", "--timeout-seconds", "300", ENV, "--", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL)
         other.stdin.write(b"before\n")
@@ -271,7 +273,7 @@ def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
         other.stdin.flush()
         assert other.stdout.readline() == b"meanwhile\n"
         d.stop()
-        d.start("--config", work + "/small.conf")
+        d.start("--config", conf)
         wait_paused(d, p, mount, "unknown")  # nobody in it can answer
         assert free_bytes(mount) >= stands_at - (1 << 20)  # its own database
         os.unlink(ballast)
