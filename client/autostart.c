@@ -117,7 +117,8 @@ static int open_log(struct starter *s)
 
 	if (!dir && host_state_dir(false, &dir) < 0)
 		dir = NULL;
-	if (dir && host_is_ours(dir, strlen(dir)) && make_directories(dir) >= 0) {
+	if (dir && host_is_ours(dir, strlen(dir)) && !host_has_foreign_link(dir) &&
+		make_directories(dir) >= 0) {
 		path = str_printf("%s/pyrod.log", dir);
 		if (path)
 			s->log = open(

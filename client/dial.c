@@ -138,8 +138,9 @@ static int user_socket(char **ret, struct error *err)
 			"set HOME to the absolute path of your home directory",
 			"no place for the socket of a daemon of yours");
 	}
-	if (!host_is_ours(dir, strlen(dir)))
-		return error_set(err, ERROR_PERMISSION_DENIED, "it is a folder of another user's",
+	if (!host_is_ours(dir, strlen(dir)) || host_has_foreign_link(dir))
+		return error_set(err, ERROR_PERMISSION_DENIED,
+			"it is a folder of another user's, or a link of theirs leads there",
 			"unset PYRO_RUNTIME_DIR",
 			"PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours", dir);
 	*ret = str_printf("%s/pyrod.sock", dir);

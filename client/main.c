@@ -180,28 +180,34 @@ static char *meant_line(const struct wrong *w, const char *meant, char **ret_cau
 		"pyro %s%s%s --help", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
 }
 
-static int unknown(const struct wrong *w, const char *meant, struct error *err)
+/* What was typed for a command: 'vm kill'. Owned by the caller. */
+static char *wrong_name(const struct wrong *w)
 {
-	const char *noun = w->noun ? w->noun : "", *space = w->noun ? " " : "";
-	_cleanup_free_ char *cause = NULL, *fix = NULL;
-	bool two = w->to - w->from > 1;
+	const char *first = w->noun ? w->noun : w->argv[w->from];
+	const char *second = w->noun               ? w->argv[w->from]
+			     : w->to - w->from > 1 ? w->argv[w->from + 1]
+						   : NULL;
 
-	fix = meant ? meant_line(w, meant, &cause) : str_printf("pyro %s%s--help", noun, space);
-	return error_set(err, ERROR_USAGE, cause, fix, "unknown command '%s%s%s%s%s'%s%s%s%s%s",
-		noun, space, w->argv[w->from], two ? " " : "", two ? w->argv[w->from + 1] : "",
-		meant ? "; did you mean '" : "", meant ? noun : "", meant ? space : "",
-		meant ? meant : "", meant ? "'?" : "");
+	return str_printf("%s%s%s", first, second ? " " : "", second ? second : "");
 }
 
-/* A word of docker's, systemctl's or git's. */
-static int foreign_command(const struct wrong *w, const struct foreign_word *f, struct error *err)
+/* meant: the words that stand in place of the wrong ones, NULL: nobody knows. cause, fix: what is said of a word that has no
+ * counterpart, or whose line would not be whole. */
+static int unknown(const struct wrong *w, const char *meant, const char *cause, const char *fix,
+	struct error *err)
 {
-	_cleanup_free_ char *lacks = NULL, *fix = f->means ? meant_line(w, f->means, &lacks) : NULL;
+	const char *noun = w->noun ? w->noun : "", *space = w->noun ? " " : "";
+	_cleanup_free_ char *lacks = NULL, *name = wrong_name(w), *line = NULL;
 
-	if (!f->cause)
-		return unknown(w, f->means, err);
-	return error_set(err, ERROR_USAGE, f->cause, fix && !lacks ? fix : f->fix,
-		"unknown command '%s'", f->words);
+	if (meant)
+		line = meant_line(w, meant, &lacks);
+	else if (!fix)
+		line = str_printf("pyro %s%s--help", noun, space);
+	return error_set(err, ERROR_USAGE, cause ? cause : lacks,
+		line && !(lacks && fix) ? line : fix, "unknown command '%s'%s%s%s%s%s",
+		name ? name : w->argv[w->from], meant && !cause ? "; did you mean '" : "",
+		meant && !cause ? noun : "", meant && !cause ? space : "",
+		meant && !cause ? meant : "", meant && !cause ? "'?" : "");
 }
 
 /* argv[at] is the word that is wrong. */
@@ -209,16 +215,25 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 {
 	struct wrong w = { .noun = noun, .argc = argc, .argv = argv, .from = at, .to = at + 1 };
 	struct suggestion s = SUGGESTION(own_name(argv[at]));
-	const struct foreign_word *f = foreign_word_find(
-		noun ? noun : argv[at], noun ? argv[at] : argv[at + 1], has_vm_id(argv + at + 1));
+	bool vm = has_vm_id(argv + at + 1);
+	const struct foreign_word *f =
+		foreign_word_find(noun ? noun : argv[at], noun ? argv[at] : argv[at + 1], vm);
 	char meant[64] = "";
 
-	if (f && !noun && strchr(f->words, ' '))
+	if (!f)
+		find_meant(noun, &s, meant);
+	if (!f && !meant[0] && noun && streq(argv[at - 1], noun)) /* vm kill */
+		f = foreign_word_find(argv[at], NULL, vm);
+	if (!f)
+		return unknown(&w, meant[0] ? meant : NULL, NULL, NULL, err);
+	if (noun && f->means &&
+		streq(argv[at - 1], noun)) { /* its words have a noun of their own */
+		w.noun = NULL;
+		w.from--;
+	} else if (!noun && strchr(f->words, ' ')) {
 		w.to++;
-	if (f)
-		return foreign_command(&w, f, err);
-	find_meant(noun, &s, meant);
-	return unknown(&w, meant[0] ? meant : NULL, err);
+	}
+	return unknown(&w, f->means, f->cause, f->fix, err);
 }
 
 static int no_command(const char *noun, struct error *err)

@@ -59,6 +59,10 @@ static int make_place(const char *path, mode_t mode, const char *variable, struc
 	char fix[160];
 	(void)snprintf(fix, sizeof(fix),
 		"make it a directory that the daemon's user owns, or set %s to another", variable);
+	if (host_has_foreign_link(path))
+		return error_set(err, ERROR_PERMISSION_DENIED,
+			"whoever made the link decides where it leads", fix,
+			"%s leads through a link of another user's", path);
 	int r = make_dirs(path, mode);
 	if (r < 0)
 		return error_set_errno(

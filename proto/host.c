@@ -435,6 +435,31 @@ bool host_is_ours(const char *path, size_t from)
 	return owner_is_ours(copy);
 }
 
+static bool is_foreign_link(const char *path)
+{
+	struct stat st, root;
+
+	if (lstat(path, &st) < 0 || !S_ISLNK(st.st_mode) || st.st_uid == 0 || st.st_uid == getuid())
+		return false;
+	/* In a user namespace that root is not in, its files are those of whoever owns the root directory. */
+	return stat("/", &root) < 0 || st.st_uid != root.st_uid;
+}
+
+bool host_has_foreign_link(const char *path)
+{
+	_cleanup_free_ char *copy = strdup(path);
+
+	if (!copy)
+		return true;
+	for (char *p = copy + 1; copy[0] && (p = strchr(p, '/')); p++) {
+		*p = '\0';
+		if (is_foreign_link(copy))
+			return true;
+		*p = '/';
+	}
+	return is_foreign_link(copy);
+}
+
 /* home/below, if that is a place of the caller's; -EPERM. */
 static int place_in_home(const char *home, const char *below, char **ret)
 {

@@ -60,6 +60,9 @@ int host_free_inodes(const char *path, uint64_t *ret);
  */
 bool host_is_ours(const char *path, size_t from);
 
+/* True if a symbolic link on the way to path, or path itself, is one of another user's, who may let it lead elsewhere. */
+bool host_has_foreign_link(const char *path);
+
 /* Why a user has no place of their own: home is HOME, else what /etc/passwd says, and never a folder of another user's. */
 #define HOST_NO_HOME "HOME is not the absolute path of a folder of yours, and your account has none"
 

@@ -355,11 +355,18 @@ def test_runtime_folder_of_another_user(host):
     theirs = host.top + "/theirs"
     host.impostor(theirs + "/pyrod.sock", [theirs])
     env = {"PYRO_RUNTIME_DIR": theirs}
-    for uid in (UID, 0):
+    for uid in (UID, 0, "link"):
+        if uid == "link":  # which leads to a folder of one's own
+            os.mkdir(host.top + "/mine")
+            os.symlink(host.top, theirs + "/link")
+            os.lchown(theirs + "/link", MALLORY, MALLORY)
+            uid, theirs = 0, theirs + "/link/mine"
+            env = {"PYRO_RUNTIME_DIR": theirs, "PYRO_STATE_DIR": theirs}
         assert host.list("--user", env=env, uid=uid) == (
-            "pyro: PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours\n  cause: it is a folder of another user's\n"
+            "pyro: PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours\n  cause: it is a folder of another user's, or a link of theirs leads there\n"
             "  fix: unset PYRO_RUNTIME_DIR\n" % theirs)
-    assert host.heard() == ""
+    assert "started /bin/false" in host.list("--user", env={"PYRO_STATE_DIR": theirs, "PYRO_DAEMON": "/bin/false"}, uid=0)
+    assert host.heard() == "" and os.listdir(host.top + "/mine") == []
     host.own()
     assert host.list() == "own"
 

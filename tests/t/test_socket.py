@@ -33,6 +33,22 @@ def test_a_path_too_long_for_the_kernel(make_daemon):
     assert "is longer than 107 bytes" in refused_start(d)
 
 
+@pytest.mark.parametrize("below", ["", "/below"])
+@pytest.mark.parametrize("variable", ["PYRO_STATE_DIR", "PYRO_RUNTIME_DIR"])
+def test_a_link_of_another_user_is_not_followed(make_daemon, root_only, variable, below):
+    """What it leads to may be the daemon's user's own, and is not what was meant."""
+    d = make_daemon(build=BUILD_ASAN)
+    mine, link = d.root + "/mine", d.root + "/link"
+    os.mkdir(mine)
+    os.symlink(mine, link)
+    os.lchown(link, 61001, 61001)
+    d.env[variable] = link + below
+    assert "%s leads through a link of another user's" % (link + below) in refused_start(d)
+    assert os.listdir(mine) == []
+    os.lchown(link, 0, 0)
+    d.start()
+
+
 def first_line(raw):
     """The answer to a ping, or what the daemon said before it hung up."""
     try:

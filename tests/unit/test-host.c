@@ -195,6 +195,9 @@ START_TEST(whose_home)
 	ck_assert_int_eq(lchown(local, 4000, 4000), 0);
 	ck_assert(!host_is_ours(mine, strlen(home)));
 	ck_assert(host_is_ours(home, strlen(home)));
+	ck_assert(host_has_foreign_link(mine) && host_has_foreign_link(local));
+	ck_assert(!host_has_foreign_link(home) && !host_has_foreign_link("/") &&
+		  !host_has_foreign_link(""));
 	ck_assert_int_eq(host_state_dir(false, &theirs), 0); /* of /etc/passwd */
 	ck_assert(!startswith(theirs, home));
 	ck_assert_int_eq(unlink(local), 0);
