@@ -190,27 +190,37 @@ static int add_command(char **line, const char *command, const char *word, const
 	return 0;
 }
 
-/* The system's socket, given to its group: by what has made it, and by hand only where root alone can put something else there
- * meanwhile. */
-static int add_opening(char **line, const char *path, const struct stat *st, const struct group *g)
+/* True if only root can put something else at the path meanwhile. */
+static bool is_roots_alone(const char *path)
 {
 	_cleanup_free_ char *folder = folder_of(path);
-	struct stat dir;
-	int r = 0;
+	struct stat st;
 
-	if (systemd_runs())
+	return folder && lstat(folder, &st) == 0 && st.st_uid == 0 && !(st.st_mode & 0022);
+}
+
+/* The socket given to its group: the system's by what has made it, and by hand only what root alone can replace meanwhile. */
+static int add_opening(
+	char **line, const struct dialled *d, const struct stat *st, const struct group *g)
+{
+	_cleanup_free_ char *word = paste(d->path);
+	int r = word ? 0 : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	if (d->system && systemd_runs())
 		return add_command(line, "systemctl restart", "pyrod.socket", "pyrod.service");
-	if (!folder || lstat(folder, &dir) < 0 || dir.st_uid != 0 || (dir.st_mode & 0022))
-		return add_command(line, "rm -f", path, "&& sudo pyrod --system --detach");
+	if (!is_roots_alone(d->path))
+		return add_command(line, "rm -f", word, "&& sudo pyrod --system --detach");
 	if (!g || st->st_gid != g->gr_gid)
-		r = add_command(line, "chgrp", g ? g->gr_name : SYSTEM_NAME, path);
+		r = add_command(line, "chgrp", g ? g->gr_name : SYSTEM_NAME, word);
 	if (r >= 0 && (st->st_mode & 0060) != 0060)
-		r = add_command(line, "chmod", "g+rw", path);
+		r = add_command(line, "chmod", "g+rw", word);
 	return r;
 }
 
 /* What is in the way, the nearest first, and the one line that mends it all. */
-static int refused_because(const char *path, const struct stat *st, const struct group *g,
+static int refused_because(const struct dialled *d, const struct stat *st, const struct group *g,
 	const struct passwd *pw, char **ret_cause, char **ret_fix)
 {
 	const char *group = g ? g->gr_name : SYSTEM_NAME;
@@ -221,7 +231,7 @@ static int refused_because(const char *path, const struct stat *st, const struct
 	if (!g)
 		r = add_command(ret_fix, "groupadd --system", group, NULL);
 	if (r >= 0 && !open)
-		r = add_opening(ret_fix, path, st, g);
+		r = add_opening(ret_fix, d, st, g);
 	if (r >= 0 && !member)
 		r = add_command(ret_fix, "usermod -aG", group, pw->pw_name);
 	if (r < 0)
@@ -258,14 +268,21 @@ static int shut_out(const struct dialled *d, const char *other, struct error *er
 		fix ? fix : name_another(d), other, err);
 }
 
-/* True if the socket is one of a daemon that serves a group: to join the group of any other may be to become root. */
-static bool is_systems(const struct dialled *d, const struct stat *st)
+/*
+ * True if the socket is that of a daemon which serves a group: to join the group of any other may be to become root. Beside the
+ * system's place that is what bears the name, is root's, and lies where root alone can have put it.
+ */
+static bool is_systems(const struct dialled *d)
 {
-	const struct group *g = getgrnam(SYSTEM_NAME);
+	_cleanup_free_ char *word = paste(d->path);
+	const char *slash = strrchr(d->path, '/');
+	struct stat st;
 
+	if (!word || lstat(d->path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
 	if (d->system)
-		return st->st_uid == 0 || st->st_uid == believed(d);
-	return g && st->st_gid == g->gr_gid && (st->st_mode & 0060) == 0060;
+		return st.st_uid == 0 || st.st_uid == believed(d);
+	return slash && streq(slash, "/pyrod.sock") && st.st_uid == 0 && is_roots_alone(d->path);
 }
 
 static int refused(
@@ -275,7 +292,7 @@ static int refused(
 	const struct passwd *pw;
 	int r;
 
-	if (!is_systems(d, st)) {
+	if (!is_systems(d)) {
 		who = name_uid(st->st_uid);
 		cause = who ? str_printf("it belongs to %s, and is not the system daemon's", who)
 			    : NULL;
@@ -285,7 +302,7 @@ static int refused(
 	if (!pw)
 		return set_refused(d->path, "this uid has no account, so it is in no group",
 			"use pyro as a user with an account", other, err);
-	r = refused_because(d->path, st, socket_group(st), pw, &cause, &fix);
+	r = refused_because(d, st, socket_group(st), pw, &cause, &fix);
 	return r < 0 ? r : set_refused(d->path, cause, fix, other, err);
 }
 

@@ -392,14 +392,20 @@ def test_not_permitted(tmp_path, place):
     os.chmod(other, 0o660)
     os.chown(other, 0, 4)  # to be in its group may be to be root
     said = []
-    for path in (place, other, file):
+    os.symlink(other, str(tmp_path) + "/link")
+    os.mkdir(str(tmp_path) + "/open", 0o755)
+    os.rename(str(tmp_path) + "/link", str(tmp_path) + "/open/pyrod.sock")
+    for path in (place, other, file, str(tmp_path) + "/open/pyrod.sock"):
         p = subprocess.run([binary, "env", "list"], capture_output=True, text=True, user=65534, group=65534,
                            extra_groups=[], env=dict(os.environ, PYRO_SOCKET=path, HOME="/nonexistent"))
         assert p.returncode == 1
         said.append(p.stderr)
     d.close()
     refused = "pyro: no permission to use the socket %s\n  cause: it belongs to root (uid 0), and is not the system daemon's\n  fix: unset PYRO_SOCKET\n"
-    assert said == [refused % place, refused % other, "pyro: %s is not a socket\n  cause: it is a file\n  fix: unset PYRO_SOCKET\n" % file]
+    assert said[0].startswith("pyro: no permission to use the socket %s\n  cause: it is for group pyro, which does not exist\n"
+                              "  fix: sudo groupadd --system pyro && sudo chgrp pyro %s && sudo chmod g+rw %s && sudo usermod -aG pyro" % (place, place, place))
+    assert said[1:] == [refused % other, "pyro: %s is not a socket\n  cause: it is a file\n  fix: unset PYRO_SOCKET\n" % file,
+                        refused % (str(tmp_path) + "/open/pyrod.sock")]
 
 
 LEAVE = "leave out --socket, or give it the socket of a daemon"
