@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from conftest import BUILD, TOP
+from conftest import BUILD, TOP, stage
 
 PROGRAM = BUILD + "/tests/fake/pyro-probe-vmm"
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -114,14 +114,13 @@ class Probe:
         }
 
 
-def table(mode, who="a VMM"):
-    """What docs/SECURITY.md says of it in that mode: {row: cell}."""
+def table(column, who="a VMM"):
+    """What docs/SECURITY.md says of it in that mode, or of that part of it: {row: cell}."""
     with open(TOP + "/docs/SECURITY.md") as f:
         lines = f.read().split("\n## Confinement\n")[1].split("\n## ")[0].splitlines()
     begin = next(n for n, line in enumerate(lines) if line.startswith("| %s |" % who))
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in itertools.takewhile(lambda line: line.startswith("|"), lines[begin:])]
-    assert tuple(rows[0][1:]) == MODES
-    return {row[0]: row[1 + MODES.index(mode)] for row in rows[2:]}
+    return {row[0]: row[rows[0].index(column)] for row in rows[2:]}
 
 
 # In the launcher's place: it says what it is and ends.
@@ -150,8 +149,7 @@ def launcher(daemon):
     with open(place + "/said.json") as f:
         said = json.load(f)
     status = {name: value.split() for name, value in said["status"].items()}
-    with open("/proc/%d/status" % daemon.pid()) as f:
-        own = {name: value.split() for name, value in (line.split(":", 1) for line in f)}
+    own = status_of(daemon.pid())
     here = ctypes.CDLL(None).syscall(250, 0, -3, 0)  # the daemon's is ours
     return {
         "user": "root" if set(status["Uid"]) == {"0"} else "the daemon's" if status["Uid"] == own["Uid"] else "another",
@@ -160,6 +158,55 @@ def launcher(daemon):
         "no_new_privs, filters": "no" if (status["NoNewPrivs"], status["Seccomp"]) == (["0"], ["0"]) else "some",
         "keys": "a session keyring of its own" if said["keyring"] not in (-1, here) else "the daemon's",
     }
+
+
+def namespaces(pid, other):
+    return " ".join(kind for kind in ("user", "pid", "mnt", "net", "ipc", "uts")
+                    if os.readlink("/proc/%d/ns/%s" % (pid, kind)) != os.readlink("/proc/%d/ns/%s" % (other, kind)))
+
+
+def status_of(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return {name: value.split() for name, value in (line.split(":", 1) for line in f)}
+
+
+def limits_of(pid):
+    with open("/proc/%d/limits" % pid) as f:
+        return {line[:26].strip(): line[26:].split()[1] for line in f}
+
+
+def writer(place, become=()):
+    """The facts of an import's confined half, in the words of its table, while it waits for a tar."""
+    for name in ("spool", "image"):
+        with open(place + "/" + name, "w"):
+            os.chmod(place + "/" + name, 0o666)
+    outer = subprocess.Popen([*become, "sh", "-c", 'exec "$@" 3<>%s/spool 4<>%s/image' % (place, place), "sh",
+                              stage(BUILD) + "/libexec/pyro/pyro-import", "write", str(1 << 20)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            with open("/proc/%d/task/%d/children" % (outer.pid, outer.pid)) as f:
+                children = f.read().split()
+            if children and status_of(int(children[0]))["Seccomp"] == ["2"]:
+                break
+            assert time.monotonic() < end and outer.poll() is None
+            time.sleep(0.02)
+        pid = int(children[0])
+        status, own, limits = status_of(pid), status_of(outer.pid), limits_of(pid)
+        assert limits["Max file size"] == str(1 << 20)
+        return {
+            "user": "root" if "0" in status["Uid"] else "the same" if status["Uid"] == own["Uid"] else "one of its own",
+            "namespaces of its own": namespaces(pid, os.getpid()),
+            "capabilities": "none" if {status[name][0] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16} else "some",
+            "no_new_privs": "yes" if status["NoNewPrivs"] == ["1"] else "no",
+            "limits": "core %s, memory %d GiB, fsize of its image, cpu %s s, nofile %s, nproc %s" % (
+                limits["Max core file size"], int(limits["Max address space"]) >> 30, limits["Max cpu time"], limits["Max open files"],
+                limits["Max processes"]),
+            "reads": "none" if os.listdir("/proc/%d/root/" % pid) == [] else "some",
+        }
+    finally:
+        outer.stdin.close()
+        outer.wait()
 
 
 def put_in_place(daemon, user=None):
@@ -172,10 +219,15 @@ def put_in_place(daemon, user=None):
         become(daemon, user)
 
 
+def plain(user):
+    """In front of a command: that user runs it."""
+    return ["setpriv", "--reuid=%d" % user, "--regid=%d" % user, "--clear-groups", "--inh-caps=-all", "--"]
+
+
 def become(daemon, user):
     """A FakeDaemon that has not started is that plain user's own."""
     daemon.mode = "--user"
-    daemon.prefix = ["setpriv", "--reuid=%d" % user, "--regid=%d" % user, "--clear-groups", "--inh-caps=-all", "--"]
+    daemon.prefix = plain(user)
     subprocess.run(["chown", "-R", "%d:%d" % (user, user), daemon.root], check=True)
 
 

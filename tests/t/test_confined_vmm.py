@@ -57,6 +57,18 @@ def test_what_its_launcher_is(make_fake, mode):
     assert facts == {row: said[row] for row in facts}
 
 
+@pytest.mark.parametrize("mode", confined.MODES[1:])
+def test_what_parses_an_import(work, mode):
+    user = "user" in mode
+    facts = confined.writer(work, confined.plain(confined.USER) if user else ())
+    said = confined.table("what parses", "an import")
+    assert said["user"] == "that of what fetches, or one of its own where that is root"
+    assert facts.pop("user") == ("the same" if user else "one of its own")
+    assert said["namespaces of its own"] == "pid mnt net ipc uts, and user unless root"
+    assert facts.pop("namespaces of its own") == ("user " if user else "") + "pid mnt net ipc uts"
+    assert facts.items() <= said.items()
+
+
 @pytest.mark.parametrize("mem_mib", [301, 302], ids=["x32", "i386"])
 def test_other_tables_of_system_calls(daemon, mem_mib):
     """The probe is killed before it has written a word."""
