@@ -161,7 +161,8 @@ char *log_search(bool system, const char *word)
 		    : str_printf("look for %s in what pyrod printed to its stderr", word);
 }
 
-void log_full(int level, int error, const char *field, const char *fmt, ...)
+static _printf_(4, 0) void log_fullv(
+	int level, int error, const char *field, const char *fmt, va_list ap)
 {
 	unsigned left_out = 0;
 	if (level > log_level ||
@@ -169,10 +170,7 @@ void log_full(int level, int error, const char *field, const char *fmt, ...)
 		return;
 	int saved = errno;
 	char raw[LINE_MAX_BYTES], text[LINE_MAX_BYTES * 4];
-	va_list ap;
-	va_start(ap, fmt);
 	int n = vsnprintf(raw, sizeof(raw), fmt, ap);
-	va_end(ap);
 	size_t len = n < 0 ? 0 : MIN_OF((size_t)n, sizeof(raw) - 1);
 	if (error != 0 && len < sizeof(raw) - 1) {
 		char why[128];
@@ -191,4 +189,22 @@ void log_full(int level, int error, const char *field, const char *fmt, ...)
 	else
 		to_stderr(text, strlen(text));
 	errno = saved;
+}
+
+void log_full(int level, int error, const char *field, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	log_fullv(level, error, field, fmt, ap);
+	va_end(ap);
+}
+
+void log_uid(int level, int error, uid_t uid, const char *fmt, ...)
+{
+	char field[32];
+	va_list ap;
+	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", uid);
+	va_start(ap, fmt);
+	log_fullv(level, error, field, fmt, ap);
+	va_end(ap);
 }

@@ -7,6 +7,7 @@
  */
 
 #include "proto/base.h"
+#include <sys/types.h>
 #include <syslog.h>
 
 void log_init(const char *ident);
@@ -20,6 +21,9 @@ void log_full(int level, int error, const char *field, const char *fmt, ...) _pr
 
 /* The command that finds word (an id) in what this daemon logs, owned; NULL when out of memory. */
 char *log_search(bool system, const char *word);
+
+/* The same of what a user can cause: it counts against that uid's limit alone, and the journal has it as PYRO_UID. */
+void log_uid(int level, int error, uid_t uid, const char *fmt, ...) _printf_(4, 5);
 
 #define log_error(...)   log_full(LOG_ERR, 0, NULL, __VA_ARGS__)
 #define log_warning(...) log_full(LOG_WARNING, 0, NULL, __VA_ARGS__)

@@ -192,7 +192,8 @@ static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void
 		leave(v);
 		return 0;
 	}
-	log_warning("receiver of uid %u is stuck in a descriptor that it was sent; killed",
+	log_uid(LOG_WARNING, 0, v->user.uid,
+		"receiver of uid %u is stuck in a descriptor that it was sent; killed",
 		v->user.uid);
 	give_up(v, -ETIMEDOUT);
 	return 0;
@@ -275,7 +276,8 @@ static int on_reply(
 	int r = read_reply(v);
 
 	if (r < 0 && !v->leaving) {
-		log_warning_errno(r, "receiver of uid %u cannot go on", v->user.uid);
+		log_uid(LOG_WARNING, r, v->user.uid, "receiver of uid %u cannot go on",
+			v->user.uid);
 		give_up(v, r);
 	}
 	return 0;

@@ -52,7 +52,8 @@ struct service {
 	struct launcher *launcher;          /* borrowed */
 	const struct service_callbacks *cb; /* borrowed: static of the owner */
 	void *userdata;
-	char *id;          /* owned */
+	char *id; /* owned */
+	uid_t owner_uid;
 	struct unit *unit; /* owned or NULL: a child */
 	struct unit_limits limits;
 	bool limited;                                              /* limits are to be set */
@@ -275,7 +276,7 @@ static int on_process_exit(
 	if (r == 0)
 		return 0;
 	if (r < 0 && !s->adopted)
-		(void)log_error_errno(r, "Cannot collect the process of %s", s->id);
+		log_uid(LOG_ERR, r, s->owner_uid, "Cannot collect the process of %s", s->id);
 	finish(s);
 	return 0;
 }
@@ -332,7 +333,7 @@ static void meet(struct service *s)
 	if (!s->up || s->conn_fd < 0 || !s->waiting)
 		return;
 	if (!unit_owns(s->unit, s->pid) || poll(&p, 1, 0) != 0) {
-		log_warning(
+		log_uid(LOG_WARNING, 0, s->owner_uid,
 			"Refused a connection for %s: not the main process of its unit.", s->id);
 		close_conn(s);
 		s->pidfd = fd_close(s->pidfd);
@@ -403,7 +404,7 @@ static void on_unit_looked(struct unit *u, int found, void *userdata)
 	struct service *s = userdata;
 
 	if (found > 0 && !streq(unit_invocation(u), s->invocation))
-		log_warning("%s runs anew, not as it was.", unit_name(u));
+		log_uid(LOG_WARNING, 0, s->owner_uid, "%s runs anew, not as it was.", unit_name(u));
 }
 
 static const struct unit_callbacks unit_events = {
@@ -624,6 +625,8 @@ int service_start(struct launcher *lr, const struct service_spec *spec,
 	_cleanup_(service_freep) struct service *s = new_service(lr, spec->id, cb, userdata);
 	int r = s ? prepare(s, spec) : -ENOMEM;
 
+	if (s)
+		s->owner_uid = spec->owner_uid;
 	if (r >= 0 && lr->units)
 		r = make_unit(s, spec->template);
 	if (r < 0)
@@ -654,6 +657,7 @@ int service_adopt(struct launcher *lr, const struct service_adoption *a,
 
 	if (r >= 0) {
 		s->adopted = true;
+		s->owner_uid = a->owner_uid;
 		s->pid = a->pid;
 		s->start_time = a->start_time;
 		(void)snprintf(s->invocation, sizeof(s->invocation), "%s", a->invocation);

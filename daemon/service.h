@@ -28,6 +28,7 @@ int launcher_limits(const struct launcher *lr);
 
 struct service_spec {
 	const char *id;       /* the instance: vm-... */
+	uid_t owner_uid;      /* whose it is: what is logged of it counts for that user */
 	const char *template; /* "pyro-vm" */
 	const char *program;  /* absolute; forked as PROGRAM ID SOCKET */
 	uint32_t flags;       /* LAUNCH_* */
@@ -56,6 +57,7 @@ int service_start(struct launcher *lr, const struct service_spec *spec,
 /* A process that an earlier daemon started, and that the caller has verified by its pidfd. */
 struct service_adoption {
 	const char *id, *template;
+	uid_t owner_uid;
 	pid_t pid;
 	uint64_t start_time;    /* of a child */
 	const char *invocation; /* of a unit; "" for a child */

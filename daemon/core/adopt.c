@@ -187,6 +187,7 @@ int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 	const bool starting = was == MACHINE_STARTING;
 	const struct vmm_adoption a = {
 		.id = mc->row.id,
+		.owner_uid = mc->row.owner_uid,
 		.pid = mc->row.vmm_pid,
 		.start_time = mc->row.vmm_start_time,
 		.invocation = mc->row.vmm_invocation,
@@ -227,7 +228,8 @@ static int forget_strays(struct machine *mc, const struct msg_welcome *w)
 void machine_taken_over(struct machine *mc)
 {
 	mc->adopting = false;
-	log_info("%s: adopted, its VMM is pid %d", mc->row.id, (int)mc->row.vmm_pid);
+	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: adopted, its VMM is pid %d", mc->row.id,
+		(int)mc->row.vmm_pid);
 	machine_set_state(mc, MACHINE_STARTED);
 	machine_save(mc);
 	if (mc->stop_wanted)
@@ -254,7 +256,7 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 void machine_not_adopted(struct machine *mc, const struct error *err)
 {
 	mc->adopting = false;
-	log_warning("%s: its agent does not answer", mc->row.id);
+	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: its agent does not answer", mc->row.id);
 	free(mc->row.last_error);
 	mc->row.last_error = err->message ? strdup(err->message) : NULL;
 	machine_save(mc);

@@ -28,15 +28,15 @@ static char *last_lines(char *text)
 static void log_console(struct machine *mc)
 {
 	_cleanup_free_ char *tail = NULL;
-	char field[32], *rest, *line;
+	char *rest, *line;
 
 	if (vmm_console_tail(mc->vmm, CONSOLE_LOGGED, &tail) < 0)
 		return;
-	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", mc->row.owner_uid);
 	rest = last_lines(tail);
 	while ((line = strsep(&rest, "\n")))
 		if (line[0])
-			log_full(LOG_INFO, 0, field, "%s: console: %s", mc->row.id, line);
+			log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: console: %s", mc->row.id,
+				line);
 }
 
 char *machine_death_cause(struct machine *mc, const char *what)

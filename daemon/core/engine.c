@@ -110,7 +110,7 @@ static void get_stuck(struct machine *mc, int r)
 
 	error_set(&err, ERROR_INTERNAL, why, mc->stuck.fix ? mc->stuck.fix : fix,
 		"machine %s cannot be %s", mc->row.id, mc->floor > 0 ? "stopped" : "removed");
-	log_error("%s: step \"%s\" cannot be undone: %s", mc->row.id,
+	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: step \"%s\" cannot be undone: %s", mc->row.id,
 		machine_step(mc->step - 1)->name, why);
 	free(mc->row.last_error);
 	mc->row.last_error = strdup(why);
@@ -160,7 +160,8 @@ static void on_landed(int r, const struct error *err, void *userdata)
 	struct machine *mc = userdata;
 
 	if (r < 0)
-		log_error_errno(r, "cannot keep that machine %s does not run: %s", mc->row.id,
+		log_uid(LOG_ERR, r, mc->row.owner_uid,
+			"cannot keep that machine %s does not run: %s", mc->row.id,
 			err && err->cause ? err->cause : "the store refused it");
 	machine_continue(mc, NULL);
 }
@@ -197,7 +198,8 @@ static void on_intent(int r, const struct error *err, void *userdata)
 
 	/* It goes on all the same: a full disk must not be in the way of what makes room. */
 	if (r < 0)
-		log_error_errno(r, "cannot keep that machine %s is being deleted: %s", mc->row.id,
+		log_uid(LOG_ERR, r, mc->row.owner_uid,
+			"cannot keep that machine %s is being deleted: %s", mc->row.id,
 			err && err->cause ? err->cause : "the store refused it");
 	mc->waiting = false;
 	kick(mc);

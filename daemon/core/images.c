@@ -160,7 +160,8 @@ static void on_read(const struct error *err, void *userdata)
 	struct machine *mc = userdata;
 
 	if (err)
-		log_warning("%s: what it boots from cannot be checked: %s%s%s", mc->row.id,
+		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
+			"%s: what it boots from cannot be checked: %s%s%s", mc->row.id,
 			err->message ? err->message : "no memory", err->cause ? ": " : "",
 			err->cause ? err->cause : "");
 	if (err && mc->engine == ENGINE_UP) {

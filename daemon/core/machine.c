@@ -87,7 +87,7 @@ void machine_save(struct machine *mc)
 	int r = store_vm_put(mc->machines->m->store, &mc->row, on_saved, NULL);
 
 	if (r < 0)
-		log_error_errno(r, "%s: cannot keep its state", mc->row.id);
+		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot keep its state", mc->row.id);
 }
 
 void machine_used(struct machine *mc)

@@ -48,7 +48,8 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	if (r >= 0)
 		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 	if (r < 0)
-		log_error_errno(r, "%s: cannot look for room again", mc->row.id);
+		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot look for room again",
+			mc->row.id);
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
 	if (machines_have_room(mc->machines))
 		vmm_resume(mc->vmm); /* machine_unpaused comes with its RESUME, or we look again */
@@ -61,10 +62,11 @@ void machine_paused(struct machine *mc, const char *reason)
 
 	if (mc->pause || machine_goes_down(mc))
 		return;
-	log_warning("%s: paused: %s", mc->row.id, reason);
+	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: paused: %s", mc->row.id, reason);
 	mc->pause = calloc(1, sizeof(*mc->pause));
 	if (!mc->pause) {
-		log_error("%s: stays paused: out of memory", mc->row.id);
+		log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: stays paused: out of memory",
+			mc->row.id);
 		return;
 	}
 	mc->pause->machine = mc;
@@ -77,7 +79,8 @@ void machine_paused(struct machine *mc, const char *reason)
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->pause->timer, CLOCK_MONOTONIC,
 		LOOK_MIN_USEC, 0, on_look, mc->pause);
 	if (r < 0)
-		log_error_errno(r, "%s: stays paused: cannot look for room", mc->row.id);
+		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: stays paused: cannot look for room",
+			mc->row.id);
 }
 
 void machine_unpaused(struct machine *mc)
@@ -89,7 +92,7 @@ void machine_unpaused(struct machine *mc)
 	mc->pause = NULL;
 	if (machine_goes_down(mc))
 		return;
-	log_info("%s: goes on", mc->row.id);
+	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
 	hold(mc, false);
 	say(mc, NULL);
 }

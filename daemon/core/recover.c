@@ -51,7 +51,8 @@ static int end_unit(struct machine *mc, struct unit *u)
 		mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone, mc);
 	if (r < 0)
 		return r;
-	log_info("%s: ending its VMM (%s), which an earlier daemon started", mc->row.id,
+	log_uid(LOG_INFO, 0, mc->row.owner_uid,
+		"%s: ending its VMM (%s), which an earlier daemon started", mc->row.id,
 		unit_name(u));
 	unit_stop(u);
 	return 1;
@@ -100,7 +101,8 @@ int machine_recover_kill(struct machine *mc)
 	}
 	if (pidfd_send_signal(mc->pidfd, SIGKILL, NULL, 0) < 0)
 		return errno == ESRCH ? 0 : -EBUSY;
-	log_info("%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
+	log_uid(LOG_INFO, 0, mc->row.owner_uid,
+		"%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
 		(int)mc->row.vmm_pid);
 	if (sd_event_add_io(mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone,
 		    mc) < 0)
@@ -149,14 +151,15 @@ static int recover_vmm(struct machine *mc)
 	case VMM_HALF:
 	case VMM_GONE: return ended_meanwhile(mc);
 	case VMM_UNSURE:
-		log_warning(
+		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
 			"%s: whether its VMM runs cannot be told; it is left alone", mc->row.id);
 		return 0;
 	case VMM_LIVES: break;
 	}
 	if (machine_adopt(mc, was, &err) >= 0)
 		return 0;
-	log_error("%s: %s: %s", mc->row.id, err.message ? err.message : "it cannot be adopted",
+	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: %s: %s", mc->row.id,
+		err.message ? err.message : "it cannot be adopted",
 		err.cause ? err.cause : "no cause");
 	return mc->row.one_shot ? machine_delete(mc, "it cannot be adopted", on_recovered, NULL)
 				: 0;

@@ -333,6 +333,7 @@ static int launch(struct machine *mc, struct error *err)
 {
 	struct vmm_spec spec = {
 		.id = mc->row.id,
+		.owner_uid = mc->row.owner_uid,
 		.vcpu_count = mc->row.vcpu_count,
 		.mem_mib = mc->row.mem_mib,
 		.accelerator = mc->accelerator,

@@ -29,7 +29,8 @@ static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 {
 	struct machine *mc = userdata;
 
-	log_warning("%s: its guest did not stop in %u s and is ended", mc->row.id,
+	log_uid(LOG_WARNING, 0, mc->row.owner_uid,
+		"%s: its guest did not stop in %u s and is ended", mc->row.id,
 		(unsigned)(STOP_USEC / USEC_PER_SEC));
 	machine_shut_down_over(mc);
 	return 0;

@@ -183,7 +183,8 @@ static int answer_send(struct call *c, const char *key, json_object *value)
 /* No answer can be made any more: the client learns it by the connection's end. */
 static void answer_impossible(struct call *c, int r)
 {
-	log_error_errno(r, "cannot answer %s: the connection is dropped", c->method->name);
+	log_uid(LOG_ERR, r, call_uid(c), "cannot answer %s: the connection is dropped",
+		c->method->name);
 	c->conn->broken = true;
 	conn_kick(c->conn);
 }
@@ -193,7 +194,7 @@ static void result_verify(struct call *c, json_object *result)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (api_check_result(c->method->result, result, &err) < 0)
-		log_full(LOG_ERR, 0, NULL, "the result of %s is not as api.c says: %s",
+		log_uid(LOG_ERR, 0, call_uid(c), "the result of %s is not as api.c says: %s",
 			c->method->name, err.message ? err.message : "out of memory");
 }
 #else
@@ -251,11 +252,10 @@ void call_reply_text(struct call *c, const char *json, size_t n)
 static void error_mask(struct call *c, const struct error *err, struct error *ret)
 {
 	uint32_t number;
-	char id[16], field[64];
+	char id[16];
 	random_bytes(&number, sizeof(number));
 	(void)snprintf(id, sizeof(id), "%08x", number);
-	(void)snprintf(field, sizeof(field), "PYRO_METHOD=%s", c->method->name);
-	log_full(LOG_ERR, 0, field, "internal error %s in %s: %s%s%s", id, c->method->name,
+	log_uid(LOG_ERR, 0, call_uid(c), "internal error %s in %s: %s%s%s", id, c->method->name,
 		err->message ? err->message : "no text", err->cause ? ": " : "",
 		err->cause ? err->cause : "");
 	_cleanup_free_ char *cause =

@@ -48,7 +48,7 @@ static void rearm(struct conn *c)
 		events |= EPOLLIN;
 	int r = sd_event_source_set_io_events(c->io, events);
 	if (r < 0) {
-		log_error_errno(r, "cannot watch a client's socket");
+		log_uid(LOG_ERR, r, c->peer.uid, "cannot watch a client's socket");
 		c->broken = true;
 		conn_kick(c);
 	}

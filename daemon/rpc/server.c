@@ -105,9 +105,7 @@ static void tell_siblings(struct server *s, uid_t account)
 
 void server_log_client(uid_t uid, pid_t pid, const char *what, const char *why)
 {
-	char field[32];
-	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", uid);
-	log_full(LOG_INFO, 0, field, "client uid=%u pid=%d %s: %s", uid, pid, what, why);
+	log_uid(LOG_INFO, 0, uid, "client uid=%u pid=%d %s: %s", uid, pid, what, why);
 }
 
 void server_add(struct server *s, struct conn *c)
@@ -212,7 +210,8 @@ static bool welcome(struct server *s, int fd)
 	if (r < 0) {
 		(void)error_set_errno(
 			&err, error_code_for_errno(r), r, NULL, "cannot serve this connection");
-		log_warning_errno(r, "cannot serve client uid=%u pid=%d", peer.uid, peer.pid);
+		log_uid(LOG_WARNING, r, peer.uid, "cannot serve client uid=%u pid=%d", peer.uid,
+			peer.pid);
 		tell(fd, &err);
 		return false;
 	}

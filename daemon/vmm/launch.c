@@ -31,7 +31,8 @@ struct launch {
 	struct service *service; /* owned */
 	struct console *words;   /* owned or NULL: stdout and stderr of pyro-vmm, then of the VMM */
 	char *id;                /* owned */
-	char *failure;           /* owned or NULL: why pyro-vmm did not execute the VMM */
+	uid_t owner_uid;
+	char *failure; /* owned or NULL: why pyro-vmm did not execute the VMM */
 };
 
 struct launch *launch_free(struct launch *l)
@@ -83,12 +84,14 @@ static void on_reply(_unused_ struct service *s, const char *p, size_t n, void *
 	size_t raw_n;
 
 	if (launch_reply_get(p, n, &type, &raw, &raw_n) < 0) {
-		log_warning("pyro-vmm of %s said something that is not a reply; ignored.", l->id);
+		log_uid(LOG_WARNING, 0, l->owner_uid,
+			"pyro-vmm of %s said something that is not a reply; ignored.", l->id);
 		return;
 	}
 	(void)log_escape(raw, raw_n, text, sizeof(text));
 	if (type == LAUNCH_NOTE)
-		log_warning("VMM of %s runs less contained than it could: %s.", l->id, text);
+		log_uid(LOG_WARNING, 0, l->owner_uid,
+			"VMM of %s runs less contained than it could: %s.", l->id, text);
 	else if (!l->failure)
 		l->failure = strdup(text);
 }
@@ -132,7 +135,8 @@ static int open_words(struct launch *l, sd_event *event, int *ret_fd)
 	return 0;
 }
 
-static struct launch *new_launch(const char *id, const struct launch_callbacks *cb, void *userdata)
+static struct launch *new_launch(
+	const char *id, uid_t owner_uid, const struct launch_callbacks *cb, void *userdata)
 {
 	struct launch *l = calloc(1, sizeof(*l));
 
@@ -140,6 +144,7 @@ static struct launch *new_launch(const char *id, const struct launch_callbacks *
 		return NULL;
 	l->cb = cb;
 	l->userdata = userdata;
+	l->owner_uid = owner_uid;
 	l->id = strdup(id);
 	return l->id ? l : launch_free(l);
 }
@@ -157,13 +162,15 @@ static struct unit_limits limits_of(const struct launch_spec *spec)
 int launch_start(struct manager *m, const struct launch_spec *spec,
 	const struct launch_callbacks *cb, void *userdata, struct launch **ret, struct error *err)
 {
-	_cleanup_(launch_freep) struct launch *l = new_launch(spec->id, cb, userdata);
+	_cleanup_(launch_freep) struct launch *l =
+		new_launch(spec->id, spec->owner_uid, cb, userdata);
 	_cleanup_free_ char *program = str_printf("%s/pyro-vmm", m->libexec_dir);
 	const struct unit_limits limits = limits_of(spec);
 	_cleanup_close_ int words = -EBADF;
 	int fds[LAUNCH_FDS_MAX], r;
 	struct service_spec ss = {
 		.id = spec->id,
+		.owner_uid = spec->owner_uid,
 		.template = LAUNCH_TEMPLATE,
 		.program = program,
 		.flags = spec->flags,
@@ -190,21 +197,15 @@ int launch_start(struct manager *m, const struct launch_spec *spec,
 	return 0;
 }
 
-int launch_adopt(struct manager *m, const char *id, pid_t pid, uint64_t start_time,
-	const char *invocation, int pidfd, const struct launch_callbacks *cb, void *userdata,
-	struct launch **ret)
+int launch_adopt(struct manager *m, const struct service_adoption *a,
+	const struct launch_callbacks *cb, void *userdata, struct launch **ret)
 {
-	_cleanup_(launch_freep) struct launch *l = new_launch(id, cb, userdata);
-	const struct service_adoption a = {
-		.id = id,
-		.template = LAUNCH_TEMPLATE,
-		.pid = pid,
-		.start_time = start_time,
-		.invocation = invocation,
-		.pidfd = pidfd,
-	};
-	int r = l ? service_adopt(m->launcher, &a, &service_events, l, &l->service) : -ENOMEM;
+	_cleanup_(launch_freep) struct launch *l = new_launch(a->id, a->owner_uid, cb, userdata);
+	struct service_adoption sa = *a;
+	int r;
 
+	sa.template = LAUNCH_TEMPLATE;
+	r = l ? service_adopt(m->launcher, &sa, &service_events, l, &l->service) : -ENOMEM;
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(l);

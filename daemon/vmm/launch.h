@@ -13,6 +13,7 @@ struct launch;
 
 struct launch_spec {
 	const char *id; /* vm-... */
+	uid_t owner_uid;
 	uint32_t flags; /* LAUNCH_* */
 	unsigned vcpu_count;
 	uint64_t mem_mib;
@@ -34,12 +35,12 @@ struct launch_callbacks {
 int launch_start(struct manager *m, const struct launch_spec *spec,
 	const struct launch_callbacks *cb, void *userdata, struct launch **ret, struct error *err);
 /*
- * Takes over the watch of a process that an earlier daemon launched. pidfd is taken over on success; the
- * caller has verified whose it is. invocation: of its unit, or "". A child's exit status cannot be known.
+ * Takes over the watch of a process that an earlier daemon launched; a->template is set here. a->pidfd is taken over on
+ * success; the caller has verified whose it is. A child's exit status cannot be known.
  */
-int launch_adopt(struct manager *m, const char *id, pid_t pid, uint64_t start_time,
-	const char *invocation, int pidfd, const struct launch_callbacks *cb, void *userdata,
-	struct launch **ret);
+struct service_adoption;
+int launch_adopt(struct manager *m, const struct service_adoption *a,
+	const struct launch_callbacks *cb, void *userdata, struct launch **ret);
 /* Frees it and lets the process run on. Takes NULL. */
 struct launch *launch_detach(struct launch *l);
 void launch_kill(struct launch *l); /* on_exited follows */

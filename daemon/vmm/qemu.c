@@ -24,6 +24,7 @@
 #include "daemon/vmm/launch.h"
 #include "daemon/vmm/qemu-args.h"
 #include "daemon/vmm/qmp.h"
+#include "daemon/service.h"
 #include "daemon/sock.h"
 #include "daemon/vmm/vmm-base.h"
 #include "proto/host.h"
@@ -383,6 +384,7 @@ static int launch(struct manager *m, struct qemu *q, const struct vmm_spec *spec
 	int fds[QEMU_FD_DISKS + VMM_DISKS_MAX];
 	struct launch_spec ls = {
 		.id = spec->id,
+		.owner_uid = spec->owner_uid,
 		.flags = spec->accelerator == ACCELERATOR_KVM ? LAUNCH_KVM : 0,
 		.vcpu_count = spec->vcpu_count,
 		.mem_mib = spec->mem_mib,
@@ -473,6 +475,7 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 	q = qemu_new(cb, userdata);
 	if (!q)
 		return error_no_memory(err, "cannot start a VM");
+	q->vmm.owner_uid = spec->owner_uid;
 	q->is_named = m->config && m->config->qemu;
 	r = bring_up(m, q, spec, program, err);
 	if (r < 0)
@@ -489,8 +492,8 @@ static int redial(struct qemu *q, sd_event *event, const struct vmm_adoption *a)
 
 	if (r >= 0 || r == -ENOMEM)
 		return r;
-	log_warning_errno(
-		r, "%s: its VMM (pid %d) does not answer: %s", a->id, (int)a->pid, strerror(-r));
+	log_uid(LOG_WARNING, r, a->owner_uid, "%s: its VMM (pid %d) does not answer: %s", a->id,
+		(int)a->pid, strerror(-r));
 	return 0;
 }
 
@@ -505,6 +508,7 @@ static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	int r = -ENOMEM;
 
 	if (q) {
+		q->vmm.owner_uid = a->owner_uid;
 		q->runs_on = true;
 		r = name_sockets(q, a->run_dir);
 	}
@@ -513,7 +517,13 @@ static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	if (r >= 0)
 		r = redial(q, m->event, a);
 	if (r >= 0)
-		r = launch_adopt(m, a->id, a->pid, a->start_time, a->invocation, a->pidfd,
+		r = launch_adopt(m,
+			&(struct service_adoption){ .id = a->id,
+				.owner_uid = a->owner_uid,
+				.pid = a->pid,
+				.start_time = a->start_time,
+				.invocation = a->invocation,
+				.pidfd = a->pidfd },
 			&launch_cb, q, &q->vmm.launch);
 	if (r < 0)
 		return error_set_errno(
@@ -542,7 +552,8 @@ static void on_stop(struct qmp *qmp _unused_, int r, json_object *ret _unused_, 
 	struct qemu *q = userdata;
 
 	if (r < 0) {
-		log_warning("QEMU does not pause its guest: %s", desc ? desc : strerror(-r));
+		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU does not pause its guest: %s",
+			desc ? desc : strerror(-r));
 		return;
 	}
 	q->pausing = false;
@@ -561,15 +572,19 @@ static void qemu_pause(struct vmm *v)
 	r = qmp_execute(q->qmp, "stop", NULL, PAUSE_WAIT_USEC, on_stop, q);
 	q->pausing = true;
 	if (r < 0)
-		log_warning_errno(r, "cannot ask QEMU to pause its guest: %s", strerror(-r));
+		log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest: %s",
+			strerror(-r));
 }
 
 /* A refusal needs no answer: the owner asks again as long as it is paused. */
 static void on_cont(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
-	void *userdata _unused_)
+	void *userdata)
 {
+	const struct qemu *q = userdata;
+
 	if (r < 0)
-		log_warning("QEMU does not let its guest go on: %s", desc ? desc : strerror(-r));
+		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU does not let its guest go on: %s",
+			desc ? desc : strerror(-r));
 }
 
 static void qemu_resume(struct vmm *v)
@@ -579,7 +594,7 @@ static void qemu_resume(struct vmm *v)
 				    : 0;
 
 	if (r < 0)
-		log_warning_errno(r, "cannot ask QEMU to let its guest go on");
+		log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to let its guest go on");
 }
 
 static void qemu_stop(struct vmm *v)

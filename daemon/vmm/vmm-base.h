@@ -15,6 +15,7 @@ struct launch;
 struct vmm {
 	const struct vmm_driver *driver;
 	const char *execution_mode; /* static */
+	uid_t owner_uid;            /* what is logged of it counts for that user */
 	struct launch *launch;      /* owned by the driver's object */
 	struct console *console;    /* owned by the driver's object */
 	char version[VMM_VERSION];  /* its name and version, escaped; "" while it has not said */

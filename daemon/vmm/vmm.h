@@ -23,6 +23,7 @@ struct vmm_disk {
 
 struct vmm_spec {
 	const char *id; /* vm-... */
+	uid_t owner_uid;
 	uint8_t uuid[16];
 	unsigned vcpu_count;
 	uint64_t mem_mib;
@@ -68,6 +69,7 @@ void vmm_probe_done(struct vmm_probe *p);
 /* A VMM that an earlier daemon started and that still runs. */
 struct vmm_adoption {
 	const char *id;
+	uid_t owner_uid;
 	pid_t pid;
 	uint64_t start_time;
 	const char *invocation; /* of its unit, or "" */

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Every end of pyrod leaves a line: its own, or its successor's."""
 import os
+import re
 import signal
 import socket
+import time
 
 import pytest
 
@@ -42,3 +44,46 @@ def test_refusals_do_not_fill_the_log(make_fake):
             s.recv(4096)
     assert 0 < d.log_text().count("refused") <= 60
     assert os.path.getsize(d.log) < 100_000
+
+
+def as_uid(uid, function):
+    """Runs it in a child of that uid, which must end well."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_one_users_machines_hide_nothing_of_anothers(make_fake, root_only):
+    """Each message counts for the user who caused it: 60 lines of one's leave room for the line of another."""
+    d = make_fake().start()
+    os.chmod(d.socket, 0o666)
+
+    def stand(n):
+        for _ in range(n):
+            vm = d.call("vm.create", d.spec())["result"]["vm_id"]
+            assert d.call("vm.start", {"vm_id": vm}, timeout=60)["result"]["state"] == "started"
+
+    as_uid(61001, lambda: stand(30))
+    as_uid(61002, lambda: stand(1))
+    as_uid(61001, lambda: stand(30))
+    owners = {vm["vm_id"]: vm["owner_uid"] for vm in d.call("vm.list", {"all_users": True})["result"]["vms"]}
+    assert len(owners) == 61
+    d.kill()
+    d.start()
+    end, said = time.monotonic() + 60, []
+    while len(said) < 50 + 1:
+        assert time.monotonic() < end, said
+        time.sleep(0.05)
+        said = [owners[vm] for vm in re.findall("(vm-[0-9a-f]{12}): adopted", d.log_text())]
+    assert (said.count(61001), said.count(61002)) == (50, 1)
+    for vm in owners:
+        d.call("vm.delete", {"vm_id": vm}, timeout=60)
+    d.wait_clean()
