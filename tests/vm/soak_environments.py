@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""`tests/soak envs`: debian:12-build pulled and used as a developer would. Not part of tests/run: the pull takes minutes."""
-from test_environments import BASE, installed_in, pull
+"""`tests/soak envs`: debian:12-build pulled and used as a developer would, and two pulls of the same packages. Not part of
+tests/run: each pull takes minutes."""
+from test_environments import BASE, environments, installed_in, pull
 
 TOOLS = "git openssh-client python3 python3-venv python3-pip curl wget jq rsync ripgrep".split()
 BUILD = "build-essential pkg-config cmake python3-dev gdb".split()
@@ -26,3 +27,12 @@ def test_build_compiles_debugs_and_runs(daemon):
     assert lines[:4] == ["compiled in a machine", "status 7", "built by cmake", "1"], r
     assert lines[4].startswith("cmake version 3.25") and lines[5].startswith("GNU gdb") and "python3.11" in lines[6], r
     daemon.wait_clean()
+
+
+def test_two_pulls_give_the_same_digest(daemon):
+    """Of the same packages, from the mirror; the second is forced."""
+    found = pull(daemon, "debian:12-base")
+    r = daemon.pyro("env", "pull", "--force", "debian:12-base", timeout=1500)
+    assert r.status == 0, r
+    again = environments(daemon)["debian:12-base"]
+    assert again["pulled_at"] > found["pulled_at"] and again["digest"] == found["digest"]

@@ -38,15 +38,6 @@ def test_base_is_pulled_and_runs(daemon):
     daemon.wait_clean()
 
 
-def test_two_pulls_give_the_same_digest(daemon):
-    """Of the same packages, from the mirror; the second is forced."""
-    found = pull(daemon, "debian:12-base")
-    r = daemon.pyro("env", "pull", "--force", "debian:12-base", timeout=1500)
-    assert r.status == 0, r
-    again = environments(daemon)["debian:12-base"]
-    assert again["pulled_at"] > found["pulled_at"] and again["digest"] == found["digest"]
-
-
 def test_base_is_smaller_than_the_default(daemon):
     found = environments(daemon)
     assert found["debian:12-base"]["size_bytes"] < found["debian:12"]["size_bytes"]
