@@ -173,15 +173,16 @@ static void on_read(const struct error *err, void *userdata)
 	on_all_read(mc, err);
 }
 
-static int read_both(struct machine *mc, struct error *err)
+/* again: as integrity_check() has it. */
+static int read_both(struct machine *mc, bool again, struct error *err)
 {
 	struct manager *m = mc->machines->m;
 	int r = environments_check_image(
-		m->environments, mc->row.env_digest, true, on_read, mc, err);
+		m->environments, mc->row.env_digest, again, on_read, mc, err);
 
 	if (r >= 0) {
 		mc->checks++;
-		r = kernels_check(m->kernels, mc->row.kernel_hash, true, on_read, mc, err);
+		r = kernels_check(m->kernels, mc->row.kernel_hash, again, on_read, mc, err);
 	}
 	if (r >= 0) {
 		mc->checks++;
@@ -197,7 +198,7 @@ int machine_open_images(struct machine *mc, struct error *err)
 
 	if (environments_image_is_suspect(m->environments, mc->row.env_digest) ||
 		kernels_is_suspect(m->kernels, mc->row.kernel_hash))
-		return read_both(mc, err);
+		return read_both(mc, true, err);
 	return pack(mc, err);
 }
 
@@ -223,7 +224,8 @@ int machine_close_images(struct machine *mc)
 	if (!mc->boot_failed)
 		return 0;
 	mc->boot_failed = false;
-	return read_both(mc, NULL) == STEP_WAIT ? STEP_WAIT : 0;
+	/* Whoever has boots fail at will has nothing read by it that was read a short while ago. */
+	return read_both(mc, false, NULL) == STEP_WAIT ? STEP_WAIT : 0;
 }
 
 void machine_skip_reading(struct machine *mc)

@@ -83,11 +83,12 @@ struct machine {
 	struct kernel_files kernel;     /* owned */
 	bool kernel_awaited;            /* its initramfs is being packed: kernels knows us */
 	unsigned checks;                /* of what it boots from, under way: integrity knows us */
-	bool boot_failed;               /* ... and they are to be made on the way down */
-	char *proof_key;                /* owned or NULL: what this boot is made of (proof.c) */
-	struct disk_op *disk_op;        /* owned: the copy */
-	struct disk_op *remove_op;      /* owned: one removal after the other */
-	struct vmm *vmm;                /* owned */
+	unsigned launches;         /* by this daemon: from the second on its disk is not fresh */
+	bool boot_failed;          /* ... and they are to be made on the way down */
+	char *proof_key;           /* owned or NULL: what this boot is made of (proof.c) */
+	struct disk_op *disk_op;   /* owned: the copy */
+	struct disk_op *remove_op; /* owned: one removal after the other */
+	struct vmm *vmm;           /* owned */
 	bool vmm_up, vmm_gone, row_kept;
 	int pidfd;                    /* owned: a VMM of an earlier daemon */
 	sd_event_source *pid_event;   /* owned */

@@ -126,11 +126,12 @@ void machine_has_executed(struct machine *mc)
 		p->proof.executed_usec = wall_usec();
 }
 
+/* A guest may have spoilt its own disk: only where that is fresh is the failure one of what all machines share. */
 void machine_has_failed(struct machine *mc)
 {
 	struct kept_proof *p = mc->proof_key ? find(mc->machines, mc->proof_key) : NULL;
 
-	if (p)
+	if (p && mc->this_life && mc->launches == 1)
 		drop(mc->machines, p);
 }
 

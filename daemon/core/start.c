@@ -364,6 +364,7 @@ static int run_vmm(struct machine *mc, struct error *err)
 	}
 	if (mc->cb.on_launch)
 		mc->cb.on_launch(mc, mc->userdata);
+	mc->launches++;
 	r = launch(mc, err);
 	crash_point();
 	return r < 0 ? r : STEP_WAIT;

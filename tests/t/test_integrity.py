@@ -26,6 +26,7 @@ case $verb in
 environment|kernel)
 	while [ $# -gt 0 ]; do [ "$1" != --output ] || out=$2; shift; done
 	cp -r "$again/$verb/." "$out" && cat "$again/$verb.json" ;;
+check) echo >> %(again)s.checks; exec %(real)s "$@" ;;
 *) exec %(real)s "$@" ;;
 esac
 """
@@ -74,6 +75,8 @@ def d(request, make_fake):
     with open(libexec + "/pyro-import", "w") as f:
         f.write(IMPORT % {"again": d.root + "/again", "real": real + "/pyro-import"})
     os.chmod(libexec + "/pyro-import", 0o755)
+    with open(d.root + "/again.checks", "w"):
+        os.chmod(d.root + "/again.checks", 0o666)
     d.env["PYRO_LIBEXEC_DIR"] = libexec
     put_again(d, open(path_of(d, "image.ext4"), "rb").read())
     return d.start()
@@ -180,8 +183,12 @@ def test_any_machine_is_a_proof_until_a_start_fails(d):
     probe, = [c for c in report["runtime"]["checks"] if c["name"] == "probe_machine"]
     assert probe["ok"] and probe["detail"] == "a probe machine booted and ran `true`"
     Doctor(d, "--no-probe").passes()
-    # A machine that only stands has booted, and ran nothing.
+    # One whose disk is not fresh may itself have made it so, and takes nothing back.
     assert "error" in d.call("vm.start", {"vm_id": vm})
+    Doctor(d, "--no-probe").passes()
+    assert parts(run(d, "refuses"))
+    Doctor(d, "--no-probe").knows_nothing()
+    # A machine that only stands has booted, and ran nothing.
     good = d.call("vm.create", d.spec())["result"]["vm_id"]
     assert d.call("vm.start", {"vm_id": good})["result"]["state"] == "started"
     doctor = Doctor(d, "--no-probe")
@@ -347,6 +354,20 @@ def test_failed_boot_without_damage_says_what_it_was(d):
     assert "damaged" not in what + cause
     assert d.call("env.inspect", {"environment": ENV})["result"]["damage"] is None
     works(run(d))
+
+
+def test_failed_boots_read_once(d):
+    """What was read whole a short while ago and has not changed is not read again, whoever's boots fail; what was written to is."""
+    reads = lambda: len(open(d.root + "/again.checks").read().splitlines())
+    before = reads()
+    for _ in range(4):
+        parts(run(d, "refuses"))
+        assert reads() == before + 2  # image and kernel
+    Doctor(d)
+    assert reads() == before + 2
+    flip(path_of(d, "image.ext4"))
+    assert is_refused(d, "image.ext4", run(d, "refuses"))[0] == WHAT["image.ext4"]
+    assert reads() > before + 2
 
 
 @pytest.mark.parametrize("silent", [False, True])
