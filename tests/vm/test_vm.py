@@ -40,7 +40,7 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
     made = status(daemon, vm)
     assert made["state"] == "created" and made["vcpu_count"] == 2 and made["mem_mib"] == 512 and made["ttl_seconds"] == 3600
     assert made["execution_mode"] is None and made["network_enabled"] is False
-    assert not daemon.processes()
+    assert not daemon.vmm_pids()
     listed = daemon.pyro("vm", "list")
     assert any(line.split()[:2] == ["vm_id=" + vm, "state=created"] for line in listed.text.splitlines())
     shown = daemon.pyro("vm", "status", vm).text.splitlines()
@@ -49,7 +49,7 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
         r = daemon.pyro("--json", "vm", verb, vm[:9])
         assert r.status == 0, r
         assert json.loads(r.text)["state"] == want
-        assert bool(daemon.processes()) == (want == "started")
+        assert bool(daemon.vmm_pids()) == (want == "started")
     info = json.loads(daemon.pyro("--json", "vm", "network-info", vm).text)
     assert info == {
         "vm_id": vm, "network_enabled": False, "network_policy": None, "tap_name": None, "guest_ip": None, "gateway_ip": None,
