@@ -47,6 +47,7 @@ struct exec {
 	struct msg_exit exit;
 	struct msg_ended ended;
 	bool ended_told, killed;
+	uint64_t sent_usec; /* when the guest was first told to start it; 0: by an earlier daemon */
 	struct exec_out out[STREAM_MAX];
 
 	bool adopted;                  /* made by exec_adopt and not taken yet */
@@ -252,6 +253,8 @@ static int send_start(struct exec *x)
 
 	for (size_t i = 0; i < STREAM_MAX; i++)
 		x->start.limit[i] = x->out[i].limit;
+	if (x->sent_usec == 0)
+		x->sent_usec = now_usec();
 	r = msg_send(link_control(x->link), start, FRAME_START, x->channel, &x->start);
 	if (r >= 0)
 		link_kick(x->link);
@@ -505,6 +508,14 @@ static int take_started(struct exec *x, const struct frame *f)
 	return 0;
 }
 
+/* Its timer began after we had asked for it. The guest's clock may be somewhat faster than ours. */
+static bool may_have_timed_out(const struct exec *x)
+{
+	uint64_t timeout = x->start.timeout_usec;
+
+	return timeout > 0 && (x->sent_usec == 0 || now_usec() - x->sent_usec >= timeout / 2);
+}
+
 static int take_exit(struct exec *x, const struct frame *f)
 {
 	struct msg_exit e = { 0 };
@@ -519,6 +530,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 			return -EBADMSG;
 	started(x);
 	x->exit = e;
+	x->exit.timed_out = e.timed_out && may_have_timed_out(x);
 	x->state = EXEC_EXITED;
 	return check_over(x);
 }

@@ -12,6 +12,7 @@
  *   sleep MSEC            forever when MSEC is 0
  *   cat                   stdin to stdout, until stdin ends
  *   ended FLAGS PIDS      what is told of its end, as numbers
+ *   timed-out             it is killed, as when its time limit is reached
  *   exit CODE
  *   die                   the VMM is gone at once
  *   reboot                the guest ends itself

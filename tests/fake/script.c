@@ -233,6 +233,9 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 
 		x->tells = sscanf(rest, "%u %u", &flags, &pids) > 0;
 		x->ended = (struct msg_ended){ flags, pids };
+	} else if (IS("timed-out")) {
+		x->exit.timed_out = 1;
+		finish(x, 0, SIGKILL);
 	} else if (IS("exit")) {
 		finish(x, (uint8_t)number, 0);
 	} else if (IS("die")) {

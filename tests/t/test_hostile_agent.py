@@ -105,6 +105,20 @@ def test_what_a_guest_says_of_its_end_is_words(fake, words, ended_by, limit):
     fake.wait_clean()
 
 
+@pytest.mark.parametrize("timeout", [0, 3600])
+def test_timeout_that_was_not_reached(fake, timeout):
+    """Whoever set no time limit, or one that lies ahead, is not told that it has ended the command."""
+    r = fake.call("vm.run", fake.spec(command="echo here; timed-out", timeout_seconds=timeout))["result"]
+    assert (r["exit_code"], r["timed_out"], r["ended_by"], r["limit"]) == (137, False, "signal", None), r
+    fake.wait_clean()
+
+
+def test_timeout_that_was_reached(fake):
+    r = fake.call("vm.run", fake.spec(command="echo here; sleep 0", timeout_seconds=1))["result"]
+    assert (r["exit_code"], r["timed_out"], r["ended_by"], r["limit"]["value"]) == (124, True, "timeout", 1), r
+    fake.wait_clean()
+
+
 def test_more_than_the_window(fake):
     """Its caller does not read, and it sends on: what pyrod holds of it is one window."""
     before = fake.vm_hwm_kib()

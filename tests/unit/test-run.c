@@ -22,6 +22,7 @@ static sd_event *event;
 static struct manager *m;
 static struct run *run;
 static json_object *result;
+static uint64_t timeout_usec;
 static struct error failure;
 static bool done, executing;
 static char phases[256];
@@ -56,6 +57,7 @@ static void setup(void)
 	phases[0] = '\0';
 	run = NULL;
 	result = NULL;
+	timeout_usec = 30 * USEC_PER_SEC;
 }
 
 static void forget_run(void)
@@ -120,7 +122,7 @@ static int begin(int stdio_fd, bool with_stdin, struct error *err)
 		.cwd = "/workspace",
 		.user = "root",
 		.env = env,
-		.timeout_usec = 30 * USEC_PER_SEC,
+		.timeout_usec = timeout_usec,
 		.stdio_fd = stdio_fd,
 		.with_stdin = with_stdin,
 	};
@@ -188,6 +190,14 @@ START_TEST(signalled_and_timed_out)
 	fake_reset(event);
 	fake.exit.signal = SIGKILL;
 	fake.exit.timed_out = 1;
+	run_it(); /* long before its time limit: that is not believed */
+	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 137);
+	ck_assert(!json_get_bool(result, "timed_out", true));
+	forget_run();
+	fake_reset(event);
+	fake.exit.signal = SIGKILL;
+	fake.exit.timed_out = 1;
+	timeout_usec = 1;
 	run_it();
 	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 124);
 	ck_assert(json_get_bool(result, "timed_out", false));
@@ -212,7 +222,7 @@ static const struct {
 	{ 1, 0, 0, ENDED_DISK_FULL, 300, "disk", "disk_mib", 64 },
 	{ 0, SIGBUS, 0, ENDED_DISK_FULL, 300, "disk", "disk_mib", 64 },
 	{ 1, 0, 0, 0xfffffff0, 300, NULL, NULL, 0 },
-	{ 0, SIGKILL, 1, UINT32_MAX, 300, "timeout", "timeout_seconds", 30 },
+	{ 0, SIGKILL, 1, UINT32_MAX, 300, "timeout", "timeout_seconds", 0 },
 	{ 3, 0, 0, ENDED_LEFT, 0, NULL, NULL, 0 },
 };
 
@@ -223,6 +233,7 @@ START_TEST(limits_are_named)
 	fake.exit = (struct msg_exit){
 		.code = ends[_i].code, .signal = ends[_i].signal, .timed_out = ends[_i].timed_out
 	};
+	timeout_usec = ends[_i].timed_out ? 1 : timeout_usec; /* it is reached */
 	fake.tells = true;
 	fake.ended = (struct msg_ended){ ends[_i].flags, ends[_i].pids_max };
 	run_it();
