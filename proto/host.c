@@ -252,25 +252,36 @@ static size_t split_fields(char *line, char **fields, size_t n)
 	return line ? n + 1 : k;
 }
 
-/* A field of the uid's line in /etc/passwd (0 name, 5 home); -ENOENT. */
-static int passwd_field(uid_t uid, size_t field, char **ret)
+/* A field of the line of file whose third is id; -ENOENT. */
+static int table_field(const char *file, size_t n_fields, uint64_t id, size_t field, char **ret)
 {
 	_cleanup_free_ char *text = NULL;
 	char *line;
 
-	int r = read_file_at(AT_FDCWD, "/etc/passwd", TABLE_MAX, &text, NULL);
+	int r = read_file_at(AT_FDCWD, file, TABLE_MAX, &text, NULL);
 	if (r < 0)
 		return r;
 	for (char *at = text; (line = strsep(&at, "\n"));) {
 		char *fields[6];
-		uint64_t id;
-		if (split_fields(line, fields, ARRAY_SIZE(fields)) < ARRAY_SIZE(fields) ||
-			parse_u64(fields[2], 0, UINT32_MAX, &id) < 0 || id != uid)
+		uint64_t found;
+		if (split_fields(line, fields, n_fields) < n_fields ||
+			parse_u64(fields[2], 0, UINT32_MAX, &found) < 0 || found != id)
 			continue;
 		*ret = strdup(fields[field]);
 		return *ret ? 0 : -ENOMEM;
 	}
 	return -ENOENT;
+}
+
+/* Of the uid's line in /etc/passwd: 0 name, 5 home. */
+static int passwd_field(uid_t uid, size_t field, char **ret)
+{
+	return table_field("/etc/passwd", 6, uid, field, ret);
+}
+
+int host_group_name(gid_t gid, char **ret)
+{
+	return table_field("/etc/group", 3, gid, 0, ret);
 }
 
 static bool subid_is_for(const char *owner, uid_t uid, const char *name)

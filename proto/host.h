@@ -42,6 +42,9 @@ int host_subid(
 /* The name of uid in /etc/passwd; -ENOENT. *ret is owned. */
 int host_user_name(uid_t uid, char **ret);
 
+/* The name of gid in /etc/group; -ENOENT. *ret is owned. */
+int host_group_name(gid_t gid, char **ret);
+
 /* The command that gives uid count subordinate uids and gids nobody has; -ENOENT: it has no name. */
 int host_subid_command(uid_t uid, uint64_t count, char **ret);
 

@@ -8,6 +8,7 @@
 
 #include <sys/stat.h>
 
+#include "daemon/unit.h"
 #include "daemon/vmm/console.h"
 #include "daemon/vmm/launch.h"
 #include "daemon/vmm/qemu.h"
@@ -48,18 +49,40 @@ static const char *kvm_reason(const struct host_kvm *kvm)
 	return "/dev/kvm is there but does not work";
 }
 
+/* How pyrod comes to have the groups that its account has: only a login gives them to what is started from it. */
+static char *restart_fix(void)
+{
+	if (units_manage(false, "pyrod.service"))
+		return strdup(" && sudo systemctl restart pyrod");
+	return str_printf("  # then log in again and restart pyrod: kill %d", getpid());
+}
+
+/* NULL when out of memory, or where pyrod has no account. The group is the device's, where it may do what is needed. */
+static char *kvm_group_fix(void)
+{
+	_cleanup_free_ char *name = NULL, *group = NULL, *restart = restart_fix();
+	struct stat st;
+
+	if (!restart || host_user_name(geteuid(), &name) < 0)
+		return NULL;
+	if (stat("/dev/kvm", &st) == 0 && (st.st_mode & 0060) == 0060 && st.st_gid != 0 &&
+		host_group_name(st.st_gid, &group) >= 0)
+		return str_printf("sudo usermod -aG %s %s%s", group, name, restart);
+	return str_printf("sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && "
+			  "sudo usermod -aG kvm %s%s",
+		name, restart);
+}
+
 /* *ret may be NULL: out of memory. */
 static void kvm_fix(const struct host_kvm *kvm, char **ret)
 {
-	_cleanup_free_ char *name = NULL;
-
 	if (!kvm->exists && host_cpu_virtualization())
 		*ret = strdup("sudo modprobe kvm_intel || sudo modprobe kvm_amd");
 	else if (!kvm->exists)
 		*ret = strdup(
 			"use --accelerator emulation, or a host with virtualization switched on");
-	else if ((!kvm->readable || !kvm->writable) && host_user_name(geteuid(), &name) >= 0)
-		*ret = str_printf("sudo usermod -aG kvm %s", name);
+	else if ((!kvm->readable || !kvm->writable) && (*ret = kvm_group_fix()))
+		return;
 	else if (kvm->usable)
 		*ret = strdup("sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm");
 	else

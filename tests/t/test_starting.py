@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How a person starts a daemon by hand: the examples as they are printed, and a second daemon beside the first. The sanitized
 daemon."""
+import grp
 import os
 import re
 import signal
@@ -97,3 +98,34 @@ def test_folder_that_cannot_be_made(sh, tmp_path):
     fix = re.fullmatch(r"pyrod: cannot make the folder %s/a/b: No such file or directory \(fix: (mkdir -p .*), or give --socket another path\)\n" % tmp_path, err)
     assert code == 1 and fix, err
     assert sh(fix.group(1))[0] == 0 and sh(line) == (0, "", "")
+
+
+@pytest.mark.parametrize("group,mode,fix", [
+    ("ssl-cert", 0o660, "sudo usermod -aG ssl-cert nobody"),  # whatever the device's group is
+    ("root", 0o660, "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm nobody"),
+    ("ssl-cert", 0o600, "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm nobody"),
+])
+def test_fix_of_a_device_that_may_not_be_opened(make_daemon, root_only, tmp_path, group, mode, fix):
+    """It names the group that /dev/kvm has here, and what else is needed for a process to be in it."""
+    if not os.path.exists("/dev/kvm"):
+        pytest.skip("nothing to cover")
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        gid = 61234
+        with open("/etc/group", "a") as f:
+            f.write("%s:x:%d:\n" % (group, gid))
+    device = str(tmp_path) + "/kvm"
+    open(device, "w").close()
+    os.chown(device, 0, gid)
+    os.chmod(device, mode)
+    subprocess.run(["mount", "--bind", device, "/dev/kvm"], check=True)
+    try:
+        d = make_daemon(build=BUILD_ASAN)
+        d.prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]
+        subprocess.run(["chown", "-R", "65534:65534", d.root], check=True)
+        d.start()
+        found, = [c for c in d.call("system.doctor", {"probe": False})["result"]["runtime"]["checks"] if c["name"] == "kvm"]
+        assert found["fix"] == fix + "  # then log in again and restart pyrod: kill %d" % d.pid(), found
+    finally:
+        subprocess.run(["umount", "/dev/kvm"], check=True)
