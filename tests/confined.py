@@ -73,6 +73,8 @@ class Probe:
         assert {name: self.said[name] for name in CALLS} == CALLS
         assert int(self.said["disk"]) == DISK_MIB << 20 == int(self.said["rlimit fsize"])
         assert [self.said[name] for name in ("write the last byte", "write beyond the disk", "lengthen the disk")] == ["got", "EFBIG", "EFBIG"]
+        assert [self.said[name] for name in ("space beyond the disk", "zeroes beyond the disk", "space within the disk", "space by ioctl", "discard")] \
+            == ["EOPNOTSUPP", "EOPNOTSUPP", "EOPNOTSUPP", "EPERM", "got"]
         files = {int(name.split()[-1]) for name in self.said if name.startswith("emptied ")}
         assert len(files) == 4  # kernel, initramfs, environment, modules
         for fd in files:

@@ -70,6 +70,7 @@ void machine_paused(struct machine *mc, const char *reason)
 		return;
 	}
 	mc->pause->machine = mc;
+	mc->pause_asked_usec = 0;
 	mc->pause->disk_full = streq(reason, "disk_full");
 	mc->pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);

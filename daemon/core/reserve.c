@@ -20,7 +20,8 @@
 #define LOOK_MIN_USEC (50 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC USEC_PER_SEC
 #define ACCURACY_USEC (5 * USEC_PER_MSEC)
-#define ROOM_MIB      16 /* less would be full again at once */
+#define PAUSE_USEC    (30 * USEC_PER_SEC) /* a stop under disk writes takes over a second */
+#define ROOM_MIB      16                  /* less would be full again at once */
 
 static uint64_t reserve_bytes(const struct machines *ms)
 {
@@ -52,6 +53,21 @@ static bool has_grown(struct machine *mc)
 	return before > 0 && mc->disk_blocks > before;
 }
 
+/* A VMM that writes on all the same is none any more: its guest has taken it over, or it hangs. */
+static void pause_machine(struct machine *mc)
+{
+	uint64_t now = now_usec();
+
+	if (mc->pause_asked_usec == 0) {
+		mc->pause_asked_usec = now;
+		vmm_pause(mc->vmm);
+	} else if (now - mc->pause_asked_usec >= PAUSE_USEC) {
+		log_error("%s: its VMM writes on %u s after it was to stand still; killed",
+			mc->row.id, (unsigned)(PAUSE_USEC / USEC_PER_SEC));
+		vmm_stop(mc->vmm);
+	}
+}
+
 static bool runs(const struct machine *mc)
 {
 	return mc->vmm && mc->vmm_up && !mc->vmm_gone && !machine_goes_down(mc);
@@ -67,8 +83,10 @@ static bool look_at_machines(struct machines *ms, bool short_of)
 		if (!runs(mc))
 			continue;
 		any = true;
+		if (!short_of)
+			mc->pause_asked_usec = 0;
 		if (has_grown(mc) && short_of && !mc->pause)
-			vmm_pause(mc->vmm);
+			pause_machine(mc);
 	}
 	return any;
 }

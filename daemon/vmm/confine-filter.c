@@ -15,6 +15,18 @@
 
 #include "daemon/filter.h"
 
+/* linux/falloc.h of the kernel itself: fallocate as XFS named it, of every file system. */
+struct space {
+	int16_t type, whence;
+	int64_t start, length;
+	int32_t system;
+	uint32_t process;
+	int32_t pad[4];
+};
+#define IOC_RESERVE   _IOW('X', 40, struct space)
+#define IOC_RESERVE64 _IOW('X', 42, struct space)
+#define IOC_ZERO      _IOW('X', 57, struct space)
+
 /* Newer than the headers of Debian 12. */
 #ifndef SYS_fchmodat2
 #define SYS_fchmodat2 452
@@ -76,7 +88,9 @@ int confine_filter(void)
 	const uint32_t local[] = { AF_UNIX }, self[] = { (uint32_t)getpid() },
 		       itself[] = { 0, (uint32_t)getpid() },
 		       owner[] = { F_SETOWN, F_SETOWN_EX, F_SETSIG },
-		       owner_too[] = { FIOSETOWN, SIOCSPGRP, TIOCSTI },
+		       request[] = { FIOSETOWN, SIOCSPGRP, TIOCSTI, IOC_RESERVE, IOC_RESERVE64,
+			       IOC_ZERO },
+		       discard[] = { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE },
 		       family = FILTER_FAIL(EAFNOSUPPORT), no = FILTER_FAIL(EPERM);
 	struct filter f;
 
@@ -89,9 +103,12 @@ int confine_filter(void)
 	filter_values(&f, SYS_prlimit64, 0, itself, ARRAY_SIZE(itself), FILTER_ALLOW, no);
 	filter_bits(&f, SYS_open, 1, O_TRUNC, 0, FILTER_ALLOW, no);
 	filter_bits(&f, SYS_openat, 2, O_TRUNC, 0, FILTER_ALLOW, no);
-	/* Signals that the kernel would send in its name. */
+	/* Space beyond a file's size, which no limit of sizes knows, tens of GiB in a moment. QEMU writes zeroes instead. */
+	filter_values(&f, SYS_fallocate, 1, discard, ARRAY_SIZE(discard), FILTER_ALLOW,
+		FILTER_FAIL(EOPNOTSUPP));
+	/* The same space by older names, and signals that the kernel would send in its name. */
 	filter_values(&f, SYS_fcntl, 1, owner, ARRAY_SIZE(owner), no, FILTER_ALLOW);
-	filter_values(&f, SYS_ioctl, 1, owner_too, ARRAY_SIZE(owner_too), no, FILTER_ALLOW);
+	filter_values(&f, SYS_ioctl, 1, request, ARRAY_SIZE(request), no, FILTER_ALLOW);
 	filter_calls(&f, unknown, ARRAY_SIZE(unknown), FILTER_FAIL(ENOSYS));
 	filter_calls(&f, refused, ARRAY_SIZE(refused), no);
 	return filter_install(&f, FILTER_ALLOW);

@@ -177,6 +177,8 @@ static void try_files(void)
 		"/usr/bin/qemu-system-x86_64", "/usr/lib", "/usr/lib/os-release",
 		"/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/share", "/usr/share/doc",
 		"/usr/share/qemu", "/usr/share/seabios", "/var" };
+	const int64_t beyond[] = { 0, self.disk_bytes, 1 << 20, 0, 0,
+		0 }; /* from the start, in the kernel's words */
 	char name[64], what[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
@@ -191,6 +193,15 @@ static void try_files(void)
 	tell_result("write the last byte", pwrite(self.disk, "x", 1, self.disk_bytes - 1));
 	tell_result("write beyond the disk", pwrite(self.disk, "x", 1, self.disk_bytes));
 	tell_result("lengthen the disk", ftruncate(self.disk, self.disk_bytes + 1));
+	tell_result("space beyond the disk",
+		fallocate(self.disk, FALLOC_FL_KEEP_SIZE, self.disk_bytes, 1 << 20));
+	tell_result("zeroes beyond the disk",
+		fallocate(self.disk, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, self.disk_bytes,
+			1 << 20));
+	tell_result("space within the disk", fallocate(self.disk, FALLOC_FL_INSERT_RANGE, 0, 4096));
+	tell_result("space by ioctl", ioctl(self.disk, _IOC(_IOC_WRITE, 'X', 40, 48), beyond));
+	tell_result("discard",
+		fallocate(self.disk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096));
 	for (int fd = FD_FIRST; fd < FD_END; fd++) {
 		const int flags = fcntl(fd, F_GETFL);
 		struct stat st;

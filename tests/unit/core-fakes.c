@@ -786,7 +786,8 @@ void vmm_resume(struct vmm *v)
 void vmm_pause(struct vmm *v)
 {
 	fake.pauses++;
-	v->cb.on_paused(v, "disk_full", v->userdata);
+	if (!fake.writes_on)
+		v->cb.on_paused(v, "disk_full", v->userdata);
 }
 
 void vmm_stop(struct vmm *v)

@@ -51,6 +51,7 @@ struct fake {
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
 	bool hangs;      /* the VMM, when it is killed */
+	bool writes_on;  /* the VMM, when it is to pause */
 	/* what was seen */
 	int signo;      /* of the last KILL */
 	unsigned reads; /* of image and kernel */

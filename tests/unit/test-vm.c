@@ -513,6 +513,36 @@ START_TEST(paused_at_the_reserve)
 }
 END_TEST
 
+/* A VMM that does not stand still is killed: it would fill the disk. */
+START_TEST(writes_on_at_the_reserve)
+{
+	created();
+	write_to_disk();
+	boot();
+	fake.writes_on = true;
+	m->config->disk_reserve_mib = INT64_C(1) << 30;
+	for (int k = 0; k < 200 && fake.pauses == 0; k++) {
+		write_to_disk();
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	}
+	ck_assert_uint_eq(fake.pauses, 1);
+	ck_assert_uint_gt(the_machine()->pause_asked_usec, 0);
+	the_machine()->pause_asked_usec -= 29 * USEC_PER_SEC;
+	write_to_disk();
+	for (int k = 0; k < 10; k++)
+		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+	the_machine()->pause_asked_usec -= USEC_PER_SEC;
+	for (int k = 0; k < 200 && the_machine()->state == MACHINE_STARTED; k++) {
+		write_to_disk();
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	}
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	ck_assert_uint_eq(fake.pauses, 1);
+	delete ();
+}
+END_TEST
+
 static void on_run_done(
 	_unused_ struct run *r, json_object *o, const struct error *err, _unused_ void *userdata)
 {
@@ -988,6 +1018,7 @@ int main(void)
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_test(t, paused_and_resumed);
 	tcase_add_test(t, paused_at_the_reserve);
+	tcase_add_test(t, writes_on_at_the_reserve);
 	tcase_add_loop_test(t, executes, 0, 2);
 	tcase_add_test(t, exec_without_boot);
 	tcase_add_loop_test(t, refused_command_leaves_no_row, 0, 3);
