@@ -15,8 +15,10 @@
 #include "proto/json.h"
 #include "proto/utf8.h"
 
-#define BAR       "####################"
-#define BAR_WIDTH 20
+#define BAR         "####################"
+#define SAY_PERCENT 10
+#define SAY_USEC    (10 * USEC_PER_SEC)
+#define BAR_WIDTH   20
 
 /* fopencookie(3): all of it, or what was written before the failure. */
 static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
@@ -335,6 +337,28 @@ static void draw_bar(struct out_progress *p, const char *phase, int percent)
 	p->drawn = true;
 }
 
+/* How far it is, where that is news. */
+static void say_step(struct out_progress *p, const char *phase, int percent)
+{
+	_cleanup_free_ char *step = text_escape(phase, NULL),
+			    *env = text_escape(p->environment, NULL);
+	uint64_t now = now_usec();
+	char text[32] = "";
+
+	if (!step || !env)
+		return;
+	if (strncmp(p->step, phase, sizeof(p->step) - 1) == 0 &&
+		percent < p->percent + SAY_PERCENT && now - p->said_usec < SAY_USEC)
+		return;
+	(void)snprintf(p->step, sizeof(p->step), "%s", phase);
+	p->percent = percent;
+	p->said_usec = now;
+	if (percent >= 0)
+		(void)snprintf(text, sizeof(text), " percent=%d", MIN_OF(percent, 100));
+	out_note(p->cli, "[pull] phase=install environment=%s step=%s%s seconds=%llu", env, step,
+		text, (unsigned long long)((now - p->begin_usec) / USEC_PER_SEC));
+}
+
 void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 {
 	_cleanup_free_ char *env = NULL;
@@ -348,11 +372,17 @@ void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 		else
 			draw_bar(p, phase, MIN_OF(percent, 100));
 	}
-	/* To who reads lines it is installed, then ready; kernel and write are steps of the first. */
-	if (streq(p->phase, ready ? "ready" : "install"))
+	/* In lines it is installed, then ready; kernel and write are steps of the first. */
+	if (streq(p->phase, ready ? "ready" : "install")) {
+		if (!may_draw() && !ready)
+			say_step(p, phase, percent);
 		return;
+	}
 	(void)snprintf(p->phase, sizeof(p->phase), "%s", ready ? "ready" : "install");
 	env = text_escape(p->environment, NULL);
 	if (!may_draw() && env)
 		out_note(p->cli, "[pull] phase=%s environment=%s", p->phase, env);
+	p->begin_usec = p->said_usec = now_usec();
+	if (!may_draw() && !ready && percent >= 0)
+		say_step(p, phase, percent);
 }

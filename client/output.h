@@ -63,8 +63,13 @@ struct out_progress {
 	const char *environment; /* borrowed */
 	char phase[32];
 	bool drawn; /* a bar stands on the terminal */
+	/* Where lines are printed: when the pull began, and what the last of them said, when. */
+	uint64_t begin_usec, said_usec;
+	char step[32];
+	int percent;
 };
-/* Shows a pull's phase, "ready" at its end; percent < 0: unknown. */
+/* Shows a pull's phase, "ready" at its end; percent < 0: unknown. A bar on a terminal; elsewhere a line for each step,
+ * then one for each ten percent or, when it is called, ten seconds. */
 void out_pull_phase(struct out_progress *p, const char *phase, int percent);
 /* Wipes the bar. */
 void out_progress_end(struct out_progress *p);

@@ -30,6 +30,12 @@
 #define PROXIES_MAX 8
 #define ARGS_MAX    (24 + PROXIES_MAX)
 
+#ifdef PYRO_CRASH_POINTS /* a test build: its tests do not wait long */
+#define TELL_AGAIN_USEC USEC_PER_SEC
+#else
+#define TELL_AGAIN_USEC (10 * USEC_PER_SEC)
+#endif
+
 #define FIX_INSTALLATION "Install pyro again: its pyro-import does not fit this pyrod."
 
 static const struct json_limits line_limits = {
@@ -50,6 +56,9 @@ struct import_job {
 	bool garbled;        /* a line was not what was agreed */
 	bool busy, cancelled;
 	unsigned n_lines;
+	sd_event_source *again_timer; /* owned: while on_progress is to be told again and again */
+	char phase[IMPORT_PHASE_MAX], detail[IMPORT_DETAIL_MAX];
+	int percent; /* these were told last */
 };
 
 void import_job_user(struct manager *m)
@@ -147,18 +156,52 @@ static void copy_text(char *ret, size_t n, const char *s)
 	ret[i] = '\0';
 }
 
+static void import_job_free(struct import_job *j)
+{
+	sd_event_source_disable_unref(j->again_timer);
+	json_object_put(j->result);
+	error_clear(&j->error);
+	free(j);
+}
+
+static void tell_progress(struct import_job *j)
+{
+	if (j->on_progress)
+		j->on_progress(j->phase, j->percent, j->detail[0] ? j->detail : NULL, j->userdata);
+}
+
+/* Minutes may pass within one step: what waits is shown that it goes on. */
+static int on_tell_again(sd_event_source *s, _unused_ uint64_t usec, void *userdata)
+{
+	struct import_job *j = userdata;
+	int r = sd_event_source_set_time_relative(s, TELL_AGAIN_USEC);
+
+	if (r >= 0)
+		r = sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	if (r < 0)
+		log_warning_errno(r, "cannot tell again how far an import is");
+	j->busy = true;
+	if (j->phase[0])
+		tell_progress(j);
+	j->busy = false;
+	if (j->cancelled)
+		import_job_free(j);
+	return 0;
+}
+
 static int take_progress(struct import_job *j, json_object *o, const char *phase)
 {
-	char name[IMPORT_PHASE_MAX], detail[IMPORT_DETAIL_MAX];
 	const char *text = import_str(o, "detail");
 	int64_t percent = import_int(o, "percent");
 
-	if (strlen(phase) >= sizeof(name) || percent < -1 || percent > 100)
+	if (strlen(phase) >= sizeof(j->phase) || percent < -1 || percent > 100)
 		return -EBADMSG;
-	copy_text(name, sizeof(name), phase);
-	copy_text(detail, sizeof(detail), text ? text : "");
-	if (j->on_progress)
-		j->on_progress(name, (int)percent, *detail ? detail : NULL, j->userdata);
+	copy_text(j->phase, sizeof(j->phase), phase);
+	copy_text(j->detail, sizeof(j->detail), text ? text : "");
+	j->percent = (int)percent;
+	if (j->again_timer)
+		(void)sd_event_source_set_time_relative(j->again_timer, TELL_AGAIN_USEC);
+	tell_progress(j);
 
 	return 0;
 }
@@ -202,13 +245,6 @@ static int take_line(struct import_job *j, const char *line, size_t n)
 	}
 
 	return -EBADMSG;
-}
-
-static void import_job_free(struct import_job *j)
-{
-	json_object_put(j->result);
-	error_clear(&j->error);
-	free(j);
 }
 
 static void on_line(struct job *job _unused_, const char *line, size_t n, void *userdata)
@@ -265,6 +301,7 @@ static void on_done(struct job *job, int status, const char *tail, void *userdat
 	bool good = status == 0 && j->result && !j->error.set && !j->garbled;
 
 	j->job = NULL;
+	j->again_timer = sd_event_source_disable_unref(j->again_timer);
 	if (job_error(job))
 		(void)error_copy(&j->error, job_error(job));
 	else if (!good && (!j->error.set || status != 1)) {
@@ -282,6 +319,7 @@ struct import_job *import_job_cancel(struct import_job *j)
 	if (!j || j->cancelled)
 		return NULL;
 	j->cancelled = true;
+	j->again_timer = sd_event_source_disable_unref(j->again_timer);
 	j->job = job_cancel(j->job);
 	if (!j->busy)
 		import_job_free(j);
@@ -353,7 +391,11 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 	j->on_progress = spec->on_progress;
 	j->on_done = spec->on_done;
 	j->userdata = spec->userdata;
-	r = spawn(m, spec, argv, j);
+	r = j->on_progress ? sd_event_add_time_relative(m->event, &j->again_timer, CLOCK_MONOTONIC,
+				     TELL_AGAIN_USEC, USEC_PER_SEC, on_tell_again, j)
+			   : 0;
+	if (r >= 0)
+		r = spawn(m, spec, argv, j);
 	if (r < 0) {
 		import_job_free(j);
 		return error_set_errno(err, ERROR_INTERNAL, r,

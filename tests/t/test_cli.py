@@ -1070,6 +1070,25 @@ def test_counting_line(env, fake, extra, drawn):
     p.communicate()
 
 
+def test_pull_in_lines(env, fake):
+    """Whoever reads lines is told of each step, and now and then how far it is; not of everything that a daemon says."""
+    def guest(run):
+        for step, percent in (("kernel", 0), ("kernel", 4), ("kernel", 9), ("kernel", 10), ("install", None), ("install", None), ("install", 35),
+                              ("install", 44), ("install", 45), ("\x1b[1mstep", 250), ("ready", 100)):
+            run.progress(step, percent=percent)
+        return run.result()
+    fake.guest = guest
+    p = start(env, "run", "debian:12", "x")
+    _, err = p.communicate(timeout=30)
+    said = [line for line in err.decode().splitlines() if line.startswith("[pull]")]
+    begin = "[pull] phase=install environment=debian:12"
+    assert said[0] == begin and said[-1] == "[pull] phase=ready environment=debian:12"
+    assert [re.sub(r" seconds=\d+$", "", line) for line in said[1:-1]] == [begin + " step=" + text for text in (
+        "kernel percent=0", "kernel percent=10", "install", "install percent=35", "install percent=45", "\\x1b[1mstep percent=100")]
+    p = start(env, "-q", "run", "debian:12", "x")
+    assert b"[pull]" not in p.communicate(timeout=30)[1]
+
+
 def test_flags_of_our_descriptors_stay(env, fake):
     import fcntl
     fake.guest = hello

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from conftest import BUILD_ASAN, Raw
 from fakevm import ENV
 from test_crash_points import fake_mmdebstrap
 
@@ -132,3 +133,27 @@ def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
     until([third])
     assert d.call("env.prune", {"dry_run": True})["result"]["deleted"] == []
     d.wait_clean(30)
+
+
+def test_pull_that_is_long_about_a_step_goes_on_telling(make_fake):
+    """The same step is told again and again, so that whoever waits sees that it goes on."""
+    d = make_fake(build=BUILD_ASAN)
+    fake_mmdebstrap(d)
+    os.mkfifo(d.root + "/go")
+    os.chmod(d.root + "/go", 0o666)
+    with open(d.root + "/bin/mmdebstrap", "r+") as f:
+        text = f.read()
+        f.seek(0)
+        f.write(text.replace("\n", "\nread x <%s/go\n" % d.root, 1))
+    d.start()
+    with Raw(d.socket, timeout=60) as c:
+        c.send(b'{"jsonrpc":"2.0","id":1,"method":"env.pull","params":{"environment":"debian:12-base"}}\n')
+        told = [c.line()["params"] for _ in range(5)]
+        step = {"phase": "install", "percent": 0}
+        assert [{k: t[k] for k in step} for t in told].count(step) >= 3, told
+        with open(d.root + "/go", "w") as f:
+            f.write("go\n")
+        reply = c.line()
+        while "id" not in reply:
+            reply = c.line()
+        assert reply["result"]["name"] == "debian:12-base", reply
