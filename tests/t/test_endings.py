@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Every end of pyrod leaves a line: its own, or its successor's."""
+import json
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, BUILD_ASAN, Raw, assert_well
 
 
 @pytest.mark.parametrize("signo", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGXCPU])
@@ -87,3 +88,36 @@ def test_one_users_machines_hide_nothing_of_anothers(make_fake, root_only):
     for vm in owners:
         d.call("vm.delete", {"vm_id": vm}, timeout=60)
     d.wait_clean()
+
+
+@pytest.mark.parametrize("what", ["start", "stop", "delete", "run", "doctor"])
+def test_a_wait_that_the_daemon_ends_leaves_nothing(make_fake, what):
+    """Whoever waits when pyrod is stopped is told, and what was kept for that is freed: the sanitized build says so."""
+    d = make_fake(build=BUILD_ASAN).start()
+    vm = d.call("vm.create", d.spec("deaf" if what == "start" else "good"))["result"]["vm_id"]
+    params = {"vm_id": vm}
+    if what != "start":
+        assert d.call("vm.start", params, timeout=60)["result"]["state"] == "started"
+        pid, = d.vmm_pids()
+        os.kill(pid, signal.SIGSTOP)  # it takes its time with everything
+    method = {"doctor": "system.doctor", "run": "vm.run"}.get(what, "vm." + what)
+    if what == "run":
+        params = d.spec(command="sleep 0")
+    elif what == "doctor":
+        params = {}
+    with Raw(d.socket) as waits, Raw(d.socket) as other:
+        waits.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
+        if what == "start":
+            end = time.monotonic() + 30
+            while not d.vmm_pids():
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        elif what == "run":
+            while waits.line()["params"]["phase"] != "execute":
+                pass
+        other.call("system.ping")
+        other.call("system.ping")
+        assert d.stop() == 0, d.log_text()
+    assert_well(d.log_text())
+    for pid in d.vmm_pids():
+        os.kill(pid, signal.SIGKILL)
