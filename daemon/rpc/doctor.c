@@ -406,7 +406,8 @@ static void report_storage(struct doctor *d, size_t installed)
 	check_room(d, bytes, installed > 0);
 }
 
-/* What is in the cache but does not count as installed: pulling it again mends it. Whether it is damaged. */
+/* What is in the cache but does not count as installed: pulling it again mends it. Whether every start from it
+ * is refused: what is only not whole is pulled by the next one. */
 static bool check_environment(struct doctor *d, const char *name)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -416,13 +417,14 @@ static bool check_environment(struct doctor *d, const char *name)
 	const char *damage = environment_damage(env);
 	_cleanup_free_ char *fix = str_printf("pyro env pull %s", name);
 	const struct error *failure = environment_failure(env);
-	if (damage) {
+	if (damage && environment_is_damaged(env))
 		note_damage(d, fix ? fix : PULL_FIX);
+	if (damage) {
 		check(d, "environment", false, fix, "%s: %s", name, damage);
 	} else if (failure) {
 		check_error(d, "environment", failure, NULL);
 	}
-	return damage;
+	return environment_is_damaged(env);
 }
 
 /* The environments of env.list, and how many of them are installed. */
