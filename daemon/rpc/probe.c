@@ -32,6 +32,7 @@ struct doctor_call {
 	unsigned reads;          /* under way: integrity and confinement know us */
 	unsigned n_files;        /* folders that were to be read */
 	struct error unread;     /* owned: why something was not read */
+	const char *environment; /* borrowed: of the probe machine */
 	char vm_id[API_ID_SIZE]; /* of the probe machine; "": it has none yet */
 	bool started, booted, timed_out, cancelled;
 };
@@ -118,6 +119,13 @@ static char *failure_text(const struct error *err)
 		err && err->cause ? ": " : "", err && err->cause ? err->cause : "");
 }
 
+/* NULL when out of memory. */
+static char *pull_again(const struct doctor_call *d)
+{
+	return str_printf("%spyro env pull --force %s", call_is_admin(d->call) ? "" : "sudo ",
+		d->environment);
+}
+
 static void on_probe_done(
 	struct run *r, json_object *result, const struct error *err, void *userdata)
 {
@@ -135,7 +143,7 @@ static void on_probe_done(
 			  : text         ? text
 					 : "the probe machine failed",
 		.fix = d->timed_out ? "see the daemon's log and the host's load"
-		       : owned      ? "pyro env pull --force debian:12"
+		       : owned      ? (fix = pull_again(d))
 				    : failure_fix(d, err, &fix),
 	};
 	if (d->cancelled && err) { /* a result that was on its way is the answer */
@@ -186,6 +194,7 @@ static int start_probe(struct doctor_call *d, const char *environment, struct er
 		.stdio_fd = -EBADF,
 	};
 	int r = set_timer(d, PROBE_USEC, on_probe_timeout);
+	d->environment = environment;
 	if (r < 0)
 		return error_internal(err, strerror(-r), "cannot set a timer");
 	return run_start(m, &p, &cb, d, &d->run, err);
@@ -310,7 +319,7 @@ static int on_read_timeout(_unused_ sd_event_source *s, _unused_ uint64_t usec, 
 	struct doctor_call *d = userdata;
 	forget_reads(d);
 	(void)error_set(&d->unread, ERROR_INTERNAL, "the host's disk is slow or busy",
-		"pyro doctor, when the host is less busy",
+		"ask again when the host is less busy",
 		"what is installed could not be read within 300 s");
 	try_machine(d);
 	return 0;
