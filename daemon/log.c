@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <systemd/sd-journal.h>
+#include <time.h>
 
 #include "daemon/log-limit.h"
 #include "proto/utf8.h"
@@ -131,9 +132,16 @@ static void next_file(void)
 		(void)dup2(fd, STDERR_FILENO);
 }
 
+/* The daemon's own file has the time too, which a journal or a terminal's user knows. */
 static void to_stderr(const char *text, size_t n)
 {
-	int written = dprintf(STDERR_FILENO, "%s: %.*s\n", log_ident, (int)n, text);
+	char stamp[32] = "";
+	time_t now = time(NULL);
+	struct tm tm;
+	if (log_path && gmtime_r(&now, &tm) &&
+		strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%SZ ", &tm) == 0)
+		stamp[0] = '\0';
+	int written = dprintf(STDERR_FILENO, "%s%s: %.*s\n", stamp, log_ident, (int)n, text);
 	log_size += (uint64_t)MAX_OF(written, 0);
 	if (log_path && log_size >= FILE_MAX_BYTES)
 		next_file();

@@ -525,6 +525,8 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 	r = sd_event_source_set_enabled(mc->work, SD_EVENT_ONESHOT);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot create a machine");
+	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: made for uid %u from %s", mc->row.id,
+		mc->row.owner_uid, mc->row.environment);
 	*ret = TAKE_PTR(mc);
 	return 0;
 }

@@ -70,6 +70,9 @@ def test_example_works_as_printed(sh, place):
     folder = os.stat(sh.root + "/new")
     assert stat.S_IMODE(folder.st_mode) == 0o700
     assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
+    with open(sh.root + "/state/pyrod.log") as f:
+        said = f.read().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ pyrod: pyrod \S+ serves its user at .*", said[-1]), said
 
 
 def test_second_daemon_says_how_to_stop_the_first(sh):
