@@ -10,6 +10,7 @@
 #include "daemon/core/machine-internal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include "daemon/crash.h"
@@ -209,13 +210,25 @@ static int run_boot(struct machine *mc, struct error *err)
 
 /* VMM */
 
+/* Nobody else tells of a VMM that was killed: the log has it too. */
 static char *exit_cause(struct machine *mc, const struct vmm_exit *e)
 {
+	_cleanup_free_ char *killed = NULL;
+	char *cause;
+
 	if (mc->bye)
 		return strdup(mc->bye);
-	return machine_death_cause(mc, e->reason        ? e->reason
-				       : e->guest_ended ? "the guest ended itself"
-							: "the VMM ended");
+	if (e->status < 0 && e->status != INT_MIN)
+		killed = str_printf("the VMM was ended by signal %d (%s), as the host's OOM killer "
+				    "and its administrator do",
+			-e->status, strsignal(-e->status));
+	cause = machine_death_cause(mc, e->reason        ? e->reason
+					: e->guest_ended ? "the guest ended itself"
+					: killed         ? killed
+							 : "the VMM ended");
+	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: %s", mc->row.id,
+		cause ? cause : "its VMM ended");
+	return cause;
 }
 
 static void on_pid_kept(int r, const struct error *err, void *userdata)

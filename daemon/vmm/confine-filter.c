@@ -8,6 +8,8 @@
 #include "daemon/vmm/confine.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/fsverity.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -70,7 +72,7 @@ static const int refused[] = {
 	SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_fchmodat2, SYS_chown, SYS_fchown, SYS_lchown,
 	SYS_fchownat, SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr,
 	SYS_fremovexattr, SYS_setxattrat, SYS_removexattrat, SYS_utime, SYS_utimes, SYS_futimesat,
-	SYS_utimensat, SYS_file_setattr,
+	SYS_utimensat, SYS_file_setattr, SYS_flock,
 	/* the host */
 	SYS_kexec_load, SYS_kexec_file_load, SYS_init_module, SYS_finit_module, SYS_delete_module,
 	SYS_reboot, SYS_swapon, SYS_swapoff, SYS_acct, SYS_quotactl, SYS_quotactl_fd, SYS_syslog,
@@ -87,9 +89,10 @@ int confine_filter(void)
 {
 	const uint32_t local[] = { AF_UNIX }, self[] = { (uint32_t)getpid() },
 		       itself[] = { 0, (uint32_t)getpid() },
-		       owner[] = { F_SETOWN, F_SETOWN_EX, F_SETSIG },
+		       command[] = { F_SETOWN, F_SETOWN_EX, F_SETSIG, F_SETLEASE, F_NOTIFY },
 		       request[] = { FIOSETOWN, SIOCSPGRP, TIOCSTI, IOC_RESERVE, IOC_RESERVE64,
-			       IOC_ZERO },
+			       IOC_ZERO, FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR,
+			       FS_IOC_SETVERSION, FS_IOC_ENABLE_VERITY },
 		       discard[] = { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE },
 		       family = FILTER_FAIL(EAFNOSUPPORT), no = FILTER_FAIL(EPERM);
 	struct filter f;
@@ -106,8 +109,9 @@ int confine_filter(void)
 	/* Space beyond a file's size, which no limit of sizes knows, tens of GiB in a moment. QEMU writes zeroes instead. */
 	filter_values(&f, SYS_fallocate, 1, discard, ARRAY_SIZE(discard), FILTER_ALLOW,
 		FILTER_FAIL(EOPNOTSUPP));
-	/* The same space by older names, and signals that the kernel would send in its name. */
-	filter_values(&f, SYS_fcntl, 1, owner, ARRAY_SIZE(owner), no, FILTER_ALLOW);
+	/* The same space by older names, attributes, signals that the kernel would send in its name, and what makes others wait
+	 * who open the same file. */
+	filter_values(&f, SYS_fcntl, 1, command, ARRAY_SIZE(command), no, FILTER_ALLOW);
 	filter_values(&f, SYS_ioctl, 1, request, ARRAY_SIZE(request), no, FILTER_ALLOW);
 	filter_calls(&f, unknown, ARRAY_SIZE(unknown), FILTER_FAIL(ENOSYS));
 	filter_calls(&f, refused, ARRAY_SIZE(refused), no);

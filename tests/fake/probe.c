@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -129,7 +130,7 @@ static long ioctl_of_device(void)
 
 static void try_calls(void)
 {
-	int pair[2];
+	int pair[2], flags = 0;
 
 	tell_result("socket unix", socket(AF_UNIX, SOCK_STREAM, 0));
 	tell_result("socketpair unix", socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
@@ -166,6 +167,11 @@ static void try_calls(void)
 	tell_result("memfd_secret", syscall(SYS_memfd_secret, ~0U));
 	tell_result("ioctl of a device", ioctl_of_device());
 	tell_result("mode of the disk", fchmod(self.disk, 0644));
+	tell_result(
+		"attributes of the disk", ioctl(self.disk, _IOC(_IOC_WRITE, 'f', 2, sizeof(long)),
+						  &flags)); /* FS_IOC_SETFLAGS */
+	tell_result("lease", fcntl(self.disk, F_SETLEASE, F_UNLCK));
+	tell_result("lock of a file", flock(self.disk, LOCK_SH | LOCK_NB));
 }
 
 static void try_files(void)

@@ -395,6 +395,23 @@ def panic_is_one_clean_line(d):
 
 
 @provokes("guest_died")
+def vmm_that_is_killed(d):
+    """By the host, as its OOM killer does: nothing but pyrod tells of it."""
+    d.start()
+    with d.popen("-q", "run", *d.run_flags(), "debian:12", "--", "echo up; sleep 60000", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE) as p:
+        assert p.stdout.readline() == b"up\n"
+        (pid,) = d.vmm_pids()
+        os.kill(pid, signal.SIGKILL)
+        err = p.communicate(timeout=30)[1].decode()
+    assert p.returncode == 125
+    cause = "the VMM was ended by signal 9 (Killed), as the host's OOM killer and its administrator do"
+    assert re.search(r"^pyro: machine vm-\S+ ended under its command\n  cause: %s\n  fix: " % re.escape(cause), err), err
+    d.wait_clean()
+    assert cause in typed(d, re.search("  fix: (.*)", err).group(1))
+
+
+@provokes("guest_died")
 def guest_that_restarts_itself(d):
     d.start()
     f = fails(d, "guest_died", "run", "-q", "debian:12", "--", "reboot", says="ended", json_too=False)
