@@ -13,7 +13,7 @@
 #include "proto/host.h"
 #include "proto/limits.h"
 
-#define DISK_MARGIN_MIB 64 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
+#define DISK_MARGIN_MIB 128 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
 #define INODES_NEEDED   64 /* in each of its directories' file systems; its own are fewer than ten */
 #define RUN_DIR_BYTES   MIB
 
