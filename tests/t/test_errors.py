@@ -381,7 +381,7 @@ def panic_is_one_clean_line(d):
     d.wait_clean()
     # The fix shows the console's end, which is in the log line by line: each says whose it is, for the guest wrote it.
     shown = typed(d, f.fix).splitlines()
-    assert shown[-1].endswith("pyrod: %s: console: [    2.413001] ---[ end Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100 ]---" % vm)
+    assert shown[-1].endswith("%s: %s" % (vm, f.cause)) and shown[-2].endswith("pyrod: %s: console: [    2.413001] ---[ end Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100 ]---" % vm)
     told = [line for line in d.log_text().splitlines() if "do_group_exit" in line]
     assert len(told) == 38 and all(": %s: console: [" % vm in line for line in told), told
     assert not re.search(r"[\x00-\x1f]|\\x", "".join(shown)), shown
