@@ -17,6 +17,7 @@
 #include <systemd/sd-journal.h>
 #include <time.h>
 
+#include "daemon/account.h"
 #include "daemon/log-limit.h"
 #include "proto/utf8.h"
 
@@ -26,6 +27,7 @@
 static const char *log_ident = "pyro";
 static int log_level = LOG_INFO;
 static bool log_journal;
+static const struct accounts *log_accounts; /* borrowed: the manager's */
 static char *log_path;    /* owned: of the process, for its life; NULL: stderr is no file of ours */
 static uint64_t log_size; /* of the file at log_path; the loop thread's, as the path */
 
@@ -50,6 +52,11 @@ void log_init(const char *ident)
 void log_set_level(int level)
 {
 	log_level = level;
+}
+
+void log_set_accounts(const struct accounts *a)
+{
+	log_accounts = a;
 }
 
 /* Controls, and what reorders or breaks lines: U+2028/9, bidi marks, embeddings and isolates. */
@@ -169,13 +176,17 @@ char *log_search(bool system, const char *word)
 		    : str_printf("look for %s in what pyrod printed to its stderr", word);
 }
 
-static _printf_(4, 0) void log_fullv(
-	int level, int error, const char *field, const char *fmt, va_list ap)
+/* Whether it is logged; *ret_left_out as log_limit_admit has it. */
+static bool admit(int level, const char *fmt, const char *field, unsigned *ret_left_out)
 {
-	unsigned left_out = 0;
-	if (level > log_level ||
-		(level < LOG_DEBUG && !log_limit_admit(fmt, field, now_usec(), &left_out)))
-		return;
+	*ret_left_out = 0;
+	return level <= log_level &&
+	       (level >= LOG_DEBUG || log_limit_admit(fmt, field, now_usec(), ret_left_out));
+}
+
+static _printf_(5, 0) void write_line(
+	int level, int error, const char *field, unsigned left_out, const char *fmt, va_list ap)
+{
 	int saved = errno;
 	char raw[LINE_MAX_BYTES], text[LINE_MAX_BYTES * 4];
 	int n = vsnprintf(raw, sizeof(raw), fmt, ap);
@@ -201,18 +212,25 @@ static _printf_(4, 0) void log_fullv(
 
 void log_full(int level, int error, const char *field, const char *fmt, ...)
 {
+	unsigned left_out;
 	va_list ap;
+	if (!admit(level, fmt, field, &left_out))
+		return;
 	va_start(ap, fmt);
-	log_fullv(level, error, field, fmt, ap);
+	write_line(level, error, field, left_out, fmt, ap);
 	va_end(ap);
 }
 
 void log_uid(int level, int error, uid_t uid, const char *fmt, ...)
 {
 	char field[32];
+	unsigned left_out;
 	va_list ap;
+	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", accounts_find(log_accounts, uid));
+	if (!admit(level, fmt, field, &left_out))
+		return;
 	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", uid);
 	va_start(ap, fmt);
-	log_fullv(level, error, field, fmt, ap);
+	write_line(level, error, field, left_out, fmt, ap);
 	va_end(ap);
 }

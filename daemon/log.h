@@ -10,8 +10,12 @@
 #include <sys/types.h>
 #include <syslog.h>
 
+struct accounts;
+
 void log_init(const char *ident);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
+void log_set_accounts(
+	const struct accounts *a); /* borrowed until the next call; NULL: each uid is its own */
 /* When stderr is the file at path, it is the daemon's own: full, it becomes path.1 and the next begins. 1, 0 when it is
  * not, -ENOMEM. */
 int log_keep_file(const char *path);
@@ -22,7 +26,10 @@ void log_full(int level, int error, const char *field, const char *fmt, ...) _pr
 /* The command that finds word (an id) in what this daemon logs, owned; NULL when out of memory. */
 char *log_search(bool system, const char *word);
 
-/* The same of what a user can cause: it counts against that uid's limit alone, and the journal has it as PYRO_UID. */
+/*
+ * The same of what a user can cause: it counts against the limit of that uid's account alone, and the journal has the uid as
+ * PYRO_UID. For the loop's thread, as the accounts are.
+ */
 void log_uid(int level, int error, uid_t uid, const char *fmt, ...) _printf_(4, 5);
 
 #define log_error(...)   log_full(LOG_ERR, 0, NULL, __VA_ARGS__)

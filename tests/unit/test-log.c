@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "daemon/account.h"
 #include "daemon/log-limit.h"
 
 static char dir[] = "/tmp/pyro-test-log-XXXXXX";
@@ -67,6 +68,29 @@ START_TEST(one_uid_hides_nothing_of_another)
 }
 END_TEST
 
+/* A user may have 65,536 subordinate uids; the limit is one, and the text names each. */
+START_TEST(subordinate_uids_have_one_limit)
+{
+	_cleanup_(accounts_freep) struct accounts *a = NULL;
+	_cleanup_free_ char *subuid = str_printf("%s/subuid", dir);
+	int fd = open(subuid, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	ck_assert_int_eq(write_all(fd, "1000:100000:65536\n", 18), 0);
+	(void)close(fd);
+	ck_assert_int_eq(accounts_new(subuid, subuid, &a), 0);
+	accounts_refresh(a);
+	log_set_accounts(a);
+	for (uid_t i = 0; i < 65536; i++)
+		log_uid(LOG_INFO, 0, 100000 + i, "client uid=%u refused", 100000 + i);
+	log_uid(LOG_INFO, 0, 1001, "client uid=%u refused", 1001U);
+	ck_assert_uint_eq(count("client uid=1000"), LOG_LIMIT_BURST);
+	ck_assert_uint_eq(count("client uid=100049 "), 1);
+	ck_assert_uint_eq(count("client uid=1001 "), 1);
+	log_set_accounts(NULL);
+	ck_assert_int_eq(unlink(subuid), 0);
+}
+END_TEST
+
 START_TEST(what_was_left_out_is_counted)
 {
 	uint64_t at = 5 * USEC_PER_SEC;
@@ -124,6 +148,7 @@ int main(void)
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, one_uid_hides_nothing_of_another);
+	tcase_add_test(t, subordinate_uids_have_one_limit);
 	tcase_add_test(t, what_was_left_out_is_counted);
 	tcase_add_test(t, many_kinds);
 	tcase_add_test(t, the_file_is_bounded);
