@@ -562,9 +562,16 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 		return r;
 	mc->floor = 0; /* also when it is on its way down to another */
 	machine_skip_reading(mc);
-	if (machine_goes_down(mc))
+	/* Read by those who wait for its start or stop too: what they asked for may be what ended it. */
+	error_set(&why, ERROR_CANCELLED, became, "pyro vm create ENVIRONMENT, for another machine",
+		"machine %s was deleted", mc->row.id);
+	if (machine_goes_down(mc)) {
+		if (mc->failure.set && mc->failure.code == ERROR_CANCELLED) {
+			error_clear(&mc->failure);
+			error_move(&mc->failure, &why);
+		}
 		return 0;
-	error_cancelled(&why, became, "machine %s was deleted", mc->row.id);
+	}
 	machine_undo(mc, &why);
 	return 0;
 }

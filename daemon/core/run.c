@@ -95,7 +95,7 @@ static void delete_machine(struct run *r)
 	if (r->phase >= RUN_DELETING)
 		return;
 	r->phase = RUN_DELETING;
-	k = machine_delete(r->machine, "post_exec_cleanup", on_deleted, r);
+	k = machine_delete(r->machine, "it goes with its only command", on_deleted, r);
 	if (k < 0) {
 		error_no_memory(&r->err, "cannot delete machine %s", r->vm_id);
 		machine_is_gone(r);

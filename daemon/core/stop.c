@@ -20,7 +20,7 @@ void machine_shut_down_over(struct machine *mc)
 
 	crash_point();
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
-	error_cancelled(&err, "somebody asked for it; its disk is kept, what ran in it has ended",
+	error_cancelled(&err, "somebody asked for it; what ran in it has ended",
 		"machine %s was stopped", mc->row.id);
 	machine_land(mc, MACHINE_STOPPED, &err);
 }
