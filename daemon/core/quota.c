@@ -29,12 +29,12 @@ static void count(struct usage *u, const struct machine *mc)
 	u->disk_mib += (int64_t)mc->row.disk_mib;
 }
 
-/* What the account of uid uses, and what all of them do. */
-static void count_usage(
-	struct machines *ms, uid_t uid, struct usage *ret_own, struct usage *ret_total)
+/* What the account of uid uses, what of that its other uids do (NULL: not asked for), and what all accounts use. */
+static void count_usage(struct machines *ms, uid_t uid, struct usage *ret_own,
+	struct usage *ret_kin, struct usage *ret_total)
 {
 	struct accounts *a = ms->m->accounts;
-	struct usage own = { 0 }, total = { 0 };
+	struct usage own = { 0 }, kin = { 0 }, total = { 0 };
 	const struct machine *other;
 	uid_t account;
 
@@ -42,10 +42,15 @@ static void count_usage(
 	account = accounts_find(a, uid);
 	LIST_FOREACH (other, &ms->list, entry) {
 		count(&total, other);
-		if (accounts_find(a, other->row.owner_uid) == account)
-			count(&own, other);
+		if (accounts_find(a, other->row.owner_uid) != account)
+			continue;
+		count(&own, other);
+		if (other->row.owner_uid != uid)
+			count(&kin, other);
 	}
 	*ret_own = own;
+	if (ret_kin)
+		*ret_kin = kin;
 	*ret_total = total;
 }
 
@@ -111,7 +116,7 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 	struct user_limits max;
 
 	machines_user_limits(ms->m, &max);
-	count_usage(ms, uid, &u, &all);
+	count_usage(ms, uid, &u, NULL, &all);
 	if (without)
 		count(&self, without);
 	available -= (int64_t)promised_mib(ms, without) + c->memory_reserve_mib;
@@ -179,6 +184,8 @@ struct limit {
 	int64_t asked; /* by one machine */
 	int64_t own,
 		others; /* what the asking user's other machines have, and other users' where they count */
+	int64_t kin; /* of own: the account's other uids', which the asking user does not see */
+	bool is_kin; /* the asking user is a subordinate uid */
 	int64_t most; /* what could be asked for, by all limits and what the host has; -1: not to be asked for */
 };
 
@@ -187,21 +194,48 @@ static const char *limit_key(const struct limit *l)
 	return l->total ? l->res->total_key : l->res->max_key;
 }
 
+/* What can be ended so that the rest is enough. NULL: nothing, or out of memory. */
+static char *end_machines(const struct limit *l)
+{
+	int64_t excess = l->own + l->others + l->asked - l->max, mine = l->own - l->kin;
+
+	if (excess <= mine && (l->res->flag || excess == 1))
+		return strdup("pyro vm delete VM_ID, of a machine that pyro vm list shows");
+	if (excess <= mine)
+		return str_printf("pyro vm delete VM_ID, of each of %lld machines that pyro vm "
+				  "list shows",
+			(long long)excess);
+	if (excess <= l->own)
+		return strdup("sudo pyro vm delete VM_ID, of a machine that sudo pyro vm list "
+			      "--all-users shows of these uids");
+	return excess <= l->others ? strdup("wait until other users' machines have ended") : NULL;
+}
+
 /* NULL when out of memory. */
 static char *limit_fix(const struct limit *l)
 {
-	if (l->max < l->res->least)
-		return str_printf("set %s in pyrod.conf to at least %lld and reload pyrod",
-			limit_key(l), (long long)l->asked);
-	if (l->res->flag && l->most >= l->res->least)
+	int64_t need = l->own + l->others + l->asked;
+	_cleanup_free_ char *end = NULL;
+
+	if (l->max >= l->res->least && l->res->flag && l->most >= l->res->least)
 		return ask_for(l->res, l->most);
-	if (l->own > 0)
-		return strdup("pyro vm delete VM_ID, of a machine that pyro vm list shows");
-	if (l->others > 0)
-		return str_printf("wait until other users' machines have ended, or set %s in "
-				  "pyrod.conf to at least %lld and reload pyrod",
-			limit_key(l), (long long)(l->own + l->others + l->asked));
-	return strdup(FIX_HOST_FULL);
+	if (l->max >= l->asked)
+		end = end_machines(l);
+	if (end && (l->own - l->kin > 0))
+		return TAKE_PTR(end);
+	if (l->max >= l->res->least && need == l->asked)
+		return strdup(FIX_HOST_FULL);
+	return str_printf("%s%sset %s in pyrod.conf to at least %lld and reload pyrod",
+		end ? end : "", end ? ", or " : "", limit_key(l), (long long)need);
+}
+
+/* Whose machines, that the asking user does not see, are in the sum. */
+static const char *limit_kin(const struct limit *l)
+{
+	if (l->kin == 0)
+		return "";
+	return l->is_kin ? "; machines of the user whose subordinate uid you are count too"
+			 : "; machines of your subordinate uids count too";
 }
 
 static char *limit_cause(const struct limit *l)
@@ -210,8 +244,10 @@ static char *limit_cause(const struct limit *l)
 		return str_printf("this machine alone would use %lld of %lld (%s in pyrod.conf)",
 			(long long)l->asked, (long long)l->max, limit_key(l));
 	if (l->own + l->asked > l->max)
-		return str_printf("with this machine you would use %lld of %lld (%s in pyrod.conf)",
-			(long long)(l->own + l->asked), (long long)l->max, limit_key(l));
+		return str_printf(
+			"with this machine you would use %lld of %lld (%s in pyrod.conf)%s",
+			(long long)(l->own + l->asked), (long long)l->max, limit_key(l),
+			limit_kin(l));
 	return str_printf("other users' machines count too (%s in pyrod.conf)", limit_key(l));
 }
 
@@ -245,14 +281,16 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 {
 	const struct config *c = ms->m->config;
 	const struct most most = most_of(ms, uid, without);
-	int64_t own[N_LIMITED], all[N_LIMITED], want[N_LIMITED], self[N_LIMITED] = { 0 };
-	struct usage u, total;
+	int64_t own[N_LIMITED], kin[N_LIMITED], all[N_LIMITED], want[N_LIMITED],
+		self[N_LIMITED] = { 0 };
+	struct usage u, theirs, total;
 	struct user_limits max;
 	int r = 0;
 
 	machines_user_limits(ms->m, &max);
-	count_usage(ms, uid, &u, &total);
+	count_usage(ms, uid, &u, &theirs, &total);
 	list_usage(&u, own);
+	list_usage(&theirs, kin);
 	list_usage(&total, all);
 	list_usage(asked, want);
 	if (without)
@@ -273,6 +311,8 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 				.max = maxima[of_all][k],
 				.asked = want[k],
 				.own = own[k] - self[k],
+				.kin = kin[k],
+				.is_kin = accounts_find(ms->m->accounts, uid) != uid,
 				.others = of_all ? all[k] - own[k] : 0,
 				.most = mosts[k],
 			},
@@ -318,16 +358,18 @@ int machines_check_size(
 }
 
 /* What makes room for a machine where there is none for the least one. */
-static char *memory_fix(int64_t reserve, int64_t total, uint64_t available)
+static char *memory_fix(int64_t reserve, int64_t total, int64_t available, int64_t asked)
 {
-	if (reserve + MEM_MIB_MIN > total)
-		return str_printf("set memory_reserve_mib in pyrod.conf to less than this host's "
-				  "%lld MiB and reload pyrod",
-			(long long)total);
-	if (reserve > 0 && available >= MEM_MIB_MIN)
-		return strdup("end other programs or machines of this host, or lower "
-			      "memory_reserve_mib in pyrod.conf and reload pyrod");
-	return strdup(FIX_HOST_FULL);
+	int64_t most = available / 8 * 7 - asked; /* it changes all the time */
+	bool ending_helps = reserve + asked <= total;
+
+	if (most < 0)
+		most = available - MEM_MIB_MIN;
+	if (reserve == 0 || most < 0 || most >= reserve)
+		return strdup(FIX_HOST_FULL);
+	return str_printf("%sset memory_reserve_mib in pyrod.conf to at most %lld and reload pyrod",
+		ending_helps ? "end other programs or machines of this host, or " : "",
+		(long long)most);
 }
 
 /* mc is the machine that is to have it, where there is one. */
@@ -345,7 +387,8 @@ static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const 
 	if (mem_mib + (uint64_t)reserve <= available)
 		return 0;
 	most = most_of(ms, uid, mc).mem_mib;
-	fix = most < MEM_MIB_MIN ? memory_fix(reserve, (int64_t)host_memory_mib(), available)
+	fix = most < MEM_MIB_MIN ? memory_fix(reserve, (int64_t)host_memory_mib(),
+					   (int64_t)available, (int64_t)mem_mib)
 				 : ask_for(MEMORY, most);
 	cause = reserve > 0 ? str_printf("memory_reserve_mib in pyrod.conf keeps %lld MiB of it, "
 					 "and the rest of the host's memory is in use",
@@ -392,6 +435,21 @@ static int check_inodes(const char *dir, struct error *err)
 		"only %llu inodes are free in %s", (unsigned long long)n, dir);
 }
 
+/* What makes room; need is without the reserve. NULL when out of memory. */
+static char *bytes_fix(uint64_t need, uint64_t reserve, uint64_t available, uint64_t total)
+{
+	if (reserve == 0 || need + reserve <= total)
+		return str_printf("free at least %llu MiB there",
+			(unsigned long long)((need + reserve - available + MIB - 1) / MIB));
+	if (available < need)
+		return str_printf("free at least %llu MiB there, set disk_reserve_mib in "
+				  "pyrod.conf to 0 and reload pyrod",
+			(unsigned long long)((need - available + MIB - 1) / MIB));
+	return str_printf("set disk_reserve_mib in pyrod.conf to at most %llu and reload pyrod",
+		(unsigned long long)((available - need) / 8 * 7 /
+				     MIB)); /* it changes all the time */
+}
+
 /* reserve: what disk_reserve_mib adds to what is needed. */
 static int check_bytes(
 	const char *dir, uint64_t need, uint64_t reserve, const char *why, struct error *err)
@@ -400,22 +458,15 @@ static int check_bytes(
 	uint64_t bytes, total;
 	int r = host_free_bytes(dir, &bytes);
 
-	need += reserve;
 	if (r >= 0)
 		r = host_total_bytes(dir, &total);
 
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
 			"cannot tell the free space of %s", dir);
-	if (bytes >= need)
+	if (bytes >= need + reserve)
 		return check_inodes(dir, err);
-	if (reserve > 0 && need > total)
-		fix = str_printf("set disk_reserve_mib in pyrod.conf to less than the %llu MiB of "
-				 "that file system and reload pyrod",
-			(unsigned long long)(total / MIB));
-	else
-		fix = str_printf("free at least %llu MiB there",
-			(unsigned long long)((need - bytes + MIB - 1) / MIB));
+	fix = bytes_fix(need, reserve, bytes, total);
 	cause = reserve > 0
 			? str_printf("%s, and disk_reserve_mib in pyrod.conf keeps %llu MiB free",
 				  why, (unsigned long long)(reserve / MIB))

@@ -345,6 +345,25 @@ static int check_inodes(const char *dir, struct error *err)
 		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");
 }
 
+/* What makes room for a pull; need_mib is without the reserve. NULL when out of memory. */
+static char *room_fix(uint64_t need_mib, uint64_t reserve_mib, uint64_t free_mib,
+	uint64_t total_mib, const char *otherwise)
+{
+	if (need_mib > total_mib)
+		return str_printf("Make that file system larger than %" PRIu64 " MiB%s.",
+			need_mib + reserve_mib, otherwise);
+	if (reserve_mib == 0 || need_mib + reserve_mib <= total_mib)
+		return str_printf("Free at least %" PRIu64 " MiB there%s.",
+			need_mib + reserve_mib - free_mib, otherwise);
+	if (free_mib < need_mib)
+		return str_printf("Free at least %" PRIu64 " MiB there, set disk_reserve_mib in "
+				  "pyrod.conf to 0 and reload pyrod%s.",
+			need_mib - free_mib, otherwise);
+	return str_printf("Set disk_reserve_mib in pyrod.conf to at most %" PRIu64
+			  " and reload pyrod%s.",
+		(free_mib - need_mib) / 8 * 7, otherwise); /* what is free changes all the time */
+}
+
 static int check_room(struct environments *envs, const char *dir, uint64_t need_mib,
 	const char *otherwise, struct error *err)
 {
@@ -353,7 +372,6 @@ static int check_room(struct environments *envs, const char *dir, uint64_t need_
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 	int r;
 
-	need_mib += reserve;
 	r = host_free_bytes(dir, &free_bytes);
 	if (r >= 0)
 		r = host_total_bytes(dir, &total);
@@ -361,18 +379,12 @@ static int check_room(struct environments *envs, const char *dir, uint64_t need_
 		return error_set_errno(err, error_code_for_errno(r), r,
 			"Check the file system of that folder.", "Cannot tell the free space of %s",
 			dir);
-	if (free_bytes / MIB >= need_mib)
+	if (free_bytes / MIB >= need_mib + reserve)
 		return check_inodes(dir, err);
 	cause = str_printf("%" PRIu64 " MiB are free on %s, a pull needs %" PRIu64
 			   " MiB, of which disk_reserve_mib in pyrod.conf is %" PRIu64 ".",
-		free_bytes / MIB, dir, need_mib, reserve);
-	if (reserve > 0 && need_mib > total / MIB)
-		fix = str_printf("Set disk_reserve_mib in pyrod.conf to less than the %" PRIu64
-				 " MiB of that file system and reload pyrod%s.",
-			total / MIB, otherwise);
-	else
-		fix = str_printf("Free at least %" PRIu64 " MiB there%s.",
-			need_mib - free_bytes / MIB, otherwise);
+		free_bytes / MIB, dir, need_mib + reserve, reserve);
+	fix = room_fix(need_mib, reserve, free_bytes / MIB, total / MIB, otherwise);
 
 	return error_set(
 		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");

@@ -7,6 +7,7 @@
 
 #include "daemon/core/machine.h"
 #include "daemon/image/environment.h"
+#include "daemon/log.h"
 #include "daemon/rpc/call.h"
 
 /* One caller waiting for a pull. */
@@ -128,6 +129,9 @@ int rpc_env_pull(struct call *c, struct error *err)
 		on_pull_done, w, &w->wait, err);
 	if (r < 0)
 		return r;
+	if (json_get_bool(call_params(c), "force", false))
+		log_uid(LOG_NOTICE, 0, call_uid(c), "uid %u forced a pull of %s",
+			(unsigned)call_uid(c), environment_name(w->env));
 	call_keep(c, on_pull_end, TAKE_PTR(w));
 	return 0;
 }
@@ -142,6 +146,10 @@ static void on_pruned(json_object *result, const struct error *err, void *userda
 		call_fail(c, err);
 		return;
 	}
+	if (!json_get_bool(call_params(c), "dry_run", false) &&
+		json_get_int(result, "count", 0) > 0)
+		log_uid(LOG_NOTICE, 0, call_uid(c), "uid %u pruned %s", (unsigned)call_uid(c),
+			json_object_to_json_string(json_get(result, "deleted")));
 	if (json_add_bool(result, "permitted", !all || call_is_admin(c)) < 0) {
 		json_object_put(result);
 		(void)error_no_memory(&failed, "out of memory");

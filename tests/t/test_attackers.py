@@ -489,14 +489,24 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
     daemon.start()
     os.chmod(daemon.socket, 0o666)
     made = []
-    for uid in (ATTACKER, SUBUIDS, SUBUIDS + 1, SUBUIDS + 65535):
+    for uid in (SUBUIDS, ATTACKER, SUBUIDS + 1, SUBUIDS + 65535):
         with connected_as(uid, daemon.socket) as raw:
             reply = raw.call("vm.create", daemon.spec())
             made.append(reply["result"]["vm_id"] if "result" in reply else reply["error"]["data"]["code"])
+    # What is counted and not shown to the one who asks is named, with a fix that is not theirs alone.
+    refused = reply["error"]["data"]
+    assert refused["cause"] == ("with this machine you would use 4 of 3 (max_machines in pyrod.conf); "
+                                "machines of the user whose subordinate uid you are count too"), refused
+    assert refused["fix"] == ("sudo pyro vm delete VM_ID, of a machine that sudo pyro vm list --all-users shows of these uids, "
+                              "or set max_machines in pyrod.conf to at least 4 and reload pyrod"), refused
+    with connected_as(ATTACKER, daemon.socket) as raw:
+        refused = raw.call("vm.create", daemon.spec())["error"]["data"]
+    assert refused["cause"].endswith("; machines of your subordinate uids count too"), refused
+    assert refused["fix"] == "pyro vm delete VM_ID, of a machine that pyro vm list shows", refused
     assert made[3] == "quota_exceeded" and all(vm.startswith("vm-") for vm in made[:3]), made
     with connected_as(SUBUIDS, daemon.socket) as raw:  # for authority each is a uid of its own
-        assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[1]]
-        assert raw.call("vm.status", {"vm_id": made[0]})["error"]["data"]["code"] == "vm_not_found"
+        assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[0]]
+        assert raw.call("vm.status", {"vm_id": made[1]})["error"]["data"]["code"] == "vm_not_found"
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected_as(SUBUIDS + i, daemon.socket)) for i in range(CONNECTIONS + 1)]
         assert all(raw.call("system.ping")["result"] for raw in held[:-1])

@@ -2,6 +2,7 @@
 """The environment cache as its owner sees it, without a guest: what prune would and does remove, and what doctor says of
 the sandbox that archives are parsed in."""
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -98,6 +99,26 @@ def test_prune_says_what_goes_and_to_whom_it_would_be_refused(root_only, make_fa
     assert (r.status, r.text, r.errors) == (0, would, "")
     r = d.pyro("env", "prune", "--all")
     assert (r.status, r.text, r.errors) == (0, would.replace("Would delete", "Deleted").replace("Would free", "Freed"), "")
+    assert 'uid 0 pruned [ "debian:12 (%s)" ]' % image in d.log_text()
+    assert "pruned" not in d.log_text().replace("uid 0 pruned", "", 1)  # neither a dry run nor a refusal is one
+
+
+def refused_pull(d):
+    return d.call("env.pull", {"environment": ENV, "force": True}, timeout=60)["error"]["data"]
+
+
+def test_fix_of_a_pull_without_room_makes_room(root_only, make_fake, tmp_path):
+    """A reserve that is in the way is lowered to what leaves room; of a file system that is too small no reserve is in the way."""
+    d = make_fake(conf=["disk_reserve_mib = 1000000000"]).start()
+    room = os.statvfs(d.root + "/cache")
+    most, = re.fullmatch(r"Set disk_reserve_mib in pyrod.conf to at most (\d+) and reload pyrod, or put the cache elsewhere by "
+                         r"PYRO_ENVIRONMENT_CACHE_DIR.", refused_pull(d)["fix"]).groups()
+    assert 0 < int(most) + 3072 < room.f_bavail * room.f_frsize >> 20
+    d = make_fake(conf=["disk_reserve_mib = 512"])
+    d.prefix = ["unshare", "--mount", "--", "sh", "-c", 'mount -t tmpfs -o size=64m none "$0" && exec "$@"', d.root + "/cache"]
+    d.start()
+    assert refused_pull(d)["fix"] == ("Make that file system larger than 3584 MiB, or put the cache elsewhere by "
+                                      "PYRO_ENVIRONMENT_CACHE_DIR."), d.log_text()
 
 
 def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
@@ -113,6 +134,7 @@ def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
         """Another image each time."""
         open(d.root + "/tree/bin/" + file, "w").close()
         made = d.call("env.pull", {"environment": ENV, "force": True}, timeout=120)["result"]["digest"]
+        assert "uid 0 forced a pull of " + ENV in d.log_text()
         return made.replace(":", "-")
 
     def until(wanted):

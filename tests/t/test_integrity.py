@@ -615,8 +615,8 @@ REFUSALS = [
     ("max_memory_mib = 100", "limits", "1024 of 100 (max_memory_mib in pyrod.conf)", "set max_memory_mib in pyrod.conf to at least 1024", False),
     ("total_memory_mib = 100", "limits", "of 100 (total_memory_mib in pyrod.conf)", "set total_memory_mib in pyrod.conf to at least 1024", False),
     ("max_disk_mib = 10", "limits", "of 10 (max_disk_mib in pyrod.conf)", "set max_disk_mib in pyrod.conf to at least 10240", False),
-    ("memory_reserve_mib = 1000000000", "memory", "memory_reserve_mib in pyrod.conf keeps 1000000000 MiB", "set memory_reserve_mib in pyrod.conf to less", False),
-    ("disk_reserve_mib = 1000000000", "disk_space", "disk_reserve_mib in pyrod.conf keeps 1000000000 MiB", "set disk_reserve_mib in pyrod.conf to less", False),
+    ("memory_reserve_mib = 1000000000", "memory", "memory_reserve_mib in pyrod.conf keeps 1000000000 MiB", "set memory_reserve_mib in pyrod.conf to at most", False),
+    ("disk_reserve_mib = 1000000000", "disk_space", "disk_reserve_mib in pyrod.conf keeps 1000000000 MiB", "set disk_reserve_mib in pyrod.conf to at most", False),
 ]
 
 
@@ -656,8 +656,19 @@ def test_limit_that_ones_own_machines_have_used_up(make_fake):
         _, cause, fix = parts(of_default_size(d))
         assert what in cause and key in cause and fix.startswith("pyro vm delete VM_ID"), (cause, fix)
         assert Doctor(d).fails("limits")[1] == fix
-    assert d.pyro("vm", "delete", vm).status == 0
+    # One machine fewer is not enough, and what alone is more than the limit is no machine's to make room for.
+    reload(d, "total_machines = 10", "max_machines = 10")
+    others = [d.pyro("vm", "create", "--id-only", ENV).text.strip() for _ in range(2)]
+    reload(d, "max_machines = 2")
+    assert parts(of_default_size(d))[2] == "pyro vm delete VM_ID, of each of 2 machines that pyro vm list shows"
+    reload(d, "max_machines = 10", "max_disk_mib = 10000")
+    _, cause, fix = parts(of_default_size(d))
+    assert "this machine alone would use 10240 of 10000" in cause, cause
+    assert fix == "set max_disk_mib in pyrod.conf to at least 40960 and reload pyrod", fix
+    reload(d, "max_disk_mib = 40960")
     works(of_default_size(d))
+    for vm in (vm, *others):
+        assert d.pyro("vm", "delete", vm).status == 0
     Doctor(d).passes()
 
 
