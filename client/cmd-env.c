@@ -90,6 +90,39 @@ int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error
 	return 0;
 }
 
+/* Whether a label of env.prune's, "NAME (FOLDER)", is of this environment. */
+static bool is_label_of(const char *label, const char *name)
+{
+	size_t n = strlen(name);
+
+	return label && strncmp(label, name, n) == 0 && startswith(label + n, " (");
+}
+
+/* Says which installed environments a prune of all of them leaves, and why. */
+static int note_kept(struct pyro *p, json_object *deleted, struct error *err)
+{
+	_cleanup_json_ json_object *result = NULL;
+	int r = cli_call(p, "env.list", NULL, NULL, NULL, &result, err);
+	json_object *envs = r < 0 ? NULL : out_array(result, "environments");
+
+	for (size_t i = 0; envs && i < json_object_array_length(envs); i++) {
+		json_object *env = json_object_array_get_idx(envs, i);
+		const char *name = out_member(env, "name");
+		bool goes = !json_get_bool(env, "installed", false);
+
+		for (size_t k = 0; !goes && deleted && k < json_object_array_length(deleted); k++)
+			goes = is_label_of(
+				json_object_get_string(json_object_array_get_idx(deleted, k)),
+				name);
+		if (goes)
+			continue;
+		fputs("kept: ", stderr);
+		out_text(stderr, name);
+		fputs(", of which there are machines, or a pull is under way\n", stderr);
+	}
+	return r;
+}
+
 int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct error *err)
 {
 	_cleanup_(pyro_freep) struct pyro *p = NULL;
@@ -117,5 +150,7 @@ int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct erro
 	if (!json_get_bool(result, "permitted", true))
 		out_note(cli,
 			"removing them is for root and group pyro-admin: sudo pyro env prune --all");
+	if (json_get_bool(line->checked, "all", false) && !cli->quiet)
+		return note_kept(p, deleted, err);
 	return 0;
 }

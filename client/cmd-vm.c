@@ -119,7 +119,7 @@ static void print_vms(const struct cli *cli, const struct cmdline *line, json_ob
 	static const struct out_column columns[] = {
 		{ "VM ID", "vm_id" }, { "STATE", "state" }, { "ENVIRONMENT", "environment" },
 		{ "VCPUS", "vcpu_count" }, { "MIB", "mem_mib" }, { "CREATED", "created_at" },
-		{ "EXPIRES", "expires_at" },
+		{ "EXPIRES", "expires_at" }, { "PAUSED", "pause_reason" },
 		{ "OWNER", "owner_uid" }, /* last: only with --all-users */
 	};
 	bool all = json_get_bool(line->checked, "all_users", false);

@@ -692,8 +692,13 @@ def test_env(env, fake):
     assert pyro(env, "-q", "env", "pull", "debian:12")[2] == ""
     assert pyro(env, "-q", "env", "list")[1] == "debian:12\ndebian:12-base\n"
     fake.results["env.prune"] = {"deleted": ["a"], "count": 1, "bytes_freed": 5}
-    assert pyro(env, "env", "prune", "--all", "--dry-run")[0] == 0
-    assert fake.calls[-1] == ("env.prune", {"all": True, "dry_run": True})
+    kept = "kept: debian:12, of which there are machines, or a pull is under way\n"
+    assert pyro(env, "env", "prune", "--all", "--dry-run") == (0, "Would delete: a\nWould free: 5 bytes\n", kept)
+    assert fake.calls[-2:] == [("env.prune", {"all": True, "dry_run": True}), ("env.list", {})]
+    fake.results["env.prune"]["deleted"] = ["debian:12 (sha256-1)"]
+    assert pyro(env, "env", "prune", "--all", "--dry-run")[2] == "" and pyro(env, "env", "prune")[2] == ""
+    fake.results["env.prune"]["deleted"] = []
+    assert pyro(env, "-q", "env", "prune", "--all")[2] == ""
     fake.results["env.inspect"] = {"name": "debian:12", "digest": None}
     assert pyro(env, "env", "inspect", "debian:12")[1] == "Name: debian:12\nDigest: -\n"
 
@@ -1261,17 +1266,17 @@ def on_terminal(env, *args):
 
 def test_lists(env, fake):
     """A table with its heading on a terminal, key=value lines elsewhere; empty, it says what to type."""
-    fake.results["vm.list"] = {"count": 2, "vms": [machine(), machine(vm_id="vm-1", state="created", expires_at="2026-01-02T00:00:00Z")]}
-    line = "vm_id=%s state=%s environment=debian:12 vcpu_count=1 mem_mib=1024 created_at=2026-01-01T00:00:00Z expires_at=%s\n"
-    assert pyro(env, "vm", "list") == (0, line % (VM, "started", "-") + line % ("vm-1", "created", "2026-01-02T00:00:00Z"), "")
+    fake.results["vm.list"] = {"count": 2, "vms": [machine(), machine(vm_id="vm-1", state="suspended", pause_reason="disk_full", expires_at="2026-01-02T00:00:00Z")]}
+    line = "vm_id=%s state=%s environment=debian:12 vcpu_count=1 mem_mib=1024 created_at=2026-01-01T00:00:00Z expires_at=%s pause_reason=%s\n"
+    assert pyro(env, "vm", "list") == (0, line % (VM, "started", "-", "-") + line % ("vm-1", "suspended", "2026-01-02T00:00:00Z", "disk_full"), "")
     assert "owner_uid=7\n" in pyro(env, "vm", "ls", "--all-users")[1]
     assert pyro(env, "-q", "vm", "list") == (0, VM + "\nvm-1\n", "")
     status, out, err = on_terminal(env, "vm", "list", "--all-users")
     assert (status, err) == (0, "")
     assert out == (
-        "VM ID            STATE    ENVIRONMENT  VCPUS  MIB   CREATED               EXPIRES               OWNER\n"
-        "vm-0123456789ab  started  debian:12    1      1024  2026-01-01T00:00:00Z  -                     7\n"
-        "vm-1             created  debian:12    1      1024  2026-01-01T00:00:00Z  2026-01-02T00:00:00Z  7\n")
+        "VM ID            STATE      ENVIRONMENT  VCPUS  MIB   CREATED               EXPIRES               PAUSED     OWNER\n"
+        "vm-0123456789ab  started    debian:12    1      1024  2026-01-01T00:00:00Z  -                     -          7\n"
+        "vm-1             suspended  debian:12    1      1024  2026-01-01T00:00:00Z  2026-01-02T00:00:00Z  disk_full  7\n")
     fake.results["vm.list"] = {"count": 0, "vms": []}
     hint = "no machines; make one: pyro vm create debian:12\n"
     assert pyro(env, "vm", "list") == (0, "", hint) and on_terminal(env, "vm", "list") == (0, "", hint)
