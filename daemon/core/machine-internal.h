@@ -61,6 +61,7 @@ struct machine {
 	bool adopting;    /* its VMM lives; its agent has not answered yet */
 	char *state_dir, *run_dir, *disk_path; /* owned */
 	uint64_t pause_asked_usec;             /* monotonic, by reserve.c; 0: not */
+	uint64_t pause_again_usec;             /* monotonic: asked again from then on */
 	uint64_t disk_blocks; /* of 512 bytes, at reserve.c's last look; 0: not looked at */
 
 	enum engine engine;

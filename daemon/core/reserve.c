@@ -21,6 +21,7 @@
 #define LOOK_MAX_USEC USEC_PER_SEC
 #define ACCURACY_USEC (5 * USEC_PER_MSEC)
 #define PAUSE_USEC    (30 * USEC_PER_SEC) /* a stop under disk writes takes over a second */
+#define AGAIN_USEC    (5 * USEC_PER_SEC)  /* until it is asked again */
 #define ROOM_MIB      16                  /* less would be full again at once */
 
 static uint64_t reserve_bytes(const struct machines *ms)
@@ -58,13 +59,15 @@ static void pause_machine(struct machine *mc)
 {
 	uint64_t now = now_usec();
 
-	if (mc->pause_asked_usec == 0) {
-		mc->pause_asked_usec = now;
-		vmm_pause(mc->vmm);
-	} else if (now - mc->pause_asked_usec >= PAUSE_USEC) {
+	if (mc->pause_asked_usec == 0)
+		mc->pause_asked_usec = mc->pause_again_usec = now;
+	if (now - mc->pause_asked_usec >= PAUSE_USEC) {
 		log_error("%s: its VMM writes on %u s after it was to stand still; killed",
 			mc->row.id, (unsigned)(PAUSE_USEC / USEC_PER_SEC));
 		vmm_stop(mc->vmm);
+	} else if (now >= mc->pause_again_usec) {
+		mc->pause_again_usec = now + AGAIN_USEC;
+		vmm_pause(mc->vmm);
 	}
 }
 

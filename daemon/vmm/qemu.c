@@ -36,7 +36,6 @@
 #define NAMED_FIX       "correct qemu= in pyrod.conf, or leave it out"
 #define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
-#define PAUSE_WAIT_USEC (120 * USEC_PER_SEC) /* QEMU first finishes what its guest is writing */
 /* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
@@ -69,7 +68,8 @@ struct qemu {
 	sd_event_source *deadline;      /* owned: until it has started */
 	char *socket_paths[SOCKET_MAX]; /* owned */
 	unsigned pending;               /* PENDING_* */
-	bool started, failed, guest_ended, pausing, paused, adopted;
+	bool started, failed, guest_ended, paused, adopted;
+	bool pausing, stop_asked; /* its answer is awaited; it was asked since it last went on */
 	bool runs_on;             /* without us: its sockets stay */
 	const char *pause_reason; /* static */
 	struct error error;       /* with PENDING_FAILED */
@@ -190,7 +190,7 @@ static void resumed(struct qemu *q)
 {
 	if (q->started && q->paused)
 		notify(q, PENDING_RESUMED);
-	q->paused = q->pausing = false;
+	q->paused = q->stop_asked = false;
 	q->pending &= ~(unsigned)PENDING_PAUSED; /* it is over before it was told */
 	started(q);
 }
@@ -206,6 +206,8 @@ static void on_qmp_event(
 		q->guest_ended = true;
 	else if (streq(name, "BLOCK_IO_ERROR"))
 		on_block_error(q, data);
+	else if (streq(name, "STOP") && q->stop_asked && !q->paused)
+		paused(q, "disk_full"); /* its answer may have been an error, or come later */
 	else if (streq(name, "RESUME"))
 		resumed(q);
 	else if (streq(name, "VSERPORT_CHANGE"))
@@ -551,17 +553,18 @@ static void on_stop(struct qmp *qmp _unused_, int r, json_object *ret _unused_, 
 {
 	struct qemu *q = userdata;
 
-	if (r < 0) {
+	q->pausing = false;
+	if (r < 0)
 		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU does not pause its guest: %s",
 			desc ? desc : strerror(-r));
-		return;
-	}
-	q->pausing = false;
-	if (!q->paused)
+	else if (q->stop_asked && !q->paused)
 		paused(q, "disk_full");
 }
 
-/* After a failure it is not asked again: the caller tries many times a second. */
+/*
+ * QEMU first finishes what its guest is writing, for as long as the disk takes: a deadline would close its QMP, and no `cont`
+ * would reach it any more. What it writes meanwhile is the caller's to judge. After a failure it can be asked again.
+ */
 static void qemu_pause(struct vmm *v)
 {
 	struct qemu *q = qemu_of(v);
@@ -569,11 +572,13 @@ static void qemu_pause(struct vmm *v)
 
 	if (!q->started || q->pausing || q->paused || !q->qmp)
 		return;
-	r = qmp_execute(q->qmp, "stop", NULL, PAUSE_WAIT_USEC, on_stop, q);
-	q->pausing = true;
-	if (r < 0)
-		log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest: %s",
-			strerror(-r));
+	q->pausing = q->stop_asked = true;
+	r = qmp_execute(q->qmp, "stop", NULL, QMP_NO_DEADLINE, on_stop, q);
+	if (r >= 0)
+		return;
+	q->pausing = false;
+	log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest: %s",
+		strerror(-r));
 }
 
 /* A refusal needs no answer: the owner asks again as long as it is paused. */

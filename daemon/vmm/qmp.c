@@ -32,7 +32,7 @@ static const struct json_limits qmp_limits = {
 struct qmp_pending {
 	bool used;
 	int32_t id;
-	uint64_t deadline_usec; /* CLOCK_MONOTONIC */
+	uint64_t deadline_usec; /* CLOCK_MONOTONIC, or QMP_NO_DEADLINE */
 	qmp_reply_fn fn;
 	void *userdata;
 };
@@ -211,7 +211,9 @@ int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t 
 	r = queue_command(q, o);
 	if (r < 0)
 		return r;
-	*p = (struct qmp_pending){ true, q->next_id, now_usec() + timeout_usec, fn, userdata };
+	if (timeout_usec != QMP_NO_DEADLINE)
+		timeout_usec += now_usec();
+	*p = (struct qmp_pending){ true, q->next_id, timeout_usec, fn, userdata };
 	q->next_id = q->next_id == INT32_MAX ? 1 : q->next_id + 1;
 	arm(q);
 	flush(q);

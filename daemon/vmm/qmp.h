@@ -33,7 +33,10 @@ int qmp_new(sd_event *event, int fd, const struct qmp_callbacks *cb, void *userd
 struct qmp *qmp_free(struct qmp *q);
 DEFINE_CLEANUP(struct qmp *, qmp_free)
 
-/* args (borrowed) may be NULL. -ENOTCONN after the end, -EBUSY with too many under way. */
+/* The answer may take as long as it likes. */
+#define QMP_NO_DEADLINE UINT64_MAX
+
+/* args (borrowed) may be NULL. Without an answer within timeout_usec the connection is closed. -ENOTCONN after the end, -EBUSY with too many under way. */
 int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t timeout_usec,
 	qmp_reply_fn fn, void *userdata);
 

@@ -532,13 +532,20 @@ START_TEST(writes_on_at_the_reserve)
 	for (int k = 0; k < 10; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+	ck_assert_uint_eq(fake.pauses, 1);
+	the_machine()->pause_again_usec = 1; /* it is asked again after 5 s */
+	for (int k = 0; k < 200 && fake.pauses == 1; k++) {
+		write_to_disk();
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	}
+	ck_assert_uint_eq(fake.pauses, 2);
 	the_machine()->pause_asked_usec -= USEC_PER_SEC;
 	for (int k = 0; k < 200 && the_machine()->state == MACHINE_STARTED; k++) {
 		write_to_disk();
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	}
 	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
-	ck_assert_uint_eq(fake.pauses, 1);
+	ck_assert_uint_eq(fake.pauses, 2);
 	delete ();
 }
 END_TEST

@@ -616,16 +616,20 @@ static void say(struct pretence *p, const char *text)
 	ck_assert_int_eq(write_all(p->qmp, text, strlen(text)), 0);
 }
 
-/* Takes one command, whichever it is. */
-static void answer(struct pretence *p, const char *text)
+/* Takes what was sent, whichever command it is. */
+static const char *answer(struct pretence *p, const char *text)
 {
 	struct pollfd f = { .fd = p->qmp, .events = POLLIN };
-	char command[256];
+	static char command[256];
+	ssize_t n;
 
 	while (poll(&f, 1, 0) == 0)
 		ck_assert_int_ge(sd_event_run(p->t.m.event, WAIT_USEC), 0);
-	ck_assert_int_gt(read(p->qmp, command, sizeof(command)), 0);
+	n = read(p->qmp, command, sizeof(command) - 1);
+	ck_assert_int_gt(n, 0);
+	command[n] = '\0';
 	say(p, text);
+	return command;
 }
 
 static void pretend(struct pretence *p)
@@ -662,6 +666,21 @@ static void pretend(struct pretence *p)
 	answer(p, "{\"return\": {\"status\": \"running\"}, \"id\": 2}\r\n");
 }
 
+static void exits(struct pretence *p)
+{
+	ck_assert_int_eq(kill(p->pid, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(p->pid, NULL, 0), p->pid);
+	run_until(&p->t, &p->t.exited);
+}
+
+static void pretended(struct pretence *p)
+{
+	(void)fd_close(p->qmp);
+	for (size_t i = 0; i < ARRAY_SIZE(p->listening); i++)
+		(void)fd_close(p->listening[i]);
+	end(&p->t);
+}
+
 /* What the VMM says at once is told so that the last that is told is how it is. */
 START_TEST(pauses)
 {
@@ -681,14 +700,54 @@ START_TEST(pauses)
 	while (strlen(p.told) < (cases[_i].first[0] ? 1 : 0))
 		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
 	say(&p, cases[_i].then);
-	ck_assert_int_eq(kill(p.pid, SIGKILL), 0);
-	ck_assert_int_eq(waitpid(p.pid, NULL, 0), p.pid);
-	run_until(&p.t, &p.t.exited); /* after all that was said */
+	exits(&p); /* after all that was said */
 	ck_assert_str_eq(p.told, cases[_i].told);
-	(void)fd_close(p.qmp);
-	for (size_t i = 0; i < ARRAY_SIZE(p.listening); i++)
-		(void)fd_close(p.listening[i]);
-	end(&p.t);
+	pretended(&p);
+}
+END_TEST
+
+static void all(struct pretence *p)
+{
+	while (sd_event_run(p->t.m.event, 0) > 0)
+		;
+}
+
+static void told(struct pretence *p, const char *what)
+{
+	while (strlen(p->told) < strlen(what))
+		ck_assert_int_ge(sd_event_run(p->t.m.event, WAIT_USEC), 0);
+	ck_assert_str_eq(p->told, what);
+}
+
+/* A VMM that refuses to stop is asked again, and where it stops all the same, however late, it goes on when asked. */
+START_TEST(stops_late)
+{
+	struct pretence p;
+
+	pretend(&p);
+	say(&p, "{\"event\": \"STOP\"}\r\n"); /* nobody asked: not our pause */
+	all(&p);
+	for (int id = 3; id < 5; id++) {
+		_cleanup_free_ char *refusal = str_printf(
+			"{\"error\": {\"class\": \"GenericError\", \"desc\": \"busy\"}, \"id\": %d}\r\n",
+			id);
+
+		vmm_pause(p.t.v);
+		vmm_pause(p.t.v); /* one is under way */
+		ck_assert_str_eq(
+			answer(&p, refusal), id == 3 ? "{\"execute\":\"stop\",\"id\":3}\n"
+						     : "{\"execute\":\"stop\",\"id\":4}\n");
+		all(&p);
+	}
+	ck_assert_str_eq(p.told, "");
+	say(&p, "{\"event\": \"STOP\"}\r\n");
+	told(&p, "P");
+	vmm_resume(p.t.v);
+	ck_assert_str_eq(answer(&p, "{\"return\": {}, \"id\": 5}\r\n" GOES_ON),
+		"{\"execute\":\"cont\",\"id\":5}\n");
+	told(&p, "PR");
+	exits(&p);
+	pretended(&p);
 }
 END_TEST
 
@@ -698,6 +757,7 @@ static void add_bare(TCase *tc)
 	tcase_add_test(tc, no_launcher);
 	tcase_add_test(tc, not_a_vmm);
 	tcase_add_loop_test(tc, pauses, 0, 5);
+	tcase_add_test(tc, stops_late);
 }
 
 static void add_qemu(TCase *tc)
