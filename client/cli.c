@@ -6,10 +6,13 @@
  */
 #include "cli.h"
 
+#include <pwd.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 
 #include "client/correct.h"
+#include "client/output.h"
+#include "proto/host.h"
 #include "proto/json.h"
 
 int cli_take_error(struct pyro_error *e, struct error *err)
@@ -48,11 +51,32 @@ char *cli_aim_fix(const struct cli *cli, const char *fix)
 		rest);
 }
 
+/* The host has a system daemon that does not run, and nobody named another: whose machines these are is said. */
+static void note_own_daemon(const struct cli *cli, struct pyro *p)
+{
+	_cleanup_free_ char *system = NULL, *dir = NULL;
+	const char *given = getenv("PYRO_SOCKET");
+
+	if (cli->socket || cli->mode != PYRO_AUTO || (given && given[0]) || getuid() == 0)
+		return;
+	if (host_socket_path(true, getuid(), &system) < 0 || streq(system, pyro_socket_path(p)) ||
+		access(system, F_OK) == 0 || errno != ENOENT)
+		return;
+	dir = strndup(system, (size_t)(strrchr(system, '/') - system));
+	if (dir && (access(dir, F_OK) == 0 || getpwnam("pyro")))
+		out_note(cli,
+			"[note] the system's pyrod does not run: this is a daemon of your own, "
+			"with machines of its own (pyro --user says so)");
+}
+
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
 {
 	struct pyro_error *e = NULL;
 
-	return pyro_connect(cli->socket, cli->mode, ret, &e) < 0 ? cli_take_error(e, err) : 0;
+	if (pyro_connect(cli->socket, cli->mode, ret, &e) < 0)
+		return cli_take_error(e, err);
+	note_own_daemon(cli, *ret);
+	return 0;
 }
 
 int cli_connect_again(const struct pyro *lost, struct pyro **ret, struct error *err)

@@ -232,6 +232,21 @@ def test_ones_own_that_ended_is_started(host):
     assert host.list() == "own" and len(host.started()) == 1
 
 
+def test_ones_own_in_place_of_the_systems_is_named(host):
+    """A host's daemon that is stopped has the machines that are looked for."""
+    assert "[note]" not in host.pyro("env", "list")[2] and len(host.started()) == 1  # there is no other
+    os.makedirs(host.top + "/run/pyro")
+    note = "[note] the system's pyrod does not run: this is a daemon of your own, with machines of its own (pyro --user says so)\n"
+    assert host.pyro("env", "list") == (0, "Catalog version: own\n", note)
+    assert host.pyro("-q", "env", "list")[2] == host.pyro("--user", "env", "list")[2] == ""
+    os.rmdir(host.top + "/run/pyro")
+    with open(host.top + "/passwd", "a") as f:
+        f.write("pyro:x:54398:54398::/:/bin/sh\n")
+    assert host.pyro("env", "list")[2] == note
+    host.system()  # it refuses alice, who is told so where she has no daemon of her own
+    assert host.pyro("env", "list")[2] == ""
+
+
 def test_ones_own_that_cannot_be_started_says_why(host):
     host.system()
     host.own_ended()
