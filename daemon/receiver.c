@@ -379,17 +379,42 @@ static struct receiver *find(struct receivers *rs, uid_t uid)
 	return NULL;
 }
 
-/* Makes room: the one that has been idle for longest goes. False when all are at work. */
-static bool evict_idle(struct receivers *rs)
+/* Makes room: the one that has been idle for longest goes, of this account alone unless it is NOBODY. False when all are
+ * at work. */
+static bool evict_idle(struct receivers *rs, uid_t account)
 {
 	struct receiver *v;
 
 	TAILQ_FOREACH (v, &rs->list, entry)
-		if (!v->leaving && v->user.uid != NOBODY && TAILQ_EMPTY(&v->queue)) {
+		if (!v->leaving && v->user.uid != NOBODY && TAILQ_EMPTY(&v->queue) &&
+			(account == NOBODY || v->user.account == account)) {
 			leave(v);
 			return true;
 		}
 	return false;
+}
+
+static size_t count_serving(const struct receivers *rs, uid_t account)
+{
+	const struct receiver *v;
+	size_t n = 0;
+
+	TAILQ_FOREACH (v, &rs->list, entry)
+		n += !v->leaving && v->user.account == account;
+	return n;
+}
+
+/* Whether one more may be made. A user has many uids, and neither he nor all together keep root from theirs. */
+static bool have_place(struct receivers *rs, const struct receiver_user *user)
+{
+	if (user->uid == NOBODY || user->uid == 0)
+		return true;
+	if (count_stuck(rs, user->account) >= STUCK_MAX)
+		return false;
+	if (count_serving(rs, user->account) >= LIMIT_RECEIVERS_ACCOUNT &&
+		!evict_idle(rs, user->account))
+		return false;
+	return rs->n < LIMIT_RECEIVERS || evict_idle(rs, NOBODY);
 }
 
 static int receiver_for(
@@ -404,8 +429,7 @@ static int receiver_for(
 		*ret = v;
 		return 0;
 	}
-	if (user->uid != NOBODY && (count_stuck(rs, user->account) >= STUCK_MAX ||
-					   (rs->n >= LIMIT_RECEIVERS && !evict_idle(rs))))
+	if (!have_place(rs, user))
 		return -EBUSY;
 	return receiver_start(rs, user, ret);
 }

@@ -20,6 +20,7 @@
 #define LIMIT_FDS_RECEIVE       253 /* SCM_MAX_FD: room for all the kernel may pass */
 #define LIMIT_FDS_WAITING       16  /* descriptors of a connection no line has taken yet */
 #define LIMIT_RECEIVERS         64  /* processes that take descriptors, one a uid */
+#define LIMIT_RECEIVERS_ACCOUNT 4   /* of the uids of one account; root is beyond both */
 #define LIMIT_CONN_OUT_BYTES    (8 * 1024 * 1024) /* queued for a client that does not read */
 #define LIMIT_CONN_STALL_USEC \
 	(30ULL * 1000000) /* a client that reads nothing for so long is dropped */

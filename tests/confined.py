@@ -27,7 +27,7 @@ CALLS = {
     "unshare": "EPERM", "setns": "EPERM", "mount": "EPERM", "name_to_handle_at": "EPERM", "clone user namespace": "EPERM",
     "clone3": "ENOSYS", "fork": "EPERM", "ptrace": "EPERM", "process_vm_readv": "EPERM", "personality": "EPERM",
     "kill all": "EPERM", "prlimit of another": "EPERM", "signals to another": "EPERM", "ioctl of a device": "got", "mode of the disk": "EPERM",
-    "attributes of the disk": "EPERM", "lease": "EPERM", "lock of a file": "EPERM",
+    "attributes of the disk": "EPERM", "watch of a file": "EPERM", "lease": "EPERM", "lock of a file": "EPERM",
 }
 DENIED = {"ENOENT", "EACCES", "EROFS", "EISDIR", "ENOTDIR"}
 MODES = ("under systemd", "root without systemd", "a user's own daemon")

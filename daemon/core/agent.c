@@ -99,9 +99,14 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 {
 	struct machine *mc = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *cause = machine_death_cause(mc, "the guest did not answer SETUP");
-	_cleanup_free_ char *fix = machine_death_fix(mc, cause);
+	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
+	/* While it stands still it cannot answer: it has its time once more. */
+	if (mc->pause && sd_event_source_set_time_relative(mc->setup_timer, SETUP_USEC) >= 0 &&
+		sd_event_source_set_enabled(mc->setup_timer, SD_EVENT_ONESHOT) >= 0)
+		return 0;
+	cause = machine_death_cause(mc, "the guest did not answer SETUP");
+	fix = machine_death_fix(mc, cause);
 	error_set(
 		&err, ERROR_START_FAILED, cause, fix, "machine %s could not be set up", mc->row.id);
 	not_set_up(mc, &err);

@@ -68,6 +68,8 @@ static const int refused[] = {
 	SYS_sched_setscheduler, SYS_sched_setaffinity, SYS_migrate_pages, SYS_move_pages,
 	/* what Linux 6.1's Landlock does not deny of a file that may only be read */
 	SYS_truncate, SYS_creat,
+	/* who opens and reads the files that others' machines have too */
+	SYS_inotify_init, SYS_inotify_init1, SYS_inotify_add_watch,
 	/* the mode, owner and attributes of files that are its user's, as a plain user's daemon's all are */
 	SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_fchmodat2, SYS_chown, SYS_fchown, SYS_lchown,
 	SYS_fchownat, SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr,

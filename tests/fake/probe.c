@@ -170,6 +170,7 @@ static void try_calls(void)
 	tell_result(
 		"attributes of the disk", ioctl(self.disk, _IOC(_IOC_WRITE, 'f', 2, sizeof(long)),
 						  &flags)); /* FS_IOC_SETFLAGS */
+	tell_result("watch of a file", syscall(SYS_inotify_init1, 0));
 	tell_result("lease", fcntl(self.disk, F_SETLEASE, F_UNLCK));
 	tell_result("lock of a file", flock(self.disk, LOCK_SH | LOCK_NB));
 }

@@ -297,6 +297,30 @@ START_TEST(many_uids)
 }
 END_TEST
 
+/* An account whose receivers are all at work gets no more; others, its idle ones and root do. */
+START_TEST(one_account_has_few)
+{
+	struct receipt *rt;
+	int n = 0, r = 0;
+
+	/* Not run meanwhile, the loop keeps each at work. */
+	for (uid_t uid = 200000; r == 0 && n <= LIMIT_RECEIVERS; uid++, n++) {
+		const struct receiver_user many = { uid, 7 };
+		r = receipt_new(rs, &many, pair[0], 1, on_received, NULL, &rt);
+	}
+	ck_assert_int_eq(r, -EBUSY);
+	ck_assert_int_eq(n, LIMIT_RECEIVERS_ACCOUNT + 1);
+	for (uid_t account = 8; account < 8 + LIMIT_RECEIVERS; account++) {
+		const struct receiver_user other = { 300000 + account, account };
+		r = receipt_new(rs, &other, pair[0], 1, on_received, NULL, &rt);
+		ck_assert_int_eq(
+			r, account < 8 + LIMIT_RECEIVERS - LIMIT_RECEIVERS_ACCOUNT ? 0 : -EBUSY);
+	}
+	const struct receiver_user root = { 0, 0 };
+	ck_assert_int_eq(receipt_new(rs, &root, pair[0], 1, on_received, NULL, &rt), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("receiver");
@@ -316,6 +340,7 @@ int main(void)
 	tcase_add_test(t, out_of_band_hidden_by_a_copy);
 	tcase_add_test(t, cancelled_receipts);
 	tcase_add_test(t, many_uids);
+	tcase_add_test(t, one_account_has_few);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
