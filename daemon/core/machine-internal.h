@@ -62,6 +62,8 @@ struct machine {
 	char *state_dir, *run_dir, *disk_path; /* owned */
 	uint64_t pause_asked_usec;             /* monotonic, by reserve.c; 0: not */
 	uint64_t pause_again_usec;             /* monotonic: asked again from then on */
+	uint64_t
+		idle_usec; /* by pause.c: how long it stood still for want of room that there was */
 	uint64_t disk_blocks; /* of 512 bytes, at reserve.c's last look; 0: not looked at */
 
 	enum engine engine;
@@ -251,6 +253,8 @@ int machines_free_bytes(const struct machines *ms, uint64_t *ret);
 bool machines_have_room(const struct machines *ms);
 
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
+/* Until a VMM that does not as it is told, or says what is not so, is killed; a stop under disk writes takes over a second. */
+#define MACHINE_PAUSE_USEC (30 * USEC_PER_SEC)
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 /* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */

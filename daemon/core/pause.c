@@ -20,6 +20,7 @@ struct pause {
 	bool disk_full;
 	sd_event_source *timer; /* owned */
 	uint64_t wait_usec;
+	uint64_t room_usec; /* monotonic: since then there is room all the same; 0: there is none */
 };
 
 static void hold(struct machine *mc, bool held)
@@ -39,6 +40,31 @@ static void say(struct machine *mc, const char *reason)
 	machine_save(mc);
 }
 
+/*
+ * Counts how long a VMM claims a full disk that is not. It holds the deadlines of its commands by that, so it may not do so for
+ * ever, at once or again and again. A disk that really was full is forgiven all.
+ */
+static void count_idle(struct machine *mc)
+{
+	struct pause *p = mc->pause;
+	uint64_t now = now_usec();
+
+	if (!p->disk_full)
+		return;
+	if (p->room_usec > 0)
+		mc->idle_usec += now - p->room_usec;
+	p->room_usec = machines_have_room(mc->machines) ? now : 0;
+	if (p->room_usec == 0)
+		mc->idle_usec = 0;
+	if (mc->idle_usec < MACHINE_PAUSE_USEC)
+		return;
+	log_uid(LOG_ERR, 0, mc->row.owner_uid,
+		"%s: its VMM says that the disk is full, for %u s in which it was not; killed",
+		mc->row.id, (unsigned)(MACHINE_PAUSE_USEC / USEC_PER_SEC));
+	mc->idle_usec = 0;
+	vmm_stop(mc->vmm);
+}
+
 static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
 	struct pause *p = userdata;
@@ -51,7 +77,8 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot look for room again",
 			mc->row.id);
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
-	if (machines_have_room(mc->machines))
+	count_idle(mc);
+	if (p->room_usec > 0)
 		vmm_resume(mc->vmm); /* machine_unpaused comes with its RESUME, or we look again */
 	return 0;
 }
@@ -75,6 +102,7 @@ void machine_paused(struct machine *mc, const char *reason)
 	mc->pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
 	say(mc, reason);
+	count_idle(mc);
 	if (!mc->pause->disk_full)
 		return;
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->pause->timer, CLOCK_MONOTONIC,
@@ -88,6 +116,8 @@ void machine_unpaused(struct machine *mc)
 {
 	if (!mc->pause)
 		return;
+	if (!machine_goes_down(mc) && mc->vmm)
+		count_idle(mc);
 	sd_event_source_disable_unref(mc->pause->timer);
 	free(mc->pause);
 	mc->pause = NULL;

@@ -20,9 +20,8 @@
 #define LOOK_MIN_USEC (50 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC USEC_PER_SEC
 #define ACCURACY_USEC (5 * USEC_PER_MSEC)
-#define PAUSE_USEC    (30 * USEC_PER_SEC) /* a stop under disk writes takes over a second */
-#define AGAIN_USEC    (5 * USEC_PER_SEC)  /* until it is asked again */
-#define ROOM_MIB      16                  /* less would be full again at once */
+#define AGAIN_USEC    (5 * USEC_PER_SEC) /* until it is asked again */
+#define ROOM_MIB      16                 /* less would be full again at once */
 
 static uint64_t reserve_bytes(const struct machines *ms)
 {
@@ -61,9 +60,9 @@ static void pause_machine(struct machine *mc)
 
 	if (mc->pause_asked_usec == 0)
 		mc->pause_asked_usec = mc->pause_again_usec = now;
-	if (now - mc->pause_asked_usec >= PAUSE_USEC) {
+	if (now - mc->pause_asked_usec >= MACHINE_PAUSE_USEC) {
 		log_error("%s: its VMM writes on %u s after it was to stand still; killed",
-			mc->row.id, (unsigned)(PAUSE_USEC / USEC_PER_SEC));
+			mc->row.id, (unsigned)(MACHINE_PAUSE_USEC / USEC_PER_SEC));
 		vmm_stop(mc->vmm);
 	} else if (now >= mc->pause_again_usec) {
 		mc->pause_again_usec = now + AGAIN_USEC;

@@ -36,6 +36,9 @@
 #define NAMED_FIX       "correct qemu= in pyrod.conf, or leave it out"
 #define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
 #define START_WAIT_USEC (10 * USEC_PER_SEC)
+/* A pause costs a commit and work for each command, so a few are told at once, and further ones as often as this. */
+#define PAUSE_EVERY_USEC USEC_PER_SEC
+#define PAUSE_BURST_USEC (4 * PAUSE_EVERY_USEC)
 /* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
@@ -72,11 +75,14 @@ struct qemu {
 	bool pausing, stop_asked; /* its answer is awaited; it was asked since it last went on */
 	bool runs_on;             /* without us: its sockets stay */
 	const char *pause_reason; /* static */
-	struct error error;       /* with PENDING_FAILED */
-	int status;               /* with PENDING_EXITED */
-	char *reason;             /* owned or NULL */
-	char *program;            /* owned or NULL: it was started from this */
-	bool is_named;            /* by qemu= of pyrod.conf */
+	sd_event_source *pause_timer; /* owned: until a pause may be told */
+	uint64_t
+		pause_credit_usec; /* monotonic: more than PAUSE_BURST_USEC ahead, the next one waits */
+	struct error error;        /* with PENDING_FAILED */
+	int status;                /* with PENDING_EXITED */
+	char *reason;              /* owned or NULL */
+	char *program;             /* owned or NULL: it was started from this */
+	bool is_named;             /* by qemu= of pyrod.conf */
 };
 
 static struct qemu *qemu_of(struct vmm *v)
@@ -125,6 +131,7 @@ static struct qemu *qemu_done(struct qemu *q)
 		return NULL;
 	q->notify = sd_event_source_disable_unref(q->notify);
 	q->deadline = sd_event_source_disable_unref(q->deadline);
+	q->pause_timer = sd_event_source_disable_unref(q->pause_timer);
 	q->vmm.launch = launch_free(q->vmm.launch);
 	qmp_free(q->qmp);
 	console_free(q->vmm.console);
@@ -142,9 +149,24 @@ DEFINE_CLEANUP(struct qemu *, qemu_done)
 
 static void paused(struct qemu *q, const char *reason)
 {
+	uint64_t now = now_usec(), wait;
+
 	q->paused = true;
 	q->pause_reason = reason;
+	wait = q->pause_credit_usec > now + PAUSE_BURST_USEC
+		       ? q->pause_credit_usec - now - PAUSE_BURST_USEC
+		       : 0;
+	if (wait > 0 && sd_event_source_set_time_relative(q->pause_timer, wait) >= 0 &&
+		sd_event_source_set_enabled(q->pause_timer, SD_EVENT_ONESHOT) >= 0)
+		return;
 	notify(q, PENDING_PAUSED);
+}
+
+/* It is paused still: resumed() turns the timer off. */
+static int on_pause_timer(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	notify(userdata, PENDING_PAUSED);
+	return 0;
 }
 
 static bool is_stopped(const char *status)
@@ -191,6 +213,7 @@ static void resumed(struct qemu *q)
 	if (q->started && q->paused)
 		notify(q, PENDING_RESUMED);
 	q->paused = q->stop_asked = false;
+	(void)sd_event_source_set_enabled(q->pause_timer, SD_EVENT_OFF);
 	q->pending &= ~(unsigned)PENDING_PAUSED; /* it is over before it was told */
 	started(q);
 }
@@ -315,6 +338,7 @@ static int on_notify(sd_event_source *s, void *userdata)
 			q->cb->on_resumed(&q->vmm, q->userdata);
 		break;
 	case PENDING_PAUSED:
+		q->pause_credit_usec = MAX_OF(q->pause_credit_usec, now_usec()) + PAUSE_EVERY_USEC;
 		if (q->cb->on_paused)
 			q->cb->on_paused(&q->vmm, q->pause_reason, q->userdata);
 		break;
@@ -412,7 +436,12 @@ static int add_notify(struct qemu *q, sd_event *event)
 {
 	int r = sd_event_add_defer(event, &q->notify, on_notify, q);
 
-	return r < 0 ? r : sd_event_source_set_enabled(q->notify, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(q->notify, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_time(event, &q->pause_timer, CLOCK_MONOTONIC, UINT64_MAX,
+			10 * USEC_PER_MSEC, on_pause_timer, q);
+	return r < 0 ? r : sd_event_source_set_enabled(q->pause_timer, SD_EVENT_OFF);
 }
 
 static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *spec,

@@ -23,6 +23,9 @@ enum {
 	QMP_VERSION_BYTES = 128,
 };
 
+/* A guest that has taken QEMU over must not hold the loop: no message is begun later in a turn. */
+#define QMP_TURN_USEC 40
+
 static const struct json_limits qmp_limits = {
 	.max_bytes = QMP_LINE_BYTES,
 	.max_depth = 16,
@@ -47,7 +50,9 @@ struct qmp {
 	void *userdata;
 	uint64_t greeting_deadline_usec;
 	struct buf in, out;
-	size_t scanned; /* bytes of in known to hold no newline */
+	size_t scanned;         /* bytes of in known to hold no newline */
+	bool more;              /* in may hold whole lines: they come before anything is read */
+	sd_event_source *again; /* owned: handles them in the next turn */
 	int32_t next_id;
 	struct qmp_pending pending[QMP_PENDING_MAX];
 	unsigned depth; /* callbacks on the stack */
@@ -88,6 +93,7 @@ struct qmp *qmp_free(struct qmp *q)
 	assert(q->depth == 0);
 	sd_event_source_disable_unref(q->io_source);
 	sd_event_source_disable_unref(q->timer);
+	sd_event_source_disable_unref(q->again);
 	buf_done(&q->in);
 	buf_done(&q->out);
 	(void)fd_close(q->fd);
@@ -112,6 +118,7 @@ static void close_with(struct qmp *q, int r, const char *what)
 	q->state = QMP_CLOSED;
 	q->io_source = sd_event_source_disable_unref(q->io_source);
 	q->timer = sd_event_source_disable_unref(q->timer);
+	q->again = sd_event_source_disable_unref(q->again);
 	q->fd = fd_close(q->fd);
 	for (size_t i = 0; i < QMP_PENDING_MAX; i++)
 		if (q->pending[i].used)
@@ -139,6 +146,15 @@ static void arm(struct qmp *q)
 	(void)sd_event_source_set_enabled(q->timer, SD_EVENT_ONESHOT);
 }
 
+static void watch(struct qmp *q)
+{
+	if (q->state == QMP_CLOSED)
+		return;
+	(void)sd_event_source_set_io_events(
+		q->io_source, (q->more ? 0u : EPOLLIN) | (buf_len(&q->out) > 0 ? EPOLLOUT : 0u));
+	(void)sd_event_source_set_enabled(q->again, q->more ? SD_EVENT_ONESHOT : SD_EVENT_OFF);
+}
+
 static void flush(struct qmp *q)
 {
 	ssize_t n = 0;
@@ -155,9 +171,7 @@ static void flush(struct qmp *q)
 		}
 		buf_consume(&q->out, (size_t)n);
 	}
-	if (q->state != QMP_CLOSED)
-		(void)sd_event_source_set_io_events(
-			q->io_source, EPOLLIN | (buf_len(&q->out) > 0 ? EPOLLOUT : 0u));
+	watch(q);
 }
 
 static int build_command(const char *command, json_object *args, int32_t id, json_object **ret)
@@ -339,10 +353,11 @@ static void handle_line(struct qmp *q, const char *line, size_t n)
 		handle(q, o);
 }
 
-/* Handles every whole line in the buffer. */
-static void handle_lines(struct qmp *q)
+/* Handles whole lines in the buffer, the first and those that are begun before end_usec. */
+static void handle_lines(struct qmp *q, uint64_t end_usec)
 {
-	while (q->state != QMP_CLOSED) {
+	q->more = false;
+	while (q->state != QMP_CLOSED && !q->more) {
 		const char *p = (const char *)buf_head(&q->in), *newline;
 		size_t n = buf_len(&q->in);
 
@@ -358,11 +373,12 @@ static void handle_lines(struct qmp *q)
 		q->scanned = 0;
 		handle_line(q, p, n);
 		buf_consume(&q->in, n + 1);
+		q->more = now_usec() >= end_usec;
 	}
 }
 
-/* One read. Returns true when there may be more. */
-static bool read_some(struct qmp *q)
+/* One read, of lines that are handled until end_usec. Returns true when there may be more. */
+static bool read_some(struct qmp *q, uint64_t end_usec)
 {
 	size_t room = QMP_LINE_BYTES - buf_len(&q->in);
 	ssize_t n = buf_read_fd(&q->in, q->fd, MIN_OF(room, (size_t)QMP_READ_BYTES));
@@ -373,14 +389,15 @@ static bool read_some(struct qmp *q)
 		close_with(q, n < 0 ? (int)n : -ECONNRESET, "QEMU closed its control socket");
 		return false;
 	}
-	handle_lines(q);
+	handle_lines(q, end_usec);
 	return q->state != QMP_CLOSED;
 }
 
 void qmp_drain(struct qmp *q)
 {
 	/* The socket's own buffer bounds what a dead peer can have left. */
-	while (q->state != QMP_CLOSED && read_some(q))
+	handle_lines(q, UINT64_MAX);
+	while (q->state != QMP_CLOSED && read_some(q, UINT64_MAX))
 		;
 }
 
@@ -390,8 +407,19 @@ static int on_io(sd_event_source *s _unused_, int fd _unused_, uint32_t revents,
 
 	if (revents & EPOLLOUT)
 		flush(q);
-	if (q->state != QMP_CLOSED && (revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-		(void)read_some(q);
+	if (q->state != QMP_CLOSED && !q->more && (revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		(void)read_some(q, now_usec() + QMP_TURN_USEC);
+	watch(q);
+	return 0;
+}
+
+/* A timer, as a defer source that is set again in its own turn comes before all others. */
+static int on_again(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	struct qmp *q = userdata;
+
+	handle_lines(q, now_usec() + QMP_TURN_USEC);
+	watch(q);
 	return 0;
 }
 
@@ -421,6 +449,11 @@ int qmp_new(sd_event *event, int fd, const struct qmp_callbacks *cb, void *userd
 		return r;
 	r = sd_event_add_time(event, &q->timer, CLOCK_MONOTONIC, q->greeting_deadline_usec,
 		10 * USEC_PER_MSEC, on_timer, q);
+	if (r < 0)
+		return r;
+	r = sd_event_add_time(event, &q->again, CLOCK_MONOTONIC, 0, 1, on_again, q);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(q->again, SD_EVENT_OFF);
 	if (r < 0)
 		return r;
 	q->fd = fd;

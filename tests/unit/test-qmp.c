@@ -4,6 +4,7 @@
  * other end of a socketpair; the loop is run until the expected thing has happened.
  */
 #include <check.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "daemon/vmm/qmp.h"
@@ -210,6 +211,40 @@ START_TEST(unknown_is_ignored)
 }
 END_TEST
 
+static int on_other(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	unsigned *others = userdata;
+
+	(void)s, (void)fd, (void)revents;
+	(*others)++;
+	return 0;
+}
+
+/* Whoever says much at once is heard message by message, and others have their turns in between. */
+START_TEST(a_flood_leaves_turns)
+{
+	static const char event[] = "{\"event\": \"RESUME\"}\n";
+	char flood[1000 * (sizeof(event) - 1) + 1] = "";
+	unsigned others = 0;
+	sd_event_source *other;
+	int fd = eventfd(1, EFD_CLOEXEC);
+	struct fixture t;
+
+	begin(&t, WAIT_USEC);
+	negotiate(&t);
+	t.events = 0;
+	for (size_t i = 0; i < 1000; i++)
+		memcpy(flood + i * (sizeof(event) - 1), event, sizeof(event));
+	say(&t, flood);
+	ck_assert_int_ge(sd_event_add_io(t.event, &other, fd, EPOLLIN, on_other, &others), 0);
+	run_until(&t, &t.events, 1000);
+	ck_assert_uint_ge(others, 5); /* each after 40 us; it was one */
+	sd_event_source_disable_unref(other);
+	(void)close(fd);
+	end(&t);
+}
+END_TEST
+
 START_TEST(silence_has_a_deadline)
 {
 	struct fixture t;
@@ -319,6 +354,7 @@ int main(void)
 	tcase_add_loop_test(tc, version, 0, 5);
 	tcase_add_test(tc, no_event_before_ready);
 	tcase_add_test(tc, unknown_is_ignored);
+	tcase_add_test(tc, a_flood_leaves_turns);
 	tcase_add_test(tc, silence_has_a_deadline);
 	tcase_add_test(tc, end_answers_all);
 	tcase_add_loop_test(tc, nonsense_closes, 0, (int)ARRAY_SIZE(bad));

@@ -473,6 +473,29 @@ START_TEST(paused_and_resumed)
 }
 END_TEST
 
+/* A VMM that says for too long, in all, that a disk with ample room is full is killed: commands' deadlines are held meanwhile. */
+START_TEST(claims_a_full_disk)
+{
+	created();
+	boot();
+	for (int i = 0; i < 3; i++) {
+		fake_vmm_pause();
+		ck_assert_ptr_nonnull(the_machine()->pause);
+		for (int k = 0; k < 200 && the_machine()->pause; k++)
+			(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+		ck_assert_ptr_null(the_machine()->pause);
+	}
+	ck_assert_uint_ge(the_machine()->idle_usec, 3 * 400 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
+	the_machine()->idle_usec += 30 * USEC_PER_SEC;
+	fake_vmm_pause();
+	for (int k = 0; k < 200 && the_machine()->state == MACHINE_STARTED; k++)
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
+	delete ();
+}
+END_TEST
+
 static void write_to_disk(void)
 {
 	int fd = open(the_machine()->disk_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -1024,6 +1047,7 @@ int main(void)
 	tcase_add_test(t, guest_switches_itself_off);
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_test(t, paused_and_resumed);
+	tcase_add_test(t, claims_a_full_disk);
 	tcase_add_test(t, paused_at_the_reserve);
 	tcase_add_test(t, writes_on_at_the_reserve);
 	tcase_add_loop_test(t, executes, 0, 2);

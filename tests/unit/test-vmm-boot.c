@@ -592,7 +592,7 @@ struct pretence {
 	struct fixture t; /* first: what callbacks get */
 	int listening[3], qmp;
 	pid_t pid;
-	char told[16]; /* P: paused, R: resumed */
+	char told[64]; /* P: paused, R: resumed */
 };
 
 static void tell(struct pretence *p, const char *what)
@@ -751,6 +751,43 @@ START_TEST(stops_late)
 }
 END_TEST
 
+static unsigned count_pauses(const struct pretence *p)
+{
+	unsigned n = 0;
+
+	for (const char *c = p->told; *c; c++)
+		n += *c == 'P';
+	return n;
+}
+
+/* A VMM that pauses and goes on without end: few of its pauses are passed on, and the last is how it is. */
+START_TEST(pauses_without_end)
+{
+	struct pretence p;
+	uint64_t begun;
+	unsigned n;
+
+	pretend(&p);
+	begun = now_usec();
+	for (int i = 0; i < 20; i++) {
+		say(&p, NO_ROOM);
+		all(&p);
+		say(&p, GOES_ON);
+		all(&p);
+	}
+	n = count_pauses(&p);
+	ck_assert_uint_ge(n, 4);
+	ck_assert_uint_le(
+		n, 6 + (now_usec() - begun) / USEC_PER_SEC); /* four at once, then one a second */
+	say(&p, NO_ROOM);
+	while (count_pauses(&p) == n)
+		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
+	ck_assert_int_eq(p.told[strlen(p.told) - 1], 'P');
+	exits(&p);
+	pretended(&p);
+}
+END_TEST
+
 static void add_bare(TCase *tc)
 {
 	tcase_add_test(tc, not_installed);
@@ -758,6 +795,7 @@ static void add_bare(TCase *tc)
 	tcase_add_test(tc, not_a_vmm);
 	tcase_add_loop_test(tc, pauses, 0, 5);
 	tcase_add_test(tc, stops_late);
+	tcase_add_test(tc, pauses_without_end);
 }
 
 static void add_qemu(TCase *tc)
