@@ -416,7 +416,8 @@ def garble_meta(image, meta):
 def half_installed(d, how):
     cache = d.root + "/cache"
     subprocess.run(["cp", "-al", CACHE + "/environments", cache], check=True)
-    folder, = [cache + "/" + n for n in os.listdir(cache) if n.startswith("sha256-")]
+    with open(cache + "/debian:12.json") as f:
+        folder = cache + "/" + json.load(f)["digest"].replace(":", "-")
     how(folder + "/image.ext4", folder + "/meta.json")
     d.env["PYRO_ENVIRONMENT_CACHE_DIR"] = cache
     return cache
