@@ -557,8 +557,8 @@ def test_too_little_space_for_the_first_pull(d, root_only):
         assert d.root + "/cache" in detail
         _, cause, same = parts(d.pyro("env", "pull", ENV))
         assert cause in detail and fix == same
-        more = int(re.match(r"Free at least (\d+) MiB there", fix)[1])
-        remount(d.root + "/cache", "size=%dm" % (64 + more))
+        size = int(re.match(r"Make that file system larger than (\d+) MiB", fix)[1])
+        remount(d.root + "/cache", "size=%dm" % (size + 16))
         doctor = Doctor(d)
         doctor.knows_nothing()
         mend(d, doctor.failed["probe_machine"][1])
