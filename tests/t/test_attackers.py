@@ -384,7 +384,7 @@ def open_files(pid):
     return sorted(found)
 
 
-@pytest.mark.parametrize("build", [BUILD, BUILD_ASAN], ids=["release", "asan"])
+@pytest.mark.parametrize("build", [pytest.param(BUILD, marks=pytest.mark.soak), BUILD_ASAN], ids=["release", "asan"])
 def test_random_operations_with_descriptors(root_only, make_fake, tmp_path, build):
     """tests/soak attack: five minutes of it. Guests that have been taken over answer meanwhile."""
     daemon = make_fake(build=build).start()

@@ -11,7 +11,7 @@ from kills import Workload
 SEED = int(os.environ.get("PYRO_TEST_SEED", "0")) or time.time_ns() % 1000000
 
 
-@pytest.mark.parametrize("build,kills", [(BUILD, 60), (BUILD_ASAN, 20)], ids=["release", "asan"])
+@pytest.mark.parametrize("build,kills", [(BUILD, 40), (BUILD_ASAN, 15)], ids=["release", "asan"])
 def test_kills(make_fake, build, kills):
     d = make_fake(build=build).start()
     w = Workload(d, SEED)

@@ -115,7 +115,7 @@ def spoil_modules(d):
         f.write(bytes(1024))
 
 
-@pytest.mark.parametrize("how, name", [(spoil_vmlinux, "vmlinux"), (cut_vmlinux, "vmlinux"), (spoil_modules, "modules.ext4")])
+@pytest.mark.parametrize("how, name", [(spoil_vmlinux, "vmlinux"), pytest.param(cut_vmlinux, "vmlinux", marks=pytest.mark.soak), (spoil_modules, "modules.ext4")])
 def test_kernel(d, how, name):
     how(d)
     cause = name + " is not what was installed"
@@ -139,6 +139,7 @@ def test_initramfs(d):
     passes(d)
 
 
+@pytest.mark.soak
 def test_image_that_cannot_be_mounted(d):
     works(run(d))
     passes(d)

@@ -30,6 +30,7 @@ def test_caller_lost(d):
     streams.caller_lost(d, command, lines(200000), mem_mib=256)
 
 
+@pytest.mark.soak
 def test_away_nearly_as_long_as_callers_wait(d):
     streams.away(d, RealGuest)
 
