@@ -51,7 +51,8 @@ char *cli_aim_fix(const struct cli *cli, const char *fix)
 		rest);
 }
 
-/* The host has a system daemon that does not run, and nobody named another: whose machines these are is said. */
+/* The host has a system daemon, which does not run, and the user named no other: a note says that these
+ * machines are of a daemon of the user's own. */
 static void note_own_daemon(const struct cli *cli, struct pyro *p)
 {
 	_cleanup_free_ char *system = NULL, *dir = NULL;

@@ -45,8 +45,8 @@ extern const size_t n_verbs;
 
 DEFINE_CLEANUP(struct pyro *, pyro_free)
 
-/* The fix for the daemon that this command line names: `pyro ...` gets the global flags that say which. NULL when out of memory.
- * Owned by the caller. */
+/* fix, where it is a `pyro ...` command with the flags that name this command line's daemon added. Owned by the
+ * caller; NULL when out of memory. */
 char *cli_aim_fix(const struct cli *cli, const char *fix);
 
 /* Connects as the global flags say. */

@@ -479,8 +479,8 @@ static int finish_result(struct runner *r)
 	out_text(stderr, out_member(r->result, "execution_mode"));
 	fprintf(stderr, " exit_code=%d duration_ms=%" PRId64, status,
 		json_object_get_int64(json_get(r->result, "duration_ms")));
-	if (r->line->verb
-			->noun) /* that a machine which stayed is deleted after its command is worth a word */
+	/* Of `vm exec`: its machine had been there before, and is deleted with the command. */
+	if (r->line->verb->noun)
 		fprintf(stderr, " deleted=%s",
 			json_object_get_boolean(json_get(out_sub(r->result, "cleanup"), "deleted"))
 				? "true"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The verbs that make one call and print its result: those of `pyro vm` without create and exec, and the plain ones, whose
- * output follows from the interface table alone. Called from the verb table. How a machine is printed is in contract.md
- * section 2.
+ * The verbs that make one call and print its result: those of `pyro vm` without create and exec, and those whose
+ * output follows from the interface table alone. Called from the verb table. contract.md section 2 says how a
+ * machine is printed.
  */
 #include "cmd.h"
 

@@ -142,7 +142,7 @@ static int user_socket(char **ret, struct error *err)
 		return error_set(err, ERROR_PERMISSION_DENIED,
 			"it is a folder of another user's, or a link of theirs leads there",
 			"unset PYRO_RUNTIME_DIR",
-			"PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours", dir);
+			"PYRO_RUNTIME_DIR=%s cannot hold the socket of a daemon of your own", dir);
 	*ret = str_printf("%s/pyrod.sock", dir);
 	return *ret ? 0 : -ENOMEM;
 }

@@ -191,8 +191,8 @@ static char *wrong_name(const struct wrong *w)
 	return str_printf("%s%s%s", first, second ? " " : "", second ? second : "");
 }
 
-/* meant: the words that stand in place of the wrong ones, NULL: nobody knows. cause, fix: what is said of a word that has no
- * counterpart, or whose line would not be whole. */
+/* The error for a wrong word. meant: the right words in its place, or NULL where none are known. cause and fix: given when
+ * nothing corresponds to the word, or when the corrected line would lack an argument. */
 static int unknown(const struct wrong *w, const char *meant, const char *cause, const char *fix,
 	struct error *err)
 {

@@ -69,8 +69,8 @@ bool host_has_foreign_link(const char *path);
 /* Why a user has no place of their own: home is HOME, else what /etc/passwd says, and never a folder of another user's. */
 #define HOST_NO_HOME "HOME is not the absolute path of a folder of yours, and your account has none"
 
-/* Default places. *ret is owned. mode: true = system (/run/pyro/pyrod.sock), false = user of uid:
- * /run/user/UID/pyro, or ~/.local/state/pyro/run where no /run/user/UID is. */
+/* Default places; *ret is owned. system: those of the system's daemon (the socket is /run/pyro/pyrod.sock). Else those of uid's
+ * own daemon: its sockets are in /run/user/UID/pyro, or in ~/.local/state/pyro/run when /run/user/UID does not exist. */
 int host_socket_path(bool system, uid_t uid, char **ret);
 int host_state_dir(bool system, char **ret); /* /var/lib/pyro, ~/.local/state/pyro */
 int host_runtime_dir(bool system, uid_t uid, char **ret);

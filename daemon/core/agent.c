@@ -101,7 +101,7 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
-	/* While it stands still it cannot answer: it has its time once more. */
+	/* A paused guest cannot answer: the time that it has begins again. */
 	if (mc->pause && sd_event_source_set_time_relative(mc->setup_timer, SETUP_USEC) >= 0 &&
 		sd_event_source_set_enabled(mc->setup_timer, SD_EVENT_ONESHOT) >= 0)
 		return 0;

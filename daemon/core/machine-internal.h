@@ -300,5 +300,5 @@ int run_adopt(struct machine *mc, const struct exec_row *row);
 /* run.c: frees the runs nobody waits for; the daemon is ending. */
 void runs_end(struct machines *ms);
 
-/* create.c: ends all of them, and tells who waits; the daemon is ending. */
+/* create.c: the daemon ends. Each creation that still waits ends with an error to its caller. */
 void creations_end(struct machines *ms);

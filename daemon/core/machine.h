@@ -88,8 +88,8 @@ struct user_limits {
 };
 void machines_user_limits(const struct manager *m, struct user_limits *ret);
 /*
- * What the start of one more machine of uid's would be refused for now, one of the default size or the least one there can
- * be: the limits of users, the host's memory, its disks. quota_exceeded, no_memory, no_space and what else a start would say.
+ * Whether uid could start one more machine now: by the limits of users, by the host's memory, by the space on its disks. The
+ * machine has the default size, or with least the smallest size that is allowed. The error is the one that the start would give.
  */
 int machines_check_limits(struct machines *ms, uid_t uid, bool least, struct error *err);
 int machines_check_memory(struct machines *ms, uid_t uid, bool least, struct error *err);

@@ -53,7 +53,7 @@ static bool has_grown(struct machine *mc)
 	return before > 0 && mc->disk_blocks > before;
 }
 
-/* A VMM that writes on all the same is none any more: its guest has taken it over, or it hangs. */
+/* A VMM that goes on writing has been taken over by its guest, or hangs. */
 static void pause_machine(struct machine *mc)
 {
 	uint64_t now = now_usec();
@@ -61,7 +61,7 @@ static void pause_machine(struct machine *mc)
 	if (mc->pause_asked_usec == 0)
 		mc->pause_asked_usec = mc->pause_again_usec = now;
 	if (now - mc->pause_asked_usec >= MACHINE_PAUSE_USEC) {
-		log_error("%s: its VMM writes on %u s after it was to stand still; killed",
+		log_error("%s: killed: its VMM still wrote %u s after it was told to stop",
 			mc->row.id, (unsigned)(MACHINE_PAUSE_USEC / USEC_PER_SEC));
 		vmm_stop(mc->vmm);
 	} else if (now >= mc->pause_again_usec) {
@@ -106,8 +106,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	int r = machines_free_bytes(ms, &free_bytes);
 
 	if (r < 0)
-		log_warning_errno(
-			r, "cannot tell the free space of %s: %s", ms->m->state_dir, strerror(-r));
+		log_warning_errno(r, "cannot tell the free space of %s", ms->m->state_dir);
 	else
 		above = free_bytes > reserve ? MIN_OF(free_bytes - reserve, above) : 0;
 	if (!look_at_machines(ms, above == 0 && reserve > 0))
@@ -116,7 +115,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	if (r >= 0)
 		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 	if (r < 0)
-		log_error_errno(r, "disk_reserve_mib is no longer kept: %s", strerror(-r));
+		log_error_errno(r, "the free space is no longer watched for disk_reserve_mib");
 	return 0;
 }
 
@@ -138,5 +137,5 @@ void reserve_watch(struct machines *ms)
 			r = sd_event_source_set_enabled(ms->reserve, SD_EVENT_ONESHOT);
 	}
 	if (r < 0)
-		log_error_errno(r, "disk_reserve_mib is not kept: %s", strerror(-r));
+		log_error_errno(r, "the free space cannot be watched for disk_reserve_mib");
 }

@@ -162,7 +162,7 @@ static void fill_out(struct stdio *s)
 	}
 }
 
-/* -EAGAIN: the caller takes no more for now. */
+/* Sends what waits to the caller. -EAGAIN: its socket is full, and some of it waits on. */
 static int flush(struct stdio *s)
 {
 	for (;;) {

@@ -27,7 +27,7 @@ static uint32_t children(struct tree *t, const struct tree_listing *l, uint32_t 
 	return tree_node(t, dir)->n_children;
 }
 
-/* {0, 0} when there is no changelog. */
+/* The time of the newest changelog in the tree; {0, 0} where it has none. */
 static struct tree_time newest_changelog(struct tree *t, const struct tree_listing *l)
 {
 	struct tree_entry *const *packages = NULL, *const *files = NULL;

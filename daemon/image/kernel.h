@@ -23,8 +23,8 @@ const char *kernels_current(struct kernels *k);
 const char *kernels_current_version(struct kernels *k);
 const char *kernels_current_path(struct kernels *k);
 
-/* Whether that is the kernel which pyrod.conf asks for now: 1, 0 when the next start makes another one current, -errno when
- * kernel= names what cannot be read: every start would be refused so. */
+/* 1 when the current kernel is the one that pyrod.conf names, 0 when the next start will make another one current. -errno when
+ * the file of kernel= cannot be read: then every start fails. */
 int kernels_is_configured(struct kernels *k, struct error *err);
 
 /* Makes sure a kernel and the initramfs for today's agent are there. Shared by all who ask; done comes

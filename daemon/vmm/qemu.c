@@ -606,8 +606,7 @@ static void qemu_pause(struct vmm *v)
 	if (r >= 0)
 		return;
 	q->pausing = false;
-	log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest: %s",
-		strerror(-r));
+	log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest");
 }
 
 /* A refusal needs no answer: the owner asks again as long as it is paused. */

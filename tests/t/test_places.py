@@ -378,7 +378,7 @@ def test_runtime_folder_of_another_user(host):
             uid, theirs = 0, theirs + "/link/mine"
             env = {"PYRO_RUNTIME_DIR": theirs, "PYRO_STATE_DIR": theirs}
         assert host.list("--user", env=env, uid=uid) == (
-            "pyro: PYRO_RUNTIME_DIR=%s is no place for the socket of a daemon of yours\n  cause: it is a folder of another user's, or a link of theirs leads there\n"
+            "pyro: PYRO_RUNTIME_DIR=%s cannot hold the socket of a daemon of your own\n  cause: it is a folder of another user's, or a link of theirs leads there\n"
             "  fix: unset PYRO_RUNTIME_DIR\n" % theirs)
     assert "started /bin/false" in host.list("--user", env={"PYRO_STATE_DIR": theirs, "PYRO_DAEMON": "/bin/false"}, uid=0)
     assert host.heard() == "" and os.listdir(host.top + "/mine") == []
