@@ -278,7 +278,7 @@ def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
         d.stop()
         d.start("--config", conf)
         wait_paused(d, p, mount, "unknown")  # nobody in it can answer
-        assert free_bytes(mount) >= stands_at - (1 << 20)  # its own database
+        assert free_bytes(mount) > reserve * 3 // 4  # the guest would have written as much again
         os.unlink(ballast)
         out, err = p.communicate(timeout=600)
         assert p.returncode == 0 and out == b"%d\n" % (300 << 20), err
