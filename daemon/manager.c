@@ -18,7 +18,7 @@
 
 #include "daemon/account.h"
 #include "daemon/config.h"
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/import-job.h"

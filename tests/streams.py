@@ -391,7 +391,7 @@ def attach_while_dialling(d, command, want, **spec):
     live.leave()
     while not live.attach():
         time.sleep(0.01)
-    for _ in range(3):  # more within ten seconds and the stream is given up (core/link.h)
+    for _ in range(3):  # more within ten seconds and the stream is given up (agent/link.h)
         live.more()
         live.acknowledge()
         live.leave()

@@ -8,7 +8,7 @@
 
 #include "daemon/core/create.h"
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 struct creation {
 	struct manager *m; /* borrowed */

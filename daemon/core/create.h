@@ -5,7 +5,7 @@
  * vm.create: a machine that does not run yet. Pull if need be, then row, directory and disk.
  */
 
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 
 struct creation;
 struct pull_progress;

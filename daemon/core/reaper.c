@@ -7,7 +7,7 @@
  * after this one's start (its owner may have been waiting for the host to come back).
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 #include "daemon/log.h"
 #include "proto/json.h"
 

@@ -6,11 +6,11 @@
  * row, and callers that come again).
  */
 
-#include "daemon/core/capture.h"
-#include "daemon/core/limit.h"
-#include "daemon/core/machine-internal.h"
+#include "daemon/agent/capture.h"
+#include "daemon/machine/limit.h"
+#include "daemon/machine/machine-internal.h"
 #include "daemon/core/run.h"
-#include "daemon/core/stdio.h"
+#include "daemon/agent/stdio.h"
 
 struct attach;
 

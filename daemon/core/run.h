@@ -6,7 +6,7 @@
  * delete. vm.exec: the same in a machine there is. The caller owns the run until done has been called or run_free.
  */
 
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "proto/frame.h"
 
 struct run;

@@ -4,7 +4,7 @@
  * size; machines get sparse copies. Must stay true: a guest writes to it and the host may lose power, so
  * it has a journal and checksums; every table reads as zeros already, which the groups say, so that the
  * guest's kernel does not fill the sparse file with them. What is written takes at most half of what a new disk finds free
- * (DISK_MARGIN_MIB of core/quota.c): a blank and a machine's copy of it fit, whatever size was asked for.
+ * (DISK_MARGIN_MIB of machine/quota.c): a blank and a machine's copy of it fit, whatever size was asked for.
  */
 #include "daemon/image/ext4.h"
 #include "daemon/image/import.h"

@@ -7,7 +7,7 @@
  * ends the connection.
  */
 
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "daemon/image/environment.h"
 #include "daemon/log.h"
 #include "daemon/rpc/call.h"

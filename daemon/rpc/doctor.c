@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 
 #include "daemon/config.h"
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"

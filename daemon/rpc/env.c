@@ -5,7 +5,7 @@
  * cancels only stops waiting; removing or replacing what others may use needs the administrator's right.
  */
 
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "daemon/image/environment.h"
 #include "daemon/log.h"
 #include "daemon/rpc/call.h"

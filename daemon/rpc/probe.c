@@ -6,7 +6,7 @@
  * other run.
  */
 
-#include "daemon/core/proof.h"
+#include "daemon/machine/proof.h"
 #include "daemon/core/run.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"

@@ -10,7 +10,7 @@
 #include <inttypes.h>
 
 #include "daemon/core/create.h"
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"

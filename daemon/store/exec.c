@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The SQL of commands: load once at start, put, forget. Called by core/run.c and core/recover.c. What must stay
+ * The SQL of commands: load once at start, put, forget. Called by core/run.c and machine/recover.c. What must stay
  * true: a queued row is a copy; rows go with their machine's (vm.c), in the same transaction, or before it when
  * their command was never started.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The SQL of machines: load once at start, put (insert or replace), delete. Called by core/machine.c
- * and core/start.c. What must stay true: a queued row is a copy, so the caller may change its own at
+ * The SQL of machines: load once at start, put (insert or replace), delete. Called by machine/machine.c
+ * and machine/start.c. What must stay true: a queued row is a copy, so the caller may change its own at
  * once; puts and deletes of one machine reach the file in the order they were queued.
  */
 

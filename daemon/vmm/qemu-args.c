@@ -20,7 +20,7 @@
 enum { SLOT_SERIAL = 23, SLOT_RNG = 22, SLOT_DISKS = 21 };
 
 /*
- * loglevel=3 keeps the console for panics and for damaged file systems, which core/images.c heeds. Under emulation the
+ * loglevel=3 keeps the console for panics and for damaged file systems, which machine/images.c heeds. Under emulation the
  * kernel's own calibration of the TSC fails on a busy host and then hangs (vmm.md section 1), so it is told the rate.
  * The others save 0.4 s of boot.
  */

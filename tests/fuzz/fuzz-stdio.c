@@ -6,7 +6,7 @@
  * stdio_finish the end comes, and nothing is acknowledged for a caller that was lost.
  */
 
-#include "daemon/core/stdio.h"
+#include "daemon/agent/stdio.h"
 
 #include <sys/socket.h>
 

@@ -232,7 +232,7 @@ def test_sixty_thousand_names(tmp_path):
 
 
 # Just above 1 TiB the layout is another; the last is the largest file of ext4: 28 MiB as Debian 12's libext2fs (1.47.0) lays it out,
-# 48 as Debian 13's (1.47.2). Two of them are within DISK_MARGIN_MIB of core/quota.c.
+# 48 as Debian 13's (1.47.2). Two of them are within DISK_MARGIN_MIB of machine/quota.c.
 @pytest.mark.parametrize("mib,real_mib", [(64, 4), (1024, 4), (10240, 4), (1 << 20, 12), ((1 << 20) + 1, 4), ((16 << 20) - 1, 60)])
 def test_blank_disk(tmp_path, mib, real_mib):
     """Before, the largest had 232 MiB of real blocks, which counted against nobody."""

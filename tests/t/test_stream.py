@@ -17,7 +17,7 @@ def test_cut_anywhere(fake):
     rng = random.Random(seed)
     data = lines(1 << 20)
     for _ in range(6):
-        # Three at most: a stream that breaks more often in ten seconds is given up (core/link.h).
+        # Three at most: a stream that breaks more often in ten seconds is given up (agent/link.h).
         words = "cut in %d; cut out %d; print 300000; cut out %d; cat" % tuple(rng.randrange(1, 300000) for _ in range(3))
         r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", words, input=data)
         assert (r.status, r.out == lines(300000) + data) == (0, True), (seed, words, r.errors, len(r.out))

@@ -7,7 +7,7 @@
 
 #include "rpc-fakes.h"
 
-#include "daemon/core/proof.h"
+#include "daemon/machine/proof.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"

@@ -4,7 +4,7 @@
  * UTF-8, and small enough as JSON whatever the bytes are.
  */
 
-#include "daemon/core/capture.h"
+#include "daemon/agent/capture.h"
 
 #include <check.h>
 

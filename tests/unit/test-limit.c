@@ -4,12 +4,12 @@
  * Which limit it is that ended a command is in test-run.c.
  */
 
-#include "daemon/core/limit.h"
+#include "daemon/machine/limit.h"
 
 #include <check.h>
 #include <signal.h>
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 #include "proto/host.h"
 #include "tests/unit/core-fakes.h"
 

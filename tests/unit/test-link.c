@@ -5,7 +5,7 @@
  * breaks the protocol. Run by `meson test link`.
  */
 
-#include "daemon/core/link.h"
+#include "daemon/agent/link.h"
 
 #include <check.h>
 #include <signal.h>

@@ -4,7 +4,7 @@
  * Run by `meson test machine`; what the engine makes of it is in test-run.c.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include <check.h>
 

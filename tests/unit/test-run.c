@@ -11,8 +11,8 @@
 #include <signal.h>
 #include <sys/socket.h>
 
-#include "daemon/core/machine-internal.h"
-#include "daemon/core/proof.h"
+#include "daemon/machine/machine-internal.h"
+#include "daemon/machine/proof.h"
 #include "proto/json.h"
 #include "tests/unit/core-fakes.h"
 

@@ -14,7 +14,7 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 #include "daemon/core/run.h"
 #include "daemon/unit.h"
 #include "proto/api.h"

@@ -8,7 +8,7 @@
  * stops. The descriptor is only used without waiting.
  */
 
-#include "daemon/core/link.h"
+#include "daemon/agent/link.h"
 
 #include <sys/socket.h>
 

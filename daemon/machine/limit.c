@@ -6,9 +6,9 @@
  * ended by no limit; the flag that is named gives more and is accepted on this host, or there is none.
  */
 
-#include "daemon/core/limit.h"
+#include "daemon/machine/limit.h"
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 #include "proto/host.h"
 #include "proto/json.h"
 

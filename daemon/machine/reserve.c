@@ -9,7 +9,7 @@
  * looks, only while a VMM runs.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
 #include "proto/host.h"

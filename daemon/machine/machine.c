@@ -8,11 +8,11 @@
  * else while the loop runs.
  */
 
-#include "daemon/core/machine.h"
+#include "daemon/machine/machine.h"
 
 #include <assert.h>
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 #include "daemon/log.h"
 #include "daemon/unit.h"
 #include "proto/json.h"

@@ -11,7 +11,7 @@
  * was cut off goes on where it was.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -11,7 +11,7 @@
  * what he is told.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/crash.h"
 #include "daemon/log.h"

@@ -6,8 +6,8 @@
  * (the steps up and down), recover.c (what an earlier daemon left), reaper.c, run.c.
  */
 
-#include "daemon/core/exec.h"
-#include "daemon/core/machine.h"
+#include "daemon/agent/exec.h"
+#include "daemon/machine/machine.h"
 #include "daemon/image/disk.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"

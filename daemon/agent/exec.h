@@ -6,7 +6,7 @@
  * a reconnection.
  */
 
-#include "daemon/core/link.h"
+#include "daemon/agent/link.h"
 #include <sys/queue.h>
 
 #define EXEC_STARTED_USEC \

@@ -7,7 +7,7 @@
  * asked about is in the list already, so its own share is counted; a user's subordinate uids count with theirs.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/account.h"
 #include "proto/host.h"

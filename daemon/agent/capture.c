@@ -7,7 +7,7 @@
  * so that a reply always fits its line.
  */
 
-#include "daemon/core/capture.h"
+#include "daemon/agent/capture.h"
 
 #include "proto/buf.h"
 #include "proto/utf8.h"

@@ -8,7 +8,7 @@
  * has no event for "there is room", so a timer looks, at most every LOOK_MAX_USEC.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
 

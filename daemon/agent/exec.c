@@ -10,7 +10,7 @@
  * STREAM_WINDOW bytes.
  */
 
-#include "daemon/core/exec.h"
+#include "daemon/agent/exec.h"
 
 #include "daemon/log.h"
 #include "proto/api.h"

@@ -9,7 +9,7 @@
  * output discarded but acknowledged, so that the command can finish.
  */
 
-#include "daemon/core/stdio.h"
+#include "daemon/agent/stdio.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -7,11 +7,11 @@
  * meanwhile does not get its proof; a machine of an earlier daemon has no key and proves nothing.
  */
 
-#include "daemon/core/proof.h"
+#include "daemon/machine/proof.h"
 
 #include <sys/stat.h>
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #define FILE_TEXT  128
 #define PROOFS_MAX 32

@@ -7,7 +7,7 @@
  * stream, vCPUs paused) is ended at once; either way the machine is `stopped` and its disk there.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/crash.h"
 #include "daemon/log.h"

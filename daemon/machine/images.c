@@ -8,7 +8,7 @@
  * then the cause that its user can do something about.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
 

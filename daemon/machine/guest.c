@@ -9,7 +9,7 @@
  * is hostile, and once its machine is to go down nothing that it says counts.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/crash.h"
 #include "daemon/log.h"

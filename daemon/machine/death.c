@@ -4,8 +4,8 @@
  * console to the log. Called by start.c and agent.c where they make the error.
  */
 
-#include "daemon/core/limit.h"
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/limit.h"
+#include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
 

@@ -7,7 +7,7 @@
  * the commit that says so.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include <fcntl.h>
 #include <limits.h>

@@ -8,7 +8,7 @@
  * row is the rest of a deletion, since the row comes first and goes last.
  */
 
-#include "daemon/core/machine-internal.h"
+#include "daemon/machine/machine-internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>
