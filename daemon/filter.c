@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Builds the BPF of a filter of system calls. Called by vmm/confine-filter.c and image/sandbox-filter.c, which hold the
+ * Builds the BPF of a filter of system calls. Called by vmm/confine-filter.c and import/sandbox-filter.c, which hold the
  * lists. Must stay true: no call of another architecture gets to a rule, for the numbers there are of x86-64.
  */
 #include "daemon/filter.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A ruleset of Landlock. Called by vmm/confine.c, which allows what a VMM opens, and image/sandbox.c, which allows nothing. Must
+ * A ruleset of Landlock. Called by vmm/confine.c, which allows what a VMM opens, and import/sandbox.c, which allows nothing. Must
  * stay true: every right of a file that this kernel knows is denied unless it is allowed here.
  */
 #include "daemon/landlock.h"

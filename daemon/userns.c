@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The maps of a new user namespace. Called by child.c, whose child begins in one, and by vmm/confine.c and image/sandbox.c,
+ * The maps of a new user namespace. Called by child.c, whose child begins in one, and by vmm/confine.c and import/sandbox.c,
  * which enter one of a plain user's to get the other namespaces. Must stay true: no id is mapped but the caller's own.
  */
 #include "daemon/userns.h"

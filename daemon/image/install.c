@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 
 #include "daemon/crash.h"
-#include "daemon/image/remove.h"
+#include "daemon/remove.h"
 #include "daemon/job.h"
 
 #define SEAL_DEPTH_MAX       4

@@ -12,7 +12,7 @@
 
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
-#include "daemon/image/vmlinux.h"
+#include "daemon/import/vmlinux.h"
 
 #define HASH_DIGITS        16
 #define KEY_DIGITS         16

@@ -22,7 +22,7 @@
 #include "daemon/config.h"
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
-#include "daemon/image/vmlinux.h"
+#include "daemon/import/vmlinux.h"
 #include "proto/json.h"
 
 #define IMPORT_TIMEOUT_USEC    (1800 * USEC_PER_SEC)

@@ -6,7 +6,7 @@
  * two bytes has a spool that cannot be written.
  */
 
-#include "daemon/image/tar-read.h"
+#include "daemon/import/tar-read.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

@@ -4,7 +4,7 @@
  * allowed and its version may become a folder's name; a refusal says why and leaves nothing behind.
  */
 
-#include "daemon/image/vmlinux.h"
+#include "daemon/import/vmlinux.h"
 
 #include "proto/limits.h"
 

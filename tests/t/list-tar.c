@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#include "daemon/image/tar-read.h"
+#include "daemon/import/tar-read.h"
 #include "proto/limits.h"
 
 static uint8_t input[65536];

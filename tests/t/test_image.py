@@ -21,8 +21,8 @@ import pytest
 from conftest import CACHE, NOT_DEBIAN
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-IMPORT = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release") + "/daemon/image/pyro-import"
-IMPORT_ASAN = os.environ.get("PYRO_TEST_BUILD_ASAN", "/nonexistent") + "/daemon/image/pyro-import"
+IMPORT = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release") + "/daemon/import/pyro-import"
+IMPORT_ASAN = os.environ.get("PYRO_TEST_BUILD_ASAN", "/nonexistent") + "/daemon/import/pyro-import"
 SECONDS = 60
 ADDRESS_SPACE = 2 << 30
 DISK = 64 << 20

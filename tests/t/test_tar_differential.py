@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The merged tree of an archive (daemon/image/tar-read.c, tree.c, printed by list-tar) against what GNU tar lists and Python's
+"""The merged tree of an archive (daemon/import/tar-read.c, tree.c, printed by list-tar) against what GNU tar lists and Python's
 tarfile reads. Both listings are merged here by a few lines of their own, as unpacking into an empty root would; names, types, owners,
 permissions, sizes, times, links and contents must agree in ustar, GNU, PAX and v7 archives, with sparse files, long names, hard
 links and entries in odd orders."""

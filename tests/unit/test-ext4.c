@@ -4,7 +4,7 @@
  * files, devices, links, attributes, and the same bytes for the same tree. Run by `meson test`; what
  * e2fsck and a kernel make of images is in tests/t/test_image.py.
  */
-#include "daemon/image/ext4.h"
+#include "daemon/import/ext4.h"
 #include <check.h>
 #include <fcntl.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of `pyro-import initramfs` (daemon/image/initramfs.c): what the archive holds, that the same
+ * Tests of `pyro-import initramfs` (daemon/import/initramfs.c): what the archive holds, that the same
  * inputs give the same bytes, and that a damaged list of modules or a missing file is refused without
  * leaving a file behind. The reports of import-output.c are caught here.
  */
@@ -15,7 +15,7 @@
 #include <archive_entry.h>
 #include <check.h>
 
-#include "daemon/image/import.h"
+#include "daemon/import/import.h"
 
 static char dir[64];
 static struct error failure;

@@ -5,7 +5,7 @@
  * and what a configured one has.
  * Run by `meson test`; each case writes a root of its own.
  */
-#include "daemon/image/mirror.h"
+#include "daemon/import/mirror.h"
 #include <check.h>
 #include <ftw.h>
 #include <limits.h>

@@ -4,7 +4,7 @@
  * succeeds outside and must fail inside, as root, as a plain user and as root without CAP_SYS_ADMIN; then
  * from outside, what the kernel says of the confined process. Run by `meson test`.
  */
-#include "daemon/image/sandbox.h"
+#include "daemon/import/sandbox.h"
 #include <arpa/inet.h>
 #include <check.h>
 #include <dirent.h>

@@ -3,7 +3,7 @@
  * The folders of pyro-import's tools: reachable, locked while the run lives, gone with it or with the next.
  * Run by `meson test`; each case has a TMPDIR of its own.
  */
-#include "daemon/image/scratch.h"
+#include "daemon/import/scratch.h"
 #include <check.h>
 #include <fcntl.h>
 #include <grp.h>

@@ -3,8 +3,8 @@
  * The merged path tree: what tar would leave, nothing outside the root, bounds on names and depth. Run by
  * `meson test`. Each case builds a tree of its own.
  */
-#include "daemon/image/epoch.h"
-#include "daemon/image/tree.h"
+#include "daemon/import/epoch.h"
+#include "daemon/import/tree.h"
 #include "proto/limits.h"
 #include <check.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of daemon/image/vmlinux.c: boot images made here in every compression come out as they went in;
+ * Tests of daemon/import/vmlinux.c: boot images made here in every compression come out as they went in;
  * cut at any length and with hostile values in every field of the headers they are refused, or give a
  * kernel that passed the checks, without reading outside the buffer (run under ASan, where each image
  * is exactly as long as its allocation).
@@ -14,7 +14,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "daemon/image/vmlinux.h"
+#include "daemon/import/vmlinux.h"
 #include "proto/limits.h"
 
 #define KERNEL_SIZE   ((size_t)20 * 1024)

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sandbox of the image writer. Called once by import-write.c and by the test program, single-threaded,
+ * with only the writer's descriptors open. Four things must hold or nothing is parsed: the uid is not 0,
+ * the limits stand, no_new_privs is set, and the filter of system calls is in force; by the filter alone
+ * no path, no socket and no process can be reached. Namespaces, the empty root and Landlock stand behind
+ * it, in case it has a hole; each that was not possible is noted.
+ *
+ * As root the uid is UID_BASE + pid, as in pyro-vmm: no two living processes share it. As a plain user the
+ * namespaces hang on a user namespace of its own.
+ */
+#include "daemon/import/sandbox.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "daemon/landlock.h"
+#include "daemon/userns.h"
+
+#define UID_BASE   0x70000000u
+#define UID_NOBODY 65534u /* where the range above is not mapped: a container's user namespace */
+
+/* The directory the empty root is mounted on; it only has to exist, everywhere. */
+#define VIEW "/tmp"
+
+static void note(const struct sandbox_spec *spec, const char *what, int r)
+{
+	spec->note(what, r, spec->userdata);
+}
+
+/* Returns the CLONE_NEW* that were had. */
+static int enter_namespaces(const struct sandbox_spec *spec)
+{
+	static const struct {
+		int flag;
+		const char *name;
+	} kinds[] = {
+		{ CLONE_NEWNET, "network namespace" },
+		{ CLONE_NEWIPC, "IPC namespace" },
+		{ CLONE_NEWUTS, "UTS namespace" },
+		{ CLONE_NEWNS, "mount namespace" },
+		{ CLONE_NEWPID, "PID namespace" },
+	};
+	int had = 0, r;
+
+	if (geteuid() != 0) {
+		r = userns_enter();
+		if (r < 0) {
+			note(spec, "user namespace, and with it all others", r);
+			return 0;
+		}
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (unshare(kinds[i].flag) == 0)
+			had |= kinds[i].flag;
+		else
+			note(spec, kinds[i].name, -errno);
+	}
+	return had;
+}
+
+/* The process above the confined one does nothing, and ends as that one does. */
+static _noreturn_ void stand_above(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			_exit(126);
+	if (WIFSIGNALED(status)) {
+		const struct rlimit none = { 0, 0 };
+
+		(void)setrlimit(RLIMIT_CORE, &none);
+		(void)signal(WTERMSIG(status), SIG_DFL);
+		(void)raise(WTERMSIG(status));
+	}
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 126);
+}
+
+/* The first process of the new PID namespace goes on; *ret_above ends when the one above it has ended. */
+static int go_below(pid_t parent, int *ret_above)
+{
+	int alive[2];
+	pid_t pid;
+
+	/* The new user namespace may have cleared it, and the parent may have gone meanwhile. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		return -errno;
+	if (getppid() != parent)
+		return -ESRCH;
+	if (pipe2(alive, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid < 0) {
+		int r = -errno;
+
+		(void)close(alive[0]);
+		(void)close(alive[1]);
+		return r;
+	}
+	if (pid > 0) {
+		/* Its end of the pipe is the one thing it keeps. */
+		if (dup2(alive[1], 0) < 0 || close_range(1, ~0U, 0) < 0)
+			_exit(126);
+		stand_above(pid);
+	}
+	(void)close(alive[1]);
+	*ret_above = alive[0];
+	return 0;
+}
+
+/* An empty file system that nobody can write to. pivot_root(2), "pivot_root(".", ".")". */
+static int make_view(void)
+{
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return -errno;
+	if (mount("tmpfs", VIEW, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		    "mode=0555,size=4k,nr_inodes=1") < 0)
+		return -errno;
+	if (chdir(VIEW) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+		umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) {
+		int r = -errno;
+
+		(void)umount2(VIEW, MNT_DETACH);
+		return r;
+	}
+	return 0;
+}
+
+/* A directory of the kernel's own where nothing can be made: it shows this process's descriptors. */
+static int change_root(void)
+{
+	if (chdir("/proc/self/fdinfo") < 0 || chroot(".") < 0)
+		return -errno;
+	return 0;
+}
+
+static void lose_files(const struct sandbox_spec *spec, int had)
+{
+	int r = had & CLONE_NEWNS ? make_view() : -EPERM;
+
+	if (r >= 0)
+		return;
+	if (had & CLONE_NEWNS)
+		note(spec, "empty mount view", r);
+	r = change_root();
+	if (r < 0)
+		note(spec, "root directory of its own", r);
+}
+
+static int limit(const struct sandbox_spec *spec)
+{
+	const struct {
+		__rlimit_resource_t what;
+		rlim_t value;
+	} limits[] = {
+		{ RLIMIT_CORE, 0 },
+#ifndef __SANITIZE_ADDRESS__ /* it reserves terabytes */
+		{ RLIMIT_AS, spec->memory_bytes },
+#endif
+		{ RLIMIT_FSIZE, spec->file_bytes },
+		{ RLIMIT_CPU, spec->cpu_seconds },
+		{ RLIMIT_NOFILE, spec->open_files },
+		{ RLIMIT_NPROC, 0 },
+		{ RLIMIT_MEMLOCK, 0 },
+		{ RLIMIT_MSGQUEUE, 0 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
+		struct rlimit l;
+
+		if (getrlimit(limits[i].what, &l) < 0)
+			return -errno;
+		/* A lower limit from above stays. */
+		l.rlim_cur = l.rlim_max = MIN_OF(limits[i].value, l.rlim_max);
+		if (setrlimit(limits[i].what, &l) < 0)
+			return -errno;
+	}
+	/* More than file_bytes is an error of the call, not the end of the process. */
+	return signal(SIGXFSZ, SIG_IGN) == SIG_ERR ? -errno : 0;
+}
+
+static int become(uid_t uid)
+{
+	if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
+		return -errno;
+	return 0;
+}
+
+/* No uid 0 and no capability is left, whoever we were. */
+static int leave_root(uid_t uid)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+	int r = 0;
+
+	if (geteuid() == 0 || getuid() == 0) {
+		r = become(uid);
+		if (r == -EINVAL)
+			r = become(UID_NOBODY);
+	}
+	if (r < 0)
+		return r;
+	if (syscall(SYS_capset, &header, none) < 0)
+		return -errno;
+	return getuid() == 0 || geteuid() == 0 ? -EPERM : 0;
+}
+
+/* No access to any path, port or abstract socket, as far as this kernel knows of them. */
+static int restrict_paths(void)
+{
+	_cleanup_(landlock_done) struct landlock l = { .fd = -EBADF };
+	int r = landlock_begin(&l);
+
+	return r < 0 ? r : landlock_enforce(&l);
+}
+
+/* True when the process above has ended: a wish to die with it that came too late is made good. */
+static bool is_orphan(pid_t parent, int above)
+{
+	struct pollfd p = { .fd = above };
+
+	if (above < 0)
+		return getppid() != parent;
+	return poll(&p, 1, 0) != 0;
+}
+
+int sandbox_enter(const struct sandbox_spec *spec, const char **ret_what)
+{
+	const pid_t parent = getppid();
+	const uid_t uid = UID_BASE + (uid_t)getpid();
+	_cleanup_close_ int above = -EBADF;
+	int had, r;
+
+	had = enter_namespaces(spec);
+	*ret_what = "begin a PID namespace";
+	r = had & CLONE_NEWPID ? go_below(parent, &above) : 0;
+	if (r < 0)
+		return r;
+	lose_files(spec, had);
+	*ret_what = "set its limits";
+	r = limit(spec);
+	if (r < 0)
+		return r;
+	*ret_what = "leave root";
+	r = leave_root(uid);
+	if (r < 0)
+		return r;
+	/* After the change of user, which clears the first. */
+	*ret_what = "set no_new_privs";
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0 ||
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	*ret_what = "stay with the process above";
+	if (is_orphan(parent, above))
+		return -ESRCH;
+	r = restrict_paths();
+	if (r < 0)
+		note(spec, "Landlock", r);
+	*ret_what = "filter system calls";
+	return sandbox_filter();
+}

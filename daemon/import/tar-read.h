@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Reads one tar (plain, gzip, xz or zstd) into a merged tree and its spool. The archive is hostile: see
+ * the limits in proto/limits.h; libarchive only parses, it never touches the file system.
+ */
+
+#include "daemon/import/tree.h"
+
+/* Fills *ret with the next bytes, borrowed until the next call: their number, 0 at the end, -errno. */
+typedef ssize_t (*tar_input_fn)(void *userdata, const void **ret);
+
+struct tar_read {
+	struct tree *tree;  /* borrowed */
+	int spool_fd;       /* borrowed */
+	uint64_t spool_end; /* a multiple of TREE_BLOCK */
+	uint64_t total;     /* apparent bytes of all files so far */
+	tar_input_fn input;
+	void *userdata;
+	int input_error; /* -errno of the first failed input call */
+	char *last;      /* owned; the entry that was begun last */
+};
+
+/* -EFBIG of the spool is an answer of its own: no_space. */
+int tar_read(struct tar_read *tr, struct error *err);
