@@ -12,16 +12,14 @@
 #include "daemon/image/install.h"
 
 #include "daemon/image/integrity.h"
-
-#define ENVIRONMENT_IMAGE       "image.ext4"
-#define ENVIRONMENT_DIGEST_SIZE (sizeof("sha256:") + 64)
+#include "daemon/import/contract.h"
 
 struct pull;
 
 struct environment {
-	struct environments *envs;            /* borrowed */
-	const struct catalog_entry *catalog;  /* borrowed */
-	char digest[ENVIRONMENT_DIGEST_SIZE]; /* "" when not installed */
+	struct environments *envs;           /* borrowed */
+	const struct catalog_entry *catalog; /* borrowed */
+	char digest[IMPORT_DIGEST_SIZE];     /* "" when not installed */
 	int64_t size_bytes;
 	char *source, *pulled_at; /* owned; of meta.json, as are: */
 	char *version;            /* owned or NULL: of a pyro that did not record it */

@@ -29,7 +29,7 @@ static int no_memory(struct error *err)
 
 bool environment_digest_valid(const char *digest)
 {
-	return startswith(digest, "sha256:") && strlen(digest) == ENVIRONMENT_DIGEST_SIZE - 1 &&
+	return startswith(digest, "sha256:") && strlen(digest) == IMPORT_DIGEST_SIZE - 1 &&
 	       strspn(digest + 7, "0123456789abcdef") == 64;
 }
 
@@ -89,7 +89,7 @@ static bool image_there(struct environment *env)
 	_cleanup_free_ char *dir = environment_dir(env->envs, env->digest), *path = NULL;
 	struct stat st;
 
-	path = dir ? str_printf("%s/" ENVIRONMENT_IMAGE, dir) : NULL;
+	path = dir ? str_printf("%s/" IMPORT_IMAGE, dir) : NULL;
 
 	return path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
 	       st.st_size == env->size_bytes;
@@ -109,7 +109,7 @@ static json_object *list_of_strings(json_object *o)
 /* In a damaged folder it has another name. */
 static int read_meta(struct environment *env, const char *digest, json_object **ret)
 {
-	static const char *const names[] = { "meta.json", "damaged.json" };
+	static const char *const names[] = { IMPORT_META, IMPORT_DAMAGED };
 	_cleanup_free_ char *dir = environment_dir(env->envs, digest);
 	int r = dir ? 0 : -ENOMEM;
 
@@ -472,7 +472,7 @@ int environments_open_image(
 	if (!environment_digest_valid(digest))
 		return error_internal(err, NULL, "An environment's digest is damaged");
 	dir = environment_dir(envs, digest);
-	path = dir ? str_printf("%s/" ENVIRONMENT_IMAGE, dir) : NULL;
+	path = dir ? str_printf("%s/" IMPORT_IMAGE, dir) : NULL;
 	if (!path)
 		return no_memory(err);
 	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);

@@ -21,6 +21,7 @@
 #include <pwd.h>
 #include <sys/stat.h>
 
+#include "daemon/import/contract.h"
 #include "daemon/job.h"
 #include "daemon/log.h"
 #include "proto/json.h"
@@ -39,9 +40,9 @@
 #define FIX_INSTALLATION "Install pyro again: its pyro-import does not fit this pyrod."
 
 static const struct json_limits line_limits = {
-	.max_bytes = 64 * 1024,
+	.max_bytes = IMPORT_LINE_BYTES,
 	.max_depth = 8,
-	.max_values = 4000,
+	.max_values = IMPORT_LINE_VALUES,
 };
 
 struct import_job {

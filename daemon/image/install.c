@@ -17,8 +17,9 @@
 #include <sys/syscall.h>
 
 #include "daemon/crash.h"
-#include "daemon/remove.h"
+#include "daemon/import/contract.h"
 #include "daemon/job.h"
+#include "daemon/remove.h"
 
 #define SEAL_DEPTH_MAX       4
 #define INSTALL_TIMEOUT_USEC (900 * USEC_PER_SEC)
@@ -300,7 +301,7 @@ static int install_member(const struct install *i, int dir_fd)
 /* The small files of our own, in place of any that the import has left under their names. */
 static int put_texts(const struct install *i, int dir_fd)
 {
-	const char *const names[] = { "meta.json", i->note };
+	const char *const names[] = { IMPORT_META, i->note };
 	const char *const texts[] = { i->meta, i->note_text };
 	_cleanup_close_ int fd =
 		openat(dir_fd, i->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

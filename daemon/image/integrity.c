@@ -16,14 +16,12 @@
 #include <sys/stat.h>
 
 #include "daemon/image/import-job.h"
+#include "daemon/import/contract.h"
 #include "daemon/job.h"
 #include "daemon/log.h"
 
-#define META               "meta.json"
-#define META_DAMAGED       "damaged.json" /* what meta.json is called in a damaged folder */
 #define RUNNING            "running" /* in the state directory: the host's boot, while a daemon runs */
 #define BOOT_ID_SIZE       64
-#define INITRD_META        "initrd.json"
 #define VERDICTS_MAX       64
 #define READ_AGAIN_USEC    (600 * USEC_PER_SEC)
 #define CHECK_TIMEOUT_USEC (600 * USEC_PER_SEC)
@@ -88,11 +86,11 @@ static size_t files_of(const struct integrity_target *t, const char *ret[FILES_M
 	size_t n = 0;
 
 	if (startswith(t->id, "sha256:")) {
-		ret[n++] = "image.ext4";
+		ret[n++] = IMPORT_IMAGE;
 		return n;
 	}
-	ret[n++] = "vmlinux";
-	ret[n++] = "modules.ext4";
+	ret[n++] = IMPORT_VMLINUX;
+	ret[n++] = IMPORT_MODULES;
 	if (t->initrd)
 		ret[n++] = t->initrd;
 	return n;
@@ -187,8 +185,8 @@ const char *integrity_damage(struct integrity *in, const struct integrity_target
 	v = find_verdict(in, dir_fd, t);
 	if (v)
 		return v->damage;
-	return faccessat(dir_fd, META_DAMAGED, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? DAMAGE_UNTOLD
-									       : NULL;
+	return faccessat(dir_fd, IMPORT_DAMAGED, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? DAMAGE_UNTOLD
+										 : NULL;
 }
 
 uint64_t integrity_whole_usec(struct integrity *in, const struct integrity_target *t)
@@ -218,7 +216,7 @@ static bool times_are_odd(int dir_fd, const struct integrity_target *t)
 
 	for (size_t i = 0; i < n; i++)
 		if (is_newer(dir_fd, files[i],
-			    t->initrd && streq(files[i], t->initrd) ? INITRD_META : META))
+			    t->initrd && streq(files[i], t->initrd) ? INITRD_META : IMPORT_META))
 			return true;
 	return false;
 }
@@ -233,14 +231,14 @@ bool integrity_is_suspect(struct integrity *in, const struct integrity_target *t
 /* In the child. What no longer has the name was replaced meanwhile. */
 static int mark_run(void *arg)
 {
-	static const char *const stamped[] = { META, INITRD_META };
+	static const char *const stamped[] = { IMPORT_META, INITRD_META };
 	const enum mark what = *(const enum mark *)arg;
 	int r = 0;
 
 	if (what == MARK_DAMAGED)
-		r = renameat(MARK_DIR_FD, META, MARK_DIR_FD, META_DAMAGED);
+		r = renameat(MARK_DIR_FD, IMPORT_META, MARK_DIR_FD, IMPORT_DAMAGED);
 	else if (what == MARK_WHOLE)
-		r = renameat(MARK_DIR_FD, META_DAMAGED, MARK_DIR_FD, META);
+		r = renameat(MARK_DIR_FD, IMPORT_DAMAGED, MARK_DIR_FD, IMPORT_META);
 	if (r < 0 && errno != ENOENT)
 		return errno;
 	for (size_t i = 0; what != MARK_DAMAGED && i < ARRAY_SIZE(stamped); i++)
@@ -299,7 +297,7 @@ static void mark(struct integrity *in, enum mark what)
 
 static enum mark mark_of(int dir_fd, const struct check *c, const char *damage)
 {
-	bool marked = faccessat(dir_fd, META_DAMAGED, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	bool marked = faccessat(dir_fd, IMPORT_DAMAGED, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 
 	/* An initramfs is made again by the next start, whoever's daemon that is. */
 	if (damage && startswith(damage, INITRD_PREFIX))

@@ -10,7 +10,8 @@
 
 #include "daemon/manager.h"
 
-#define INITRD_PREFIX "initrd-" /* what the name of each initramfs begins with */
+#define INITRD_PREFIX "initrd-"     /* what the name of each initramfs begins with */
+#define INITRD_META   "initrd.json" /* the name and digest of the initramfs beside it */
 
 struct integrity;
 

@@ -26,12 +26,13 @@ static int no_memory(struct error *err)
 
 bool kernel_hash_valid(const char *s)
 {
-	return strlen(s) == HASH_DIGITS && strspn(s, "0123456789abcdef") == HASH_DIGITS;
+	return strlen(s) == IMPORT_HASH_DIGITS &&
+	       strspn(s, "0123456789abcdef") == IMPORT_HASH_DIGITS;
 }
 
 bool kernel_digest_valid(const char *s)
 {
-	return startswith(s, "sha256:") && strlen(s) == KERNEL_DIGEST_SIZE - 1 &&
+	return startswith(s, "sha256:") && strlen(s) == IMPORT_DIGEST_SIZE - 1 &&
 	       strspn(s + 7, "0123456789abcdef") == 64;
 }
 
@@ -78,16 +79,16 @@ static json_object *read_object(const char *path, size_t max)
 }
 
 /* Of the initramfs that has today's name; false when there is none. */
-static bool initrd_digest(struct kernels *k, const char *hash, char ret[KERNEL_DIGEST_SIZE])
+static bool initrd_digest(struct kernels *k, const char *hash, char ret[IMPORT_DIGEST_SIZE])
 {
-	_cleanup_free_ char *path = str_printf("%s/%s/" KERNEL_INITRD_META, k->dir, hash);
+	_cleanup_free_ char *path = str_printf("%s/%s/" INITRD_META, k->dir, hash);
 	_cleanup_json_ json_object *o = read_object(path, INITRD_META_MAX);
 	const char *name = o ? import_str(o, "name") : NULL;
 	const char *digest = o ? import_str(o, "digest") : NULL;
 
 	if (!name || !streq(name, k->initrd) || !digest || !kernel_digest_valid(digest))
 		return false;
-	memcpy(ret, digest, KERNEL_DIGEST_SIZE);
+	memcpy(ret, digest, IMPORT_DIGEST_SIZE);
 
 	return true;
 }
@@ -96,7 +97,7 @@ static bool initrd_digest(struct kernels *k, const char *hash, char ret[KERNEL_D
 struct asked {
 	struct integrity_target target; /* of these: */
 	char *dir;                      /* owned */
-	char digest[KERNEL_DIGEST_SIZE];
+	char digest[IMPORT_DIGEST_SIZE];
 };
 
 static void asked_done(struct asked *a)
@@ -180,7 +181,7 @@ int kernels_refuse(struct kernels *k, const char *hash, const char *environment,
 bool kernel_has_initrd(struct kernels *k, const char *hash)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s/%s", k->dir, hash, k->initrd);
-	char digest[KERNEL_DIGEST_SIZE];
+	char digest[IMPORT_DIGEST_SIZE];
 
 	return path && access(path, R_OK) == 0 && initrd_digest(k, hash, digest) &&
 	       !kernels_initrd_damage(k, hash);
@@ -218,7 +219,7 @@ static int open_modules(int dir_fd, const char *dir, const char *hash, int *ret,
 	_cleanup_json_ json_object *meta = NULL;
 	int r;
 
-	*ret = openat(dir_fd, "modules.ext4", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	*ret = openat(dir_fd, IMPORT_MODULES, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (*ret >= 0)
 		return 0;
 	r = -errno;
@@ -251,7 +252,7 @@ int kernels_open(struct kernels *k, const char *hash, struct kernel_files *ret, 
 	if (dir_fd < 0)
 		return error_set_errno(err, ERROR_START_FAILED, -errno, FIX_NO_KERNEL,
 			"The kernel %s is not in the store", hash);
-	r = open_one(dir_fd, "vmlinux", hash, &f.vmlinux_fd, err);
+	r = open_one(dir_fd, IMPORT_VMLINUX, hash, &f.vmlinux_fd, err);
 	if (r < 0)
 		return r;
 	r = open_one(dir_fd, k->initrd, hash, &f.initrd_fd, err);

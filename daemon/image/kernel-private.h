@@ -12,13 +12,10 @@
 
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
-#include "daemon/import/vmlinux.h"
+#include "daemon/import/contract.h"
 
-#define HASH_DIGITS        16
-#define KEY_DIGITS         16
-#define KERNEL_INITRD_META "initrd.json" /* the name and digest of the initramfs beside it */
-#define KERNEL_DIGEST_SIZE (sizeof("sha256:") + 64)
-#define FIX_NO_KERNEL      "Delete the machine and make a new one, or put the kernel back."
+#define KEY_DIGITS    16
+#define FIX_NO_KERNEL "Delete the machine and make a new one, or put the kernel back."
 
 struct waiter {
 	char hash[KERNEL_HASH_SIZE]; /* whose initramfs; "" for all of the current kernel */
@@ -34,8 +31,8 @@ struct kernels {
 	struct manager *manager; /* borrowed */
 	char *dir;               /* owned; STATE/kernels */
 
-	char hash[HASH_DIGITS + 1]; /* "" when the store is empty */
-	char version[VMLINUX_VERSION_SIZE];
+	char hash[IMPORT_HASH_DIGITS + 1]; /* "" when the store is empty */
+	char version[IMPORT_VERSION_SIZE];
 	char *path; /* owned; of the current vmlinux */
 	char *key;  /* owned; what kernel= was when it was made, "" for none */
 
@@ -48,9 +45,9 @@ struct kernels {
 	char staging[IMPORT_STAGING_SIZE]; /* name below dir, "" when there is none */
 	int staging_fd;                    /* owned; that folder, while it is being filled */
 	char *new_key;                     /* owned; of the kernel being made */
-	char new_hash[HASH_DIGITS + 1];
-	char new_version[VMLINUX_VERSION_SIZE];
-	char new_initrd_digest[KERNEL_DIGEST_SIZE];
+	char new_hash[IMPORT_HASH_DIGITS + 1];
+	char new_version[IMPORT_VERSION_SIZE];
+	char new_initrd_digest[IMPORT_DIGEST_SIZE];
 	char initrd[sizeof(INITRD_PREFIX) + KEY_DIGITS];
 };
 

@@ -22,7 +22,6 @@
 #include "daemon/config.h"
 #include "daemon/image/import-job.h"
 #include "daemon/image/install.h"
-#include "daemon/import/vmlinux.h"
 #include "proto/json.h"
 
 #define IMPORT_TIMEOUT_USEC    (1800 * USEC_PER_SEC)
@@ -137,7 +136,7 @@ static const char *packed_kernel(const struct kernels *k)
 
 static int set_current(struct kernels *k, const char *hash, const char *version, char *key)
 {
-	char *path = str_printf("%s/%s/vmlinux", k->dir, hash);
+	char *path = str_printf("%s/%s/" IMPORT_VMLINUX, k->dir, hash);
 
 	if (!path || !key) {
 		free(path);
@@ -211,7 +210,7 @@ static int install_new(struct kernels *k, struct error *err)
 		return no_memory(err);
 	if (k->new_hash[0]) {
 		spec.target = k->new_hash;
-		spec.note = KERNEL_INITRD_META;
+		spec.note = INITRD_META;
 		spec.note_text = initrd;
 		if (current_text(k, &text) < 0)
 			return no_memory(err);
@@ -219,7 +218,7 @@ static int install_new(struct kernels *k, struct error *err)
 		spec.ref_text = text;
 	} else {
 		target = str_printf("%s/%s", packed_kernel(k), k->initrd);
-		ref = str_printf("%s/" KERNEL_INITRD_META, packed_kernel(k));
+		ref = str_printf("%s/" INITRD_META, packed_kernel(k));
 		if (!target || !ref)
 			return no_memory(err);
 		spec.member = k->initrd;
@@ -254,7 +253,7 @@ static void on_initramfs(json_object *result, const struct error *job_err, void 
 		fail(k, &err);
 		return;
 	}
-	memcpy(k->new_initrd_digest, digest, KERNEL_DIGEST_SIZE);
+	memcpy(k->new_initrd_digest, digest, IMPORT_DIGEST_SIZE);
 	if (install_new(k, &err) < 0)
 		fail(k, &err);
 }
@@ -504,7 +503,7 @@ static int load_current(struct kernels *k)
 	if (!hash || !kernel_hash_valid(hash) || !version || !key ||
 		strlen(version) >= sizeof(k->version))
 		return 0;
-	path = str_printf("%s/%s/vmlinux", k->dir, hash);
+	path = str_printf("%s/%s/" IMPORT_VMLINUX, k->dir, hash);
 	if (!path)
 		return -ENOMEM;
 	if (access(path, R_OK) < 0)

@@ -59,7 +59,7 @@ static int prune_path(struct prune *p, const char *dir, const char *name)
 }
 
 /* What the large files of an environment and of a kernel are called. */
-static const char *const large_files[] = { ENVIRONMENT_IMAGE, "vmlinux", "modules.ext4" };
+static const char *const large_files[] = { IMPORT_IMAGE, IMPORT_VMLINUX, IMPORT_MODULES };
 
 static int count_bytes(struct prune *p, const char *dir, const char *name)
 {

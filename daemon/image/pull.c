@@ -50,7 +50,7 @@ struct pull {
 	struct import_job *job; /* owned */
 	bool installing;
 	char staging[IMPORT_STAGING_SIZE];
-	char digest[ENVIRONMENT_DIGEST_SIZE];
+	char digest[IMPORT_DIGEST_SIZE];
 	int64_t size_bytes;
 };
 
@@ -258,7 +258,7 @@ static int take_result(struct pull *p, json_object *result, struct error *err)
 	_cleanup_free_ char *path = NULL;
 	struct stat st;
 
-	path = str_printf("%s/%s/" ENVIRONMENT_IMAGE, p->env->envs->manager->cache_dir, p->staging);
+	path = str_printf("%s/%s/" IMPORT_IMAGE, p->env->envs->manager->cache_dir, p->staging);
 	if (!path)
 		return no_memory(err);
 	if (!digest || !environment_digest_valid(digest) || size <= 0 || lstat(path, &st) < 0 ||

@@ -8,6 +8,7 @@
  * Without metadata_csum and journal: the image is mounted read-only and has a digest of its own.
  */
 #include "daemon/import/ext4.h"
+#include "daemon/import/contract.h"
 #include "proto/limits.h"
 #include <fcntl.h>
 #include <nettle/sha2.h>
@@ -20,7 +21,6 @@
 #define BLOCK_XATTRS  1
 #define COPY_BYTES    (1024 * 1024)
 #define BLOCKS_MAX    (UINT64_C(1) << 31)
-#define IMAGE         "image.ext4" /* as errors call it: it has no name here */
 
 struct writer {
 	struct tree *tree; /* borrowed */
@@ -182,7 +182,7 @@ static int lay_out(struct writer *w, struct error *err)
 		if (e == 0)
 			e = ext2fs_allocate_tables(w->fs);
 		if (e && e != EXT2_ET_TOOSMALL && e != EXT2_ET_BLOCK_ALLOC_FAIL)
-			return ext4_error(err, e, "lay out", IMAGE);
+			return ext4_error(err, e, "lay out", IMPORT_IMAGE);
 		uint64_t free_blocks = e ? 0 : ext2fs_free_blocks_count(w->fs->super);
 		if (e == 0 && free_blocks >= w->n_blocks + 8) {
 			fill_super(w);
@@ -194,7 +194,8 @@ static int lay_out(struct writer *w, struct error *err)
 		blocks += MAX_OF(w->n_blocks + 8 - MIN_OF(free_blocks, w->n_blocks), UINT64_C(64));
 	}
 	return error_set(err, ERROR_PULL_FAILED, "the image would be too large",
-		"leave some of its files out of the archive", "cannot lay out \"%s\"", IMAGE);
+		"leave some of its files out of the archive", "cannot lay out \"%s\"",
+		IMPORT_IMAGE);
 }
 
 /* Takes the next free blocks, up to want of them in one run. */
@@ -280,13 +281,13 @@ static int add_blocks(struct writer *w, ext2_extent_handle_t h, struct ext2_inod
 		if (r >= 0)
 			r = write_run(w, &src, ext.e_pblk, n);
 		if (r < 0)
-			return ext4_error(err, -r, "write", IMAGE);
+			return ext4_error(err, -r, "write", IMPORT_IMAGE);
 		ext.e_len = n;
 		errcode_t e = ext2fs_extent_insert(h, EXT2_EXTENT_INSERT_AFTER, &ext);
 		if (e == 0)
 			e = ext2fs_iblk_add_blocks(w->fs, inode, n);
 		if (e)
-			return ext4_error(err, e, "map blocks in", IMAGE);
+			return ext4_error(err, e, "map blocks in", IMPORT_IMAGE);
 		seg.first += n;
 		seg.count -= n;
 		src.spool += (uint64_t)n * TREE_BLOCK;
@@ -402,7 +403,7 @@ static int write_node(struct writer *w, uint32_t i, struct error *err)
 		inode.i_flags |= EXT4_EXTENTS_FL;
 		e = ext2fs_extent_open2(w->fs, n->ino, small, &h);
 		if (e)
-			return ext4_error(err, e, "begin an inode of", IMAGE);
+			return ext4_error(err, e, "begin an inode of", IMPORT_IMAGE);
 		r = map_inode(w, i, h, small, err);
 		ext2fs_extent_free(h);
 	} else if (S_ISLNK(n->mode)) {
@@ -414,7 +415,7 @@ static int write_node(struct writer *w, uint32_t i, struct error *err)
 		return r;
 	e = ext2fs_write_inode_full(w->fs, n->ino, small, sizeof(inode));
 	if (e)
-		return ext4_error(err, e, "write an inode of", IMAGE);
+		return ext4_error(err, e, "write an inode of", IMPORT_IMAGE);
 	ext2fs_inode_alloc_stats2(w->fs, n->ino, +1, S_ISDIR(n->mode));
 	return n->xattrs ? write_xattrs(w, i, err) : 0;
 }
@@ -439,7 +440,7 @@ static int prepare(struct writer *w, struct error *err)
 {
 	int r = tree_list(w->tree, &w->list);
 	if (r < 0)
-		return ext4_error(err, -r, "list the entries for", IMAGE);
+		return ext4_error(err, -r, "list the entries for", IMPORT_IMAGE);
 	number_nodes(w);
 	make_uuid(w);
 	for (uint32_t i = 0; i < tree_n_nodes(w->tree); i++)
@@ -458,15 +459,15 @@ int ext4_write(
 		return r;
 	uint64_t size = ext2fs_blocks_count(w.fs->super) * TREE_BLOCK;
 	if (ftruncate(w.fd, (off_t)size) < 0)
-		return ext4_error(err, errno, "size", IMAGE);
+		return ext4_error(err, errno, "size", IMPORT_IMAGE);
 	r = write_all_nodes(&w, err);
 	if (r < 0)
 		return r;
 	errcode_t e = ext2fs_close_free(&w.fs);
 	if (e)
-		return ext4_error(err, e, "finish", IMAGE);
+		return ext4_error(err, e, "finish", IMPORT_IMAGE);
 	if (fsync(w.fd) < 0)
-		return ext4_error(err, errno, "sync", IMAGE);
+		return ext4_error(err, errno, "sync", IMPORT_IMAGE);
 	*ret = (struct ext4_result){ .size_bytes = size, .entries = w.list.n + 1 };
 	return 0;
 }

@@ -13,9 +13,8 @@
 #include <sys/stat.h>
 
 #define META_MAX    (256 * 1024)
-#define HASH_DIGITS 16
 #define FIX_READ    "make what is installed readable for the user that pyro-import runs as"
-#define META_DAMAGE "meta.json is not what was installed"
+#define META_DAMAGE IMPORT_META " is not what was installed"
 
 static bool is_damage(int r)
 {
@@ -90,14 +89,14 @@ static int read_meta(json_object **ret, struct error *err)
 	_cleanup_free_ char *text = NULL;
 	json_object *files;
 	size_t n;
-	int r = read_file_at(AT_FDCWD, "meta.json", META_MAX, &text, &n);
+	int r = read_file_at(AT_FDCWD, IMPORT_META, META_MAX, &text, &n);
 
 	if (r == -ENOENT)
-		r = read_file_at(AT_FDCWD, "damaged.json", META_MAX, &text, &n);
+		r = read_file_at(AT_FDCWD, IMPORT_DAMAGED, META_MAX, &text, &n);
 	*ret = NULL;
 	if (r < 0 && !is_damage(r) && r != -EFBIG)
 		return error_set_errno(
-			err, error_code_for_errno(r), r, FIX_READ, "Cannot read meta.json");
+			err, error_code_for_errno(r), r, FIX_READ, "Cannot read " IMPORT_META);
 	if (r < 0 || json_parse(text, n, &json_limits_request, &o, NULL) < 0)
 		return 1;
 	files = json_object_is_type(o, json_type_object) ? json_get(o, "files") : NULL;
@@ -112,7 +111,7 @@ static int check_kernel(const char *hash, const char *initrd, const char *initrd
 {
 	_cleanup_free_ char *digest = str_printf("sha256:%s", hash);
 	_cleanup_json_ json_object *files = NULL;
-	int r = digest ? check_file("vmlinux", digest, ret, err)
+	int r = digest ? check_file(IMPORT_VMLINUX, digest, ret, err)
 		       : error_no_memory(err, "Cannot check");
 
 	if (r < 0 || *ret)
@@ -136,7 +135,7 @@ static bool are_words(int argc, char **argv)
 		return strlen(argv[1]) == IMPORT_DIGEST_SIZE - 1;
 	if (argc != 2 && argc != 4)
 		return false;
-	if (strlen(argv[1]) != HASH_DIGITS ||
+	if (strlen(argv[1]) != IMPORT_HASH_DIGITS ||
 		strspn(argv[1], "0123456789abcdef") != strlen(argv[1]))
 		return false;
 	return argc == 2 || (!strchr(argv[2], '/') && is_digest(argv[3]));
@@ -154,7 +153,7 @@ int import_check_main(int argc, char **argv)
 		return 2;
 	}
 	if (is_digest(argv[1]))
-		r = check_file("image.ext4", argv[1], &damage, &err);
+		r = check_file(IMPORT_IMAGE, argv[1], &damage, &err);
 	else
 		r = check_kernel(argv[1], argc == 4 ? argv[2] : NULL, argc == 4 ? argv[3] : NULL,
 			&damage, &err);

@@ -24,7 +24,6 @@
 #include "daemon/import/vmlinux.h"
 #include "proto/json.h"
 
-#define HASH_DIGITS       16
 #define PACK_TIMEOUT_USEC (600 * USEC_PER_SEC)
 #define META_FORMAT       2 /* 1 had no files */
 #define ORDER_MAX         (16 * 1024)
@@ -37,7 +36,7 @@ struct import_kernel {
 	char *source;           /* owned; what meta.json calls the origin */
 	struct kernel_tree tree;
 	struct vmlinux vmlinux;
-	char hash[HASH_DIGITS + 1];
+	char hash[IMPORT_HASH_DIGITS + 1];
 	char digest[IMPORT_DIGEST_SIZE]; /* of vmlinux */
 };
 
@@ -176,8 +175,8 @@ static int pack_modules(struct import_kernel *k, struct error *err)
 			"Name another kernel with kernel= in pyrod.conf.",
 			"Cannot make the image of the kernel's modules");
 	}
-	if (rename(PACKED "/image.ext4", "modules.ext4") < 0 || rmdir(PACKED) < 0)
-		return cannot_write(err, -errno, "modules.ext4");
+	if (rename(PACKED "/" IMPORT_IMAGE, IMPORT_MODULES) < 0 || rmdir(PACKED) < 0)
+		return cannot_write(err, -errno, IMPORT_MODULES);
 
 	return 0;
 }
@@ -216,16 +215,16 @@ static int put_vmlinux(struct import_kernel *k, struct error *err)
 	int r;
 
 	import_progress("kernel", 50, "unpacking the kernel");
-	r = write_file("vmlinux", k->vmlinux.data, k->vmlinux.size, err);
+	r = write_file(IMPORT_VMLINUX, k->vmlinux.data, k->vmlinux.size, err);
 	if (r < 0)
 		return r;
-	fd = open("vmlinux", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	fd = open(IMPORT_VMLINUX, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	r = fd < 0 ? -errno : import_digest(fd, k->digest);
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "Cannot read the new vmlinux");
-	memcpy(k->hash, k->digest + strlen("sha256:"), HASH_DIGITS);
-	k->hash[HASH_DIGITS] = '\0';
+	memcpy(k->hash, k->digest + strlen("sha256:"), IMPORT_HASH_DIGITS);
+	k->hash[IMPORT_HASH_DIGITS] = '\0';
 
 	return 0;
 }
@@ -261,10 +260,10 @@ static int list_boot(json_object *files)
 static int list_files(struct import_kernel *k, json_object **ret)
 {
 	_cleanup_json_ json_object *files = json_object_new_object();
-	int r = files ? json_add_str(files, "vmlinux", k->digest) : -ENOMEM;
+	int r = files ? json_add_str(files, IMPORT_VMLINUX, k->digest) : -ENOMEM;
 
 	if (r >= 0 && k->tree.version[0])
-		r = list_file(files, "modules.ext4");
+		r = list_file(files, IMPORT_MODULES);
 	r = r < 0 ? r : list_boot(files);
 	if (r < 0)
 		return r;
@@ -288,7 +287,7 @@ static int put_meta(struct import_kernel *k, json_object **ret, struct error *er
 	r = json_add_int(o, "format", META_FORMAT);
 	r = r < 0 ? r : json_add_str(o, "hash", k->hash);
 	r = r < 0 ? r : json_add_str(o, "version", k->vmlinux.version);
-	r = r < 0 ? r : json_add_str(o, "vmlinux", "vmlinux");
+	r = r < 0 ? r : json_add_str(o, "vmlinux", IMPORT_VMLINUX);
 	r = r < 0 ? r : json_add_int(o, "vmlinux_size", (int64_t)k->vmlinux.size);
 	r = r < 0 ? r : json_add_bool(o, "modules", k->tree.version[0]);
 	r = r < 0 ? r : json_add_str(o, "source", k->source);
@@ -296,7 +295,7 @@ static int put_meta(struct import_kernel *k, json_object **ret, struct error *er
 	text = r < 0 ? NULL : json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
 	if (!text)
 		return out_of_memory(err);
-	r = write_file("meta.json", text, strlen(text), err);
+	r = write_file(IMPORT_META, text, strlen(text), err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);

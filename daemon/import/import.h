@@ -6,6 +6,7 @@
  * run by pyrod as a job. Each verb is one function; stdout is JSON lines, stderr is for people.
  */
 
+#include "daemon/import/contract.h"
 #include "daemon/import/tree.h"
 #include "proto/json.h"
 
@@ -35,7 +36,6 @@ int import_fail(const struct error *err);
 int import_succeed(json_object *result /* owned by the callee */);
 
 /* "sha256:HEX" of everything in fd. */
-#define IMPORT_DIGEST_SIZE (7 + 64 + 1)
 int import_digest(int fd, char ret[IMPORT_DIGEST_SIZE]);
 
 /* 64 hex digits of the bytes' sha256 and NUL. */

@@ -11,9 +11,9 @@
 #include "daemon/import/vmlinux.h"
 
 struct kernel_tree {
-	const char *root;                   /* borrowed; an empty folder of our own */
-	char version[VMLINUX_VERSION_SIZE]; /* of the modules; "" when there are none */
-	uint8_t *image;                     /* owned; /boot/vmlinuz-* of the package */
+	const char *root;                  /* borrowed; an empty folder of our own */
+	char version[IMPORT_VERSION_SIZE]; /* of the modules; "" when there are none */
+	uint8_t *image;                    /* owned; /boot/vmlinuz-* of the package */
 	size_t image_size;
 	uint64_t bytes;   /* of module files written */
 	unsigned entries; /* in all */

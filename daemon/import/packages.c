@@ -9,8 +9,8 @@
 #define STATUS_PATH "var/lib/dpkg/status"
 #define STATUS_MAX  (32 * 1024 * 1024)
 #define FIELD_MAX   256
-#define LIST_MAX    (48 * 1024) /* a job's line is at most 64 KiB */
-#define NAMES_MAX   3000        /* and holds at most 4000 values */
+#define LIST_MAX    (IMPORT_LINE_BYTES / 4 * 3) /* the rest of the line is the result around it */
+#define NAMES_MAX   (IMPORT_LINE_VALUES / 4 * 3)
 
 struct stanza {
 	char name[FIELD_MAX], version[FIELD_MAX];

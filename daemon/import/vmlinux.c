@@ -152,16 +152,16 @@ bool vmlinux_version_valid(const char *version)
 				      "0123456789._+~-";
 	size_t n = strlen(version);
 
-	return n > 0 && n < VMLINUX_VERSION_SIZE && version[0] >= '0' && version[0] <= '9' &&
+	return n > 0 && n < IMPORT_VERSION_SIZE && version[0] >= '0' && version[0] <= '9' &&
 	       strspn(version, allowed) == n;
 }
 
 /* Takes the first word at p, if it looks like a version. */
-static void take_version(const uint8_t *p, size_t n, char ret[VMLINUX_VERSION_SIZE])
+static void take_version(const uint8_t *p, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	size_t i = 0;
 
-	while (i < n && i < VMLINUX_VERSION_SIZE - 1 && p[i] > ' ' && p[i] < 0x7f) {
+	while (i < n && i < IMPORT_VERSION_SIZE - 1 && p[i] > ' ' && p[i] < 0x7f) {
 		ret[i] = (char)p[i];
 		i++;
 	}
@@ -236,7 +236,7 @@ int vmlinux_check(const uint8_t *elf, size_t n, struct error *err)
 }
 
 /* The banner "Linux version 6.1.0-… (…" lies in the read-only data of every kernel. */
-static void version_of_elf(const uint8_t *elf, size_t n, char ret[VMLINUX_VERSION_SIZE])
+static void version_of_elf(const uint8_t *elf, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	static const char banner[] = "Linux version ";
 	const uint8_t *p = memmem(elf, n, banner, sizeof(banner) - 1);
@@ -304,7 +304,7 @@ static int payload_unpack(const uint8_t *p, size_t n, struct vmlinux *ret, struc
 	return 0;
 }
 
-static void version_of_bzimage(const uint8_t *image, size_t n, char ret[VMLINUX_VERSION_SIZE])
+static void version_of_bzimage(const uint8_t *image, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	size_t at = (size_t)le16(image + KERNEL_VERSION) + 0x200;
 

@@ -6,16 +6,15 @@
  * (perhaps emulated) boot. The input is a file from outside: every offset in it is checked.
  */
 
+#include "daemon/import/contract.h"
 #include "proto/base.h"
 #include "proto/error.h"
-
-#define VMLINUX_VERSION_SIZE 65
 
 struct vmlinux {
 	uint8_t *data; /* owned */
 	size_t size;
 	char version
-		[VMLINUX_VERSION_SIZE]; /* "6.1.0-56-cloud-amd64", "" when the file does not say */
+		[IMPORT_VERSION_SIZE]; /* "6.1.0-56-cloud-amd64", "" when the file does not say */
 };
 #define VMLINUX_INIT \
 	{ \

@@ -18,7 +18,6 @@
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 
-#define LINE_BYTES  (64 * 1024)
 #define LINES_MAX   1000
 #define PACKAGE_MAX 600         /* bytes of "name=version" */
 #define TEXT_MAX    (16 * 1024) /* an entry may have a path of 4096 bytes */
@@ -29,7 +28,7 @@
 #define UNCONFINED  "unconfined"
 
 static const struct json_limits line_limits = {
-	.max_bytes = LINE_BYTES, .max_depth = 4, .max_values = 4000
+	.max_bytes = IMPORT_LINE_BYTES, .max_depth = 4, .max_values = IMPORT_LINE_VALUES
 };
 
 struct writer {
@@ -44,7 +43,7 @@ struct writer {
 	bool garbled;
 	unsigned n_lines;
 	size_t n; /* bytes of an incomplete line */
-	char line[LINE_BYTES + 1];
+	char line[IMPORT_LINE_BYTES + 1];
 };
 
 /* The spool has no name: where O_TMPFILE is missing it is unlinked at once. */
@@ -67,8 +66,8 @@ static int open_spool(const char *dir)
 
 static int open_files(struct writer *w, struct error *err)
 {
-	w->path = str_printf("%s/image.ext4", w->dir);
-	w->tmp = str_printf("%s/.image.ext4.tmp", w->dir);
+	w->path = str_printf("%s/" IMPORT_IMAGE, w->dir);
+	w->tmp = str_printf("%s/." IMPORT_IMAGE ".tmp", w->dir);
 	if (!w->path || !w->tmp)
 		return error_no_memory(err, "no memory for a path");
 	w->spool_fd = open_spool(w->dir);
@@ -231,13 +230,13 @@ static int take_lines(struct writer *w)
 		w->n -= n + 1;
 	}
 	memmove(w->line, begin, w->n);
-	return w->n == LINE_BYTES ? -EBADMSG : 0;
+	return w->n == IMPORT_LINE_BYTES ? -EBADMSG : 0;
 }
 
 /* Reads once; closes the pipe at its end. */
 static int read_lines(struct writer *w)
 {
-	ssize_t n = read(w->lines_fd, w->line + w->n, LINE_BYTES - w->n);
+	ssize_t n = read(w->lines_fd, w->line + w->n, IMPORT_LINE_BYTES - w->n);
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	if (n == 0) {

@@ -311,7 +311,7 @@ END_TEST
 
 START_TEST(checks_versions)
 {
-	char longest[VMLINUX_VERSION_SIZE + 1];
+	char longest[IMPORT_VERSION_SIZE + 1];
 
 	ck_assert(vmlinux_version_valid("6.1.0-56-cloud-amd64"));
 	ck_assert(vmlinux_version_valid("6.12~rc1+deb13.1_x"));
@@ -322,9 +322,9 @@ START_TEST(checks_versions)
 	ck_assert(!vmlinux_version_valid("6.1 x"));
 	ck_assert(!vmlinux_version_valid("-b"));
 	memset(longest, '6', sizeof(longest));
-	longest[VMLINUX_VERSION_SIZE] = '\0';
+	longest[IMPORT_VERSION_SIZE] = '\0';
 	ck_assert(!vmlinux_version_valid(longest));
-	longest[VMLINUX_VERSION_SIZE - 1] = '\0';
+	longest[IMPORT_VERSION_SIZE - 1] = '\0';
 	ck_assert(vmlinux_version_valid(longest));
 }
 END_TEST
