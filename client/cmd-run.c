@@ -22,8 +22,9 @@
 
 #define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
 #define REDIAL_WAIT   (10 * USEC_PER_SEC) /* for a daemon that is gone to be there again */
-#define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
-#define MAX_EVENTS    64                 /* of the daemon, before signals are looked at again */
+#define REDIAL_EVERY  50 /* ms; there is no event for a socket that listens again */
+#define MAX_EVENTS    64 /* of the daemon, before signals are looked at again */
+#define PAUSE_EVERY   (5 * USEC_PER_SEC)
 #define SECOND_SIGNAL (2 * USEC_PER_SEC) /* two Ctrl-C within this end it */
 
 enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS };
@@ -52,6 +53,9 @@ struct runner {
 	uint64_t int_at;     /* when the last SIGINT went to the guest, 0 */
 	uint64_t deadline;   /* monotonic; UINT64_MAX: none */
 	bool cancelled;
+	bool paused, pause_told; /* the machine stands still; a line says so */
+	char *pause_detail;      /* owned or NULL */
+	uint64_t pause_note_at;  /* monotonic: the next line about it */
 };
 
 static void runner_done(struct runner *r)
@@ -64,6 +68,7 @@ static void runner_done(struct runner *r)
 		json_object_put(r->result);
 	error_clear(&r->failed);
 	error_clear(&r->own);
+	free(r->pause_detail);
 }
 
 /* Sends the verb's call, with its live socket unless --json wants the output in the reply. */
@@ -206,6 +211,40 @@ static void copy_id(char ret[API_ID_SIZE], const char *prefix, const char *id)
 		memcpy(ret, id, strlen(id) + 1);
 }
 
+/* A line of ours begins at column 0 whatever the command wrote last. */
+static void end_line(struct runner *r)
+{
+	if (r->relay && relay_end_line(r->relay))
+		fputc('\n', stderr);
+}
+
+/* One that stops and goes on again and again makes a line each PAUSE_EVERY; the last of them is right. */
+static void note_pause(struct runner *r, bool at_end)
+{
+	uint64_t now = now_usec();
+
+	if (r->paused == r->pause_told || (!at_end && now < r->pause_note_at))
+		return;
+	r->pause_told = r->paused;
+	r->pause_note_at = now + PAUSE_EVERY;
+	if (r->cli->quiet)
+		return;
+	out_progress_end(&r->progress);
+	end_line(r);
+	fprintf(stderr, "pyro: %s: ", r->paused ? "paused" : "resumed");
+	out_text(stderr, r->pause_detail);
+	fputc('\n', stderr);
+}
+
+/* The machine stands still, or goes on. */
+static void take_pause(struct runner *r, bool paused, const char *detail)
+{
+	free(r->pause_detail);
+	r->pause_detail = strdup(detail);
+	r->paused = paused;
+	note_pause(r, false);
+}
+
 static void show_phase(struct runner *r, json_object *o)
 {
 	const char *phase = out_member(o, "phase"), *reason = out_member(o, "accelerator_reason");
@@ -232,6 +271,8 @@ static void show_phase(struct runner *r, json_object *o)
 	} else if (streq(phase, "execute")) {
 		out_note(r->cli, "[%s] phase=execute vm_id=%s", r->tag, r->vm_id);
 		r->executing = r->exec_id[0];
+	} else if (streq(phase, "paused") || streq(phase, "resumed")) {
+		take_pause(r, streq(phase, "paused"), out_member(o, "detail"));
 	} else if (phase[0]) {
 		out_pull_phase(&r->progress, phase,
 			json_object_is_type(percent, json_type_int) ? json_object_get_int(percent)
@@ -367,7 +408,8 @@ static int poll_timeout(const struct runner *r)
 		return REDIAL_EVERY;
 	if (r->done && !r->cancelled && r->relay && relay_ended(r->relay))
 		return -1;
-	return cli_poll_timeout(r->deadline);
+	return cli_poll_timeout(
+		r->paused != r->pause_told ? MIN_OF(r->pause_note_at, r->deadline) : r->deadline);
 }
 
 static int step(struct runner *r, struct error *err)
@@ -388,6 +430,7 @@ static int step(struct runner *r, struct error *err)
 			err, ERROR_INTERNAL, -errno, NULL, "cannot wait for the daemon");
 	if (n < 0)
 		return 0;
+	note_pause(r, false);
 	if (fds[POLL_SIGNAL].revents)
 		read_signals(r);
 	if (fds[POLL_DAEMON].revents || r->more)
@@ -402,13 +445,6 @@ static int step(struct runner *r, struct error *err)
 		cancel(r);
 	/* Once cancelled nobody wants what still comes, however much it is. */
 	return (n == 0 || r->cancelled) && now_usec() >= r->deadline ? 1 : 0;
-}
-
-/* The summary's line begins at column 0 whatever the command wrote last. */
-static void end_line(const struct runner *r)
-{
-	if (r->relay && relay_in_mid_line(r->relay))
-		fputc('\n', stderr);
 }
 
 /* The limit that ended the command, or a process of it, and what gives more; true when it was told. */
@@ -492,6 +528,8 @@ static int finish_result(struct runner *r)
 static int finish(struct runner *r, struct error *err)
 {
 	out_progress_end(&r->progress);
+	if (!r->paused)
+		note_pause(r, true);
 	if (r->own.set) {
 		end_line(r);
 		error_move(err, &r->own);

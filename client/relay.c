@@ -567,9 +567,12 @@ bool relay_finished(const struct relay *r)
 	       buf_len(&r->sinks[1].pending) == 0;
 }
 
-bool relay_in_mid_line(const struct relay *r)
+bool relay_end_line(struct relay *r)
 {
-	return r->last != 0 && r->last != '\n';
+	bool mid = r->last != 0 && r->last != '\n';
+
+	r->last = '\n';
+	return mid;
 }
 
 void relay_key_echoed(struct relay *r)

@@ -46,8 +46,8 @@ bool relay_stdout_gone(const struct relay *r);
 bool relay_finished(const struct relay *r);
 /* The daemon's end is closed, or both streams have ended. */
 bool relay_ended(const struct relay *r);
-/* True if the cursor of the terminal or file that stderr is stands behind the beginning of a line. */
-bool relay_in_mid_line(const struct relay *r);
+/* True if the cursor of the terminal or file that stderr is stands behind the beginning of a line, which the caller then ends. */
+bool relay_end_line(struct relay *r);
 /* Ctrl-C came: a terminal has shown ^C in the middle of a line of its own accord. */
 void relay_key_echoed(struct relay *r);
 /* From now on output is thrown away (and acknowledged), and stdin is no longer read. */

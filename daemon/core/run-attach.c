@@ -125,6 +125,7 @@ static int attach_now(struct run *r, struct attach *a, struct error *err)
 	if (!r->with_stdin)
 		exec_stdin_end(r->exec);
 	run_progress(r, "execute");
+	run_report_paused(r);
 	return 0;
 }
 
@@ -183,6 +184,7 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 		attach_free(a);
 	} else {
 		r->attach = a;
+		run_report_paused(r);
 	}
 	if (k < 0)
 		return k;

@@ -66,6 +66,8 @@ struct run {
 struct run *run_new(
 	struct machines *ms, const struct run_callbacks *cb, void *userdata, struct error *err);
 void run_progress(struct run *r, const char *phase);
+/* If its machine stands still now. */
+void run_report_paused(struct run *r);
 void run_fail(struct run *r, const struct error *err);
 /* Deletes its machine unless a caller is there again within ONESHOT_GRACE_USEC. */
 void run_begin_grace(struct run *r);

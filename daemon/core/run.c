@@ -15,6 +15,12 @@
 #include "daemon/crash.h"
 #include "proto/json.h"
 
+static void report(struct run *r, const struct run_progress *p)
+{
+	if (!r->abandoned && r->cb.on_progress)
+		r->cb.on_progress(r, p, r->userdata);
+}
+
 void run_progress(struct run *r, const char *phase)
 {
 	struct run_progress p = {
@@ -28,8 +34,25 @@ void run_progress(struct run *r, const char *phase)
 		p.accelerator = r->machine->row.accelerator;
 		p.accelerator_reason = r->machine->accelerator_reason;
 	}
-	if (!r->abandoned && r->cb.on_progress)
-		r->cb.on_progress(r, &p, r->userdata);
+	report(r, &p);
+}
+
+static void report_pause(struct run *r)
+{
+	const char *reason = machine_pause_cause(r->machine);
+	_cleanup_free_ char *detail = machine_pause_detail(r->machine);
+
+	report(r, &(struct run_progress){ .phase = reason ? "paused" : "resumed",
+			  .vm_id = r->vm_id,
+			  .percent = -1,
+			  .detail = detail,
+			  .pause_reason = reason });
+}
+
+void run_report_paused(struct run *r)
+{
+	if (machine_pause_cause(r->machine))
+		report_pause(r);
 }
 
 /* The end */
@@ -523,14 +546,22 @@ int run_start(struct manager *m, const struct run_params *p, const struct run_ca
 	return 0;
 }
 
-static const struct run *run_of(const struct machine *mc)
+static struct run *run_of(const struct machine *mc)
 {
-	const struct run *r;
+	struct run *r;
 
 	LIST_FOREACH (r, &mc->machines->runs, entry)
 		if (r->machine == mc)
 			return r;
 	return NULL;
+}
+
+void run_on_pause(struct machine *mc)
+{
+	struct run *r = run_of(mc);
+
+	if (r)
+		report_pause(r);
 }
 
 /* Its row is committed: straight to the command, or by way of a boot. */
@@ -605,6 +636,7 @@ static int enter(struct run *r, struct machine *mc, struct error *err)
 	}
 	r->phase = RUN_STARTING;
 	run_progress(r, "start");
+	run_report_paused(r);
 	return 0;
 }
 

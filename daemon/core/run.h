@@ -25,12 +25,14 @@ struct run_params {
 };
 
 struct run_progress {
-	const char *phase; /* "kernel" "install" "write" (a pull), "create", "start", "execute" */
+	const char *
+		phase; /* "kernel" "install" "write" (a pull), "create", "start", "execute", "paused", "resumed" */
 	const char *vm_id, *exec_id; /* NULL until known */
 	int percent;                 /* -1 unknown */
 	const char *detail;
 	const char *accelerator;        /* with "start": "kvm" or "emulation" */
 	const char *accelerator_reason; /* with "start", when emulation: why; else NULL */
+	const char *pause_reason;       /* with "paused": "disk_full" or "disk_error" */
 };
 
 struct run_callbacks {

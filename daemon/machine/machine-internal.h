@@ -259,6 +259,10 @@ void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 /* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */
 const char *machine_pause_reason(const struct machine *mc);
+/* Why they are stopped, whatever comes of it: NULL where they run. */
+const char *machine_pause_cause(const struct machine *mc);
+/* For the one who waits: why the machine stands still and what lets it go on, or that it goes on. Owned by the caller. */
+char *machine_pause_detail(const struct machine *mc);
 
 /* adopt.c: the VMM of an earlier daemon. How long its agent has for its first answer, and how long a call
  * that needs the guest waits for that. */
@@ -297,7 +301,9 @@ void reaper_update(struct machines *ms);
 /* run-attach.c: the run of a command that an earlier daemon started in mc, without a caller. */
 int run_adopt(struct machine *mc, const struct exec_row *row);
 
-/* run.c: frees the runs nobody waits for; the daemon is ending. */
+/* run.c: mc was paused, or goes on: the caller of its command is told. */
+void run_on_pause(struct machine *mc);
+/* Frees the runs nobody waits for; the daemon is ending. */
 void runs_end(struct machines *ms);
 
 /* create.c: the daemon ends. Each creation that still waits ends with an error to its caller. */

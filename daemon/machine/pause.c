@@ -17,6 +17,7 @@
 
 struct pause {
 	struct machine *machine; /* borrowed: owns us */
+	const char *reason;      /* static */
 	bool disk_full;
 	sd_event_source *timer; /* owned */
 	uint64_t wait_usec;
@@ -97,11 +98,13 @@ void machine_paused(struct machine *mc, const char *reason)
 		return;
 	}
 	mc->pause->machine = mc;
+	mc->pause->reason = reason;
 	mc->pause_asked_usec = 0;
 	mc->pause->disk_full = streq(reason, "disk_full");
 	mc->pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
 	say(mc, reason);
+	run_on_pause(mc);
 	count_idle(mc);
 	if (!mc->pause->disk_full)
 		return;
@@ -126,9 +129,30 @@ void machine_unpaused(struct machine *mc)
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
 	hold(mc, false);
 	say(mc, NULL);
+	run_on_pause(mc);
 }
 
 const char *machine_pause_reason(const struct machine *mc)
 {
 	return mc->pause && mc->pause->disk_full ? "disk_full" : NULL;
+}
+
+const char *machine_pause_cause(const struct machine *mc)
+{
+	return mc->pause ? mc->pause->reason : NULL;
+}
+
+char *machine_pause_detail(const struct machine *mc)
+{
+	const struct manager *m = mc->machines->m;
+
+	if (!mc->pause)
+		return str_printf("there is space on %s again", m->state_dir);
+	if (!mc->pause->disk_full)
+		return str_printf(
+			"a write to its disk failed on the host, and it does not go on; end it: pyro vm delete %s",
+			mc->row.id);
+	return str_printf("the host's disk is %s; free space on %s and it goes on",
+		m->config->disk_reserve_mib > 0 ? "almost full (disk_reserve_mib)" : "full",
+		m->state_dir);
 }

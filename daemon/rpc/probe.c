@@ -90,7 +90,8 @@ static void on_probe_progress(_unused_ struct run *r, const struct run_progress 
 	d->booted = d->booted || streq(p->phase, "execute");
 	if (p->vm_id)
 		(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", p->vm_id);
-	if (!o || json_add_str(o, "phase", p->phase) < 0 || json_add_str(o, "vm_id", p->vm_id) < 0)
+	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
+		json_add_str(o, "vm_id", p->vm_id) < 0 || json_add_str(o, "detail", p->detail) < 0)
 		return; /* progress may be dropped */
 	call_progress(d->call, TAKE_PTR(o));
 }

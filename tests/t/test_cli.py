@@ -1000,6 +1000,26 @@ def test_emulation_note(env, fake):
     assert "note" not in pyro(env, "-q", "run", "debian:12", "x")[2]
 
 
+def test_machine_that_stands_still(env, fake):
+    """Its caller is told why on a line of its own, and when it goes on; with -q nothing; --json changes nothing of stderr."""
+    def guest(run):
+        run.phases()
+        if run.stdio:
+            run.stdio.write(STDOUT, b"half")
+            while run.stdio.upto[STDOUT] < 4:
+                run.stdio.pump()
+        run.progress("paused", pause_reason="disk_full", detail="the disk\x1b is full")
+        run.progress("resumed", detail="there is space")
+        return run.result()
+    fake.guest = guest
+    told = "pyro: paused: the disk\\x1b is full\npyro: resumed: there is space\n"
+    r = subprocess.run([PYRO, "run", "debian:12", "x"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert r.stdout.split("phase=execute vm_id=%s\n" % VM)[1].startswith("half\n" + told + "[run] environment="), r.stdout
+    status, out, err = pyro(env, "--json", "run", "debian:12", "x")
+    assert status == 0 and json.loads(out)["exit_code"] == 0 and told in err
+    assert pyro(env, "-q", "run", "debian:12", "x") == (0, "half", "")
+
+
 def test_daemon_that_never_ends_the_streams(env, fake):
     """A bounded wait for the rest of the output, then the status that was told."""
     def guest(run):

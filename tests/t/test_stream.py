@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The stream repairs itself (tests/streams.py), with the fake VMM and both builds of the daemon."""
 import random
+import re
 import subprocess
 import time
 
@@ -73,7 +74,7 @@ def test_attached_at_a_wrong_place(fake):
 def test_paused_across_a_restart(make_fake):
     """The host's disk is full for longer than an adoption may take: the machine and its command wait, and go on."""
     d = make_fake().start()
-    p = d.popen("-q", "run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 17000; echo after", stdin=subprocess.DEVNULL,
+    p = d.popen("run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 17000; echo after", stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     end = time.monotonic() + 20
     while not [v for v in d.vms() if v["last_error"] == "paused: disk_full"]:
@@ -84,7 +85,25 @@ def test_paused_across_a_restart(make_fake):
     d.start()
     out, err = p.communicate(timeout=90)
     assert (p.returncode, out) == (0, b"before\nafter\n"), (err, d.log_text())
+    told = re.findall(rb"(?m)^pyro: (paused: the host's disk is full|resumed: there is space)", err)
+    assert len(told) <= 2 * 5 and told[0].startswith(b"paused") and told[-1].startswith(b"resumed"), err
+    assert all(a != b for a, b in zip(told, told[1:])), err
     d.wait_clean()
+
+
+@pytest.mark.parametrize("how", ["run", "exec"])
+def test_caller_is_told_of_a_pause(fake, how):
+    """The one who waits learns why nothing happens, what frees space, and that it goes on."""
+    words = "echo before; stand 1500; echo after"
+    if how == "run":
+        r = fake.pyro("run", *FakeGuest.flags, ENV, "--", words)
+    else:
+        r = fake.pyro("vm", "exec", fake.call("vm.create", fake.spec())["result"]["vm_id"], "--", words)
+    assert (r.status, r.out) == (0, b"before\nafter\n"), r.errors
+    assert [line for line in r.errors.splitlines() if line.startswith("pyro: ")] == [
+        "pyro: paused: the host's disk is full; free space on %s and it goes on" % fake.state,
+        "pyro: resumed: there is space on %s again" % fake.state], r.errors
+    fake.wait_clean()
 
 
 def test_input_as_text(fake):

@@ -381,11 +381,11 @@ START_TEST(test_mid_line)
 	struct side s;
 
 	set_up(&s, 4096);
-	ck_assert(!relay_in_mid_line(s.relay));
+	ck_assert(!relay_end_line(s.relay));
 	say_data(&s, STREAM_STDOUT, 0, 1);
 	for (int i = 0; i < 3; i++)
 		ck_assert_int_eq(turn(&s), 0);
-	ck_assert(!relay_in_mid_line(s.relay)); /* another place than stderr's */
+	ck_assert(!relay_end_line(s.relay)); /* another place than stderr's */
 	tear_down(&s);
 }
 END_TEST

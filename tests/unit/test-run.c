@@ -460,6 +460,23 @@ START_TEST(vmm_dies_before_the_agent)
 }
 END_TEST
 
+/* Its caller is told before there is a command as well. */
+START_TEST(paused_while_it_boots)
+{
+	fake.mute = true;
+	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
+	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	fake_vmm_pause();
+	ck_assert_str_eq(phases, "create start paused ");
+	for (int k = 0; k < 200 && !strstr(phases, "resumed"); k++) /* looked for room */
+		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
+	ck_assert_str_eq(phases, "create start paused resumed ");
+	fake_vmm_die();
+	ck_assert(loop_until(event, &done, LONG));
+	expect_failure(ERROR_START_FAILED);
+}
+END_TEST
+
 /* Nothing came from the guest: what is told is the VMM, and what about it could be wrong. */
 START_TEST(vmm_boots_no_kernel)
 {
@@ -1041,6 +1058,7 @@ static TCase *run_case(void)
 	tcase_add_loop_test(tc, cancelled_while_stalled, 0, 4);
 	tcase_add_test(tc, vmm_dies_under_the_command);
 	tcase_add_test(tc, vmm_dies_before_the_agent);
+	tcase_add_test(tc, paused_while_it_boots);
 	tcase_add_loop_test(tc, vmm_boots_no_kernel, 0, 3);
 	tcase_add_test(tc, guest_says_bye);
 	tcase_add_test(tc, deleted_by_another_call);

@@ -255,6 +255,9 @@ def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
         os.unlink(ballast)
         out, err = p.communicate(timeout=600)
         assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
+        told = re.findall(rb"(?m)^pyro: (.*)$", err)
+        assert told[:2] == [b"paused: the host's disk is full; free space on %s and it goes on" % mount.encode(),
+                            b"resumed: there is space on %s again" % mount.encode()], err
 
 
 def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
