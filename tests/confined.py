@@ -65,8 +65,8 @@ class Probe:
         self.said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         return text.endswith("\nend\n")
 
-    def status(self, field):
-        text = self.run("cat", "/proc/%d/status" % self.pid)
+    def status(self, field, pid=None):
+        text = self.run("cat", "/proc/%d/status" % (pid or self.pid))
         return next(line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith(field + ":"))
 
     def check(self):
@@ -97,7 +97,8 @@ class Probe:
         """In the words of docs/SECURITY.md's table, a row each. host_pid: whose namespaces are the host's, if the daemon's are not."""
         status = self.run("cat", "/proc/%d/status" % daemon_pid)
         daemons = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
-        uids, filters = set(self.status("Uid")), int(self.status("Seccomp_filters")[0])
+        # The first process's are of the container that all of this runs in, if it does.
+        uids, filters = set(self.status("Uid")), int(self.status("Seccomp_filters")[0]) - int(self.status("Seccomp_filters", 1)[0])
         no_rights = {self.status(name)[0] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
         limits = {name: int(self.said["rlimit " + name]) for name in ("core", "nofile", "fsize", "nproc")}
         assert self.paths("make in") == "none"
@@ -213,13 +214,13 @@ def writer(place, become=()):
 
 
 def put_in_place(daemon, user=None):
-    """The VMM of a FakeDaemon becomes the probe, in place of QEMU; the daemon a plain user's own."""
-    subprocess.run(["mount", "--bind", PROGRAM, QEMU], check=True)
+    """The VMM of a FakeDaemon becomes the probe, in place of QEMU, as that daemon alone sees it; the daemon a plain user's own."""
     daemon.vmm = QEMU
     with open(daemon.conf, "a") as f:
         f.write("qemu = %s\n" % QEMU)
     if user is not None:
         become(daemon, user)
+    daemon.prefix = ["unshare", "--mount", "sh", "-ec", 'mount --bind "$1" "$2"; shift 2; exec "$@"', "sh", PROGRAM, QEMU, *daemon.prefix]
 
 
 def plain(user):
@@ -232,10 +233,6 @@ def become(daemon, user):
     daemon.mode = "--user"
     daemon.prefix = plain(user)
     subprocess.run(["chown", "-R", "%d:%d" % (user, user), daemon.root], check=True)
-
-
-def remove():
-    subprocess.run(["umount", QEMU], check=True)
 
 
 def probe(daemon):

@@ -447,3 +447,9 @@ bool attack_over(const struct attack *a)
 {
 	return !a->kind->stays && a->done >= a->n;
 }
+
+void attack_list(FILE *out)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		(void)fprintf(out, "%s\n", kinds[i].name);
+}

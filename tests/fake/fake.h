@@ -72,7 +72,9 @@ void relay_mute(struct relay *r);                   /* no more bytes towards the
 void relay_still(struct relay *r, bool still);      /* the guest takes and gives nothing */
 bool relay_drained(struct relay *r);                /* all that was said has left */
 
-/* attack.c. NULL: there is none of that name. */
+/* attack.c. Their names, a line each. */
+void attack_list(FILE *out);
+/* NULL: there is none of that name. */
 struct attack *attack_new(const char *name, uint64_t n, uint64_t seed, uint32_t channel);
 struct attack *attack_free(struct attack *a);
 /* The connection is new: an attack that goes on by itself begins again. */

@@ -396,6 +396,10 @@ int main(int argc, char **argv)
 		(void)puts("QEMU emulator version 0.0.0 (fake)");
 		return EXIT_SUCCESS;
 	}
+	if (argc == 2 && streq(argv[1], "--attacks")) {
+		attack_list(stdout);
+		return EXIT_SUCCESS;
+	}
 	r = take_arguments(&self, argc, argv);
 	if (r >= 0)
 		r = run(&self);

@@ -17,11 +17,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(confined.
 def daemon(request, make_fake):
     d = make_fake()
     confined.put_in_place(d, confined.USER if "user" in request.param else None)
-    try:
-        yield d.start()
-    finally:
-        d.close()
-        confined.remove()
+    return d.start()
 
 
 def test_what_it_may_do(daemon, request):
