@@ -46,7 +46,7 @@ def list_files(d):
     folder = kernel_dir(d)
     meta = json.load(open(own(folder + "/meta.json")))
     names = ["vmlinux", "modules.ext4", *("boot/" + n for n in os.listdir(folder + "/boot"))]
-    for n in names:  # of its own: another test's link to the same file would change its ctime
+    for n in [*names, *(n for n in os.listdir(folder) if n.startswith("initrd-"))]:  # another test's link to the same file would change its ctime
         own(folder + "/" + n)
     meta["files"] = {n: "sha256:" + hashlib.sha256(open(folder + "/" + n, "rb").read()).hexdigest() for n in names}
     with open(folder + "/meta.json", "w") as f:
