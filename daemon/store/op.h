@@ -32,9 +32,6 @@ int store_prepare(struct store *s, const char *sql, sqlite3_stmt **ret, struct e
 int store_step_done(struct store *s, sqlite3_stmt *stmt, struct error *err);
 int store_fail(struct store *s, const char *what, struct error *err);
 
-/* The connection; only before the loop runs, while the thread is idle. */
-sqlite3 *store_db(struct store *s);
-
 static inline void stmt_finalizep(sqlite3_stmt **stmt)
 {
 	(void)sqlite3_finalize(*stmt);

@@ -100,11 +100,6 @@ int store_step_done(struct store *s, sqlite3_stmt *stmt, struct error *err)
 	return 0;
 }
 
-sqlite3 *store_db(struct store *s)
-{
-	return s->db;
-}
-
 static int store_exec(struct store *s, const char *sql, const char *what, struct error *err)
 {
 	if (sqlite3_exec(s->db, sql, NULL, NULL, NULL) != SQLITE_OK)

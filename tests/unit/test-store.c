@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The store: what is reported committed is there after a kill, a newer or damaged file is refused with a
- * fix and left as it is, failures of one call do not touch its neighbours.
+ * fix and left as it is, failures of one call do not touch its neighbours; each table's description and its schema
+ * agree, and every column comes back as it was put.
  */
 
-#include "daemon/store/store.h"
+#include "daemon/store/migrations.h"
+#include "daemon/store/table.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -314,6 +316,223 @@ START_TEST(ping)
 }
 END_TEST
 
+static const struct table *const tables[] = { &vm_table, &exec_table };
+enum { N_TABLES = ARRAY_SIZE(tables) };
+
+static void *member(void *row, const struct column *c)
+{
+	return (char *)row + c->offset;
+}
+
+/* The largest or smallest value that each member has, text and bytes that differ by column. */
+static void fill(const struct table *t, void *row, bool least)
+{
+	for (size_t i = 0; i < t->n_columns; i++) {
+		const struct column *c = &t->columns[i];
+		char *p = member(row, c);
+
+		switch (c->type) {
+		case COLUMN_STRING:
+			if (!least || !c->nullable)
+				*(char **)p = str_printf("%s of %s, \303\244", c->name, t->name);
+			break;
+		case COLUMN_CHARS:
+			memset(p, 'a' + (int)i, c->size - 1); /* i = 0, the key: always the same */
+			p[least && i > 0 && !streq(c->name, "vm_id") ? 0 : c->size - 1] = '\0';
+			break;
+		case COLUMN_BYTES: memset(p, least ? 0 : 0x80 + (int)i, c->size); break;
+		case COLUMN_BOOL: *(bool *)p = !least; break;
+		case COLUMN_INT32: *(int32_t *)p = least ? INT32_MIN : INT32_MAX; break;
+		case COLUMN_UINT32: *(uint32_t *)p = least ? 0 : UINT32_MAX; break;
+		case COLUMN_INT64: *(int64_t *)p = least ? INT64_MIN : INT64_MAX; break;
+		case COLUMN_UINT64: *(uint64_t *)p = least ? 0 : UINT64_MAX; break;
+		default: ck_abort_msg("a type without a value");
+		}
+	}
+}
+
+static void expect_same(const struct table *t, void *a, void *b)
+{
+	for (size_t i = 0; i < t->n_columns; i++) {
+		const struct column *c = &t->columns[i];
+		const char *p = member(a, c), *q = member(b, c);
+
+		if (c->type == COLUMN_STRING)
+			ck_assert_pstr_eq(*(char *const *)p, *(char *const *)q);
+		else if (c->type == COLUMN_CHARS)
+			ck_assert_str_eq(p, q);
+		else
+			ck_assert_msg(memcmp(p, q, c->size) == 0, "%s.%s", t->name, c->name);
+	}
+}
+
+START_TEST(every_column_comes_back)
+{
+	const struct table *t = tables[_i];
+	struct store *s;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	for (int round = 0; round < 3; round++) { /* inserted, updated with the least, and again */
+		_cleanup_free_ char *row = calloc(1, t->row_size);
+		void *rows;
+		size_t n;
+		int result = 1;
+
+		fill(t, row, round == 1);
+		ck_assert_int_eq(table_put(s, t, row, on_done, &result), 0);
+		wait_done();
+		ck_assert_int_eq(result, 0);
+		ck_assert_int_eq(table_load(s, t, &rows, &n, NULL), 0);
+		ck_assert_uint_eq(n, 1);
+		expect_same(t, row, rows);
+		table_row_done(t, rows);
+		table_row_done(t, row);
+		free(rows);
+	}
+	store_free(s);
+}
+END_TEST
+
+static void run_sql(const char *sql)
+{
+	sqlite3 *db;
+
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	ck_assert_msg(sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK, "%s: %s", sql,
+		sqlite3_errmsg(db));
+	sqlite3_close(db);
+}
+
+static const struct column *find_column(const struct table *t, const char *name)
+{
+	for (size_t i = 0; i < t->n_columns; i++)
+		if (streq(t->columns[i].name, name))
+			return &t->columns[i];
+	ck_abort_msg("the schema has %s.%s, its description does not", t->name, name);
+}
+
+/* A row of PRAGMA table_info: cid, name, type, notnull, dflt_value, pk. */
+static int check_column(void *userdata, _unused_ int n, char **values, _unused_ char **names)
+{
+	const struct table *t = userdata;
+	const struct column *c = find_column(t, values[1]);
+	const char *type = c->type == COLUMN_BYTES                               ? "BLOB"
+			   : c->type == COLUMN_STRING || c->type == COLUMN_CHARS ? "TEXT"
+										 : "INTEGER";
+
+	ck_assert_str_eq(values[2], type);
+	ck_assert_msg(
+		streq(values[3], c->nullable ? "0" : "1"), "NOT NULL of %s.%s", t->name, c->name);
+	ck_assert_msg(streq(values[5], "0") == (c != t->columns), "the key of %s", t->name);
+	return 0;
+}
+
+START_TEST(schema_and_description_agree)
+{
+	const struct table *t = tables[_i];
+	_cleanup_free_ char *sql = str_printf("PRAGMA table_info(%s)", t->name);
+	struct store *s;
+	sqlite3 *db;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	store_free(s);
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	ck_assert_int_eq(
+		sqlite3_exec(db, sql, check_column, (void *)(uintptr_t)t, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+END_TEST
+
+/* What a member cannot hold: a damaged file, or one that somebody has changed. */
+static const char *const beyond[] = {
+	"UPDATE vm SET vcpu_count = 4294967296",
+	"UPDATE vm SET vcpu_count = -1",
+	"UPDATE vm SET owner_uid = -1",
+	"UPDATE vm SET owner_uid = 4294967296",
+	"UPDATE vm SET vmm_pid = 2147483648",
+	"UPDATE vm SET state = 'sixteen bytes ..'",
+	"UPDATE vm SET boot_id = printf('%040d', 0)",
+};
+
+START_TEST(values_are_never_cut)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct vm_row row = make_row(1), *rows = NULL;
+	struct store *s;
+	size_t n;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
+	store_free(s);
+	run_sql(beyond[_i]);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_load(s, &rows, &n, &err), -EUCLEAN);
+	ck_assert_str_eq(err.message, "cannot read the machines in the store");
+	ck_assert_ptr_null(rows);
+	store_free(s);
+}
+END_TEST
+
+START_TEST(commands_go_with_their_machine)
+{
+	struct vm_row row = make_row(1);
+	struct exec_row command = { .id = "ex-000000000001", .command = (char *)"true" }, *rows;
+	struct store *s;
+	size_t n;
+
+	strcpy(command.vm_id, row.id);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
+	ck_assert_int_eq(store_exec_put(s, &command, NULL, NULL), 0);
+	row.vcpu_count = 3; /* an update leaves its commands */
+	ck_assert_int_eq(store_vm_put(s, &row, on_done, NULL), 0);
+	wait_done();
+	ck_assert_int_eq(store_exec_load(s, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 1);
+	ck_assert_str_eq(rows[0].vm_id, row.id);
+	exec_row_done(rows);
+	free(rows);
+	ck_assert_int_eq(store_vm_delete(s, row.id, on_done, NULL), 0);
+	wait_done();
+	ck_assert_int_eq(store_exec_load(s, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 0);
+	free(rows);
+	store_free(s);
+}
+END_TEST
+
+/* A file of each earlier version, with a machine that this version made. */
+START_TEST(older_versions_come_along)
+{
+	struct vm_row *rows;
+	struct store *s;
+	sqlite3 *db;
+	size_t n;
+
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	for (int version = 1; version <= _i; version++)
+		ck_assert_int_eq(sqlite3_exec(db, store_migrations[version - 1], NULL, NULL, NULL),
+			SQLITE_OK);
+	sqlite3_close(db);
+	run_sql("INSERT INTO vm (id, owner_uid, environment, vcpu_count, mem_mib, disk_mib, "
+		"ttl_seconds, created_usec, expires_usec, one_shot, state, accelerator, start_mode, "
+		"uuid, sync, vmm_pid, vmm_start_time, boot_id) VALUES ('vm-00000000000a', 1000, "
+		"'debian:12', 2, 512, 1024, 600, 7, 8, 0, 'started', 'kvm', 'cold', zeroblob(16), "
+		"zeroblob(32), 77, 88, 'b')");
+	_cleanup_free_ char *version = str_printf("PRAGMA user_version = %d", _i);
+	run_sql(version);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	rows = load(s, &n);
+	ck_assert_uint_eq(n, 1);
+	ck_assert_str_eq(rows[0].id, "vm-00000000000a");
+	ck_assert_str_eq(rows[0].state, "started");
+	ck_assert_uint_eq(rows[0].vmm_start_time, 88);
+	ck_assert_str_eq(rows[0].stop_reason, "");
+	free_rows(rows, n);
+	store_free(s);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("store");
@@ -331,6 +550,11 @@ int main(void)
 	tcase_add_test(tc, second_daemon_is_refused);
 	tcase_add_test(tc, survives_kill);
 	tcase_add_test(tc, ping);
+	tcase_add_loop_test(tc, every_column_comes_back, 0, N_TABLES);
+	tcase_add_loop_test(tc, schema_and_description_agree, 0, N_TABLES);
+	tcase_add_loop_test(tc, values_are_never_cut, 0, ARRAY_SIZE(beyond));
+	tcase_add_test(tc, commands_go_with_their_machine);
+	tcase_add_loop_test(tc, older_versions_come_along, 1, store_n_migrations);
 	suite_add_tcase(suite, tc);
 	sr = srunner_create(suite);
 	srunner_set_tap(sr, "-");
