@@ -6,6 +6,7 @@
  */
 
 #include "proto/agent.h"
+#include "tests/unit/recorded.h"
 #include <check.h>
 
 static char *env_of_start[] = { (char *)"A=1", (char *)"EMPTY=", (char *)"C=x=y", NULL };
@@ -325,6 +326,56 @@ START_TEST(send_long_start)
 }
 END_TEST
 
+/* Decoded and encoded again a recorded message is what it was. */
+#define SAME(name) \
+	static void same_##name(const struct frame *f) \
+	{ \
+		struct msg_##name m; \
+		struct buf b; \
+		buf_init(&b, LIMIT_MESSAGE_BYTES); \
+		ck_assert_int_eq(msg_##name##_get(f, &m), 0); \
+		ck_assert_int_eq(msg_##name##_put(&b, &m), 0); \
+		ck_assert_uint_eq(buf_len(&b), f->length); \
+		ck_assert_mem_eq(buf_head(&b), f->payload, f->length); \
+		msg_##name##_done(&m); \
+		buf_done(&b); \
+	}
+AGENT_MESSAGES(SAME)
+
+static const struct {
+	uint16_t type;
+	void (*same)(const struct frame *f);
+} message_of[] = {
+	{ FRAME_HELLO, same_hello },
+	{ FRAME_SETUP, same_setup },
+	{ FRAME_START, same_start },
+	{ FRAME_KILL, same_kill },
+	{ FRAME_RESUME, same_resume },
+	{ FRAME_WELCOME, same_welcome },
+	{ FRAME_SETUP_DONE, same_result },
+	{ FRAME_STARTED, same_result },
+	{ FRAME_EXIT, same_exit },
+	{ FRAME_BYE, same_bye },
+	{ FRAME_ENDED, same_ended },
+};
+
+START_TEST(recorded_messages)
+{
+	unsigned seen[ARRAY_SIZE(message_of)] = { 0 };
+	FILE *file = recorded_open((unsigned)_i);
+	struct recorded line;
+
+	while (recorded_next(file, &line))
+		for (size_t i = 0; i < ARRAY_SIZE(message_of); i++)
+			if (line.n > 0 && line.frame.type == message_of[i].type) {
+				message_of[i].same(&line.frame);
+				seen[i]++;
+			}
+	for (size_t i = 0; i < ARRAY_SIZE(seen); i++)
+		ck_assert_uint_gt(seen[i], 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("agent");
@@ -340,6 +391,7 @@ int main(void)
 	tcase_add_test(tc, long_what_is_cut);
 	tcase_add_test(tc, long_what_is_cut_between_characters);
 	tcase_add_test(tc, send_long_start);
+	tcase_add_loop_test(tc, recorded_messages, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX + 1);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

@@ -4,7 +4,9 @@
  * hold-back rule; long messages; and a hundred thousand mutated streams.
  */
 
+#include "proto/agent.h"
 #include "proto/frame.h"
+#include "tests/unit/recorded.h"
 #include <check.h>
 
 static const uint8_t *const SYNC = frame_sync_initial;
@@ -491,6 +493,53 @@ START_TEST(mutations)
 }
 END_TEST
 
+static void one_event(struct decoder *d, const struct recorded *line)
+{
+	bool mark = streq(line->name, "SYNC") || streq(line->name, "NONCE");
+	struct frame f;
+
+	for (size_t i = 0; i < line->n; i++) {
+		size_t room;
+		uint8_t *at = decoder_space(d, &room);
+
+		ck_assert_int_eq(decoder_next(d, &f), DECODER_MORE);
+		at[0] = line->data[i];
+		decoder_fed(d, 1);
+	}
+	ck_assert_int_eq(decoder_next(d, &f), mark ? DECODER_RESYNC : DECODER_FRAME);
+	if (mark)
+		return;
+	ck_assert_uint_eq(f.type, line->frame.type);
+	ck_assert_uint_eq(f.channel, line->frame.channel);
+	ck_assert_uint_eq(f.length, line->frame.length);
+	ck_assert_mem_eq(f.payload, line->frame.payload, f.length);
+}
+
+/* The last byte of each frame that was recorded completes it, on both sides: nothing waits for the next. */
+START_TEST(recorded_frames)
+{
+	FILE *file = recorded_open((unsigned)_i);
+	struct decoder host, agent;
+	struct recorded line;
+	unsigned frames = 0;
+
+	decoder_init(&host, DECODER_NONCE, SYNC);
+	decoder_init(&agent, DECODER_SYNC, SYNC);
+	for (; recorded_next(file, &line); frames++) {
+		if (line.way == '=' || line.way == '-')
+			continue;
+		if (streq(line.name, "SYNC"))
+			decoder_set_mark(&agent, line.data);
+		if (streq(line.name, "NONCE"))
+			decoder_set_mark(&host, line.data);
+		one_event(line.way == '>' ? &agent : &host, &line);
+	}
+	ck_assert_uint_gt(frames, 50);
+	decoder_done(&host);
+	decoder_done(&agent);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("frame");
@@ -511,6 +560,7 @@ int main(void)
 	tcase_add_test(tc, long_messages);
 	tcase_add_test(tc, hostile_parts);
 	tcase_add_test(tc, mutations);
+	tcase_add_loop_test(tc, recorded_frames, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX + 1);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

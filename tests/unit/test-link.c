@@ -7,6 +7,8 @@
 
 #include "daemon/agent/link.h"
 
+#include "tests/unit/recorded.h"
+
 #include <check.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -364,6 +366,74 @@ START_TEST(refused_at_first)
 }
 END_TEST
 
+/* A recorded agent */
+
+static struct {
+	unsigned version;
+	struct recorded want; /* the agent has said this */
+	unsigned came;
+} played;
+
+static int recorded_welcome(
+	_unused_ struct link *l, const struct msg_welcome *m, _unused_ void *userdata)
+{
+	ck_assert_str_eq(played.want.name, "WELCOME");
+	ck_assert_uint_eq(m->version, played.version);
+	played.came++;
+	return 0;
+}
+
+static int recorded_frame(_unused_ struct link *l, const struct frame *f, _unused_ void *userdata)
+{
+	ck_assert_uint_eq(f->type, played.want.frame.type);
+	ck_assert_uint_eq(f->channel, played.want.frame.channel);
+	ck_assert_uint_eq(f->length, played.want.frame.length);
+	ck_assert_mem_eq(f->payload, played.want.frame.payload, f->length);
+	played.came++;
+	return 0;
+}
+
+static void play_line(const struct recorded *line)
+{
+	static const struct link_callbacks cb = { dial, recorded_welcome, recorded_frame, fill,
+		on_dead };
+	enum { SECRET = 64 + 8 + 16 }; /* where it begins in SETUP */
+
+	if (line->way == '=') {
+		teardown();
+		setup();
+		link_free(w.link);
+		ck_assert_int_ge(link_new(w.event, &cb, NULL, FIRST_USEC, &w.link), 0);
+	} else if (line->way == '-') {
+		w.agent = fd_close(w.agent);
+		until(&w.hellos, w.hellos + 1);
+	} else if (line->way == '>' && line->frame.type == FRAME_SETUP) {
+		link_set_sync(w.link, line->frame.payload + SECRET, true);
+		decoder_set_mark(&w.in, line->frame.payload + SECRET);
+	} else if (streq(line->name, "NONCE")) {
+		agent_send(w.hello.nonce, sizeof(w.hello.nonce));
+	} else if (line->way == '<') {
+		played.want = *line;
+		played.want.frame.payload = played.want.data + FRAME_HEAD_SIZE;
+		agent_send(line->data, line->n);
+		until(&played.came, played.came + 1);
+	}
+}
+
+/* The link takes what an agent of each version said, by one connection after the other. */
+START_TEST(recorded_agent)
+{
+	FILE *file = recorded_open((unsigned)_i);
+	struct recorded line;
+
+	played.version = (unsigned)_i;
+	while (recorded_next(file, &line))
+		play_line(&line);
+	ck_assert_uint_gt(played.came, 30);
+	ck_assert_uint_eq(w.dead, 0);
+}
+END_TEST
+
 int main(void)
 {
 	const int frame = FRAME_HEAD_SIZE + FRAME_DATA_HEAD + sizeof(text);
@@ -383,6 +453,7 @@ int main(void)
 	tcase_add_loop_test(t, bad_welcome, 0, 2);
 	tcase_add_test(t, refused_at_first);
 	tcase_add_test(t, no_deadline_while_it_stands_still);
+	tcase_add_loop_test(t, recorded_agent, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX + 1);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
