@@ -17,13 +17,13 @@
 #include "client/output.h"
 #include "client/relay.h"
 #include "proto/api.h"
+#include "proto/deadline.h"
 #include "proto/host.h"
 #include "proto/json.h"
 
-#define DRAIN_WAIT    (5 * USEC_PER_SEC)  /* for the rest of the streams after the answer */
-#define REDIAL_WAIT   (10 * USEC_PER_SEC) /* for a daemon that is gone to be there again */
-#define REDIAL_EVERY  50 /* ms; there is no event for a socket that listens again */
-#define MAX_EVENTS    64 /* of the daemon, before signals are looked at again */
+#define DRAIN_WAIT    (5 * USEC_PER_SEC) /* for the rest of the streams after the answer */
+#define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
+#define MAX_EVENTS    64                 /* of the daemon, before signals are looked at again */
 #define PAUSE_EVERY   (5 * USEC_PER_SEC)
 #define SECOND_SIGNAL (2 * USEC_PER_SEC) /* two Ctrl-C within this end it */
 
@@ -324,7 +324,7 @@ static void lose_daemon(struct runner *r, struct pyro_error *lost)
 	cli_take_error(lost, &r->failed);
 	if (r->relay && r->exec_id[0] && !r->cancelled) {
 		r->redialling = true;
-		r->redial_by = now_usec() + REDIAL_WAIT;
+		r->redial_by = now_usec() + deadline_usec(DEADLINE_REDIAL);
 		return;
 	}
 	r->done = true;

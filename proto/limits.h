@@ -22,8 +22,6 @@
 #define LIMIT_RECEIVERS         64  /* processes that take descriptors, one a uid */
 #define LIMIT_RECEIVERS_ACCOUNT 4   /* of the uids of one account; root is beyond both */
 #define LIMIT_CONN_OUT_BYTES    (8 * 1024 * 1024) /* queued for a client that does not read */
-#define LIMIT_CONN_STALL_USEC \
-	(30ULL * 1000000) /* a client that reads nothing for so long is dropped */
 
 /* Agent stream */
 #define FRAME_PAYLOAD_MAX        (32 * 1024)
@@ -51,7 +49,6 @@
 
 /* Machines */
 #define LIMIT_RUNS_WAITING 64 /* vm.run calls of a uid that have no machine: pulling, or draining */
-#define ONESHOT_GRACE_USEC (10ULL * 1000000) /* a one-shot whose caller is gone lives so long */
 
 /* Environment images (reliability.md section 6) */
 #define LIMIT_IMAGE_ENTRIES    2000000

@@ -4,6 +4,7 @@ that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUI
 kept between runs (PYRO_TEST_CACHE), since pulling takes minutes. However pytest was started, it runs in tests/hermetic."""
 import contextlib
 import fcntl
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -125,6 +126,12 @@ def stage(build):
     return build + "/stage/usr/local"
 
 
+@functools.cache
+def is_test_build(build):
+    """Whether its programs take deadlines from their environment (proto/deadline.h)."""
+    return b"PYRO_DEADLINES" in open(stage(build) + "/bin/pyrod", "rb").read()
+
+
 class Result:
     def __init__(self, status, out, err, seconds):
         self.status, self.out, self.err, self.seconds = status, out, err, seconds
@@ -144,7 +151,8 @@ class Result:
 class Daemon:
     """One pyrod with its own state, runtime directory and socket; started() waits for READY=1, not for a time."""
 
-    def __init__(self, root, build=BUILD, env=None, kernels=None, mode="--system"):
+    def __init__(self, root, build=BUILD, env=None, kernels=None, mode="--system", deadlines=None):
+        """deadlines: seconds by name (proto/deadline.h), of a test build alone."""
         self.root, self.build, self.mode = root, build, mode
         self.state, self.runtime = root + "/state", root + "/run"
         self.socket = self.runtime + "/pyrod.sock"
@@ -168,6 +176,9 @@ class Daemon:
             LD_LIBRARY_PATH=stage(build) + "/lib/x86_64-linux-gnu:" + stage(build) + "/lib",
             ASAN_OPTIONS="detect_leaks=1:abort_on_error=0",
         )
+        if deadlines:
+            assert is_test_build(build), build + " takes no deadlines"
+            self.env["PYRO_DEADLINES"] = ",".join("%s=%d" % (name, 1000 * seconds) for name, seconds in deadlines.items())
         self.env.update(env or {})
 
     def start(self, *args, wait=30):

@@ -332,12 +332,12 @@ def caller_lost(d, command, want, **spec):
     d.wait_clean()
 
 
-def away(d, guest, seconds=9):
+def away(d, guest, seconds):
     """More than a ring is due while nobody is there to take it: the program waits, and goes on."""
     run = Run(d, guest, 20 << 20)
     run.got(1 << 20)
     kill(d)
-    # Its caller dials for ten seconds (contract of libpyro): as near to them as leaves it time to be answered.
+    # Its caller dials for DEADLINE_REDIAL (contract.md: ten seconds): as near to it as leaves it time to be answered.
     time.sleep(seconds)
     d.start()
     run.send(b"and on\n")
@@ -345,7 +345,7 @@ def away(d, guest, seconds=9):
     d.wait_clean()
 
 
-def away_for_longer(d, command, want, seconds=10.5, **spec):
+def away_for_longer(d, command, want, seconds, **spec):
     """pyrod is away for longer than libpyro dials: the program has waited with more than a window of output, and a caller who
     comes to the new daemon gets all of it."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})

@@ -14,6 +14,7 @@
 
 #include "daemon/log.h"
 #include "proto/api.h"
+#include "proto/deadline.h"
 
 #include <signal.h>
 
@@ -187,7 +188,7 @@ static int on_deadline(_unused_ sd_event_source *source, _unused_ uint64_t usec,
 	else if (guest_owes(x))
 		fail_late(x, "it did not send the rest of the output");
 	else
-		set_deadline(x, EXEC_DRAIN_USEC);
+		set_deadline(x, deadline_usec(DEADLINE_DRAIN));
 	return 0;
 }
 
@@ -266,7 +267,7 @@ int exec_start(struct exec *x, struct link *link, uint32_t channel)
 	x->link = link;
 	x->channel = channel;
 	x->state = EXEC_SENT;
-	set_deadline(x, EXEC_STARTED_USEC);
+	set_deadline(x, deadline_usec(DEADLINE_STARTED));
 	return link_is_up(link) ? send_start(x) : 0; /* else on_welcome sends it */
 }
 
@@ -380,7 +381,7 @@ static void started(struct exec *x)
 		return;
 	x->state = EXEC_RUNNING;
 	if (x->start.timeout_usec > 0)
-		set_deadline(x, x->start.timeout_usec + EXEC_LATE_USEC);
+		set_deadline(x, x->start.timeout_usec + deadline_usec(DEADLINE_LATE));
 	else
 		no_deadline(x);
 	x->cb.on_started(x, x->userdata);
@@ -411,7 +412,7 @@ static int check_over(struct exec *x)
 		return 0;
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		if (x->out[i].received < x->exit.produced[i]) {
-			set_deadline(x, EXEC_DRAIN_USEC);
+			set_deadline(x, deadline_usec(DEADLINE_DRAIN));
 			return 0;
 		}
 	}
@@ -679,7 +680,7 @@ int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel,
 	for (size_t i = 0; i < STREAM_MAX; i++)
 		x->out[i].limit = 0;
 	if (x->start.timeout_usec > 0)
-		set_deadline(x, x->start.timeout_usec + EXEC_LATE_USEC);
+		set_deadline(x, x->start.timeout_usec + deadline_usec(DEADLINE_LATE));
 	return 0;
 }
 

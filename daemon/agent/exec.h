@@ -9,12 +9,6 @@
 #include "daemon/agent/link.h"
 #include <sys/queue.h>
 
-#define EXEC_STARTED_USEC \
-	(60 * USEC_PER_SEC) /* START to STARTED; the login environment is captured meanwhile */
-#define EXEC_DRAIN_USEC \
-	(30 * USEC_PER_SEC) /* EXIT seen, bytes missing though the guest may send them */
-#define EXEC_LATE_USEC (30 * USEC_PER_SEC) /* the guest's own timeout did not end the command */
-
 struct exec;
 
 struct exec_callbacks {

@@ -5,7 +5,7 @@
  * recover.c and rpc/exec.c.
  *
  * What must stay true: a command has a row before its START is sent; one caller at a time; a run without
- * one ends after ONESHOT_GRACE_USEC; output that was captured for a reply died with the daemon that held
+ * one ends after DEADLINE_GRACE; output that was captured for a reply died with the daemon that held
  * it, and whoever asks for it is told so and not given half of it.
  */
 

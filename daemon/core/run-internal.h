@@ -69,7 +69,7 @@ void run_progress(struct run *r, const char *phase);
 /* If its machine stands still now. */
 void run_report_paused(struct run *r);
 void run_fail(struct run *r, const struct error *err);
-/* Deletes its machine unless a caller is there again within ONESHOT_GRACE_USEC. */
+/* Deletes its machine unless a caller is there again within DEADLINE_GRACE. */
 void run_begin_grace(struct run *r);
 extern const struct exec_callbacks run_exec_events;
 extern const struct stdio_callbacks run_stdio_events;

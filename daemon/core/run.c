@@ -13,6 +13,7 @@
 #include "daemon/core/run-internal.h"
 #include "daemon/account.h"
 #include "daemon/crash.h"
+#include "proto/deadline.h"
 #include "proto/json.h"
 
 static void report(struct run *r, const struct run_progress *p)
@@ -218,8 +219,8 @@ static int on_drain_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 static void begin_drain(struct run *r)
 {
 	r->grace = sd_event_source_disable_unref(r->grace);
-	if (sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC, ONESHOT_GRACE_USEC,
-		    0, on_drain_late, r) < 0)
+	if (sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC,
+		    deadline_usec(DEADLINE_GRACE), 0, on_drain_late, r) < 0)
 		delete_machine(r);
 }
 
@@ -694,8 +695,8 @@ void run_begin_grace(struct run *r)
 	int k;
 
 	r->grace = sd_event_source_disable_unref(r->grace);
-	k = sd_event_add_time_relative(
-		r->m->event, &r->grace, CLOCK_MONOTONIC, ONESHOT_GRACE_USEC, 0, on_grace_over, r);
+	k = sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC,
+		deadline_usec(DEADLINE_GRACE), 0, on_grace_over, r);
 	/* -ESTALE: the loop has ended, and with it this daemon; the next one gives the caller his time. */
 	if (k < 0 && k != -ESTALE)
 		give_up(r);

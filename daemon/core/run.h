@@ -55,7 +55,7 @@ int run_in_machine(struct machine *mc, const struct run_params *p, const struct 
 
 /* The caller said cancel: the machine is deleted at once, on_done comes with `cancelled`. */
 void run_cancel(struct run *r);
-/* The caller's connection is gone: nothing is reported any more; the machine goes after ONESHOT_GRACE_USEC
+/* The caller's connection is gone: nothing is reported any more; the machine goes after DEADLINE_GRACE
  * or with its command, whichever is first. The run frees itself. */
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */

@@ -24,18 +24,13 @@
 #include "daemon/import/contract.h"
 #include "daemon/job.h"
 #include "daemon/log.h"
+#include "proto/deadline.h"
 #include "proto/json.h"
 
 #define IMPORT_USER "pyro-import"
 #define LINES_MAX   100000
 #define PROXIES_MAX 8
 #define ARGS_MAX    (24 + PROXIES_MAX)
-
-#ifdef PYRO_CRASH_POINTS /* a test build: its tests do not wait long */
-#define TELL_AGAIN_USEC USEC_PER_SEC
-#else
-#define TELL_AGAIN_USEC (10 * USEC_PER_SEC)
-#endif
 
 #define FIX_INSTALLATION "Install pyro again: its pyro-import does not fit this pyrod."
 
@@ -175,7 +170,7 @@ static void tell_progress(struct import_job *j)
 static int on_tell_again(sd_event_source *s, _unused_ uint64_t usec, void *userdata)
 {
 	struct import_job *j = userdata;
-	int r = sd_event_source_set_time_relative(s, TELL_AGAIN_USEC);
+	int r = sd_event_source_set_time_relative(s, deadline_usec(DEADLINE_REPORT));
 
 	if (r >= 0)
 		r = sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
@@ -201,7 +196,8 @@ static int take_progress(struct import_job *j, json_object *o, const char *phase
 	copy_text(j->detail, sizeof(j->detail), text ? text : "");
 	j->percent = (int)percent;
 	if (j->again_timer)
-		(void)sd_event_source_set_time_relative(j->again_timer, TELL_AGAIN_USEC);
+		(void)sd_event_source_set_time_relative(
+			j->again_timer, deadline_usec(DEADLINE_REPORT));
 	tell_progress(j);
 
 	return 0;
@@ -393,7 +389,7 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 	j->on_done = spec->on_done;
 	j->userdata = spec->userdata;
 	r = j->on_progress ? sd_event_add_time_relative(m->event, &j->again_timer, CLOCK_MONOTONIC,
-				     TELL_AGAIN_USEC, USEC_PER_SEC, on_tell_again, j)
+				     deadline_usec(DEADLINE_REPORT), USEC_PER_SEC, on_tell_again, j)
 			   : 0;
 	if (r >= 0)
 		r = spawn(m, spec, argv, j);

@@ -6,7 +6,7 @@
  * What must stay true: a forked process is ours only when pid, start time, boot and the uuid on its command line
  * are all those of the row, looked at after its pidfd was opened; a unit's when boot, invocation and pid are, and it
  * stands in the cgroup of the unit that is named after the machine. A machine being adopted is `unknown`
- * until its agent has said which machine it is; whose agent does not answer within ADOPT_USEC stays so,
+ * until its agent has said which machine it is; whose agent does not answer within DEADLINE_ADOPT stays so,
  * and its commands have failed. Its agent is asked again by the next call that needs the guest. A boot that
  * was cut off goes on where it was.
  */
@@ -19,6 +19,7 @@
 
 #include "daemon/log.h"
 #include "daemon/unit.h"
+#include "proto/deadline.h"
 
 enum {
 	CMDLINE_MAX = 256 * 1024,
@@ -199,7 +200,8 @@ int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 	if (r < 0)
 		return r;
 	mc->pidfd = -EBADF;
-	r = machine_link_open(mc, starting ? BOOT_USEC : ADOPT_USEC);
+	r = machine_link_open(
+		mc, starting ? deadline_usec(DEADLINE_BOOT) : deadline_usec(DEADLINE_ADOPT));
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot reach the guest");
 	link_set_sync(mc->link, mc->row.sync, !starting);
@@ -282,7 +284,7 @@ int machine_ask_again(struct machine *mc)
 	if (mc->adopting)
 		return 0;
 	mc->link = link_free(mc->link);
-	r = machine_link_open(mc, ADOPT_USEC);
+	r = machine_link_open(mc, deadline_usec(DEADLINE_ADOPT));
 	if (r < 0)
 		return r;
 	link_set_sync(mc->link, mc->row.sync, mc->set_up);

@@ -8,6 +8,7 @@
 #include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
+#include "proto/deadline.h"
 
 #define VMM_FIX        "sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
 #define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
@@ -66,7 +67,7 @@ int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
 			"%s was reset by its guest before the kernel said anything", vmm);
 	else
 		cause = str_printf("%s ran for %u s, and the guest's kernel said nothing", vmm,
-			(unsigned)(BOOT_USEC / USEC_PER_SEC));
+			(unsigned)(deadline_usec(DEADLINE_BOOT) / USEC_PER_SEC));
 	if (c && c->qemu)
 		fix = str_printf("take qemu = %s out of pyrod.conf and restart pyrod", c->qemu);
 	else if (c && c->kernel)

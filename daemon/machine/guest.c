@@ -13,8 +13,7 @@
 
 #include "daemon/crash.h"
 #include "daemon/log.h"
-
-#define SETUP_USEC (60 * USEC_PER_SEC)
+#include "proto/deadline.h"
 
 void machine_fail_execs(struct machine *mc, const struct error *err)
 {
@@ -102,7 +101,9 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
 	/* A paused guest cannot answer: the time that it has begins again. */
-	if (mc->pause && sd_event_source_set_time_relative(mc->setup_timer, SETUP_USEC) >= 0 &&
+	if (mc->pause &&
+		sd_event_source_set_time_relative(mc->setup_timer, deadline_usec(DEADLINE_SETUP)) >=
+			0 &&
 		sd_event_source_set_enabled(mc->setup_timer, SD_EVENT_ONESHOT) >= 0)
 		return 0;
 	cause = machine_death_cause(mc, "the guest did not answer SETUP");
@@ -117,7 +118,7 @@ static int begin_setup(struct machine *mc)
 {
 	if (!mc->setup_timer) {
 		int r = sd_event_add_time_relative(mc->machines->m->event, &mc->setup_timer,
-			CLOCK_MONOTONIC, SETUP_USEC, 0, on_setup_late, mc);
+			CLOCK_MONOTONIC, deadline_usec(DEADLINE_SETUP), 0, on_setup_late, mc);
 
 		if (r < 0)
 			return r;

@@ -21,8 +21,6 @@ struct machine_callbacks {
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 
-#define BOOT_USEC (90 * USEC_PER_SEC) /* a cold boot on a loaded host, emulated */
-
 enum machine_wait {
 	WAIT_BOOT, /* that it stands, then boots: becomes WAIT_STARTED */
 	WAIT_STARTED,
@@ -237,7 +235,7 @@ int machine_check_host(struct machine *mc, struct error *err);
 uint64_t machine_memory_max(struct machine *mc);
 uint64_t machine_disk_max(struct machine *mc);
 
-/* stop.c: asks the guest to end, and ends it itself after STOP_USEC or where nobody can be asked. */
+/* stop.c: asks the guest to end, and ends it itself after DEADLINE_STOP or where nobody can be asked. */
 void machine_shut_down(struct machine *mc);
 /* The stream was cut: the guest is asked again. */
 int machine_shut_down_again(struct machine *mc);
@@ -253,8 +251,6 @@ int machines_free_bytes(const struct machines *ms, uint64_t *ret);
 bool machines_have_room(const struct machines *ms);
 
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
-/* Until a VMM that does not as it is told, or says what is not so, is killed; a stop under disk writes takes over a second. */
-#define MACHINE_PAUSE_USEC (30 * USEC_PER_SEC)
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 /* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */
@@ -264,10 +260,7 @@ const char *machine_pause_cause(const struct machine *mc);
 /* For the one who waits: why the machine stands still and what lets it go on, or that it goes on. Owned by the caller. */
 char *machine_pause_detail(const struct machine *mc);
 
-/* adopt.c: the VMM of an earlier daemon. How long its agent has for its first answer, and how long a call
- * that needs the guest waits for that. */
-#define ADOPT_USEC      (15 * USEC_PER_SEC)
-#define ADOPT_CALL_USEC (5 * USEC_PER_SEC)
+/* adopt.c: the VMM of an earlier daemon. */
 enum machine_vmm {
 	VMM_GONE,  /* nothing of it runs */
 	VMM_LIVES, /* it surely is ours, and mc->pidfd is open on it */

@@ -15,6 +15,7 @@
 #include "daemon/machine/machine-internal.h"
 #include "daemon/log.h"
 #include "daemon/unit.h"
+#include "proto/deadline.h"
 #include "proto/json.h"
 
 static const char *const state_names[] = {
@@ -606,7 +607,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 		r = machine_ask_again(mc);
 		if (r >= 0)
 			r = wait_for(mc, mc->stop_wanted ? WAIT_BOOT : WAIT_STARTED,
-				ADOPT_CALL_USEC, done, userdata);
+				deadline_usec(DEADLINE_ADOPT_CALL), done, userdata);
 	} else {
 		if (mc->engine != ENGINE_UP || mc->target != machine_steps()) {
 			if (mc->engine != ENGINE_IDLE ||

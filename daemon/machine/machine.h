@@ -76,7 +76,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
  */
 int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
 /*
- * Ends the guest in order, within STOP_USEC, else without; its disk stays. done comes when it is stopped.
+ * Ends the guest in order, within DEADLINE_STOP, else without; its disk stays. done comes when it is stopped.
  * Returns 1, and done does not come, when it does not run. reason: one of vm.stop's.
  */
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,

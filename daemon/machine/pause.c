@@ -11,6 +11,7 @@
 #include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
+#include "proto/deadline.h"
 
 #define LOOK_MIN_USEC (500 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC (10 * USEC_PER_SEC)
@@ -57,11 +58,11 @@ static void count_idle(struct machine *mc)
 	p->room_usec = machines_have_room(mc->machines) ? now : 0;
 	if (p->room_usec == 0)
 		mc->idle_usec = 0;
-	if (mc->idle_usec < MACHINE_PAUSE_USEC)
+	if (mc->idle_usec < deadline_usec(DEADLINE_PAUSE))
 		return;
 	log_uid(LOG_ERR, 0, mc->row.owner_uid,
 		"%s: its VMM says that the disk is full, for %u s in which it was not; killed",
-		mc->row.id, (unsigned)(MACHINE_PAUSE_USEC / USEC_PER_SEC));
+		mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
 	mc->idle_usec = 0;
 	vmm_stop(mc->vmm);
 }

@@ -12,6 +12,7 @@
 #include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
+#include "proto/deadline.h"
 #include "proto/host.h"
 
 #include <sys/stat.h>
@@ -60,9 +61,9 @@ static void pause_machine(struct machine *mc)
 
 	if (mc->pause_asked_usec == 0)
 		mc->pause_asked_usec = mc->pause_again_usec = now;
-	if (now - mc->pause_asked_usec >= MACHINE_PAUSE_USEC) {
+	if (now - mc->pause_asked_usec >= deadline_usec(DEADLINE_PAUSE)) {
 		log_error("%s: killed: its VMM still wrote %u s after it was told to stop",
-			mc->row.id, (unsigned)(MACHINE_PAUSE_USEC / USEC_PER_SEC));
+			mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
 		vmm_stop(mc->vmm);
 	} else if (now >= mc->pause_again_usec) {
 		mc->pause_again_usec = now + AGAIN_USEC;

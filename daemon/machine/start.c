@@ -17,9 +17,8 @@
 #include "daemon/log.h"
 #include "daemon/unit.h"
 #include "proto/api.h"
+#include "proto/deadline.h"
 #include "proto/host.h"
-
-#define VMM_END_USEC (30 * USEC_PER_SEC) /* from SIGKILL to the end of its process */
 
 static int resolve_accelerator(struct machine *mc, struct error *err)
 {
@@ -411,7 +410,7 @@ static int undo_vmm(struct machine *mc)
 	mc->pid_event = sd_event_source_disable_unref(mc->pid_event);
 	mc->unit = unit_free(mc->unit);
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
-		VMM_END_USEC, 0, on_end_late, mc);
+		deadline_usec(DEADLINE_VMM_END), 0, on_end_late, mc);
 	if (r < 0)
 		return r;
 	if (!mc->vmm) {
@@ -437,7 +436,7 @@ static int run_agent(struct machine *mc, struct error *err)
 	int r;
 
 	machine_forget_images(mc); /* the VMM has them */
-	r = machine_link_open(mc, BOOT_USEC);
+	r = machine_link_open(mc, deadline_usec(DEADLINE_BOOT));
 	if (r < 0)
 		return error_set_errno(err, ERROR_START_FAILED, r,
 			error_errno_fix(r) ? NULL : "pyro doctor", "cannot reach the guest");

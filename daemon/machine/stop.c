@@ -3,7 +3,7 @@
  * The orderly end of a machine that stays: the guest is asked to stop everything, writes back its disk,
  * says BYE and resets, and its VMM ends. Called by machine_stop, agent.c and start.c's events.
  *
- * What must stay true: whoever does not end within STOP_USEC is ended; a guest that cannot be asked (no
+ * What must stay true: whoever does not end within DEADLINE_STOP is ended; a guest that cannot be asked (no
  * stream, vCPUs paused) is ended at once; either way the machine is `stopped` and its disk there.
  */
 
@@ -11,8 +11,7 @@
 
 #include "daemon/crash.h"
 #include "daemon/log.h"
-
-#define STOP_USEC (30 * USEC_PER_SEC)
+#include "proto/deadline.h"
 
 void machine_shut_down_over(struct machine *mc)
 {
@@ -31,7 +30,7 @@ static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid,
 		"%s: its guest did not stop in %u s and is ended", mc->row.id,
-		(unsigned)(STOP_USEC / USEC_PER_SEC));
+		(unsigned)(deadline_usec(DEADLINE_STOP) / USEC_PER_SEC));
 	machine_shut_down_over(mc);
 	return 0;
 }
@@ -52,8 +51,8 @@ static int ask(struct machine *mc)
 	if (!mc->link || !link_is_up(mc->link) || mc->pause)
 		return -ENOTCONN;
 	mc->deadline = sd_event_source_disable_unref(mc->deadline);
-	r = sd_event_add_time_relative(
-		mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC, STOP_USEC, 0, on_late, mc);
+	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
+		deadline_usec(DEADLINE_STOP), 0, on_late, mc);
 	return r < 0 ? r : machine_shut_down_again(mc);
 }
 

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "daemon/log.h"
+#include "proto/deadline.h"
 #include "proto/limits.h"
 
 #define READ_ROUND     (64 * 1024)
@@ -209,7 +210,7 @@ static bool finished(struct conn *c)
 }
 
 /* Writes what the client's socket takes. A client that leaves the rest, or so much in its socket that its next lines
- * have to wait for room, is given LIMIT_CONN_STALL_USEC. */
+ * have to wait for room, is given DEADLINE_STALL. */
 static void write_output(struct conn *c, bool lines_handled)
 {
 	ssize_t n = buf_len(&c->out) > 0 ? buf_write_fd(&c->out, c->fd) : 0;
@@ -223,7 +224,7 @@ static void write_output(struct conn *c, bool lines_handled)
 	if (c->state == CONN_CLOSING)
 		return; /* the linger deadline stays */
 	if (waits && (moved || !c->stalled))
-		set_stall(c, LIMIT_CONN_STALL_USEC);
+		set_stall(c, deadline_usec(DEADLINE_STALL));
 	else if (!waits && c->stalled)
 		(void)sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);
 	c->stalled = waits;
@@ -372,8 +373,8 @@ static int add_sources(struct conn *c, sd_event *event)
 	r = sd_event_source_set_enabled(c->work, SD_EVENT_OFF);
 	if (r < 0)
 		return r;
-	r = sd_event_add_time_relative(event, &c->stall, CLOCK_MONOTONIC, LIMIT_CONN_STALL_USEC,
-		USEC_PER_SEC, on_stall, c);
+	r = sd_event_add_time_relative(event, &c->stall, CLOCK_MONOTONIC,
+		deadline_usec(DEADLINE_STALL), USEC_PER_SEC, on_stall, c);
 	if (r < 0)
 		return r;
 	return sd_event_source_set_enabled(c->stall, SD_EVENT_OFF);

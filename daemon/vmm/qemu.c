@@ -27,15 +27,15 @@
 #include "daemon/service.h"
 #include "daemon/sock.h"
 #include "daemon/vmm/vmm-base.h"
+#include "proto/deadline.h"
 #include "proto/host.h"
 #include "proto/limits.h"
 
-#define QEMU_PROGRAM    "qemu-system-x86_64"
-#define QEMU_FIX        "sudo apt-get install -y qemu-system-x86"
-#define REINSTALL_FIX   "sudo apt-get install --reinstall -y qemu-system-x86"
-#define NAMED_FIX       "correct qemu= in pyrod.conf, or leave it out"
-#define FIRMWARE_FIX    "sudo apt-get install --reinstall -y qemu-system-data"
-#define START_WAIT_USEC (10 * USEC_PER_SEC)
+#define QEMU_PROGRAM  "qemu-system-x86_64"
+#define QEMU_FIX      "sudo apt-get install -y qemu-system-x86"
+#define REINSTALL_FIX "sudo apt-get install --reinstall -y qemu-system-x86"
+#define NAMED_FIX     "correct qemu= in pyrod.conf, or leave it out"
+#define FIRMWARE_FIX  "sudo apt-get install --reinstall -y qemu-system-data"
 /* A pause costs a commit and work for each command, so a few are told at once, and further ones as often as this. */
 #define PAUSE_EVERY_USEC USEC_PER_SEC
 #define PAUSE_BURST_USEC (4 * PAUSE_EVERY_USEC)
@@ -192,7 +192,8 @@ static void on_status(
 static void on_qmp_ready(struct qmp *qmp, void *userdata)
 {
 	struct qemu *q = userdata;
-	int r = qmp_execute(qmp, "query-status", NULL, START_WAIT_USEC, on_status, q);
+	int r = qmp_execute(
+		qmp, "query-status", NULL, deadline_usec(DEADLINE_VMM_ANSWER), on_status, q);
 
 	if (qmp_version(qmp)[0])
 		(void)snprintf(q->vmm.version, sizeof(q->vmm.version), "QEMU %s", qmp_version(qmp));
@@ -257,7 +258,8 @@ static void on_launch_known(struct launch *l _unused_, void *userdata)
 	struct qemu *q = userdata;
 
 	if (q->deadline)
-		(void)sd_event_source_set_time_relative(q->deadline, START_WAIT_USEC);
+		(void)sd_event_source_set_time_relative(
+			q->deadline, deadline_usec(DEADLINE_VMM_ANSWER));
 	notify(q, PENDING_LAUNCHED);
 }
 
@@ -396,7 +398,8 @@ static int dial(struct qemu *q, sd_event *event)
 	qmp = sock_dial(q->socket_paths[SOCKET_QMP], SOCK_STREAM);
 	if (qmp < 0)
 		return qmp;
-	r = qmp_new(event, qmp, &qmp_cb, q, UNIT_WAIT_USEC + START_WAIT_USEC, &q->qmp);
+	r = qmp_new(event, qmp, &qmp_cb, q, UNIT_WAIT_USEC + deadline_usec(DEADLINE_VMM_ANSWER),
+		&q->qmp);
 	if (r < 0)
 		return r;
 	(void)TAKE_FD(qmp);
@@ -623,7 +626,8 @@ static void on_cont(struct qmp *qmp _unused_, int r, json_object *ret _unused_, 
 static void qemu_resume(struct vmm *v)
 {
 	struct qemu *q = qemu_of(v);
-	int r = q->paused && q->qmp ? qmp_execute(q->qmp, "cont", NULL, START_WAIT_USEC, on_cont, q)
+	int r = q->paused && q->qmp ? qmp_execute(q->qmp, "cont", NULL,
+					      deadline_usec(DEADLINE_VMM_ANSWER), on_cont, q)
 				    : 0;
 
 	if (r < 0)

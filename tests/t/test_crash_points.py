@@ -111,7 +111,7 @@ def settle(d, s):
 
 def one_death(make_fake, story, n):
     """False when the story came to its end untouched."""
-    d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)})
+    d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)}, deadlines={"grace": 0.5, "redial": 0.3})
     if story is pull:
         fake_mmdebstrap(d)
     try:

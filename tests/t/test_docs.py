@@ -178,17 +178,20 @@ def test_client_that_is_written_works(served, tmp_path, times):
     assert (r.stderr, r.returncode) == (b"done\n", 3)
 
 
-def constants():
-    """The numbers of proto/limits.h."""
-    found = {}
-    for name, text in re.findall(r"#define (\w+)\s+\\?\n?\s*([\d()* <ULxA-Fa-f]+)", open(TOP + "/proto/limits.h").read()):
-        found[name] = eval(re.sub(r"(?<=\d)U?L*L", "", text).strip())  # products and shifts of numbers, by the pattern
-    return found
+def constants(names, tmp_path):
+    """What a compiler makes of proto/limits.h and proto/deadline.h, as a release has them."""
+    values = [("deadline_usec(%s)" if name.startswith("DEADLINE_") else "(uint64_t)(%s)") % name for name in names]
+    source = tmp_path / "limits.c"
+    source.write_text('#include "proto/deadline.h"\n#include "proto/limits.h"\n#include <inttypes.h>\nint main(void)\n{\n%s}\n' % "".join(
+        '\tprintf("%%" PRIu64 "\\n", %s);\n' % value for value in values))
+    program = str(tmp_path / "limits")
+    subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-I", TOP, "-o", program, str(source)], check=True)
+    return dict(zip(names, map(int, subprocess.run([program], check=True, capture_output=True, text=True).stdout.split())))
 
 
-def test_limits_are_as_written():
+def test_limits_are_as_written(tmp_path):
     rows = re.findall(r"^\|[^|]+\| (\d+)(?: (MiB|KiB|s))?[^|]*\| `(\w+)` \|$", protocol(), re.M)
-    known = constants()
+    known = constants([name for _, _, name in rows], tmp_path)
     units = {"": 1, "KiB": 1024, "MiB": 1 << 20, "s": 1000000}
     assert len(rows) == 18
     for number, unit, name in rows:

@@ -159,7 +159,7 @@ def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
 
 def test_pull_that_is_long_about_a_step_goes_on_telling(make_fake):
     """The same step is told again and again, so that whoever waits sees that it goes on."""
-    d = make_fake(build=BUILD_ASAN)
+    d = make_fake(build=BUILD_ASAN, deadlines={"report": 1})
     fake_mmdebstrap(d)
     os.mkfifo(d.root + "/go")
     os.chmod(d.root + "/go", 0o666)

@@ -24,6 +24,7 @@ NOT_MADE = {"workspace_not_found", "workspace_expired", "shell_not_found", "name
             "path_outside_project", "daemon_too_old", "conflict", "changed_work"}
 MEASURED = {"no_space", "no_memory", "quota_exceeded", "invalid_argument"}  # what can be had changes all the time
 ROWS = {}
+DEADLINES = {"daemon_lost": {"redial": 1, "grace": 3}, "machine_that_stands_still": {"adopt_call": 0.5}}  # of the rows that come to them
 TRUE = ("debian:12", "--", "true")
 NOBODY = 65534
 
@@ -485,7 +486,7 @@ def archive_that_leaves_its_folder(d):
 
 @pytest.mark.parametrize("row", [f for rows in ROWS.values() for f in rows], ids=lambda f: f.__name__)
 def test_error(row, make_fake):
-    row(make_fake if row is no_qemu else make_fake(build=BUILD_ASAN))
+    row(make_fake if row is no_qemu else make_fake(build=BUILD_ASAN, deadlines=DEADLINES.get(row.__name__)))
 
 
 def test_every_code_has_a_row():

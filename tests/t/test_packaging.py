@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import TOP
+from conftest import BUILD, BUILD_ASAN, TOP, stage
 
 INSTALLED = """#!/bin/sh
 shift 3
@@ -74,6 +74,14 @@ def running(tree):
             yield tree
         finally:
             daemon.terminate()
+
+
+def test_a_release_has_nothing_of_tests():
+    """Places to die at and deadlines of one's own (daemon/crash.h, proto/deadline.h) are in a debug build alone."""
+    for build, there in ((BUILD, False), (BUILD_ASAN, True)):
+        for name, words in (("bin/pyrod", (b"PYRO_CRASH_AT", b"PYRO_DEADLINES")), ("bin/pyro", (b"PYRO_DEADLINES",))):
+            program = open(stage(build) + "/" + name, "rb").read()
+            assert [word in program for word in words] == [there] * len(words), (build, name)
 
 
 def test_quickstart_says_why_a_step_failed(tree):

@@ -397,7 +397,7 @@ def test_a_lost_daemon_that_another_user_replaces(host):
         run.cancelled.wait(20)
         return run.result()
     first.guest = guest
-    with host.popen("run", "debian:12", "--", "true", env={"PYRO_DAEMON": "/bin/false"}) as p:
+    with host.popen("run", "debian:12", "--", "true", env={"PYRO_DAEMON": "/bin/false", "PYRO_DEADLINES": "redial=1000"}) as p:
         first.wait_called("vm.run")
         first.close()
         os.unlink(first.path)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import streams
+from conftest import BUILD_ASAN
 from fakevm import lines
 from streams import ENV, FakeGuest
 
@@ -52,11 +53,12 @@ def test_caller_lost(fake, size):
 
 
 def test_away_nearly_as_long_as_callers_wait(make_fake):
-    streams.away(make_fake().start(), FakeGuest)
+    streams.away(make_fake(build=BUILD_ASAN, deadlines={"redial": 5}).start(), FakeGuest, 2)
 
 
 def test_away_for_longer(make_fake):
-    streams.away_for_longer(make_fake().start(), "print 2000000", lines(2000000), mem_mib=200, disk_mib=64)
+    streams.away_for_longer(make_fake(build=BUILD_ASAN, deadlines={"redial": 0.3}).start(), "print 2000000", lines(2000000), 0.5, mem_mib=200,
+                            disk_mib=64)
 
 
 def test_caller_lost_with_input(fake):
@@ -73,8 +75,8 @@ def test_attached_at_a_wrong_place(fake):
 
 def test_paused_across_a_restart(make_fake):
     """The host's disk is full for longer than an adoption may take: the machine and its command wait, and go on."""
-    d = make_fake().start()
-    p = d.popen("run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 17000; echo after", stdin=subprocess.DEVNULL,
+    d = make_fake(build=BUILD_ASAN, deadlines={"adopt": 1}).start()
+    p = d.popen("run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 4000; echo after", stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     end = time.monotonic() + 20
     while not [v for v in d.vms() if v["last_error"] == "paused: disk_full"]:

@@ -32,9 +32,9 @@ def test_caller_lost(d):
 
 @pytest.mark.soak
 def test_away_nearly_as_long_as_callers_wait(d):
-    streams.away(d, RealGuest)
+    streams.away(d, RealGuest, 9)
 
 
 def test_away_for_longer(d):
     command, = RealGuest.around(2000000)
-    streams.away_for_longer(d, command[:command.index(";")], lines(2000000), mem_mib=256)
+    streams.away_for_longer(d, command[:command.index(";")], lines(2000000), 10.5, mem_mib=256)
