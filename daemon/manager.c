@@ -18,6 +18,7 @@
 
 #include "daemon/account.h"
 #include "daemon/config.h"
+#include "daemon/core/core.h"
 #include "daemon/machine/machine.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
@@ -373,7 +374,7 @@ static int open_subsystems(struct manager *m, struct error *err)
 	if (r >= 0)
 		r = confinement_ask(m->environments);
 	if (r >= 0 && m->store)
-		r = machines_new(m, &m->machines, err);
+		r = core_start(m, err);
 	if (r >= 0 && m->store)
 		environments_heed_use(m->environments, machines_use_digest, m->machines);
 	return r;
@@ -435,7 +436,7 @@ struct manager *manager_free(struct manager *m)
 		return NULL;
 	if (m->server)
 		server_stop(m->server); /* the callers' ends reach those who work for them */
-	m->machines = machines_free(m->machines);
+	core_end(m);
 	m->environments = environments_free(m->environments);
 	m->kernels = kernels_free(m->kernels);
 	m->integrity = integrity_free(m->integrity);

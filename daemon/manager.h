@@ -18,6 +18,7 @@ struct environments;
 struct integrity;
 struct kernels;
 struct launcher;
+struct core;
 struct machines;
 struct receivers;
 struct server;
@@ -50,6 +51,7 @@ struct manager {
 	struct integrity *integrity;       /* owned; before what asks it */
 	struct environments *environments; /* owned */
 	struct kernels *kernels;           /* owned */
+	struct core *core;                 /* owned, with the machines */
 	struct machines *machines;         /* owned */
 	struct server *server;             /* owned */
 

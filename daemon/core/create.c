@@ -8,7 +8,8 @@
 
 #include "daemon/core/create.h"
 
-#include "daemon/machine/machine-internal.h"
+#include "daemon/core/core-internal.h"
+#include "daemon/image/environment.h"
 
 struct creation {
 	struct manager *m; /* borrowed */
@@ -118,10 +119,11 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	c->userdata = userdata;
 	c->spec = *spec;
 	c->spec.environment = c->environment;
+	c->spec.owner = &vm_owner;
 	r = begin(c, err);
 	if (r < 0)
 		return r;
-	LIST_INSERT_HEAD(&m->machines->creations, c, entry);
+	LIST_INSERT_HEAD(&m->core->creations, c, entry);
 	c->listed = true;
 	*ret = TAKE_PTR(c);
 	return 0;
@@ -145,12 +147,12 @@ void creation_cancel(struct creation *c)
 }
 
 /* A machine that is being made is the next daemon's to remove. */
-void creations_end(struct machines *ms)
+void creations_end(struct core *core)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct creation *c;
 
 	error_cancelled(&err, "pyrod stops", "the creation was cut off");
-	while ((c = LIST_FIRST(&ms->creations)))
+	while ((c = LIST_FIRST(&core->creations)))
 		finish(c, NULL, &err);
 }

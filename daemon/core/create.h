@@ -16,7 +16,7 @@ struct creation_callbacks {
 	void (*on_done)(struct machine *mc, const struct error *err, void *userdata);
 };
 
-/* The creation frees itself after on_done. spec->one_shot must be false. */
+/* The creation frees itself after on_done. spec->owner is set here. */
 int creation_start(struct manager *m, const struct machine_spec *spec,
 	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
 	struct error *err);

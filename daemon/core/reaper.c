@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Machines past their time to live: one timer for the next expiry, and vm.reap_expired. Called by
- * machine.c, start.c and rpc/vm.c.
+ * rpc/vm.c, and as on_state of each owner.
  *
  * What must stay true: nothing goes in mid-command; a machine made by an earlier daemon gets an hour
  * after this one's start (its owner may have been waiting for the host to come back).
  */
 
-#include "daemon/machine/machine-internal.h"
+#include "daemon/core/core-internal.h"
+#include "daemon/core/vm.h"
 #include "daemon/log.h"
+#include "daemon/store/store.h"
 #include "proto/json.h"
 
 #define FIRST_HOUR_USEC (3600 * USEC_PER_SEC)
@@ -29,12 +31,12 @@ struct reap_one {
 /* When the machine may go, in wall-clock time; 0 = never. */
 static uint64_t due(const struct machine *mc)
 {
-	uint64_t expires = mc->row.expires_usec;
-	uint64_t up = now_usec() - mc->machines->m->started_usec;
+	uint64_t expires = machine_row(mc)->expires_usec;
+	uint64_t up = now_usec() - machine_manager(mc)->started_usec;
 
 	if (expires == 0 || machine_goes_down(mc))
 		return 0;
-	if (!mc->this_life && up < FIRST_HOUR_USEC)
+	if (!machine_is_new(mc) && up < FIRST_HOUR_USEC)
 		return MAX_OF(expires, wall_usec() + FIRST_HOUR_USEC - up);
 	return expires;
 }
@@ -48,43 +50,47 @@ static void on_reaped(const struct error *err, _unused_ void *userdata)
 
 static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
-	struct machines *ms = userdata;
+	struct manager *m = userdata;
 	struct machine *mc;
 	uint64_t now = wall_usec();
 
-	LIST_FOREACH (mc, &ms->list, entry) {
+	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 
 		if (at != 0 && at <= now && !machine_busy(mc))
 			(void)machine_delete(mc, "its ttl_seconds are over", on_reaped, NULL);
 	}
-	reaper_update(ms);
+	reaper_update(m);
 	return 0;
 }
 
-int reaper_new(struct machines *ms)
+int reaper_new(struct manager *m, sd_event_source **ret)
 {
-	int r = sd_event_add_time(
-		ms->m->event, &ms->reaper, CLOCK_REALTIME, 0, USEC_PER_SEC, on_timer, ms);
+	int r = sd_event_add_time(m->event, ret, CLOCK_REALTIME, 0, USEC_PER_SEC, on_timer, m);
 
-	return r < 0 ? r : sd_event_source_set_enabled(ms->reaper, SD_EVENT_OFF);
+	return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
 }
 
-void reaper_update(struct machines *ms)
+void reaper_update(struct manager *m)
 {
 	uint64_t next = UINT64_MAX;
 	struct machine *mc;
 
-	LIST_FOREACH (mc, &ms->list, entry) {
+	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 
 		/* A busy machine calls again when it is not busy any more. */
 		if (at != 0 && !machine_busy(mc))
 			next = MIN_OF(next, at);
 	}
-	(void)sd_event_source_set_time(ms->reaper, next);
+	(void)sd_event_source_set_time(m->core->reaper, next);
 	(void)sd_event_source_set_enabled(
-		ms->reaper, next == UINT64_MAX ? SD_EVENT_OFF : SD_EVENT_ONESHOT);
+		m->core->reaper, next == UINT64_MAX ? SD_EVENT_OFF : SD_EVENT_ONESHOT);
+}
+
+void reaper_on_state(struct machine *mc, _unused_ bool deleted)
+{
+	reaper_update(machine_manager(mc));
 }
 
 static void reap_finish(struct reap *reap)
@@ -128,7 +134,7 @@ static int reap_one(struct reap *reap, struct machine *mc)
 	if (!one)
 		return -ENOMEM;
 	one->reap = reap;
-	memcpy(one->id, mc->row.id, sizeof(one->id));
+	memcpy(one->id, machine_row(mc)->id, sizeof(one->id));
 	r = machine_delete(mc, "its ttl_seconds are over", on_one, one);
 	if (r < 0)
 		free(one);
@@ -144,7 +150,7 @@ static int on_nothing(sd_event_source *source, void *userdata)
 	return 0;
 }
 
-int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, void *userdata)
+int vm_reap_expired(struct manager *m, uid_t uid, reap_done_fn done, void *userdata)
 {
 	struct reap *reap = calloc(1, sizeof(*reap));
 	sd_event_source *later = NULL;
@@ -153,7 +159,7 @@ int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, voi
 
 	if (r >= 0) {
 		reap->deleted = json_object_new_array();
-		r = reap->deleted ? sd_event_add_defer(ms->m->event, &later, on_nothing, reap)
+		r = reap->deleted ? sd_event_add_defer(m->event, &later, on_nothing, reap)
 				  : -ENOMEM;
 	}
 	if (r < 0) {
@@ -165,14 +171,15 @@ int machines_reap_expired(struct machines *ms, uid_t uid, reap_done_fn done, voi
 	reap->done = done;
 	reap->userdata = userdata;
 	reap->pending = 1; /* the answer never comes from within this call */
-	LIST_FOREACH (mc, &ms->list, entry) {
+	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 
-		if (mc->row.owner_uid != uid || at == 0 || at > wall_usec() || machine_busy(mc))
+		if (machine_row(mc)->owner_uid != uid || at == 0 || at > wall_usec() ||
+			machine_busy(mc))
 			continue;
 		r = reap_one(reap, mc);
 		if (r < 0)
-			error_no_memory(&reap->err, "cannot delete %s", mc->row.id);
+			error_no_memory(&reap->err, "cannot delete %s", machine_row(mc)->id);
 	}
 	return 0;
 }

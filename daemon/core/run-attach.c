@@ -14,6 +14,19 @@
 #include "daemon/log.h"
 #include "daemon/receiver.h"
 
+const struct machine_owner run_owner = {
+	.noun = "run",
+	.command = "pyro vm",
+	.id_prefix = "vm-",
+	.id_name = "VM_ID",
+	.log_field = "PYRO_VM",
+	.again = "run the command again",
+	.remains = REMAINS_NOTHING,
+	.on_state = reaper_on_state,
+	.on_pause = run_on_pause,
+	.adopt_exec = run_adopt,
+};
+
 struct attach {
 	struct receivers *receivers; /* borrowed: the manager's */
 	int fd;                      /* owned */
@@ -31,7 +44,7 @@ struct attach *attach_free(struct attach *a)
 int run_keep_row(struct run *r, store_done_fn done)
 {
 	struct exec_row row = {
-		.owner_uid = r->machine->row.owner_uid,
+		.owner_uid = machine_row(r->machine)->owner_uid,
 		.channel = machine_channel(r->machine),
 		.command = r->command,
 		.with_stdin = r->with_stdin,
@@ -41,7 +54,7 @@ int run_keep_row(struct run *r, store_done_fn done)
 
 	r->channel = row.channel;
 	(void)snprintf(row.id, sizeof(row.id), "%s", exec_id(r->exec));
-	(void)snprintf(row.vm_id, sizeof(row.vm_id), "%s", r->machine->row.id);
+	(void)snprintf(row.vm_id, sizeof(row.vm_id), "%s", machine_row(r->machine)->id);
 	return store_exec_put(r->m->store, &row, done, r);
 }
 
@@ -57,7 +70,7 @@ static int fill_adopted(struct run *r, struct machine *mc, const struct exec_row
 	int k;
 
 	memcpy(start.exec_id, row->id, sizeof(start.exec_id));
-	r->environment = strdup(mc->row.environment);
+	r->environment = strdup(machine_row(mc)->environment);
 	r->command = strdup(row->command);
 	if (!r->environment || !r->command)
 		return -ENOMEM;
@@ -66,20 +79,20 @@ static int fill_adopted(struct run *r, struct machine *mc, const struct exec_row
 	r->live = row->live;
 	r->with_stdin = row->with_stdin;
 	r->channel = row->channel;
-	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", machine_row(mc)->id);
 	r->machine = mc;
 	k = run_note_machine(r);
 	if (k >= 0)
 		k = run_add_later(r);
 	return k < 0 ? k
-		     : exec_adopt(r->m->event, &start, row->channel, mc->link, &run_exec_events, r,
-			       &r->exec);
+		     : exec_adopt(r->m->event, &start, row->channel, machine_link(mc),
+			       &run_exec_events, r, &r->exec);
 }
 
 int run_adopt(struct machine *mc, const struct exec_row *row)
 {
 	static const struct run_callbacks nobody = { NULL, NULL };
-	struct run *r = run_new(mc->machines, &nobody, NULL, NULL);
+	struct run *r = run_new(machine_manager(mc), &nobody, NULL, NULL);
 	int k = r ? fill_adopted(r, mc, row) : -ENOMEM;
 
 	if (k < 0) {
@@ -89,8 +102,7 @@ int run_adopt(struct machine *mc, const struct exec_row *row)
 	r->abandoned = true;
 	r->machine = mc;
 	r->phase = RUN_EXECUTING;
-	mc->channels = MAX_OF(mc->channels, row->channel);
-	exec_list_insert(&mc->execs, r->exec);
+	machine_hold_exec(mc, r->exec, row->channel);
 	run_begin_grace(r);
 	return 0;
 }
@@ -158,7 +170,7 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 {
 	struct attach *a;
 	struct run *r;
-	int k = run_find(m->machines, id, uid, &r, err);
+	int k = run_find(m, id, uid, &r, err);
 
 	if (k >= 0)
 		k = check_free(r, err);

@@ -7,10 +7,13 @@
  */
 
 #include "daemon/agent/capture.h"
-#include "daemon/machine/limit.h"
-#include "daemon/machine/machine-internal.h"
-#include "daemon/core/run.h"
+#include "daemon/agent/exec.h"
 #include "daemon/agent/stdio.h"
+#include "daemon/core/core-internal.h"
+#include "daemon/core/run.h"
+#include "daemon/image/environment.h"
+#include "daemon/machine/limit.h"
+#include "daemon/store/store.h"
 
 struct attach;
 
@@ -64,7 +67,7 @@ struct run {
 
 /* run.c */
 struct run *run_new(
-	struct machines *ms, const struct run_callbacks *cb, void *userdata, struct error *err);
+	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err);
 void run_progress(struct run *r, const char *phase);
 /* If its machine stands still now. */
 void run_report_paused(struct run *r);
@@ -76,7 +79,7 @@ extern const struct stdio_callbacks run_stdio_events;
 
 /* By exec_id or prefix, as uid may see it. */
 int run_find(
-	struct machines *ms, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
+	struct manager *m, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
 int run_add_later(struct run *r);
 
 /* run-result.c */

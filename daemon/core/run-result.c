@@ -19,14 +19,15 @@ static int exit_code(const struct run *r)
 int run_note_machine(struct run *r)
 {
 	const struct machine *mc = r->machine;
+	const struct vm_row *row = machine_row(mc);
 
 	(void)snprintf(
-		r->execution_mode, sizeof(r->execution_mode), "%s", vmm_execution_mode(mc->vmm));
-	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", mc->row.accelerator);
-	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", mc->row.start_mode);
-	if (!mc->row.environment_version || r->environment_version)
+		r->execution_mode, sizeof(r->execution_mode), "%s", machine_execution_mode(mc));
+	(void)snprintf(r->accelerator, sizeof(r->accelerator), "%s", row->accelerator);
+	(void)snprintf(r->start_mode, sizeof(r->start_mode), "%s", row->start_mode);
+	if (!row->environment_version || r->environment_version)
 		return 0;
-	r->environment_version = strdup(mc->row.environment_version);
+	r->environment_version = strdup(row->environment_version);
 	return r->environment_version ? 0 : -ENOMEM;
 }
 

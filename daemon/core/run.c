@@ -32,8 +32,8 @@ void run_progress(struct run *r, const char *phase)
 	};
 
 	if (streq(phase, "start")) {
-		p.accelerator = r->machine->row.accelerator;
-		p.accelerator_reason = r->machine->accelerator_reason;
+		p.accelerator = machine_row(r->machine)->accelerator;
+		p.accelerator_reason = machine_accelerator_reason(r->machine);
 	}
 	report(r, &p);
 }
@@ -270,7 +270,8 @@ static void on_exec_failed(struct exec *x, const struct error *err, void *userda
 {
 	struct run *r = userdata;
 
-	if (r->phase == RUN_EXECUTING && exec_is_adopted(x) && !r->machine->row.one_shot)
+	if (r->phase == RUN_EXECUTING && exec_is_adopted(x) &&
+		machine_owner(r->machine)->remains != REMAINS_NOTHING)
 		leave_machine(r, err);
 	else
 		run_fail(r, err);
@@ -397,7 +398,7 @@ static int start_machine(struct run *r, struct error *err)
 	k = machine_start(r->m->machines, &r->spec, true, &cb, r, &r->machine, err);
 	if (k < 0)
 		return k;
-	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", r->machine->row.id);
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", machine_row(r->machine)->id);
 	r->phase = RUN_STARTING;
 	return 0;
 }
@@ -448,7 +449,7 @@ static int copy_params(struct run *r, const struct run_params *p)
 	r->spec = p->machine;
 	r->live = p->stdio_fd >= 0;
 	r->with_stdin = p->with_stdin;
-	r->spec.one_shot = true;
+	r->spec.owner = &run_owner;
 	r->environment = strdup(p->machine.environment);
 	r->command = strdup(p->command);
 	r->spec.environment = r->environment;
@@ -470,7 +471,7 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 	const struct run *r;
 	unsigned n = 0;
 
-	LIST_FOREACH (r, &self->m->machines->runs, entry)
+	LIST_FOREACH (r, &self->m->core->runs, entry)
 		n += r != self && !r->machine && accounts_find(a, r->spec.owner_uid) == account;
 	if (n < LIMIT_RUNS_WAITING)
 		return 0;
@@ -509,7 +510,7 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 }
 
 struct run *run_new(
-	struct machines *ms, const struct run_callbacks *cb, void *userdata, struct error *err)
+	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err)
 {
 	struct run *r = calloc(1, sizeof(*r));
 
@@ -517,17 +518,17 @@ struct run *run_new(
 		error_no_memory(err, "cannot begin the run");
 		return NULL;
 	}
-	r->m = ms->m;
+	r->m = m;
 	r->cb = *cb;
 	r->userdata = userdata;
-	LIST_INSERT_HEAD(&ms->runs, r, entry);
+	LIST_INSERT_HEAD(&m->core->runs, r, entry);
 	return r;
 }
 
 int run_start(struct manager *m, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err)
 {
-	struct run *r = run_new(m->machines, cb, userdata, err);
+	struct run *r = run_new(m, cb, userdata, err);
 	int k;
 
 	if (!r)
@@ -551,7 +552,7 @@ static struct run *run_of(const struct machine *mc)
 {
 	struct run *r;
 
-	LIST_FOREACH (r, &mc->machines->runs, entry)
+	LIST_FOREACH (r, &machine_manager(mc)->core->runs, entry)
 		if (r->machine == mc)
 			return r;
 	return NULL;
@@ -608,16 +609,16 @@ static void on_adopted(const struct error *err, void *userdata)
 
 static int takes_no_command(const struct machine *mc, struct error *err)
 {
-	bool lost = mc->state == MACHINE_UNKNOWN;
+	bool lost = machine_state(mc) == MACHINE_UNKNOWN;
 	_cleanup_free_ char *fix =
-		str_printf("pyro vm %s %s", lost ? "delete" : "status", mc->row.id);
+		str_printf("pyro vm %s %s", lost ? "delete" : "status", machine_row(mc)->id);
 
 	return error_set(err, ERROR_WRONG_STATE,
-		mc->row.last_error ? mc->row.last_error
-		: lost             ? "its guest does not answer"
-				   : "something else is being done with it",
-		fix, "machine %s is %s and takes no command now", mc->row.id,
-		machine_state_public(mc->state));
+		machine_row(mc)->last_error ? machine_row(mc)->last_error
+		: lost                      ? "its guest does not answer"
+					    : "something else is being done with it",
+		fix, "machine %s is %s and takes no command now", machine_row(mc)->id,
+		machine_state_public(machine_state(mc)));
 }
 
 static int enter(struct run *r, struct machine *mc, struct error *err)
@@ -625,11 +626,11 @@ static int enter(struct run *r, struct machine *mc, struct error *err)
 	bool adopting = machine_may_answer(mc);
 	int k;
 
-	if (machine_busy(mc) || (mc->state == MACHINE_UNKNOWN && !adopting))
+	if (machine_busy(mc) || (machine_state(mc) == MACHINE_UNKNOWN && !adopting))
 		return takes_no_command(mc, err);
 	machine_used(mc);
 	r->machine = mc;
-	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", mc->row.id);
+	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", machine_row(mc)->id);
 	k = adopting ? machine_boot(mc, on_adopted, r, err) : keep_entered(r, err);
 	if (k < 0) {
 		r->machine = NULL;
@@ -644,20 +645,20 @@ static int enter(struct run *r, struct machine *mc, struct error *err)
 int run_in_machine(struct machine *mc, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err)
 {
-	_cleanup_free_ char *fix = str_printf("pyro vm create %s", mc->row.environment);
+	_cleanup_free_ char *fix = str_printf("pyro vm create %s", machine_row(mc)->environment);
 	struct run_params here = *p;
 	struct run *r;
 	int k;
 
 	if (run_of(mc))
 		return error_set(err, ERROR_WRONG_STATE, "its command is the machine's only one",
-			fix, "machine %s runs a command already", mc->row.id);
-	r = run_new(mc->machines, cb, userdata, err);
+			fix, "machine %s runs a command already", machine_row(mc)->id);
+	r = run_new(machine_manager(mc), cb, userdata, err);
 	if (!r)
 		return -ENOMEM;
 	here.machine = (struct machine_spec){
-		.environment = mc->row.environment,
-		.owner_uid = mc->row.owner_uid,
+		.environment = machine_row(mc)->environment,
+		.owner_uid = machine_row(mc)->owner_uid,
 	};
 	k = make_run(r, &here, err);
 	if (k >= 0)
@@ -738,23 +739,23 @@ struct run *run_free(struct run *r)
 	return NULL;
 }
 
-void runs_end(struct machines *ms)
+void runs_end(struct core *core)
 {
 	struct run *r, *next;
 
-	for (r = LIST_FIRST(&ms->runs); r; r = next) {
+	for (r = LIST_FIRST(&core->runs); r; r = next) {
 		next = LIST_NEXT(r, entry);
 		if (r->abandoned)
 			run_free(r);
 	}
 }
 
-int run_find(struct machines *ms, const char *id, uid_t uid, struct run **ret, struct error *err)
+int run_find(struct manager *m, const char *id, uid_t uid, struct run **ret, struct error *err)
 {
 	struct run *r, *found = NULL;
 	unsigned n = 0;
 
-	LIST_FOREACH (r, &ms->runs, entry) {
+	LIST_FOREACH (r, &m->core->runs, entry) {
 		if (!r->exec || (uid != 0 && r->spec.owner_uid != uid) ||
 			!startswith(exec_id(r->exec), id))
 			continue;
@@ -776,7 +777,7 @@ int runs_signal(struct manager *m, const char *id, uid_t uid, int signo, json_ob
 	_cleanup_json_ json_object *o = NULL;
 	struct run *r;
 	const char *name = sigabbrev_np(signo);
-	int k = run_find(m->machines, id, uid, &r, err);
+	int k = run_find(m, id, uid, &r, err);
 
 	if (k < 0)
 		return k;

@@ -8,6 +8,7 @@
 
 #include "daemon/machine/machine.h"
 #include "proto/frame.h"
+#include <json-c/json.h>
 
 struct run;
 

@@ -52,8 +52,7 @@ char *machine_death_cause(struct machine *mc, const char *what)
 
 char *machine_again_fix(const struct machine *mc)
 {
-	return mc->row.one_shot ? strdup("run the command again")
-				: str_printf("pyro vm start %s", mc->row.id);
+	return mc->owner->again ? strdup(mc->owner->again) : machine_fix(mc, "start");
 }
 
 int machine_not_booted(const struct machine *mc, bool reset, struct error *err)

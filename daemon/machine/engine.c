@@ -39,7 +39,7 @@ void machine_land(struct machine *mc, enum machine_state landing, const struct e
 {
 	if (machine_goes_down(mc))
 		return; /* perhaps further: a deletion is not taken back */
-	mc->floor = mc->row.one_shot ? 0 : machine_steps_created();
+	mc->floor = mc->owner->remains == REMAINS_NOTHING ? 0 : machine_steps_created();
 	mc->landing = landing;
 	machine_undo(mc, why);
 }
@@ -87,25 +87,24 @@ static void tell_started(struct machine *mc, const struct error *err)
 static void gone(struct machine *mc)
 {
 	_cleanup_(machine_freep) struct machine *last = mc;
-	struct machines *ms = mc->machines;
 
 	crash_point();
 	LIST_REMOVE(mc, entry);
 	mc->entry.le_prev = NULL;
 	if (last->row.env_digest)
-		environments_release(ms->m->environments, last->row.env_digest);
+		environments_release(last->machines->m->environments, last->row.env_digest);
 	tell_started(last, &last->failure);
 	machine_tell(last, WAIT_BOOT, &last->failure);
 	machine_tell(last, WAIT_STOPPED, &last->failure);
 	machine_tell(last, WAIT_GONE, NULL);
-	reaper_update(ms);
+	last->owner->on_state(last, true);
 }
 
 /* Something of it cannot be removed: it is kept, and a later deletion begins here again. */
 static void get_stuck(struct machine *mc, int r)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *fix = str_printf("pyro vm delete %s", mc->row.id);
+	_cleanup_free_ char *fix = machine_fix(mc, "delete");
 	const char *why = mc->stuck.message ? mc->stuck.message : strerror(-r);
 
 	error_set(&err, ERROR_INTERNAL, why, mc->stuck.fix ? mc->stuck.fix : fix,
@@ -152,7 +151,7 @@ static void stand(struct machine *mc)
 	machine_tell(mc, WAIT_STOPPED, NULL);
 	if (mc->engine == ENGINE_IDLE && boot_is_wanted(mc))
 		machine_go_up(mc);
-	reaper_update(mc->machines);
+	mc->owner->on_state(mc, false);
 }
 
 static void on_landed(int r, const struct error *err, void *userdata)
@@ -214,8 +213,8 @@ static bool intent_is_due(struct machine *mc)
 	if (mc->floor > 0 || mc->state == MACHINE_DELETING)
 		return false;
 	machine_set_state(mc, MACHINE_DELETING);
-	/* A one-shot is removed by the next daemon whatever its row says. */
-	if (mc->row.one_shot || mc->step <= 1)
+	/* Where nothing is to remain the next daemon removes it whatever its row says. */
+	if (mc->owner->remains == REMAINS_NOTHING || mc->step <= 1)
 		return false;
 	mc->telling = true;
 	mc->waiting = true;
@@ -314,7 +313,7 @@ static void go_up(struct machine *mc)
 	tell_started(mc, NULL);
 	if (mc->engine == ENGINE_IDLE && LIST_EMPTY(&mc->execs))
 		machine_expect_command(mc);
-	reaper_update(mc->machines);
+	mc->owner->on_state(mc, false);
 }
 
 static int on_work(_unused_ sd_event_source *source, void *userdata)

@@ -386,6 +386,17 @@ void machine_expect_command(struct machine *mc)
 		link_kick(mc->link);
 }
 
+struct link *machine_link(struct machine *mc)
+{
+	return mc->link;
+}
+
+void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel)
+{
+	mc->channels = MAX_OF(mc->channels, channel);
+	exec_list_insert(&mc->execs, x);
+}
+
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
 	int r;

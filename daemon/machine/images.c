@@ -51,11 +51,12 @@ static char *make_fix(struct machine *mc, bool image)
 	bool installed = environments_find(m->environments, name, &env, NULL) >= 0 &&
 			 environment_installed(env);
 
-	if (mc->row.one_shot || (!image && current && streq(current, mc->row.kernel_hash)))
+	if (mc->owner->remains == REMAINS_NOTHING ||
+		(!image && current && streq(current, mc->row.kernel_hash)))
 		return str_printf("pyro env pull %s", name);
-	return str_printf("%s%s%spyro vm delete %s && pyro vm create %s",
-		installed ? "" : "pyro env pull ", installed ? "" : name, installed ? "" : " && ",
-		mc->row.id, name);
+	return str_printf("%s%s%s%s delete %s && %s create %s", installed ? "" : "pyro env pull ",
+		installed ? "" : name, installed ? "" : " && ", mc->owner->command, mc->row.id,
+		mc->owner->command, name);
 }
 
 /* Whether what it boots from is known to be damaged. */
@@ -69,10 +70,11 @@ static int check_known(struct machine *mc, struct error *err)
 	if (!image && !kernel)
 		return 0;
 	fix = make_fix(mc, image);
-	if (mc->row.one_shot && image)
+	/* Of a machine that goes with its failed start nobody knows. */
+	if (mc->owner->remains == REMAINS_NOTHING && image)
 		return error_set(err, ERROR_START_FAILED, image, fix, "environment %s is damaged",
 			mc->row.environment);
-	if (mc->row.one_shot)
+	if (mc->owner->remains == REMAINS_NOTHING)
 		return error_set(err, ERROR_START_FAILED, kernel, fix, "the kernel is damaged");
 	return error_set(err, ERROR_START_FAILED, image ? image : kernel, fix,
 		"the %s of machine %s is damaged", image ? "environment" : "kernel", mc->row.id);
@@ -122,9 +124,9 @@ static void explain_failure(struct machine *mc)
 	const char *initrd = kernels_initrd_damage(mc->machines->m->kernels, mc->row.kernel_hash);
 
 	if (check_known(mc, &why) >= 0 && initrd) {
-		fix = mc->row.one_shot
-			      ? strdup("run the command again: the next start makes a new one")
-			      : str_printf("pyro vm start %s", mc->row.id);
+		fix = mc->owner->again
+			      ? str_printf("%s: the next start makes a new one", mc->owner->again)
+			      : machine_fix(mc, "start");
 		error_set(&why, ERROR_START_FAILED, initrd, fix,
 			"the initramfs of machine %s was damaged", mc->row.id);
 	}

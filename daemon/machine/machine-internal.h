@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The inside of a machine, for the files of core/ alone: machine.c (object, states, look-up), start.c
- * (the steps up and down), recover.c (what an earlier daemon left), reaper.c, run.c.
+ * The inside of a machine, for the files of daemon/machine alone: machine.c (object, states), start.c
+ * (the steps up and down), recover.c (what an earlier daemon left).
  */
 
 #include "daemon/agent/exec.h"
@@ -13,13 +13,6 @@
 #include "daemon/image/kernel.h"
 #include "daemon/store/store.h"
 #include "daemon/vmm/vmm.h"
-
-struct machine_callbacks {
-	/* The row is committed and the VMM is about to start. */
-	void (*on_launch)(struct machine *mc, void *userdata);
-	/* Once: started (err NULL), or undone with nothing left (the machine is freed after this returns). */
-	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
-};
 
 enum machine_wait {
 	WAIT_BOOT, /* that it stands, then boots: becomes WAIT_STARTED */
@@ -50,8 +43,9 @@ struct unit;
 
 struct machine {
 	LIST_ENTRY(machine) entry;
-	struct machines *machines; /* borrowed */
-	struct vm_row row;         /* owned; row.state follows state */
+	struct machines *machines;         /* borrowed */
+	const struct machine_owner *owner; /* static */
+	struct vm_row row;                 /* owned; row.state follows state */
 	enum machine_state state;
 	bool this_life;   /* made by this daemon, not by an earlier one */
 	bool stop_wanted; /* once its agent has answered */
@@ -108,44 +102,31 @@ struct machine {
 };
 LIST_HEAD(machine_list, machine);
 
-struct run;
-LIST_HEAD(run_list, run);
-
-struct creation;
-LIST_HEAD(creation_list, creation);
-
 struct machines {
 	struct manager *m; /* borrowed */
 	struct machine_list list;
-	struct run_list runs;           /* borrowed: exec.signal finds them here */
-	struct creation_list creations; /* borrowed: each frees itself when it has ended */
+	const struct machine_owner *const *owners; /* static; ends with NULL */
 	char boot_id[40];
 	TAILQ_HEAD(, kept_proof) proofs; /* owned; proof.c's */
 	size_t n_proofs;
-	sd_event_source *reaper;    /* owned */
 	sd_event_source *reserve;   /* owned: the next look at the free space */
 	struct disk_op **leftovers; /* owned */
 	size_t n_leftovers;
 };
 
 /* machine.c */
-int machine_new(struct machines *ms, const struct vm_row *row, struct machine **ret);
+int machine_new(struct machines *ms, const struct machine_owner *owner, const struct vm_row *row,
+	struct machine **ret);
 struct machine *machine_free(struct machine *mc);
 DEFINE_CLEANUP(struct machine *, machine_free)
 /* The one function that changes a state; the row follows with the next commit. */
 void machine_set_state(struct machine *mc, enum machine_state state);
-bool machine_successor(enum machine_state from, enum machine_state to);
 /* Commits the row as it is; a failure is logged. */
 void machine_save(struct machine *mc);
-bool machine_busy(const struct machine *mc);
-/* A call uses it now; kept with the next commit. */
-void machine_used(struct machine *mc);
 /* Kept with the next commit; told while it is stopped. */
 void machine_set_stop_reason(struct machine *mc, const char *reason);
 
 int machine_wait(struct machine *mc, enum machine_wait what, machine_done_fn done, void *userdata);
-/* Drops what userdata waits for; it is not told. */
-void machine_unwait(struct machine *mc, const void *userdata);
 /* Tells those who wait for `what`; err NULL: it came about. */
 void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err);
 
@@ -163,10 +144,6 @@ struct step {
 const struct step *machine_step(size_t i);
 extern const struct vmm_callbacks machine_vmm_events;
 
-/* start.c: creates a machine, and boots it too if whole. */
-int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
-	const struct machine_callbacks *cb, void *userdata, struct machine **ret,
-	struct error *err);
 /* What a machine of an earlier daemon has to undo: everything, or what one that does not run has. */
 size_t machine_steps(void);
 size_t machine_steps_created(void);
@@ -186,7 +163,6 @@ void machine_heed_console(struct machine *mc);
 /* proof.c: what it is made of, once that is open; what it has shown; that it could not be started. */
 void machine_make_key(struct machine *mc);
 void machine_has_booted(struct machine *mc);
-void machine_has_executed(struct machine *mc);
 void machine_has_failed(struct machine *mc);
 void proofs_free(struct machines *ms);
 
@@ -198,8 +174,6 @@ void machine_go_up(struct machine *mc);
 void machine_undo(struct machine *mc, const struct error *why);
 /* It goes down as far as a machine that does not run, and is then `landing`. */
 void machine_land(struct machine *mc, enum machine_state landing, const struct error *why);
-/* Its way down has been decided: nothing that its guest says, or is late with, counts any more. */
-bool machine_goes_down(const struct machine *mc);
 /* The event a step waited for; err: it failed. */
 void machine_continue(struct machine *mc, const struct error *err);
 
@@ -208,10 +182,6 @@ int machine_link_open(struct machine *mc, uint64_t first_usec);
 void machine_link_close(struct machine *mc);
 /* Nobody waits with a command: the guest readies itself for one. */
 void machine_expect_command(struct machine *mc);
-/* Sends the command; the machine hands its frames to it until exec_list_remove. */
-int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
-/* A channel no command of this machine has had. */
-uint32_t machine_channel(struct machine *mc);
 /* Its commands end with err, and it hears no more of them. */
 void machine_fail_execs(struct machine *mc, const struct error *err);
 /* True when the WELCOME is of the guest that was set up, and of its only boot. */
@@ -223,6 +193,8 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 char *machine_death_cause(struct machine *mc, const char *what);
 /* What helps against it: a command. Both are owned, NULL when out of memory. */
 char *machine_death_fix(struct machine *mc, const char *cause);
+/* `COMMAND verb ID` of its owner's command; NULL when out of memory. */
+char *machine_fix(const struct machine *mc, const char *verb);
 /* How the same is had once more, for an end that was none of the guest's. */
 char *machine_again_fix(const struct machine *mc);
 /* Nothing ever came from its guest; reset: but its end. Returns as error_set does. */
@@ -253,12 +225,6 @@ bool machines_have_room(const struct machines *ms);
 /* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
-/* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */
-const char *machine_pause_reason(const struct machine *mc);
-/* Why they are stopped, whatever comes of it: NULL where they run. */
-const char *machine_pause_cause(const struct machine *mc);
-/* For the one who waits: why the machine stands still and what lets it go on, or that it goes on. Owned by the caller. */
-char *machine_pause_detail(const struct machine *mc);
 
 /* adopt.c: the VMM of an earlier daemon. */
 enum machine_vmm {
@@ -275,8 +241,6 @@ int machine_adopt(struct machine *mc, enum machine_state was, struct error *err)
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
 void machine_taken_over(struct machine *mc);
 void machine_not_adopted(struct machine *mc, const struct error *err);
-/* Its VMM runs and its agent has not answered (yet). */
-bool machine_may_answer(const struct machine *mc);
 /* Such a machine is, or is again, being adopted; who waits with WAIT_STARTED is told what came of it. */
 int machine_ask_again(struct machine *mc);
 
@@ -285,19 +249,3 @@ int machines_recover(struct machines *ms, struct error *err);
 /* Ends the VMM an earlier daemon left, if it surely is ours: 0 none, 1 killed (machine_continue comes),
  * -EBUSY on doubt. */
 int machine_recover_kill(struct machine *mc);
-
-/* reaper.c */
-int reaper_new(struct machines *ms);
-/* Something that decides the next expiry has changed. */
-void reaper_update(struct machines *ms);
-
-/* run-attach.c: the run of a command that an earlier daemon started in mc, without a caller. */
-int run_adopt(struct machine *mc, const struct exec_row *row);
-
-/* run.c: mc was paused, or goes on: the caller of its command is told. */
-void run_on_pause(struct machine *mc);
-/* Frees the runs nobody waits for; the daemon is ending. */
-void runs_end(struct machines *ms);
-
-/* create.c: the daemon ends. Each creation that still waits ends with an error to its caller. */
-void creations_end(struct machines *ms);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machine object: its states and their table, look-up by id and owner, the JSON of vm.list and
- * vm.status, deletion. Called by rpc/vm.c, run.c and main.
+ * The machine object: its states and their table, what others may know of it, who waits for it, what can be asked of
+ * it. Called by core/ and rpc/.
  *
- * What must stay true: only machine_set_state changes a state, along the table of successors; another
- * uid's machine is not found; a machine is freed by the engine after its last step down and by nothing
+ * What must stay true: only machine_set_state changes a state, along the table of successors; a machine is freed by the engine after its last step down and by nothing
  * else while the loop runs.
  */
 
@@ -16,7 +15,6 @@
 #include "daemon/log.h"
 #include "daemon/unit.h"
 #include "proto/deadline.h"
-#include "proto/json.h"
 
 static const char *const state_names[] = {
 /* NOLINTNEXTLINE(bugprone-macro-parentheses): an initialiser */
@@ -69,7 +67,7 @@ void machine_set_state(struct machine *mc, enum machine_state state)
 	if (mc->state == state)
 		return;
 	assert(machine_successor(mc->state, state));
-	(void)snprintf(field, sizeof(field), "PYRO_VM=%s", mc->row.id);
+	(void)snprintf(field, sizeof(field), "%s=%s", mc->owner->log_field, mc->row.id);
 	log_full(LOG_DEBUG, 0, field, "%s: %s -> %s", mc->row.id, state_names[mc->state],
 		state_names[state]);
 	mc->state = state;
@@ -126,7 +124,8 @@ static enum machine_state state_from_row(const struct vm_row *row)
 	return MACHINE_UNKNOWN;
 }
 
-int machine_new(struct machines *ms, const struct vm_row *row, struct machine **ret)
+int machine_new(struct machines *ms, const struct machine_owner *owner, const struct vm_row *row,
+	struct machine **ret)
 {
 	_cleanup_(machine_freep) struct machine *mc = calloc(1, sizeof(*mc));
 	int r;
@@ -134,6 +133,7 @@ int machine_new(struct machines *ms, const struct vm_row *row, struct machine **
 	if (!mc)
 		return -ENOMEM;
 	mc->machines = ms;
+	mc->owner = owner;
 	mc->image_fd = mc->own_fd = mc->pidfd = -EBADF;
 	mc->kernel = (struct kernel_files)KERNEL_FILES_INIT;
 	TAILQ_INIT(&mc->waiters);
@@ -210,7 +210,8 @@ struct machine *machine_free(struct machine *mc)
 	return NULL;
 }
 
-int machines_new(struct manager *m, struct machines **ret, struct error *err)
+int machines_new(struct manager *m, const struct machine_owner *const *owners,
+	struct machines **ret, struct error *err)
 {
 	struct machines *ms = calloc(1, sizeof(*ms));
 	int r;
@@ -218,23 +219,19 @@ int machines_new(struct manager *m, struct machines **ret, struct error *err)
 	if (!ms)
 		return error_no_memory(err, "cannot load the machines");
 	ms->m = m;
+	ms->owners = owners;
+	*ret = ms; /* what recovers asks for it */
 	LIST_INIT(&ms->list);
-	LIST_INIT(&ms->runs);
-	LIST_INIT(&ms->creations);
 	TAILQ_INIT(&ms->proofs);
-	r = reaper_new(ms);
-	if (r >= 0)
-		r = reserve_new(ms);
+	r = reserve_new(ms);
 	if (r >= 0)
 		r = machines_recover(ms, err);
 	if (r < 0) {
 		error_set_errno(err, ERROR_INTERNAL, r, "look at pyrod's journal",
 			"cannot load the machines");
-		machines_free(ms);
+		*ret = machines_free(ms);
 		return r;
 	}
-	reaper_update(ms);
-	*ret = ms;
 	return 0;
 }
 
@@ -242,8 +239,6 @@ struct machines *machines_free(struct machines *ms)
 {
 	if (!ms)
 		return NULL;
-	runs_end(ms);
-	creations_end(ms);
 	while (!LIST_EMPTY(&ms->list)) {
 		struct machine *mc = LIST_FIRST(&ms->list);
 
@@ -255,106 +250,25 @@ struct machines *machines_free(struct machines *ms)
 	for (size_t i = 0; i < ms->n_leftovers; i++)
 		disk_op_free(ms->leftovers[i]);
 	free(ms->leftovers);
-	sd_event_source_disable_unref(ms->reaper);
 	sd_event_source_disable_unref(ms->reserve);
 	proofs_free(ms);
 	free(ms);
 	return NULL;
 }
 
-static bool visible(const struct machine *mc, uid_t uid)
+struct machine *machines_next(struct machines *ms, const struct machine *mc)
 {
-	return uid == 0 || mc->row.owner_uid == uid;
+	return mc ? LIST_NEXT(mc, entry) : LIST_FIRST(&ms->list);
 }
 
-int machines_find(
-	struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err)
+struct manager *machine_manager(const struct machine *mc)
 {
-	struct machine *mc, *found = NULL;
-	unsigned n = 0;
-
-	LIST_FOREACH (mc, &ms->list, entry) {
-		if (!visible(mc, uid) || !startswith(mc->row.id, id))
-			continue;
-		found = mc;
-		n++;
-		if (streq(mc->row.id, id)) {
-			n = 1;
-			break;
-		}
-	}
-	if (n == 1) {
-		*ret = found;
-		return 0;
-	}
-	return error_set(err, ERROR_VM_NOT_FOUND,
-		n > 1 ? "several machines begin so" : "it never was, or it has been deleted",
-		"pyro vm list", "no machine %s", id);
+	return mc->machines->m;
 }
 
-static const char *none_if_empty(const char *s)
+const struct vm_row *machine_row(const struct machine *mc)
 {
-	return s[0] ? s : NULL;
-}
-
-static int add_spec(struct machine *mc, json_object *o)
-{
-	int r = json_add_str(o, "vm_id", mc->row.id);
-
-	if (r >= 0)
-		r = json_add_str(o, "environment", mc->row.environment);
-	if (r >= 0)
-		r = json_add_str(o, "environment_version", mc->row.environment_version);
-	if (r >= 0)
-		r = json_add_str(o, "state", machine_state_public(mc->state));
-	if (r >= 0)
-		r = json_add_str(o, "stop_reason",
-			mc->state == MACHINE_STOPPED ? none_if_empty(mc->row.stop_reason) : NULL);
-	if (r >= 0)
-		r = json_add_str(o, "pause_reason", machine_pause_reason(mc));
-	if (r >= 0)
-		r = json_add_int(o, "vcpu_count", mc->row.vcpu_count);
-	if (r >= 0)
-		r = json_add_int(o, "mem_mib", (int64_t)mc->row.mem_mib);
-	if (r >= 0)
-		r = json_add_int(o, "disk_mib", (int64_t)mc->row.disk_mib);
-	if (r >= 0)
-		r = json_add_int(o, "ttl_seconds", mc->row.ttl_seconds);
-	if (r >= 0)
-		r = json_add_time(o, "created_at", mc->row.created_usec);
-	if (r >= 0)
-		r = json_add_time(o, "expires_at", mc->row.expires_usec);
-	return r;
-}
-
-/* Members of a network, which no machine has yet. */
-static int add_absent(json_object *o, const char *const *names, size_t n)
-{
-	int r = json_add_bool(o, "network_enabled", false);
-
-	for (size_t i = 0; r >= 0 && i < n; i++)
-		r = json_add_str(o, names[i], NULL);
-	return r;
-}
-
-static int add_present(struct machine *mc, json_object *o)
-{
-	static const char *const absent[] = { "network_policy", "guest_ip", "tap_name" };
-	int r = add_absent(o, absent, ARRAY_SIZE(absent));
-
-	if (r >= 0)
-		r = json_add_bool(o, "allow_host_compat", false);
-	if (r >= 0)
-		r = json_add_str(o, "execution_mode", mc->vmm ? vmm_execution_mode(mc->vmm) : NULL);
-	if (r >= 0)
-		r = json_add_str(o, "accelerator", none_if_empty(mc->row.accelerator));
-	if (r >= 0)
-		r = json_add_str(o, "start_mode", none_if_empty(mc->row.start_mode));
-	if (r >= 0)
-		r = json_add_str(o, "last_error", mc->row.last_error);
-	if (r >= 0)
-		r = json_add_int(o, "owner_uid", mc->row.owner_uid);
-	return r;
+	return &mc->row;
 }
 
 const char *machine_id(const struct machine *mc)
@@ -362,96 +276,34 @@ const char *machine_id(const struct machine *mc)
 	return mc->row.id;
 }
 
-int machine_json(struct machine *mc, json_object **ret)
+const struct machine_owner *machine_owner(const struct machine *mc)
 {
-	_cleanup_json_ json_object *o = json_object_new_object();
-	int r = o ? add_spec(mc, o) : -ENOMEM;
-
-	if (r >= 0)
-		r = add_present(mc, o);
-	if (r < 0)
-		return r;
-	*ret = TAKE_PTR(o);
-	return 0;
+	return mc->owner;
 }
 
-int machine_network_json(struct machine *mc, json_object **ret)
+enum machine_state machine_state(const struct machine *mc)
 {
-	static const char *const absent[] = { "network_policy", "tap_name", "guest_ip",
-		"gateway_ip", "subnet_cidr", "mac_address" };
-	_cleanup_json_ json_object *o = json_object_new_object();
-	int r = o ? json_add_str(o, "vm_id", mc->row.id) : -ENOMEM;
-
-	if (r >= 0)
-		r = add_absent(o, absent, ARRAY_SIZE(absent));
-	if (r >= 0)
-		r = json_add(o, "dns_servers", json_object_new_array());
-	if (r >= 0)
-		r = json_add(o, "ports", json_object_new_array());
-	if (r >= 0)
-		r = json_add_bool(o, "outbound_connectivity_expected", false);
-	if (r >= 0)
-		r = json_add_str(o, "reason", "its network is off");
-	if (r < 0)
-		return r;
-	*ret = TAKE_PTR(o);
-	return 0;
+	return mc->state;
 }
 
-/* Last activity first. Rows of an older pyro do not know theirs. */
-static int by_activity(const void *a, const void *b)
+bool machine_is_new(const struct machine *mc)
 {
-	const struct machine *x = *(const struct machine *const *)a,
-			     *y = *(const struct machine *const *)b;
-	uint64_t at_x = MAX_OF(x->row.active_usec, x->row.created_usec),
-		 at_y = MAX_OF(y->row.active_usec, y->row.created_usec);
-
-	return at_x != at_y ? (at_x < at_y ? 1 : -1) : strcmp(x->row.id, y->row.id);
+	return mc->this_life;
 }
 
-static int add_machines(struct machines *ms, uid_t uid, bool all, json_object *list)
+const char *machine_execution_mode(const struct machine *mc)
 {
-	_cleanup_free_ struct machine **sorted = calloc(machines_count(ms, 0) + 1, sizeof(*sorted));
-	struct machine *mc;
-	size_t n = 0;
-
-	if (!sorted)
-		return -ENOMEM;
-	LIST_FOREACH (mc, &ms->list, entry)
-		if (all || mc->row.owner_uid == uid)
-			sorted[n++] = mc;
-	qsort(sorted, n, sizeof(*sorted), by_activity);
-	for (size_t i = 0; i < n; i++) {
-		json_object *o = NULL;
-		int r = machine_json(sorted[i], &o);
-
-		if (r < 0)
-			return r;
-		if (json_object_array_add(list, o) < 0) {
-			json_object_put(o);
-			return -ENOMEM;
-		}
-	}
-	return 0;
+	return mc->vmm ? vmm_execution_mode(mc->vmm) : NULL;
 }
 
-int machines_list_json(struct machines *ms, uid_t uid, bool all, json_object **ret)
+const char *machine_accelerator_reason(const struct machine *mc)
 {
-	_cleanup_json_ json_object *o = json_object_new_object();
-	_cleanup_json_ json_object *list = json_object_new_array();
-	int r;
+	return mc->accelerator_reason;
+}
 
-	if (!o || !list)
-		return -ENOMEM;
-	r = add_machines(ms, uid, all, list);
-	if (r >= 0)
-		r = json_add_int(o, "count", (int64_t)json_object_array_length(list));
-	if (r >= 0)
-		r = json_add(o, "vms", TAKE_PTR(list));
-	if (r < 0)
-		return r;
-	*ret = TAKE_PTR(o);
-	return 0;
+char *machine_fix(const struct machine *mc, const char *verb)
+{
+	return str_printf("%s %s %s", mc->owner->command, verb, mc->row.id);
 }
 
 bool machines_use_digest(const char *digest, void *machines)
@@ -480,7 +332,7 @@ static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec
 {
 	struct machine_waiter *w = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *fix = str_printf("pyro vm status %s", w->machine->row.id);
+	_cleanup_free_ char *fix = machine_fix(w->machine, "status");
 
 	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "pyrod has asked it since it began, and goes on",
 		fix, "the guest of machine %s has not answered yet", w->machine->row.id);
@@ -557,6 +409,8 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	_cleanup_error_ struct error why = ERROR_INIT;
 	_cleanup_free_ char *became =
 		str_printf("%s; what ran in it has ended, its disk is gone", reason);
+	_cleanup_free_ char *fix =
+		str_printf("%s create ENVIRONMENT, for another machine", mc->owner->command);
 	int r = machine_wait(mc, WAIT_GONE, done, userdata);
 
 	if (r < 0)
@@ -564,8 +418,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 	mc->floor = 0; /* also when it is on its way down to another */
 	machine_skip_reading(mc);
 	/* Read by those who wait for its start or stop too: what they asked for may be what ended it. */
-	error_set(&why, ERROR_CANCELLED, became, "pyro vm create ENVIRONMENT, for another machine",
-		"machine %s was deleted", mc->row.id);
+	error_set(&why, ERROR_CANCELLED, became, fix, "machine %s was deleted", mc->row.id);
 	if (machine_goes_down(mc)) {
 		if (mc->failure.set && mc->failure.code == ERROR_CANCELLED) {
 			error_clear(&mc->failure);
@@ -579,7 +432,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 
 static int wrong_state(struct machine *mc, const char *verb, const char *fix, struct error *err)
 {
-	_cleanup_free_ char *say = str_printf("pyro vm %s %s", fix, mc->row.id);
+	_cleanup_free_ char *say = machine_fix(mc, fix);
 
 	return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, say,
 		"machine %s is %s and cannot be %s", mc->row.id, machine_state_public(mc->state),

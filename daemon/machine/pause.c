@@ -105,7 +105,7 @@ void machine_paused(struct machine *mc, const char *reason)
 	mc->pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
 	say(mc, reason);
-	run_on_pause(mc);
+	mc->owner->on_pause(mc);
 	count_idle(mc);
 	if (!mc->pause->disk_full)
 		return;
@@ -130,7 +130,7 @@ void machine_unpaused(struct machine *mc)
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
 	hold(mc, false);
 	say(mc, NULL);
-	run_on_pause(mc);
+	mc->owner->on_pause(mc);
 }
 
 const char *machine_pause_reason(const struct machine *mc)
@@ -151,8 +151,8 @@ char *machine_pause_detail(const struct machine *mc)
 		return str_printf("there is space on %s again", m->state_dir);
 	if (!mc->pause->disk_full)
 		return str_printf(
-			"a write to its disk failed on the host, and it does not go on; end it: pyro vm delete %s",
-			mc->row.id);
+			"a write to its disk failed on the host, and it does not go on; end it: %s delete %s",
+			mc->owner->command, mc->row.id);
 	return str_printf("the host's disk is %s; free space on %s and it goes on",
 		m->config->disk_reserve_mib > 0 ? "almost full (disk_reserve_mib)" : "full",
 		m->state_dir);

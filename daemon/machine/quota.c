@@ -179,9 +179,10 @@ static char *ask_for(const struct resource *res, int64_t most)
 /* One limit, and those machines that count beside the one asked about. */
 struct limit {
 	const struct resource *res;
-	bool total;    /* of all users */
-	int64_t max;   /* 0: none */
-	int64_t asked; /* by one machine */
+	const struct machine_owner *lister; /* whose command lists all machines */
+	bool total;                         /* of all users */
+	int64_t max;                        /* 0: none */
+	int64_t asked;                      /* by one machine */
 	int64_t own,
 		others; /* what the asking user's other machines have, and other users' where they count */
 	int64_t kin; /* of own: the account's other uids', which the asking user does not see */
@@ -197,17 +198,19 @@ static const char *limit_key(const struct limit *l)
 /* What can be ended so that the rest is enough. NULL: nothing, or out of memory. */
 static char *end_machines(const struct limit *l)
 {
+	const char *command = l->lister->command, *id = l->lister->id_name;
 	int64_t excess = l->own + l->others + l->asked - l->max, mine = l->own - l->kin;
 
 	if (excess <= mine && (l->res->flag || excess == 1))
-		return strdup("pyro vm delete VM_ID, of a machine that pyro vm list shows");
+		return str_printf(
+			"%s delete %s, of a machine that %s list shows", command, id, command);
 	if (excess <= mine)
-		return str_printf("pyro vm delete VM_ID, of each of %lld machines that pyro vm "
-				  "list shows",
-			(long long)excess);
+		return str_printf("%s delete %s, of each of %lld machines that %s list shows",
+			command, id, (long long)excess, command);
 	if (excess <= l->own)
-		return strdup("sudo pyro vm delete VM_ID, of a machine that sudo pyro vm list "
-			      "--all-users shows of these uids");
+		return str_printf("sudo %s delete %s, of a machine that sudo %s list --all-users "
+				  "shows of these uids",
+			command, id, command);
 	return excess <= l->others ? strdup("wait until other users' machines have ended") : NULL;
 }
 
@@ -307,6 +310,7 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 		r = check_limit(
 			&(struct limit){
 				.res = &resources[k],
+				.lister = ms->owners[0],
 				.total = of_all,
 				.max = maxima[of_all][k],
 				.asked = want[k],

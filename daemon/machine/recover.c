@@ -130,7 +130,7 @@ static int ended_meanwhile(struct machine *mc)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *fix = machine_again_fix(mc);
 
-	if (mc->row.one_shot)
+	if (mc->owner->remains == REMAINS_NOTHING)
 		return machine_delete(mc, "it ended", on_recovered, NULL);
 	error_set(&err, ERROR_GUEST_DIED,
 		streq(mc->row.boot_id, mc->machines->boot_id) ? "it ended while pyrod was away"
@@ -161,14 +161,25 @@ static int recover_vmm(struct machine *mc)
 	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: %s: %s", mc->row.id,
 		err.message ? err.message : "it cannot be adopted",
 		err.cause ? err.cause : "no cause");
-	return mc->row.one_shot ? machine_delete(mc, "it cannot be adopted", on_recovered, NULL)
-				: 0;
+	if (mc->owner->remains != REMAINS_NOTHING)
+		return 0;
+	return machine_delete(mc, "it cannot be adopted", on_recovered, NULL);
+}
+
+/* The column tells who leaves nothing. NULL: no such owner is known. */
+static const struct machine_owner *owner_of(const struct machines *ms, const struct vm_row *row)
+{
+	for (size_t i = 0; ms->owners[i]; i++)
+		if ((ms->owners[i]->remains == REMAINS_NOTHING) == row->one_shot)
+			return ms->owners[i];
+	return NULL;
 }
 
 static int recover_row(struct machines *ms, const struct vm_row *row)
 {
+	const struct machine_owner *owner = owner_of(ms, row);
 	struct machine *mc;
-	int r = machine_new(ms, row, &mc);
+	int r = owner ? machine_new(ms, owner, row, &mc) : -EBADMSG;
 
 	if (r < 0)
 		return r;
@@ -201,7 +212,7 @@ static void on_forgotten(int k, const struct error *err, _unused_ void *userdata
 }
 
 /* The commands of the machines that are being adopted; those of others were never started, for their machine would
- * have gone with them. A one-shot without one has nothing to live for. */
+ * have gone with them. A machine that was to run one alone, and has none, has nothing to live for. */
 static int recover_execs(struct machines *ms, struct error *err)
 {
 	struct exec_row *rows = NULL;
@@ -212,13 +223,15 @@ static int recover_execs(struct machines *ms, struct error *err)
 	for (size_t i = 0; i < n; i++) {
 		mc = find_adopting(ms, rows[i].vm_id);
 		if (r >= 0)
-			r = mc ? run_adopt(mc, &rows[i])
-			       : store_exec_forget(ms->m->store, rows[i].id, on_forgotten, NULL);
+			r = mc && mc->owner->adopt_exec ? mc->owner->adopt_exec(mc, &rows[i])
+							: store_exec_forget(ms->m->store,
+								  rows[i].id, on_forgotten, NULL);
 		exec_row_done(&rows[i]);
 	}
 	free(rows);
 	LIST_FOREACH (mc, &ms->list, entry)
-		if (r >= 0 && mc->adopting && mc->row.one_shot && LIST_EMPTY(&mc->execs))
+		if (r >= 0 && mc->adopting && mc->owner->remains == REMAINS_NOTHING &&
+			LIST_EMPTY(&mc->execs))
 			r = machine_delete(mc, "its start was cut off", on_recovered, NULL);
 	return r;
 }
@@ -254,6 +267,14 @@ static int remove_leftover(struct machines *ms, const char *parent, const char *
 	return disk_remove(ms->m, path, on_leftover, NULL, &more[ms->n_leftovers++], NULL);
 }
 
+static bool names_machine(const struct machines *ms, const char *name)
+{
+	for (size_t i = 0; ms->owners[i]; i++)
+		if (startswith(name, ms->owners[i]->id_prefix))
+			return true;
+	return false;
+}
+
 /* Only what is named as a machine is ours to remove. */
 static int sweep(struct machines *ms, const char *base, const char *sub)
 {
@@ -265,7 +286,7 @@ static int sweep(struct machines *ms, const char *base, const char *sub)
 	if (!dir)
 		return parent && errno == ENOENT ? 0 : -errno;
 	while (r >= 0 && (d = readdir(dir)))
-		if (startswith(d->d_name, "vm-") && !has_row(ms, d->d_name))
+		if (names_machine(ms, d->d_name) && !has_row(ms, d->d_name))
 			r = remove_leftover(ms, parent, d->d_name);
 	(void)closedir(dir);
 	return r;

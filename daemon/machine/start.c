@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a machine is made of, as named steps from the ground up, each with its undo; engine.c runs them.
- * The first of them make a machine that is `created`, the rest boot it. Called by create.c and run.c.
+ * The first of them make a machine that is `created`, the rest boot it. Called by core/.
  *
  * What must stay true: the row is committed before anything else exists and goes last; a boot begins with
  * the commit that says so.
@@ -177,7 +177,7 @@ static int undo_disk(struct machine *mc)
 	return mc->disk_op ? STEP_WAIT : 0;
 }
 
-/* A one-shot boots at once: it is never seen as created, and is spared the commit. */
+/* A machine that boots at once is never seen as created, and is spared the commit. */
 static int run_created(struct machine *mc, struct error *err)
 {
 	if (mc->target == machine_steps())
@@ -370,7 +370,7 @@ static int run_vmm(struct machine *mc, struct error *err)
 	mc->own_fd = open(mc->disk_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (mc->own_fd < 0) {
 		r = -errno;
-		fix = error_errno_fix(r) ? NULL : str_printf("pyro vm delete %s", mc->row.id);
+		fix = error_errno_fix(r) ? NULL : machine_fix(mc, "delete");
 		return error_set_errno(err, ERROR_START_FAILED, r, fix,
 			"cannot open the machine's disk %s", mc->disk_path);
 	}
@@ -443,12 +443,12 @@ static int run_agent(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
-/* Who started a machine is told after the commit; a one-shot's command does not wait for one more. */
+/* Who started a machine is told after the commit; the command for which it goes does not wait for one more. */
 static int run_started(struct machine *mc, struct error *err)
 {
 	machine_set_state(mc, MACHINE_STARTED);
 	machine_has_booted(mc);
-	if (!mc->row.one_shot)
+	if (mc->owner->remains != REMAINS_NOTHING)
 		return commit_row(mc, err);
 	machine_save(mc);
 	return 0;
@@ -493,13 +493,13 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 		.disk_mib = spec->disk_mib,
 		.ttl_seconds = spec->ttl_seconds,
 		.created_usec = wall_usec(),
-		.one_shot = spec->one_shot,
+		.one_shot = spec->owner->remains == REMAINS_NOTHING,
 	};
 
 	row.active_usec = row.created_usec;
 	if (spec->ttl_seconds > 0)
 		row.expires_usec = row.created_usec + (uint64_t)spec->ttl_seconds * USEC_PER_SEC;
-	api_new_id("vm-", row.id);
+	api_new_id(spec->owner->id_prefix, row.id);
 	(void)snprintf(row.state, sizeof(row.state), "%s", machine_state_name(MACHINE_PREPARING));
 	(void)snprintf(row.start_mode, sizeof(row.start_mode), "cold");
 	memcpy(row.boot_id, ms->boot_id, sizeof(row.boot_id));
@@ -522,7 +522,7 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 	int r = make_row(ms, spec, &row);
 
 	if (r >= 0)
-		r = machine_new(ms, &row, &mc);
+		r = machine_new(ms, spec->owner, &row, &mc);
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot create a machine");

@@ -7,7 +7,7 @@
  * ends the connection.
  */
 
-#include "daemon/machine/machine.h"
+#include "daemon/core/vm.h"
 #include "daemon/image/environment.h"
 #include "daemon/log.h"
 #include "daemon/rpc/call.h"
@@ -201,7 +201,7 @@ static int look_up(struct call *c, struct error *err)
 	}
 	switch (c->method->object) {
 	case API_OBJ_VM:
-		return machines_find(m->machines, json_get_str(c->params, "vm_id", ""), c->uid,
+		return vm_find(m->machines, json_get_str(c->params, "vm_id", ""), c->uid,
 			&c->machine, err);
 	case API_OBJ_ENV:
 		return environments_find(m->environments,

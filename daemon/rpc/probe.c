@@ -185,7 +185,6 @@ static int start_probe(struct doctor_call *d, const char *environment, struct er
 			.ttl_seconds = m->config->default_ttl_seconds,
 			.accelerator = m->config->accelerator,
 			.owner_uid = call_uid(d->call),
-			.one_shot = true,
 		},
 		.command = "true",
 		.cwd = "/",

@@ -10,7 +10,7 @@
 #include <inttypes.h>
 
 #include "daemon/core/create.h"
-#include "daemon/machine/machine.h"
+#include "daemon/core/vm.h"
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"
@@ -207,7 +207,7 @@ static void reply_machine(struct call *c, struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *o = NULL;
-	int r = machine_json(mc, &o);
+	int r = vm_json(mc, &o);
 
 	if (r >= 0) {
 		call_reply(c, o);
@@ -270,7 +270,7 @@ static void on_state(const struct error *err, void *userdata)
 
 	if (err)
 		call_fail(sc->call, err);
-	else if (machines_find(sc->m->machines, sc->vm_id, 0, &mc, &gone) < 0)
+	else if (vm_find(sc->m->machines, sc->vm_id, 0, &mc, &gone) < 0)
 		call_fail(sc->call, &gone);
 	else
 		reply_machine(sc->call, mc);
@@ -314,7 +314,7 @@ int rpc_vm_stop(struct call *c, struct error *err)
 int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
 {
 	json_object *o = NULL;
-	int r = machine_network_json(call_machine(c), &o);
+	int r = vm_network_json(call_machine(c), &o);
 
 	if (r < 0)
 		return r;
@@ -332,7 +332,7 @@ int rpc_vm_list(struct call *c, struct error *err)
 		return error_set(err, ERROR_PERMISSION_DENIED, "other users' machines are for root",
 			"sudo pyro vm list --all-users",
 			"vm.list with all_users=true is not for uid %u", call_uid(c));
-	r = machines_list_json(call_manager(c)->machines, call_uid(c), all, &o);
+	r = vm_list_json(call_manager(c)->machines, call_uid(c), all, &o);
 	if (r < 0)
 		return r;
 	call_reply(c, o);
@@ -342,7 +342,7 @@ int rpc_vm_list(struct call *c, struct error *err)
 int rpc_vm_status(struct call *c, _unused_ struct error *err)
 {
 	json_object *o = NULL;
-	int r = machine_json(call_machine(c), &o);
+	int r = vm_json(call_machine(c), &o);
 	if (r < 0)
 		return r;
 	call_reply(c, o);
@@ -403,5 +403,5 @@ static void on_reaped(json_object *result, const struct error *err, void *userda
 int rpc_vm_reap_expired(struct call *c, _unused_ struct error *err)
 {
 	call_keep_on(c, NULL, NULL);
-	return machines_reap_expired(call_manager(c)->machines, call_uid(c), on_reaped, c);
+	return vm_reap_expired(call_manager(c), call_uid(c), on_reaped, c);
 }

@@ -79,20 +79,20 @@ int machines_check_size(_unused_ struct machines *ms, _unused_ uid_t uid, _unuse
 					    "too much memory");
 }
 
-int machines_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t uid,
+int vm_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t uid,
 	_unused_ struct machine **ret, struct error *err)
 {
 	return error_set(err, ERROR_VM_NOT_FOUND, NULL, "pyro vm list", "no machine %s", id);
 }
 
-int machines_list_json(
+int vm_list_json(
 	_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool all, json_object **ret)
 {
 	*ret = json_tokener_parse("{\"count\":0,\"vms\":[]}");
 	return 0;
 }
 
-int machine_json(_unused_ struct machine *mc, _unused_ json_object **ret)
+int vm_json(_unused_ struct machine *mc, _unused_ json_object **ret)
 {
 	return -ENOENT;
 }
@@ -102,7 +102,7 @@ const char *machine_id(_unused_ const struct machine *mc)
 	return "vm-000000000000";
 }
 
-int machine_network_json(_unused_ struct machine *mc, _unused_ json_object **ret)
+int vm_network_json(_unused_ struct machine *mc, _unused_ json_object **ret)
 {
 	return -ENOENT;
 }
@@ -170,8 +170,8 @@ int machine_delete(_unused_ struct machine *mc, _unused_ const char *reason,
 	return -ENOENT;
 }
 
-int machines_reap_expired(
-	_unused_ struct machines *ms, _unused_ uid_t uid, reap_done_fn done, void *userdata)
+int vm_reap_expired(
+	_unused_ struct manager *m, _unused_ uid_t uid, reap_done_fn done, void *userdata)
 {
 	fake.reap_done = done;
 	fake.reap_userdata = userdata;

@@ -5,6 +5,7 @@
 
 #include "daemon/core/create.h"
 #include "daemon/core/run.h"
+#include "daemon/core/vm.h"
 #include "daemon/image/environment.h"
 
 struct fake {

@@ -9,6 +9,8 @@
 #include <check.h>
 #include <signal.h>
 
+#include "daemon/core/core-internal.h"
+#include "daemon/core/vm.h"
 #include "daemon/machine/machine-internal.h"
 #include "proto/host.h"
 #include "tests/unit/core-fakes.h"
@@ -29,15 +31,15 @@ static void setup(void)
 	ck_assert_int_ge(sd_event_new(&event), 0);
 	fake_reset(event);
 	m = fake_manager(event);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	row.environment = strdup("debian:12");
-	ck_assert_int_eq(machine_new(m->machines, &row, &mc), 0);
+	ck_assert_int_eq(machine_new(m->machines, &vm_owner, &row, &mc), 0);
 	free(row.environment);
 }
 
 static void teardown(void)
 {
-	m->machines = machines_free(m->machines);
+	core_end(m);
 	fake_manager_free(m);
 	fake_done();
 	event = sd_event_unref(event);

@@ -11,6 +11,8 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include "daemon/core/core-internal.h"
+#include "daemon/core/vm.h"
 #include "daemon/machine/machine-internal.h"
 #include "daemon/machine/proof.h"
 #include "proto/json.h"
@@ -52,7 +54,7 @@ static void setup(void)
 	ck_assert_int_ge(sd_event_new(&event), 0);
 	fake_reset(event);
 	m = fake_manager(event);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	done = executing = false;
 	phases[0] = '\0';
 	run = NULL;
@@ -72,7 +74,7 @@ static void forget_run(void)
 static void teardown(void)
 {
 	forget_run();
-	m->machines = machines_free(m->machines);
+	core_end(m);
 	fake_manager_free(m);
 	fake_done();
 	event = sd_event_unref(event);
@@ -449,11 +451,19 @@ START_TEST(vmm_dies_under_the_command)
 }
 END_TEST
 
+/* Its VMM is up and its agent is asked. */
+static void until_dialled(void)
+{
+	for (int i = 0; i < 500 && fake.dials == 0; i++)
+		ck_assert_int_ge(sd_event_run(event, 20 * USEC_PER_MSEC), 0);
+	ck_assert_uint_gt(fake.dials, 0);
+}
+
 START_TEST(vmm_dies_before_the_agent)
 {
 	fake.mute = true;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
-	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	until_dialled();
 	fake_vmm_die();
 	ck_assert(loop_until(event, &done, LONG));
 	expect_failure(ERROR_START_FAILED);
@@ -492,7 +502,7 @@ START_TEST(vmm_boots_no_kernel)
 		m->config->kernel = strdup("/boot/mine");
 	fake.mute = fake.unseen = true;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
-	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	until_dialled();
 	fake_vmm_die();
 	ck_assert(loop_until(event, &done, LONG));
 	ck_assert(startswith(failure.message, "the VMM did not boot the kernel of machine vm-"));
@@ -527,8 +537,8 @@ START_TEST(deleted_by_another_call)
 	fake.command = COMMAND_HANG;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
 	ck_assert(loop_until(event, &executing, LONG));
-	ck_assert_int_eq(machines_find(m->machines, "vm-", 1000, &mc, NULL), 0);
-	ck_assert_int_lt(machines_find(m->machines, "vm-", 1001, &mc, NULL), 0);
+	ck_assert_int_eq(vm_find(m->machines, "vm-", 1000, &mc, NULL), 0);
+	ck_assert_int_lt(vm_find(m->machines, "vm-", 1001, &mc, NULL), 0);
 	ck_assert_int_eq(machine_delete(mc, "asked for", NULL, NULL), 0);
 	ck_assert(loop_until(event, &done, LONG));
 	expect_failure(ERROR_CANCELLED);
@@ -1015,8 +1025,8 @@ START_TEST(recovery)
 	ck_assert_int_eq(system(orphan), 0);
 	ck_assert_int_eq(store_vm_put(m->store, &row, on_kept, &kept), 0);
 	ck_assert(loop_until(event, &kept, LONG));
-	machines_free(m->machines);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	core_end(m);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	ck_assert_uint_eq(machines_count(m->machines, 0), 1);
 	wait_for_no_machine();
 	nothing_left();

@@ -14,6 +14,8 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
+#include "daemon/core/core-internal.h"
+#include "daemon/core/vm.h"
 #include "daemon/machine/machine-internal.h"
 #include "daemon/core/run.h"
 #include "daemon/unit.h"
@@ -36,7 +38,7 @@ static void setup(void)
 	ck_assert_int_ge(sd_event_new(&event), 0);
 	fake_reset(event);
 	m = fake_manager(event);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	done = false;
 	id[0] = '\0';
 }
@@ -56,7 +58,7 @@ static void teardown(void)
 	error_clear(&failure);
 	json_object_put(result);
 	result = NULL;
-	m->machines = machines_free(m->machines);
+	core_end(m);
 	fake_manager_free(m);
 	fake_done();
 	event = sd_event_unref(event);
@@ -66,7 +68,7 @@ static struct machine *the_machine(void)
 {
 	struct machine *mc;
 
-	ck_assert_int_eq(machines_find(m->machines, id, 1000, &mc, NULL), 0);
+	ck_assert_int_eq(vm_find(m->machines, id, 1000, &mc, NULL), 0);
 	return mc;
 }
 
@@ -318,7 +320,7 @@ START_TEST(creation_ends_with_the_daemon)
 
 	fake.stall = _i == 0 ? FAKE_PULL : FAKE_NONE;
 	create();
-	m->machines = machines_free(m->machines);
+	core_end(m);
 	ck_assert(done);
 	ck_assert_int_eq(failure.code, ERROR_CANCELLED);
 	(void)loop_until(event, &never, 20 * USEC_PER_MSEC); /* the fakes' part */
@@ -427,7 +429,7 @@ START_TEST(guest_switches_itself_off)
 	for (int k = 0; k < 500 && the_machine()->state != MACHINE_STOPPED; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	until_idle();
-	ck_assert_int_eq(machine_json(the_machine(), &o), 0);
+	ck_assert_int_eq(vm_json(the_machine(), &o), 0);
 	ck_assert_str_eq(json_get_str(o, "state", ""), "stopped");
 	ck_assert_str_eq(json_get_str(o, "stop_reason", ""), "guest");
 	ck_assert_ptr_null(json_get(o, "last_error"));
@@ -681,8 +683,8 @@ START_TEST(command_that_never_began)
 	boot();
 	stop();
 	ck_assert_uint_eq(exec_rows(), 1);
-	machines_free(m->machines);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	core_end(m);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	boot();
 	ck_assert(!failure.set);
 	ck_assert_uint_eq(exec_rows(), 0);
@@ -718,8 +720,8 @@ START_TEST(next_daemon)
 		boot();
 		stop();
 	}
-	machines_free(m->machines);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	core_end(m);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	ck_assert_int_eq(the_machine()->state, _i > 0 ? MACHINE_STOPPED : MACHINE_CREATED);
 	boot();
 	ck_assert(!failure.set);
@@ -741,17 +743,17 @@ START_TEST(an_hour_after_a_start)
 	bool never = false;
 
 	created();
-	machines_free(m->machines);
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	core_end(m);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	the_machine()->row.expires_usec = 1;
-	reaper_update(m->machines);
+	reaper_update(m);
 	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
-	ck_assert_int_eq(machines_reap_expired(m->machines, 1000, on_swept, NULL), 0);
+	ck_assert_int_eq(vm_reap_expired(m, 1000, on_swept, NULL), 0);
 	wait_done();
 	ck_assert_int_eq(json_object_get_int(json_get(result, "count")), 0);
 	ck_assert_int_eq(the_machine()->state, MACHINE_CREATED);
 	m->started_usec -= 3600 * USEC_PER_SEC;
-	reaper_update(m->machines);
+	reaper_update(m);
 	for (int i = 0; i < 500 && machines_count(m->machines, 0) > 0; i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_uint_eq(machines_count(m->machines, 0), 0);
@@ -770,9 +772,9 @@ START_TEST(after_the_hosts_restart)
 	strcpy(mc->row.boot_id, "an earlier boot");
 	ck_assert_int_eq(store_vm_put(m->store, &mc->row, NULL, NULL), 0);
 	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
-	machines_free(m->machines);
+	core_end(m);
 	fake.vmms = 0; /* the VMM that was left went with the host */
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
@@ -806,10 +808,10 @@ static void restart_over_a_vmm(void)
 	mc->row.vmm_pid = 0;
 	ck_assert_int_eq(store_vm_put(m->store, &mc->row, on_kept, &kept), 0);
 	ck_assert(loop_until(event, &kept, LONG));
-	machines_free(m->machines);
+	core_end(m);
 	fake.vmms = 0;
 	fake_break();
-	ck_assert_int_eq(machines_new(m, &m->machines, NULL), 0);
+	ck_assert_int_eq(core_start(m, NULL), 0);
 }
 
 static void until_setup(unsigned n)

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starts and ends the nouns together with the machines that they own. Called by manager.c.
+ *
+ * What must stay true: the lists are there before the first machine is loaded, whose commands become runs in
+ * them, and until the last machine is freed, whose end its runs are told.
+ */
+
+#include "daemon/core/core-internal.h"
+
+static const struct machine_owner *const owners[] = { &vm_owner, &run_owner, NULL };
+
+int core_start(struct manager *m, struct error *err)
+{
+	int r;
+
+	m->core = calloc(1, sizeof(*m->core));
+	if (!m->core)
+		return error_no_memory(err, "cannot load the machines");
+	LIST_INIT(&m->core->runs);
+	LIST_INIT(&m->core->creations);
+	r = reaper_new(m, &m->core->reaper);
+	if (r < 0)
+		error_set_errno(err, ERROR_INTERNAL, r, "look at pyrod's journal",
+			"cannot load the machines");
+	else
+		r = machines_new(m, owners, &m->machines, err);
+	if (r < 0) {
+		core_end(m);
+		return r;
+	}
+	reaper_update(m);
+	return 0;
+}
+
+void core_end(struct manager *m)
+{
+	if (!m->core)
+		return;
+	runs_end(m->core);
+	creations_end(m->core);
+	m->machines = machines_free(m->machines);
+	sd_event_source_disable_unref(m->core->reaper);
+	free(m->core);
+	m->core = NULL;
+}
