@@ -13,6 +13,8 @@ import hosts  # noqa: E402
 
 # Which its own filter denies, and a host has.
 LANDLOCK = "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+# Without it systemd 257 gives its units no network namespace, and says nothing (its exec-invoke.c).
+NETWORK = "--capability=CAP_NET_ADMIN"
 
 
 class Machine(hosts.Machine):
@@ -22,7 +24,7 @@ class Machine(hosts.Machine):
             os.makedirs(work + "/" + name)
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s/upper,workdir=%s/overlay" %
                         (lower, work, work), work + "/root"], check=True)
-        super().__init__(work + "/root", work, [LANDLOCK])
+        super().__init__(work + "/root", work, [LANDLOCK, NETWORK])
 
     def end(self):
         super().end()
