@@ -63,7 +63,8 @@ enum api_object {
 	API_OBJ_WORKSPACE,
 	API_OBJ_EXEC,
 	API_OBJ_SHELL,
-	API_OBJ_ENV
+	API_OBJ_ENV,
+	API_OBJ_MAX
 };
 enum api_right { API_ANYONE, API_OWNER, API_ADMIN };
 enum api_life { API_CALLER, API_KEPT };

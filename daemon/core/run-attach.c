@@ -164,22 +164,18 @@ static int check_free(struct run *r, struct error *err)
 	return 0;
 }
 
-int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
-	const uint64_t have[STREAM_MAX], const struct run_callbacks *cb, void *userdata,
-	struct run **ret, struct error *err)
+int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
+	const struct run_callbacks *cb, void *userdata, struct error *err)
 {
 	struct attach *a;
-	struct run *r;
-	int k = run_find(m, id, uid, &r, err);
+	int k = check_free(r, err);
 
-	if (k >= 0)
-		k = check_free(r, err);
 	if (k < 0)
 		return k;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return error_no_memory(err, "cannot attach");
-	a->receivers = m->receivers;
+	a->receivers = r->m->receivers;
 	a->fd = stdio_fd;
 	memcpy(a->have, have, sizeof(a->have));
 	r->cb = *cb;
@@ -198,8 +194,5 @@ int run_attach(struct manager *m, const char *id, uid_t uid, int stdio_fd,
 		r->attach = a;
 		run_report_paused(r);
 	}
-	if (k < 0)
-		return k;
-	*ret = r;
-	return 0;
+	return k < 0 ? k : 0;
 }

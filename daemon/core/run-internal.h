@@ -77,9 +77,6 @@ void run_begin_grace(struct run *r);
 extern const struct exec_callbacks run_exec_events;
 extern const struct stdio_callbacks run_stdio_events;
 
-/* By exec_id or prefix, as uid may see it. */
-int run_find(
-	struct manager *m, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
 int run_add_later(struct run *r);
 
 /* run-result.c */

@@ -750,7 +750,7 @@ void runs_end(struct core *core)
 	}
 }
 
-int run_find(struct manager *m, const char *id, uid_t uid, struct run **ret, struct error *err)
+int runs_find(struct manager *m, const char *id, uid_t uid, struct run **ret, struct error *err)
 {
 	struct run *r, *found = NULL;
 	unsigned n = 0;
@@ -771,17 +771,12 @@ int run_find(struct manager *m, const char *id, uid_t uid, struct run **ret, str
 	return 0;
 }
 
-int runs_signal(struct manager *m, const char *id, uid_t uid, int signo, json_object **ret,
-	struct error *err)
+int run_signal(struct run *r, int signo, json_object **ret, struct error *err)
 {
 	_cleanup_json_ json_object *o = NULL;
-	struct run *r;
 	const char *name = sigabbrev_np(signo);
-	int k = run_find(m, id, uid, &r, err);
+	int k = exec_kill(r->exec, signo);
 
-	if (k < 0)
-		return k;
-	k = exec_kill(r->exec, signo);
 	if (k < 0)
 		return error_set_errno(err, ERROR_WRONG_STATE, k,
 			"send the signal while the command runs", "command %s takes no signal now",

@@ -61,16 +61,18 @@ void run_cancel(struct run *r);
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */
 
+/* By exec_id or unambiguous prefix, as uid may see it (root sees all): exec_not_found otherwise. */
+int runs_find(
+	struct manager *m, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
+
 /*
  * exec.attach: a caller of a live run comes again, after its connection or its daemon was lost; it has the
  * output below have[] (by stream). The rest goes to stdio_fd (taken over on success) and the result to
- * on_done, as for vm.run. exec_not_found, wrong_state when it has a caller, outcome_unknown when what comes
- * next is lost. While the guest is being adopted it waits.
+ * on_done, as for vm.run. wrong_state when it has a caller, outcome_unknown when what comes next is lost.
+ * While the guest is being adopted it waits.
  */
-int run_attach(struct manager *m, const char *exec_id, uid_t uid, int stdio_fd,
-	const uint64_t have[STREAM_MAX], const struct run_callbacks *cb, void *userdata,
-	struct run **ret, struct error *err);
+int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
+	const struct run_callbacks *cb, void *userdata, struct error *err);
 
-/* exec.signal: by exec_id or prefix, as uid may see it. Sends signo to its foreground group. */
-int runs_signal(struct manager *m, const char *exec_id, uid_t uid, int signo, json_object **ret,
-	struct error *err);
+/* exec.signal: sends signo to its foreground group. */
+int run_signal(struct run *r, int signo, json_object **ret, struct error *err);

@@ -65,9 +65,48 @@ struct manager *call_manager(struct call *c)
 	return c->manager;
 }
 
-json_object *call_params(struct call *c)
+/* Every parameter of the method is there: api_check_params fills in what was not given. */
+json_object *call_value(struct call *c, const char *param)
 {
-	return c->params;
+	json_object *value = NULL;
+	bool has = json_object_object_get_ex(c->params, param, &value);
+
+	assert(has);
+	return value;
+}
+
+bool call_given(struct call *c, const char *param)
+{
+	return call_value(c, param) != NULL;
+}
+
+bool call_bool(struct call *c, const char *param)
+{
+	json_object *value = call_value(c, param);
+
+	assert(json_object_is_type(value, json_type_boolean));
+	return json_object_get_boolean(value);
+}
+
+int64_t call_int(struct call *c, const char *param)
+{
+	json_object *value = call_value(c, param);
+
+	assert(json_object_is_type(value, json_type_int));
+	return json_object_get_int64(value);
+}
+
+const char *call_str(struct call *c, const char *param)
+{
+	json_object *value = call_value(c, param);
+
+	assert(!value || json_object_is_type(value, json_type_string));
+	return value ? json_object_get_string(value) : NULL;
+}
+
+const char *call_str_if_any(struct call *c, const char *param)
+{
+	return json_get_str(c->params, param, NULL);
 }
 
 uid_t call_uid(struct call *c)
@@ -92,19 +131,9 @@ int call_require_admin(
 		"%s is not for uid %u", what, c->uid);
 }
 
-struct machine *call_machine(struct call *c)
-{
-	return c->machine;
-}
-
-struct environment *call_environment(struct call *c)
-{
-	return c->environment;
-}
-
 static int *find_fd(struct call *c, const char *param)
 {
-	int64_t i = json_get_int(c->params, param, -1);
+	int64_t i = call_given(c, param) ? call_int(c, param) : -1;
 	return i < 0 || (uint64_t)i >= c->n_fds ? NULL : &c->fds[i];
 }
 

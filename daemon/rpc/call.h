@@ -13,6 +13,7 @@
 struct call;
 struct environment;
 struct machine;
+struct run;
 
 enum call_end { CALL_CANCELLED, CALL_GONE };
 /* cancel was asked for, or the connection is gone. For CALL_GONE the call must not be answered any
@@ -20,17 +21,36 @@ enum call_end { CALL_CANCELLED, CALL_GONE };
 typedef void (*call_end_fn)(struct call *c, enum call_end why, void *userdata);
 
 struct manager *call_manager(struct call *c);
-json_object *call_params(struct call *c); /* borrowed; checked, defaults filled in */
 uid_t call_uid(struct call *c);
 /* Root, the daemon's own uid, or a member of group pyro-admin. */
 bool call_is_admin(struct call *c);
 /* permission_denied for everybody else: "WHAT is not for uid N". command is what an administrator types, or NULL. */
 int call_require_admin(struct call *c, const char *what, const char *command, const char *cause,
 	struct error *err);
-/* What the method acts on, looked up before the handler ran (API_OBJ_VM, API_OBJ_ENV); borrowed,
- * and valid only until the handler returns. */
-struct machine *call_machine(struct call *c);
-struct environment *call_environment(struct call *c);
+
+/*
+ * The parameters: checked, and with the defaults of the method's table, so that no handler has one of its own. A name that
+ * the table does not have, or as another type, is a fault of the program. Strings and values are borrowed.
+ */
+bool call_given(struct call *c, const char *param); /* it is not null */
+bool call_bool(struct call *c, const char *param);
+int64_t call_int(struct call *c, const char *param);
+const char *call_str(struct call *c, const char *param);    /* NULL for null */
+json_object *call_value(struct call *c, const char *param); /* NULL for null */
+/* The same for callbacks that several methods share: NULL also where the method has no such parameter. */
+const char *call_str_if_any(struct call *c, const char *param);
+
+/*
+ * What the method acts on (its object in api.def), found with the caller's rights before the handler ran; borrowed, and
+ * valid only until the handler returns. A handler finds nothing itself.
+ */
+struct machine *call_machine(struct call *c);         /* API_OBJ_VM */
+struct run *call_run(struct call *c);                 /* API_OBJ_EXEC */
+struct environment *call_environment(struct call *c); /* API_OBJ_ENV */
+/* In a callback of a kept call: finds the object again by its whole id, for the functions above until the callback
+ * returns. Its "not found" when it is gone. */
+int call_find_again(struct call *c, const char *id, struct error *err);
+
 /* The descriptor that an FD parameter names, a stream socket: the call's, which closes it as a stranger's must
  * be (receiver.h); -EBADF when the parameter is null. */
 int call_fd(struct call *c, const char *param);

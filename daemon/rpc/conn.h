@@ -104,8 +104,7 @@ struct call {
 	bool admin;
 	int fds[LIMIT_FDS_PER_LINE]; /* owned */
 	size_t n_fds;
-	struct machine *machine;         /* borrowed: API_OBJ_VM, until the handler returns */
-	struct environment *environment; /* borrowed: API_OBJ_ENV, likewise */
+	void *object; /* borrowed: of the method's kind, until the handler returns */
 	bool kept, outlives, cancelled;
 	bool *answered; /* borrowed: set when the call is freed while its handler runs */
 	call_end_fn on_end;
@@ -116,6 +115,8 @@ struct call {
 int call_new(struct conn *c, const struct api_method *method, json_object *id, struct call **ret);
 void call_free(struct call *c);
 DEFINE_CLEANUP(struct call *, call_free)
+/* object.c: finds what the method acts on, as the caller may see it. */
+int call_look_up(struct call *c, struct error *err);
 /* Tells the handler once that the caller cancelled; false when the call cannot be interrupted. */
 bool call_cancel(struct call *c);
 /* The connection is going: ends the call, or detaches the one that goes on. */

@@ -7,8 +7,7 @@
  * ends the connection.
  */
 
-#include "daemon/core/vm.h"
-#include "daemon/image/environment.h"
+#include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/rpc/call.h"
 #include "daemon/rpc/conn.h"
@@ -185,7 +184,7 @@ static int check_detached(struct call *c, struct error *err)
 		LIMIT_DETACHED_UID);
 }
 
-static int look_up(struct call *c, struct error *err)
+static int authorise(struct call *c, struct error *err)
 {
 	struct manager *m = c->manager;
 	if (m->degraded.set && !startswith(c->method->name, "system.") &&
@@ -199,15 +198,7 @@ static int look_up(struct call *c, struct error *err)
 		if (r < 0)
 			return r;
 	}
-	switch (c->method->object) {
-	case API_OBJ_VM:
-		return vm_find(m->machines, json_get_str(c->params, "vm_id", ""), c->uid,
-			&c->machine, err);
-	case API_OBJ_ENV:
-		return environments_find(m->environments,
-			json_get_str(c->params, "environment", ""), &c->environment, err);
-	default: return 0; /* execs are looked up with the caller's uid by the object itself */
-	}
+	return call_look_up(c, err);
 }
 
 static bool has_param(const struct api_method *m, const char *name)
@@ -256,14 +247,13 @@ static void run_handler(struct call *c, json_object *given)
 	if (r >= 0)
 		r = check_detached(c, &err);
 	if (r >= 0)
-		r = look_up(c, &err);
+		r = authorise(c, &err);
 	if (r >= 0)
 		r = handlers[c->method - api_methods](c, &err);
 	if (answered)
 		return;
 	c->answered = NULL;
-	c->machine = NULL;
-	c->environment = NULL;
+	c->object = NULL;
 	if (r >= 0 && c->kept)
 		return;
 	if (r >= 0)

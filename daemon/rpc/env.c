@@ -114,7 +114,7 @@ static int check_force(struct call *c, struct error *err)
 
 int rpc_env_pull(struct call *c, struct error *err)
 {
-	bool force = json_get_bool(call_params(c), "force", false);
+	bool force = call_bool(c, "force");
 	int r = force ? check_force(c, err) : 0;
 	if (r < 0)
 		return r;
@@ -129,7 +129,7 @@ int rpc_env_pull(struct call *c, struct error *err)
 		on_pull_done, w, &w->wait, err);
 	if (r < 0)
 		return r;
-	if (json_get_bool(call_params(c), "force", false))
+	if (call_bool(c, "force"))
 		log_uid(LOG_NOTICE, 0, call_uid(c), "uid %u forced a pull of %s",
 			(unsigned)call_uid(c), environment_name(w->env));
 	call_keep(c, on_pull_end, TAKE_PTR(w));
@@ -140,14 +140,13 @@ static void on_pruned(json_object *result, const struct error *err, void *userda
 {
 	_cleanup_error_ struct error failed = ERROR_INIT;
 	struct call *c = userdata;
-	bool all = json_get_bool(call_params(c), "all", false);
+	bool all = call_bool(c, "all");
 	if (err && err->set) {
 		json_object_put(result);
 		call_fail(c, err);
 		return;
 	}
-	if (!json_get_bool(call_params(c), "dry_run", false) &&
-		json_get_int(result, "count", 0) > 0)
+	if (!call_bool(c, "dry_run") && json_get_int(result, "count", 0) > 0)
 		log_uid(LOG_NOTICE, 0, call_uid(c), "uid %u pruned %s", (unsigned)call_uid(c),
 			json_object_to_json_string(json_get(result, "deleted")));
 	if (json_add_bool(result, "permitted", !all || call_is_admin(c)) < 0) {
@@ -162,8 +161,8 @@ static void on_pruned(json_object *result, const struct error *err, void *userda
 int rpc_env_prune(struct call *c, struct error *err)
 {
 	struct manager *m = call_manager(c);
-	bool all = json_get_bool(call_params(c), "all", false);
-	bool dry_run = json_get_bool(call_params(c), "dry_run", false);
+	bool all = call_bool(c, "all");
+	bool dry_run = call_bool(c, "dry_run");
 	int r = all && !dry_run
 			? call_require_admin(c, "env prune --all", "pyro env prune --all",
 				  "it removes environments that other users have installed, which is "

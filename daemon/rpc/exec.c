@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of running commands: exec.signal and exec.attach. Called by the dispatcher; the exec is looked
- * up with the caller's uid by the run's functions, so that another's is "not found".
+ * Handlers of running commands: exec.signal and exec.attach. Called by the dispatcher, which has found the
+ * command.
  */
 
 #include <signal.h>
@@ -32,14 +32,13 @@ static int signal_number(const char *name)
 
 int rpc_exec_signal(struct call *c, struct error *err)
 {
-	const char *name = json_get_str(call_params(c), "signal_name", "INT");
+	const char *name = call_str(c, "signal_name");
 	_cleanup_json_ json_object *result = NULL;
 	int signo = signal_number(name);
 	if (signo < 0)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "signal_name=INT",
 			"unknown signal %s", name);
-	int r = runs_signal(call_manager(c), json_get_str(call_params(c), "exec_id", ""),
-		call_uid(c), signo, &result, err);
+	int r = run_signal(call_run(c), signo, &result, err);
 	if (r < 0)
 		return r;
 	call_reply(c, TAKE_PTR(result));
@@ -48,19 +47,18 @@ int rpc_exec_signal(struct call *c, struct error *err)
 
 int rpc_exec_attach(struct call *c, struct error *err)
 {
-	json_object *params = call_params(c);
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
 	uint64_t have[STREAM_MAX] = {
-		[STREAM_STDOUT] = (uint64_t)json_get_int(params, "stdout_offset", 0),
-		[STREAM_STDERR] = (uint64_t)json_get_int(params, "stderr_offset", 0),
+		[STREAM_STDOUT] = (uint64_t)call_int(c, "stdout_offset"),
+		[STREAM_STDERR] = (uint64_t)call_int(c, "stderr_offset"),
 	};
 	int r;
 
 	if (!rc)
 		return -ENOMEM;
 	rc->call = c;
-	r = run_attach(call_manager(c), json_get_str(params, "exec_id", ""), call_uid(c),
-		call_fd(c, "stdio"), have, &run_call_callbacks, rc, &rc->run, err);
+	rc->run = call_run(c);
+	r = run_attach(rc->run, call_fd(c, "stdio"), have, &run_call_callbacks, rc, err);
 	if (r < 0)
 		return r;
 	call_give_fd(c, "stdio");

@@ -381,7 +381,7 @@ int rpc_system_doctor(struct call *c, struct error *err)
 		answer_untried(c, "no machine was tried: the store cannot be used", NULL);
 		return 0;
 	}
-	if (!json_get_bool(call_params(c), "probe", true)) {
+	if (!call_bool(c, "probe")) {
 		answer_untried(c, "no machine was tried: it was not asked for", "pyro doctor");
 		return 0;
 	}

@@ -19,8 +19,7 @@ static void on_run_progress(_unused_ struct run *r, const struct run_progress *p
 		json_add_str(o, "accelerator", p->accelerator) < 0 ||
 		json_add_str(o, "accelerator_reason", p->accelerator_reason) < 0 ||
 		(p->pause_reason && json_add_str(o, "pause_reason", p->pause_reason) < 0) ||
-		json_add_str(o, "environment",
-			json_get_str(call_params(rc->call), "environment", NULL)) < 0)
+		json_add_str(o, "environment", call_str_if_any(rc->call, "environment")) < 0)
 		return; /* progress may be dropped */
 	call_progress(rc->call, TAKE_PTR(o));
 }

@@ -36,7 +36,7 @@ int rpc_rpc_discover(struct call *c, _unused_ struct error *err)
 
 int rpc_cancel(struct call *c, _unused_ struct error *err)
 {
-	struct call *other = dispatch_find(c->conn, json_get(call_params(c), "id"));
+	struct call *other = dispatch_find(c->conn, call_value(c, "id"));
 	_cleanup_json_ json_object *o = json_object_new_object();
 	bool cancelled = other && other != c && call_cancel(other);
 	if (!o || json_add_bool(o, "cancelled", cancelled) < 0)

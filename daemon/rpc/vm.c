@@ -21,25 +21,26 @@
 #define ENV_NAME_SHOWN_MAX 60 /* bytes */
 #define TTL_MARGIN_SECONDS 60 /* beyond the command's own time limit */
 
-static int refuse_unsupported(json_object *params, struct error *err)
+static int refuse_machine(struct call *c, struct error *err)
 {
-	if (json_get_bool(params, "network", false))
+	if (call_bool(c, "network"))
 		return error_set(err, ERROR_UNSUPPORTED, "this version has no guest networks yet",
 			"run it without network", "network=true is not supported");
-	if (json_get_bool(params, "allow_host_compat", false))
+	if (call_bool(c, "allow_host_compat"))
 		return error_set(err, ERROR_UNSUPPORTED,
 			"this version runs commands in a machine or not at all",
 			"run it without allow_host_compat",
 			"allow_host_compat=true is not supported");
-	if (json_get(params, "wait_ms"))
-		return error_set(err, ERROR_UNSUPPORTED,
-			"this version answers when the command has ended", "run it without wait_ms",
-			"wait_ms is not supported");
-	if (json_get_bool(params, "interactive", false) && !json_get(params, "stdio"))
+	return 0;
+}
+
+static int refuse_command(struct call *c, struct error *err)
+{
+	if (call_bool(c, "interactive") && !call_given(c, "stdio"))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"pass a stream socket as stdio, or the text as stdin",
 			"interactive=true needs stdio, which carries it");
-	if (json_get(params, "stdin") && json_get(params, "stdio"))
+	if (call_given(c, "stdin") && call_given(c, "stdio"))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"leave out stdin; interactive=true says that input comes over stdio",
 			"stdin and stdio exclude each other");
@@ -47,11 +48,11 @@ static int refuse_unsupported(json_object *params, struct error *err)
 }
 
 /* contract.md section 7.4: unless given, long enough for the command (none: -1). 0 is for ever. */
-static int64_t ttl_of(struct manager *m, json_object *params, int64_t timeout)
+static int64_t ttl_of(struct call *c, int64_t timeout)
 {
-	int64_t dflt = m->config->default_ttl_seconds;
-	if (json_get(params, "ttl_seconds"))
-		return json_get_int(params, "ttl_seconds", 0);
+	int64_t dflt = call_manager(c)->config->default_ttl_seconds;
+	if (call_given(c, "ttl_seconds"))
+		return call_int(c, "ttl_seconds");
 	return dflt == 0 || timeout < 0 ? dflt : MAX_OF(dflt, timeout + TTL_MARGIN_SECONDS);
 }
 
@@ -93,29 +94,26 @@ static int env_of(json_object *env, char ***ret, struct error *err)
 
 static void fill_machine(struct call *c, int64_t timeout, struct machine_spec *ret)
 {
-	json_object *params = call_params(c);
-
 	*ret = (struct machine_spec){
-		.environment = json_get_str(params, "environment", NULL),
-		.vcpu_count = (unsigned)json_get_int(params, "vcpu_count", 1),
-		.mem_mib = (uint64_t)json_get_int(params, "mem_mib", 1024),
-		.disk_mib = (uint64_t)json_get_int(params, "disk_mib", 10240),
-		.ttl_seconds = ttl_of(call_manager(c), params, timeout),
+		.environment = call_str(c, "environment"),
+		.vcpu_count = (unsigned)call_int(c, "vcpu_count"),
+		.mem_mib = (uint64_t)call_int(c, "mem_mib"),
+		.disk_mib = (uint64_t)call_int(c, "disk_mib"),
+		.ttl_seconds = ttl_of(c, timeout),
 		.owner_uid = call_uid(c),
 	};
 }
 
 static void fill_command(struct call *c, struct run_params *p)
 {
-	json_object *params = call_params(c), *text = json_get(params, "stdin");
+	json_object *text = call_value(c, "stdin");
 
 	*p = (struct run_params){
-		.command = json_get_str(params, "command", NULL),
-		.cwd = json_get_str(params, "cwd", NULL),
-		.user = json_get_str(params, "user", NULL),
-		.timeout_usec =
-			(uint64_t)json_get_int(params, "timeout_seconds", 30) * USEC_PER_SEC,
-		.with_stdin = text || json_get_bool(params, "interactive", false),
+		.command = call_str(c, "command"),
+		.cwd = call_str(c, "cwd"),
+		.user = call_str(c, "user"),
+		.timeout_usec = (uint64_t)call_int(c, "timeout_seconds") * USEC_PER_SEC,
+		.with_stdin = text || call_bool(c, "interactive"),
 		.stdin_text = text ? json_object_get_string(text) : NULL,
 		.n_stdin = text ? (size_t)json_object_get_string_len(text) : 0,
 		.stdio_fd = -EBADF,
@@ -127,7 +125,7 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 {
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
 	_cleanup_(strv_freep) char **env = NULL;
-	int r = env_of(json_get(call_params(c), "env"), &env, err);
+	int r = env_of(call_value(c, "env"), &env, err);
 
 	if (r < 0)
 		return r;
@@ -147,26 +145,32 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 
 static int check_machine(struct call *c, enum accelerator *ret, struct error *err)
 {
-	json_object *params = call_params(c);
-	int r = refuse_unsupported(params, err);
+	int r = refuse_machine(c, err);
 
 	if (r >= 0)
 		r = machines_check_size(call_manager(c)->machines, call_uid(c),
-			json_get_int(params, "vcpu_count", 1),
-			json_get_int(params, "mem_mib", 1024), err);
-	return r < 0 ? r : accelerator_from_name(json_get_str(params, "accelerator", "auto"), ret);
+			call_int(c, "vcpu_count"), call_int(c, "mem_mib"), err);
+	return r < 0 ? r : accelerator_from_name(call_str(c, "accelerator"), ret);
 }
 
 int rpc_vm_run(struct call *c, struct error *err)
 {
 	struct run_params p;
 	enum accelerator accelerator;
-	int r = check_machine(c, &accelerator, err);
+	int r = 0;
 
+	if (call_given(c, "wait_ms"))
+		r = error_set(err, ERROR_UNSUPPORTED,
+			"this version answers when the command has ended", "run it without wait_ms",
+			"wait_ms is not supported");
+	if (r >= 0)
+		r = refuse_command(c, err);
+	if (r >= 0)
+		r = check_machine(c, &accelerator, err);
 	if (r < 0)
 		return r;
 	fill_command(c, &p);
-	fill_machine(c, json_get_int(call_params(c), "timeout_seconds", 30), &p.machine);
+	fill_machine(c, call_int(c, "timeout_seconds"), &p.machine);
 	p.machine.accelerator = accelerator;
 	return begin_run(c, NULL, &p, err);
 }
@@ -174,7 +178,7 @@ int rpc_vm_run(struct call *c, struct error *err)
 int rpc_vm_exec(struct call *c, struct error *err)
 {
 	struct run_params p;
-	int r = refuse_unsupported(call_params(c), err);
+	int r = refuse_command(c, err);
 
 	if (r < 0)
 		return r;
@@ -196,8 +200,7 @@ static void on_create_progress(const struct pull_progress *p, void *userdata)
 		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
 			0 ||
 		json_add_str(o, "detail", p->detail) < 0 ||
-		json_add_str(o, "environment",
-			json_get_str(call_params(cc->call), "environment", NULL)) < 0)
+		json_add_str(o, "environment", call_str(cc->call, "environment")) < 0)
 		return; /* progress may be dropped */
 	call_progress(cc->call, TAKE_PTR(o));
 }
@@ -258,7 +261,6 @@ int rpc_vm_create(struct call *c, struct error *err)
 
 struct state_call {
 	struct call *call; /* borrowed */
-	struct manager *m; /* borrowed */
 	char vm_id[API_ID_SIZE];
 };
 
@@ -266,14 +268,13 @@ static void on_state(const struct error *err, void *userdata)
 {
 	_cleanup_free_ struct state_call *sc = userdata;
 	_cleanup_error_ struct error gone = ERROR_INIT;
-	struct machine *mc;
 
 	if (err)
 		call_fail(sc->call, err);
-	else if (vm_find(sc->m->machines, sc->vm_id, 0, &mc, &gone) < 0)
+	else if (call_find_again(sc->call, sc->vm_id, &gone) < 0)
 		call_fail(sc->call, &gone);
 	else
-		reply_machine(sc->call, mc);
+		reply_machine(sc->call, call_machine(sc->call));
 }
 
 /* vm.start (stop_reason NULL) and vm.stop: the call is answered when the machine is where it shall be. */
@@ -286,7 +287,6 @@ static int change_state(struct call *c, const char *stop_reason, struct error *e
 	if (!sc)
 		return -ENOMEM;
 	sc->call = c;
-	sc->m = call_manager(c);
 	(void)snprintf(sc->vm_id, sizeof(sc->vm_id), "%s", machine_id(mc));
 	r = stop_reason ? machine_stop(mc, stop_reason, on_state, sc, err)
 			: machine_boot(mc, on_state, sc, err);
@@ -308,7 +308,7 @@ int rpc_vm_start(struct call *c, struct error *err)
 
 int rpc_vm_stop(struct call *c, struct error *err)
 {
-	return change_state(c, json_get_str(call_params(c), "reason", "user"), err);
+	return change_state(c, call_str(c, "reason"), err);
 }
 
 int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
@@ -324,7 +324,7 @@ int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
 
 int rpc_vm_list(struct call *c, struct error *err)
 {
-	bool all = json_get_bool(call_params(c), "all_users", false);
+	bool all = call_bool(c, "all_users");
 	json_object *o = NULL;
 	int r;
 

@@ -7,6 +7,8 @@
 
 #include "rpc-fakes.h"
 
+#include <check.h>
+
 #include "daemon/machine/proof.h"
 #include "daemon/image/confinement.h"
 #include "daemon/image/environment.h"
@@ -65,10 +67,22 @@ struct run *run_free(_unused_ struct run *r)
 	return NULL;
 }
 
-int runs_signal(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t uid, int signo,
-	_unused_ json_object **ret, struct error *err)
+int runs_find(_unused_ struct manager *m, const char *exec_id, uid_t uid, struct run **ret,
+	struct error *err)
 {
-	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s %d", exec_id, signo);
+	fake.found_as = uid;
+	if (!streq(exec_id, "ex-000000000000"))
+		return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s", exec_id);
+	*ret = &the_run;
+	return 0;
+}
+
+int run_signal(struct run *r, int signo, json_object **ret, _unused_ struct error *err)
+{
+	ck_assert_ptr_eq(r, &the_run);
+	fake.signo = signo;
+	*ret = json_tokener_parse("{\"exec_id\":\"ex-000000000000\",\"signal\":\"INT\"}");
+	return 0;
 }
 
 int machines_check_size(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ int64_t vcpus,
@@ -79,9 +93,14 @@ int machines_check_size(_unused_ struct machines *ms, _unused_ uid_t uid, _unuse
 					    "too much memory");
 }
 
-int vm_find(_unused_ struct machines *ms, const char *id, _unused_ uid_t uid,
-	_unused_ struct machine **ret, struct error *err)
+int vm_find(_unused_ struct machines *ms, const char *id, uid_t uid, struct machine **ret,
+	struct error *err)
 {
+	fake.found_as = uid;
+	if (fake.machine_id[0] && startswith(fake.machine_id, id)) {
+		*ret = (struct machine *)(void *)&the_run;
+		return 0;
+	}
 	return error_set(err, ERROR_VM_NOT_FOUND, NULL, "pyro vm list", "no machine %s", id);
 }
 
@@ -92,46 +111,31 @@ int vm_list_json(
 	return 0;
 }
 
-int vm_json(_unused_ struct machine *mc, _unused_ json_object **ret)
+int vm_json(_unused_ struct machine *mc, json_object **ret)
 {
-	return -ENOENT;
+	*ret = json_object_new_object();
+	return json_add_str(*ret, "vm_id", fake.machine_id);
 }
 
 const char *machine_id(_unused_ const struct machine *mc)
 {
-	return "vm-000000000000";
+	return fake.machine_id;
 }
 
-int vm_network_json(_unused_ struct machine *mc, _unused_ json_object **ret)
-{
-	return -ENOENT;
-}
-
-int machine_boot(_unused_ struct machine *mc, _unused_ machine_done_fn done,
-	_unused_ void *userdata, _unused_ struct error *err)
-{
-	return -ENOENT;
-}
-
-int machine_stop(_unused_ struct machine *mc, _unused_ const char *reason,
-	_unused_ machine_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
-{
-	return -ENOENT;
-}
-
-int run_in_machine(_unused_ struct machine *mc, _unused_ const struct run_params *p,
-	_unused_ const struct run_callbacks *cb, _unused_ void *userdata, _unused_ struct run **ret,
+int machine_boot(_unused_ struct machine *mc, machine_done_fn done, void *userdata,
 	_unused_ struct error *err)
 {
-	return -ENOENT;
+	fake.state_done = done;
+	fake.state_userdata = userdata;
+	return 0;
 }
 
-int run_attach(_unused_ struct manager *m, const char *exec_id, _unused_ uid_t uid,
-	_unused_ int stdio_fd, _unused_ const uint64_t have[STREAM_MAX],
-	_unused_ const struct run_callbacks *cb, _unused_ void *userdata, _unused_ struct run **ret,
-	struct error *err)
+int machine_stop(_unused_ struct machine *mc, _unused_ const char *reason, machine_done_fn done,
+	void *userdata, _unused_ struct error *err)
 {
-	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s", exec_id);
+	fake.state_done = done;
+	fake.state_userdata = userdata;
+	return 0;
 }
 
 int creation_start(_unused_ struct manager *m, const struct machine_spec *spec,
@@ -152,22 +156,6 @@ void creation_cancel(_unused_ struct creation *c)
 
 	error_cancelled(&err, "it is gone", "cancelled");
 	fake.creation.on_done(NULL, &err, fake.creation_userdata);
-}
-
-bool machines_use_digest(_unused_ const char *digest, _unused_ void *machines)
-{
-	return false;
-}
-
-size_t machines_count(_unused_ struct machines *ms, _unused_ uid_t uid)
-{
-	return 0;
-}
-
-int machine_delete(_unused_ struct machine *mc, _unused_ const char *reason,
-	_unused_ machine_done_fn done, _unused_ void *userdata)
-{
-	return -ENOENT;
 }
 
 int vm_reap_expired(
@@ -271,11 +259,6 @@ struct environment *environments_at(_unused_ struct environments *envs, size_t n
 	return n == 0 ? &the_environment : NULL;
 }
 
-int environments_check_space(_unused_ struct environments *envs, _unused_ struct error *err)
-{
-	return 0;
-}
-
 int environments_check_image(_unused_ struct environments *envs, _unused_ const char *digest,
 	_unused_ bool again, integrity_done_fn done, void *userdata, _unused_ struct error *err)
 {
@@ -291,17 +274,6 @@ void integrity_forget(_unused_ struct integrity *in, const void *userdata)
 		fake.read_done = NULL;
 }
 
-int kernels_check(_unused_ struct kernels *k, _unused_ const char *hash, _unused_ bool again,
-	_unused_ integrity_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
-{
-	return -ENOENT;
-}
-
-const char *kernels_damage(_unused_ struct kernels *k, _unused_ const char *hash)
-{
-	return NULL;
-}
-
 void proof_find(_unused_ struct manager *m, _unused_ const char *digest,
 	_unused_ enum accelerator a, struct proof *ret)
 {
@@ -311,23 +283,6 @@ void proof_find(_unused_ struct manager *m, _unused_ const char *digest,
 void machines_user_limits(_unused_ const struct manager *m, struct user_limits *ret)
 {
 	*ret = (struct user_limits){ .vcpus = 4, .mem_mib = 1024, .disk_mib = 10240 };
-}
-
-int machines_check_limits(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool least,
-	_unused_ struct error *err)
-{
-	return 0;
-}
-
-int machines_check_memory(_unused_ struct machines *ms, _unused_ uid_t uid, _unused_ bool least,
-	_unused_ struct error *err)
-{
-	return 0;
-}
-
-int kernels_is_configured(_unused_ struct kernels *k, _unused_ struct error *err)
-{
-	return 1;
 }
 
 int machines_check_space(_unused_ struct manager *m, _unused_ struct error *err)
@@ -356,21 +311,6 @@ int environments_prune(_unused_ struct environments *envs, _unused_ bool all, _u
 	_unused_ prune_done_fn done, _unused_ void *userdata, _unused_ struct error *err)
 {
 	return -ENOSPC;
-}
-
-const char *kernels_current(_unused_ struct kernels *k)
-{
-	return NULL;
-}
-
-const char *kernels_current_version(_unused_ struct kernels *k)
-{
-	return NULL;
-}
-
-const char *kernels_current_path(_unused_ struct kernels *k)
-{
-	return NULL;
 }
 
 static int fake_probe(_unused_ struct manager *m, _unused_ bool again, struct vmm_probe *ret)

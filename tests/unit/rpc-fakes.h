@@ -16,6 +16,11 @@ struct fake {
 	uid_t uid;
 	char env[64];
 	int runs, abandoned, freed, waits_freed;
+	char machine_id[16]; /* of the one machine; "" when there is none */
+	uid_t found_as;      /* as whom the last machine or command was looked up */
+	int signo;
+	machine_done_fn state_done; /* of a start or stop */
+	void *state_userdata;
 	bool installed; /* the one environment is */
 	bool vmm_usable;
 	int reads; /* of its image */

@@ -36,6 +36,50 @@ static const char *refused(const char *method, const char *json, size_t n_fds)
 
 #define RUN(members) "{\"environment\":\"debian:12\",\"command\":\"true\"" members "}"
 
+/* What the dispatcher must find before a method with this parameter begins; API_OBJ_NONE: nothing of its caller's. */
+static enum api_object kind_of(const struct api_field *f)
+{
+	static const struct {
+		const char *kind;
+		enum api_object object;
+	} kinds[] = {
+		{ "vm", API_OBJ_VM },
+		{ "workspace", API_OBJ_WORKSPACE },
+		{ "exec", API_OBJ_EXEC },
+		{ "shell", API_OBJ_SHELL },
+	};
+
+	for (size_t i = 0; f->type == API_ID && i < ARRAY_SIZE(kinds); i++)
+		if (streq(f->names[0], kinds[i].kind))
+			return kinds[i].object;
+	return API_OBJ_NONE;
+}
+
+/* An id in the parameters is that of the method's object, which is its owner's: no handler is left to look one up. */
+START_TEST(ids_are_looked_up)
+{
+	for (size_t i = 0; i < api_n_methods; i++) {
+		const struct api_method *method = &api_methods[i];
+		unsigned n = 0;
+
+		for (const struct api_field *f = method->params; f->name; f++) {
+			if (f->type != API_ID)
+				continue;
+			ck_assert_msg(
+				kind_of(f) == method->object, "%s: %s", method->name, f->name);
+			ck_assert(f->flags & API_REQUIRED);
+			n++;
+		}
+		if (method->object == API_OBJ_NONE || method->object == API_OBJ_ENV)
+			ck_assert_uint_eq(n, 0);
+		else {
+			ck_assert_msg(n == 1, "%s", method->name);
+			ck_assert_msg(method->right == API_OWNER, "%s", method->name);
+		}
+	}
+}
+END_TEST
+
 START_TEST(table)
 {
 	ck_assert_uint_eq(api_n_methods, API_M_MAX);
@@ -251,6 +295,7 @@ int main(void)
 	Suite *s = suite_create("api");
 	TCase *t = tcase_create("api");
 	tcase_add_test(t, table);
+	tcase_add_test(t, ids_are_looked_up);
 	tcase_add_test(t, defaults);
 	tcase_add_test(t, ranges);
 	tcase_add_test(t, strings);

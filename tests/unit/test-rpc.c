@@ -781,6 +781,79 @@ START_TEST(degraded)
 }
 END_TEST
 
+/* Each method that acts on somebody's object: it is asked for as its caller, and no handler runs without it. */
+START_TEST(objects_are_found_as_their_caller)
+{
+	_cleanup_close_ int fd = dial();
+	unsigned n = 0;
+
+	for (size_t i = 0; i < api_n_methods; i++) {
+		const struct api_method *method = &api_methods[i];
+		bool is_vm = method->object == API_OBJ_VM;
+		_cleanup_free_ char *call = NULL;
+		const char *a;
+
+		if (!is_vm && method->object != API_OBJ_EXEC)
+			continue;
+		if (streq(method->name,
+			    "exec.attach")) /* needs a descriptor: tests/t/test_authority.py */
+			continue;
+		call = str_printf("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":"
+				  "{\"%s\":\"%s-ffffffffffff\"%s}}\n",
+			method->name, is_vm ? "vm_id" : "exec_id", is_vm ? "vm" : "ex",
+			streq(method->name, "vm.exec") ? ",\"command\":\"true\"" : "");
+		fake.found_as = getuid() + 1;
+		a = ask(fd, call);
+		ck_assert_msg(strstr(a, is_vm ? "\"vm_not_found\"" : "\"exec_not_found\""),
+			"%s: %s", method->name, a);
+		ck_assert_uint_eq(fake.found_as, getuid());
+		n++;
+	}
+	ck_assert_uint_ge(n, 7);
+}
+END_TEST
+
+START_TEST(signals_what_was_found)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a = ask(fd, CALL_("1", "exec.signal", "{\"exec_id\":\"ex-000000000000\"}"));
+
+	ck_assert_ptr_nonnull(strstr(a, "\"result\""));
+	ck_assert_int_eq(fake.signo, SIGINT); /* the table's default */
+	a = ask(fd, CALL_("2", "exec.signal",
+			    "{\"exec_id\":\"ex-000000000000\",\"signal_name\":\"KILL\"}"));
+	ck_assert_ptr_nonnull(strstr(a, "\"result\""));
+	ck_assert_int_eq(fake.signo, SIGKILL);
+}
+END_TEST
+
+/* A prefix that was given is not looked up again: by then another machine may begin so. */
+START_TEST(found_again_by_its_whole_id)
+{
+	_cleanup_close_ int fd = dial();
+	const char *a;
+
+	strcpy(fake.machine_id, "vm-000000000001");
+	transmit(fd, CALL_("1", "vm.stop", "{\"vm_id\":\"vm-00\"}"),
+		strlen(CALL_("1", "vm.stop", "{\"vm_id\":\"vm-00\"}")));
+	while (!fake.state_done)
+		turn();
+	fake.state_done(NULL, fake.state_userdata);
+	a = receive(fd);
+	ck_assert_ptr_nonnull(strstr(a, "\"vm_id\":\"vm-000000000001\""));
+
+	fake.state_done = NULL;
+	transmit(fd, CALL_("2", "vm.start", "{\"vm_id\":\"vm-00\"}"),
+		strlen(CALL_("2", "vm.start", "{\"vm_id\":\"vm-00\"}")));
+	while (!fake.state_done)
+		turn();
+	strcpy(fake.machine_id, "vm-000000000002");
+	fake.state_done(NULL, fake.state_userdata);
+	a = receive(fd);
+	ck_assert_ptr_nonnull(strstr(a, "no machine vm-000000000001"));
+}
+END_TEST
+
 /* A path where somebody listens is not taken over; one that a dead daemon has left is. */
 START_TEST(socket_path)
 {
@@ -836,6 +909,9 @@ int main(void)
 	tcase_add_test(t, internal_errors_with_a_fix);
 	tcase_add_test(t, answer_too_long);
 	tcase_add_test(t, degraded);
+	tcase_add_test(t, objects_are_found_as_their_caller);
+	tcase_add_test(t, signals_what_was_found);
+	tcase_add_test(t, found_again_by_its_whole_id);
 	tcase_add_test(t, socket_path);
 	suite_add_tcase(s, t);
 	SRunner *sr = srunner_create(s);

@@ -885,9 +885,8 @@ START_TEST(attached_under_output)
 						 have[stream] + STREAM_WINDOW),
 				0);
 		client_go_on(&c);
-		ck_assert_int_eq(
-			run_attach(m, fake.exec_id, 1000, fd, have, &run_events, NULL, &run, NULL),
-			0);
+		ck_assert_int_eq(runs_find(m, fake.exec_id, 1000, &run, NULL), 0);
+		ck_assert_int_eq(run_attach(run, fd, have, &run_events, NULL, NULL), 0);
 	}
 	ck_assert(loop_until(event, &done, LONG));
 	ck_assert_msg(!failure.set, "%s: %s", failure.message, failure.cause);
@@ -900,6 +899,14 @@ START_TEST(attached_under_output)
 }
 END_TEST
 
+static int signal_run(const char *id, uid_t uid, int signo, json_object **ret)
+{
+	struct run *found;
+	int r = runs_find(m, id, uid, &found, NULL);
+
+	return r < 0 ? r : run_signal(found, signo, ret, NULL);
+}
+
 /* A signal while the stream is broken comes when it is whole again; KILL is not lost to a milder one. */
 START_TEST(signalled_while_broken)
 {
@@ -910,9 +917,9 @@ START_TEST(signalled_while_broken)
 	ck_assert(loop_until(event, &executing, LONG));
 	fake_break();
 	ck_assert_int_ge(sd_event_run(event, LONG), 0);
-	ck_assert_int_eq(runs_signal(m, fake.exec_id, 1000, SIGKILL, &o, NULL), 0);
+	ck_assert_int_eq(signal_run(fake.exec_id, 1000, SIGKILL, &o), 0);
 	json_object_put(o);
-	ck_assert_int_eq(runs_signal(m, fake.exec_id, 1000, SIGINT, &o, NULL), 0);
+	ck_assert_int_eq(signal_run(fake.exec_id, 1000, SIGINT, &o), 0);
 	json_object_put(o);
 	ck_assert_uint_eq(fake.kills, 0);
 	while (fake.kills == 0)
@@ -975,9 +982,9 @@ START_TEST(signals)
 
 	fake.command = COMMAND_HANG;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
-	ck_assert_int_lt(runs_signal(m, "ex-", 1001, SIGINT, &o, NULL), 0);
+	ck_assert_int_lt(signal_run("ex-", 1001, SIGINT, &o), 0);
 	ck_assert(loop_until(event, &executing, LONG));
-	ck_assert_int_eq(runs_signal(m, "ex-", 1000, SIGINT, &o, NULL), 0);
+	ck_assert_int_eq(signal_run("ex-", 1000, SIGINT, &o), 0);
 	ck_assert_str_eq(json_get_str(o, "signal", ""), "INT");
 	json_object_put(o);
 	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);

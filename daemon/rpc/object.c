@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The nouns that methods act on: the parameter that names one, and how it is found for a caller. Called by the
+ * dispatcher before each handler, and by handlers that have waited. What must stay true: this is the only place in
+ * rpc/ that finds a machine or a command (tests/lint/layers), always with the caller's uid, so that another's is "not
+ * found"; a method whose object has no row here does not compile.
+ */
+
+#include <assert.h>
+
+#include "daemon/core/run.h"
+#include "daemon/core/vm.h"
+#include "daemon/image/environment.h"
+#include "daemon/rpc/conn.h"
+
+typedef int (*find_fn)(struct call *c, const char *name, void **ret, struct error *err);
+
+static int find_machine(struct call *c, const char *name, void **ret, struct error *err)
+{
+	struct machine *mc;
+	int r = vm_find(c->manager->machines, name, c->uid, &mc, err);
+
+	if (r >= 0)
+		*ret = mc;
+	return r;
+}
+
+static int find_run(struct call *c, const char *name, void **ret, struct error *err)
+{
+	struct run *run;
+	int r = runs_find(c->manager, name, c->uid, &run, err);
+
+	if (r >= 0)
+		*ret = run;
+	return r;
+}
+
+static int find_environment(struct call *c, const char *name, void **ret, struct error *err)
+{
+	struct environment *env;
+	int r = environments_find(c->manager->environments, name, &env, err);
+
+	if (r >= 0)
+		*ret = env;
+	return r;
+}
+
+#define OBJECTS(X) \
+	X(API_OBJ_VM, "vm_id", find_machine) \
+	X(API_OBJ_EXEC, "exec_id", find_run) \
+	X(API_OBJ_ENV, "environment", find_environment)
+
+static const struct {
+	const char *param;
+	find_fn find;
+} objects[API_OBJ_MAX] = {
+#define X(object, param, find) [object] = { param, find },
+	OBJECTS(X)
+#undef X
+};
+
+enum {
+#define X(object, param, find) HAS_##object = 1 << (object),
+	OBJECTS(X)
+#undef X
+#define X(object, param, find) | HAS_##object
+		HAS_ALL = 1 << API_OBJ_NONE OBJECTS(X)
+#undef X
+};
+#define API_METHOD(symbol, name, object, ...) \
+	static_assert((HAS_ALL >> (object)&1) == 1, "the object of " name " has no look-up");
+#include "proto/api.def"
+#undef API_METHOD
+
+int call_look_up(struct call *c, struct error *err)
+{
+	enum api_object object = c->method->object;
+
+	if (object == API_OBJ_NONE)
+		return 0;
+	return objects[object].find(c, call_str(c, objects[object].param), &c->object, err);
+}
+
+int call_find_again(struct call *c, const char *id, struct error *err)
+{
+	assert(c->method->object != API_OBJ_NONE);
+	return objects[c->method->object].find(c, id, &c->object, err);
+}
+
+static void *object_of(struct call *c, enum api_object object)
+{
+	assert(c->method->object == object && c->object);
+	return c->object;
+}
+
+struct machine *call_machine(struct call *c)
+{
+	return object_of(c, API_OBJ_VM);
+}
+
+struct run *call_run(struct call *c)
+{
+	return object_of(c, API_OBJ_EXEC);
+}
+
+struct environment *call_environment(struct call *c)
+{
+	return object_of(c, API_OBJ_ENV);
+}
