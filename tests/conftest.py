@@ -132,6 +132,13 @@ def is_test_build(build):
     return b"PYRO_DEADLINES" in open(stage(build) + "/bin/pyrod", "rb").read()
 
 
+@functools.cache
+def table(name):
+    """The rows of one of our tables (tests/t/tables.c), as lists of words."""
+    out = subprocess.run([BUILD_ASAN + "/tests/t/tables", name], check=True, capture_output=True, text=True).stdout
+    return [line.split("\t") for line in out.splitlines()]
+
+
 class Result:
     def __init__(self, status, out, err, seconds):
         self.status, self.out, self.err, self.seconds = status, out, err, seconds

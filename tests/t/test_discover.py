@@ -2,14 +2,12 @@
 """rpc.discover: a valid OpenRPC 1.3 document with everything of the table, and a true one: every reply of a real daemon keeps
 to the schema published for it, and the daemon refuses those parameters that their schemas refuse."""
 import json
-import os
-import re
 import socket
 
 import jsonschema
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, assert_well
+from conftest import BUILD_ASAN, CACHE, Daemon, Raw, assert_well, table
 
 ENV = "debian:12"
 
@@ -94,16 +92,14 @@ def test_document_is_valid(checked):
 
 
 def test_document_has_the_whole_table(checked):
-    table = open(TOP + "/proto/api.def").read()
-    rows = re.findall(r'API_METHOD\(\w+, "([\w.]+)", API_OBJ_(\w+), API_(\w+), API_(\w+), ([\w| ]+),\s*"([^"]+)"\)', table)
-    assert len(rows) == len(re.findall(r"^API_METHOD\(", table, re.M)) == len(checked.methods)
-    for name, what, right, life, hints, summary in rows:
+    assert len(table("methods")) == len(checked.methods)
+    for name, what, right, life, hints, summary in table("methods"):
         m = checked.methods[name]
-        assert (m["x-pyro-object"], m["x-pyro-right"], m["x-pyro-life"], m["summary"]) == (what.lower(), right.lower(), life.lower(), summary)
+        said = ["API_OBJ_" + m["x-pyro-object"].upper(), "API_" + m["x-pyro-right"].upper(), "API_" + m["x-pyro-life"].upper(), m["summary"]]
+        assert said == [what, right, life, summary]
         told = {k for k in ("read-only", "destructive", "idempotent", "not-a-tool", "progress") if m["x-pyro-" + k]}
         assert told == {h.strip()[4:].lower().replace("_", "-") for h in hints.split("|") if h.strip() != "0"}
-    codes = re.findall(r'X\(\w+, "(\w+)"', open(TOP + "/proto/error.h").read())
-    assert list(checked.document["components"]["errors"]) == codes
+    assert [[code] for code in checked.document["components"]["errors"]] == table("errors")
 
 
 def test_installed_file_is_the_same(checked):

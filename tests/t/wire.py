@@ -2,7 +2,6 @@
 """The agent's wire protocol once more, written from proto/frame.h and proto/agent.h: a second implementation that the
 tests speak to the real agent with, and a small host on top of it. Deadlines everywhere; nothing sleeps."""
 import os
-import re
 import select
 import socket
 import struct
@@ -24,11 +23,7 @@ SECRET = bytes(range(100, 132))
 
 
 def initial_sync():
-    text = open(os.path.join(HERE, "../../proto/frame.c")).read()
-    body = re.search(r"frame_sync_initial\[SYNC_SIZE\] = \{(.*?)\}", text, re.S).group(1)
-    mark = bytes(int(x, 0) for x in re.findall(r"0x[0-9a-fA-F]+", body))
-    assert len(mark) == 32
-    return mark
+    return bytes.fromhex("8f2ea091352a92c8827f22a6798760d84b7bbb5552ebdc35335379bc2aefd897")
 
 
 def text(s):
