@@ -477,6 +477,17 @@ def daemon(request, work):
     assert_well(d.log_text())
 
 
+@pytest.fixture(scope="session")
+def floor(daemon):
+    """What bare QEMU does with the kernel and the image that pyro uses (tests/bench/floor.py)."""
+    sys.path.insert(0, TOP + "/tests/bench")
+    from floor import Floor
+    digest = json.loads(daemon.pyro("--json", "env", "inspect", "debian:12").text)["digest"]
+    made = Floor(CACHE + "/floor", daemon.cache + "/" + digest.replace(":", "-") + "/image.ext4")
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def make_daemon(tmp_path_factory):
     """Makes further daemons (not started): make_daemon(build=..., env=...)."""

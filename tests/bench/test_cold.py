@@ -5,30 +5,9 @@ a whole round. The figures go to stdout and to build-test-results/bench.json."""
 import os
 import statistics
 
-import pytest
-
-from bare import Bare
 from conftest import N, keep
 
 ROUNDS = 5 * N
-
-
-@pytest.fixture(scope="module")
-def floor(daemon):
-    """Measures the floor's `ready` + `hot_command` once, in milliseconds: those parts of floor.py's measure, with its
-    own machine, so that a round is short."""
-    bare = Bare(daemon)
-
-    def measure():
-        vm = bare.boot()
-        try:
-            bare.command(vm)
-            return vm.ready + statistics.median(bare.command(vm) for _ in range(3))
-        finally:
-            vm.end()
-
-    yield measure
-    bare.close()
 
 
 def run_true(daemon):
@@ -40,12 +19,12 @@ def run_true(daemon):
 def test_cold_run_against_the_floor(daemon, floor):
     # The page cache is filled for both, and our blank disk made.
     run_true(daemon)
-    floor()
+    floor.cold()
     floors, colds = [], []
     for i in range(ROUNDS):
         if i % 2:
             colds.append(run_true(daemon))
-        floors.append(floor())
+        floors.append(sum(floor.cold()))
         if not i % 2:
             colds.append(run_true(daemon))
     ratio = statistics.median(c / f for c, f in zip(colds, floors))

@@ -10,20 +10,10 @@ import statistics
 import struct
 import time
 
-import pytest
-
-from bare import Bare
 from conftest import N, Raw, keep
 
 ROUNDS = 5 * N
 FRAME_END = 66
-
-
-@pytest.fixture(scope="module")
-def bare(daemon):
-    made = Bare(daemon)
-    yield made
-    made.close()
 
 
 def cpu_ms(pid):
@@ -94,27 +84,27 @@ def wait_idle(pid):
         before = now
 
 
-def floor_command(bare, vm):
-    cpu = cpu_ms(vm.p.pid)
-    took = bare.command(vm)
-    return took, cpu_ms(vm.p.pid) - cpu
+def floor_command(machine):
+    cpu = cpu_ms(machine.pid)
+    took = machine.command()
+    return took, cpu_ms(machine.pid) - cpu
 
 
-def test_true_in_a_running_machine(daemon, bare):
-    floor = bare.boot()
+def test_true_in_a_running_machine(daemon, floor):
+    machine = floor.boot()
     execs, hot = [], []
     try:
         for _ in range(5):
-            bare.command(floor)
+            machine.command()
         for _ in range(ROUNDS):
             vm = started(daemon)
             wait_idle(vmm_of(daemon, vm))
-            around = [floor_command(bare, floor) for _ in range(2)]
+            around = [floor_command(machine) for _ in range(2)]
             execs.append(exec_true(daemon, vm))
-            around += [floor_command(bare, floor) for _ in range(2)]
+            around += [floor_command(machine) for _ in range(2)]
             hot.append([statistics.median(a[i] for a in around) for i in (0, 1)])
     finally:
-        floor.end()
+        machine.close()
     ratio, cpu_ratio = (statistics.median(e[i] / h[i] for e, h in zip(execs, hot)) for i in (0, 1))
     best = min(e[0] for e in execs) / min(h[0] for h in hot)
     spread = max(h[0] for h in hot) / min(h[0] for h in hot)
