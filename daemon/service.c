@@ -67,6 +67,7 @@ struct service {
 	size_t n_fds;
 	unsigned n_replies;
 	bool waiting, up; /* in the list; the unit has started */
+	bool killed;      /* it is wanted no more: nothing is handed over */
 	bool gone;        /* its process has ended */
 	bool exited;      /* and that was told */
 	bool adopted;     /* of an earlier daemon: no child of ours, nothing to reap */
@@ -155,6 +156,7 @@ void service_kill(struct service *s)
 {
 	if (s->exited)
 		return;
+	s->killed = true;
 	if (s->pidfd >= 0)
 		(void)pidfd_send_signal(
 			s->pidfd, SIGKILL, NULL, 0); /* another uid's: not permitted */
@@ -305,7 +307,7 @@ static int send_message(struct service *s)
 
 static void hand_over(struct service *s)
 {
-	int r = send_message(s);
+	int r = s->killed ? 0 : send_message(s);
 
 	close_fds(s);
 	if (r < 0) {

@@ -6,6 +6,7 @@
 #include <check.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/pidfd.h>
@@ -61,8 +62,14 @@ static void on_known(struct service *s, void *userdata)
 
 	t->n_known++;
 	t->pid = service_pid(s);
-	if (t->kill_when_known)
+	if (t->kill_when_known) {
+		struct pollfd p = { .fd = pidfd_open(t->pid, 0), .events = POLLIN };
+
 		service_kill(s);
+		/* Its end of the connection is closed before anything is handed over. */
+		ck_assert_int_eq(poll(&p, 1, 30000), 1);
+		(void)close(p.fd);
+	}
 }
 
 static void on_reply(_unused_ struct service *s, const char *p, size_t n, void *userdata)
