@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Between the commands and libpyro: connecting as the global flags say, and calls with parsed results; signals and
- * deadlines for the commands that poll() themselves. The errors of libpyro become struct error here, once, so that
+ * Between the commands and libpyro: connecting as the global flags say, and calls with parsed results. The errors of libpyro become struct error here, once, so that
  * every command reports alike.
  */
 #include "cli.h"
 
 #include <pwd.h>
-#include <signal.h>
-#include <sys/signalfd.h>
 
 #include "client/correct.h"
 #include "client/output.h"
@@ -80,13 +77,6 @@ int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
 	return 0;
 }
 
-int cli_connect_again(const struct pyro *lost, struct pyro **ret, struct error *err)
-{
-	struct pyro_error *e = NULL;
-
-	return pyro_connect_again(lost, ret, &e) < 0 ? cli_take_error(e, err) : 0;
-}
-
 int cli_take_result(const char *text, const char *method, json_object **ret, struct error *err)
 {
 	_cleanup_json_ json_object *o = NULL;
@@ -101,53 +91,14 @@ int cli_take_result(const char *text, const char *method, json_object **ret, str
 	return 0;
 }
 
-int cli_call_within(struct pyro *p, const char *method, json_object *params, int timeout_ms,
-	pyro_progress_fn on_progress, void *userdata, json_object **ret, struct error *err)
+int cli_call(struct pyro *p, const char *method, json_object *params, json_object **ret,
+	struct error *err)
 {
 	_cleanup_free_ char *text = NULL;
 	struct pyro_error *e = NULL;
-	int r;
 
-	r = pyro_call(p, method, json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN),
-		timeout_ms, on_progress, userdata, &text, &e);
-	if (r < 0)
+	if (pyro_call(p, method, json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN), -1,
+		    NULL, NULL, &text, &e) < 0)
 		return cli_take_error(e, err);
 	return cli_take_result(text, method, ret, err);
-}
-
-int cli_call(struct pyro *p, const char *method, json_object *params, pyro_progress_fn on_progress,
-	void *userdata, json_object **ret, struct error *err)
-{
-	return cli_call_within(p, method, params, -1, on_progress, userdata, ret, err);
-}
-
-int cli_open_signals(struct error *err)
-{
-	static const int wanted[] = { SIGINT, SIGTERM, SIGHUP };
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
-		struct sigaction old;
-
-		if (sigaction(wanted[i], NULL, &old) < 0 || old.sa_handler != SIG_IGN)
-			sigaddset(&set, wanted[i]);
-	}
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot block signals");
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return error_set_errno(
-			err, ERROR_INTERNAL, -errno, NULL, "cannot wait for signals");
-	return fd;
-}
-
-int cli_poll_timeout(uint64_t deadline)
-{
-	uint64_t now = now_usec();
-
-	if (deadline == UINT64_MAX)
-		return -1;
-	return now >= deadline ? 0 : (int)((deadline - now) / USEC_PER_MSEC) + 1;
 }

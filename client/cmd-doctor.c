@@ -6,14 +6,11 @@
  */
 #include "cmd.h"
 
-#include "client/output.h"
 #include "proto/json.h"
-
-#define DOCTOR_TIMEOUT_MSEC 420000 /* all that is installed is read, and a probe machine booted */
 
 static const char *yes(json_object *o, const char *key)
 {
-	return json_object_get_boolean(json_get(o, key)) ? "yes" : "no";
+	return out_bool(o, key, false) ? "yes" : "no";
 }
 
 /* What was shown; from a daemon that says it in another way nothing is known. */
@@ -27,10 +24,17 @@ static const char *word(json_object *o, const char *key)
 	return "unknown";
 }
 
-/* That nothing failed is not yet a pass. */
-static const char *verdict(json_object *runtime, bool ok)
+static bool is_fit(json_object *o)
 {
-	if (ok)
+	return out_bool(out_sub(o, "runtime"), "ok", false);
+}
+
+/* That nothing failed is not yet a pass. */
+static const char *verdict(json_object *o)
+{
+	json_object *runtime = out_sub(o, "runtime");
+
+	if (is_fit(o))
 		return "PASS";
 	return streq(out_member(runtime, "verdict"), "unknown") ? "UNKNOWN" : "FAIL";
 }
@@ -41,7 +45,7 @@ static void print_checks(const struct cli *cli, json_object *checks)
 		_cleanup_free_ char *aimed = NULL, *fix = NULL;
 		json_object *check = json_object_array_get_idx(checks, i);
 
-		if (json_object_get_boolean(json_get(check, "ok")))
+		if (out_bool(check, "ok", false))
 			continue;
 		out_text(stdout, out_member(check, "name"));
 		fputs(": ", stdout);
@@ -78,7 +82,7 @@ static void print_accelerator(json_object *o)
 	putchar('\n');
 }
 
-static void print_report(const struct cli *cli, json_object *o, bool ok)
+static void print_report(const struct cli *cli, json_object *o)
 {
 	const char *cache = out_member(o, "environment_cache");
 	json_object *kvm = out_sub(o, "kvm"), *can = out_sub(o, "capabilities"),
@@ -86,7 +90,7 @@ static void print_report(const struct cli *cli, json_object *o, bool ok)
 
 	fputs("Platform: ", stdout);
 	out_text(stdout, out_member(o, "platform"));
-	printf("\nRuntime: %s\n", verdict(out_sub(o, "runtime"), ok));
+	printf("\nRuntime: %s\n", verdict(o));
 	printf("KVM: exists=%s readable=%s writable=%s\n", yes(kvm, "exists"), yes(kvm, "readable"),
 		yes(kvm, "writable"));
 	fputs("Environment cache: ", stdout);
@@ -98,39 +102,27 @@ static void print_report(const struct cli *cli, json_object *o, bool ok)
 	print_checks(cli, out_array(out_sub(o, "runtime"), "checks"));
 }
 
-/* The daemon's report, or, with the reason in why, our own. */
-static int get_report(
-	const struct cli *cli, const struct cmdline *line, json_object **ret, struct error *why)
+static json_object *without_daemon(struct session *s, const struct error *why)
 {
-	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	int r = cli_connect(cli, &p, why);
-
-	if (r >= 0)
-		r = cli_call_within(p, "system.doctor", line->params, DOCTOR_TIMEOUT_MSEC, NULL,
-			NULL, ret, why);
-	if (r >= 0)
-		return 0;
-	*ret = doctor_local(cli, why);
-	return *ret ? 0 : -ENOMEM;
+	return doctor_local(s->cli, why);
 }
 
-int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *err)
+static void print_doctor(struct session *s, json_object *o)
 {
-	_cleanup_error_ struct error why = ERROR_INIT;
-	_cleanup_json_ json_object *o = NULL;
-	bool ok;
-	int r = get_report(cli, line, &o, &why);
-
-	if (r < 0)
-		return error_no_memory(err, "cannot look at this host");
-	ok = json_object_get_boolean(json_get(out_sub(o, "runtime"), "ok"));
-	if (cli->json) {
-		out_json(o);
-		return ok ? 0 : 1;
-	}
-	if (why.set)
+	if (s->failed.set)
 		fputs("pyro: the daemon does not answer; these are the client's own checks\n",
 			stderr);
-	print_report(cli, o, ok);
-	return ok ? 0 : 1;
+	print_report(s->cli, o);
 }
+
+static int conclude(struct session *s _unused_, json_object *o)
+{
+	return is_fit(o) ? 0 : 1;
+}
+
+const struct waiting wait_doctor = {
+	.timeout_sec = 420, /* all that is installed is read, and a probe machine booted */
+	.without = without_daemon,
+	.print = print_doctor,
+	.conclude = conclude,
+};

@@ -1,48 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The verbs that make one call and print its result: those of `pyro vm` without create and exec, and those whose
- * output follows from the interface table alone. Called from the verb table. contract.md section 2 says how a
- * machine is printed.
+ * How the results of `pyro vm` are printed, but for exec's, and those of verbs whose output follows from the interface
+ * table alone. Named by the verb table; client/session.c waits. contract.md section 2 says how a machine is printed.
  */
 #include "cmd.h"
 
 #include <inttypes.h>
 
-#include "client/output.h"
-#include "proto/api.h"
 #include "proto/json.h"
 
-/* Makes the verb's own call and prints its result, as JSON where that is asked for. */
-static int call_and_print(const struct cli *cli, const struct cmdline *line,
-	void (*print)(const struct cli *cli, const struct cmdline *line, json_object *result),
-	struct error *err)
-{
-	_cleanup_(pyro_freep) struct pyro *p = NULL;
-	_cleanup_json_ json_object *result = NULL;
-	int r = cli_connect(cli, &p, err);
-
-	if (r >= 0)
-		r = cli_call(p, api_methods[line->verb->method].name, line->params, NULL, NULL,
-			&result, err);
-	if (r < 0)
-		return r;
-	if (cli->json)
-		out_json(result);
-	else
-		print(cli, line, result);
-	return 0;
-}
-
-static void print_object(
-	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+static void print_object(struct session *s _unused_, json_object *result)
 {
 	out_object(result);
 }
 
-int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	return call_and_print(cli, line, print_object, err);
-}
+const struct waiting wait_plain = { .print = print_object };
 
 static void put_line(const char *label, const char *value)
 {
@@ -51,7 +23,7 @@ static void put_line(const char *label, const char *value)
 	putchar('\n');
 }
 
-void cmd_vm_print(json_object *vm)
+static void print_vm(struct session *s _unused_, json_object *vm)
 {
 	static const char *const when_set[][2] = {
 		{ "Stop reason", "stop_reason" },
@@ -71,30 +43,36 @@ void cmd_vm_print(json_object *vm)
 			put_line(when_set[i][0], out_member(vm, when_set[i][1]));
 }
 
-static void print_vm(
-	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+const struct waiting wait_vm_state = { .print = print_vm };
+
+static void print_created(struct session *s, json_object *vm)
 {
-	cmd_vm_print(result);
+	if (!(s->line->extra & EXTRA_ID_ONLY)) {
+		print_vm(s, vm);
+		return;
+	}
+	out_text(stdout, out_member(vm, "vm_id"));
+	putchar('\n');
 }
 
-int cmd_vm_state(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	return call_and_print(cli, line, print_vm, err);
-}
+const struct waiting wait_vm_create = {
+	.tag = "vm-create",
+	.on_phase = session_pull_phase,
+	.unconfirmed =
+		"the machine's deletion was not confirmed; see with `pyro vm list` what is there",
+	.made = "vm_id",
+	.undo = "vm.delete",
+	.print = print_created,
+};
 
-static void print_deleted(
-	const struct cli *cli _unused_, const struct cmdline *line _unused_, json_object *result)
+static void print_deleted(struct session *s _unused_, json_object *result)
 {
 	put_line("Deleted VM", out_member(result, "vm_id"));
 }
 
-int cmd_vm_delete(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	return call_and_print(cli, line, print_deleted, err);
-}
+const struct waiting wait_vm_delete = { .print = print_deleted };
 
-static void print_reaped(
-	const struct cli *cli, const struct cmdline *line _unused_, json_object *result)
+static void print_reaped(struct session *s, json_object *result)
 {
 	json_object *ids = out_array(result, "deleted_vm_ids");
 
@@ -106,15 +84,12 @@ static void print_reaped(
 					       : "");
 	}
 	if (!ids || json_object_array_length(ids) == 0)
-		out_note(cli, "no machine is past its time to live");
+		out_note(s->cli, "no machine is past its time to live");
 }
 
-int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	return call_and_print(cli, line, print_reaped, err);
-}
+const struct waiting wait_vm_reap = { .print = print_reaped };
 
-static void print_vms(const struct cli *cli, const struct cmdline *line, json_object *result)
+static void print_vms(struct session *s, json_object *result)
 {
 	static const struct out_column columns[] = {
 		{ "VM ID", "vm_id" }, { "STATE", "state" }, { "ENVIRONMENT", "environment" },
@@ -122,13 +97,10 @@ static void print_vms(const struct cli *cli, const struct cmdline *line, json_ob
 		{ "EXPIRES", "expires_at" }, { "PAUSED", "pause_reason" },
 		{ "OWNER", "owner_uid" }, /* last: only with --all-users */
 	};
-	bool all = json_get_bool(line->checked, "all_users", false);
+	bool all = json_get_bool(s->line->checked, "all_users", false);
 
-	out_list(cli, out_array(result, "vms"), columns, ARRAY_SIZE(columns) - !all,
+	out_list(s->cli, out_array(result, "vms"), columns, ARRAY_SIZE(columns) - !all,
 		"no machines; make one: pyro vm create debian:12");
 }
 
-int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err)
-{
-	return call_and_print(cli, line, print_vms, err);
-}
+const struct waiting wait_vm_list = { .print = print_vms };

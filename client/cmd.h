@@ -2,29 +2,17 @@
 #pragma once
 
 /*
- * The commands, one function each; main.c's verb table names them. Each returns the exit status, or
- * -errno with err set.
+ * The commands: how each waits and prints (client/session.h); main.c's verb table names them. And those that do not.
  */
 
-#include "client/cli.h"
-#include "client/options.h"
+#include "client/session.h"
 
-int cmd_run(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_doctor(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_env_list(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_env_pull(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_env_prune(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_vm_create(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_vm_list(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_vm_state(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_vm_delete(const struct cli *cli, const struct cmdline *line, struct error *err);
-int cmd_vm_reap(const struct cli *cli, const struct cmdline *line, struct error *err);
-/* A machine as its lines of "Label: value". */
-void cmd_vm_print(json_object *vm);
-/* pyro_progress_fn of calls that may pull; userdata is a struct out_progress. */
-void cmd_on_pull(const char *json, void *userdata);
+extern const struct waiting wait_run, wait_doctor;
+extern const struct waiting wait_env_list, wait_env_pull, wait_env_prune;
+extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state,
+	wait_vm_delete, wait_vm_reap;
 /* Any method without a form of its own: its result as "Label: value" lines. */
-int cmd_plain(const struct cli *cli, const struct cmdline *line, struct error *err);
+extern const struct waiting wait_plain;
 
 /* The checks that need no daemon, in the shape of system.doctor's result (doctor-local.c). why is the
  * error that kept us from asking the daemon that cli means. NULL when out of memory. */

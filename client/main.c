@@ -20,29 +20,31 @@
 
 /* Verbs of one noun stand together. */
 const struct verb verbs[] = {
-	{ NULL, "run", API_M_vm_run, cmd_run, true, NULL,
+	{ NULL, "run", API_M_vm_run, &wait_run, true, NULL,
 		"  pyro run debian:12 -- git --version\n"
 		"  tar c src | pyro run -i -m 2G --timeout 5m debian:12 -- sh -c 'tar x && make -C src'" },
-	{ NULL, "doctor", API_M_system_doctor, cmd_doctor, false, NULL,
+	{ NULL, "doctor", API_M_system_doctor, &wait_doctor, false, NULL,
 		"  pyro doctor --no-probe" },
-	{ "env", "list", API_M_env_list, cmd_env_list, false, NULL, "  pyro env list" },
-	{ "env", "pull", API_M_env_pull, cmd_env_pull, false, NULL, "  pyro env pull debian:12" },
-	{ "env", "inspect", API_M_env_inspect, cmd_plain, false, NULL,
+	{ "env", "list", API_M_env_list, &wait_env_list, false, NULL, "  pyro env list" },
+	{ "env", "pull", API_M_env_pull, &wait_env_pull, false, NULL, "  pyro env pull debian:12" },
+	{ "env", "inspect", API_M_env_inspect, &wait_plain, false, NULL,
 		"  pyro env inspect debian:12" },
-	{ "env", "prune", API_M_env_prune, cmd_env_prune, false, NULL,
+	{ "env", "prune", API_M_env_prune, &wait_env_prune, false, NULL,
 		"  pyro env prune --all --dry-run" },
-	{ "vm", "create", API_M_vm_create, cmd_vm_create, false, NULL,
+	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, NULL,
 		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
-	{ "vm", "start", API_M_vm_start, cmd_vm_state, false, NULL, "  pyro vm start vm-0123" },
-	{ "vm", "exec", API_M_vm_exec, cmd_run, true, NULL, "  pyro vm exec vm-0123 -- uname -r" },
-	{ "vm", "stop", API_M_vm_stop, cmd_vm_state, false, NULL, "  pyro vm stop vm-0123" },
-	{ "vm", "list", API_M_vm_list, cmd_vm_list, false, NULL, "  pyro vm list" },
-	{ "vm", "status", API_M_vm_status, cmd_vm_state, false, NULL,
+	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, NULL, "  pyro vm start vm-0123" },
+	{ "vm", "exec", API_M_vm_exec, &wait_vm_exec, true, NULL,
+		"  pyro vm exec vm-0123 -- uname -r" },
+	{ "vm", "stop", API_M_vm_stop, &wait_vm_state, false, NULL, "  pyro vm stop vm-0123" },
+	{ "vm", "list", API_M_vm_list, &wait_vm_list, false, NULL, "  pyro vm list" },
+	{ "vm", "status", API_M_vm_status, &wait_vm_state, false, NULL,
 		"  pyro vm status vm-0123456789ab" },
-	{ "vm", "delete", API_M_vm_delete, cmd_vm_delete, false, NULL, "  pyro vm delete vm-0123" },
-	{ "vm", "network-info", API_M_vm_network_info, cmd_plain, false, NULL,
+	{ "vm", "delete", API_M_vm_delete, &wait_vm_delete, false, NULL,
+		"  pyro vm delete vm-0123" },
+	{ "vm", "network-info", API_M_vm_network_info, &wait_plain, false, NULL,
 		"  pyro vm network-info vm-0123" },
-	{ "vm", "reap-expired", API_M_vm_reap_expired, cmd_vm_reap, false, NULL,
+	{ "vm", "reap-expired", API_M_vm_reap_expired, &wait_vm_reap, false, NULL,
 		"  pyro vm reap-expired" },
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
@@ -367,7 +369,7 @@ static int run_verb(
 		r = take_scope(cli, err);
 	if (r >= 0 && (line.extra & EXTRA_VERSION))
 		return print_version(cli);
-	return r < 0 ? r : v->run(cli, &line, err);
+	return r < 0 ? r : session_run(cli, &line, err);
 }
 
 /* The exit status of a failure: 125 where other numbers are the guest's, 2 for usage, else 1. */

@@ -172,6 +172,13 @@ int64_t out_int(json_object *o, const char *key, int64_t dflt)
 	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : dflt;
 }
 
+bool out_bool(json_object *o, const char *key, bool dflt)
+{
+	json_object *v = json_get(o, key);
+
+	return json_object_is_type(v, json_type_boolean) ? json_object_get_boolean(v) : dflt;
+}
+
 json_object *out_array(json_object *o, const char *key)
 {
 	json_object *v = json_get(o, key);

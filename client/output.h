@@ -46,8 +46,9 @@ void out_list(const struct cli *cli, json_object *rows, const struct out_column 
 /* A string member for printing: "" when absent. Borrowed. Any type but a string is as absent. */
 const char *out_member(json_object *o, const char *key);
 
-/* A whole number; dflt when absent or of another type. */
+/* A whole number, true or false; dflt when absent or of another type. */
 int64_t out_int(json_object *o, const char *key, int64_t dflt);
+bool out_bool(json_object *o, const char *key, bool dflt);
 
 /* An array or object member; NULL when absent or of another type. Borrowed. */
 json_object *out_array(json_object *o, const char *key);
@@ -59,7 +60,6 @@ json_object *out_sub(json_object *o, const char *key);
  */
 struct out_progress {
 	const struct cli *cli;   /* borrowed */
-	const char *verb;        /* "pull", "run" */
 	const char *environment; /* borrowed */
 	char phase[32];
 	bool drawn; /* a bar stands on the terminal */

@@ -217,7 +217,10 @@ static bool char_is_unsafe(uint32_t c)
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff;
 }
 
-char *text_escape(const char *s, const char *indent)
+/* Writes one character, c, as one way of escaping has it: n bytes at p, or 0 where there is no UTF-8. */
+typedef void (*put_fn)(FILE *f, const uint8_t *p, size_t n, uint32_t c, const char *indent);
+
+static char *escape(const char *s, put_fn put, const char *indent)
 {
 	_cleanup_free_ char *text = NULL;
 	_cleanup_fclose_ FILE *f = NULL;
@@ -232,42 +235,41 @@ char *text_escape(const char *s, const char *indent)
 		uint32_t c = 0;
 		size_t n = utf8_char(p, &c);
 
-		if (*p == '\n' && indent)
-			fprintf(f, "\n%s", indent);
-		else if (*p == '\n')
-			fputs("\\n", f);
-		else if (n == 0 || (n == 1 && char_is_unsafe(c)))
-			fprintf(f, "\\x%02x", *p);
-		else if (char_is_unsafe(c))
-			fprintf(f, "\\u{%04x}", c);
-		else
-			fwrite(p, 1, n, f);
-		p += n == 0 ? 1 : n;
+		put(f, p, n, c, indent);
+		p += MAX_OF(n, (size_t)1);
 	}
 	return stream_finish(&f, &text, &done) < 0 ? NULL : done;
 }
 
+static void put_plain(FILE *f, const uint8_t *p, size_t n, uint32_t c, const char *indent)
+{
+	if (*p == '\n' && indent)
+		fprintf(f, "\n%s", indent);
+	else if (*p == '\n')
+		fputs("\\n", f);
+	else if (n == 0 || (n == 1 && char_is_unsafe(c)))
+		fprintf(f, "\\x%02x", *p);
+	else if (char_is_unsafe(c))
+		fprintf(f, "\\u{%04x}", c);
+	else
+		fwrite(p, 1, n, f);
+}
+
+char *text_escape(const char *s, const char *indent)
+{
+	return escape(s, put_plain, indent);
+}
+
+/* The library has written those below 0x20 so already, but for the line ends between members. */
+static void put_json(FILE *f, const uint8_t *p, size_t n, uint32_t c, const char *indent _unused_)
+{
+	if (c >= 0x20 && char_is_unsafe(c))
+		fprintf(f, "\\u%04x", c);
+	else
+		fwrite(p, 1, MAX_OF(n, (size_t)1), f);
+}
+
 char *text_escape_json(const char *s)
 {
-	_cleanup_free_ char *text = NULL;
-	_cleanup_fclose_ FILE *f = NULL;
-	const uint8_t *p = (const uint8_t *)s;
-	size_t size = 0;
-	char *done;
-
-	f = open_memstream(&text, &size);
-	if (!f)
-		return NULL;
-	while (*p) {
-		uint32_t c = 0;
-		size_t n = MAX_OF(utf8_char(p, &c), (size_t)1);
-
-		/* The library has written those below 0x20 so already, but for the line ends between members. */
-		if (c >= 0x20 && char_is_unsafe(c))
-			fprintf(f, "\\u%04x", c);
-		else
-			fwrite(p, 1, n, f);
-		p += n;
-	}
-	return stream_finish(&f, &text, &done) < 0 ? NULL : done;
+	return escape(s, put_json, NULL);
 }

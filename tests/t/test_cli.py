@@ -732,6 +732,9 @@ def test_results_of_other_types_do_not_crash(env, fake, kind):
     assert pyro(env, "vm", "status", VM)[1].endswith("Resources: 0 vCPU / 0 MiB\n")
     fake.guest = lambda run: run.result(exit_code=kind, timed_out=kind, limit={"name": "mem_mib", "value": kind, "flag": kind})
     assert pyro(env, "run", "debian:12", "x")[0] == 125
+    fake.results["env.prune"] = {"deleted": kind, "bytes_freed": kind, "permitted": kind}
+    fake.results["env.list"] = {"environments": [{"name": kind, "installed": kind}]}
+    assert pyro(env, "env", "prune", "--all")[0] == 0 and pyro(env, "env", "list")[0] == 0
 
 
 def test_json_does_not_play_with_a_terminal(env, fake):
@@ -1182,6 +1185,50 @@ def test_interrupt_reaches_the_guest(env, fake):
     assert p.wait(10) == 130 and ("exec.signal", {"exec_id": EXEC, "signal_name": "INT"}) in fake.calls
     assert "cancel" not in [m for m, _ in fake.calls]
     p.communicate()
+
+
+@pytest.mark.parametrize("words,method", [
+    (("vm", "stop", VM), "vm.stop"), (("vm", "delete", VM), "vm.delete"), (("env", "pull", "debian:12"), "env.pull"), (("doctor",), "system.doctor")])
+def test_signal_ends_a_wait_that_leaves_nothing(env, fake, words, method):
+    """What the daemon does meanwhile goes on or ends with the connection: nothing is waited for."""
+    fake.raw_answers[method] = "hang"
+    for json_flag in ((), ("--json",)):
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            p = start(env, *json_flag, *words)
+            fake.wait_called(method)
+            fake.calls.clear()
+            p.send_signal(sig)
+            out, err = p.communicate(timeout=5)
+            assert p.returncode == 128 + sig and [m for m, _ in fake.calls] == []
+            assert err == (b"[pull] phase=install environment=debian:12\n" if method == "env.pull" else b"")
+            assert json.loads(out)["error"]["code"] == "cancelled" if json_flag else out == b""
+
+
+def test_signal_while_nobody_reads_the_result(env, fake):
+    """It is printed to a pipe that is full: Ctrl-C ends it."""
+    fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "x" * 100} for _ in range(5000)]}
+    p = start(env, "env", "list")
+    assert p.stdout.read(1) == b"C"
+    p.send_signal(signal.SIGINT)
+    assert p.wait(10) == -signal.SIGINT
+    p.communicate()
+
+
+def test_daemon_lost_while_a_run_is_cancelled(env, fake):
+    """Whether its machine is gone is not known, and the caller is told so."""
+    fake.guest = waiting
+    fake.raw_answers["cancel"] = "close"
+    p = start(env, "run", "debian:12", "x")
+    until(p, b"phase=execute")
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(10) == 143
+    assert p.communicate()[1].endswith(b"pyro: the machine's deletion was not confirmed; pyrod deletes it within 10 s\n")
+
+
+def test_second_question_that_fails(env, fake):
+    fake.results["env.prune"] = {"deleted": [], "count": 0, "bytes_freed": 5, "permitted": True}
+    fake.results["env.list"] = Failure("no_space", "full", "c", "pyro doctor")
+    assert pyro(env, "env", "prune", "--all") == (1, "Freed: 5 bytes\n", "pyro: full\n  cause: c\n  fix: pyro doctor\n")
 
 
 @pytest.mark.parametrize("signals,status", [
