@@ -2,11 +2,14 @@
 """A program of ours in QEMU's place, at QEMU's own path and confined as QEMU is (tests/fake/probe.c): what it says of what it could
 do, and what is seen of it from outside."""
 import ctypes
+import fcntl
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
+import tarfile
 import threading
 import time
 
@@ -30,11 +33,34 @@ CALLS = {
     "attributes of the disk": "EPERM", "watch of a file": "EPERM", "lease": "EPERM", "lock of a file": "EPERM",
 }
 DENIED = {"ENOENT", "EACCES", "EROFS", "EISDIR", "ENOTDIR"}
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 4096
 MODES = ("under systemd", "root without systemd", "a user's own daemon")
 
 
 def run_here(*argv):
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+class Changes:
+    """Waits for writes to a file, whoever makes them (inotify(7))."""
+
+    MODIFY = 2
+
+    def __init__(self, path):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.fd < 0 or libc.inotify_add_watch(self.fd, os.fsencode(path), self.MODIFY) < 0:
+            raise OSError(ctypes.get_errno(), "inotify", path)
+
+    def wait(self, seconds):
+        if select.select([self.fd], [], [], seconds)[0]:
+            os.read(self.fd, 65536)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.fd)
 
 
 class Probe:
@@ -43,12 +69,13 @@ class Probe:
 
     def __init__(self, disk, start, find_pid, run=run_here, seconds=60):
         self.disk, self.run, self.answer = disk, run, None
-        self.starter = threading.Thread(target=lambda: setattr(self, "answer", start()))
-        self.starter.start()
-        end = time.monotonic() + seconds
-        while not self.read():
-            assert time.monotonic() < end and self.starter.is_alive(), (self.answer, self.said)
-            time.sleep(0.02)
+        with Changes(disk) as changes:
+            self.starter = threading.Thread(target=lambda: setattr(self, "answer", start()))
+            self.starter.start()
+            end = time.monotonic() + seconds
+            while not self.read():
+                assert time.monotonic() < end and self.starter.is_alive(), (self.answer, self.said)
+                changes.wait(1)  # and whether the starter lives is looked at each second
         self.pid = find_pid()
 
     def __enter__(self):
@@ -187,15 +214,15 @@ def writer(place, become=()):
     outer = subprocess.Popen([*become, "sh", "-c", 'exec "$@" 3<>%s/spool 4<>%s/image' % (place, place), "sh",
                               stage(BUILD) + "/libexec/pyro/pyro-import", "write", str(1 << 20)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 60
-        while True:
-            with open("/proc/%d/task/%d/children" % (outer.pid, outer.pid)) as f:
-                children = f.read().split()
-            if children and status_of(int(children[0]))["Seccomp"] == ["2"]:
-                break
-            assert time.monotonic() < end and outer.poll() is None
-            time.sleep(0.02)
-        pid = int(children[0])
+        # It takes nothing of the tar before its sandbox stands: a pipe that was full has room.
+        fcntl.fcntl(outer.stdin, F_SETPIPE_SZ, PIPE_BYTES)
+        begin = tarfile.TarInfo("file")
+        begin.size = PIPE_BYTES
+        os.write(outer.stdin.fileno(), begin.tobuf().ljust(PIPE_BYTES, b"\0"))
+        assert select.select([], [outer.stdin], [], 60)[1]
+        with open("/proc/%d/task/%d/children" % (outer.pid, outer.pid)) as f:
+            pid, = map(int, f.read().split())
+        assert status_of(pid)["Seccomp"] == ["2"]
         status, own, limits = status_of(pid), status_of(outer.pid), limits_of(pid)
         assert limits["Max file size"] == str(1 << 20)
         return {

@@ -99,9 +99,17 @@ def copy_links(source, target):
 TOGETHER = ("test_quickstart.py", "test_broken_hosts.py", "test_environments.py")
 
 
+# The files that take longest, the longest first (seconds of each file are in the reports of tests/run): workers take files in this
+# order, so that none ends with a long one alone.
+LONGEST = ("test_run.py", *sorted(TOGETHER), "test_limits.py", "test_adopt.py", "test_damage.py", "test_vm.py", "test_load.py", "test_boots.py",
+           "test_attackers.py", "test_integrity.py", "test_hostile_agent.py", "test_image.py", "test_hostile_images.py", "test_cli.py",
+           "test_kills.py", "test_docs.py", "test_crash_points.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """To pytest-xdist's loadgroup: a file's tests share their daemon, so they stay with one worker."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         item.add_marker(pytest.mark.xdist_group("users" if item.path.name in TOGETHER else item.path.name))
 

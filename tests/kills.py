@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 
+from conftest import stage
 from fakevm import lines
 
 ENV = "debian:12"
@@ -95,6 +96,7 @@ class Workload:
         self.kills = {"pyrod": 0, "vmm": 0, "client": 0, "import": 0}
         self.history = []     # what happened, for the report
         self.answers = []     # seconds from exec of pyrod to ping
+        self.execs = []       # seconds of a bare exec of pyrod right after: what the host does with one, just then
         self.ops = 0
         self.threads = []
 
@@ -276,6 +278,9 @@ class Workload:
         d.start()
         pong = d.call("system.ping")
         self.answers.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        subprocess.run([stage(d.build) + "/bin/pyrod", "--version"], env=d.env, check=True, stdout=subprocess.DEVNULL)
+        self.execs.append(time.monotonic() - begin)
         self.up.set()
         assert pong["result"]["pid"] == d.process.pid
 
@@ -427,6 +432,10 @@ class Workload:
         assert self.d.stop() == 0
         self.check_store()
         self.d.start()
+
+    def answered_soon(self):
+        """Within the acceptance line's second, or in twenty times what a bare exec takes on a host that has more to do."""
+        return all(answer <= max(1, 20 * bare) for answer, bare in zip(self.answers, self.execs, strict=True))
 
     def summary(self):
         a = sorted(self.answers) or [0]

@@ -516,11 +516,13 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
         held = [stack.enter_context(connected_as(SUBUIDS + i, daemon.socket)) for i in range(CONNECTIONS + 1)]
         assert all(raw.call("system.ping")["result"] for raw in held[:-1])
         assert held[-1].line()["error"]["data"]["code"] == "quota_exceeded"
+        begin = time.monotonic()
         for i in range(200):  # each has a uid of its own, and all one limit of what is logged
             with connected_as(SUBUIDS + 100 + i, daemon.socket) as raw:
                 assert raw.line()["error"]["data"]["code"] == "quota_exceeded"
+        windows = 2 + (time.monotonic() - begin) // 10
     log = daemon.log_text()
-    assert 50 <= log.count(" refused: uid %d has" % ATTACKER) <= 100  # 50 in ten seconds
+    assert 50 <= log.count(" refused: uid %d has" % ATTACKER) <= 50 * windows  # 50 in ten seconds
     assert "client uid=%d " % (SUBUIDS + 100) in log
     for vm in made[:3]:
         daemon.call("vm.delete", {"vm_id": vm})

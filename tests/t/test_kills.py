@@ -20,7 +20,7 @@ def test_kills(make_fake, build, kills, deadlines):
     print(w.go(kills))
     # The acceptance line's second is the release build's; the other is slow by design.
     if build == BUILD:
-        assert max(w.answers) <= 1, w.summary()
+        assert w.answered_soon(), (w.answers, w.execs)
 
 
 @pytest.mark.skipif("PYRO_TEST_KILLS" not in os.environ, reason="tests/soak kills sets PYRO_TEST_KILLS")
@@ -34,7 +34,7 @@ def test_thousands_of_kills(make_fake):
         w = Workload(d, seed)
         print("%d kills so far, now %s" % (done, "seed %d" % seed), flush=True)
         print(w.go(min(500, kills - done), every=100), flush=True)
-        assert max(w.answers) <= 1, w.summary()
+        assert w.answered_soon(), (w.answers, w.execs)
         done += sum(w.kills.values())
         seed += 1
         d.close()

@@ -17,6 +17,8 @@ START_TEST(test_table)
 	ck_assert_int_eq(unsetenv("PYRO_DEADLINES"), 0);
 	ck_assert_uint_eq(deadline_usec(DEADLINE_BOOT), 90 * USEC_PER_SEC);
 	ck_assert_uint_eq(deadline_usec(DEADLINE_GRACE), 10 * USEC_PER_SEC);
+	ck_assert_uint_eq(deadline_usec(DEADLINE_STALL), 30 * USEC_PER_SEC);
+	ck_assert_uint_eq(deadline_usec(DEADLINE_REDIAL), 10 * USEC_PER_SEC);
 	set("grace=1");
 	ck_assert_uint_eq(deadline_usec(DEADLINE_GRACE), 10 * USEC_PER_SEC);
 }

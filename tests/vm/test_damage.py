@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import stage
+from conftest import N, stage
 
 BASE = "debian:12-base"  # whose pull is the shortest
 PULL_SECONDS = 900
@@ -123,9 +123,10 @@ def test_kernel(d, how, name):
         what, why, fix = parts(run(d))
         assert (what, why, fix) == ("the kernel is damaged", cause, "pyro env pull " + BASE)
     fails(d, cause, "  fix: pyro env pull debian:12\n")
-    mend(d, fix)
-    works(run(d))
-    passes(d)
+    if how is spoil_vmlinux or N > 1:  # the fix is the same for all: a pull of the whole kernel
+        mend(d, fix)
+        works(run(d))
+        passes(d)
 
 
 def test_initramfs(d):

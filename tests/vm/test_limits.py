@@ -3,6 +3,11 @@
 guests; what a guest that lies can do of it is in tests/t/test_hostile_agent.py."""
 import json
 import re
+import subprocess
+
+import pytest
+
+from conftest import CACHE, Daemon, Result, assert_well
 
 ENV = "debian:12"
 # The kernel fills it, which is quicker under emulation than a page fault for each page.
@@ -85,8 +90,21 @@ def test_no_inode_left(daemon):
     assert (got["exit_code"], got["ended_by"]) == (1, "disk"), got
 
 
-def test_timeouts(daemon):
-    got, r = result(daemon, "sleep 100")
+@pytest.fixture(scope="module", autouse=True)
+def left_to_the_default(work, daemon):
+    """A command that is left to the default of thirty seconds, in a daemon of its own while the other tests of this file go on."""
+    d = Daemon(work + "/default", kernels=CACHE + "/kernels").start()
+    yield d.popen("--json", "run", ENV, "--", "sleep 100", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        d.wait_clean()
+    finally:
+        d.close()
+    assert_well(d.log_text())
+
+
+def test_timeouts(daemon, left_to_the_default):
+    out, err = left_to_the_default.communicate(timeout=150)
+    got, r = json.loads(out), Result(left_to_the_default.returncode, out, err, 0)
     assert (r.status, got["ended_by"], got["limit"]) == (124, "timeout", {"name": "timeout_seconds", "value": 30, "flag": "--timeout 5m"}), got
     assert told(r) == ["command timed out after 30s (the default; --timeout 5m)"], r
     r = run(daemon, "sleep 100", "--timeout", "1s")

@@ -21,7 +21,7 @@ from streams import Live
 
 ENV = "debian:12"
 FULL = N > 1
-SECONDS, CLIENTS, RUNNING, FRAGMENTED_MIB = (300, 64, 10, 4096) if FULL else (20, 16, 3, 512)
+SECONDS, CLIENTS, RUNNING, FRAGMENTED_MIB = (300, 64, 10, 4096) if FULL else (12, 16, 3, 512)
 GREEDY, MODEST = 61001, 61002
 LIMIT = 8  # machines of a uid; the greedy one has all of them
 WATCHDOG_USEC = 3000000

@@ -128,8 +128,9 @@ def test_timeout_is_a_result(daemon):
 
 @pytest.mark.kvm
 def test_timeout_leaves_nothing_in_the_guest(daemon):
-    # The machine goes too; what the cgroup kill leaves is asked of the agent by its own tests. Here: --json says so.
-    r = daemon.pyro("--json", "run", "--timeout-seconds", "1", ENV, "--", "sh", "-c", "echo before; sleep 100")
+    # The machine goes too; what the cgroup kill leaves is asked of the agent by its own tests. Here: --json says so. Three seconds,
+    # since on a loaded host a shell may need one to say its first word.
+    r = daemon.pyro("--json", "run", "--timeout-seconds", "3", ENV, "--", "sh", "-c", "echo before; sleep 100")
     assert r.status == 124, r
     result = json.loads(r.text)
     assert result["timed_out"] is True and result["exit_code"] == 124 and result["stdout"] == "before\n"

@@ -3,6 +3,7 @@
 import pytest
 
 import streams
+from conftest import BUILD_ASAN
 from fakevm import lines
 from streams import RealGuest
 
@@ -35,6 +36,7 @@ def test_away_nearly_as_long_as_callers_wait(d):
     streams.away(d, RealGuest, 9)
 
 
-def test_away_for_longer(d):
+def test_away_for_longer(make_daemon):
+    d = make_daemon(build=BUILD_ASAN, deadlines={"redial": 0.5}).start()
     command, = RealGuest.around(2000000)
-    streams.away_for_longer(d, command[:command.index(";")], lines(2000000), 10.5, mem_mib=256)
+    streams.away_for_longer(d, command[:command.index(";")], lines(2000000), 1, mem_mib=256)
