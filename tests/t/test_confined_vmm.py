@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -25,6 +26,20 @@ def test_what_it_may_do(daemon, request):
         assert "less contained" not in daemon.log_text()  # nothing could not be had
         probe.check()
         assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
+
+
+def test_another_daemons_qemu_is_left_alone(daemon):
+    """Beside these tests others run real machines: neither is one of theirs looked at, nor killed at this test's end."""
+    said = "import sys; print('there', flush=True); sys.stdin.read()"
+    with subprocess.Popen([confined.QEMU, "-c", said, "-name", "vm-0123456789ab", "-uuid"], executable="/usr/bin/python3", stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"there\n"
+        with confined.probe(daemon) as probe:
+            assert daemon.vmm_pids() == [probe.pid] != [other.pid]
+        daemon.close()
+        assert other.poll() is None
+        other.communicate(timeout=60)
+        assert other.returncode == 0
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
