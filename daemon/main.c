@@ -382,7 +382,7 @@ static int start(struct manager *m, struct watchdog *w, struct error *err)
 	r = activated_socket(&fd, err);
 	if (r >= 0 && fd >= 0)
 		r = adopt_path(m, fd, err);
-	return r < 0 ? r : server_new(m, m->socket_path, fd, &m->server, err);
+	return r < 0 ? r : server_new(m, rpc_handlers, fd, &m->server, err);
 }
 
 /* ready: detach()'s pipe, or -EBADF. */

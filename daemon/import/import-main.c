@@ -1,19 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main of pyro-import: finds the verb (`pyro-import unit ID SOCKET` is handed one: import-unit.c) and undoes half-done work when a signal ends it. Run by pyrod as a
- * job, or by hand. Must stay true: the signal handler uses async-signal-safe calls only, and what it
- * undoes is registered before it exists.
+ * main of pyro-import: finds the verb (`pyro-import unit ID SOCKET` is handed one: import-unit.c). Run by pyrod as
+ * a job, or by hand.
  */
 #include "daemon/import/import.h"
 #include "daemon/launch-msg.h"
 #include <locale.h>
-#include <signal.h>
-#include <sys/wait.h>
-
-static struct {
-	const char *file, *folder;
-	pid_t child; /* leads a process group */
-} arg_undo;
 
 static const struct verb {
 	const char *name;
@@ -30,54 +22,6 @@ static const struct verb {
 	{ "tar", import_tar_main, "--input FILE|- --output DIR" },
 	{ "write", import_write_main, "(run by the others)" },
 };
-
-/* The child cleans up after itself on SIGTERM; SIGALRM bounds the wait for it. */
-static void on_signal(int sig)
-{
-	if (arg_undo.child > 0) {
-		alarm(20);
-		(void)kill(-arg_undo.child, SIGTERM);
-		while (waitpid(arg_undo.child, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	if (arg_undo.file)
-		(void)unlink(arg_undo.file);
-	if (arg_undo.folder)
-		(void)rmdir(arg_undo.folder);
-	_exit(128 + sig);
-}
-
-static void set_undo(const char *file, pid_t child, const char *folder)
-{
-	sigset_t all, old;
-	sigfillset(&all);
-	(void)sigprocmask(SIG_BLOCK, &all, &old);
-	arg_undo.file = file;
-	arg_undo.child = child;
-	arg_undo.folder = folder;
-	(void)sigprocmask(SIG_SETMASK, &old, NULL);
-}
-
-void import_undo_file(const char *file)
-{
-	set_undo(file, arg_undo.child, arg_undo.folder);
-}
-
-void import_undo_child(pid_t child, const char *folder)
-{
-	set_undo(arg_undo.file, child, folder);
-}
-
-static void set_signals(void)
-{
-	struct sigaction sa = { .sa_handler = on_signal };
-	sigfillset(&sa.sa_mask);
-	sigdelset(&sa.sa_mask, SIGALRM);
-	(void)sigaction(SIGTERM, &sa, NULL);
-	(void)sigaction(SIGINT, &sa, NULL);
-	(void)sigaction(SIGHUP, &sa, NULL);
-	(void)signal(SIGPIPE, SIG_IGN);
-}
 
 static int usage(void)
 {
@@ -101,7 +45,7 @@ int main(int argc, char **argv)
 	/* libarchive converts the names of pax headers to the locale's charset: keep them bytes. */
 	if (!setlocale(LC_CTYPE, "C.UTF-8"))
 		(void)setlocale(LC_CTYPE, "");
-	set_signals();
+	import_undo_on_signals();
 	if (argc < 2)
 		return usage();
 	if (!streq(argv[1], "unit"))

@@ -42,8 +42,9 @@ int import_digest(int fd, char ret[IMPORT_DIGEST_SIZE]);
 #define IMPORT_SHA256_HEX (64 + 1)
 void import_sha256_hex(const void *p, size_t n, char ret[IMPORT_SHA256_HEX]);
 
-/* What SIGTERM, SIGINT and SIGHUP undo before the program ends (import-main.c): a half-written file; a
+/* What SIGTERM, SIGINT and SIGHUP undo before the program ends (import-undo.c): a half-written file; a
  * child that is told to end and waited for, and an empty folder. NULL and 0 clear. */
+void import_undo_on_signals(void); /* from now on */
 void import_undo_file(const char *file);
 void import_undo_child(pid_t child, const char *folder);
 

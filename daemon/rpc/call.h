@@ -75,6 +75,7 @@ void call_progress(struct call *c, json_object *params);
 
 /* Handlers, one per row of api.def: rpc_vm_run, ... Return 0 (answered or kept) or -errno with
  * err set. */
+typedef int (*call_handler_fn)(struct call *c, struct error *err);
 #define API_METHOD(symbol, ...) int rpc_##symbol(struct call *c, struct error *err);
 #include "proto/api.def"
 #undef API_METHOD

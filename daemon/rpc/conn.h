@@ -82,6 +82,7 @@ struct call *dispatch_find(struct conn *c, json_object *id);
 
 /* server.c */
 struct manager *server_manager(struct server *s);
+const call_handler_fn *server_handlers(struct server *s);
 struct json_parser *server_parser(struct server *s); /* for requests */
 /* The document that rpc.discover answers, as JSON text; made once. */
 int server_discover(struct server *s, const char **ret, size_t *ret_n);

@@ -17,13 +17,6 @@
 #define REQUEST_ID_MAX   64 /* bytes of a string id */
 #define METHOD_SHOWN_MAX 60 /* bytes of an unknown one */
 
-typedef int (*handler_fn)(struct call *c, struct error *err);
-static const handler_fn handlers[API_M_MAX] = {
-#define API_METHOD(symbol, ...) [API_M_##symbol] = rpc_##symbol,
-#include "proto/api.def"
-#undef API_METHOD
-};
-
 /* A line that has been parsed. Everything but o is borrowed from it. */
 struct request {
 	json_object *o; /* owned */
@@ -249,7 +242,7 @@ static void run_handler(struct call *c, json_object *given)
 	if (r >= 0)
 		r = authorise(c, &err);
 	if (r >= 0)
-		r = handlers[c->method - api_methods](c, &err);
+		r = server_handlers(c->server)[c->method - api_methods](c, &err);
 	if (answered)
 		return;
 	c->answered = NULL;

@@ -29,10 +29,11 @@
 #define GROUP_ADMINS      "pyro-admin"
 
 struct server {
-	struct manager *manager; /* borrowed: owns this */
-	int fd;                  /* owned */
-	int reserve;             /* owned: given up to refuse a client when descriptors run out */
-	char *bound;             /* owned or NULL: the path to unlink at the end */
+	struct manager *manager;         /* borrowed: owns this */
+	const call_handler_fn *handlers; /* static: of each method */
+	int fd;                          /* owned */
+	int reserve; /* owned: given up to refuse a client when descriptors run out */
+	char *bound; /* owned or NULL: the path to unlink at the end */
 	sd_event_source *io, *pause; /* owned */
 	TAILQ_HEAD(, conn) conns;
 	struct call_list detached;  /* owned */
@@ -47,6 +48,11 @@ struct server {
 struct manager *server_manager(struct server *s)
 {
 	return s->manager;
+}
+
+const call_handler_fn *server_handlers(struct server *s)
+{
+	return s->handlers;
 }
 
 struct json_parser *server_parser(struct server *s)
@@ -400,13 +406,15 @@ static int add_sources(struct server *s)
 	return s->reserve < 0 ? -errno : 0;
 }
 
-int server_new(
-	struct manager *m, const char *path, int listen_fd, struct server **ret, struct error *err)
+int server_new(struct manager *m, const call_handler_fn *handlers, int listen_fd,
+	struct server **ret, struct error *err)
 {
 	_cleanup_(server_freep) struct server *s = calloc(1, sizeof(*s));
 	if (!s)
 		return error_no_memory(err, "out of memory");
-	*s = (struct server){ .manager = m, .fd = listen_fd, .reserve = -EBADF };
+	*s = (struct server){
+		.manager = m, .handlers = handlers, .fd = listen_fd, .reserve = -EBADF
+	};
 	TAILQ_INIT(&s->conns);
 	TAILQ_INIT(&s->detached);
 	const struct group *gr = getgrnam(GROUP_ADMINS); /* before the loop runs: NSS may wait */
@@ -418,7 +426,7 @@ int server_new(
 	if (r < 0)
 		return error_no_memory(err, "out of memory");
 	if (listen_fd < 0)
-		r = bind_path(s, path, err);
+		r = bind_path(s, m->socket_path, err);
 	else if (fcntl(listen_fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
 		r = error_set_errno(
 			err, ERROR_INTERNAL, -errno, NULL, "cannot use the socket of systemd");

@@ -9,9 +9,14 @@
  */
 
 #include "daemon/manager.h"
+#include "daemon/rpc/call.h"
 
-int server_new(struct manager *m, const char *path, int listen_fd /* taken over, or -EBADF */,
-	struct server **ret, struct error *err);
+/* methods.c: by API_M_*. */
+extern const call_handler_fn rpc_handlers[];
+
+/* Listens at m->socket_path unless it is given a socket. handlers: static. */
+int server_new(struct manager *m, const call_handler_fn *handlers,
+	int listen_fd /* taken over, or -EBADF */, struct server **ret, struct error *err);
 /* Closes the socket and every connection; calls nobody waits for are left to whoever works on
  * them, so this comes before those are freed, and server_free after. */
 void server_stop(struct server *s);

@@ -37,7 +37,7 @@ static void setup(void)
 	ck_assert_int_ge(sd_event_new(&m.event), 0);
 	ck_assert_int_ge(receivers_new(m.event, &m.receivers), 0);
 	ck_assert_int_ge(config_load(true, "/dev/null", &m.config, NULL), 0);
-	ck_assert_int_ge(server_new(&m, path, -EBADF, &m.server, NULL), 0);
+	ck_assert_int_ge(server_new(&m, rpc_handlers, -EBADF, &m.server, NULL), 0);
 }
 
 static void teardown(void)
@@ -859,7 +859,7 @@ START_TEST(socket_path)
 {
 	struct server *second = NULL;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	ck_assert_int_lt(server_new(&m, path, -EBADF, &second, &err), 0);
+	ck_assert_int_lt(server_new(&m, rpc_handlers, -EBADF, &second, &err), 0);
 	ck_assert_int_eq(err.code, ERROR_WRONG_STATE);
 
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -867,7 +867,8 @@ START_TEST(socket_path)
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	(void)close(fd);
-	ck_assert_int_ge(server_new(&m, addr.sun_path, -EBADF, &second, NULL), 0);
+	m.socket_path = addr.sun_path;
+	ck_assert_int_ge(server_new(&m, rpc_handlers, -EBADF, &second, NULL), 0);
 	server_free(second);
 	ck_assert_int_lt(access(addr.sun_path, F_OK), 0);
 }
