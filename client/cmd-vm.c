@@ -45,6 +45,25 @@ static void print_vm(struct session *s _unused_, json_object *vm)
 
 const struct waiting wait_vm_state = { .print = print_vm };
 
+static void print_deleted(struct session *s _unused_, json_object *result)
+{
+	put_line("Deleted VM", out_member(result, "vm_id"));
+}
+
+const struct waiting wait_vm_delete = { .print = print_deleted };
+
+static void print_stopped(struct session *s, json_object *vm)
+{
+	if (!out_bool(out_sub(vm, "cleanup"), "deleted", false)) {
+		print_vm(s, vm);
+		return;
+	}
+	print_deleted(s, vm);
+	out_note(s->cli, "[note] it has gone with its only command, and its disk");
+}
+
+const struct waiting wait_vm_stop = { .print = print_stopped };
+
 static void print_created(struct session *s, json_object *vm)
 {
 	if (!(s->line->extra & EXTRA_ID_ONLY)) {
@@ -64,13 +83,6 @@ const struct waiting wait_vm_create = {
 	.undo = "vm.delete",
 	.print = print_created,
 };
-
-static void print_deleted(struct session *s _unused_, json_object *result)
-{
-	put_line("Deleted VM", out_member(result, "vm_id"));
-}
-
-const struct waiting wait_vm_delete = { .print = print_deleted };
 
 static void print_reaped(struct session *s, json_object *result)
 {

@@ -9,7 +9,7 @@
 
 extern const struct waiting wait_run, wait_doctor;
 extern const struct waiting wait_env_list, wait_env_pull, wait_env_prune;
-extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state,
+extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state, wait_vm_stop,
 	wait_vm_delete, wait_vm_reap;
 /* Any method without a form of its own: its result as "Label: value" lines. */
 extern const struct waiting wait_plain;

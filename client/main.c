@@ -36,7 +36,7 @@ const struct verb verbs[] = {
 	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, NULL, "  pyro vm start vm-0123" },
 	{ "vm", "exec", API_M_vm_exec, &wait_vm_exec, true, NULL,
 		"  pyro vm exec vm-0123 -- uname -r" },
-	{ "vm", "stop", API_M_vm_stop, &wait_vm_state, false, NULL, "  pyro vm stop vm-0123" },
+	{ "vm", "stop", API_M_vm_stop, &wait_vm_stop, false, NULL, "  pyro vm stop vm-0123" },
 	{ "vm", "list", API_M_vm_list, &wait_vm_list, false, NULL, "  pyro vm list" },
 	{ "vm", "status", API_M_vm_status, &wait_vm_state, false, NULL,
 		"  pyro vm status vm-0123456789ab" },

@@ -126,17 +126,34 @@ int log_keep_file(const char *path)
 	return log_path ? 1 : -ENOMEM;
 }
 
-/* A full file becomes FILE.1. Children that run keep the old one. Where that fails the file grows on. */
+/* stderr, and stdout where it is the same, become the file that is now at log_path. Children that run keep theirs. */
+int log_reopen(void)
+{
+	struct stat out, err, new;
+	if (!log_path)
+		return 0;
+	_cleanup_close_ int fd =
+		open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || fstat(fd, &new) < 0 || fstat(STDOUT_FILENO, &out) < 0 ||
+		fstat(STDERR_FILENO, &err) < 0)
+		return -errno;
+	if (!S_ISREG(new.st_mode))
+		return -EINVAL;
+	if (out.st_dev == err.st_dev && out.st_ino == err.st_ino && dup2(fd, STDOUT_FILENO) < 0)
+		return -errno;
+	if (dup2(fd, STDERR_FILENO) < 0)
+		return -errno;
+	log_size = (uint64_t) new.st_size;
+	return 0;
+}
+
+/* A full file becomes FILE.1. Where that fails the file grows on. */
 static void next_file(void)
 {
 	_cleanup_free_ char *old = str_printf("%s.1", log_path);
 	log_size = 0;
-	if (!old || rename(log_path, old) < 0)
-		return;
-	_cleanup_close_ int fd =
-		open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0)
-		(void)dup2(fd, STDERR_FILENO);
+	if (old && rename(log_path, old) >= 0)
+		(void)log_reopen(); /* there is nowhere to say that it failed */
 }
 
 /* The daemon's own file has the time too, which a journal or a terminal's user knows. */

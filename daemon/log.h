@@ -19,6 +19,8 @@ void log_set_accounts(
 /* When stderr is the file at path, it is the daemon's own: full, it becomes path.1 and the next begins. 1, 0 when it is
  * not, -ENOMEM. */
 int log_keep_file(const char *path);
+/* After somebody has moved that file away: the next one is begun. 0 where there is none of ours. */
+int log_reopen(void);
 
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);

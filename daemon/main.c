@@ -2,7 +2,7 @@
 /*
  * pyrod: options, signals, the socket of systemd or one of its own, readiness, the watchdog, and
  * the loop. What must stay true: it is ready only when it serves; SIGTERM and SIGINT end it
- * cleanly; SIGHUP has it read its configuration anew, and a bad one is refused and changes nothing;
+ * cleanly; SIGHUP has it read its configuration anew and begin its log file again, and a bad one is refused and changes nothing;
  * the watchdog is fed only by a loop that turns and a store thread that answers; a failure to start
  * is one sentence with its fix, on stderr and in the journal.
  */
@@ -257,6 +257,9 @@ static int on_hangup(
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct manager *m = userdata;
+	int r = log_reopen();
+	if (r < 0)
+		log_warning_errno(r, "cannot begin pyrod.log again in %s", m->state_dir);
 	(void)sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec());
 	if (manager_reload(m, &err) < 0) {
 		(void)error_prefix(&err, "the configuration stays as it was");

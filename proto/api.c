@@ -156,6 +156,13 @@ static const struct api_field limit_fields[] = {
 	{ .name = "max_vcpus", .type = API_INT, .max = INT64_MAX },
 	{ .name = "max_memory_mib", .type = API_INT, .max = INT64_MAX },
 	{ .name = "max_disk_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "total_machines",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "The totals are for all users together; 0: no limit." },
+	{ .name = "total_vcpus", .type = API_INT, .max = INT64_MAX },
+	{ .name = "total_memory_mib", .type = API_INT, .max = INT64_MAX },
+	{ .name = "total_disk_mib", .type = API_INT, .max = INT64_MAX },
 	{ .name = "memory_reserve_mib", .type = API_INT, .max = INT64_MAX },
 	{ .name = "disk_reserve_mib", .type = API_INT, .max = INT64_MAX },
 	{ .name = "output_limit_mib", .type = API_INT, .max = INT64_MAX },
@@ -483,49 +490,54 @@ static const struct api_field vm_run_result[] = {
 	FIELDS_END,
 };
 
+#define FIELDS_VM \
+	{ .name = "vm_id", .type = API_ID, .names = id_vm }, \
+		{ .name = "environment", .type = API_STRING }, \
+		{ .name = "environment_version", \
+			.type = API_STRING, \
+			.flags = API_NULLABLE, \
+			.help = "Of the image it was made from, as in `env.list`." }, \
+		{ .name = "state", .type = API_ENUM, .names = names_vm_state }, \
+		{ .name = "stop_reason", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_stop_reason, \
+			.help = "Why it is stopped." }, \
+		{ .name = "pause_reason", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_pause_reason, \
+			.help = "Why its vCPUs stand still; it goes on by itself." }, \
+		{ .name = "vcpu_count", .type = API_INT, .max = VCPU_MAX }, \
+		{ .name = "mem_mib", .type = API_INT, .max = INT64_MAX }, \
+		{ .name = "disk_mib", .type = API_INT, .max = INT64_MAX }, \
+		{ .name = "ttl_seconds", .type = API_INT, .max = TTL_SECONDS_MAX }, \
+		{ .name = "created_at", .type = API_TIME }, \
+		{ .name = "expires_at", .type = API_TIME, .flags = API_NULLABLE }, \
+		{ .name = "network_enabled", .type = API_BOOL }, \
+		{ .name = "network_policy", .type = API_STRING, .flags = API_NULLABLE }, \
+		{ .name = "allow_host_compat", .type = API_BOOL }, \
+		{ .name = "guest_ip", .type = API_STRING, .flags = API_NULLABLE }, \
+		{ .name = "tap_name", .type = API_STRING, .flags = API_NULLABLE }, \
+		{ .name = "execution_mode", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_execution_mode }, \
+		{ .name = "accelerator", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_accelerator }, \
+		{ .name = "start_mode", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_start_mode }, \
+		{ .name = "last_error", .type = API_STRING, .flags = API_NULLABLE }, \
+	{ \
+		.name = "owner_uid", .type = API_INT, .max = UINT32_MAX \
+	}
+
 static const struct api_field vm_fields[] = {
-	{ .name = "vm_id", .type = API_ID, .names = id_vm },
-	{ .name = "environment", .type = API_STRING },
-	{ .name = "environment_version",
-		.type = API_STRING,
-		.flags = API_NULLABLE,
-		.help = "Of the image it was made from, as in `env.list`." },
-	{ .name = "state", .type = API_ENUM, .names = names_vm_state },
-	{ .name = "stop_reason",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_stop_reason,
-		.help = "Why it is stopped." },
-	{ .name = "pause_reason",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_pause_reason,
-		.help = "Why its vCPUs stand still; it goes on by itself." },
-	{ .name = "vcpu_count", .type = API_INT, .max = VCPU_MAX },
-	{ .name = "mem_mib", .type = API_INT, .max = INT64_MAX },
-	{ .name = "disk_mib", .type = API_INT, .max = INT64_MAX },
-	{ .name = "ttl_seconds", .type = API_INT, .max = TTL_SECONDS_MAX },
-	{ .name = "created_at", .type = API_TIME },
-	{ .name = "expires_at", .type = API_TIME, .flags = API_NULLABLE },
-	{ .name = "network_enabled", .type = API_BOOL },
-	{ .name = "network_policy", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "allow_host_compat", .type = API_BOOL },
-	{ .name = "guest_ip", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "tap_name", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "execution_mode",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_execution_mode },
-	{ .name = "accelerator",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_accelerator },
-	{ .name = "start_mode",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_start_mode },
-	{ .name = "last_error", .type = API_STRING, .flags = API_NULLABLE },
-	{ .name = "owner_uid", .type = API_INT, .max = UINT32_MAX },
+	FIELDS_VM,
 	FIELDS_END,
 };
 static const struct api_field vm_element[] = {
@@ -565,7 +577,15 @@ static const struct api_field vm_stop_params[] = {
 		.help = "What is kept as its `stop_reason`." },
 	FIELDS_END,
 };
-#define vm_stop_result vm_fields
+static const struct api_field vm_stop_result[] = {
+	FIELDS_VM,
+	{ .name = "cleanup",
+		.type = API_OBJECT,
+		.flags = API_OPTIONAL,
+		.sub = cleanup_fields,
+		.help = "Only when its command was under way: the machine has gone with it, and its disk." },
+	FIELDS_END,
+};
 
 static const struct api_field vm_exec_params[] = {
 	FIELD_VM_ID,

@@ -69,6 +69,8 @@ struct run {
 struct run *run_new(
 	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err);
 void run_progress(struct run *r, const char *phase);
+/* The run whose command has mc, or NULL. */
+struct run *run_of(const struct machine *mc);
 /* If its machine stands still now. */
 void run_report_paused(struct run *r);
 void run_fail(struct run *r, const struct error *err);

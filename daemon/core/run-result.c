@@ -5,6 +5,7 @@
 
 #include "daemon/core/run-internal.h"
 
+#include "daemon/core/vm.h"
 #include "proto/json.h"
 
 enum { EXIT_TIMED_OUT = 124, EXIT_SIGNALLED = 128 };
@@ -82,18 +83,40 @@ static int add_names(struct run *r, json_object *o)
 	return k;
 }
 
-static int add_cleanup(struct run *r, json_object *o)
+static int add_cleanup(json_object *o, const char *vm_id, bool deleted)
 {
 	json_object *cleanup = json_object_new_object();
-	int k = cleanup ? json_add_bool(cleanup, "deleted", r->deleted) : -ENOMEM;
+	int k = cleanup ? json_add_bool(cleanup, "deleted", deleted) : -ENOMEM;
 
 	if (k >= 0)
 		k = json_add_str(cleanup, "reason", "post_exec_cleanup");
 	if (k >= 0)
-		k = json_add_str(cleanup, "vm_id", r->vm_id);
+		k = json_add_str(cleanup, "vm_id", vm_id);
 	if (k >= 0)
 		return json_add(o, "cleanup", cleanup);
 	json_object_put(cleanup);
+	return k;
+}
+
+int run_stopped_json(struct machine *mc, const char *stop_reason, json_object **ret)
+{
+	_cleanup_json_ json_object *o = NULL;
+	int k;
+
+	*ret = NULL;
+	if (!run_of(mc))
+		return 0;
+	k = vm_json(mc, &o);
+	if (k >= 0)
+		k = json_add_str(o, "state", machine_state_public(MACHINE_STOPPED));
+	if (k >= 0)
+		k = json_add_str(o, "stop_reason", stop_reason);
+	if (k >= 0)
+		k = json_add(o, "pause_reason", NULL);
+	if (k >= 0)
+		k = add_cleanup(o, machine_id(mc), true);
+	if (k >= 0)
+		*ret = TAKE_PTR(o);
 	return k;
 }
 
@@ -115,7 +138,7 @@ int run_result(struct run *r, json_object **ret)
 	if (k >= 0)
 		k = limit_json(&r->limit, exec_ended(r->exec), o);
 	if (k >= 0)
-		k = add_cleanup(r, o);
+		k = add_cleanup(o, r->vm_id, r->deleted);
 	if (k < 0)
 		return k;
 	*ret = TAKE_PTR(o);

@@ -548,7 +548,7 @@ int run_start(struct manager *m, const struct run_params *p, const struct run_ca
 	return 0;
 }
 
-static struct run *run_of(const struct machine *mc)
+struct run *run_of(const struct machine *mc)
 {
 	struct run *r;
 

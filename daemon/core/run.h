@@ -61,6 +61,12 @@ void run_cancel(struct run *r);
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */
 
+/*
+ * The answer to a vm.stop of mc, if mc is gone by then, with the command that it was made for or was given: the machine as
+ * it is, stopped, with its cleanup. *ret (owned by the caller) is NULL where no command has it.
+ */
+int run_stopped_json(struct machine *mc, const char *stop_reason, json_object **ret);
+
 /* By exec_id or unambiguous prefix, as uid may see it (root sees all): exec_not_found otherwise. */
 int runs_find(
 	struct manager *m, const char *exec_id, uid_t uid, struct run **ret, struct error *err);

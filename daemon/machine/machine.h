@@ -158,6 +158,7 @@ int machines_check_size(
 /* What all machines of one user together may have, as pyrod.conf and this host have it. */
 struct user_limits {
 	int64_t vcpus, mem_mib, disk_mib;
+	int64_t total_mem_mib; /* of all users together, whose other totals pyrod.conf says */
 };
 void machines_user_limits(const struct manager *m, struct user_limits *ret);
 /*

@@ -76,6 +76,11 @@ static int64_t max_of(int64_t configured, int64_t dflt)
 	return configured ? configured : dflt;
 }
 
+static int64_t total_memory(const struct config *c)
+{
+	return max_of(c->total_memory_mib, (int64_t)host_memory_mib() / 4 * 3);
+}
+
 void machines_user_limits(const struct manager *m, struct user_limits *ret)
 {
 	const struct config *c = m->config;
@@ -89,6 +94,7 @@ void machines_user_limits(const struct manager *m, struct user_limits *ret)
 		.mem_mib = max_of(c->max_memory_mib, (int64_t)host_memory_mib() / 2),
 		.disk_mib = max_of(
 			c->max_disk_mib, MAX_OF(half, c->max_machines * c->default_disk_mib)),
+		.total_mem_mib = total_memory(c),
 	};
 }
 
@@ -98,11 +104,6 @@ static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used
 	int64_t own = max ? max - used : INT64_MAX, all = total ? total - total_used : INT64_MAX;
 
 	return MIN_OF(own, all);
-}
-
-static int64_t total_memory(const struct config *c)
-{
-	return max_of(c->total_memory_mib, (int64_t)host_memory_mib() / 4 * 3);
 }
 
 /* What uid could ask for, not counting `without`, a machine that is asked about (NULL: none). */

@@ -360,18 +360,34 @@ static void check_store(struct doctor *d)
 		e->set && e->cause ? ": " : "", e->set && e->cause ? e->cause : "");
 }
 
+/* What each user may have and what all of them together, in the words of pyrod.conf; owned, NULL when out of memory. */
+static char *limits_text(const struct manager *m)
+{
+	const struct config *c = m->config;
+	struct user_limits max;
+
+	machines_user_limits(m, &max);
+	return str_printf("room for a machine of the default size; each user: max_machines=%" PRId64
+			  " max_vcpus=%" PRId64 " max_memory_mib=%" PRId64 " max_disk_mib=%" PRId64
+			  "; all users: total_machines=%" PRId64 " total_vcpus=%" PRId64
+			  " total_memory_mib=%" PRId64 " total_disk_mib=%" PRId64 " (0: no limit)",
+		c->max_machines, max.vcpus, max.mem_mib, max.disk_mib, c->total_machines,
+		c->total_vcpus, max.total_mem_mib, c->total_disk_mib);
+}
+
 /* A smaller machine than the default one may still be had: it is then not the host that cannot. */
 static void check_limits_and_memory(struct doctor *d)
 {
 	struct machines *ms = d->m->machines;
 	_cleanup_error_ struct error limits = ERROR_INIT, memory = ERROR_INIT;
+	_cleanup_free_ char *text = limits_text(d->m);
 	if (!ms)
 		return; /* the store's line says why */
 	(void)machines_check_limits(ms, d->uid, false, &limits);
 	(void)machines_check_memory(ms, d->uid, false, &memory);
 	d->hindered = d->hindered || machines_check_limits(ms, d->uid, true, NULL) < 0 ||
 		      machines_check_memory(ms, d->uid, true, NULL) < 0;
-	check_error(d, "limits", &limits, "leave room for a machine of the default size");
+	check_error(d, "limits", &limits, text);
 	check_error(d, "memory", &memory, "enough for a machine of the default size");
 }
 
@@ -472,6 +488,10 @@ static void report_limits(struct doctor *d)
 		json_add_int(o, "max_vcpus", max.vcpus) < 0 ||
 		json_add_int(o, "max_memory_mib", max.mem_mib) < 0 ||
 		json_add_int(o, "max_disk_mib", max.disk_mib) < 0 ||
+		json_add_int(o, "total_machines", c->total_machines) < 0 ||
+		json_add_int(o, "total_vcpus", c->total_vcpus) < 0 ||
+		json_add_int(o, "total_memory_mib", max.total_mem_mib) < 0 ||
+		json_add_int(o, "total_disk_mib", c->total_disk_mib) < 0 ||
 		json_add_int(o, "memory_reserve_mib", c->memory_reserve_mib) < 0 ||
 		json_add_int(o, "disk_reserve_mib", c->disk_reserve_mib) < 0 ||
 		json_add_int(o, "output_limit_mib", c->output_limit_mib) < 0)

@@ -262,14 +262,27 @@ int rpc_vm_create(struct call *c, struct error *err)
 struct state_call {
 	struct call *call; /* borrowed */
 	char vm_id[API_ID_SIZE];
+	json_object
+		*stopped; /* owned or NULL: what is answered when it has gone with its command */
 };
+
+static struct state_call *state_call_free(struct state_call *sc)
+{
+	if (sc)
+		json_object_put(sc->stopped);
+	free(sc);
+	return NULL;
+}
+DEFINE_CLEANUP(struct state_call *, state_call_free)
 
 static void on_state(const struct error *err, void *userdata)
 {
-	_cleanup_free_ struct state_call *sc = userdata;
+	_cleanup_(state_call_freep) struct state_call *sc = userdata;
 	_cleanup_error_ struct error gone = ERROR_INIT;
 
-	if (err)
+	if (err && err->code == ERROR_CANCELLED && sc->stopped)
+		call_reply(sc->call, TAKE_PTR(sc->stopped));
+	else if (err)
 		call_fail(sc->call, err);
 	else if (call_find_again(sc->call, sc->vm_id, &gone) < 0)
 		call_fail(sc->call, &gone);
@@ -280,12 +293,14 @@ static void on_state(const struct error *err, void *userdata)
 /* vm.start (stop_reason NULL) and vm.stop: the call is answered when the machine is where it shall be. */
 static int change_state(struct call *c, const char *stop_reason, struct error *err)
 {
-	_cleanup_free_ struct state_call *sc = calloc(1, sizeof(*sc));
+	_cleanup_(state_call_freep) struct state_call *sc = calloc(1, sizeof(*sc));
 	struct machine *mc = call_machine(c);
-	int r;
+	int r = sc ? 0 : -ENOMEM;
 
-	if (!sc)
-		return -ENOMEM;
+	if (r >= 0 && stop_reason)
+		r = run_stopped_json(mc, stop_reason, &sc->stopped);
+	if (r < 0)
+		return r;
 	sc->call = c;
 	(void)snprintf(sc->vm_id, sizeof(sc->vm_id), "%s", machine_id(mc));
 	r = stop_reason ? machine_stop(mc, stop_reason, on_state, sc, err)

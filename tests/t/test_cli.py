@@ -1361,6 +1361,13 @@ def test_create(env, fake):
     assert "may have been carried out" in pyro(env, "vm", "create", "debian:12")[2]
 
 
+def test_stop_that_deletes(env, fake):
+    fake.results["vm.stop"] = machine(state="stopped", cleanup={"deleted": True, "reason": "post_exec_cleanup", "vm_id": VM})
+    assert pyro(env, "vm", "stop", VM) == (0, "Deleted VM: %s\n" % VM, "[note] it has gone with its only command, and its disk\n")
+    assert pyro(env, "-q", "vm", "stop", VM) == (0, "Deleted VM: %s\n" % VM, "")
+    assert json.loads(pyro(env, "--json", "vm", "stop", VM)[1]) == fake.results["vm.stop"]
+
+
 def test_ignored_signals_stay_ignored(env, fake):
     done = threading.Event()
 

@@ -252,6 +252,13 @@ def test_limits_without_a_file(d):
     assert limits["max_disk_mib"] == max(16 * 10240, room.f_blocks * room.f_frsize // 2 >> 20)
     assert abs(limits["max_memory_mib"] - memory // 2) <= 1
     assert (limits["memory_reserve_mib"], limits["disk_reserve_mib"]) == (0, 512)
+    assert (limits["total_machines"], limits["total_vcpus"], limits["total_disk_mib"]) == (0, 0, 0)
+    assert abs(limits["total_memory_mib"] - memory * 3 // 4) <= 3
+    d.reload("total_machines = 30\ntotal_vcpus = 31\ntotal_memory_mib = 32000\ntotal_disk_mib = 330000\n")
+    report = d.doctor()
+    assert [report["limits"]["total_" + k] for k in ("machines", "vcpus", "memory_mib", "disk_mib")] == [30, 31, 32000, 330000]
+    check, = (c["detail"] for c in report["runtime"]["checks"] if c["name"] == "limits")
+    assert check.endswith("; all users: total_machines=30 total_vcpus=31 total_memory_mib=32000 total_disk_mib=330000 (0: no limit)"), check
 
 
 def test_bad_file_is_refused_and_nothing_changes(d):

@@ -181,8 +181,8 @@ def contract_fields():
     }
 
 
-# Of an environment: what of it is not what was installed; of a prune: whether it would be refused in earnest.
-ADDED = {"damage", "permitted"}
+# Of an environment: what of it is not what was installed; of a prune: whether it would be refused in earnest; of a stop: that the machine has gone too.
+ADDED = {"damage", "permitted", "cleanup"}
 
 
 @pytest.mark.parametrize("method", ["vm.status", "vm.create", "vm.start", "vm.stop", "vm.list", "vm.network_info", "vm.delete", "vm.reap_expired",

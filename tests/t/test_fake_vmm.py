@@ -53,6 +53,23 @@ def test_machine_that_stays(fake):
     fake.wait_clean()
 
 
+@pytest.mark.parametrize("how", ["run", "exec"])
+def test_stop_of_a_machine_that_goes_with_its_command(fake, how):
+    """It does not run any more, as was asked for; that it is gone too is told."""
+    if how == "run":
+        words = ("run", *fake.run_flags(), "debian:12")
+    else:
+        words = ("vm", "exec", fake.call("vm.create", fake.spec())["result"]["vm_id"])
+    p = fake.popen(*words, "--", "echo on; sleep 0", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.readline() == b"on\n"
+    vm = fake.vms()[0]["vm_id"]
+    r = fake.pyro("vm", "stop", vm)
+    assert (r.status, r.text, r.errors) == (0, "Deleted VM: %s\n" % vm, "[note] it has gone with its only command, and its disk\n")
+    p.communicate(timeout=30)
+    assert p.returncode in (125, 143) and fake.vms() == []
+    fake.wait_clean()
+
+
 def hang_up_after(daemon, method, params, times):
     """Asks so often on one connection, sees that all have been read, and goes."""
     with Raw(daemon.socket) as c:

@@ -75,6 +75,29 @@ def test_example_works_as_printed(sh, place):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ pyrod: pyrod \S+ serves its user at .*", said[-1]), said
 
 
+def test_log_that_is_moved_away_is_begun_again(sh):
+    """As logrotate does it: move, SIGHUP; nothing of what follows is in the old file, nor is that held open."""
+    assert sh(examples()[1])[0] == 0
+    log, old = sh.root + "/state/pyrod.log", sh.root + "/state/rotated"
+    os.rename(log, old)
+    before = open(old).read()
+    os.kill(sh.pid(), signal.SIGHUP)
+    end = time.monotonic() + 30
+    while not os.path.exists(log) or "the configuration is read anew" not in open(log).read():
+        assert time.monotonic() < end, os.listdir(sh.root + "/state")
+        time.sleep(0.05)
+    assert open(old).read() == before and stat.S_IMODE(os.stat(log).st_mode) == 0o600
+    held = [os.path.realpath("/proc/%d/fd/%s" % (sh.pid(), fd)) for fd in os.listdir("/proc/%d/fd" % sh.pid())]
+    assert old not in held and held.count(log) == 2
+    assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
+    os.unlink(log)
+    os.mkdir(log)  # it cannot be begun: the daemon goes on with what it has
+    os.kill(sh.pid(), signal.SIGHUP)
+    assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
+    os.rmdir(log)
+    os.kill(sh.pid(), signal.SIGHUP)
+
+
 def test_second_daemon_says_how_to_stop_the_first(sh):
     assert sh(examples()[1])[0] == 0
     code, _, err = sh("pyrod --user --socket /tmp/pyro/second.sock --detach")

@@ -47,6 +47,12 @@ int run_start(_unused_ struct manager *m, const struct run_params *p,
 	return 0;
 }
 
+int run_stopped_json(_unused_ struct machine *mc, _unused_ const char *reason, json_object **ret)
+{
+	*ret = NULL;
+	return 0;
+}
+
 void run_cancel(struct run *r)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -282,7 +288,9 @@ void proof_find(_unused_ struct manager *m, _unused_ const char *digest,
 
 void machines_user_limits(_unused_ const struct manager *m, struct user_limits *ret)
 {
-	*ret = (struct user_limits){ .vcpus = 4, .mem_mib = 1024, .disk_mib = 10240 };
+	*ret = (struct user_limits){
+		.vcpus = 4, .mem_mib = 1024, .disk_mib = 10240, .total_mem_mib = 2048
+	};
 }
 
 int machines_check_space(_unused_ struct manager *m, _unused_ struct error *err)

@@ -139,6 +139,31 @@ START_TEST(the_file_is_bounded)
 }
 END_TEST
 
+START_TEST(a_file_that_was_moved_away_is_begun_again)
+{
+	size_t old;
+
+	ck_assert_int_eq(log_reopen(), 0); /* none of ours */
+	ck_assert_int_eq(access(path, F_OK), 0);
+	ck_assert_int_eq(log_keep_file(path), 1);
+	log_info("first");
+	ck_assert_int_eq(rename(path, before), 0);
+	old = (size_t)size_of(before);
+	log_info("into the moved one");
+	ck_assert_uint_gt(size_of(before), old);
+	ck_assert_int_eq(log_reopen(), 0);
+	ck_assert_uint_eq(size_of(path), 0);
+	old = (size_t)size_of(before);
+	log_info("into the next");
+	ck_assert_uint_eq(size_of(before), old);
+	ck_assert_uint_gt(size_of(path), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	ck_assert_int_lt(log_reopen(), 0);
+	ck_assert_int_eq(rmdir(path), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("log");
@@ -152,6 +177,7 @@ int main(void)
 	tcase_add_test(t, what_was_left_out_is_counted);
 	tcase_add_test(t, many_kinds);
 	tcase_add_test(t, the_file_is_bounded);
+	tcase_add_test(t, a_file_that_was_moved_away_is_begun_again);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
