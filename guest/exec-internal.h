@@ -43,7 +43,6 @@ struct exec {
 
 	uint64_t started_at, drain_end; /* CLOCK_MONOTONIC usec */
 	struct msg_exit exit;
-	struct msg_ended ended;
 	int error;      /* errno of EXEC_FAILED */
 	char *what;     /* owned */
 	bool resumed;   /* by START or RESUME on this connection: may send */

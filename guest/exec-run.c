@@ -66,7 +66,7 @@ static void finish(struct exec *x)
 	}
 	x->exit.produced[STREAM_STDIN] = x->in.accepted;
 	if (has_left(x))
-		x->ended.flags |= ENDED_LEFT;
+		x->exit.ended.flags |= ENDED_LEFT;
 	x->state = EXEC_EXITED;
 }
 
@@ -203,11 +203,11 @@ static void note_limits(struct exec *x)
 	if (x->exit.timed_out || (x->exit.signal == 0 && x->exit.code == 0))
 		return;
 	if (x->cgroup_fd >= 0 && cgroup_oom_killed(x->cgroup_fd))
-		x->ended.flags |= ENDED_OOM_KILL;
+		x->exit.ended.flags |= ENDED_OOM_KILL;
 	if (x->cgroup_fd >= 0 && cgroup_pids_refused(x->cgroup_fd))
-		x->ended.flags |= ENDED_PIDS;
+		x->exit.ended.flags |= ENDED_PIDS;
 	if (disk_is_full(x))
-		x->ended.flags |= ENDED_DISK_FULL;
+		x->exit.ended.flags |= ENDED_DISK_FULL;
 }
 
 static void on_exit_(struct child *c, int status)
@@ -297,7 +297,7 @@ static int open_cgroup(struct exec *x)
 
 	if (x->execs->p.cgroup_fd < 0)
 		return 0;
-	x->ended.pids_max = x->execs->pids_max;
+	x->exit.ended.pids_max = x->execs->pids_max;
 	r = cgroup_make(x->execs->p.cgroup_fd, x->start.exec_id, x->execs->pids_max, &x->cgroup_fd);
 	if (r >= 0)
 		r = cgroup_events(x->cgroup_fd, &x->events_fd);

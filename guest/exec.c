@@ -158,7 +158,7 @@ int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m)
 	if (!x)
 		return -ENOMEM;
 	if (x->start.flags & START_PTY)
-		exec_fail(x, -EOPNOTSUPP, strdup("a terminal is not supported by protocol 1"));
+		exec_fail(x, -EOPNOTSUPP, strdup("a terminal is not supported"));
 	else if (xs->n_held > LIMIT_AGENT_EXECS)
 		exec_fail(
 			x, -EAGAIN, str_printf("more than %d commands at once", LIMIT_AGENT_EXECS));
@@ -309,11 +309,11 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 }
 
 /* True if something was appended; a full or failing buffer is tried again later. */
-static bool send_started(struct exec *x, struct buf *out)
+static bool send_started(struct exec *x, uint16_t version, struct buf *out)
 {
 	struct msg_result m = { .error = (uint32_t)x->error, .what = x->what };
 
-	if (!x->started_due || msg_send(out, result, FRAME_STARTED, x->channel, &m) < 0)
+	if (!x->started_due || msg_send(out, version, result, FRAME_STARTED, x->channel, &m) < 0)
 		return false;
 	x->started_due = false;
 	return true;
@@ -330,7 +330,7 @@ static bool send_stdin_ack(struct exec *x, struct buf *out)
 }
 
 /* END of each stream when its last byte has gone, then EXIT. */
-static bool send_exit(struct exec *x, struct buf *out)
+static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 {
 	bool any = false;
 
@@ -348,13 +348,11 @@ static bool send_exit(struct exec *x, struct buf *out)
 		if (!x->end_sent[i])
 			return false;
 	}
-	/* Each time before EXIT: a host that does not know it goes on without. */
-	x->exit_sent = msg_send(out, ended, FRAME_ENDED, x->channel, &x->ended) >= 0 &&
-		       msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
+	x->exit_sent = msg_send(out, version, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent || any;
 }
 
-bool execs_send_control(struct execs *xs, struct buf *out)
+bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out)
 {
 	struct exec *x, *next;
 	bool any = false;
@@ -365,9 +363,9 @@ bool execs_send_control(struct execs *xs, struct buf *out)
 			continue;
 		/* A command that never ran is not in WELCOME: the host starts it again. */
 		if (x->resumed) {
-			any |= send_started(x, out);
+			any |= send_started(x, version, out);
 			any |= send_stdin_ack(x, out);
-			any |= send_exit(x, out);
+			any |= send_exit(x, version, out);
 		} else if (x->state == EXEC_FAILED) {
 			x->started_due = false;
 		}

@@ -44,9 +44,9 @@ void execs_reconnected(struct execs *xs);
 /* What is held, for WELCOME; *ret is owned. */
 int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n);
 
-/* Appends what is to be said next: control frames of all, or one DATA frame (in turns). True if
- * anything was. */
-bool execs_send_control(struct execs *xs, struct buf *out);
+/* Appends what is to be said next: control frames of all, in the connection's version of the protocol, or one DATA frame
+ * (in turns). True if anything was. */
+bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out);
 bool execs_send_data(struct execs *xs, struct buf *out);
 /* Work left over from a turn (a background program that prints for ever); true when more is there.
  */

@@ -37,7 +37,7 @@ struct serve {
 	char *bye_what; /* owned */
 	enum bye_reason bye_reason;
 	bool readable, writable;
-	bool welcomed; /* HELLO came on this connection */
+	uint16_t version; /* of the protocol, on this connection; 0: HELLO has not come */
 	bool finish_due;
 	bool bye_due, bye_put, bye_sent;
 };
@@ -47,7 +47,7 @@ static void drop_connection(struct serve *s)
 	frame_assembler_reset(&s->long_in);
 	buf_clear(&s->control);
 	buf_clear(&s->out);
-	s->welcomed = false;
+	s->version = 0;
 	s->bye_put = false;
 	s->writable = true; /* a reconnection may go by without any event: try */
 	if (s->execs)
@@ -58,19 +58,20 @@ static void put_bye(struct serve *s)
 {
 	struct msg_bye m = { .reason = (uint8_t)s->bye_reason, .what = s->bye_what };
 
-	if (s->bye_due && !s->bye_put && s->welcomed)
-		s->bye_put = msg_send(&s->out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &m) >= 0;
+	if (s->bye_due && !s->bye_put && s->version > 0)
+		s->bye_put =
+			msg_send(&s->out, s->version, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &m) >= 0;
 }
 
 static int take_hello(struct serve *s, const struct frame *f)
 {
 	struct msg_hello hello;
 	struct msg_welcome w = { .state = s->execs ? AGENT_SET_UP : AGENT_READY };
-	int r = msg_hello_get(f, &hello);
+	int r = msg_hello_get(f, AGENT_PROTOCOL_MAX, &hello);
 
-	if (r < 0 || s->welcomed)
+	if (r < 0 || s->version > 0)
 		return -EBADMSG;
-	w.version = MIN_OF(hello.version_max, (uint16_t)AGENT_PROTOCOL_MAX);
+	w.version = MIN_OF(hello.version_max, s->p.version_max);
 	memcpy(w.machine_id, s->machine_id, sizeof(w.machine_id));
 	memcpy(w.boot_nonce, s->boot_nonce, sizeof(w.boot_nonce));
 	if (s->execs)
@@ -78,9 +79,10 @@ static int take_hello(struct serve *s, const struct frame *f)
 	if (r >= 0)
 		r = buf_append(&s->control, hello.nonce, sizeof(hello.nonce));
 	if (r >= 0)
-		r = msg_send(&s->control, welcome, FRAME_WELCOME, AGENT_CHANNEL_NONE, &w);
+		r = msg_send(&s->control, AGENT_PROTOCOL_MAX, welcome, FRAME_WELCOME,
+			AGENT_CHANNEL_NONE, &w);
+	s->version = r >= 0 ? w.version : 0;
 	msg_welcome_done(&w);
-	s->welcomed = r >= 0;
 	return r;
 }
 
@@ -117,13 +119,14 @@ static int take_setup(struct serve *s, const struct frame *f)
 {
 	struct msg_setup m = { 0 };
 	struct msg_result result = { 0 };
-	int r = msg_setup_get(f, &m);
+	int r = msg_setup_get(f, s->version, &m);
 
 	if (r < 0)
 		return r;
 	r = become_machine(s, &m, &result.what);
 	result.error = r < 0 ? (uint32_t)-r : 0;
-	r = msg_send(&s->control, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &result);
+	r = msg_send(
+		&s->control, s->version, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &result);
 	if (result.error == 0) {
 		decoder_set_mark(&s->in, m.sync);
 		s->finish_due = true;
@@ -137,7 +140,7 @@ static int take_start(struct serve *s, const struct frame *f)
 {
 	struct msg_result early = { .error = ENOTCONN, .what = (char *)"START before SETUP" };
 	struct msg_start m = { 0 };
-	int r = msg_start_get(f, &m);
+	int r = msg_start_get(f, s->version, &m);
 
 	if (r < 0)
 		return r;
@@ -145,7 +148,7 @@ static int take_start(struct serve *s, const struct frame *f)
 	if (s->execs)
 		r = execs_start(s->execs, f->channel, &m);
 	else
-		r = msg_send(&s->control, result, FRAME_STARTED, f->channel, &early);
+		r = msg_send(&s->control, s->version, result, FRAME_STARTED, f->channel, &early);
 	msg_start_done(&m);
 	return r;
 }
@@ -157,12 +160,12 @@ static int take_exec_message(struct serve *s, const struct frame *f)
 	int r;
 
 	if (f->type == FRAME_EXIT_ACK)
-		return f->length == 0 ? execs_exit_ack(s->execs, f->channel) : -EBADMSG;
+		return execs_exit_ack(s->execs, f->channel);
 	if (f->type == FRAME_KILL) {
-		r = msg_kill_get(f, &kill);
+		r = msg_kill_get(f, s->version, &kill);
 		return r < 0 ? r : execs_kill(s->execs, f->channel, &kill);
 	}
-	r = msg_resume_get(f, &resume);
+	r = msg_resume_get(f, s->version, &resume);
 	return r < 0 ? r : execs_resume(s->execs, f->channel, &resume);
 }
 
@@ -191,8 +194,10 @@ static int take_frame(struct serve *s, const struct frame *f)
 		return take_hello(s, f);
 	if (f->type == FRAME_NOP)
 		return 0;
-	if (!s->welcomed)
+	if (s->version == 0)
 		return -EBADMSG;
+	if (!agent_knows(s->version, f->type))
+		return 0;
 	switch (f->type) {
 	case FRAME_SETUP: return take_setup(s, f);
 	case FRAME_START: return take_start(s, f);
@@ -204,7 +209,7 @@ static int take_frame(struct serve *s, const struct frame *f)
 	case FRAME_DATA:
 	case FRAME_ACK:
 	case FRAME_END: return s->execs ? take_stream(s, f) : -EBADMSG;
-	default: return 0; /* a newer host may say more */
+	default: return 0; /* what only an agent says */
 	}
 }
 
@@ -279,8 +284,8 @@ static void refill(struct serve *s)
 			buf_clear(&s->control);
 		return;
 	}
-	if (s->welcomed && s->execs) {
-		(void)execs_send_control(s->execs, &s->out);
+	if (s->version > 0 && s->execs) {
+		(void)execs_send_control(s->execs, s->version, &s->out);
 		while (buf_len(&s->out) < OUT_TARGET && execs_send_data(s->execs, &s->out))
 			;
 	}
@@ -350,6 +355,8 @@ int serve_new(const struct serve_params *p, struct serve **ret)
 	if (!s)
 		return -ENOMEM;
 	s->p = *p;
+	if (s->p.version_max == 0)
+		s->p.version_max = AGENT_PROTOCOL_MAX;
 	s->port = (struct source){ .on_event = on_port, .userdata = s };
 	buf_init(&s->control, CONTROL_MAX);
 	buf_init(&s->out, OUT_MAX);

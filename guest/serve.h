@@ -30,6 +30,7 @@ struct serve_params {
 	struct loop *loop;               /* borrowed */
 	int fd;                          /* taken over on success; non-blocking */
 	const char *workspace;           /* borrowed */
+	uint16_t version_max;            /* the newest protocol it offers; 0: the newest there is */
 	const struct serve_hooks *hooks; /* borrowed */
 	void *userdata;                  /* borrowed */
 };

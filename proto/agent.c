@@ -1,26 +1,82 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The messages of agent.h as bytes: for each one what is valid, how it is written and how it is
- * read. Host and agent call these on every frame but DATA, ACK and END. Both sides are hostile to
- * each other, so _get builds in a local value that is freed on any failure, and a value that _get
- * accepts satisfies every range that agent.h states; the same check stands before _put, so that a
- * mistake of ours is found where it is made.
+ * The messages of agent.h as bytes: what is valid of each, and one writer and one reader that go through AGENT_FIELDS. The daemon's end
+ * of the stream (daemon/agent, daemon/machine/guest.c) and the guest's (guest/serve.c, guest/exec.c) call these on every frame but DATA,
+ * ACK and END. Both sides are hostile to each other, so _get builds in a local value that is freed on any failure, and a value that it
+ * accepts satisfies every range that agent.h states; the same check stands before _put, so that a mistake of ours is found where it is
+ * made.
  */
 
 #include "proto/agent.h"
 
 #include "proto/utf8.h"
 
+#include <assert.h>
+#include <stddef.h>
+
 #define EXEC_ID_LENGTH (AGENT_EXEC_ID_SIZE - 1)
-#define HOSTNAME_MAX   63
 #define SIGNAL_MAX     64
 #define ERRNO_MAX      4095
 #define ALL_START      (START_STDIN | START_PTY | START_LOGIN)
 
-static struct rd payload_reader(const struct frame *f)
+/* Four they are on the wire: a fifth would be a field of its own. */
+static_assert(STREAM_MAX == 4, "STREAMS is part of every version");
+
+enum message {
+#define X(name) MESSAGE_##name,
+	AGENT_MESSAGES(X)
+#undef X
+		MESSAGE_held, /* a part of welcome */
+};
+
+enum form {
+	FORM_NUMBER,
+	FORM_VERSION,
+	FORM_BYTES,
+	FORM_ID,
+	FORM_STREAMS,
+	FORM_TEXT,
+	FORM_WHAT,
+	FORM_ENV,
+	FORM_HELD,
+	FORM_PRESENT,
+};
+
+struct field {
+	enum message message;
+	enum form form;
+	size_t max; /* of FORM_TEXT */
+	uint16_t since;
+	size_t offset, size; /* in the message's struct */
+};
+
+#define NUMBER  FORM_NUMBER, 0
+#define VERSION FORM_VERSION, 0
+#define BYTES   FORM_BYTES, 0
+#define ID      FORM_ID, 0
+#define STREAMS FORM_STREAMS, 0
+#define TEXT(n) FORM_TEXT, (n)
+#define WHAT    FORM_WHAT, MSG_WHAT_MAX
+#define ENV     FORM_ENV, 0
+#define HELD    FORM_HELD, 0
+#define PRESENT FORM_PRESENT, 0
+#define FIELD(message, field, form, since) \
+	{ MESSAGE_##message, form, since, offsetof(struct msg_##message, field), \
+		sizeof(((struct msg_##message *)0)->field) },
+static const struct field fields[] = { AGENT_FIELDS(FIELD) };
+
+bool agent_knows(uint16_t version, uint16_t frame_type)
 {
-	return (struct rd){ .p = f->payload, .n = f->length };
+	switch (frame_type) {
+#define X(type, since) \
+	case FRAME_##type: return version >= (since);
+		AGENT_FRAMES(X)
+#undef X
+	default: return false;
+	}
 }
+
+/* What is valid */
 
 static bool exec_id_valid(const char id[AGENT_EXEC_ID_SIZE])
 {
@@ -28,73 +84,10 @@ static bool exec_id_valid(const char id[AGENT_EXEC_ID_SIZE])
 	       strspn(id + 3, "0123456789abcdef") == EXEC_ID_LENGTH - 3;
 }
 
-static void get_exec_id(struct rd *rd, char ret[AGENT_EXEC_ID_SIZE])
-{
-	get_bytes(rd, ret, EXEC_ID_LENGTH);
-	ret[EXEC_ID_LENGTH] = '\0';
-}
-
-static void put_streams(struct buf *b, const uint64_t v[STREAM_MAX], int *r)
-{
-	for (size_t i = 0; i < STREAM_MAX; i++)
-		put_u64(b, v[i], r);
-}
-
-static void get_streams(struct rd *rd, uint64_t ret[STREAM_MAX])
-{
-	for (size_t i = 0; i < STREAM_MAX; i++)
-		ret[i] = get_u64(rd);
-}
-
-/* A text for a person: its beginning is enough. */
-static void put_what(struct buf *b, const char *what, int *r)
-{
-	if (!what) {
-		put_str(b, NULL, r);
-		return;
-	}
-	size_t n = (size_t)utf8_cut(what, MSG_WHAT_MAX);
-	put_u32(b, (uint32_t)n, r);
-	put_bytes(b, what, n, r);
-}
-
-/* hello */
-
 static bool hello_valid(const struct msg_hello *m)
 {
 	return m->version_min >= 1 && m->version_min <= m->version_max;
 }
-
-int msg_hello_put(struct buf *out, const struct msg_hello *m)
-{
-	int r = hello_valid(m) ? 0 : -EINVAL;
-
-	put_u16(out, m->version_min, &r);
-	put_u16(out, m->version_max, &r);
-	put_bytes(out, m->nonce, sizeof(m->nonce), &r);
-	return r;
-}
-
-int msg_hello_get(const struct frame *f, struct msg_hello *ret)
-{
-	struct rd rd = payload_reader(f);
-	struct msg_hello m = { 0 };
-
-	m.version_min = get_u16(&rd);
-	m.version_max = get_u16(&rd);
-	get_bytes(&rd, m.nonce, sizeof(m.nonce));
-	if (rd_done(&rd) < 0 || !hello_valid(&m))
-		return -EBADMSG;
-	*ret = m;
-	return 0;
-}
-
-void msg_hello_done(struct msg_hello *m)
-{
-	*m = (struct msg_hello){ 0 };
-}
-
-/* welcome */
 
 static bool held_valid(const struct msg_held *h)
 {
@@ -117,124 +110,14 @@ static bool welcome_valid(const struct msg_welcome *m)
 	return true;
 }
 
-static void put_held(struct buf *out, const struct msg_held *h, int *r)
-{
-	put_bytes(out, h->exec_id, EXEC_ID_LENGTH, r);
-	put_u32(out, h->channel, r);
-	put_u8(out, h->exited, r);
-	put_u64(out, h->stdin_accepted, r);
-	put_streams(out, h->produced, r);
-	put_streams(out, h->kept, r);
-}
-
-int msg_welcome_put(struct buf *out, const struct msg_welcome *m)
-{
-	int r = welcome_valid(m) ? 0 : -EINVAL;
-
-	if (r < 0)
-		return r;
-	put_u16(out, m->version, &r);
-	put_u8(out, m->state, &r);
-	put_bytes(out, m->machine_id, sizeof(m->machine_id), &r);
-	put_bytes(out, m->boot_nonce, sizeof(m->boot_nonce), &r);
-	put_u32(out, m->n_held, &r);
-	for (size_t i = 0; i < m->n_held; i++)
-		put_held(out, &m->held[i], &r);
-	return r;
-}
-
-static void get_held(struct rd *rd, struct msg_held *ret)
-{
-	get_exec_id(rd, ret->exec_id);
-	ret->channel = get_u32(rd);
-	ret->exited = get_u8(rd);
-	ret->stdin_accepted = get_u64(rd);
-	get_streams(rd, ret->produced);
-	get_streams(rd, ret->kept);
-}
-
-int msg_welcome_get(const struct frame *f, struct msg_welcome *ret)
-{
-	struct rd rd = payload_reader(f);
-	_cleanup_(msg_welcome_done) struct msg_welcome m = { 0 };
-
-	m.version = get_u16(&rd);
-	m.state = get_u8(&rd);
-	get_bytes(&rd, m.machine_id, sizeof(m.machine_id));
-	get_bytes(&rd, m.boot_nonce, sizeof(m.boot_nonce));
-	uint32_t n = get_u32(&rd);
-	if (rd.failed || n > LIMIT_AGENT_EXECS)
-		return -EBADMSG;
-	if (n > 0) {
-		m.held = calloc(n, sizeof(*m.held));
-		if (!m.held)
-			return -ENOMEM;
-	}
-	m.n_held = n;
-	for (uint32_t i = 0; i < n; i++)
-		get_held(&rd, &m.held[i]);
-	if (rd_done(&rd) < 0 || !welcome_valid(&m))
-		return -EBADMSG;
-	*ret = m;
-	m.held = NULL;
-	return 0;
-}
-
-void msg_welcome_done(struct msg_welcome *m)
-{
-	free(m->held);
-	*m = (struct msg_welcome){ 0 };
-}
-
-/* setup */
-
 static bool setup_valid(const struct msg_setup *m)
 {
 	if (!m->hostname || memchr(m->sync, 0, sizeof(m->sync)))
 		return false;
 	size_t n = strlen(m->hostname);
-	return n >= 1 && n <= HOSTNAME_MAX &&
+	return n >= 1 && n <= MSG_HOSTNAME_MAX &&
 	       strspn(m->hostname, "abcdefghijklmnopqrstuvwxyz0123456789-") == n;
 }
-
-int msg_setup_put(struct buf *out, const struct msg_setup *m)
-{
-	int r = setup_valid(m) ? 0 : -EINVAL;
-
-	put_bytes(out, m->entropy, sizeof(m->entropy), &r);
-	put_u64(out, m->realtime_usec, &r);
-	put_bytes(out, m->machine_id, sizeof(m->machine_id), &r);
-	put_bytes(out, m->sync, sizeof(m->sync), &r);
-	put_str(out, m->hostname, &r);
-	return r;
-}
-
-int msg_setup_get(const struct frame *f, struct msg_setup *ret)
-{
-	struct rd rd = payload_reader(f);
-	_cleanup_(msg_setup_done) struct msg_setup m = { 0 };
-
-	get_bytes(&rd, m.entropy, sizeof(m.entropy));
-	m.realtime_usec = get_u64(&rd);
-	get_bytes(&rd, m.machine_id, sizeof(m.machine_id));
-	get_bytes(&rd, m.sync, sizeof(m.sync));
-	int r = get_str(&rd, HOSTNAME_MAX, &m.hostname);
-	if (r < 0)
-		return r;
-	if (rd_done(&rd) < 0 || !setup_valid(&m))
-		return -EBADMSG;
-	*ret = m;
-	m.hostname = NULL;
-	return 0;
-}
-
-void msg_setup_done(struct msg_setup *m)
-{
-	free(m->hostname);
-	*m = (struct msg_setup){ 0 };
-}
-
-/* start */
 
 static bool text_valid(const char *s, size_t max)
 {
@@ -263,26 +146,131 @@ static bool start_valid(const struct msg_start *m)
 	       text_valid(m->user, MSG_USER_MAX) && start_env_valid(m);
 }
 
-int msg_start_put(struct buf *out, const struct msg_start *m)
+static bool kill_valid(const struct msg_kill *m)
 {
-	int r = start_valid(m) ? 0 : -EINVAL;
-
-	if (r < 0)
-		return r;
-	put_bytes(out, m->exec_id, EXEC_ID_LENGTH, &r);
-	put_u32(out, m->flags, &r);
-	put_str(out, m->command, &r);
-	put_str(out, m->cwd, &r);
-	put_str(out, m->user, &r);
-	put_u32(out, m->n_env, &r);
-	for (size_t i = 0; i < m->n_env; i++)
-		put_str(out, m->env[i], &r);
-	put_u64(out, m->timeout_usec, &r);
-	put_streams(out, m->limit, &r);
-	return r;
+	return m->signal >= 1 && m->signal <= SIGNAL_MAX && m->all <= 1;
 }
 
-static int get_start_env(struct rd *rd, struct msg_start *m)
+static bool resume_valid(_unused_ const struct msg_resume *m)
+{
+	return true;
+}
+
+static bool result_valid(const struct msg_result *m)
+{
+	return m->error <= ERRNO_MAX;
+}
+
+static bool exit_valid(const struct msg_exit *m)
+{
+	return m->signal <= SIGNAL_MAX && m->timed_out <= 1;
+}
+
+static bool bye_valid(const struct msg_bye *m)
+{
+	return m->reason <= BYE_ERROR;
+}
+
+/* Writing */
+
+static uint64_t number_at(const void *p, size_t size)
+{
+	switch (size) {
+	case sizeof(uint8_t): return *(const uint8_t *)p;
+	case sizeof(uint16_t): return *(const uint16_t *)p;
+	case sizeof(uint32_t): return *(const uint32_t *)p;
+	default: return *(const uint64_t *)p;
+	}
+}
+
+static void put_number(struct buf *b, uint64_t v, size_t size, int *r)
+{
+	switch (size) {
+	case sizeof(uint8_t): put_u8(b, (uint8_t)v, r); break;
+	case sizeof(uint16_t): put_u16(b, (uint16_t)v, r); break;
+	case sizeof(uint32_t): put_u32(b, (uint32_t)v, r); break;
+	default: put_u64(b, v, r);
+	}
+}
+
+/* A text for a person: its beginning is enough. */
+static void put_what(struct buf *b, const char *what, int *r)
+{
+	if (!what) {
+		put_str(b, NULL, r);
+		return;
+	}
+	size_t n = (size_t)utf8_cut(what, MSG_WHAT_MAX);
+	put_u32(b, (uint32_t)n, r);
+	put_bytes(b, what, n, r);
+}
+
+static void put_env(struct buf *b, const struct msg_start *m, int *r)
+{
+	put_u32(b, m->n_env, r);
+	for (size_t i = 0; i < m->n_env; i++)
+		put_str(b, m->env[i], r);
+}
+
+static void put_message(
+	struct buf *b, enum message message, uint16_t version, const void *m, int *r);
+
+static void put_held(struct buf *b, uint16_t version, const struct msg_welcome *m, int *r)
+{
+	put_u32(b, m->n_held, r);
+	for (size_t i = 0; i < m->n_held; i++)
+		put_message(b, MESSAGE_held, version, &m->held[i], r);
+}
+
+static void put_field(struct buf *b, const struct field *f, uint16_t version, const void *m, int *r)
+{
+	const void *at = (const uint8_t *)m + f->offset;
+
+	switch (f->form) {
+	case FORM_NUMBER:
+	case FORM_VERSION: put_number(b, number_at(at, f->size), f->size, r); break;
+	case FORM_BYTES: put_bytes(b, at, f->size, r); break;
+	case FORM_ID: put_bytes(b, at, EXEC_ID_LENGTH, r); break;
+	case FORM_STREAMS:
+		for (size_t i = 0; i < STREAM_MAX; i++)
+			put_u64(b, ((const uint64_t *)at)[i], r);
+		break;
+	case FORM_TEXT: put_str(b, *(char *const *)at, r); break;
+	case FORM_WHAT: put_what(b, *(char *const *)at, r); break;
+	case FORM_ENV: put_env(b, m, r); break;
+	case FORM_HELD: put_held(b, version, m, r); break;
+	case FORM_PRESENT: break;
+	}
+}
+
+static void put_message(
+	struct buf *b, enum message message, uint16_t version, const void *m, int *r)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+		const struct field *f = &fields[i];
+
+		if (f->message != message || f->since > version)
+			continue;
+		put_field(b, f, version, m, r);
+		if (f->form == FORM_VERSION)
+			version = MIN_OF(
+				version, *(const uint16_t *)((const uint8_t *)m + f->offset));
+	}
+}
+
+/* Reading */
+
+static void get_number(struct rd *rd, void *ret, size_t size)
+{
+	switch (size) {
+	case sizeof(uint8_t): *(uint8_t *)ret = get_u8(rd); break;
+	case sizeof(uint16_t): *(uint16_t *)ret = get_u16(rd); break;
+	case sizeof(uint32_t): *(uint32_t *)ret = get_u32(rd); break;
+	default: *(uint64_t *)ret = get_u64(rd);
+	}
+}
+
+static int get_env(struct rd *rd, struct msg_start *m)
 {
 	size_t left = LIMIT_ENV_BYTES;
 	uint32_t n = get_u32(rd);
@@ -305,237 +293,121 @@ static int get_start_env(struct rd *rd, struct msg_start *m)
 	return 0;
 }
 
-int msg_start_get(const struct frame *f, struct msg_start *ret)
-{
-	struct rd rd = payload_reader(f);
-	_cleanup_(msg_start_done) struct msg_start m = { 0 };
+static int get_message(struct rd *rd, enum message message, uint16_t version, void *m);
 
-	get_exec_id(&rd, m.exec_id);
-	m.flags = get_u32(&rd);
-	int r = get_str(&rd, LIMIT_COMMAND_BYTES, &m.command);
-	if (r >= 0)
-		r = get_str(&rd, MSG_CWD_MAX, &m.cwd);
-	if (r >= 0)
-		r = get_str(&rd, MSG_USER_MAX, &m.user);
-	if (r >= 0)
-		r = get_start_env(&rd, &m);
-	if (r < 0)
-		return r;
-	m.timeout_usec = get_u64(&rd);
-	get_streams(&rd, m.limit);
-	if (rd_done(&rd) < 0 || !start_valid(&m))
+static int get_held(struct rd *rd, uint16_t version, struct msg_welcome *m)
+{
+	uint32_t n = get_u32(rd);
+	int r = 0;
+
+	if (rd->failed || n > LIMIT_AGENT_EXECS)
 		return -EBADMSG;
-	*ret = m;
-	m = (struct msg_start){ 0 };
+	if (n > 0) {
+		m->held = calloc(n, sizeof(*m->held));
+		if (!m->held)
+			return -ENOMEM;
+	}
+	m->n_held = n;
+	for (uint32_t i = 0; r >= 0 && i < n; i++)
+		r = get_message(rd, MESSAGE_held, version, &m->held[i]);
+	return r;
+}
+
+static int get_field(struct rd *rd, const struct field *f, uint16_t version, void *m)
+{
+	void *at = (uint8_t *)m + f->offset;
+
+	switch (f->form) {
+	case FORM_NUMBER:
+	case FORM_VERSION: get_number(rd, at, f->size); break;
+	case FORM_BYTES: get_bytes(rd, at, f->size); break;
+	case FORM_ID:
+		get_bytes(rd, at, EXEC_ID_LENGTH);
+		((char *)at)[EXEC_ID_LENGTH] = '\0';
+		break;
+	case FORM_STREAMS:
+		for (size_t i = 0; i < STREAM_MAX; i++)
+			((uint64_t *)at)[i] = get_u64(rd);
+		break;
+	case FORM_TEXT:
+	case FORM_WHAT: return get_str(rd, f->max, at);
+	case FORM_ENV: return get_env(rd, m);
+	case FORM_HELD: return get_held(rd, version, m);
+	case FORM_PRESENT: *(bool *)at = true; break;
+	}
+	return rd->failed ? -EBADMSG : 0;
+}
+
+/* What is left behind the last field is a newer peer's. */
+static int get_message(struct rd *rd, enum message message, uint16_t version, void *m)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+		const struct field *f = &fields[i];
+		int r;
+
+		if (f->message != message || f->since > version)
+			continue;
+		r = get_field(rd, f, version, m);
+		if (r < 0)
+			return r;
+		if (f->form == FORM_VERSION)
+			version = MIN_OF(version, *(uint16_t *)((uint8_t *)m + f->offset));
+	}
 	return 0;
 }
 
-void msg_start_done(struct msg_start *m)
+static void free_env(struct msg_start *m)
 {
 	/* One more than n_env may be there: the entry that was refused. */
 	for (size_t i = 0; m->env && m->env[i]; i++)
 		free(m->env[i]);
 	free(m->env);
-	free(m->command);
-	free(m->cwd);
-	free(m->user);
-	*m = (struct msg_start){ 0 };
 }
 
-/* kill */
-
-static bool kill_valid(const struct msg_kill *m)
+static void free_message(enum message message, void *m)
 {
-	return m->signal >= 1 && m->signal <= SIGNAL_MAX && m->all <= 1;
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+		const struct field *f = &fields[i];
+
+		if (f->message != message)
+			continue;
+		if (f->form == FORM_TEXT || f->form == FORM_WHAT)
+			free(*(char **)((uint8_t *)m + f->offset));
+		else if (f->form == FORM_ENV)
+			free_env(m);
+		else if (f->form == FORM_HELD)
+			free(((struct msg_welcome *)m)->held);
+	}
 }
 
-int msg_kill_put(struct buf *out, const struct msg_kill *m)
-{
-	int r = kill_valid(m) ? 0 : -EINVAL;
-
-	put_u8(out, m->signal, &r);
-	put_u8(out, m->all, &r);
-	return r;
-}
-
-int msg_kill_get(const struct frame *f, struct msg_kill *ret)
-{
-	struct rd rd = payload_reader(f);
-	struct msg_kill m = { 0 };
-
-	m.signal = get_u8(&rd);
-	m.all = get_u8(&rd);
-	if (rd_done(&rd) < 0 || !kill_valid(&m))
-		return -EBADMSG;
-	*ret = m;
-	return 0;
-}
-
-void msg_kill_done(struct msg_kill *m)
-{
-	*m = (struct msg_kill){ 0 };
-}
-
-/* resume */
-
-int msg_resume_put(struct buf *out, const struct msg_resume *m)
-{
-	int r = 0;
-
-	put_streams(out, m->upto, &r);
-	put_streams(out, m->limit, &r);
-	return r;
-}
-
-int msg_resume_get(const struct frame *f, struct msg_resume *ret)
-{
-	struct rd rd = payload_reader(f);
-	struct msg_resume m = { 0 };
-
-	get_streams(&rd, m.upto);
-	get_streams(&rd, m.limit);
-	if (rd_done(&rd) < 0)
-		return -EBADMSG;
-	*ret = m;
-	return 0;
-}
-
-void msg_resume_done(struct msg_resume *m)
-{
-	*m = (struct msg_resume){ 0 };
-}
-
-/* result */
-
-int msg_result_put(struct buf *out, const struct msg_result *m)
-{
-	int r = m->error <= ERRNO_MAX ? 0 : -EINVAL;
-
-	put_u32(out, m->error, &r);
-	put_what(out, m->what, &r);
-	return r;
-}
-
-int msg_result_get(const struct frame *f, struct msg_result *ret)
-{
-	struct rd rd = payload_reader(f);
-	_cleanup_(msg_result_done) struct msg_result m = { 0 };
-
-	m.error = get_u32(&rd);
-	int r = get_str(&rd, MSG_WHAT_MAX, &m.what);
-	if (r < 0)
-		return r;
-	if (rd_done(&rd) < 0 || m.error > ERRNO_MAX)
-		return -EBADMSG;
-	*ret = m;
-	m.what = NULL;
-	return 0;
-}
-
-void msg_result_done(struct msg_result *m)
-{
-	free(m->what);
-	*m = (struct msg_result){ 0 };
-}
-
-/* exit */
-
-static bool exit_valid(const struct msg_exit *m)
-{
-	return m->signal <= SIGNAL_MAX && m->timed_out <= 1;
-}
-
-int msg_exit_put(struct buf *out, const struct msg_exit *m)
-{
-	int r = exit_valid(m) ? 0 : -EINVAL;
-
-	put_u8(out, m->code, &r);
-	put_u8(out, m->signal, &r);
-	put_u8(out, m->timed_out, &r);
-	put_u64(out, m->duration_usec, &r);
-	put_streams(out, m->produced, &r);
-	return r;
-}
-
-int msg_exit_get(const struct frame *f, struct msg_exit *ret)
-{
-	struct rd rd = payload_reader(f);
-	struct msg_exit m = { 0 };
-
-	m.code = get_u8(&rd);
-	m.signal = get_u8(&rd);
-	m.timed_out = get_u8(&rd);
-	m.duration_usec = get_u64(&rd);
-	get_streams(&rd, m.produced);
-	if (rd_done(&rd) < 0 || !exit_valid(&m))
-		return -EBADMSG;
-	*ret = m;
-	return 0;
-}
-
-void msg_exit_done(struct msg_exit *m)
-{
-	*m = (struct msg_exit){ 0 };
-}
-
-/* bye */
-
-int msg_bye_put(struct buf *out, const struct msg_bye *m)
-{
-	int r = m->reason <= BYE_ERROR ? 0 : -EINVAL;
-
-	put_u8(out, m->reason, &r);
-	put_what(out, m->what, &r);
-	return r;
-}
-
-int msg_bye_get(const struct frame *f, struct msg_bye *ret)
-{
-	struct rd rd = payload_reader(f);
-	_cleanup_(msg_bye_done) struct msg_bye m = { 0 };
-
-	m.reason = get_u8(&rd);
-	int r = get_str(&rd, MSG_WHAT_MAX, &m.what);
-	if (r < 0)
-		return r;
-	if (rd_done(&rd) < 0 || m.reason > BYE_ERROR)
-		return -EBADMSG;
-	*ret = m;
-	m.what = NULL;
-	return 0;
-}
-
-void msg_bye_done(struct msg_bye *m)
-{
-	free(m->what);
-	*m = (struct msg_bye){ 0 };
-}
-
-/* ended */
-
-int msg_ended_put(struct buf *out, const struct msg_ended *m)
-{
-	int r = 0;
-
-	put_u32(out, m->flags, &r);
-	put_u32(out, m->pids_max, &r);
-	return r;
-}
-
-int msg_ended_get(const struct frame *f, struct msg_ended *ret)
-{
-	struct rd rd = payload_reader(f);
-	struct msg_ended m = { 0 };
-
-	m.flags = get_u32(&rd);
-	m.pids_max = get_u32(&rd);
-	if (rd_done(&rd) < 0)
-		return -EBADMSG;
-	*ret = m;
-	return 0;
-}
-
-void msg_ended_done(struct msg_ended *m)
-{
-	*m = (struct msg_ended){ 0 };
-}
+#define DEFINE_MESSAGE(name) \
+	int msg_##name##_put(struct buf *out, uint16_t version, const struct msg_##name *m) \
+	{ \
+		int r = version >= 1 && name##_valid(m) ? 0 : -EINVAL; \
+\
+		if (r >= 0) \
+			put_message(out, MESSAGE_##name, version, m, &r); \
+		return r; \
+	} \
+\
+	int msg_##name##_get(const struct frame *f, uint16_t version, struct msg_##name *ret) \
+	{ \
+		struct rd rd = { .p = f->payload, .n = f->length }; \
+		_cleanup_(msg_##name##_done) struct msg_##name m = { 0 }; \
+		int r = version >= 1 ? get_message(&rd, MESSAGE_##name, version, &m) : -EINVAL; \
+\
+		if (r < 0) \
+			return r; \
+		if (!name##_valid(&m)) \
+			return -EBADMSG; \
+		*ret = m; \
+		m = (struct msg_##name){ 0 }; \
+		return 0; \
+	} \
+\
+	void msg_##name##_done(struct msg_##name *m) \
+	{ \
+		free_message(MESSAGE_##name, m); \
+		*m = (struct msg_##name){ 0 }; \
+	}
+AGENT_MESSAGES(DEFINE_MESSAGE)

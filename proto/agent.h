@@ -2,11 +2,19 @@
 #pragma once
 
 /*
- * The messages between host and agent, field by field. Each has msg_X_put (append the payload's
- * encoding to a buf) and msg_X_get (from a frame's payload; -EBADMSG on anything wrong, out of
- * range or left over), and msg_X_done where it owns memory. _put refuses with -EINVAL what _get
- * would refuse, but cuts a `what` to MSG_WHAT_MAX. Unknown frame types are ignored by both sides,
- * so that a newer peer may say more; a known type with a wrong payload ends the connection.
+ * The messages between host and agent, field by field, and what each version of the protocol has of them (AGENT_FIELDS,
+ * AGENT_FRAMES: there is no other place). A guest keeps its agent for months, over upgrades of the host: HELLO offers a
+ * range, WELCOME chooses, and every version since 1 is served.
+ *
+ * Each message has msg_X_put (append the payload's encoding to a buf), msg_X_get (from a frame's payload) and msg_X_done
+ * (frees what it owns). Both take the version that the connection agreed on and write and read that version's fields, no
+ * others; those that it lacks are zero. What follows them is skipped: a newer peer may say more. -EBADMSG on anything
+ * that is missing, wrong or out of range; _put refuses with -EINVAL what _get would refuse, but cuts a `what` to
+ * MSG_WHAT_MAX. HELLO and WELCOME, which agree on the version, are given the newest that this program knows and say
+ * themselves which theirs is. A frame of a type that the agreed version does not have is not sent, and ignored when it
+ * comes; one that it has, with a wrong payload, ends the connection.
+ *
+ * To add to the protocol: docs/HACKING.md.
  */
 
 #include "base.h"
@@ -14,14 +22,15 @@
 #include "frame.h"
 
 #define AGENT_PROTOCOL_MIN 1
-#define AGENT_PROTOCOL_MAX 1
+#define AGENT_PROTOCOL_MAX 2
 #define AGENT_PORT_NAME    "org.pyro.agent"
 #define AGENT_CHANNEL_NONE 0  /* execs use channels from 1 */
 #define AGENT_EXEC_ID_SIZE 16 /* "ex-" and 12 hex digits, NUL */
 
-#define MSG_WHAT_MAX 1024 /* bytes of msg_result.what and msg_bye.what */
-#define MSG_CWD_MAX  4096
-#define MSG_USER_MAX 256
+#define MSG_WHAT_MAX     1024 /* bytes of msg_result.what and msg_bye.what */
+#define MSG_CWD_MAX      4096
+#define MSG_USER_MAX     256
+#define MSG_HOSTNAME_MAX 63
 
 /* Serials by which the guest finds its disks (design.md section 6). */
 #define DISK_SERIAL_ENV     "pyro-env"
@@ -67,7 +76,7 @@ struct msg_setup {
 
 enum {
 	START_STDIN = 1 << 0, /* stdin is a pipe fed by DATA; else /dev/null */
-	START_PTY = 1 << 1,   /* reserved: refused by protocol 1 */
+	START_PTY = 1 << 1,   /* reserved: refused */
 	/* By a login shell, unless the user's login environment has been captured; else, and without this, by a
 	 * plain one in the captured environment. */
 	START_LOGIN = 1 << 2,
@@ -102,14 +111,6 @@ struct msg_result {
 	char *what; /* owned or NULL: one line, "mount /workspace", "chdir /nowhere" */
 };
 
-struct msg_exit {
-	uint8_t code;      /* 0..255; meaningless when signal is set */
-	uint8_t signal;    /* 0 or 1..64 */
-	uint8_t timed_out; /* 1: killed by its timeout */
-	uint64_t duration_usec;
-	uint64_t produced[STREAM_MAX];
-};
-
 /* What the agent saw when a command ended, for the host to tell which limit ended it. A flag that the host does
  * not know is ignored. */
 enum {
@@ -120,9 +121,19 @@ enum {
 	ENDED_DISK_FULL = 1 << 3, /* the own disk has no block or no inode left */
 };
 
-struct msg_ended {
+struct agent_ended {
 	uint32_t flags;
 	uint32_t pids_max; /* 0: no limit */
+};
+
+struct msg_exit {
+	uint8_t code;      /* 0..255; meaningless when signal is set */
+	uint8_t signal;    /* 0 or 1..64 */
+	uint8_t timed_out; /* 1: killed by its timeout */
+	uint64_t duration_usec;
+	uint64_t produced[STREAM_MAX];
+	bool tells; /* set by msg_exit_get: of a version that has `ended` */
+	struct agent_ended ended;
 };
 
 enum bye_reason {
@@ -137,22 +148,97 @@ struct msg_bye {
 	char *what; /* owned or NULL */
 };
 
+/*
+ * Each field in the order on the wire, and the version since which it is there. The forms: NUMBER (u8 to u64, little
+ * endian), BYTES (as many as the field has), ID ("ex-" and 12 digits), STREAMS (a u64 of each), TEXT (u32 length and at
+ * most so many bytes without NUL; 2^32-1 for none), WHAT (a TEXT that is cut), ENV (u32 count and so many TEXT), HELD
+ * (u32 count and so many msg_held), VERSION (a NUMBER: what follows is of that version, if this is older than the one
+ * agreed on), PRESENT (no byte; true from that version on). New fields go to the end of their message; those of
+ * msg_held may go to its end as well.
+ */
+/* clang-format off */
+#define AGENT_FIELDS(X) \
+	/* message, field,     form,                       since */ \
+	X(hello,    version_min,    NUMBER,                    1) \
+	X(hello,    version_max,    VERSION,                   1) \
+	X(hello,    nonce,          BYTES,                     1) \
+	X(welcome,  version,        VERSION,                   1) \
+	X(welcome,  state,          NUMBER,                    1) \
+	X(welcome,  machine_id,     BYTES,                     1) \
+	X(welcome,  boot_nonce,     BYTES,                     1) \
+	X(welcome,  held,           HELD,                      1) \
+	X(held,     exec_id,        ID,                        1) \
+	X(held,     channel,        NUMBER,                    1) \
+	X(held,     exited,         NUMBER,                    1) \
+	X(held,     stdin_accepted, NUMBER,                    1) \
+	X(held,     produced,       STREAMS,                   1) \
+	X(held,     kept,           STREAMS,                   1) \
+	X(setup,    entropy,        BYTES,                     1) \
+	X(setup,    realtime_usec,  NUMBER,                    1) \
+	X(setup,    machine_id,     BYTES,                     1) \
+	X(setup,    sync,           BYTES,                     1) \
+	X(setup,    hostname,       TEXT(MSG_HOSTNAME_MAX),    1) \
+	X(start,    exec_id,        ID,                        1) \
+	X(start,    flags,          NUMBER,                    1) \
+	X(start,    command,        TEXT(LIMIT_COMMAND_BYTES), 1) \
+	X(start,    cwd,            TEXT(MSG_CWD_MAX),         1) \
+	X(start,    user,           TEXT(MSG_USER_MAX),        1) \
+	X(start,    env,            ENV,                       1) \
+	X(start,    timeout_usec,   NUMBER,                    1) \
+	X(start,    limit,          STREAMS,                   1) \
+	X(kill,     signal,         NUMBER,                    1) \
+	X(kill,     all,            NUMBER,                    1) \
+	X(resume,   upto,           STREAMS,                   1) \
+	X(resume,   limit,          STREAMS,                   1) \
+	X(result,   error,          NUMBER,                    1) \
+	X(result,   what,           WHAT,                      1) \
+	X(exit,     code,           NUMBER,                    1) \
+	X(exit,     signal,         NUMBER,                    1) \
+	X(exit,     timed_out,      NUMBER,                    1) \
+	X(exit,     duration_usec,  NUMBER,                    1) \
+	X(exit,     produced,       STREAMS,                   1) \
+	X(exit,     tells,          PRESENT,                   2) \
+	X(exit,     ended.flags,    NUMBER,                    2) \
+	X(exit,     ended.pids_max, NUMBER,                    2) \
+	X(bye,      reason,         NUMBER,                    1) \
+	X(bye,      what,           WHAT,                      1)
+
+/*
+ * Each type of frame, and the version since which it is there. Some agents of protocol 1 understand LOGIN, and say what
+ * EXIT says since 2 in a frame of its own, type 37, that is not used again.
+ */
+#define AGENT_FRAMES(X) \
+	X(NOP, 1) \
+	/* the host's */ \
+	X(HELLO, 1) X(SETUP, 1) X(START, 1) X(KILL, 1) X(RESUME, 1) X(EXIT_ACK, 1) X(SHUTDOWN, 1) \
+	X(LOGIN, 2) \
+	/* the agent's */ \
+	X(WELCOME, 1) X(SETUP_DONE, 1) X(STARTED, 1) X(EXIT, 1) X(BYE, 1) \
+	/* both; these three never grow: libpyro speaks them too, on a socket that agrees on no version */ \
+	X(DATA, 1) X(ACK, 1) X(END, 1)
+/* clang-format on */
+
+/* Whether a frame of this type may be sent in this version, and is taken. */
+bool agent_knows(uint16_t version, uint16_t frame_type);
+
 #define AGENT_MESSAGES(X) \
-	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye) X(ended)
+	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye)
 #define X(name) \
-	int msg_##name##_put(struct buf *out, const struct msg_##name *m); \
-	int msg_##name##_get(const struct frame *f, struct msg_##name *ret); \
+	int msg_##name##_put(struct buf *out, uint16_t version, const struct msg_##name *m); \
+	int msg_##name##_get(const struct frame *f, uint16_t version, struct msg_##name *ret); \
 	void msg_##name##_done(struct msg_##name *m);
 AGENT_MESSAGES(X)
 #undef X
 
-/* Encodes the message and appends it as one frame, or as several when it is long (frame_put_long).
- */
-#define msg_send(out, name, frame_type, channel, msg) \
+/* Encodes the message and appends it as one frame, or as several when it is long (frame_put_long). -EPROTONOSUPPORT
+ * when the version has no such frame. */
+#define msg_send(out, version, name, frame_type, channel, msg) \
 	({ \
 		struct buf _payload; \
 		buf_init(&_payload, LIMIT_MESSAGE_BYTES); \
-		int _r = msg_##name##_put(&_payload, (msg)); \
+		int _r = agent_knows((version), (frame_type)) \
+				 ? msg_##name##_put(&_payload, (version), (msg)) \
+				 : -EPROTONOSUPPORT; \
 		if (_r >= 0) \
 			_r = frame_put_long((out), (frame_type), (channel), buf_head(&_payload), \
 				buf_len(&_payload)); \

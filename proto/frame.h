@@ -52,7 +52,6 @@ enum frame_type {
 	FRAME_STARTED = 34,    /* struct msg_result; channel = the exec's */
 	FRAME_EXIT = 35,       /* struct msg_exit; channel = the exec's; repeated until EXIT_ACK */
 	FRAME_BYE = 36,        /* struct msg_bye */
-	FRAME_ENDED = 37,      /* struct msg_ended; channel = the exec's; before each EXIT */
 	/* both ways */
 	FRAME_DATA = 64, /* u8 stream, u64 offset, bytes */
 	FRAME_ACK = 65,  /* u8 stream, u64 upto, u64 limit: absolute and idempotent */
@@ -73,7 +72,7 @@ enum stream_id {
 
 struct frame {
 	uint16_t type;
-	uint16_t flags; /* FRAME_FLAG_MORE; others are wrong in protocol 1 */
+	uint16_t flags; /* FRAME_FLAG_MORE; others are wrong */
 	uint32_t channel;
 	const uint8_t *payload; /* borrowed: the decoder's buffer, until the next call */
 	uint32_t length;

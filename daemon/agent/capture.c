@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Output kept for a reply when nobody reads it live. Used by run.c.
+ * Output kept for a reply when nobody reads it live. Used by core/run.c and core/run-result.c.
  *
  * What must stay true: at most LIMIT_CAPTURE_BYTES are held however much comes; the text is valid UTF-8,
  * never splits a character at the cut, and its JSON form stays within CAPTURE_JSON_BYTES plus the marker,

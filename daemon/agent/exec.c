@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One command in a guest. Made by run.c, listed by the machine, which hands it the frames of its
- * channel.
+ * One command in a guest. core/run.c makes it, core/run-attach.c makes it again after a restart of the daemon;
+ * machine/guest.c lists it and hands it the frames of its channel.
  *
  * What must stay true: bytes below what we have are dropped; a gap, but for what was under way when a new
  * caller went back, or a byte beyond the limit is a protocol error of the guest; every message is sent
@@ -46,8 +46,7 @@ struct exec {
 	uint32_t channel;
 	struct msg_start start; /* owned */
 	struct msg_exit exit;
-	struct msg_ended ended;
-	bool ended_told, killed;
+	bool killed;
 	uint64_t sent_usec; /* when the guest was first told to start it; 0: by an earlier daemon */
 	struct exec_out out[STREAM_MAX];
 
@@ -256,7 +255,7 @@ static int send_start(struct exec *x)
 		x->start.limit[i] = x->out[i].limit;
 	if (x->sent_usec == 0)
 		x->sent_usec = now_usec();
-	r = msg_send(link_control(x->link), start, FRAME_START, x->channel, &x->start);
+	r = link_send(x->link, start, FRAME_START, x->channel, &x->start);
 	if (r >= 0)
 		link_kick(x->link);
 	return r;
@@ -355,7 +354,7 @@ static int send_kill(struct exec *x, int signo)
 {
 	struct msg_kill kill = { .signal = (uint8_t)signo };
 
-	return msg_send(link_control(x->link), kill, FRAME_KILL, x->channel, &kill);
+	return link_send(x->link, kill, FRAME_KILL, x->channel, &kill);
 }
 
 int exec_kill(struct exec *x, int signo)
@@ -490,7 +489,7 @@ static int take_started(struct exec *x, const struct frame *f)
 	_cleanup_free_ char *cause = NULL;
 	struct msg_result result = { 0 };
 	char what[MSG_WHAT_MAX + 1] = "start";
-	int r = msg_result_get(f, &result);
+	int r = msg_result_get(f, link_version(x->link), &result);
 
 	if (r < 0)
 		return r;
@@ -520,7 +519,7 @@ static bool may_have_timed_out(const struct exec *x)
 static int take_exit(struct exec *x, const struct frame *f)
 {
 	struct msg_exit e = { 0 };
-	int r = msg_exit_get(f, &e);
+	int r = msg_exit_get(f, link_version(x->link), &e);
 
 	if (r < 0)
 		return r;
@@ -537,21 +536,9 @@ static int take_exit(struct exec *x, const struct frame *f)
 }
 
 /* Words only: nothing but what its caller is told depends on them. */
-static int take_ended(struct exec *x, const struct frame *f)
+const struct agent_ended *exec_ended(const struct exec *x)
 {
-	struct msg_ended m;
-	int r = msg_ended_get(f, &m);
-
-	if (r < 0 || x->state == EXEC_EXITED)
-		return r;
-	x->ended = m;
-	x->ended_told = true;
-	return 0;
-}
-
-const struct msg_ended *exec_ended(const struct exec *x)
-{
-	return x->ended_told ? &x->ended : NULL;
+	return x->exit.tells ? &x->exit.ended : NULL;
 }
 
 bool exec_was_killed(const struct exec *x)
@@ -571,9 +558,8 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 	case FRAME_DATA: return take_data(x, f);
 	case FRAME_ACK: return take_ack(x, f);
 	case FRAME_END: return frame_get_end(f, &stream, &offset);
-	case FRAME_ENDED: return take_ended(x, f);
 	case FRAME_EXIT: return take_exit(x, f);
-	default: return 0; /* a newer agent may say more */
+	default: return 0; /* what only a host says */
 	}
 }
 
@@ -598,7 +584,7 @@ static int send_resume(struct exec *x)
 		m.upto[i] = x->out[i].upto;
 		m.limit[i] = x->out[i].limit;
 	}
-	r = msg_send(link_control(x->link), resume, FRAME_RESUME, x->channel, &m);
+	r = link_send(x->link, resume, FRAME_RESUME, x->channel, &m);
 	if (r >= 0)
 		link_kick(x->link);
 	return r;

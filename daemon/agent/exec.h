@@ -27,8 +27,8 @@ struct exec_callbacks {
 int exec_new(sd_event *event, const struct msg_start *start, const struct exec_callbacks *cb,
 	void *userdata, struct exec **ret);
 /*
- * A command that an earlier daemon started, by its row: nothing of its output flows, and its end is not
- * told, before exec_take. link as of exec_start.
+ * A command that a previous daemon started, by its row: before exec_take nothing of its output flows and its end is
+ * not reported. link as of exec_start.
  */
 int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel, struct link *link,
 	const struct exec_callbacks *cb, void *userdata, struct exec **ret);
@@ -39,8 +39,8 @@ bool exec_within_reach(const struct exec *x);
  * had it. Only within reach. */
 int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX]);
 /*
- * He wants the rest, and exec_has it: on_output goes on from there, which may be before what was received already,
- * as long as nobody has acknowledged it. His input goes on from exec_stdin_accepted.
+ * The caller wants the rest, which exec_has: on_output goes on from there. That may lie before what was received
+ * already, as long as nobody has acknowledged it. The caller's input goes on from exec_stdin_accepted.
  */
 void exec_take(struct exec *x, const uint64_t have[STREAM_MAX]);
 uint64_t exec_timeout_usec(const struct exec *x);
@@ -67,8 +67,8 @@ void exec_stdin_end(struct exec *x);
  * SIGKILL. -ESRCH when the command is not running. */
 int exec_kill(struct exec *x, int signo);
 
-/* How it ended, as its agent told; NULL when that does not tell. */
-const struct msg_ended *exec_ended(const struct exec *x);
+/* How it ended, as its agent told; NULL when that is too old to tell. */
+const struct agent_ended *exec_ended(const struct exec *x);
 /* exec_kill was asked for SIGKILL. */
 bool exec_was_killed(const struct exec *x);
 

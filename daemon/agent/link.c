@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host's end of one agent stream. Owned by the machine (start.c makes it, undo frees it).
+ * The host's end of one agent stream. machine/guest.c makes it, frees it and takes what comes; exec.c sends over it.
  *
  * What must stay true: the guest is hostile, so a wrong length or frame drops the connection, and
  * connections that keep breaking end the link; control frames go before bulk data and both queues are
@@ -39,8 +39,9 @@ struct link {
 	uint8_t sync[SYNC_SIZE];
 	bool has_sync, sync_confirmed;
 	bool welcomed; /* once at least */
-	bool up, dead;
-	unsigned tries; /* failed in a row since it was steady */
+	bool dead;
+	uint16_t version; /* of the protocol, by WELCOME; 0: not up */
+	unsigned tries;   /* failed in a row since it was steady */
 	unsigned dials;
 	bool still;              /* the guest stands still: */
 	uint64_t still_since;    /* ... its deadlines begin again where they were then */
@@ -53,7 +54,12 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 
 bool link_is_up(const struct link *l)
 {
-	return l->up;
+	return l->version > 0;
+}
+
+uint16_t link_version(const struct link *l)
+{
+	return l->version;
 }
 
 struct buf *link_control(struct link *l)
@@ -65,7 +71,7 @@ static void disconnect(struct link *l)
 {
 	l->io = sd_event_source_disable_unref(l->io);
 	l->fd = fd_close(l->fd);
-	l->up = false;
+	l->version = 0;
 	buf_clear(&l->control);
 	buf_clear(&l->out);
 }
@@ -95,7 +101,7 @@ static void try_failed(struct link *l)
 {
 	uint64_t now = now_usec();
 
-	if (l->up && now - l->up_since > LINK_STEADY_USEC)
+	if (link_is_up(l) && now - l->up_since > LINK_STEADY_USEC)
 		l->tries = 0;
 	disconnect(l);
 	if (!l->welcomed && !l->still && now >= l->first_deadline) {
@@ -145,7 +151,7 @@ static void refill(struct link *l)
 		if (buf_append(&l->out, buf_head(&l->control), buf_len(&l->control)) < 0)
 			return;
 		buf_clear(&l->control);
-	} else if (l->up) {
+	} else if (link_is_up(l)) {
 		l->cb.fill(l, &l->out, l->userdata);
 	}
 	end_with_nop(l);
@@ -209,7 +215,7 @@ static int greet(struct link *l)
 	decoder_done(&l->in);
 	decoder_init(&l->in, DECODER_NONCE, hello.nonce);
 	frame_assembler_reset(&l->parts);
-	r = msg_send(&l->out, hello, FRAME_HELLO, AGENT_CHANNEL_NONE, &hello);
+	r = msg_send(&l->out, AGENT_PROTOCOL_MAX, hello, FRAME_HELLO, AGENT_CHANNEL_NONE, &hello);
 	if (r >= 0)
 		end_with_nop(l);
 	return r;
@@ -258,7 +264,7 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 static int take_welcome(struct link *l, const struct frame *f)
 {
 	struct msg_welcome w = { 0 };
-	int r = msg_welcome_get(f, &w);
+	int r = msg_welcome_get(f, AGENT_PROTOCOL_MAX, &w);
 
 	if (r < 0)
 		return r;
@@ -266,7 +272,7 @@ static int take_welcome(struct link *l, const struct frame *f)
 		msg_welcome_done(&w);
 		return -EPROTONOSUPPORT;
 	}
-	l->up = true;
+	l->version = w.version;
 	l->up_since = now_usec();
 	l->welcomed = true;
 	(void)sd_event_source_set_enabled(l->timer, SD_EVENT_OFF);
@@ -278,10 +284,10 @@ static int take_welcome(struct link *l, const struct frame *f)
 static int take_frame(struct link *l, const struct frame *f)
 {
 	if (f->type == FRAME_WELCOME)
-		return l->up ? -EBADMSG : take_welcome(l, f);
-	if (!l->up)
+		return link_is_up(l) ? -EBADMSG : take_welcome(l, f);
+	if (!link_is_up(l))
 		return -EBADMSG;
-	return l->cb.on_frame(l, f, l->userdata);
+	return agent_knows(l->version, f->type) ? l->cb.on_frame(l, f, l->userdata) : 0;
 }
 
 static int take_frames(struct link *l)

@@ -46,10 +46,14 @@ void link_set_sync(struct link *l, const uint8_t sync[SYNC_SIZE], bool confirmed
 
 /* True between WELCOME and the loss of the connection. */
 bool link_is_up(const struct link *l);
+/* The protocol's version that WELCOME chose; 0 while it is not up. */
+uint16_t link_version(const struct link *l);
 
-/* The queue of control frames: append with frame_put or msg_send, then link_kick. What is queued when
+/* The queue of control frames: append with link_send or frame_put, then link_kick. What is queued when
  * the connection is lost is gone: on_welcome says it again. */
 struct buf *link_control(struct link *l);
+#define link_send(l, name, frame_type, channel, msg) \
+	msg_send(link_control(l), link_version(l), name, frame_type, channel, msg)
 /* There is something to write: a control frame, or fill has bulk data. */
 void link_kick(struct link *l);
 /* The guest stands still, or goes on: meanwhile no wait for it ends the link. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The relay between a caller's stdio socket and a command's streams. Made and owned by run.c.
+ * The relay between a caller's stdio socket and a command's streams. Made and owned by
+ * core/run.c and core/run-attach.c.
  *
  * What must stay true: at most STREAM_WINDOW bytes a stream are held, since the guest may send only
  * what the caller has allowed; a caller beyond its own limit is a protocol error; a caller that stops

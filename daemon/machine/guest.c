@@ -61,7 +61,7 @@ static int send_setup(struct machine *mc)
 	memcpy(m.machine_id, mc->row.uuid, sizeof(m.machine_id));
 	memcpy(m.sync, mc->row.sync, sizeof(m.sync));
 	link_set_sync(mc->link, mc->row.sync, false);
-	r = msg_send(link_control(mc->link), setup, FRAME_SETUP, AGENT_CHANNEL_NONE, &m);
+	r = link_send(mc->link, setup, FRAME_SETUP, AGENT_CHANNEL_NONE, &m);
 	explicit_bzero(m.entropy, sizeof(m.entropy));
 	if (r >= 0)
 		link_kick(mc->link);
@@ -200,7 +200,7 @@ static int take_setup_done(struct machine *mc, const struct frame *f)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct msg_result result = { 0 };
 	char what[256] = "the guest";
-	int r = msg_result_get(f, &result);
+	int r = msg_result_get(f, link_version(mc->link), &result);
 
 	if (r < 0)
 		return r;
@@ -246,7 +246,7 @@ static int take_bye(struct machine *mc, const struct frame *f)
 	struct msg_bye bye = { 0 };
 	_cleanup_free_ char *fix = NULL;
 	char what[256] = "";
-	int r = msg_bye_get(f, &bye);
+	int r = msg_bye_get(f, link_version(mc->link), &bye);
 	bool by_itself = bye.reason == BYE_SHUTDOWN || bye.reason == BYE_REBOOT ||
 			 bye.reason == BYE_POWEROFF;
 
@@ -296,7 +296,7 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, void *userda
 	switch (f->type) {
 	case FRAME_SETUP_DONE: return take_setup_done(mc, f);
 	case FRAME_BYE: return take_bye(mc, f);
-	default: return 0; /* a newer agent may say more */
+	default: return 0; /* what only a host says */
 	}
 }
 
@@ -381,7 +381,8 @@ uint32_t machine_channel(struct machine *mc)
 void machine_expect_command(struct machine *mc)
 {
 	/* Lost, it costs the command the time that it would have saved. */
-	if (mc->state == MACHINE_STARTED && mc->link && link_is_up(mc->link) &&
+	if (mc->state == MACHINE_STARTED && mc->link &&
+		agent_knows(link_version(mc->link), FRAME_LOGIN) &&
 		frame_put(link_control(mc->link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >= 0)
 		link_kick(mc->link);
 }

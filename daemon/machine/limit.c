@@ -97,8 +97,8 @@ static void of_timeout(uint64_t usec, struct limit *ret)
 
 void limit_of(struct machine *mc, const struct limit_end *e, struct limit *ret)
 {
-	static const struct msg_ended untold;
-	const struct msg_ended *ended = e->ended ? e->ended : &untold;
+	static const struct agent_ended untold;
+	const struct agent_ended *ended = e->ended ? e->ended : &untold;
 	const struct msg_exit *x = e->exit;
 	bool by_kill = x->signal == SIGKILL || (x->signal == 0 && x->code == STATUS_KILLED);
 	bool failed = x->signal == 0 && x->code != 0;
@@ -137,7 +137,7 @@ static int add_limit(const struct limit *l, json_object *o)
 	return r < 0 ? r : json_add(o, "limit", TAKE_PTR(limit));
 }
 
-int limit_json(const struct limit *l, const struct msg_ended *ended, json_object *o)
+int limit_json(const struct limit *l, const struct agent_ended *ended, json_object *o)
 {
 	int r = json_add_str(o, "ended_by", l->ended_by);
 

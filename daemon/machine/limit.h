@@ -11,8 +11,8 @@ struct machine;
 /* What is known of a command's end. */
 struct limit_end {
 	const struct msg_exit *exit;
-	const struct msg_ended *ended; /* NULL: its agent is older and does not tell */
-	bool killed;                   /* its owner sent it SIGKILL */
+	const struct agent_ended *ended; /* NULL: its agent is older and does not tell */
+	bool killed;                     /* its owner sent it SIGKILL */
 	uint64_t timeout_usec;
 };
 
@@ -28,4 +28,4 @@ void limit_of(struct machine *mc, const struct limit_end *e, struct limit *ret);
 /* The flag that gives a machine more memory than it has; empty when there is none to be had. */
 void limit_more_memory(struct machine *mc, char ret[32]);
 /* Adds ended_by, limit and background_left. ended as of struct limit_end. */
-int limit_json(const struct limit *l, const struct msg_ended *ended, json_object *o);
+int limit_json(const struct limit *l, const struct agent_ended *ended, json_object *o);

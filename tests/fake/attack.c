@@ -59,7 +59,7 @@ static int put_exit(struct attack *a, struct buf *out, uint32_t channel, uint64_
 	const struct msg_exit m = { .produced = { [STREAM_STDOUT] = produced } };
 
 	(void)a;
-	return msg_send(out, exit, FRAME_EXIT, channel, &m);
+	return msg_send(out, AGENT_PROTOCOL_MAX, exit, FRAME_EXIT, channel, &m);
 }
 
 /* Lengths */
@@ -203,7 +203,7 @@ static int welcome_again(struct attack *a, struct buf *out)
 	struct msg_welcome w = { .version = 1, .state = AGENT_SET_UP };
 
 	(void)a;
-	return msg_send(out, welcome, FRAME_WELCOME, AGENT_CHANNEL_NONE, &w);
+	return msg_send(out, AGENT_PROTOCOL_MAX, welcome, FRAME_WELCOME, AGENT_CHANNEL_NONE, &w);
 }
 
 static int nothing(struct attack *a _unused_, struct buf *out _unused_)
@@ -236,24 +236,28 @@ static int flood_started(struct attack *a, struct buf *out)
 {
 	const struct msg_result m = { 0 };
 
-	return msg_send(out, result, FRAME_STARTED, a->channel, &m);
+	return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, a->channel, &m);
 }
 
-static int flood_ended(struct attack *a, struct buf *out)
+/* EXIT of protocol 1 where the newest was agreed on. */
+static int exit_short(struct attack *a, struct buf *out)
 {
-	const struct msg_ended m = { (uint32_t)next_random(a), (uint32_t)next_random(a) };
+	static const uint8_t zeros[43];
 
-	return msg_send(out, ended, FRAME_ENDED, a->channel, &m);
+	return put_raw(out, sizeof(zeros), FRAME_EXIT, 0, a->channel, zeros, sizeof(zeros));
 }
 
-static int ended_short(struct attack *a, struct buf *out)
+/* STARTED as an agent of a newer protocol may say it, which agreed on this one. */
+static int put_longer(struct buf *out, uint32_t channel)
 {
-	return put_raw(out, 7, FRAME_ENDED, 0, a->channel, "seven..", 7);
+	static const uint8_t zeros[600];
+
+	return put_raw(out, sizeof(zeros), FRAME_STARTED, 0, channel, zeros, sizeof(zeros));
 }
 
-static int ended_long(struct attack *a, struct buf *out)
+static int fields_more(struct attack *a, struct buf *out)
 {
-	return put_raw(out, 9, FRAME_ENDED, 0, a->channel, "and nine.", 9);
+	return put_longer(out, a->channel);
 }
 
 /* The command could not be started, and the reason is not fit to be printed or quoted. */
@@ -261,14 +265,14 @@ static int started_bytes(struct attack *a, struct buf *out)
 {
 	const struct msg_result m = { .error = 2, .what = (char *)"\033[2J\xff\xc3 \u202e" };
 
-	return msg_send(out, result, FRAME_STARTED, a->channel, &m);
+	return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, a->channel, &m);
 }
 
 static int flood_setup_done(struct attack *a _unused_, struct buf *out)
 {
 	struct msg_result m = { .error = 5, .what = (char *)"once more" };
 
-	return msg_send(out, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &m);
+	return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &m);
 }
 
 /* Each is answered by an EXIT_ACK, which the relay may be slow to take. */
@@ -288,7 +292,7 @@ static int channels(struct attack *a, struct buf *out)
 		r = frame_put_ack(out, channel, STREAM_STDIN, 5, 10);
 	if (r >= 0)
 		r = frame_put_end(out, channel, STREAM_STDERR, 7);
-	return r < 0 ? r : msg_send(out, result, FRAME_STARTED, channel, &m);
+	return r < 0 ? r : msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, channel, &m);
 }
 
 /* Mutations: a frame of a kind the agent may send, some of its bytes changed. Most are for channels nobody has, so
@@ -296,15 +300,14 @@ static int channels(struct attack *a, struct buf *out)
 static int put_sound(struct attack *a, struct buf *out, uint32_t channel)
 {
 	const struct msg_result started = { 0 };
-	const struct msg_ended ended = { 1, 1 };
 
 	switch (next_random(a) % 8) {
 	case 0: return frame_put_data(out, channel, STREAM_STDOUT, a->sent, "mutant", 0);
 	case 1: return frame_put_data(out, channel, STREAM_STDERR, 0, NULL, 0);
 	case 2: return frame_put_ack(out, channel, STREAM_STDIN, 0, STREAM_WINDOW);
 	case 3: return frame_put_end(out, channel, STREAM_STDOUT, a->sent);
-	case 4: return msg_send(out, result, FRAME_STARTED, channel, &started);
-	case 6: return msg_send(out, ended, FRAME_ENDED, channel, &ended);
+	case 4: return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, channel, &started);
+	case 6: return put_longer(out, channel);
 	case 5: return channel == a->channel ? flood_nop(a, out) : put_exit(a, out, channel, 0);
 	default:
 		return put_raw(out, 9, (uint16_t)(100 + next_random(a) % 60000), 0, channel,
@@ -375,9 +378,8 @@ static const struct kind kinds[] = {
 	{ "flood-nop", false, flood_nop },
 	{ "flood-empty", false, flood_empty },
 	{ "flood-started", false, flood_started },
-	{ "flood-ended", false, flood_ended },
-	{ "ended-short", true, ended_short },
-	{ "ended-long", true, ended_long },
+	{ "exit-short", true, exit_short },
+	{ "fields-more", false, fields_more },
 	{ "flood-setup-done", false, flood_setup_done },
 	{ "flood-exits", false, flood_exits },
 	{ "channels", false, channels },

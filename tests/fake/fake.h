@@ -42,6 +42,7 @@ enum fake_manner {
 	MANNER_QMP_SILENT, /* no greeting on the control socket */
 	MANNER_QMP_NOISE,  /* an endless line there */
 	MANNER_CONSOLE,    /* floods its console */
+	MANNER_OLD,        /* speaks protocol 1 */
 	MANNER_MAX
 };
 

@@ -325,6 +325,7 @@ static int start_agent(struct fake *f)
 	struct serve_params sp = {
 		.loop = f->loop,
 		.workspace = "/workspace",
+		.version_max = f->manner == MANNER_OLD ? 1 : 0,
 		.hooks = &hooks,
 		.userdata = f,
 	};

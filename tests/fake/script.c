@@ -35,8 +35,6 @@ struct exec {
 	struct timer sleep, timeout, nudge;
 	uint64_t started_at;
 	struct msg_exit exit;
-	struct msg_ended ended;
-	bool tells; /* ended */
 	bool exited, resumed, started_due, end_sent[EXEC_STREAMS], exit_sent;
 	bool never_started; /* says no STARTED */
 };
@@ -229,10 +227,7 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 	} else if (IS("cat")) {
 		x->step = STEP_CAT;
 	} else if (IS("ended")) {
-		unsigned flags = 0, pids = 0;
-
-		x->tells = sscanf(rest, "%u %u", &flags, &pids) > 0;
-		x->ended = (struct msg_ended){ flags, pids };
+		(void)sscanf(rest, "%u %u", &x->exit.ended.flags, &x->exit.ended.pids_max);
 	} else if (IS("timed-out")) {
 		x->exit.timed_out = 1;
 		finish(x, 0, SIGKILL);
@@ -516,7 +511,7 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 
 /* What the host is told */
 
-static bool send_exit(struct exec *x, struct buf *out)
+static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 {
 	if (!x->exited || x->exit_sent)
 		return false;
@@ -528,13 +523,11 @@ static bool send_exit(struct exec *x, struct buf *out)
 			x->end_sent[i] =
 				frame_put_end(out, x->channel, (uint8_t)(STREAM_STDOUT + i),
 					x->out[i].produced) >= 0;
-	if (x->tells && msg_send(out, ended, FRAME_ENDED, x->channel, &x->ended) < 0)
-		return false;
-	x->exit_sent = msg_send(out, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
+	x->exit_sent = msg_send(out, version, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent;
 }
 
-bool execs_send_control(struct execs *xs, struct buf *out)
+bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out)
 {
 	const struct msg_result done = { 0 };
 	bool any = false;
@@ -544,7 +537,7 @@ bool execs_send_control(struct execs *xs, struct buf *out)
 		if (!x->resumed)
 			continue;
 		if (x->started_due && !x->never_started &&
-			msg_send(out, result, FRAME_STARTED, x->channel, &done) >= 0) {
+			msg_send(out, version, result, FRAME_STARTED, x->channel, &done) >= 0) {
 			x->started_due = false;
 			any = true;
 		}
@@ -553,7 +546,7 @@ bool execs_send_control(struct execs *xs, struct buf *out)
 			x->in.ack_due = false;
 			any = true;
 		}
-		any |= send_exit(x, out);
+		any |= send_exit(x, version, out);
 	}
 	return any;
 }

@@ -308,7 +308,7 @@ def test_too_many_commands(agent):
 def test_hello_that_ends_like_sync_begins(agent):
     """The agent holds those bytes back until the NOP behind them says that they are no SYNC."""
     for n in (1, 7, 31):
-        assert agent.greet(wire.SECRET, nonce=os.urandom(32 - n) + wire.SECRET[:n])["version"] == 1
+        assert agent.greet(wire.SECRET, nonce=os.urandom(32 - n) + wire.SECRET[:n])["version"] == wire.NEWEST
 
 
 def test_long_command_in_parts(agent):

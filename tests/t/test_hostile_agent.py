@@ -17,10 +17,10 @@ MARGIN_KIB = 32 * 1024
 
 # What may be said, or is ignored so that a newer agent may say more: the command goes on after N of them.
 HARMLESS = ["type-unknown", "type-of-host", "offset-back", "ack-back", "flood-nop", "flood-empty", "flood-started",
-            "flood-ended", "flood-setup-done", "flood-exits", "channels"]
+            "fields-more", "flood-setup-done", "flood-exits", "channels"]
 # What costs the connection, and the machine when it comes again and again.
 FORBIDDEN = ["length-huge", "length-one-more", "length-short", "length-left-over", "more-for-ever", "more-mixed", "flags-unknown",
-             "offset-gap", "offset-end", "stream-wrong", "ack-unsent", "exit-less", "ended-short", "ended-long", "welcome-again", "noise"]
+             "offset-gap", "offset-end", "stream-wrong", "ack-unsent", "exit-less", "exit-short", "welcome-again", "noise"]
 # Silence: what ends it is a deadline of pyrod's.
 SILENT = ["length-owed", "exit-early", "no-exit", "no-started"]
 # What ends what a guest or a VMM does not do: as seconds that nothing that behaves comes near to.

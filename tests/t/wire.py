@@ -9,7 +9,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN = range(9)
-WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)
+WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)  # ENDED: of some agents of protocol 1 alone
+NEWEST = 2
 LEFT, OOM_KILL, PIDS_REFUSED, DISK_FULL = 1, 2, 4, 8
 DATA, ACK, END = range(64, 67)
 STDIN, STDOUT, STDERR, PTY = range(4)
@@ -187,11 +188,11 @@ class Host:
             del self.buf[:12 + n]
             self.take(kind, channel, payload)
 
-    def greet(self, sync, seconds=20, nonce=None):
-        """SYNC, HELLO, and everything thrown away until the nonce."""
+    def greet(self, sync, seconds=20, nonce=None, newest=NEWEST, more=b""):
+        """SYNC, HELLO (with what a newer host says more), and everything thrown away until the nonce."""
         nonce = nonce or os.urandom(32)
         self.welcome = None
-        self.send(sync + frame(HELLO, 0, struct.pack("<HH", 1, 1) + nonce))
+        self.send(sync + frame(HELLO, 0, struct.pack("<HH", 1, newest) + nonce + more))
         box = []
 
         def arrived():
@@ -206,6 +207,8 @@ class Host:
             return False
         self.pump(arrived, seconds)
         self.welcome = box[0]
+        self.version = self.welcome["version"]
+        assert self.version == min(newest, NEWEST)
         self.parse()
         return self.welcome
 
@@ -241,16 +244,16 @@ class Host:
         elif kind == ACK:
             stream, x.acked, x.limit = r.take("BQQ")
             assert stream == STDIN
-        elif kind == ENDED:
-            x.how = dict(zip(("flags", "pids_max"), r.take("II")))
-            r.done()
         elif kind == EXIT:
-            assert x.how is not None, "EXIT without ENDED before it"
             x.exit = dict(zip(("code", "signal", "timed_out", "usec"), r.take("BBBQ")))
             x.exit["produced"] = r.take("4Q")
+            if self.version >= 2:
+                x.how = dict(zip(("flags", "pids_max"), r.take("II")))
             r.done()
             assert set(x.ended) == {STDOUT, STDERR}
             assert x.exit["produced"][STDOUT] == len(x.got[STDOUT]) and x.exit["produced"][STDERR] == len(x.got[STDERR])
+        else:
+            raise AssertionError("the agent says frames of type %d" % kind)
 
     def feed(self, channel, content, seconds=60):
         """All of content through stdin, under the agent's flow control, then END."""

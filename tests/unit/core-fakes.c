@@ -87,7 +87,7 @@ static void say_result(uint16_t type, uint32_t channel, int error)
 	struct msg_result m = { .error = (uint32_t)error,
 		.what = (char *)(error ? "mount /workspace" : NULL) };
 
-	ck_assert_int_ge(msg_send(&fake.out, result, type, channel, &m), 0);
+	ck_assert_int_ge(msg_send(&fake.out, fake.version, result, type, channel, &m), 0);
 }
 
 static void say_exit(void)
@@ -96,10 +96,7 @@ static void say_exit(void)
 
 	memcpy(m.produced, fake.sent, sizeof(m.produced));
 	fake.exited = true;
-	if (fake.tells)
-		ck_assert_int_ge(
-			msg_send(&fake.out, ended, FRAME_ENDED, fake.channel, &fake.ended), 0);
-	ck_assert_int_ge(msg_send(&fake.out, exit, FRAME_EXIT, fake.channel, &m), 0);
+	ck_assert_int_ge(msg_send(&fake.out, fake.version, exit, FRAME_EXIT, fake.channel, &m), 0);
 }
 
 static void produce(uint8_t stream, const void *p, size_t n)
@@ -146,11 +143,12 @@ static void say_welcome(const struct frame *f)
 {
 	struct msg_hello hello;
 	struct msg_held held = { .channel = fake.channel, .stdin_accepted = fake.stdin_bytes };
-	struct msg_welcome w = { .version = 1, .state = fake.set_up ? AGENT_SET_UP : AGENT_READY };
+	struct msg_welcome w = { .state = fake.set_up ? AGENT_SET_UP : AGENT_READY };
 
-	ck_assert_int_ge(msg_hello_get(f, &hello), 0);
+	ck_assert_int_ge(msg_hello_get(f, AGENT_PROTOCOL_MAX, &hello), 0);
 	if (fake.mute)
 		return;
+	fake.version = w.version = fake.version_max ? fake.version_max : hello.version_max;
 	memcpy(w.machine_id, fake.machine_id, sizeof(w.machine_id));
 	memcpy(held.exec_id, fake.exec_id, sizeof(held.exec_id));
 	memcpy(held.produced, fake.sent, sizeof(held.produced));
@@ -160,7 +158,7 @@ static void say_welcome(const struct frame *f)
 		w.held = &held;
 	}
 	fake_send(hello.nonce, sizeof(hello.nonce));
-	ck_assert_int_ge(msg_send(&fake.out, welcome, FRAME_WELCOME, 0, &w), 0);
+	ck_assert_int_ge(msg_send(&fake.out, fake.version, welcome, FRAME_WELCOME, 0, &w), 0);
 	fake.greeted = true;
 }
 
@@ -168,7 +166,7 @@ static void take_setup(const struct frame *f)
 {
 	struct msg_setup m = { 0 };
 
-	ck_assert_int_ge(msg_setup_get(f, &m), 0);
+	ck_assert_int_ge(msg_setup_get(f, fake.version, &m), 0);
 	fake.setups++;
 	memcpy(fake.sync, m.sync, sizeof(fake.sync));
 	memcpy(fake.machine_id, m.machine_id, sizeof(fake.machine_id));
@@ -185,7 +183,7 @@ static void take_start(const struct frame *f)
 {
 	struct msg_start m = { 0 };
 
-	ck_assert_int_ge(msg_start_get(f, &m), 0);
+	ck_assert_int_ge(msg_start_get(f, fake.version, &m), 0);
 	fake.starts++;
 	fake.channel = f->channel;
 	fake.running = true;
@@ -243,7 +241,7 @@ static void take_resume(const struct frame *f)
 {
 	struct msg_resume m;
 
-	ck_assert_int_ge(msg_resume_get(f, &m), 0);
+	ck_assert_int_ge(msg_resume_get(f, fake.version, &m), 0);
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
 		take_limits(i, m.upto[i], m.limit[i]);
 		fake.sent[i] = m.upto[i];
@@ -255,7 +253,7 @@ static void take_kill(const struct frame *f)
 {
 	struct msg_kill m;
 
-	ck_assert_int_ge(msg_kill_get(f, &m), 0);
+	ck_assert_int_ge(msg_kill_get(f, fake.version, &m), 0);
 	fake.signo = m.signal;
 	fake.kills++;
 }
@@ -268,7 +266,8 @@ static void take_shutdown(void)
 	fake.shutdowns++;
 	if (fake.never_ends)
 		return;
-	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
+	ck_assert_int_ge(
+		msg_send(&fake.out, fake.version, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
 	fake_flush();
 	fake_vmm_end_later();
 }

@@ -43,8 +43,7 @@ struct fake {
 	enum fake_command command;
 	const char *out_text, *err_text;
 	struct msg_exit exit;
-	bool tells; /* ... how its command ended: */
-	struct msg_ended ended;
+	uint16_t version_max; /* of the protocol; 0: the newest there is */
 	uint64_t flood_bytes;
 	bool mute;   /* never answers HELLO */
 	bool unseen; /* the guest never says anything, and resets the VMM */
@@ -66,6 +65,7 @@ struct fake {
 	struct decoder in;
 	struct frame_assembler parts;
 	struct buf out;
+	uint16_t version; /* agreed on */
 	bool greeted, set_up, running, exited, wait_resume;
 	uint8_t sync[SYNC_SIZE], machine_id[16];
 	char exec_id[AGENT_EXEC_ID_SIZE];

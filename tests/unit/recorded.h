@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * The frames that were recorded of each version of the agent protocol (tests/frames), line by line.
+ * The frames that were recorded of each version of the agent protocol (tests/frames), line by line: of all but the newest,
+ * which may still become something else.
  */
 
 #include "proto/frame.h"

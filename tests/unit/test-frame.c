@@ -560,7 +560,7 @@ int main(void)
 	tcase_add_test(tc, long_messages);
 	tcase_add_test(tc, hostile_parts);
 	tcase_add_test(tc, mutations);
-	tcase_add_loop_test(tc, recorded_frames, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX + 1);
+	tcase_add_loop_test(tc, recorded_frames, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

@@ -50,7 +50,7 @@ static const char *flag_of(
 {
 	static struct limit l;
 	const struct msg_exit x = { .code = code, .signal = signo, .timed_out = seconds > 0 };
-	const struct msg_ended ended = { flags, pids };
+	const struct agent_ended ended = { flags, pids };
 	const struct limit_end e = {
 		.exit = &x, .ended = &ended, .timeout_usec = seconds * USEC_PER_SEC
 	};

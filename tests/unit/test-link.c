@@ -127,7 +127,8 @@ static void agent_read(void)
 			if (r == DECODER_RESYNC) {
 				w.syncs++;
 			} else if (f.type == FRAME_HELLO) {
-				ck_assert_int_ge(msg_hello_get(&f, &w.hello), 0);
+				ck_assert_int_ge(
+					msg_hello_get(&f, AGENT_PROTOCOL_MAX, &w.hello), 0);
 				w.hellos++;
 			} else if (f.type == FRAME_DATA) {
 				struct frame_data d;
@@ -161,7 +162,9 @@ static void say_welcome(uint32_t version)
 
 	buf_init(&b, LIMIT_MESSAGE_BYTES);
 	ck_assert_int_ge(buf_append(&b, w.hello.nonce, sizeof(w.hello.nonce)), 0);
-	ck_assert_int_ge(msg_send(&b, welcome, FRAME_WELCOME, AGENT_CHANNEL_NONE, &m), 0);
+	ck_assert_int_ge(
+		msg_send(&b, AGENT_PROTOCOL_MAX, welcome, FRAME_WELCOME, AGENT_CHANNEL_NONE, &m),
+		0);
 	agent_send(buf_head(&b), buf_len(&b));
 	buf_done(&b);
 }
@@ -416,7 +419,9 @@ static void play_line(const struct recorded *line)
 		played.want = *line;
 		played.want.frame.payload = played.want.data + FRAME_HEAD_SIZE;
 		agent_send(line->data, line->n);
-		until(&played.came, played.came + 1);
+		/* What is none of this version's is passed over. */
+		if (agent_knows((uint16_t)played.version, line->frame.type))
+			until(&played.came, played.came + 1);
 	}
 }
 
@@ -453,7 +458,7 @@ int main(void)
 	tcase_add_loop_test(t, bad_welcome, 0, 2);
 	tcase_add_test(t, refused_at_first);
 	tcase_add_test(t, no_deadline_while_it_stands_still);
-	tcase_add_loop_test(t, recorded_agent, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX + 1);
+	tcase_add_loop_test(t, recorded_agent, AGENT_PROTOCOL_MIN, AGENT_PROTOCOL_MAX);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");

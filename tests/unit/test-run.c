@@ -233,11 +233,12 @@ START_TEST(limits_are_named)
 	json_object *limit;
 
 	fake.exit = (struct msg_exit){
-		.code = ends[_i].code, .signal = ends[_i].signal, .timed_out = ends[_i].timed_out
+		.code = ends[_i].code,
+		.signal = ends[_i].signal,
+		.timed_out = ends[_i].timed_out,
+		.ended = { ends[_i].flags, ends[_i].pids_max },
 	};
 	timeout_usec = ends[_i].timed_out ? 1 : timeout_usec; /* it is reached */
-	fake.tells = true;
-	fake.ended = (struct msg_ended){ ends[_i].flags, ends[_i].pids_max };
 	run_it();
 	ck_assert_msg(!failure.set, "%s", failure.message);
 	ck_assert_str_eq(json_get_str(result, "ended_by", "null"),
@@ -255,9 +256,10 @@ START_TEST(limits_are_named)
 }
 END_TEST
 
-/* An agent of before: nothing is made up. */
+/* An agent of protocol 1: nothing is made up. */
 START_TEST(an_agent_that_does_not_tell)
 {
+	fake.version_max = 1;
 	fake.exit.signal = SIGKILL;
 	run_it();
 	ck_assert_str_eq(json_get_str(result, "ended_by", ""), "signal");
@@ -522,7 +524,7 @@ START_TEST(guest_says_bye)
 	fake.command = COMMAND_HANG;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
 	ck_assert(loop_until(event, &executing, LONG));
-	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, 0, &bye), 0);
+	ck_assert_int_ge(msg_send(&fake.out, fake.version, bye, FRAME_BYE, 0, &bye), 0);
 	fake_flush();
 	ck_assert(loop_until(event, &done, LONG));
 	ck_assert_ptr_nonnull(strstr(failure.cause, "restarted"));
@@ -660,7 +662,7 @@ static void say_welcome_twice(void)
 {
 	struct msg_welcome w = { .version = 1, .state = AGENT_SET_UP };
 
-	ck_assert_int_ge(msg_send(&fake.out, welcome, FRAME_WELCOME, 0, &w), 0);
+	ck_assert_int_ge(msg_send(&fake.out, AGENT_PROTOCOL_MAX, welcome, FRAME_WELCOME, 0, &w), 0);
 }
 
 static void (*const lies[])(void) = { say_gap, say_beyond_limit, say_wrong_length, say_bad_ack,

@@ -424,7 +424,8 @@ START_TEST(guest_switches_itself_off)
 
 	created();
 	boot();
-	ck_assert_int_ge(msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
+	ck_assert_int_ge(
+		msg_send(&fake.out, fake.version, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &bye), 0);
 	fake_flush();
 	for (int k = 0; k < 500 && the_machine()->state != MACHINE_STOPPED; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
@@ -826,11 +827,12 @@ static void say_the_end_and_all_is_well(bool bye)
 {
 	struct msg_bye last = { .reason = BYE_REBOOT };
 	struct msg_result refused = { .error = EIO }, well = { 0 };
-	int r = bye ? msg_send(&fake.out, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &last)
-		    : msg_send(&fake.out, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &refused);
+	int r = bye ? msg_send(&fake.out, fake.version, bye, FRAME_BYE, AGENT_CHANNEL_NONE, &last)
+		    : msg_send(&fake.out, fake.version, result, FRAME_SETUP_DONE,
+			      AGENT_CHANNEL_NONE, &refused);
 
 	ck_assert_int_ge(r, 0);
-	r = msg_send(&fake.out, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &well);
+	r = msg_send(&fake.out, fake.version, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &well);
 	ck_assert_int_ge(r, 0);
 	fake_flush();
 }
