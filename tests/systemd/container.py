@@ -17,9 +17,14 @@ LANDLOCK = "--system-call-filter=landlock_create_ruleset landlock_add_rule landl
 NETWORK = "--capability=CAP_NET_ADMIN"
 
 
+def tree(cache):
+    """The Debian that each run has an overlay over."""
+    return debian.kept(cache, "systemd", " ".join(debian.SYSTEM) + "2", lambda where: debian.make_tree(where + "/tree", debian.SYSTEM)) + "/tree"
+
+
 class Machine(hosts.Machine):
     def __init__(self, cache, work):
-        lower = debian.kept(cache, "systemd", " ".join(debian.SYSTEM) + "2", lambda where: debian.make_tree(where + "/tree", debian.SYSTEM)) + "/tree"
+        lower = tree(cache)
         for name in ("upper", "overlay", "root"):
             os.makedirs(work + "/" + name)
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s/upper,workdir=%s/overlay" %
