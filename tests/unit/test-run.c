@@ -477,7 +477,7 @@ START_TEST(paused_while_it_boots)
 {
 	fake.mute = true;
 	ck_assert_int_eq(begin(-EBADF, false, NULL), 0);
-	(void)loop_until(event, &done, 100 * USEC_PER_MSEC);
+	until_dialled();
 	fake_vmm_pause();
 	ck_assert_str_eq(phases, "create start paused ");
 	for (int k = 0; k < 200 && !strstr(phases, "resumed"); k++) /* looked for room */
