@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the list of environments: their names, what they are for, what they are made of. Read by
- * environment.c, which knows which of them are installed.
+ * Owns the catalog of environments: their names, descriptions and packages. Read by environment.c,
+ * which knows which of them are installed.
  *
- * Each larger environment holds what the smaller one has. A change of a list raises the version of each entry that has
- * it, which is recorded with every pull: what was pulled before goes on serving until the next `env pull`.
+ * Each larger environment contains the packages of the smaller one. A change of a package list
+ * raises the version of each entry that uses it. Every pull records the version, and an environment
+ * that was pulled before stays in use until the next `env pull`.
  */
 
 #include "daemon/image/catalog.h"

@@ -13,7 +13,7 @@ struct catalog_entry {
 	const char *name, *description;
 	const char *version;         /* raised with every change of packages */
 	const char *suite;           /* of Debian */
-	const char *const *packages; /* NULL-terminated; beside those of mmdebstrap's minbase */
+	const char *const *packages; /* NULL-terminated; added to mmdebstrap's minbase */
 };
 
 extern const struct catalog_entry catalog[];

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns what this daemon knows of its imports' sandbox: asked once, when the clients that started the daemon
- * have been served, by `pyro-import sandbox`, which enters it and leaves again; told anew by each pull. Read by doctor. Must stay true: it is never
- * taken for granted: until there is an answer doctor says that there is none, and a layer that is missing
- * is named there and in the log.
+ * Owns what this daemon knows about the sandbox of its imports. It runs `pyro-import sandbox` once,
+ * which enters the sandbox and exits, after the clients that started the daemon have been served;
+ * each pull updates the result. Read by doctor.
+ *
+ * Must stay true: the sandbox is never assumed. Until the result is known doctor says so, and
+ * doctor and the log name each missing layer.
  */
 
 #include "daemon/image/confinement.h"
@@ -26,11 +28,11 @@ struct waiter {
 TAILQ_HEAD(waiters, waiter);
 
 struct confinement {
-	sd_event_source *idle;  /* owned: until the question is put */
+	sd_event_source *idle;  /* owned; until the job is started */
 	struct import_job *job; /* owned */
 	bool known;
-	char *missing;      /* owned; "a, b", "" for nothing, NULL when it does not stand at all */
-	struct error error; /* why not */
+	char *missing;      /* owned; missing layers: "a, b", "" for none, NULL without a sandbox */
+	struct error error; /* why there is no sandbox */
 	struct waiters waiters;
 };
 
@@ -53,7 +55,7 @@ struct confinement *confinement_free(struct confinement *c)
 	return NULL;
 }
 
-/* "a, b" of a list of short strings; pyro-import is believed no more than a peer. */
+/* Makes "a, b" of a list of short strings, which is checked: pyro-import is not trusted. */
 static char *join(json_object *list)
 {
 	char *text = strdup("");
@@ -78,16 +80,16 @@ static char *join(json_object *list)
 	return text;
 }
 
-static void know(struct confinement *c)
+static void notify_waiters(struct confinement *c)
 {
 	struct waiter *w;
 
 	c->known = true;
 	while ((w = TAILQ_FIRST(&c->waiters))) {
-		_cleanup_free_ struct waiter *told = w;
+		_cleanup_free_ struct waiter *first = w;
 
 		TAILQ_REMOVE(&c->waiters, w, entry);
-		told->done(NULL, told->userdata);
+		first->done(NULL, first->userdata);
 	}
 }
 
@@ -129,13 +131,13 @@ void confinement_take(struct environments *envs, json_object *result)
 		return;
 	missing = join(json_get(result, "unconfined"));
 	if (!missing)
-		return; /* what was known before stays */
+		return; /* the earlier result stays */
 	if (*missing && (!c->missing || !streq(missing, c->missing)))
-		log_warning("the sandbox of imports goes without: %s", missing);
+		log_warning("the sandbox of imports lacks: %s", missing);
 	free(c->missing);
 	c->missing = missing;
 	error_clear(&c->error);
-	know(c);
+	notify_waiters(c);
 }
 
 static void on_answer(json_object *result, const struct error *err, void *userdata)
@@ -151,11 +153,11 @@ static void on_answer(json_object *result, const struct error *err, void *userda
 		(void)error_set(&c->error, ERROR_INTERNAL, "Its answer names no layers.",
 			"Install pyro again: its pyro-import does not fit this pyrod.",
 			"pyro-import sandbox failed");
-		know(c);
+		notify_waiters(c);
 		return;
 	}
 	(void)error_copy(&c->error, err);
-	know(c);
+	notify_waiters(c);
 	log_warning("imports cannot be confined and will fail: %s%s%s",
 		err->message ? err->message : "no memory", err->cause ? ": " : "",
 		err->cause ? err->cause : "");
@@ -176,7 +178,7 @@ static int start(struct environments *envs, struct confinement *c)
 			.unit = true,
 			.timeout_usec = ASK_TIMEOUT_USEC,
 			.failure = ERROR_INTERNAL,
-			.again = "Restart pyrod; its log says more.",
+			.again = "Restart pyrod; its log has the details.",
 			.on_done = on_answer,
 			.userdata = envs,
 		},
@@ -189,14 +191,17 @@ static int on_idle(_unused_ sd_event_source *source, void *userdata)
 	struct confinement *c = envs->confinement;
 
 	c->idle = sd_event_source_disable_unref(c->idle);
-	/* A pyro-import that cannot be started is doctor's to tell; machines run without it. */
+	/* Doctor reports a pyro-import that cannot be started; machines run without it. */
 	if (!c->known && start(envs, c) < 0)
-		know(c);
+		notify_waiters(c);
 
 	return 0;
 }
 
-/* Not at once: a program that loads fifty libraries would double the time to the first answer on a busy host. */
+/*
+ * Delays the job until the loop is idle: a program that loads fifty libraries would double the time
+ * to the first answer on a busy host.
+ */
 int confinement_ask(struct environments *envs)
 {
 	struct confinement *c = calloc(1, sizeof(*c));
@@ -224,7 +229,7 @@ bool confinement_describe(struct environments *envs, char **ret_detail, const ch
 
 	*ret_fix = NULL;
 	if (!c || !c->known) {
-		*ret_detail = strdup("pyro-import has not yet said how far it can confine imports");
+		*ret_detail = strdup("pyro-import has not yet reported how it can confine imports");
 		return true;
 	}
 	if (c->error.set) {
@@ -236,7 +241,7 @@ bool confinement_describe(struct environments *envs, char **ret_detail, const ch
 	if (*c->missing) {
 		*ret_detail =
 			str_printf("archives are parsed without: %s; limits, another uid or no "
-				   "capability and a filter of system calls hold",
+				   "capability, and a filter of system calls are in force",
 				c->missing);
 		*ret_fix =
 			"allow unprivileged user namespaces (sysctl user.max_user_namespaces) and Landlock";

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns STATE/disks, the preformatted blanks, and the making and removing of machines' own disks. Used
+ * Owns STATE/disks, the preformatted blank disks, and creates and removes machines' own disks. Used
  * by the start and the deletion of machines.
  *
- * A blank of each size is made once by `pyro-import disk` in a staging folder and installed from there;
- * two that need the same size at the same time both make it, and either will do. The sizes used last keep theirs:
- * whoever asks for one size after the other must not fill the host with blanks. A machine's disk is a sparse
- * copy made by a forked child: a reflink where the file system can, else only the blank's data is
- * copied; the child then removes the blanks that are too many, which others who copy from them have open. It
- * makes async-signal-safe calls only; copies are made beside the target and renamed, so that a disk
- * that exists is whole.
+ * `pyro-import disk` makes a blank of each size once, in a staging folder, from which it is
+ * installed. Two machines that need the same new size at the same time both make it; the blanks are
+ * alike. Only the blanks of the sizes used last are kept, so that requests for ever new sizes do
+ * not fill the host's disk.
+ *
+ * A forked child copies a blank to a machine's disk: by reflink where the file system has it, else
+ * sparsely. Then it removes surplus blanks; other copies from them have them open. The child makes
+ * async-signal-safe calls only. A copy is made beside the target and renamed, so a disk that exists
+ * is complete.
  */
 
 #include "daemon/image/disk.h"
@@ -34,24 +36,24 @@
 #define BLANK_PREFIX       "blank-"
 #define BLANKS_KEPT        4
 #define BLANK_FD           3  /* in the child that copies */
-#define SURPLUS_MAX        16 /* removed with one copy; the rest with the next */
+#define SURPLUS_MAX        16 /* removed by one copy job; the next one removes more */
 
 struct disk_op {
 	struct manager *manager;    /* borrowed */
-	char *path;                 /* owned; what is made or removed */
-	char *part;                 /* owned; the copy before it is whole */
+	char *path;                 /* owned; the disk to make or remove */
+	char *part;                 /* owned; the incomplete copy */
 	char *dir, *blank;          /* owned; STATE/disks, DIR/blank-MIB.ext4 */
-	int blank_fd;               /* owned; what is copied */
-	char *surplus[SURPLUS_MAX]; /* owned; blanks that go */
+	int blank_fd;               /* owned; the source of the copy */
+	char *surplus[SURPLUS_MAX]; /* owned; blanks to remove */
 	size_t n_surplus;
 	struct import_job *import;         /* owned */
 	char staging[IMPORT_STAGING_SIZE]; /* where the blank is made; below dir */
-	struct error failure;              /* owned; told when the staging folder is gone */
+	struct error failure;              /* owned; reported when the staging folder is removed */
 	struct installs installs;
 	struct job *job;   /* owned; the copy */
-	disk_done_fn done; /* NULL: given up */
+	disk_done_fn done; /* NULL: the owner no longer waits */
 	bool ended;        /* done has been called */
-	bool disowned;     /* freed as soon as it has ended */
+	bool disowned;     /* to be freed when it has ended */
 	void *userdata;
 };
 
@@ -104,7 +106,7 @@ static int copy_range(int from, int to, off_t at, off_t end)
 		ssize_t n = copy_file_range(
 			from, &in, to, &out, MIN_OF((size_t)(end - at), COPY_CHUNK), 0);
 
-		/* Other file systems, old kernels: by hand. */
+		/* Copies by read and write across file systems and on old kernels. */
 		if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == EOPNOTSUPP ||
 				     errno == ENOSYS)) {
 			n = pread(from, block, MIN_OF((size_t)(end - at), sizeof(block)), at);
@@ -123,7 +125,7 @@ static int copy_range(int from, int to, off_t at, off_t end)
 	return 0;
 }
 
-/* Copies what is data and leaves holes holes. */
+/* Copies data and keeps holes. */
 static int copy_sparse(int from, int to, off_t size)
 {
 	off_t at = 0;
@@ -150,7 +152,7 @@ static int copy_sparse(int from, int to, off_t size)
 	return 0;
 }
 
-/* In the child. The exit status is an errno. */
+/* Runs in the child; the exit status is an errno. */
 static int copy_run(void *arg)
 {
 	const struct disk_op *op = arg;
@@ -171,7 +173,7 @@ static int copy_run(void *arg)
 	crash_point();
 	if (r < 0)
 		(void)unlink(op->part);
-	/* One that cannot be removed now is tried again with the next copy. */
+	/* The next copy job retries what cannot be removed now. */
 	for (size_t i = 0; i < op->n_surplus; i++)
 		(void)unlink(op->surplus[i]);
 
@@ -189,7 +191,7 @@ static bool used_later(const struct blank *a, const struct blank *b)
 						: a->used.tv_nsec > b->used.tv_nsec;
 }
 
-/* Puts b among the kept, or in its place the one whose use was longest ago among the surplus. */
+/* Adds b to the kept blanks; the least recently used of them all becomes surplus. */
 static void keep_or_not(struct disk_op *op, struct blank kept[BLANKS_KEPT - 1], struct blank b)
 {
 	size_t oldest = 0;
@@ -213,7 +215,7 @@ static void keep_or_not(struct disk_op *op, struct blank kept[BLANKS_KEPT - 1], 
 	free(b.path);
 }
 
-/* Which blanks go: all but this one and those used last. What cannot be looked at stays. */
+/* Finds the blanks to remove: all but the current one and those used last. Unreadable ones stay. */
 static void find_surplus(struct disk_op *op)
 {
 	struct blank kept[BLANKS_KEPT - 1] = { 0 };
@@ -248,7 +250,7 @@ static void on_copied(
 	op->job = NULL;
 	if (status != 0)
 		(void)error_set_errno(&err, error_code_for_errno(r), r,
-			r == -ENOSPC ? "Free space on the file system pyro keeps its state on."
+			r == -ENOSPC ? "Free space on the file system of pyrod's state directory."
 				     : NULL,
 			"Cannot make the disk %s", op->path);
 	finish(op, status == 0 ? NULL : &err);
@@ -262,7 +264,7 @@ static int start_copy(struct disk_op *op, struct error *err)
 	if (op->blank_fd < 0)
 		return error_set_errno(err, error_code_for_errno(-errno), -errno, NULL,
 			"Cannot make the disk %s", op->path);
-	(void)futimens(op->blank_fd, NULL); /* its time says when it was last used */
+	(void)futimens(op->blank_fd, NULL); /* records the last use */
 	find_surplus(op);
 	r = job_start(op->manager->event,
 		&(struct job_spec){
@@ -283,7 +285,7 @@ static int start_copy(struct disk_op *op, struct error *err)
 		     : 0;
 }
 
-/* The staging folder is gone, or left to the next start. */
+/* The staging folder is removed, or left for the next start to remove. */
 static void on_discarded(const struct error *err _unused_, void *userdata)
 {
 	struct disk_op *op = userdata;
@@ -291,7 +293,7 @@ static void on_discarded(const struct error *err _unused_, void *userdata)
 	finish(op, &op->failure);
 }
 
-/* What was begun is thrown away, then the owner hears why. */
+/* Removes the staging folder, then notifies the owner. */
 static void fail_blank(struct disk_op *op)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", op->dir, op->staging);
@@ -319,7 +321,7 @@ static void on_blank(json_object *result, const struct error *job_err, void *use
 	op->import = NULL;
 	if (!result)
 		(void)error_copy(&op->failure, job_err);
-	/* Another may have made the same blank meanwhile; they are alike. */
+	/* Another machine may have made the same blank meanwhile; they are alike. */
 	if (!result || install_start(op->manager->event, &op->installs,
 			       &(struct install_spec){ .dir = op->dir,
 				       .staging = op->staging,
@@ -348,7 +350,7 @@ static int start_blank(struct disk_op *op, uint64_t size_mib, struct error *err)
 			.input_fd = -EBADF,
 			.timeout_usec = BLANK_TIMEOUT_USEC,
 			.failure = ERROR_START_FAILED,
-			.again = "Try again; see the load and the memory of this host.",
+			.again = "Try again; check the load and the free memory of this host.",
 			.on_done = on_blank,
 			.userdata = op,
 		},

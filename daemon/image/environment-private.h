@@ -21,26 +21,26 @@ struct environment {
 	const struct catalog_entry *catalog; /* borrowed */
 	char digest[IMPORT_DIGEST_SIZE];     /* "" when not installed */
 	int64_t size_bytes;
-	char *source, *pulled_at; /* owned; of meta.json, as are: */
-	char *version;            /* owned or NULL: of a pyro that did not record it */
+	char *source, *pulled_at; /* owned; from meta.json, as are version and packages */
+	char *version;            /* owned; NULL when an older pyro did not record it */
 	json_object *packages;    /* owned or NULL */
-	char *damage;             /* owned or NULL: why what is there does not count */
+	char *damage;             /* owned or NULL; why it does not count as installed */
 	struct error failure;     /* of its last pull, until the next */
 	struct pull *pull;        /* owned or NULL: makes an image */
-	struct pull *
-		ensure; /* owned or NULL: of one that is installed, so only the kernel is seen to */
+	struct pull
+		*ensure; /* owned or NULL: provides only the kernel, since the image is installed */
 };
 
 struct environments {
 	struct manager *manager;         /* borrowed */
 	struct environment *list;        /* owned; catalog_size of them */
 	struct installs installs;        /* installations and removals under way */
-	struct confinement *confinement; /* owned; NULL until it was asked for */
-	digest_in_use_fn in_use;         /* NULL until it is known what machines use */
+	struct confinement *confinement; /* owned; NULL until confinement_ask */
+	digest_in_use_fn in_use;         /* NULL until the machines are loaded */
 	void *in_use_userdata;           /* borrowed: the machines */
 };
 
-/* Removes the images that the catalog no longer points to and no machine uses. */
+/* Removes images that the catalog no longer names and no machine uses. */
 void environments_sweep(struct environments *envs);
 
 /* True for "sha256:" and 64 hex digits. */

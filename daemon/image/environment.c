@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the environments of the catalog and what is known of their installation. Used by the env.*
+ * Owns the environments of the catalog and the state of their installation. Used by the env.*
  * handlers, by machines (digest and image) and by pull.c and prune.c.
  *
- * An environment is installed when CACHE/NAME.json names a digest, CACHE/sha256-HEX/meta.json is that
- * digest's, and image.ext4 beside it has the size recorded there. Anything less counts as not installed
- * and says why (environment_damage); a pull replaces it. So does one whose image was read and found to be another
- * than was installed (integrity.h), but nothing pulls it unasked: what damaged it is for its administrator to know.
+ * An environment is installed when CACHE/NAME.json names a digest, CACHE/sha256-HEX/meta.json has
+ * that digest, and image.ext4 beside it has the size recorded there. Otherwise it counts as not
+ * installed, environment_damage says why, and a pull replaces it. An image that was read and found
+ * damaged (integrity.h) does not count either, but is only pulled again on request, so that the
+ * administrator notices the damage.
  */
 
 #include "daemon/image/environment-private.h"
@@ -20,11 +21,11 @@
 
 #define META_MAX  (64 * 1024)
 #define NAME_SHOW 200 /* bytes */
-#define NEAR_MAX  3   /* changes from the name that was meant */
+#define NEAR_MAX  3   /* edits between a name and a suggestion */
 
 static int no_memory(struct error *err)
 {
-	return error_no_memory(err, "Cannot look after the environments");
+	return error_no_memory(err, "Cannot load the environments");
 }
 
 bool environment_digest_valid(const char *digest)
@@ -51,7 +52,7 @@ void environment_forget(struct environment *env)
 	env->packages = NULL;
 }
 
-/* *ret is NULL when there is no such file. What cannot be parsed is -EBADMSG. */
+/* *ret is NULL when there is no such file; -EBADMSG when it cannot be parsed. */
 static int read_object(const char *path, json_object **ret)
 {
 	_cleanup_free_ char *text = NULL;
@@ -83,8 +84,8 @@ static int damaged(struct environment *env, const char *why)
 	return env->damage ? 0 : -ENOMEM;
 }
 
-/* The image's size on disk against the recorded one. */
-static bool image_there(struct environment *env)
+/* Checks that the image exists and has the recorded size. */
+static bool has_image(struct environment *env)
 {
 	_cleanup_free_ char *dir = environment_dir(env->envs, env->digest), *path = NULL;
 	struct stat st;
@@ -95,7 +96,7 @@ static bool image_there(struct environment *env)
 	       st.st_size == env->size_bytes;
 }
 
-/* A reference to it, if that is what it is. */
+/* Returns a new reference to o if it is an array of strings, else NULL. */
 static json_object *list_of_strings(json_object *o)
 {
 	if (!json_object_is_type(o, json_type_array))
@@ -106,7 +107,7 @@ static json_object *list_of_strings(json_object *o)
 	return json_object_get(o);
 }
 
-/* In a damaged folder it has another name. */
+/* Reads meta.json, or damaged.json in a folder that is marked as damaged. */
 static int read_meta(struct environment *env, const char *digest, json_object **ret)
 {
 	static const char *const names[] = { IMPORT_META, IMPORT_DAMAGED };
@@ -137,7 +138,7 @@ static int load_meta(struct environment *env, const char *digest)
 	pulled_at = import_str(meta, "pulled_at");
 	version = import_str(meta, "version");
 	if (!named || !streq(named, digest) || import_int(meta, "size_bytes") <= 0)
-		return damaged(env, "its meta.json is of something else");
+		return damaged(env, "its meta.json does not match its digest");
 	(void)snprintf(env->digest, sizeof(env->digest), "%s", digest);
 	env->size_bytes = import_int(meta, "size_bytes");
 	env->source = source ? strdup(source) : NULL;
@@ -147,7 +148,7 @@ static int load_meta(struct environment *env, const char *digest)
 	if ((source && !env->source) || (pulled_at && !env->pulled_at) ||
 		(version && !env->version))
 		return -ENOMEM;
-	if (!image_there(env))
+	if (!has_image(env))
 		return damaged(env, "its image is missing or of the wrong size");
 
 	return 0;
@@ -181,7 +182,7 @@ const char *environment_name(const struct environment *env)
 	return env->catalog->name;
 }
 
-/* dir is to be freed by the caller; NULL when out of memory. */
+/* *ret_dir is owned by the caller; NULL when out of memory. */
 static struct integrity_target target_of(
 	struct environments *envs, const char *digest, char **ret_dir)
 {
@@ -228,7 +229,7 @@ int environments_check_image(struct environments *envs, const char *digest, bool
 
 bool environment_installed(const struct environment *env)
 {
-	return env->digest[0] && image_there((struct environment *)env) &&
+	return env->digest[0] && has_image((struct environment *)env) &&
 	       !environments_image_damage(env->envs, env->digest);
 }
 
@@ -254,7 +255,7 @@ const char *environment_damage(const struct environment *env)
 		return env->damage;
 	if (!env->digest[0])
 		return NULL;
-	if (!image_there((struct environment *)env))
+	if (!has_image((struct environment *)env))
 		return "its image is missing or of the wrong size";
 
 	return environments_image_damage(env->envs, env->digest);
@@ -262,7 +263,7 @@ const char *environment_damage(const struct environment *env)
 
 bool environment_is_damaged(const struct environment *env)
 {
-	return env->digest[0] && image_there((struct environment *)env) &&
+	return env->digest[0] && has_image((struct environment *)env) &&
 	       environments_image_damage(env->envs, env->digest);
 }
 
@@ -297,7 +298,7 @@ static int known_names(char **ret)
 	return 0;
 }
 
-/* A name whose first component is a host: it has a dot or a port, or is localhost. */
+/* True when the first component of the name is a host: it has a dot or a port, or is localhost. */
 static bool names_registry(const char *name)
 {
 	size_t n = strcspn(name, "/");
@@ -309,8 +310,8 @@ static bool names_registry(const char *name)
 	       (n == strlen("localhost") && startswith(name, "localhost"));
 }
 
-/* The catalog's name that was meant, if one is near; static. */
-static const char *meant(const char *name)
+/* Returns the most similar name of the catalog, or NULL; static. */
+static const char *suggestion(const char *name)
 {
 	const char *best = NULL;
 	size_t least = NEAR_MAX + 1;
@@ -326,7 +327,9 @@ static const char *meant(const char *name)
 	return best;
 }
 
-/* One that is not in the catalog: until there are registries, the fix is the catalog. */
+/*
+ * Reports a name that is not in the catalog; until there are registries, the fix lists the catalog.
+ */
 static int unknown(enum error_code code, const char *cause, const char *name, struct error *err)
 {
 	_cleanup_free_ char *known = NULL, *fix = NULL;
@@ -342,7 +345,7 @@ int environments_find(
 	struct environments *envs, const char *name, struct environment **ret, struct error *err)
 {
 	_cleanup_free_ char *cause = NULL;
-	const char *near = meant(name);
+	const char *near = suggestion(name);
 
 	for (size_t i = 0; i < catalog_size; i++)
 		if (streq(name, catalog[i].name)) {
@@ -448,7 +451,7 @@ int environments_list_json(struct environments *envs, json_object **ret)
 }
 
 /* An image that no environment names any more cannot be pulled again. */
-static int not_there(
+static int image_unusable(
 	const struct environments *envs, struct error *err, const char *digest, const char *cause)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -477,18 +480,18 @@ int environments_open_image(
 		return no_memory(err);
 	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
-		return not_there(envs, err, digest, strerror(errno));
+		return image_unusable(envs, err, digest, strerror(errno));
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return not_there(envs, err, digest, "It is not a regular file.");
+		return image_unusable(envs, err, digest, "It is not a regular file.");
 	for (size_t i = 0; i < catalog_size; i++)
 		if (streq(envs->list[i].digest, digest) && envs->list[i].size_bytes != st.st_size)
-			return not_there(envs, err, digest, "It has the wrong size.");
+			return image_unusable(envs, err, digest, "It has the wrong size.");
 	*ret_fd = TAKE_FD(fd);
 
 	return 0;
 }
 
-/* Removes what a process that died left in dir, in a job nobody waits for. */
+/* Removes what a crashed process left in dir, in a job for which no caller waits. */
 static int remove_leftovers(struct environments *envs, const char *dir, struct error *err)
 {
 	char **paths = NULL;
@@ -523,10 +526,13 @@ static int remove_all_leftovers(struct environments *envs, struct error *err)
 
 static void on_read(_unused_ const struct error *err, _unused_ void *userdata)
 {
-	/* integrity.c has logged what it found, and knows it. */
+	/* integrity.c logs and keeps the verdict. */
 }
 
-/* What a crash of the host's may have left of files that were whole. Without memory for it they are read when asked for. */
+/*
+ * Schedules a check of all that is installed after a crash of the host, which may have damaged
+ * files. When out of memory, the check is skipped: files are then read on request.
+ */
 static void read_after_crash(struct environments *envs)
 {
 	struct kernels *k = envs->manager->kernels;

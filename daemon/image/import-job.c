@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the daemon's end of pyro-import: starts it, reads its JSON lines, turns its end into a result
- * or an error. Used by pull.c, kernel.c and disk.c.
+ * Owns the daemon's end of pyro-import: starts it, reads its JSON lines, turns its exit into a
+ * result or an error. Used by pull.c, kernel.c and disk.c.
  *
- * When we are root it runs as a user of its own, who can reach neither STATE nor CACHE: it works in a
- * staging folder that belongs to it and that it is handed as a descriptor. What it leaves there is made
- * ours by install.c.
+ * When pyrod is root, pyro-import runs as a user of its own, which can reach neither STATE nor
+ * CACHE: it works in a staging folder that it owns and gets as a descriptor. install.c takes
+ * ownership of the files there.
  *
- * pyro-import parses what the network sent, so it is believed no more than a peer: each line is
- * scanned strictly and bounded, anything unexpected fails the job, and a success without a result or a
- * failure without an error are told from the end of its stderr.
+ * pyro-import parses data from the network, so it is not trusted: each line is bounded and parsed
+ * strictly, and anything unexpected fails the job. When it exits without a result or an error, the
+ * end of its stderr is the cause.
  */
 
 #include "daemon/image/import-job.h"
@@ -49,12 +49,12 @@ struct import_job {
 	const char *again;   /* static */
 	json_object *result; /* owned */
 	struct error error;  /* owned; what it reported */
-	bool garbled;        /* a line was not what was agreed */
+	bool garbled;        /* a line broke the format */
 	bool busy, cancelled;
 	unsigned n_lines;
-	sd_event_source *again_timer; /* owned: while on_progress is to be told again and again */
+	sd_event_source *again_timer; /* owned: repeats the last progress while no line comes */
 	char phase[IMPORT_PHASE_MAX], detail[IMPORT_DETAIL_MAX];
-	int percent; /* these were told last */
+	int percent; /* with phase and detail: the last progress */
 };
 
 void import_job_user(struct manager *m)
@@ -65,7 +65,10 @@ void import_job_user(struct manager *m)
 	m->import_gid = pw ? pw->pw_gid : 0;
 }
 
-/* The folder becomes pyro-import's; where we may not give it away, its group's, which we are in. */
+/*
+ * Makes pyro-import own the folder, or, without the right to change owners, its group, which pyrod
+ * is in.
+ */
 static int give(const struct manager *m, int fd)
 {
 	if (!m->import_uid)
@@ -122,7 +125,7 @@ const char *import_str(json_object *o, const char *key)
 
 	if (!json_object_object_get_ex(o, key, &v) || !json_object_is_type(v, json_type_string))
 		return NULL;
-	/* NUL inside: what C reads would not be what was said. */
+	/* Refuses a NUL inside, which would cut the string in C. */
 	if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
 		return NULL;
 
@@ -139,7 +142,7 @@ int64_t import_int(json_object *o, const char *key)
 	return json_object_get_int64(v);
 }
 
-/* Copies at most n - 1 bytes; control bytes become spaces, a cut character goes. */
+/* Copies at most n - 1 bytes; control bytes become spaces, a character that is cut is left out. */
 static void copy_text(char *ret, size_t n, const char *s)
 {
 	size_t i = 0;
@@ -160,14 +163,14 @@ static void import_job_free(struct import_job *j)
 	free(j);
 }
 
-static void tell_progress(struct import_job *j)
+static void report_progress(struct import_job *j)
 {
 	if (j->on_progress)
 		j->on_progress(j->phase, j->percent, j->detail[0] ? j->detail : NULL, j->userdata);
 }
 
-/* Minutes may pass within one step: what waits is shown that it goes on. */
-static int on_tell_again(sd_event_source *s, _unused_ uint64_t usec, void *userdata)
+/* Repeats the last progress: one step may take minutes, and callers see that the job still runs. */
+static int on_again(sd_event_source *s, _unused_ uint64_t usec, void *userdata)
 {
 	struct import_job *j = userdata;
 	int r = sd_event_source_set_time_relative(s, deadline_usec(DEADLINE_REPORT));
@@ -175,10 +178,10 @@ static int on_tell_again(sd_event_source *s, _unused_ uint64_t usec, void *userd
 	if (r >= 0)
 		r = sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 	if (r < 0)
-		log_warning_errno(r, "cannot tell again how far an import is");
+		log_warning_errno(r, "cannot repeat the progress of an import");
 	j->busy = true;
 	if (j->phase[0])
-		tell_progress(j);
+		report_progress(j);
 	j->busy = false;
 	if (j->cancelled)
 		import_job_free(j);
@@ -198,7 +201,7 @@ static int take_progress(struct import_job *j, json_object *o, const char *phase
 	if (j->again_timer)
 		(void)sd_event_source_set_time_relative(
 			j->again_timer, deadline_usec(DEADLINE_REPORT));
-	tell_progress(j);
+	report_progress(j);
 
 	return 0;
 }
@@ -256,7 +259,7 @@ static void on_line(struct job *job _unused_, const char *line, size_t n, void *
 		import_job_free(j);
 }
 
-/* The last line of stderr, escaped, as the cause of an end nobody explained. */
+/* Writes the last line of stderr, escaped, as the cause of an exit without an error line. */
 static void tail_cause(const char *tail, char *ret, size_t n)
 {
 	size_t end = strlen(tail), start;
@@ -279,7 +282,7 @@ static void explain(struct import_job *j, int status, const char *tail)
 	}
 	if (status == 0 || status == 1) {
 		(void)error_set(&j->error, ERROR_INTERNAL,
-			j->garbled ? "It printed a line pyrod does not understand."
+			j->garbled ? "It printed a line that pyrod does not understand."
 				   : "It ended without a result.",
 			FIX_INSTALLATION, "pyro-import failed");
 		return;
@@ -350,7 +353,7 @@ static int spawn(struct manager *m, const struct import_job_spec *spec, const ch
 		&j->job);
 }
 
-/* A unit has none of our environment: the proxies go before the verb. */
+/* Puts the proxy variables before the verb: a unit does not inherit pyrod's environment. */
 static void add_proxies(const char **argv, size_t *n, size_t max)
 {
 	for (char **e = environ; e && *e && *n < max; e++) {
@@ -389,7 +392,7 @@ int import_job_start(struct manager *m, const struct import_job_spec *spec, stru
 	j->on_done = spec->on_done;
 	j->userdata = spec->userdata;
 	r = j->on_progress ? sd_event_add_time_relative(m->event, &j->again_timer, CLOCK_MONOTONIC,
-				     deadline_usec(DEADLINE_REPORT), USEC_PER_SEC, on_tell_again, j)
+				     deadline_usec(DEADLINE_REPORT), USEC_PER_SEC, on_again, j)
 			   : 0;
 	if (r >= 0)
 		r = spawn(m, spec, argv, j);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the step from "written aside" to "installed" for environments and kernels, and the removal of
- * what is no longer wanted. Everything happens in a forked child, since fsync and unlink may take
- * seconds; the child shares the parent's memory as it was and makes async-signal-safe calls only.
+ * Owns the step from a staging folder to an installed one, for environments and kernels, and the
+ * removal of folders. Everything happens in a forked child, since fsync and unlink may take
+ * seconds; the child has a copy of the parent's memory and makes async-signal-safe calls only.
  *
- * The staging folder was written by another user, which may be hostile: it is opened without following
- * links, and it may hold folders and singly linked regular files, nothing else.
+ * The staging folder was written by another user, which may be hostile: it is opened without
+ * following links, and it may hold folders and singly linked regular files, nothing else.
  */
 
 #include "daemon/image/install.h"
@@ -62,7 +62,7 @@ static int seal_entries(int fd, unsigned depth)
 	return n < 0 ? -errno : 0;
 }
 
-/* Makes the entry ours and durable; refuses what no import writes. */
+/* Takes ownership of the entry and syncs it; refuses types that no import writes. */
 static int seal_at(int dir_fd, const char *name, unsigned depth)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -92,7 +92,7 @@ static int seal_at(int dir_fd, const char *name, unsigned depth)
 	return fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Data as it lies, holes as holes. */
+/* Copies data and keeps holes. */
 static int copy_data(int from, int to, off_t size)
 {
 	off_t at = 0;
@@ -103,7 +103,7 @@ static int copy_data(int from, int to, off_t size)
 		off_t begin = lseek(from, at, SEEK_DATA), end;
 
 		if (begin < 0 && errno == ENXIO)
-			return 0; /* nothing but a hole */
+			return 0; /* only a hole */
 		if (begin < 0)
 			return -errno;
 		end = lseek(from, begin, SEEK_HOLE);
@@ -120,7 +120,10 @@ static int copy_data(int from, int to, off_t size)
 	return 0;
 }
 
-/* With its times: a file that is newer than its folder's meta.json was written to after the installation. */
+/*
+ * Copies a file with its times: integrity.c takes a file newer than its folder's meta.json for one
+ * that was written to after the installation.
+ */
 static int copy_file(int from, int to, const struct stat *st)
 {
 	const struct timespec times[] = { st->st_atim, st->st_mtim };
@@ -153,7 +156,7 @@ static int claim_entries(int from, int to, unsigned depth)
 	return n < 0 ? -errno : 0;
 }
 
-/* What another user wrote becomes ours by being copied, where it cannot be given to us. */
+/* Takes ownership of what another user wrote by copying it, where chown is not permitted. */
 static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth)
 {
 	_cleanup_close_ int from = -EBADF, to = -EBADF;
@@ -178,7 +181,7 @@ static int claim_at(int from_dir, int to_dir, const char *name, unsigned depth)
 	return to < 0 ? -errno : claim_entries(from, to, depth);
 }
 
-/* Whether something in the folder is another's. */
+/* True when another user owns an entry of the folder. */
 static int is_foreign(int fd)
 {
 	_Alignas(struct dirent64) char block[8192];
@@ -202,7 +205,10 @@ static int is_foreign(int fd)
 	return lseek(fd, 0, SEEK_SET) < 0 ? -errno : foreign;
 }
 
-/* pyro-import ran as a unit of another user, and we are not root: the folder is changed for a copy of ours. */
+/*
+ * Replaces the folder by a copy of our own, when pyro-import ran as a unit of another user and
+ * pyrod is not root.
+ */
 static int claim(const struct install *i, int dir_fd)
 {
 	_cleanup_close_ int from = -EBADF, to = -EBADF;
@@ -220,7 +226,10 @@ static int claim(const struct install *i, int dir_fd)
 	r = to < 0 ? -errno : claim_entries(from, to, 0);
 	if (r >= 0 && renameat2(dir_fd, i->own_tmp, dir_fd, i->staging, RENAME_EXCHANGE) < 0)
 		r = -errno;
-	/* On failure the copy goes, on success what it is of; what another left closed stays for its next sweep. */
+	/*
+	 * Removes the copy on failure, the original on success. A folder that the other user has
+	 * made inaccessible stays for that user's next sweep.
+	 */
 	(void)remove_tree_at(dir_fd, i->own_tmp);
 	return r;
 }
@@ -258,7 +267,7 @@ static int put_ref(const struct install *i, int dir_fd)
 	return fsync(dir_fd) < 0 ? -errno : 0;
 }
 
-/* Others in the folder with the prefix: what this file replaces. Not being able to is no failure. */
+/* Removes other files with the prefix, which this file replaces. A failure is ignored. */
 static void sweep(const struct install *i, int fd)
 {
 	_Alignas(struct dirent64) char block[8192];
@@ -298,7 +307,7 @@ static int install_member(const struct install *i, int dir_fd)
 	return remove_tree_at(dir_fd, i->staging);
 }
 
-/* The small files of our own, in place of any that the import has left under their names. */
+/* Writes pyrod's own small files; they replace files of the same names from the import. */
 static int put_texts(const struct install *i, int dir_fd)
 {
 	const char *const names[] = { IMPORT_META, i->note };
@@ -327,7 +336,7 @@ static int install_tree(const struct install *i, int dir_fd)
 	if (r < 0)
 		return r;
 	crash_point();
-	/* The same content once more: swapped, so that there is no moment without it. */
+	/* Exchanges the folders when the target exists, so that it is never absent. */
 	if (renameat2(dir_fd, i->staging, dir_fd, i->target, RENAME_NOREPLACE) < 0) {
 		if (errno != EEXIST)
 			return -errno;
@@ -342,7 +351,7 @@ static int install_tree(const struct install *i, int dir_fd)
 	return fsync(dir_fd) < 0 ? -errno : 0;
 }
 
-/* In the child. The exit status is an errno. */
+/* Runs in the child; the exit status is an errno. */
 static int install_run(void *arg)
 {
 	const struct install *i = arg;
@@ -406,9 +415,9 @@ static void on_done(struct job *job _unused_, int status, const char *tail _unus
 
 	if (status != 0)
 		(void)error_set_errno(&err, error_code_for_errno(r), r,
-			"Check the file system and the journal of pyrod.", "Cannot %s %s",
+			"Check the file system and pyrod's log.", "Cannot %s %s",
 			i->paths ? "remove" : "install", i->paths ? i->paths[0] : i->target);
-	/* The owner may go in its callback, and the list with it. */
+	/* The callback may free the owner, and the list with it. */
 	LIST_REMOVE(i, entry);
 	i->listed = false;
 	if (i->done)
@@ -472,7 +481,7 @@ static int install_copy(struct install *i, const struct install_spec *s)
 		*slash = '\0';
 	else
 		memcpy(i->target_dir, ".", sizeof("."));
-	/* prune.c knows both by the staging folder's name. */
+	/* prune.c recognises both by the name of the staging folder. */
 	(void)snprintf(i->own_tmp, sizeof(i->own_tmp), "%.40s.own", s->staging);
 	(void)snprintf(i->ref_tmp, sizeof(i->ref_tmp), ".staging-ref-%.40s",
 		startswith(s->staging, ".staging-") ? s->staging + 9 : s->staging);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns what this daemon knows of the soundness of installed folders, and the job that reads them. Called by
- * environment.c and kernel.c, which know where things are; asked for by doctor, before the use of a file that was
- * written to, and after a machine that did not start.
+ * Owns the verdicts on installed folders, intact or damaged, and the job that reads them. Called by
+ * environment.c and kernel.c, which know the paths. A check is requested by doctor, before the use
+ * of a file that was written to, and after a machine that failed to start.
  *
- * What must stay true: a verdict holds for the files it was reached on (device, inode, size, times) and for no others;
- * one folder is read at a time, whoever asks; a check that could not be made is no verdict; the loop reads no file.
+ * What must stay true: a verdict holds only for the files that were read (device, inode, size,
+ * times); one folder is read at a time; a check that failed gives no verdict; the loop reads no
+ * file.
  */
 
 #include "daemon/image/integrity.h"
@@ -20,7 +21,7 @@
 #include "daemon/job.h"
 #include "daemon/log.h"
 
-#define RUNNING            "running" /* in the state directory: the host's boot, while a daemon runs */
+#define RUNNING            "running" /* in the state directory: the boot id, while a daemon runs */
 #define BOOT_ID_SIZE       64
 #define VERDICTS_MAX       64
 #define READ_AGAIN_USEC    (600 * USEC_PER_SEC)
@@ -33,7 +34,7 @@ struct verdict {
 	char *dir; /* owned */
 	uint64_t fingerprint;
 	uint64_t usec; /* monotonic */
-	char *damage;  /* owned or NULL: whole */
+	char *damage;  /* owned; NULL: intact */
 	TAILQ_ENTRY(verdict) entry;
 };
 TAILQ_HEAD(verdicts, verdict);
@@ -48,7 +49,7 @@ TAILQ_HEAD(waiters, waiter);
 struct check {
 	char *dir, *id, *initrd, *initrd_digest; /* owned */
 	struct integrity_target target;          /* of these */
-	bool known;                              /* there is a verdict: nothing is read */
+	bool known;                              /* there is a verdict already: nothing is read */
 	uint64_t fingerprint;
 	struct waiters waiters;
 	struct error err; /* why there is no verdict */
@@ -56,23 +57,23 @@ struct check {
 };
 TAILQ_HEAD(checks, check);
 
-/* What a job does to the names in a folder once it has been read. */
+/* How a job marks a folder after it was read. */
 enum mark { MARK_NONE, MARK_DAMAGED, MARK_WHOLE, MARK_STAMP };
 enum { MARK_DIR_FD = 3 }; /* in the job */
 
 struct integrity {
 	struct manager *m;        /* borrowed */
-	struct verdicts verdicts; /* the latest first */
+	struct verdicts verdicts; /* newest first */
 	size_t n_verdicts;
-	struct checks checks;   /* the first is being made */
-	sd_event_source *next;  /* owned: begins the first, or tells its end */
+	struct checks checks;   /* the first one runs */
+	sd_event_source *next;  /* owned: begins the first, or notifies its waiters */
 	int dir_fd;             /* owned: the folder being read */
 	struct import_job *job; /* owned */
 	struct job *marker;     /* owned */
-	enum mark mark;         /* what it is to do */
+	enum mark mark;         /* argument of marker */
 	bool after_crash;
-	bool over;              /* the first has ended: its waiters are to be told */
-	struct waiters telling; /* of the one that has just ended */
+	bool ended;              /* the first has ended; its waiters are not yet notified */
+	struct waiters notified; /* of the check that has just ended */
 };
 
 static int no_memory(struct error *err)
@@ -80,7 +81,7 @@ static int no_memory(struct error *err)
 	return error_no_memory(err, "Cannot check what is installed");
 }
 
-/* The files whose change makes what is known void; returns their number. */
+/* Lists the files whose change invalidates a verdict; returns their number. */
 static size_t files_of(const struct integrity_target *t, const char *ret[FILES_MAX])
 {
 	size_t n = 0;
@@ -103,7 +104,7 @@ static int open_dir(const struct integrity_target *t)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Of names, sizes and times; FNV-1a. */
+/* Hashes names, sizes and times (FNV-1a). */
 static uint64_t fingerprint(int dir_fd, const struct integrity_target *t)
 {
 	uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -138,7 +139,7 @@ static void verdict_free(struct integrity *in, struct verdict *v)
 	free(v);
 }
 
-/* The verdict on the folder as it is now. */
+/* Returns the verdict on the folder if it still holds. */
 static struct verdict *find_verdict(
 	struct integrity *in, int dir_fd, const struct integrity_target *t)
 {
@@ -150,7 +151,7 @@ static struct verdict *find_verdict(
 	return NULL;
 }
 
-/* Without memory for it the mark on disk says the same. */
+/* Keeps a verdict; when out of memory, the mark on disk still has it. */
 static void keep_verdict(struct integrity *in, const struct check *c, const char *damage)
 {
 	struct verdict *v, *next;
@@ -197,19 +198,19 @@ uint64_t integrity_whole_usec(struct integrity *in, const struct integrity_targe
 	return v && !v->damage ? v->usec : 0;
 }
 
-/* Whether the file was written to after what was written last at the installation. */
+/* True when the file was written to after the file that the installation wrote last. */
 static bool is_newer(int dir_fd, const char *file, const char *than)
 {
 	struct stat a, b;
 
 	if (fstatat(dir_fd, file, &a, AT_SYMLINK_NOFOLLOW) < 0 ||
 		fstatat(dir_fd, than, &b, AT_SYMLINK_NOFOLLOW) < 0)
-		return false; /* what is absent cannot be opened */
+		return false; /* a missing file fails when it is opened */
 	return a.st_mtim.tv_sec > b.st_mtim.tv_sec ||
 	       (a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec > b.st_mtim.tv_nsec);
 }
 
-static bool times_are_odd(int dir_fd, const struct integrity_target *t)
+static bool was_written_to(int dir_fd, const struct integrity_target *t)
 {
 	const char *files[FILES_MAX];
 	size_t n = files_of(t, files);
@@ -225,10 +226,10 @@ bool integrity_is_suspect(struct integrity *in, const struct integrity_target *t
 {
 	_cleanup_close_ int dir_fd = open_dir(t);
 
-	return dir_fd >= 0 && times_are_odd(dir_fd, t) && !find_verdict(in, dir_fd, t);
+	return dir_fd >= 0 && was_written_to(dir_fd, t) && !find_verdict(in, dir_fd, t);
 }
 
-/* In the child. What no longer has the name was replaced meanwhile. */
+/* Runs in the child. A file that no longer has the name was replaced meanwhile. */
 static int mark_run(void *arg)
 {
 	static const char *const stamped[] = { IMPORT_META, INITRD_META };
@@ -248,9 +249,9 @@ static int mark_run(void *arg)
 	return fsync(MARK_DIR_FD) < 0 ? errno : 0;
 }
 
-static void tell_later(struct integrity *in)
+static void schedule_notify(struct integrity *in)
 {
-	in->over = true;
+	in->ended = true;
 	(void)sd_event_source_set_enabled(in->next, SD_EVENT_ONESHOT);
 }
 
@@ -261,12 +262,12 @@ static void on_marked(
 
 	in->marker = NULL;
 	in->dir_fd = fd_close(in->dir_fd);
-	/* This daemon knows it all the same. */
+	/* This daemon keeps the verdict in memory; only the next one does not know it. */
 	if (status != 0)
 		log_warning_errno(status > 0 ? -status : -EINTR,
-			"cannot mark what was found of %s for the next pyrod",
+			"cannot record the result of the check of %s on disk",
 			TAILQ_FIRST(&in->checks)->dir);
-	tell_later(in);
+	schedule_notify(in);
 }
 
 static void mark(struct integrity *in, enum mark what)
@@ -288,10 +289,10 @@ static void mark(struct integrity *in, enum mark what)
 		},
 		&in->marker);
 	if (r < 0) {
-		log_warning_errno(
-			r, "cannot mark what was found of %s", TAILQ_FIRST(&in->checks)->dir);
+		log_warning_errno(r, "cannot record the result of the check of %s on disk",
+			TAILQ_FIRST(&in->checks)->dir);
 		in->dir_fd = fd_close(in->dir_fd);
-		tell_later(in);
+		schedule_notify(in);
 	}
 }
 
@@ -299,14 +300,14 @@ static enum mark mark_of(int dir_fd, const struct check *c, const char *damage)
 {
 	bool marked = faccessat(dir_fd, IMPORT_DAMAGED, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 
-	/* An initramfs is made again by the next start, whoever's daemon that is. */
+	/* The next start of a machine makes the initramfs again; no mark is needed. */
 	if (damage && startswith(damage, INITRD_PREFIX))
 		return MARK_NONE;
 	if (damage)
 		return marked ? MARK_NONE : MARK_DAMAGED;
 	if (marked)
 		return MARK_WHOLE;
-	return times_are_odd(dir_fd, &c->target) ? MARK_STAMP : MARK_NONE;
+	return was_written_to(dir_fd, &c->target) ? MARK_STAMP : MARK_NONE;
 }
 
 static void on_read(json_object *result, const struct error *job_err, void *userdata)
@@ -321,7 +322,7 @@ static void on_read(json_object *result, const struct error *job_err, void *user
 	if (!result) {
 		(void)error_copy(&c->err, job_err);
 		in->dir_fd = fd_close(in->dir_fd);
-		tell_later(in);
+		schedule_notify(in);
 		return;
 	}
 	if (said)
@@ -335,7 +336,7 @@ static void on_read(json_object *result, const struct error *job_err, void *user
 		return;
 	}
 	in->dir_fd = fd_close(in->dir_fd);
-	tell_later(in);
+	schedule_notify(in);
 }
 
 /* Begins the first check. */
@@ -356,7 +357,7 @@ static int begin(struct integrity *in, struct check *c)
 			.input_fd = -EBADF,
 			.timeout_usec = CHECK_TIMEOUT_USEC,
 			.failure = ERROR_INTERNAL,
-			.again = "Try again; see the load and the disk of this host.",
+			.again = "Try again; check the load and the disk of this host.",
 			.on_done = on_read,
 			.userdata = in,
 		},
@@ -383,20 +384,22 @@ static void check_free(struct check *c)
 }
 DEFINE_CLEANUP(struct check *, check_free)
 
-/* Who is told may ask again, or have others forgotten. */
-static void tell(struct integrity *in)
+/*
+ * Notifies the waiters of the first check. A callback may request a check, or forget other waiters.
+ */
+static void notify_waiters(struct integrity *in)
 {
 	_cleanup_(check_freep) struct check *c = TAILQ_FIRST(&in->checks);
 	struct waiter *w;
 
 	TAILQ_REMOVE(&in->checks, c, entry);
-	in->over = false;
-	TAILQ_CONCAT(&in->telling, &c->waiters, entry);
-	while ((w = TAILQ_FIRST(&in->telling))) {
-		_cleanup_free_ struct waiter *told = w;
+	in->ended = false;
+	TAILQ_CONCAT(&in->notified, &c->waiters, entry);
+	while ((w = TAILQ_FIRST(&in->notified))) {
+		_cleanup_free_ struct waiter *first = w;
 
-		TAILQ_REMOVE(&in->telling, w, entry);
-		told->done(c->err.set ? &c->err : NULL, told->userdata);
+		TAILQ_REMOVE(&in->notified, w, entry);
+		first->done(c->err.set ? &c->err : NULL, first->userdata);
 	}
 }
 
@@ -405,11 +408,11 @@ static int on_next(_unused_ sd_event_source *source, void *userdata)
 	struct integrity *in = userdata;
 	struct check *c;
 
-	if (in->over)
-		tell(in);
+	if (in->ended)
+		notify_waiters(in);
 	c = TAILQ_FIRST(&in->checks);
 	if (c && !in->job && !in->marker && (c->known || begin(in, c) < 0))
-		tell_later(in);
+		schedule_notify(in);
 	return 0;
 }
 
@@ -433,7 +436,10 @@ static struct check *check_new(const struct integrity_target *t)
 	return TAKE_PTR(c);
 }
 
-/* One that is being made has perhaps read what has changed since: it may be joined only where that does not matter. */
+/*
+ * Finds a check of the folder to join. With again, the running check does not count: it may have
+ * read a file before its last change.
+ */
 static struct check *find_check(struct integrity *in, const char *dir, bool again)
 {
 	struct check *c;
@@ -494,11 +500,11 @@ void integrity_forget(struct integrity *in, const void *userdata)
 
 	TAILQ_FOREACH (c, &in->checks, entry)
 		forget_in(&c->waiters, userdata);
-	forget_in(&in->telling, userdata);
+	forget_in(&in->notified, userdata);
 }
 
-/* "BOOT_ID\n" of the host's boot; "" when it cannot be told. */
-static void this_boot(char ret[BOOT_ID_SIZE])
+/* Writes "BOOT_ID\n" of the host, or "" when it cannot be read. */
+static void read_boot_id(char ret[BOOT_ID_SIZE])
 {
 	_cleanup_free_ char *text = NULL;
 	size_t n;
@@ -509,16 +515,18 @@ static void this_boot(char ret[BOOT_ID_SIZE])
 		(void)snprintf(ret, BOOT_ID_SIZE, "%s", text);
 }
 
-/* A file that is there while a daemon has the state directory; it is not synced, since a crash that loses it is one that
- * came within seconds. */
-static void leave_trace(struct integrity *in)
+/*
+ * Writes a file that exists while a daemon uses the state directory. It is not synced: only a crash
+ * within seconds of the start loses it.
+ */
+static void write_running(struct integrity *in)
 {
 	_cleanup_free_ char *path = str_printf("%s/" RUNNING, in->m->state_dir), *left = NULL;
 	_cleanup_close_ int fd = -EBADF;
 	char boot[BOOT_ID_SIZE];
 	size_t n;
 
-	this_boot(boot);
+	read_boot_id(boot);
 	if (!path || !boot[0])
 		return;
 	in->after_crash =
@@ -528,7 +536,7 @@ static void leave_trace(struct integrity *in)
 		log_warning_errno(-errno, "cannot write %s", path);
 }
 
-static void remove_trace(struct integrity *in)
+static void remove_running(struct integrity *in)
 {
 	_cleanup_free_ char *path = str_printf("%s/" RUNNING, in->m->state_dir);
 
@@ -552,7 +560,7 @@ int integrity_new(struct manager *m, struct integrity **ret)
 	in->dir_fd = -EBADF;
 	TAILQ_INIT(&in->verdicts);
 	TAILQ_INIT(&in->checks);
-	TAILQ_INIT(&in->telling);
+	TAILQ_INIT(&in->notified);
 	r = sd_event_add_defer(m->event, &in->next, on_next, in);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(in->next, SD_EVENT_OFF);
@@ -560,7 +568,7 @@ int integrity_new(struct manager *m, struct integrity **ret)
 		sd_event_source_disable_unref(in->next);
 		return r;
 	}
-	leave_trace(in);
+	write_running(in);
 	*ret = TAKE_PTR(in);
 	return 0;
 }
@@ -571,7 +579,7 @@ struct integrity *integrity_free(struct integrity *in)
 
 	if (!in)
 		return NULL;
-	remove_trace(in);
+	remove_running(in);
 	(void)import_job_cancel(in->job);
 	(void)job_cancel(in->marker);
 	sd_event_source_disable_unref(in->next);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns what a kernel's folder holds: the names of its files, opening them for a machine, and whether they are what was
- * installed (integrity.c reads them). Called by kernel.c, and by core for each start.
+ * Owns the files in a kernel's folder: names them, opens them for a machine, and knows whether they
+ * are intact (integrity.c reads them). Called by kernel.c, and for each start of a machine.
  *
- * The initramfs is named by a key of the agent's file, so its digest cannot be in the name: initrd.json beside it has
- * that. It is made of the folder's other files and the agent, so a damaged one is only made again.
+ * The name of the initramfs has a key of the agent's file; initrd.json beside it has its digest. It
+ * is made of the folder's other files and the agent, so a damaged one is simply made again.
  */
 
 #include "daemon/image/kernel-private.h"
@@ -15,13 +15,13 @@
 
 #include "proto/json.h"
 
-#define INITRAMFS_FORMAT 1 /* raise when initramfs.c packs something else */
+#define INITRAMFS_FORMAT 1 /* raise when the content that initramfs.c packs changes */
 #define META_MAX         (256 * 1024)
 #define INITRD_META_MAX  1024
 
 static int no_memory(struct error *err)
 {
-	return error_no_memory(err, "Cannot look at a kernel");
+	return error_no_memory(err, "Cannot read a kernel");
 }
 
 bool kernel_hash_valid(const char *s)
@@ -53,7 +53,7 @@ int kernel_name_initrd(struct kernels *k, struct error *err)
 	values[4] = (uint64_t)st.st_mtim.tv_sec;
 	values[5] = (uint64_t)st.st_mtim.tv_nsec;
 	values[6] = (uint64_t)st.st_ctim.tv_sec ^ (uint64_t)st.st_ctim.tv_nsec << 32;
-	/* FNV-1a: a name, not a proof. */
+	/* FNV-1a suffices: the hash is only a name. */
 	for (size_t i = 0; i < sizeof(values); i++)
 		hash = (hash ^ ((const uint8_t *)values)[i]) * UINT64_C(0x100000001b3);
 	(void)snprintf(k->initrd, sizeof(k->initrd), INITRD_PREFIX "%016" PRIx64, hash);
@@ -61,7 +61,7 @@ int kernel_name_initrd(struct kernels *k, struct error *err)
 	return 0;
 }
 
-/* An object of our own in a file; NULL when it is not there or is none. */
+/* Reads a JSON object that pyrod has written; NULL when the file is missing or damaged. */
 static json_object *read_object(const char *path, size_t max)
 {
 	_cleanup_free_ char *text = NULL;
@@ -78,7 +78,7 @@ static json_object *read_object(const char *path, size_t max)
 	return NULL;
 }
 
-/* Of the initramfs that has today's name; false when there is none. */
+/* Reads the digest of the initramfs for the current agent; false when there is none. */
 static bool initrd_digest(struct kernels *k, const char *hash, char ret[IMPORT_DIGEST_SIZE])
 {
 	_cleanup_free_ char *path = str_printf("%s/%s/" INITRD_META, k->dir, hash);
@@ -93,9 +93,9 @@ static bool initrd_digest(struct kernels *k, const char *hash, char ret[IMPORT_D
 	return true;
 }
 
-/* What integrity.c is asked about. */
+/* The target of a check by integrity.c, with its strings. */
 struct asked {
-	struct integrity_target target; /* of these: */
+	struct integrity_target target; /* refers to dir and digest */
 	char *dir;                      /* owned */
 	char digest[IMPORT_DIGEST_SIZE];
 };
@@ -105,7 +105,7 @@ static void asked_done(struct asked *a)
 	free(a->dir);
 }
 
-/* dir is NULL when out of memory. */
+/* ret->dir is NULL when out of memory. */
 static void ask(struct kernels *k, const char *hash, struct asked *ret)
 {
 	bool has_initrd = kernel_name_initrd(k, NULL) >= 0 && initrd_digest(k, hash, ret->digest);
@@ -187,7 +187,7 @@ bool kernel_has_initrd(struct kernels *k, const char *hash)
 	       !kernels_initrd_damage(k, hash);
 }
 
-/* By the hash in a machine's row and the agent as it is now. */
+/* Names the files of the kernel in a machine's row, with the initramfs for the current agent. */
 int kernel_name_files(struct kernels *k, const char *hash, struct error *err)
 {
 	if (!hash || !kernel_hash_valid(hash))
@@ -212,7 +212,7 @@ static int open_one(int dir_fd, const char *name, const char *hash, int *ret, st
 		"Cannot open %s of kernel %s", name, hash);
 }
 
-/* A kernel without modules has no image of them. */
+/* Opens the image of the modules; *ret is -EBADF for a kernel without modules. */
 static int open_modules(int dir_fd, const char *dir, const char *hash, int *ret, struct error *err)
 {
 	_cleanup_free_ char *path = NULL;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns STATE/kernels: which kernel new machines get, and the work that puts it there, one piece after the
- * other. All who ask for the same while it runs wait for the same work. Called by environment.c (every
- * pull ensures a kernel) and by the start of machines, whose kernel may be an earlier one and may have
- * been packed with an earlier agent.
+ * Owns STATE/kernels: the kernel for new machines, and the work that installs it, one job at a
+ * time. Callers that need the same kernel wait for the same work. Called by pull.c (every pull
+ * ensures a kernel) and by the start of machines, which may need the initramfs of an earlier kernel
+ * for the current agent.
  *
- * kernels/current.json names the current kernel, the size of its vmlinux and what kernel= said when it
- * was made; it is written last, so a kernel it names is whole. The initramfs is named by a key of the
- * agent's file (device, inode, size, times), so a new agent gets a new one without hashing on the loop.
- * Kernels are never changed after they were installed: machines pin them by hash.
+ * kernels/current.json names the current kernel, the size of its vmlinux and the value of kernel=
+ * when it was made; it is written last, so the kernel it names is complete. The initramfs is named
+ * by a key of the agent's file (device, inode, size, times), so a new agent gets a new one without
+ * hashing on the loop. An installed kernel never changes: machines refer to it by hash.
  */
 
 #include "daemon/image/kernel-private.h"
@@ -42,7 +42,7 @@ static bool busy(const struct kernels *k)
 	return k->ready || k->job || k->installing;
 }
 
-/* Those who wait for the target hear its end. What they do then may add others and take any away. */
+/* Notifies the waiters for the target. Their callbacks may add waiters and remove any. */
 static void answer(struct kernels *k, const struct error *err)
 {
 	struct waiter *w;
@@ -74,7 +74,7 @@ static void finish(struct kernels *k, const struct error *err)
 	}
 }
 
-/* What was begun is thrown away. */
+/* Removes the staging folder. */
 static void discard(struct kernels *k)
 {
 	_cleanup_free_ char *path = NULL;
@@ -107,7 +107,7 @@ static void progress(const char *phase, int percent, const char *detail _unused_
 			w->on_progress(phase, percent, w->userdata);
 }
 
-/* What kernel= names, as it is now: another file or a changed one is another kernel. */
+/* Makes the key of the file that kernel= names; another or a changed file is another kernel. */
 static int config_key(struct kernels *k, char **ret, struct error *err)
 {
 	const char *path = k->manager->config ? k->manager->config->kernel : NULL;
@@ -128,7 +128,7 @@ static int config_key(struct kernels *k, char **ret, struct error *err)
 	return *ret ? 0 : no_memory(err);
 }
 
-/* The installed kernel whose initramfs is made. */
+/* Returns the hash of the installed kernel for which an initramfs is made. */
 static const char *packed_kernel(const struct kernels *k)
 {
 	return k->target[0] ? k->target : k->hash;
@@ -258,7 +258,7 @@ static void on_initramfs(json_object *result, const struct error *job_err, void 
 		fail(k, &err);
 }
 
-/* Into the staging folder, from the kernel there or from the installed one. */
+/* Makes an initramfs in the staging folder, from the kernel there or from the installed one. */
 static int start_initramfs(struct kernels *k, struct error *err)
 {
 	const char *const args[] = { "initramfs", "--kernel", k->new_hash[0] ? "." : IMPORT_INPUT,
@@ -283,7 +283,7 @@ static int start_initramfs(struct kernels *k, struct error *err)
 			.input_fd = from_fd,
 			.timeout_usec = INITRAMFS_TIMEOUT_USEC,
 			.failure = k->target[0] ? ERROR_START_FAILED : ERROR_PULL_FAILED,
-			.again = "Try again; see the load and the memory of this host.",
+			.again = "Try again; check the load and the free memory of this host.",
 			.on_progress = progress,
 			.on_done = on_initramfs,
 			.userdata = k,
@@ -357,7 +357,7 @@ static int on_ready(sd_event_source *s _unused_, void *userdata)
 	return 0;
 }
 
-/* Whether the current kernel is to be made anew; keeps the key by which it would be known. */
+/* Says whether the current kernel must be made again, and keeps the key of the new one. */
 static int kernel_missing(struct kernels *k, bool *ret, struct error *err)
 {
 	int r;
@@ -375,7 +375,7 @@ static int kernel_missing(struct kernels *k, bool *ret, struct error *err)
 	return r;
 }
 
-/* Begins whatever the target misses; nothing is under way. */
+/* Starts the work for what the target lacks; no other work is under way. */
 static int begin(struct kernels *k, const char *target, struct error *err)
 {
 	bool kernel;
@@ -479,7 +479,7 @@ static int remove_leftovers(struct kernels *k, struct error *err)
 	return r;
 }
 
-/* A damaged current.json only means that the store counts as empty: it is filled again. */
+/* With a damaged current.json the store counts as empty and is filled again. */
 static int load_current(struct kernels *k)
 {
 	_cleanup_free_ char *file = str_printf("%s/" CURRENT_FILE, k->dir), *text = NULL,
@@ -598,7 +598,7 @@ int kernels_superseded(struct kernels *k, kernel_in_use_fn in_use, void *userdat
 	DIR *d;
 
 	*ret_dir = k->dir;
-	/* A machine about to be made will name the current one, or the one on its way. */
+	/* A new machine will name the current kernel, or the one that is being made. */
 	if (!k->hash[0] || busy(k))
 		return 0;
 	d = opendir(k->dir);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns env.prune: finds what may go from the environment cache and has a job remove it. Called by the
- * env.prune handler; after each pull, and when a machine that used one is deleted, for superseded images alone.
+ * Owns env.prune: finds what can be removed from the environment cache and starts a job that
+ * removes it. Called by the env.prune handler, and, only for superseded images, after each pull and
+ * after the deletion of a machine.
  *
- * Never removed: what a pull under way has aside, and an image a machine's row names. While one makes an image, none
- * is: it may be about to install that very digest again. An image
- * that the catalog no longer points to is superseded, and so is a kernel that is not the current one;
- * with `all`, installed ones go too, by first forgetting their name, so that a crash between leaves them
- * superseded and not half-installed.
+ * Superseded are an image that the catalog no longer names and a kernel that is not the current
+ * one. Never removed are the staging folder of a running pull and an image or kernel that a
+ * machine's row names. While a pull makes an image, no image is removed: the pull may install the
+ * same digest again. With `all`, installed images are removed too. Their NAME.json is removed
+ * first, so that a crash leaves them superseded instead of incomplete.
  */
 
 #include <dirent.h>
@@ -20,7 +21,7 @@
 #include "proto/json.h"
 
 #define PRUNE_MAX   4096
-#define KERNELS_MAX 64 /* the rest goes with the next prune */
+#define KERNELS_MAX 64 /* the next prune removes more */
 
 struct prune {
 	json_object *deleted; /* owned */
@@ -30,7 +31,7 @@ struct prune {
 	bool all, dry_run, images_only;
 	prune_done_fn done;
 	void *userdata;
-	sd_event_source *defer; /* owned; of a dry run */
+	sd_event_source *defer; /* owned; answers a dry run */
 };
 
 static void prune_free(struct prune *p)
@@ -58,7 +59,7 @@ static int prune_path(struct prune *p, const char *dir, const char *name)
 	return 0;
 }
 
-/* What the large files of an environment and of a kernel are called. */
+/* The names of the large files of an environment and of a kernel. */
 static const char *const large_files[] = { IMPORT_IMAGE, IMPORT_VMLINUX, IMPORT_MODULES };
 
 static int count_bytes(struct prune *p, const char *dir, const char *name)
@@ -91,7 +92,10 @@ static int prune_add(struct prune *p, const char *dir, const char *name, const c
 	return r < 0 ? r : prune_path(p, dir, name);
 }
 
-/* All that install.c makes beside a pull's staging folder has the random part of its name in its own. */
+/*
+ * Every name that install.c makes beside a pull's staging folder contains that folder's random
+ * part.
+ */
 static bool staging_in_use(struct environments *envs, const char *name)
 {
 	for (size_t i = 0; i < catalog_size; i++) {
@@ -104,7 +108,7 @@ static bool staging_in_use(struct environments *envs, const char *name)
 	return false;
 }
 
-/* The environment whose current image this is, or that is about to be (its pull runs). */
+/* Returns the environment whose image this is, or will be when its pull ends. */
 static struct environment *owner_of(struct environments *envs, const char *digest)
 {
 	for (size_t i = 0; i < catalog_size; i++)
@@ -182,7 +186,7 @@ static int look_at_cache(struct environments *envs, struct prune *p)
 	return r;
 }
 
-/* Kernels that an update of Debian's has replaced and no machine was made with. */
+/* Adds kernels that a newer one has replaced and no machine uses. */
 static int look_at_kernels(struct environments *envs, struct prune *p)
 {
 	char names[KERNELS_MAX][KERNEL_HASH_SIZE];
@@ -257,7 +261,7 @@ int environments_prune(struct environments *envs, bool all, bool dry_run, prune_
 	}
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,
-			"Cannot look through the environment cache %s", envs->manager->cache_dir);
+			"Cannot read the environment cache %s", envs->manager->cache_dir);
 	if (dry_run)
 		r = sd_event_add_defer(envs->manager->event, &p->defer, on_defer, p);
 	else
@@ -278,10 +282,11 @@ void environments_heed_use(struct environments *envs, digest_in_use_fn in_use, v
 
 static void on_swept(const struct error *err, _unused_ void *userdata)
 {
-	/* Prune finds it again. */
+	/* The next prune finds it again. */
 	if (err)
-		log_warning("superseded images stay: %s%s%s", err->message ? err->message : "",
-			err->cause ? ": " : "", err->cause ? err->cause : "");
+		log_warning("cannot remove superseded images: %s%s%s",
+			err->message ? err->message : "", err->cause ? ": " : "",
+			err->cause ? err->cause : "");
 }
 
 void environments_sweep(struct environments *envs)
@@ -300,7 +305,7 @@ void environments_sweep(struct environments *envs)
 	}
 	if (r < 0)
 		(void)error_set_errno(&err, error_code_for_errno(r), r, NULL,
-			"Cannot look through the environment cache %s", envs->manager->cache_dir);
+			"Cannot read the environment cache %s", envs->manager->cache_dir);
 	else if (p->n_paths > 0)
 		r = install_remove(envs->manager->event, &envs->installs,
 			(const char *const *)p->paths, p->n_paths, on_swept, NULL, &err);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the pull of one environment: kernel store first, then pyro-import into a staging folder, then
- * the installation. Whoever wants the environment meanwhile joins as a waiter and may leave; the work
- * belongs to nobody and goes on.
+ * Owns the pull of one environment: first the kernel, then pyro-import into a staging folder, then
+ * the installation. Callers that need the environment join as waiters and may leave; the pull
+ * continues without them.
  *
- * An environment has up to two pulls: one that makes an image, and one that only sees to the kernel. What is
- * installed is used while the first replaces it: only who forces a pull, or has nothing to use, waits for that one.
+ * An environment has up to two pulls: one makes an image, the other only provides the kernel. The
+ * installed image stays in use while the first replaces it: only a forced pull, or one of an
+ * environment that is not installed, waits for the first.
  *
- * Nothing counts as installed before install.c has renamed the staging folder and written NAME.json,
- * both durably; a pull that ends in any other way leaves only a staging folder, which is removed at
- * once or at the next start.
+ * An image counts as installed when install.c has renamed the staging folder and written NAME.json,
+ * both synced. A pull that fails leaves only a staging folder, which is removed at once or at the
+ * next start.
  */
 
 #include <fcntl.h>
@@ -25,18 +26,18 @@
 #include "proto/json.h"
 
 #define SPACE_NEEDED_MIB  UINT64_C(3072) /* the largest catalog image, its spool and its staging */
-#define KERNEL_SPACE_MIB  UINT64_C(512)  /* a kernel with its modules, and what it is made of */
+#define KERNEL_SPACE_MIB  UINT64_C(512)  /* a kernel, its modules and the package of both */
 #define INODES_NEEDED     64
 #define PULL_TIMEOUT_USEC (3 * 3600 * USEC_PER_SEC)
 
 struct pull_wait {
-	struct pull *pull; /* borrowed; NULL once it is told the end */
-	bool telling;      /* on_done runs: it is freed after that */
+	struct pull *pull; /* borrowed; NULL once on_done is called */
+	bool in_done;      /* on_done runs; freed after it */
 	bool disowned;
 	pull_progress_fn on_progress;
 	pull_done_fn on_done;
 	void *userdata;
-	uint64_t round; /* of the last progress it was told */
+	uint64_t round; /* of the last progress that it got */
 	TAILQ_ENTRY(pull_wait) entry;
 };
 TAILQ_HEAD(pull_waits, pull_wait);
@@ -45,7 +46,7 @@ struct pull {
 	struct environment *env; /* borrowed */
 	bool makes_image;        /* env->pull, else env->ensure */
 	bool force;
-	struct pull_waits waits; /* those who were told of this round's progress are at the end */
+	struct pull_waits waits; /* those that got this round's progress are at the end */
 	uint64_t round;
 	struct import_job *job; /* owned */
 	bool installing;
@@ -85,7 +86,7 @@ struct pull_wait *pull_wait_free(struct pull_wait *w)
 {
 	if (w && w->pull)
 		TAILQ_REMOVE(&w->pull->waits, w, entry);
-	if (w && w->telling)
+	if (w && w->in_done)
 		w->disowned = true;
 	else
 		free(w);
@@ -93,7 +94,10 @@ struct pull_wait *pull_wait_free(struct pull_wait *w)
 	return NULL;
 }
 
-/* A callback may leave, make another leave or add one, so each step takes the first, which goes to the end. */
+/*
+ * Reports progress to all waiters. A callback may add or remove any waiter, so each step takes the
+ * first one and moves it to the end.
+ */
 static void report(struct pull *p, const char *phase, int percent, const char *detail)
 {
 	struct pull_progress progress = { phase, percent, detail };
@@ -119,13 +123,13 @@ static void discard_staging(struct pull *p)
 		return;
 	path = str_printf("%s/%s", m->cache_dir, p->staging);
 	paths[0] = path;
-	/* What cannot be removed now is removed at the next start or by prune. */
+	/* A folder that cannot be removed now is removed at the next start or by prune. */
 	if (path)
 		(void)install_remove(m->event, &p->env->envs->installs, paths, 1, NULL, NULL, NULL);
 	p->staging[0] = '\0';
 }
 
-/* The last act of a pull. Its failure is kept for doctor until another one begins. */
+/* Ends a pull and frees it. Its failure is kept for doctor until another one begins. */
 static void finish(struct pull *p, const struct error *err)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -148,14 +152,14 @@ static void finish(struct pull *p, const struct error *err)
 	while ((w = TAILQ_FIRST(&p->waits))) {
 		TAILQ_REMOVE(&p->waits, w, entry);
 		w->pull = NULL;
-		w->telling = true;
+		w->in_done = true;
 		w->on_done(err, w->userdata);
-		w->telling = false;
+		w->in_done = false;
 		if (w->disowned)
 			free(w);
 	}
 	(void)pull_free(p);
-	/* Not before those who waited have made their machines. */
+	/* Sweeps after the waiters have created their machines, which then use the image. */
 	if (makes_image)
 		environments_sweep(envs);
 }
@@ -250,7 +254,7 @@ static int start_install(struct pull *p, struct error *err)
 	return r;
 }
 
-/* What pyro-import says it made, against what lies there. */
+/* Takes the result of pyro-import after comparing it with the image in the staging folder. */
 static int take_result(struct pull *p, json_object *result, struct error *err)
 {
 	const char *digest = import_str(result, "digest");
@@ -264,8 +268,8 @@ static int take_result(struct pull *p, json_object *result, struct error *err)
 	if (!digest || !environment_digest_valid(digest) || size <= 0 || lstat(path, &st) < 0 ||
 		!S_ISREG(st.st_mode) || st.st_size != size)
 		return error_set(err, ERROR_PULL_FAILED,
-			"pyro-import reported an image that is not there.", "Pull it again.",
-			"The image of %s is not whole", p->env->catalog->name);
+			"pyro-import reported an image that does not exist.", "Pull it again.",
+			"The image of %s is incomplete", p->env->catalog->name);
 	(void)snprintf(p->digest, sizeof(p->digest), "%s", digest);
 	p->size_bytes = size;
 
@@ -335,7 +339,7 @@ static int check_inodes(const char *dir, struct error *err)
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r,
 			"Check the file system of that folder.",
-			"Cannot tell the free inodes of %s", dir);
+			"Cannot read the number of free inodes of %s", dir);
 	if (n >= INODES_NEEDED)
 		return 0;
 	cause = str_printf("%" PRIu64 " inodes are free on the file system of %s.", n, dir);
@@ -345,7 +349,10 @@ static int check_inodes(const char *dir, struct error *err)
 		err, ERROR_NO_SPACE, cause, fix, "There is no room to pull an environment");
 }
 
-/* What makes room for a pull; need_mib is without the reserve. NULL when out of memory. */
+/*
+ * Returns the fix that makes space for a pull; need_mib is without the reserve. NULL: out of
+ * memory.
+ */
 static char *room_fix(uint64_t need_mib, uint64_t reserve_mib, uint64_t free_mib,
 	uint64_t total_mib, const char *otherwise)
 {
@@ -361,7 +368,7 @@ static char *room_fix(uint64_t need_mib, uint64_t reserve_mib, uint64_t free_mib
 			need_mib - free_mib, otherwise);
 	return str_printf("Set disk_reserve_mib in pyrod.conf to at most %" PRIu64
 			  " and reload pyrod%s.",
-		(free_mib - need_mib) / 8 * 7, otherwise); /* what is free changes all the time */
+		(free_mib - need_mib) / 8 * 7, otherwise); /* 7/8: free space varies all the time */
 }
 
 static int check_room(struct environments *envs, const char *dir, uint64_t need_mib,
@@ -377,7 +384,7 @@ static int check_room(struct environments *envs, const char *dir, uint64_t need_
 		r = host_total_bytes(dir, &total);
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r,
-			"Check the file system of that folder.", "Cannot tell the free space of %s",
+			"Check the file system of that folder.", "Cannot read the free space of %s",
 			dir);
 	if (free_bytes / MIB >= need_mib + reserve)
 		return check_inodes(dir, err);
@@ -407,7 +414,7 @@ static void on_kernel_progress(const char *phase, int percent, void *userdata)
 	report(userdata, phase, percent, NULL);
 }
 
-/* What was installed may have been removed, or found damaged, while the kernel was made. */
+/* Checks that the environment was not removed or found damaged while the kernel was made. */
 static int check_still_there(struct environment *env, struct error *err)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -437,7 +444,10 @@ static void on_kernel(const struct error *kernel_err, void *userdata)
 	}
 }
 
-/* The cache may have gone under a running daemon; what it held does not count as installed any more. */
+/*
+ * Makes the cache again if it was removed under the running daemon; all of it then counts as
+ * absent.
+ */
 static int make_cache(struct environments *envs, struct error *err)
 {
 	const char *dir = envs->manager->cache_dir;
@@ -457,7 +467,10 @@ static int ensure_kernel(struct pull *p, struct error *err)
 		p->env->envs->manager->kernels, on_kernel_progress, on_kernel, p, err);
 }
 
-/* Whatever was found: damaged, it is fetched again. A check that could not be made says nothing against it. */
+/*
+ * Continues whatever the check found: ensure_kernel replaces a damaged kernel. A failed check is
+ * ignored.
+ */
 static void on_kernel_checked(_unused_ const struct error *check_err, void *userdata)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -466,7 +479,10 @@ static void on_kernel_checked(_unused_ const struct error *check_err, void *user
 		finish(userdata, &err);
 }
 
-/* One that is forced is asked for because something is wrong: the kernel is not taken on trust either. */
+/*
+ * Starts with the kernel. A forced pull has it read first, since a user who forces one suspects
+ * damage.
+ */
 static int begin(struct pull *p, struct error *err)
 {
 	struct kernels *k = p->env->envs->manager->kernels;
@@ -477,7 +493,7 @@ static int begin(struct pull *p, struct error *err)
 	return ensure_kernel(p, err);
 }
 
-/* What its use needs is there, damaged: only who asks for a pull gets one. */
+/* Fails when the installed environment or kernel is damaged: only an explicit pull replaces it. */
 static int refuse_damaged(struct environment *env, struct error *err)
 {
 	struct kernels *k = env->envs->manager->kernels;
@@ -497,7 +513,7 @@ static int pull_start(struct environment *env, bool makes_image, enum pull_why w
 	int r;
 
 	r = make_cache(env->envs, err);
-	/* A pull that is under way puts right what it finds. */
+	/* A running pull already replaces what is damaged. */
 	if (r >= 0 && why == PULL_FOR_USE && !env->pull)
 		r = refuse_damaged(env, err);
 	if (r >= 0 && makes_image)

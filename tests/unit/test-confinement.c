@@ -103,7 +103,7 @@ START_TEST(missing_layers_are_named)
 }
 END_TEST
 
-START_TEST(a_pull_tells_anew)
+START_TEST(a_pull_updates_it)
 {
 	_cleanup_json_ json_object *worse = json_tokener_parse("{\"unconfined\":[\"Landlock\"]}"),
 				   *odd = json_tokener_parse("{\"unconfined\":{}}");
@@ -177,7 +177,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, unknown_then_whole);
 	tcase_add_test(tc, missing_layers_are_named);
-	tcase_add_test(tc, a_pull_tells_anew);
+	tcase_add_test(tc, a_pull_updates_it);
 	tcase_add_test(tc, none_at_all_is_a_failed_check);
 	tcase_add_test(tc, no_program_is_a_failed_check);
 	tcase_add_loop_test(tc, an_answer_is_waited_for, 0, 3);

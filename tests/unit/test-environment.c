@@ -509,8 +509,8 @@ static const struct {
 	{ "silent", ERROR_INTERNAL, "pyro-import failed", "without a result" },
 	{ "signal", ERROR_PULL_FAILED, "pyro-import failed", "signal 9" },
 	{ "status", ERROR_PULL_FAILED, "pyro-import failed", "the reason" },
-	{ "lies", ERROR_PULL_FAILED, "not whole", "not there" },
-	{ "digest", ERROR_PULL_FAILED, "not whole", "not there" },
+	{ "lies", ERROR_PULL_FAILED, "is incomplete", "does not exist" },
+	{ "digest", ERROR_PULL_FAILED, "is incomplete", "does not exist" },
 	{ "link", ERROR_INTERNAL, "Cannot install", NULL },
 	{ "kernel-fail", ERROR_PULL_FAILED, "no kernel", "no apt" },
 };
