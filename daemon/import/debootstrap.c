@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs mmdebstrap: chooses mode, mirror and folder, starts it as the leader of a process group of its own,
- * reads its messages (its tar is for the confined writer alone), cleans up. Called by the environment verb. Must stay true: it dies with
- * us by SIGTERM, on which it removes its own tree; what a SIGKILL left behind is swept by the next run
- * (scratch.c). As root it runs in a private mount namespace.
+ * Runs mmdebstrap: chooses mode, mirror and folder, starts it as the leader of a process group of
+ * its own, reads its messages and cleans up. Only the confined writer reads its tar. Called by the
+ * environment verb.
+ *
+ * Must stay true: when this process ends, mmdebstrap gets SIGTERM and removes its own tree; the
+ * next run (scratch.c) removes what is left after a SIGKILL. As root it runs in a private mount
+ * namespace.
  */
 #include "daemon/import/debootstrap.h"
 #include "daemon/import/import.h"
@@ -29,20 +32,25 @@
 	"check the network, the *_proxy variables of pyrod, the host's apt sources and " \
 	"mirror= in pyrod.conf"
 
-/* Every command begins with a login: bash knows its own uid without running id, and no terminal of a machine takes
- * messages, so mesg has nothing to do (two programs less, each some 50 ms under emulation). */
+/*
+ * Removes two programs from the login with which every command begins, each some 50 ms under
+ * emulation: id, since bash has $EUID, and mesg, since no terminal of a machine takes messages.
+ */
 #define LOGIN_HOOK \
 	"sed -i 's/\"$(id -u)\"/\"${EUID:-$(id -u)}\"/' profile; " \
 	"sed -i '/^mesg n/d' ../root/.profile; "
 
-/* Accounts that packages make have the day of it, here that of the newest changelog, as all that is later has (epoch.c). */
+/*
+ * Sets the date of the accounts that packages create, normally the current day, to that of the
+ * newest changelog; epoch.c does the same for files.
+ */
 #define DAY_HOOK \
 	"t=$(find ../usr/share/doc -mindepth 2 -maxdepth 2 -type f -name 'changelog*' " \
 	"-printf '%Ts\\n' | sort -n | tail -n 1); for f in shadow shadow-; do " \
 	"[ ! -e $f ] || [ -z \"$t\" ] || " \
 	"sed -i -E \"s/^([^:]*:[^:]*:)[0-9]+:/\\1$((t / 86400)):/\" $f; done; "
 
-/* What makes an image nobody's in particular: names and keys come with each machine. */
+/* Removes names and keys from the image, since each machine gets its own. */
 #define CLEAN_HOOK \
 	"umask 022; cd \"$1\"/etc; rm -f ssh/ssh_host_*_key* ../var/lib/dbus/machine-id " \
 	"machine-id hostname resolv.conf hosts apt/apt.conf.d/99mmdebstrap; " \
@@ -64,7 +72,7 @@ struct debootstrap {
 
 struct args {
 	const char *list[ARGS_MAX + 1];
-	char *owned[ARGS_MAX]; /* the built ones */
+	char *owned[ARGS_MAX]; /* words to free */
 	size_t n, n_owned;
 };
 
@@ -114,7 +122,10 @@ static int check_rights(struct debootstrap *d, struct error *err)
 	return 0;
 }
 
-/* The host's mirror when it is Debian's, else the configured one; with neither, mmdebstrap's own. */
+/*
+ * Adds the host's mirror when it is Debian's, else the configured one; else mmdebstrap uses its
+ * own.
+ */
 static int add_sources(struct debootstrap *d, const struct debootstrap_spec *spec, struct args *a)
 {
 	_cleanup_(mirror_done) struct mirror m = { 0 };
@@ -163,9 +174,11 @@ static void on_end(int sig)
 	(void)kill(0, sig);
 }
 
-/* mmdebstrap waits for its own children on SIGTERM, so whoever ends it must tell the whole group: this
- * process does when ours is gone. */
-static int stand_guard(pid_t pid)
+/*
+ * Waits for mmdebstrap, in the leader of its process group. When pyro-import ends, the leader gets
+ * SIGTERM and sends it to the whole group (on_end), since mmdebstrap waits for its children then.
+ */
+static int wait_in_leader(pid_t pid)
 {
 	int status;
 	while (waitpid(pid, &status, 0) < 0)
@@ -174,7 +187,7 @@ static int stand_guard(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* In the child: everything mmdebstrap needs and nothing of ours. */
+/* Sets up the child with what mmdebstrap needs and executes it. */
 static _noreturn_ void child(
 	const struct debootstrap *d, const struct args *a, int out, int err, pid_t parent)
 {
@@ -188,7 +201,7 @@ static _noreturn_ void child(
 	if (null < 0 || setpgid(0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 ||
 		getppid() != parent)
 		_exit(126);
-	/* The folder we work in is none that subordinate users can reach. */
+	/* Changes folder, since subordinate users cannot reach the working directory. */
 	if (chdir("/") < 0)
 		_exit(126);
 	if (d->as_root &&
@@ -203,8 +216,8 @@ static _noreturn_ void child(
 		_exit(126);
 	pid_t pid = fork();
 	if (pid != 0)
-		_exit(pid < 0 ? 126 : stand_guard(pid));
-	/* execv takes its words as char * for history's sake and does not change them. */
+		_exit(pid < 0 ? 126 : wait_in_leader(pid));
+	/* execv does not change its words, although it takes them as char *. */
 	(void)execv(d->program, (char *const *)(uintptr_t)a->list);
 	_exit(127);
 }
@@ -230,7 +243,7 @@ static int start(struct debootstrap *d, const struct args *a, struct error *err)
 	(void)fd_close(msg[1]);
 	if (pid < 0)
 		return error_set_errno(err, ERROR_PULL_FAILED, r, NULL, "cannot start mmdebstrap");
-	(void)setpgid(pid, pid); /* whoever is first: both sides do it */
+	(void)setpgid(pid, pid); /* as the child does: one of them is first */
 	d->pid = pid;
 	d->deadline = now_usec() + TIME_LIMIT;
 	import_undo_child(pid, d->scratch.path);
@@ -264,8 +277,8 @@ int debootstrap_start(
 	return 0;
 }
 
-/* Errors that follow from the one before them and do not say why. */
-static bool says_only_failed(const char *text)
+/* True for an error that only follows from the one before it and has no cause. */
+static bool is_consequence(const char *text)
 {
 	const char *const begins[] = { "Some index files failed", "apt-get ", "mmdebstrap ", "run_",
 		"setup " };
@@ -295,7 +308,7 @@ static void on_line(struct debootstrap *d)
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
 		if (startswith(d->line, steps[i].begin))
 			import_progress("install", steps[i].percent, d->line + 3);
-	if (startswith(d->line, "E: ") && (!says_only_failed(d->line + 3) || !d->last_error[0]))
+	if (startswith(d->line, "E: ") && (!is_consequence(d->line + 3) || !d->last_error[0]))
 		(void)snprintf(d->last_error, sizeof(d->last_error), "%s", d->line + 3);
 	memcpy(d->last_line, d->line, sizeof(d->last_line));
 }
@@ -313,7 +326,7 @@ static void take_messages(struct debootstrap *d, const char *p, size_t n)
 	}
 }
 
-/* Messages that have come; closes the pipe at its end. */
+/* Reads messages that have arrived; closes the pipe at end-of-file. */
 static int read_messages(struct debootstrap *d)
 {
 	char bytes[4096];
@@ -346,7 +359,7 @@ int debootstrap_read_messages(void *userdata)
 	return read_messages(userdata);
 }
 
-/* Until mmdebstrap has closed its messages. */
+/* Reads messages until mmdebstrap has closed the pipe. */
 static int read_rest(struct debootstrap *d)
 {
 	while (d->err >= 0) {
@@ -379,19 +392,20 @@ int debootstrap_finish(struct debootstrap *d, struct error *err)
 {
 	int status = 0, r = read_rest(d);
 	if (r < 0)
-		return error_set_errno(err, ERROR_PULL_FAILED, r, MIRROR_FIX,
-			"mmdebstrap does not come to an end");
+		return error_set_errno(
+			err, ERROR_PULL_FAILED, r, MIRROR_FIX, "mmdebstrap does not exit");
 	r = reap(d, &status);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot wait for mmdebstrap");
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
 	const char *cause = d->last_error[0] ? d->last_error : d->last_line;
-	return error_set(err, ERROR_PULL_FAILED, cause[0] ? cause : "mmdebstrap ended by itself",
-		MIRROR_FIX, "mmdebstrap could not install the environment");
+	return error_set(err, ERROR_PULL_FAILED,
+		cause[0] ? cause : "mmdebstrap exited without an error message", MIRROR_FIX,
+		"mmdebstrap could not install the environment");
 }
 
-/* SIGTERM lets it remove its tree; SIGKILL when that takes too long. */
+/* Sends SIGTERM, on which it removes its tree, and SIGKILL when that takes too long. */
 static void end_child(struct debootstrap *d)
 {
 	int pidfd = pidfd_open(d->pid, 0), status;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Takes the time of its making out of a tree that packages were installed into, so that the same packages give the same
- * image whenever they are installed. Called by the image writer before the image is laid out.
+ * Removes the time of installation from a tree of installed packages, so that the same packages
+ * give the same image whenever they are installed. Called by the image writer before the image is
+ * laid out.
  *
- * What must stay true: the date comes from the packages (usr/share/doc/PACKAGE/changelog*), never from a clock, and no file
- * that a package brought is given another date than its own, unless it is dated after all changelogs. SOURCE_DATE_EPOCH is
- * not set for the installation itself: it would have to be known before the packages are, and Python's byte code would then
- * be checked against its source at each import. The one file that has the day in it is corrected there (debootstrap.c).
+ * What must stay true: the date comes from the packages (usr/share/doc/PACKAGE/changelog*), never
+ * from a clock, and a file from a package keeps its date, unless that is later than all changelogs.
+ * SOURCE_DATE_EPOCH is not set for the installation: it would have to be known before the packages
+ * are, and Python would then check its byte code against the source at each import. debootstrap.c
+ * corrects the one file whose content has the day.
  */
 #include "daemon/import/epoch.h"
 
@@ -17,7 +19,7 @@ static bool is_later(const struct tree_time *a, const struct tree_time *b)
 	return a->sec != b->sec ? a->sec > b->sec : a->nsec > b->nsec;
 }
 
-/* The entries of a directory: *ret_first and their number. */
+/* Finds the entries of a directory: the first is *ret_first; returns their number. */
 static uint32_t children(struct tree *t, const struct tree_listing *l, uint32_t dir,
 	struct tree_entry *const **ret_first)
 {
@@ -27,7 +29,7 @@ static uint32_t children(struct tree *t, const struct tree_listing *l, uint32_t 
 	return tree_node(t, dir)->n_children;
 }
 
-/* The time of the newest changelog in the tree; {0, 0} where it has none. */
+/* Returns the time of the newest changelog in the tree; {0, 0} where it has none. */
 static struct tree_time newest_changelog(struct tree *t, const struct tree_listing *l)
 {
 	struct tree_entry *const *packages = NULL, *const *files = NULL;

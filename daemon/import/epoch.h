@@ -2,12 +2,14 @@
 #pragma once
 
 /*
- * The date of a tree that packages were installed into: that of their newest changelog, which does for it what
- * SOURCE_DATE_EPOCH does for a build.
+ * The date of a tree of installed packages: that of their newest changelog. It makes images
+ * reproducible as SOURCE_DATE_EPOCH does builds.
  */
 
 #include "daemon/import/tree.h"
 
-/* Gives what is later than that date, so was made by the installation, that date. A tree without a changelog stays as it
- * is. -ENOMEM. */
+/*
+ * Sets the date of each file that is later than that date, and was therefore made by the
+ * installation. A tree without a changelog is not changed. Returns 0 or -ENOMEM.
+ */
 int epoch_apply(struct tree *t);

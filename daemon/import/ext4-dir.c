@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Packs the names of one directory into linear ext4 directory blocks. Called by ext4.c twice for each
- * directory: to count its blocks before the image has a size, and to write them. Must stay true: a
- * record never crosses a block, the last record of a block reaches its end, and both calls pack alike.
- * No checksum tail: the image has no metadata_csum.
+ * Packs the names of one directory into linear ext4 directory blocks. Called by ext4.c twice for
+ * each directory: to count its blocks before the image has a size, and to write them. Must stay
+ * true: a record never crosses a block, the last record of a block reaches its end, and both calls
+ * pack in the same way. There is no checksum tail, since the image has no metadata_csum.
  */
 #include "daemon/import/ext4.h"
 #include <endian.h>

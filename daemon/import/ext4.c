@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image writer: a merged tree becomes an ext4 file system through libext2fs, which owns superblock,
- * groups, bitmaps, extents and attributes; this file owns sizes, numbers, directories and data. Called
- * by import-write.c. Must stay true: what is written depends on the tree and its data alone (fixed times of
- * the file system itself, UUID and hash seed from a digest of the metadata), so that a digest names
- * content; everything is counted before the file system is laid out, since it never grows.
- * Without metadata_csum and journal: the image is mounted read-only and has a digest of its own.
+ * Writes a merged tree as an ext4 file system through libext2fs, which owns superblock, groups,
+ * bitmaps, extents and attributes; this file owns sizes, inode numbers, directories and data.
+ * Called by import-write.c.
+ *
+ * Must stay true: the bytes depend only on the tree and its data, so that a digest identifies
+ * content. The times of the file system itself are fixed; UUID and hash seed come from a digest of
+ * the metadata. Everything is counted before the file system is laid out, since it never grows. It
+ * has no metadata_csum and no journal: the image is mounted read-only and has a digest of its own.
  */
 #include "daemon/import/ext4.h"
 #include "daemon/import/contract.h"
@@ -13,7 +15,7 @@
 #include <fcntl.h>
 #include <nettle/sha2.h>
 
-#define FS_TIME       1 /* of the file system itself: content alone decides the bytes */
+#define FS_TIME       1 /* of the file system itself: bytes depend on content only */
 #define FIRST_INO     11
 #define EXTENT_BLOCKS 32768 /* of one extent at most */
 #define LAYOUT_TRIES  64
@@ -28,7 +30,7 @@ struct writer {
 	int spool_fd;   /* borrowed */
 	int fd;         /* borrowed: the image */
 	ext2_filsys fs; /* owned */
-	blk64_t cursor; /* blocks below it are taken, but for what libext2fs frees */
+	blk64_t cursor; /* blocks below it are in use, unless libext2fs has freed them */
 	uint32_t n_inodes, next_ino;
 	uint64_t n_blocks; /* needed for data, directories, trees and attributes */
 	uint8_t uuid[16];
@@ -37,7 +39,7 @@ struct writer {
 int ext4_error(struct error *err, errcode_t code, const char *what, const char *path)
 {
 	initialize_ext2_error_table();
-	if (code > 0 && code < 1024) /* an errno of the system */
+	if (code > 0 && code < 1024) /* an errno */
 		return error_set_errno(err, error_code_for_errno(-(int)code), -(int)code, NULL,
 			"cannot %s \"%s\"", what, path);
 	if (code == EXT2_ET_NO_MEMORY)
@@ -56,7 +58,7 @@ static void writer_done(struct writer *w)
 	tree_listing_done(&w->list);
 }
 
-/* One spelling of all metadata, whatever the order of entries was within a directory. */
+/* Hashes a node's metadata; the order of entries within a directory does not matter. */
 static void hash_node(struct sha256_ctx *h, const struct tree_node *n)
 {
 	uint64_t v[] = { n->mode, n->uid, n->gid, n->dev_major, n->dev_minor, n->size,
@@ -105,7 +107,7 @@ static uint32_t dir_blocks(struct writer *w, uint32_t node)
 	return n;
 }
 
-/* Upper bound of the blocks one node takes, its extent tree included. */
+/* Returns an upper bound of the blocks of one node, its extent tree included. */
 static uint64_t node_blocks(struct writer *w, uint32_t i)
 {
 	const struct tree_node *n = tree_node(w->tree, i);
@@ -160,7 +162,7 @@ static void fill_super(const struct writer *w)
 	memcpy(s->s_volume_name, "pyro-env", 8);
 }
 
-/* libext2fs gets a descriptor of its own, which it closes: where this runs, no path can be opened. */
+/* Gives libext2fs a descriptor of its own, which it closes: the sandbox can open no path. */
 static errcode_t initialize(struct writer *w, struct ext2_super_block *param)
 {
 	char name[16];
@@ -171,7 +173,7 @@ static errcode_t initialize(struct writer *w, struct ext2_super_block *param)
 	return ext2fs_initialize(name, EXT2_FLAG_64BITS, param, unixfd_io_manager, &w->fs);
 }
 
-/* Lays the file system out so that at least n_blocks are free; a few rounds, since overhead grows. */
+/* Lays the file system out with at least n_blocks free; in a few rounds, since overhead grows. */
 static int lay_out(struct writer *w, struct error *err)
 {
 	uint64_t blocks = w->n_blocks + w->n_inodes / 16 + w->n_blocks / 8192 + 64;
@@ -245,7 +247,7 @@ static int copy_data(struct writer *w, uint64_t from_byte, uint64_t to_byte, siz
 	return 0;
 }
 
-/* What fills a run of blocks: part of a file's spool, a directory, a link's target. */
+/* The content of a run of blocks: part of a file's spool, a directory, a link's target. */
 struct source {
 	struct ext4_dir *dir;
 	const char *target;
@@ -317,7 +319,9 @@ static int map_inode(struct writer *w, uint32_t i, ext2_extent_handle_t h, struc
 	return r;
 }
 
-/* Seconds and nanoseconds of an ext4 time: 34 bits from 1901 to 2446, clamped as the kernel does. */
+/*
+ * Seconds and nanoseconds of an ext4 time: 34 bits from 1901 to 2446, clamped as the kernel does.
+ */
 static void split_time(const struct tree_time *t, uint32_t *ret_low, uint32_t *ret_extra)
 {
 	const int64_t min = INT32_MIN, max = (INT64_C(3) << 32) + INT32_MAX;

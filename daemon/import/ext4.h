@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Writes a merged tree as one read-only ext4 image: exact size, no journal, no reserved blocks, every
- * directory written whole from its sorted names. The same tree and data give the same bytes.
+ * Writes a merged tree as one read-only ext4 image: exact size, no journal, no reserved blocks,
+ * every directory written whole from its sorted names. The same tree and data give the same bytes.
  */
 
 #include "daemon/import/tree.h"
@@ -25,7 +25,8 @@ int ext4_write(
 int ext4_error(struct error *err, errcode_t code, const char *what, const char *path);
 
 /*
- * Directory blocks (ext4-dir.c): names of one directory packed one block at a time, "." and ".." first.
+ * Directory blocks (ext4-dir.c): names of one directory packed one block at a time, "." and ".."
+ * first.
  */
 struct ext4_dir {
 	struct tree *tree;
@@ -36,5 +37,5 @@ struct ext4_dir {
 };
 
 void ext4_dir_init(struct ext4_dir *d, struct tree *t, const struct tree_listing *l, uint32_t node);
-/* The next block; false when there is none. block may be NULL, to count. */
+/* Packs the next block; returns false when there is none. block may be NULL, to count. */
 bool ext4_dir_block(struct ext4_dir *d, uint8_t *block);

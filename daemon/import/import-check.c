@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import check: reads what is installed in the working directory and says whether it still is what was
- * installed. Run as a job by integrity.c. An environment is its image, whose sha256 is the environment's name; a
- * kernel is what its meta.json lists, its vmlinux (whose sha256 begins with the kernel's hash), and the initramfs that
- * is named.
+ * pyro-import check: reads the files installed in the working directory and says whether they are
+ * intact. Run as a job by integrity.c. For an environment it reads the image, whose sha256 names
+ * the environment. For a kernel it reads the files that meta.json lists, the vmlinux (its sha256
+ * begins with the kernel's hash), and the initramfs that the command line names.
  *
- * Must stay true: what cannot be read is damaged only where the file system says so; anything else is an error.
+ * Must stay true: a file that cannot be read counts as damaged only for an error of the file
+ * system; anything else is an error of the check.
  */
 #include "daemon/import/import.h"
 
@@ -22,14 +23,14 @@ static bool is_damage(int r)
 	       r == -ENXIO || r == -ENODATA;
 }
 
-/* text (owned) is what is wrong. */
+/* Reports a damage; text is owned by the callee, NULL when out of memory. */
 static int found(char **ret, char *text, struct error *err)
 {
 	*ret = text;
 	return text ? 0 : error_no_memory(err, "Cannot check");
 }
 
-/* *ret stays NULL where the file's digest begins with this one. */
+/* Compares the beginning of the file's digest with digest; *ret stays NULL when they match. */
 static int check_file(const char *name, const char *digest, char **ret, struct error *err)
 {
 	_cleanup_close_ int fd =
@@ -57,7 +58,7 @@ static bool is_digest(const char *s)
 	return startswith(s, "sha256:") && strspn(s + 7, "0123456789abcdef") == strlen(s + 7);
 }
 
-/* meta.json is written by pyro-import kernel; a kernel of before it listed its files has none. */
+/* True for a valid entry of the list of files in a kernel's meta.json. */
 static bool is_listed(const char *name, json_object *digest)
 {
 	if (startswith(name, "boot/"))
@@ -82,7 +83,10 @@ static int check_listed(json_object *files, char **ret, struct error *err)
 	return 0;
 }
 
-/* Its list of files; NULL where there is none, 1 where it cannot be read. In a damaged folder it has another name. */
+/*
+ * Reads the list of files from meta.json, or from damaged.json in a damaged folder. *ret is NULL
+ * where it has none (an older pyro); returns 1 when the file is damaged.
+ */
 static int read_meta(json_object **ret, struct error *err)
 {
 	_cleanup_json_ json_object *o = NULL;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import disk: a blank own disk, sparse ext4 with the folders of layout 1. Run by pyrod once for each
- * size; machines get sparse copies. Must stay true: a guest writes to it and the host may lose power, so
- * it has a journal and checksums; every table reads as zeros already, which the groups say, so that the
- * guest's kernel does not fill the sparse file with them. What is written takes at most half of what a new disk finds free
- * (DISK_MARGIN_MIB of machine/quota.c): a blank and a machine's copy of it fit, whatever size was asked for.
+ * pyro-import disk: makes a blank disk, a sparse ext4 with the folders of layout 1. Run by pyrod
+ * once for each size; machines get sparse copies.
+ *
+ * Must stay true: it has a journal and checksums, since a guest writes to it and the host may lose
+ * power. The inode tables are sparse and read as zeros; the groups are marked as zeroed, so that
+ * the guest's kernel does not write them. The data takes at most half of the space that must be
+ * free for a new disk (DISK_MARGIN_MIB of machine/quota.c): a blank and a machine's copy fit,
+ * whatever the size.
  */
 #include "daemon/import/ext4.h"
 #include "daemon/import/import.h"
@@ -16,17 +19,20 @@
 #define BLOCKS_PER_MIB  256
 #define BYTES_PER_INODE 16384
 #define LOG_FLEX        4
-/* Beyond 1 TiB the group descriptors, in 26 copies, and a bitmap for every 16 groups took 232 MiB of 16 TiB. META_BG has
- * three copies and can grow while mounted; fewer inodes, whose tables lie closer together, leave more groups unwritten. */
+/*
+ * Beyond 1 TiB: META_BG and fewer inodes. The group descriptors, in 26 copies, and a bitmap for
+ * every 16 groups took 232 MiB for 16 TiB. META_BG has three copies and can grow while mounted;
+ * with fewer inodes the tables lie closer together, and more groups stay unwritten.
+ */
 #define HUGE_MIB             (1024 * 1024)
 #define HUGE_BYTES_PER_INODE 65536
 #define HUGE_LOG_FLEX        8
-#define JOURNAL_SMALL        1024 /* blocks: 4 MiB, the smallest there is */
+#define JOURNAL_SMALL        1024 /* blocks: 4 MiB, the minimum */
 #define JOURNAL_LARGE        4096 /* 16 MiB */
 #define JOURNAL_LARGE_MIB    1024
 #define LAYOUT               "1"
 
-/* /workspace and /tmp of a machine are for all its users; guest/tmp.c makes the same tmp at a later start. */
+/* Mode of /workspace and /tmp: for all users of a machine. guest/tmp.c uses it at later starts. */
 static const struct {
 	const char *path;
 	unsigned mode;
@@ -84,8 +90,8 @@ static void fill_super(ext2_filsys fs)
 	ext2fs_init_csum_seed(fs);
 }
 
-/* The file is new and sparse: its inode tables are zero without being written. */
-static void say_zeroed(ext2_filsys fs)
+/* Marks the inode tables as zeroed: the file is new and sparse. */
+static void mark_zeroed(ext2_filsys fs)
 {
 	for (dgrp_t i = 0; i < fs->group_desc_count; i++) {
 		ext2fs_bg_flags_set(fs, i, EXT2_BG_INODE_ZEROED);
@@ -169,7 +175,7 @@ static errcode_t populate(ext2_filsys fs, uint64_t mib)
 		e = ext2fs_add_journal_inode(fs,
 			mib < JOURNAL_LARGE_MIB ? JOURNAL_SMALL : JOURNAL_LARGE,
 			EXT2_MKJOURNAL_NO_MNT_CHECK | EXT2_MKJOURNAL_LAZYINIT);
-	say_zeroed(fs);
+	mark_zeroed(fs);
 	return e;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import environment: a Debian environment from mmdebstrap's tar to one image. Run by pyrod for
- * `pyro env pull`; this process and mmdebstrap fetch, the confined writer parses. Must stay true: every word that reaches mmdebstrap's command line was checked here, and
- * the image is made only when mmdebstrap has succeeded.
+ * pyro-import environment: makes the image of a Debian environment from mmdebstrap's tar. Run by
+ * pyrod for `pyro env pull`. This process and mmdebstrap download, the confined writer parses. Must
+ * stay true: every word on mmdebstrap's command line was checked here, and the image is published
+ * only when mmdebstrap has succeeded.
  */
 #include "daemon/import/debootstrap.h"
 #include "daemon/import/import.h"
@@ -25,20 +26,22 @@ static int check(const struct debootstrap_spec *spec, struct error *err)
 	const char names[] = "abcdefghijklmnopqrstuvwxyz0123456789-+.,:";
 	if (!only(spec->suite, lower, SUITE_MAX) || spec->suite[0] == '-')
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "name a suite as \"bookworm\"",
-			"\"%s\" is no Debian suite", spec->suite);
+			"\"%s\" is not a Debian suite", spec->suite);
 	if (spec->packages[0] &&
 		(!only(spec->packages, names, PACKAGES_MAX) || spec->packages[0] == '-'))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
-			"separate package names by commas", "\"%s\" is no list of packages",
+			"separate package names by commas", "\"%s\" is not a list of packages",
 			spec->packages);
 	if (spec->mirror && !mirror_valid(spec->mirror))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"set mirror= in pyrod.conf to an http, https or file URI",
-			"\"%s\" is no mirror", spec->mirror);
+			"\"%s\" is not the address of a mirror", spec->mirror);
 	return 0;
 }
 
-/* When mmdebstrap failed, its error is the origin; a cut tar is only what follows from it. */
+/*
+ * Waits for both. An error of mmdebstrap comes first, since a truncated tar only follows from it.
+ */
 static int wait_for_both(struct writer *w, struct debootstrap *d, struct error *err)
 {
 	_cleanup_error_ struct error tar_error = ERROR_INIT;
@@ -47,7 +50,7 @@ static int wait_for_both(struct writer *w, struct debootstrap *d, struct error *
 		.userdata = d };
 	int r = writer_wait(w, &beside, debootstrap_deadline(d), &tar_error);
 	if (r < 0 && tar_error.code != ERROR_PULL_FAILED) {
-		error_move(err, &tar_error); /* no need to hear the rest */
+		error_move(err, &tar_error); /* mmdebstrap is not waited for */
 		return r;
 	}
 	int q = debootstrap_finish(d, err);
@@ -71,7 +74,7 @@ static int run(
 		return r;
 	_cleanup_close_ int output = debootstrap_take_output(d);
 	r = writer_start(dir, output, true, &w, err);
-	output = fd_close(output); /* when the writer ends early, mmdebstrap is to notice */
+	output = fd_close(output); /* so that mmdebstrap gets SIGPIPE when the writer ends early */
 	if (r < 0)
 		return r;
 	r = wait_for_both(w, d, err);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import kernel: makes one entry of the kernel store. Owns the order of the steps: get an image
- * and its modules (given files, else Debian's cloud kernel by apt, else a kernel in /boot), unpack the
- * ELF kernel, index the modules, keep those the initramfs needs, pack all of them as a file system.
+ * pyro-import kernel: makes one entry of the kernel store. Owns the order of the steps: get an
+ * image and its modules (given files, else Debian's cloud kernel by apt, else a kernel in /boot),
+ * unpack the ELF kernel, index the modules, copy those that the initramfs needs, pack all of them
+ * as a file system.
  *
- * OUTPUT gets vmlinux, boot/ (modules of the initramfs and their order), modules.ext4 unless the kernel
- * has no modules, and meta.json. OUTPUT becomes the working directory, since its path may lead through
- * folders we cannot reach; apt, depmod and the unpacked package, which need a path, get a scratch folder.
- * Its folders are its group's to write: pyrod, who removes what we leave, may be no more than in that.
+ * OUTPUT gets vmlinux, boot/ (modules of the initramfs and their order), modules.ext4 unless the
+ * kernel has no modules, and meta.json. OUTPUT becomes the working directory, since this user may
+ * be unable to reach its path. apt, depmod and the unpacked package need a path and use a scratch
+ * folder. Folders below OUTPUT are writable by their group, so that pyrod, which may only be in
+ * that group, can remove them.
  */
 
 #include "daemon/import/import.h"
@@ -25,7 +27,7 @@
 #include "proto/json.h"
 
 #define PACK_TIMEOUT_USEC (600 * USEC_PER_SEC)
-#define META_FORMAT       2 /* 1 had no files */
+#define META_FORMAT       2 /* 1 had no list of files */
 #define ORDER_MAX         (16 * 1024)
 #define PACKED            "packed"
 
@@ -33,7 +35,7 @@ struct import_kernel {
 	char *from, *modules;   /* owned; absolute */
 	const char *mirror;     /* borrowed: argv */
 	struct scratch scratch; /* owned */
-	char *source;           /* owned; what meta.json calls the origin */
+	char *source;           /* owned; "source" of meta.json */
 	struct kernel_tree tree;
 	struct vmlinux vmlinux;
 	char hash[IMPORT_HASH_DIGITS + 1];
@@ -75,7 +77,7 @@ static int write_file(const char *name, const void *data, size_t n, struct error
 	return r < 0 ? cannot_write(err, r, name) : 0;
 }
 
-/* kernel= names a file; its modules are given too, or where the host keeps those of that version. */
+/* Takes the file that kernel= names; modules are given, or the host's own of that version. */
 static int get_from_file(struct import_kernel *k, struct error *err)
 {
 	_cleanup_free_ char *dir = NULL;
@@ -121,7 +123,9 @@ static int get_from_apt(struct import_kernel *k, struct error *err)
 	return vmlinux_extract(k->tree.image, k->tree.image_size, &k->vmlinux, err);
 }
 
-/* Without apt or network the host's own kernel will do; the download's failure is told if not. */
+/*
+ * Falls back to the host's kernel without apt or network; without one, reports the failed download.
+ */
 static int get_from_anywhere(struct import_kernel *k, struct error *err)
 {
 	_cleanup_free_ char *path = NULL, *modules = NULL;
@@ -142,7 +146,7 @@ static int get_from_anywhere(struct import_kernel *k, struct error *err)
 	return get_from_file(k, err);
 }
 
-/* Packs lib/modules by the same writer that makes environments, in a process of its own. */
+/* Packs lib/modules with the confined image writer, by running `pyro-import tar`. */
 static int pack_modules(struct import_kernel *k, struct error *err)
 {
 	_cleanup_free_ char *tar = str_printf("%s/modules.tar", k->scratch.path), *output = NULL,
@@ -190,7 +194,7 @@ static int put_modules(struct import_kernel *k, struct error *err)
 	if (has && k->vmlinux.version[0] && !streq(k->tree.version, k->vmlinux.version))
 		return error_set(err, ERROR_PULL_FAILED, NULL,
 			"Give the kernel's own modules, below /lib/modules/VERSION.",
-			"The kernel is %s, its modules are of %s", k->vmlinux.version,
+			"The kernel is version %s, its modules are of %s", k->vmlinux.version,
 			k->tree.version);
 	if (has) {
 		import_progress("kernel", 60, "indexing modules");
@@ -238,7 +242,7 @@ static int list_file(json_object *files, const char *name)
 	return r < 0 ? r : json_add_str(files, name, digest);
 }
 
-/* The modules that go into each initramfs, and their order. */
+/* Lists the modules of the initramfs, and the file with their order. */
 static int list_boot(json_object *files)
 {
 	_cleanup_free_ char *order = NULL;
@@ -256,7 +260,7 @@ static int list_boot(json_object *files)
 	return r;
 }
 
-/* What `pyro-import check` compares them with. */
+/* Makes the list of digests that `pyro-import check` compares the files with. */
 static int list_files(struct import_kernel *k, json_object **ret)
 {
 	_cleanup_json_ json_object *files = json_object_new_object();
@@ -271,7 +275,7 @@ static int list_files(struct import_kernel *k, json_object **ret)
 	return 0;
 }
 
-/* meta.json and the result are one object. */
+/* Writes meta.json; the same object is the result. */
 static int put_meta(struct import_kernel *k, json_object **ret, struct error *err)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *files = NULL;
@@ -323,7 +327,7 @@ static int import_kernel(struct import_kernel *k, json_object **ret, struct erro
 	return put_meta(k, ret, err);
 }
 
-/* The option's file by an absolute path: we change folders. */
+/* Makes the path of an option absolute, since the working directory changes. */
 static int take_path(char **ret, const char *path, struct error *err)
 {
 	free(*ret);

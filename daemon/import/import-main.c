@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main of pyro-import: finds the verb (`pyro-import unit ID SOCKET` is handed one: import-unit.c). Run by pyrod as
- * a job, or by hand.
+ * main of pyro-import: finds the verb (`pyro-import unit ID SOCKET` receives one, import-unit.c).
+ * Run by pyrod as a job, or by hand.
  */
 #include "daemon/import/import.h"
 #include "daemon/launch-msg.h"
@@ -42,7 +42,7 @@ static int run(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	_cleanup_(launch_msg_done) struct launch_msg m = {};
-	/* libarchive converts the names of pax headers to the locale's charset: keep them bytes. */
+	/* Keeps names of pax headers as bytes; libarchive converts them to the locale's charset. */
 	if (!setlocale(LC_CTYPE, "C.UTF-8"))
 		(void)setlocale(LC_CTYPE, "");
 	import_undo_on_signals();

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What pyro-import says on stdout: one JSON object a line, flushed at once, read by pyrod's job. Called by
- * all verbs. Must stay true: text that came from tools or archives is made printable
- * ASCII here, so that pyrod's strict scanner accepts every line.
+ * Writes pyro-import's stdout: one JSON object per line, flushed at once, read by pyrod's job.
+ * Called by all verbs. Must stay true: text from tools or archives is made printable ASCII here, so
+ * that pyrod's strict scanner accepts every line.
  */
 #include "daemon/import/import.h"
 
 #define TEXT_MAX 8192
 
-/* Bytes outside printable ASCII become "?", long text is cut: names in archives and tool output are anything. */
+/*
+ * Replaces bytes outside printable ASCII by "?" and cuts long text: tools and archives are not
+ * trusted.
+ */
 static char *printable(const char *s)
 {
 	char *copy = s ? strndup(s, TEXT_MAX) : NULL;
@@ -43,7 +46,7 @@ static int put_wrapped(const char *key, json_object *value /* owned by the calle
 	return r < 0 ? r : put_line(o);
 }
 
-/* Progress is a courtesy: a line that cannot be written is made up for by the result's. */
+/* Ignores a failed write: progress is optional, and the result line fails too. */
 void import_progress(const char *phase, int percent, const char *detail)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
@@ -56,7 +59,7 @@ void import_progress(const char *phase, int percent, const char *detail)
 	(void)put_line(o);
 }
 
-/* One that cannot be written leaves a sandbox nobody hears of: then nothing is written. */
+/* Exits when the line cannot be written: a weaker sandbox must not go unreported. */
 void import_missing(const char *what, int r)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import tar: an image from a tar file or stdin. Used by tests and by imports of archives. Must stay
- * true: it is the same confined writer as the environment verb's, only the source differs.
+ * pyro-import tar: makes an image from a tar file or stdin. Used by tests and by imports of
+ * archives. Must stay true: it uses the same confined writer as the environment verb.
  */
 #include "daemon/import/import.h"
 #include "daemon/import/writer.h"
 #include <fcntl.h>
 #include <getopt.h>
 
-#define TIME_LIMIT (3600 * USEC_PER_SEC) /* also of whoever writes to stdin */
+#define TIME_LIMIT (3600 * USEC_PER_SEC) /* includes the time of the program that writes to stdin */
 
 static int run(const char *input, const char *dir, json_object **ret, struct error *err)
 {
@@ -52,7 +52,7 @@ int import_tar_main(int argc, char **argv)
 	return run(input, output, &result, &err) < 0 ? import_fail(&err) : import_succeed(result);
 }
 
-/* pyro-import sandbox: what the image writer's sandbox has to do without on this host. */
+/* pyro-import sandbox: reports the layers that the image writer's sandbox lacks on this host. */
 int import_sandbox_main(int argc, char **argv _unused_)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

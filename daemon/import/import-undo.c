@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Undoes half-done work when a signal ends pyro-import. Called by main and by the verbs. Must stay true: the signal handler
- * uses async-signal-safe calls only, and what it undoes is registered before it exists.
+ * Removes incomplete files and ends children when a signal ends pyro-import. Called by main and by
+ * the verbs. Must stay true: the signal handler uses async-signal-safe calls only, and files and
+ * children are registered before they exist.
  */
 #include "daemon/import/import.h"
 #include <signal.h>
 #include <sys/wait.h>
 
-/* Of the process, as its signals are. */
+/* Global, since the signal handler needs it. */
 static struct {
 	const char *file, *folder;
 	pid_t child; /* leads a process group */
 } arg_undo;
 
-/* The child cleans up after itself on SIGTERM; SIGALRM bounds the wait for it. */
+/* Ends the child, which cleans up on SIGTERM; SIGALRM limits the wait for it. */
 static void on_signal(int sig)
 {
 	if (arg_undo.child > 0) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import unit ID SOCKET: pyro-import as pyro-import@ID.service. It takes from pyrod's launch socket what a child would be
- * given: the verb and its words, stdout, the folder to work in, perhaps one to read, stderr; before the verb stand the
- * proxy variables, as before a command of the shell.
+ * pyro-import unit ID SOCKET: runs pyro-import as pyro-import@ID.service. It receives from pyrod's
+ * launch socket what a child would inherit: the verb and its words, stdout, the working directory,
+ * if any a folder to read, and stderr. Proxy variables come before the verb, as in a shell command.
  */
 #include "daemon/import/import.h"
 
@@ -20,7 +20,7 @@ static int fail(const char *what, int r)
 	return -1;
 }
 
-/* The last descriptor is stderr; the folders are where a child has them. */
+/* Moves the descriptors to the numbers that a child has; the last one is stderr. */
 static int take_descriptors(size_t n_fds)
 {
 	const int err = LAUNCH_FIRST_FD + (int)n_fds - 2;
@@ -35,7 +35,7 @@ static int take_descriptors(size_t n_fds)
 	return 0;
 }
 
-/* Leading NAME_proxy=VALUE words go into the environment. */
+/* Moves leading NAME_proxy=VALUE words to the environment. */
 static int take_variables(char ***words)
 {
 	for (char *equals; **words && (equals = strchr(**words, '=')); (*words)++) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import write: the confined half of every import. Run by writer.c, never by hand: descriptor 0 is the
- * tar, 1 takes JSON lines, 3 is the spool, 4 the image. Must stay true: not one byte of the tar is read
- * before the sandbox stands, and what is said on 1 is believed no more than the tar itself.
+ * pyro-import write: the confined half of every import. Run by writer.c, never by hand: descriptor
+ * 0 is the tar, 1 takes JSON lines, 3 is the spool, 4 the image. Must stay true: no byte of the tar
+ * is read before the sandbox is complete; the reader of 1 trusts its lines no more than the tar
+ * itself.
  */
 #include "daemon/import/epoch.h"
 #include "daemon/import/ext4.h"
@@ -12,13 +13,13 @@
 #include "proto/limits.h"
 
 #define READ_BYTES (256 * 1024)
-/* Names, nodes and attributes are bounded by tree.h, an xz dictionary by libarchive. */
+/* tree.h limits names, nodes and attributes, libarchive an xz dictionary. */
 #define MEMORY_BYTES (UINT64_C(2) << 30)
-/* Every file may end in a half-filled block; names and inodes come on top. */
+/* Leaves space for a partly filled last block of every file, names and inodes. */
 #define FILE_BYTES  (2 * LIMIT_IMAGE_BYTES)
 #define CPU_SECONDS 600
 #define OPEN_FILES  16
-#define PADDING_MAX (16 * 1024 * 1024) /* what may follow an archive's end */
+#define PADDING_MAX (16 * 1024 * 1024) /* after the end mark of an archive */
 
 struct input {
 	size_t n_read; /* since the archive's end */
@@ -59,7 +60,7 @@ static ssize_t on_input(void *userdata, const void **ret)
 	return n < 0 ? -errno : n;
 }
 
-/* Whoever writes the archive wants to write its padding too, and is not to end by SIGPIPE. */
+/* Reads the padding after the archive, so that its writer does not end by SIGPIPE. */
 static int drain(struct input *in, struct error *err)
 {
 	const void *p;
@@ -140,6 +141,6 @@ int import_write_main(int argc, char **argv)
 		return 2;
 	int status = run(file_bytes, of_packages, &result, &err) < 0 ? import_fail(&err)
 								     : import_succeed(result);
-	/* No exit handlers: a leak checker among them would want calls that the filter ends us for. */
+	/* Skips exit handlers: the filter kills the process for the calls of a leak checker. */
 	_exit(status);
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-import initramfs: packs the agent as /init, and the modules `pyro-import kernel` chose, into a
- * newc archive (Documentation/driver-api/early-userspace/buffer-format.rst of Linux). Called as a job
- * by daemon/image/kernel.c.
+ * pyro-import initramfs: packs the agent as /init, and the modules that `pyro-import kernel` chose,
+ * into a newc archive (Documentation/driver-api/early-userspace/buffer-format.rst of Linux). Run as
+ * a job by daemon/image/kernel.c.
  *
- * The same inputs give the same bytes: entries in a fixed order, times 0, owner root, numbers counted.
- * It is left uncompressed: 2 MB, and gzip changed nothing measurable in the CPU time of an emulated boot.
+ * The same inputs give the same bytes: entries in a fixed order, times 0, owner root, inode numbers
+ * counted from 1. It is not compressed: it has 2 MB, and gzip made no measurable difference to the
+ * CPU time of an emulated boot.
  */
 
 #include "daemon/import/import.h"
@@ -143,7 +144,7 @@ static int put_modules(struct initramfs *i, struct error *err)
 			return -ENOMEM;
 		if (!module_name_valid(name) || ++count > MODULES_MAX)
 			return error_set(err, ERROR_PULL_FAILED,
-				"It does not list module files, one a line.",
+				"It does not list module files, one per line.",
 				"Remove the kernel's folder and pull again.", "%s is damaged",
 				order_path);
 		r = put_file(i, as, 0644, path, err);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the choice and the order of the modules a guest loads before it can mount anything. Called by
- * `pyro-import kernel` on an unpacked tree.
+ * Owns the choice and the order of the modules that a guest loads before it can mount anything.
+ * Called by `pyro-import kernel` on an unpacked tree.
  *
- * libkmod reads the index depmod made there and no configuration of the host. The closure is walked
- * depth first, so a module always comes after what it depends on (virtio_ring before virtio: the wrong
- * order fails in the guest with ENOENT). Newer kernels compress their modules; libkmod gives no
- * decompressed bytes, libarchive's raw format does.
+ * libkmod reads depmod's index in the tree and no configuration of the host. Dependencies are
+ * walked depth first, so a module always comes after those it depends on (virtio_ring before
+ * virtio: the wrong order fails in the guest with ENOENT). Newer kernels compress their modules;
+ * libarchive's raw format decompresses them, since libkmod does not return decompressed bytes.
  */
 
 #include "daemon/import/kernel-modules.h"
@@ -30,8 +30,10 @@
 	"Name a kernel with these modules by kernel= in pyrod.conf, or leave it out to use Debian's " \
 	"cloud kernel."
 
-/* Each costs every emulated boot 5-10 ms. What the root does not need is loaded from the disk of modules; the
- * machines have no PCI bus. */
+/*
+ * Modules for the initramfs; each costs every emulated boot 5-10 ms. Modules that mounting the root
+ * does not need are loaded later from the disk of modules. Machines have no PCI bus.
+ */
 static const struct {
 	const char *name;
 	bool required;
@@ -136,7 +138,7 @@ static int closure_add_list(struct closure *c, struct kmod_list *list, unsigned 
 	return 0;
 }
 
-/* What mod needs, then mod itself; what is built in has no file. */
+/* Adds the dependencies of mod, then mod itself; a built-in module has no file and is skipped. */
 static int closure_add(struct closure *c, struct kmod_module *mod, unsigned depth)
 {
 	_cleanup_(list_donep) struct kmod_list *pre = NULL, *post = NULL, *deps = NULL;
@@ -182,12 +184,12 @@ static int closure_add_name(struct closure *c, const char *name, bool required, 
 	r = closure_add_list(c, list, 0);
 	if (r < 0)
 		return error_set_errno(err, ERROR_PULL_FAILED, r, FIX_KERNEL,
-			"Cannot find what the module %s depends on", name);
+			"Cannot find the dependencies of the module %s", name);
 
 	return 0;
 }
 
-/* "virtio_blk.ko" of ".../virtio_blk.ko.xz". */
+/* Makes "virtio_blk.ko" of ".../virtio_blk.ko.xz". */
 static int module_file_name(const char *path, char **ret)
 {
 	const char *base = strrchr(path, '/');
@@ -319,7 +321,7 @@ static int tar_copy(struct archive *from, struct archive_entry *e, struct archiv
 	return n < 0 ? -EIO : 0;
 }
 
-/* Makes an entry of the disk one of the image: relative, root's, without time or attributes of ours. */
+/* Normalises an entry: relative path, owner root, no time and no attributes of this host. */
 static int tar_normalise(struct archive_entry *e, size_t prefix)
 {
 	const char *path = archive_entry_pathname(e);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the choice of the guest kernel's source. Called by `pyro-import kernel`, unprivileged: apt-get
- * download needs no rights, and checks the package against the signed lists. A cloud kernel installed
- * on the host would become its next boot's default, so it is never installed (design.md section 9).
+ * Owns the choice of the guest kernel's source. Called by `pyro-import kernel`, unprivileged:
+ * apt-get download needs no rights, and checks the package against the signed lists. The package is
+ * never installed, since a cloud kernel on the host would become its default at the next boot
+ * (design.md section 9).
  *
- * The host's own lists are only read. When they are missing or name a package the mirror no longer has,
- * private lists are made below the work folder and thrown away with it.
+ * The host's own lists are only read. When they are missing or name a package that the mirror no
+ * longer has, private lists are made below the work folder and removed with it.
  */
 
 #include "daemon/import/kernel-source.h"
@@ -27,7 +28,7 @@
 #define DOWNLOAD_TIMEOUT_USEC (900 * USEC_PER_SEC)
 #define ARGS_MAX              32
 
-/* How apt is asked this time: with which private folders, if any. */
+/* One attempt with apt: with or without private lists. */
 struct apt {
 	const char *work;
 	char *get, *cache; /* owned; paths of the tools */
@@ -68,7 +69,10 @@ static int apt_option(struct apt *a, const char *key, const char *sub)
 	return 0;
 }
 
-/* Runs tool with the options and the words (NULL-terminated); a status other than 0 is -EIO with reason. */
+/*
+ * Runs tool with the options and words (NULL-terminated); a status other than 0 is -EIO with a
+ * reason.
+ */
 static int apt_run(struct apt *a, const char *tool, const char *const *words, uint64_t timeout_usec,
 	char **ret_output)
 {
@@ -117,7 +121,7 @@ static bool package_name_valid(const char *s)
 	return vmlinux_version_valid(s + sizeof(prefix) - 1);
 }
 
-/* The package the meta package depends on, from "Depends: linux-image-… (= …), …". */
+/* Finds the dependency of the meta package, from "Depends: linux-image-… (= …), …". */
 static int apt_package(struct apt *a, char **ret)
 {
 	const char *const words[] = { "show", "--no-all-versions", META_PACKAGE, NULL };
@@ -139,7 +143,7 @@ static int apt_package(struct apt *a, char **ret)
 	return 0;
 }
 
-/* The .deb apt left in the work folder. */
+/* Finds the .deb that apt has written to the work folder. */
 static int find_deb(const char *work, char **ret)
 {
 	struct dirent *de;
@@ -196,7 +200,7 @@ static int make_dirs(const char *work, const char *const *subs)
 	return 0;
 }
 
-/* From here on apt keeps its lists below the work folder. */
+/* Makes apt keep its lists below the work folder from now on. */
 static int apt_private(struct apt *a)
 {
 	static const char *const dirs[] = { "/lists", "/lists/partial", "/cache", "/cache/archives",
@@ -213,7 +217,7 @@ static int apt_private(struct apt *a)
 	return apt_option(a, "Dir::Cache", "/cache");
 }
 
-/* The mirror's lines into fd. */
+/* Writes the mirror's lines of a sources.list to fd. */
 static int write_sources(struct apt *a, const char *mirror, int fd)
 {
 	_cleanup_(mirror_done) struct mirror m = { 0 };
@@ -259,7 +263,9 @@ static int apt_use_mirror(struct apt *a, const char *mirror)
 	return apt_option(a, "Dir::Etc::sourceparts", "/no-parts");
 }
 
-/* apt-get update ends well even when no list came: its warnings then say why there is no package. */
+/*
+ * Takes the reason from apt-get's warnings: apt-get update succeeds even when no list was fetched.
+ */
 static int apt_update_and_download(struct apt *a, char **ret_deb, char **ret_package)
 {
 	static const char warning[] = "W: Failed to fetch ";

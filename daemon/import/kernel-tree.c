@@ -3,9 +3,9 @@
  * Owns the unpacking of a kernel package or module folder into a private work folder. Called by
  * `pyro-import kernel`.
  *
- * Only folders and regular files of one lib/modules/VERSION are written, symbolic links never; a path
- * is taken apart and refused when it holds anything but plain names, and the folder was empty before,
- * so that nothing can be written outside of it. The number of entries and of bytes is bounded.
+ * Must stay true: nothing is written outside the folder. It was empty before; only folders and
+ * regular files of one lib/modules/VERSION are written, never symbolic links; a path with a
+ * component that is not a plain name is refused. The number of entries and of bytes is bounded.
  */
 
 #include "daemon/import/kernel-tree.h"
@@ -49,12 +49,12 @@ static int damaged(struct error *err, const char *path, const char *cause)
 static int failed(struct error *err, int r, const char *path)
 {
 	return error_set_errno(err, r == -ENOSPC ? ERROR_NO_SPACE : ERROR_PULL_FAILED, r,
-		r == -ENOSPC ? "Free space on the file system pyro keeps its state on."
+		r == -ENOSPC ? "Free space on the file system of pyrod's state directory."
 			     : FIX_SOURCE,
 		"Cannot unpack %s", path);
 }
 
-/* Plain names only: no empty, "." or ".." component, nothing absolute. */
+/* True for a relative path without empty, "." or ".." components. */
 static bool path_plain(const char *path)
 {
 	if (strlen(path) >= MODULE_PATH_MAX)
@@ -109,7 +109,7 @@ static int copy_data(struct kernel_tree *t, struct archive *a, int fd)
 	return r == ARCHIVE_EOF ? 0 : -EBADMSG;
 }
 
-/* One entry below lib/modules: "VERSION/kernel/…". */
+/* Writes one entry below lib/modules: "VERSION/kernel/…". */
 static int tree_add(
 	struct kernel_tree *t, struct archive *a, struct archive_entry *e, const char *rel)
 {
@@ -170,7 +170,7 @@ static int read_image(struct kernel_tree *t, struct archive *a, struct archive_e
 	return 0;
 }
 
-/* Where an entry of the package goes; others are skipped. */
+/* Takes the boot image and the modules from the package; skips other entries. */
 static int deb_entry(struct kernel_tree *t, struct archive *a, struct archive_entry *e)
 {
 	const char *path = archive_entry_pathname(e);

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A kernel's files in a private folder: the boot image in memory, the modules below
- * ROOT/lib/modules/VERSION, as depmod wants them.
+ * A kernel's files: the boot image in memory, the modules in a private folder, below
+ * ROOT/lib/modules/VERSION as depmod expects.
  */
 
 #include "proto/base.h"
@@ -11,7 +11,7 @@
 #include "daemon/import/vmlinux.h"
 
 struct kernel_tree {
-	const char *root;                  /* borrowed; an empty folder of our own */
+	const char *root;                  /* borrowed; a private folder, empty at first */
 	char version[IMPORT_VERSION_SIZE]; /* of the modules; "" when there are none */
 	uint8_t *image;                    /* owned; /boot/vmlinuz-* of the package */
 	size_t image_size;
@@ -20,11 +20,11 @@ struct kernel_tree {
 };
 void kernel_tree_done(struct kernel_tree *t);
 
-/* From a Debian kernel package: the image and the modules. */
+/* Reads the image and the modules from a Debian kernel package. */
 int kernel_tree_from_deb(struct kernel_tree *t, const char *deb, struct error *err);
 
-/* The modules of a /lib/modules/VERSION folder. */
+/* Copies the modules of a /lib/modules/VERSION folder. */
 int kernel_tree_from_dir(struct kernel_tree *t, const char *dir, struct error *err);
 
-/* The image from a file. */
+/* Reads the image from a file. */
 int kernel_tree_read_image(struct kernel_tree *t, const char *path, struct error *err);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads the host's apt sources, one-line (sources.list) and deb822 (*.sources), for the mirror that serves
- * Debian itself, and asks a configured one what it has. Called by the environment and kernel verbs. Must stay
- * true: a third party's archive is never taken for a mirror, though it names its suites as Debian does. What
- * apt has fetched from a source says whose it is; of one that apt has nothing of yet, its keyring and its
- * address must be Debian's.
+ * Finds the mirror that serves Debian itself in the host's apt sources, one-line (sources.list) and
+ * deb822 (*.sources), and finds out which suites a configured mirror has. Called by the environment
+ * and kernel verbs.
+ *
+ * Must stay true: a third party's archive is never taken for a Debian mirror, although its suites
+ * may have Debian's names. The lists that apt has fetched from a source name its origin; without
+ * lists, its keyring and its address must be Debian's.
  */
 #include "daemon/import/mirror.h"
 #include "daemon/import/program.h"
@@ -16,7 +18,7 @@
 #define APT_HELPER     "/usr/lib/apt/apt-helper"
 #define ASK_LIMIT      (60 * USEC_PER_SEC)
 #define SECURITY       "http://security.debian.org/debian-security" /* mmdebstrap's default */
-#define HEAD_MAX_BYTES 4096 /* of a Release file, whose first fields say whose it is */
+#define HEAD_MAX_BYTES 4096 /* of a Release file, whose first fields name its origin */
 
 struct search {
 	int lists_fd; /* owned; of apt's lists, or -EBADF */
@@ -45,7 +47,7 @@ bool mirror_valid(const char *uri)
 	return true;
 }
 
-/* 1: Debian's main archive, 2: its security archive, 0: neither. */
+/* Returns 1 for Debian's main archive, 2 for its security archive, 0 for neither. */
 static int suite_kind(const struct search *s, const char *word)
 {
 	const char *const names[] = { s->suite, s->codename, "stable", "testing", "unstable",
@@ -62,7 +64,10 @@ static int suite_kind(const struct search *s, const char *word)
 	return 0;
 }
 
-/* How apt calls what it fetched from dists/suite: without scheme and user, "/" as "_", the unusual in hexadecimal. */
+/*
+ * Makes apt's name of a list fetched from dists/suite: the URI without scheme and user, "/" as "_",
+ * special characters in hexadecimal.
+ */
 static int list_name(const char *uri, const char *suite, const char *file, char **ret)
 {
 	static const char hex[] = "0123456789abcdef";
@@ -92,7 +97,7 @@ static int list_name(const char *uri, const char *suite, const char *file, char 
 	return 0;
 }
 
-/* Whether the Release file says that it is Debian's; -errno when there is none. */
+/* Says whether the Release file names Debian as its origin; -errno when there is none. */
 static int read_origin(int lists_fd, const char *name)
 {
 	_cleanup_close_ int fd = openat(lists_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -160,7 +165,7 @@ static int take(struct search *s, const struct source *source)
 	return 0;
 }
 
-/* "deb [options] URI SUITE COMPONENT..." */
+/* Reads "deb [options] URI SUITE COMPONENT...". */
 static int read_one_line(struct search *s, char *line)
 {
 	char *save = NULL, *word = strtok_r(line, " \t", &save);
@@ -281,7 +286,7 @@ static int read_sources_dir(struct search *s, int dir_fd)
 	return r;
 }
 
-/* True if os-release says Debian itself; keeps its codename. */
+/* True if os-release names Debian itself; keeps its codename. */
 static bool read_release(struct search *s, int root_fd)
 {
 	_cleanup_free_ char *text = NULL;
@@ -325,7 +330,7 @@ int mirror_of_host(const char *root, const char *suite, struct mirror *ret)
 	return 0;
 }
 
-/* Whether it can be had at all: apt verifies what it fetches from there. */
+/* True if the suite can be fetched; its signature is not checked, apt does that. */
 static bool carries(const char *uri, const char *suite, const char *suffix, const char *work)
 {
 	_cleanup_free_ char *from = str_printf("%s/dists/%s%s/InRelease", uri, suite, suffix),
@@ -352,7 +357,7 @@ int mirror_configured(const char *uri, const char *suite, const char *work, stru
 		return -ENOMEM;
 	strip_slashes(m.uri);
 	m.updates = carries(m.uri, suite, "-updates", work);
-	/* Mirrors of it lie beside that of the archive. */
+	/* A mirror of the security archive is beside that of the main archive. */
 	m.security = str_printf("%s-security", m.uri);
 	if (m.security && !carries(m.security, suite, "-security", work)) {
 		free(m.security);

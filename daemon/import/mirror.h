@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * Which Debian mirror an environment or a kernel comes from: the host's own when the host is Debian, else the configured one.
+ * The Debian mirror for environments and kernels: the host's own when the host is Debian, else the
+ * configured one.
  */
 
 #include "proto/base.h"
@@ -14,18 +15,24 @@ struct mirror {
 };
 void mirror_done(struct mirror *m);
 
-/* Looks into root's etc/os-release, etc/apt and apt's lists; both stay NULL when the host is not Debian or none of
- * its sources is Debian's archive of its own release or the suite. */
+/*
+ * Reads root's etc/os-release, etc/apt and apt's lists. Both URIs stay NULL when the host is not
+ * Debian or none of its sources is Debian's archive of the host's release or of the suite.
+ */
 int mirror_of_host(const char *root, const char *suite, struct mirror *ret);
 
 /*
- * The mirror of pyrod.conf with what it offers of Debian's updates and security fixes, asked of it (work: a
- * folder to fetch into); the fixes are else Debian's own, when those can be reached.
+ * Finds out whether the mirror of pyrod.conf has Debian's updates and security fixes, by fetching
+ * their Release files into the folder work. Without security fixes there, Debian's own archive is
+ * used if it can be reached.
  */
 int mirror_configured(const char *uri, const char *suite, const char *work, struct mirror *ret);
 
 #define MIRROR_LINES 3
-/* The lines of a sources.list, each with options ("" or "[...] "); owned by the caller, as many as returned. */
+/*
+ * Makes lines of a sources.list, each with options ("" or "[...] "); returns how many; caller owns
+ * them.
+ */
 int mirror_lines(
 	const struct mirror *m, const char *suite, const char *options, char *ret[MIRROR_LINES]);
 

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Lists the packages an environment's dpkg database says are installed, for `pyro env inspect`. Called by
- * import-write.c once the tree is whole. Must stay true: the file is the image's and so is hostile: its size is
- * bounded, and lines that do not look as dpkg writes them are passed over.
+ * Lists the installed packages of an environment's dpkg database, for `pyro env inspect`. Called by
+ * import-write.c when the tree is complete. Must stay true: the file comes from the image and is
+ * hostile: its size is bounded, and lines that dpkg would not write are skipped.
  */
 #include "daemon/import/import.h"
 
 #define STATUS_PATH "var/lib/dpkg/status"
 #define STATUS_MAX  (32 * 1024 * 1024)
 #define FIELD_MAX   256
-#define LIST_MAX    (IMPORT_LINE_BYTES / 4 * 3) /* the rest of the line is the result around it */
+#define LIST_MAX    (IMPORT_LINE_BYTES / 4 * 3) /* leaves space for the rest of the result */
 #define NAMES_MAX   (IMPORT_LINE_VALUES / 4 * 3)
 
 struct stanza {
@@ -28,7 +28,7 @@ static int read_status(struct image *im, char **ret)
 		return -ENOENT;
 	if (n->size > 0 && (n->n_segments != 1 || n->segments[0].first != 0 ||
 				   (uint64_t)n->segments[0].count * TREE_BLOCK < n->size))
-		return -ENOENT; /* with holes: nothing dpkg wrote */
+		return -ENOENT; /* with holes: not written by dpkg */
 	_cleanup_free_ char *text = malloc(n->size + 1);
 	if (!text)
 		return -ENOMEM;
@@ -55,7 +55,7 @@ static void take_field(const char *line, const char *key, char ret[FIELD_MAX])
 	memcpy(ret, line + n, strlen(line + n) + 1);
 }
 
-/* Adds "name=version" while there is room: the result is one line of bounded length. */
+/* Adds "name=version" while there is space: the result is one line of bounded length. */
 static int end_stanza(struct stanza *s, json_object *list, size_t *room)
 {
 	char text[2 * FIELD_MAX];

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns one child process from start to end, with a deadline: reads its output until end-of-file, keeps
- * the end of it, then takes the exit status. Used by the verbs of pyro-import that need a tool.
+ * Owns one child process from start to end, with a deadline: reads its output until end-of-file,
+ * keeps the end of it, then takes the exit status. Used by the verbs of pyro-import that need a
+ * tool.
  *
- * The program is killed when it is late, and when its output stays open 5 s after it has ended (a
- * process it left behind holds the pipe), so that a hanging tool cannot hang the job.
+ * The program is killed at the deadline, and 5 s after its exit the output is no longer awaited (a
+ * process that it left behind holds the pipe), so that a hanging tool cannot hang the job.
  */
 
 #include "daemon/import/program.h"
@@ -48,7 +49,7 @@ static ssize_t output_read(struct output *o, int fd)
 	return n;
 }
 
-/* Reads until the end of the output; -ETIMEDOUT when the process or its output is late. */
+/* Reads until the end of the output; -ETIMEDOUT when the deadline of process or output passes. */
 static int output_collect(struct output *o, int fd, int pidfd, uint64_t deadline)
 {
 	bool ended = false;

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A tool run to its end by pyro-import (apt-get, depmod), with its output kept for the error text.
- * Blocking: never for the daemon's loop, which has jobs.
+ * Runs a tool (apt-get, depmod) until it exits and keeps its output for the error text. Blocks: for
+ * pyro-import only; the daemon uses jobs.
  */
 
 #include "proto/base.h"
@@ -18,12 +18,14 @@ struct program {
 };
 
 /*
- * Returns the exit status, or -errno (-ETIMEDOUT after killing it, -EINTR when a signal ended it). The
- * output, stdout and stderr together, the end of it when there was more than PROGRAM_OUTPUT_MAX, is in
- * *ret_output (owned by the caller, NUL-terminated) unless the program could not be started.
+ * Returns the exit status, or -errno (-ETIMEDOUT after killing it, -EINTR when a signal ended it).
+ * *ret_output is its stdout and stderr together, of more than PROGRAM_OUTPUT_MAX only the end
+ * (NUL-terminated, owned by the caller); not set when the program could not be started.
  */
 int program_run(const struct program *p, char **ret_output);
 
-/* The last line of the output that starts with prefix ("E: "), else the last line that is not empty.
- * *ret is owned by the caller. */
+/*
+ * Finds the last line of the output that starts with prefix ("E: "), else the last line that is not
+ * empty. *ret is owned by the caller.
+ */
 int program_last_line(const char *output, const char *prefix, char **ret);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The filter of system calls of a confined process, as lists. Called by sandbox.c. Must stay true: what is
- * not on a list fails with EPERM, so that a libc that tries something
- * new goes on; what only an attacker would try ends the process; no call on the lists takes a path,
- * another process or an address as an object.
+ * The filter of system calls of a confined process, as lists. Called by sandbox.c. Must stay true:
+ * a call that is on no list fails with EPERM, so that a newer libc still works; a call that only an
+ * attacker would make kills the process; no allowed call takes a path, another process or an
+ * address as its object.
  */
 #include "daemon/import/sandbox.h"
 
@@ -38,11 +38,11 @@ int sandbox_filter(void)
 	filter_begin(&f);
 	filter_calls(&f, allowed, ARRAY_SIZE(allowed), FILTER_ALLOW);
 	filter_calls(&f, fatal, ARRAY_SIZE(fatal), FILTER_KILL);
-	/* Memory never becomes code. */
+	/* Denies executable memory. */
 	filter_bits(&f, SYS_mmap, 2, PROT_EXEC, 0, FILTER_ALLOW, refused);
 	filter_bits(&f, SYS_mprotect, 2, PROT_EXEC, 0, FILTER_ALLOW, refused);
 	filter_values(&f, SYS_fcntl, 1, commands, ARRAY_SIZE(commands), FILTER_ALLOW, refused);
-	/* libc's fstat, and its abort */
+	/* Allows libc's fstat and abort. */
 	filter_values(&f, SYS_newfstatat, 3, own_path, 1, FILTER_ALLOW, refused);
 	filter_values(&f, SYS_tgkill, 0, self, 1, FILTER_ALLOW, refused);
 	return filter_install(&f, refused);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The sandbox of the image writer. Called once by import-write.c and by the test program, single-threaded,
- * with only the writer's descriptors open. Four things must hold or nothing is parsed: the uid is not 0,
- * the limits stand, no_new_privs is set, and the filter of system calls is in force; by the filter alone
- * no path, no socket and no process can be reached. Namespaces, the empty root and Landlock stand behind
- * it, in case it has a hole; each that was not possible is noted.
+ * The sandbox of the image writer. Called once by import-write.c and by the test program,
+ * single-threaded, with only the writer's descriptors open.
  *
- * As root the uid is UID_BASE + pid, as in pyro-vmm: no two living processes share it. As a plain user the
- * namespaces hang on a user namespace of its own.
+ * Nothing is parsed unless four layers are in force: the uid is not 0, the limits are set,
+ * no_new_privs is set, and the filter of system calls is installed. The filter alone denies access
+ * to paths, sockets and processes. Namespaces, the empty root and Landlock are further layers in
+ * case the filter has a hole; each one that is not possible is reported.
+ *
+ * As root the uid is UID_BASE + pid, as in pyro-vmm: no two running processes share it. As a plain
+ * user the namespaces belong to a user namespace of its own.
  */
 #include "daemon/import/sandbox.h"
 
@@ -27,9 +29,9 @@
 #include "daemon/userns.h"
 
 #define UID_BASE   0x70000000u
-#define UID_NOBODY 65534u /* where the range above is not mapped: a container's user namespace */
+#define UID_NOBODY 65534u /* in a container whose user namespace does not map UID_BASE */
 
-/* The directory the empty root is mounted on; it only has to exist, everywhere. */
+/* The directory that the empty root is mounted on; any that exists everywhere. */
 #define VIEW "/tmp"
 
 static void note(const struct sandbox_spec *spec, const char *what, int r)
@@ -37,7 +39,7 @@ static void note(const struct sandbox_spec *spec, const char *what, int r)
 	spec->note(what, r, spec->userdata);
 }
 
-/* Returns the CLONE_NEW* that were had. */
+/* Returns the CLONE_NEW* flags that succeeded. */
 static int enter_namespaces(const struct sandbox_spec *spec)
 {
 	static const struct {
@@ -68,8 +70,8 @@ static int enter_namespaces(const struct sandbox_spec *spec)
 	return had;
 }
 
-/* The process above the confined one does nothing, and ends as that one does. */
-static _noreturn_ void stand_above(pid_t pid)
+/* Waits, in the parent of the confined process, and exits with the same status or signal. */
+static _noreturn_ void wait_and_exit(pid_t pid)
 {
 	int status;
 
@@ -86,13 +88,19 @@ static _noreturn_ void stand_above(pid_t pid)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 126);
 }
 
-/* The first process of the new PID namespace goes on; *ret_above ends when the one above it has ended. */
-static int go_below(pid_t parent, int *ret_above)
+/*
+ * Forks the first process of the new PID namespace, which continues. *ret_above is a pipe that
+ * reaches end-of-file when its parent has exited.
+ */
+static int enter_pid_namespace(pid_t parent, int *ret_above)
 {
 	int alive[2];
 	pid_t pid;
 
-	/* The new user namespace may have cleared it, and the parent may have gone meanwhile. */
+	/*
+	 * Repeats this, since a new user namespace may clear it; the parent may have exited
+	 * meanwhile.
+	 */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		return -errno;
 	if (getppid() != parent)
@@ -108,18 +116,18 @@ static int go_below(pid_t parent, int *ret_above)
 		return r;
 	}
 	if (pid > 0) {
-		/* Its end of the pipe is the one thing it keeps. */
+		/* Keeps only its end of the pipe. */
 		if (dup2(alive[1], 0) < 0 || close_range(1, ~0U, 0) < 0)
 			_exit(126);
-		stand_above(pid);
+		wait_and_exit(pid);
 	}
 	(void)close(alive[1]);
 	*ret_above = alive[0];
 	return 0;
 }
 
-/* An empty file system that nobody can write to. pivot_root(2), "pivot_root(".", ".")". */
-static int make_view(void)
+/* Changes the root to an empty read-only file system; see pivot_root(2), "pivot_root(".", ".")". */
+static int enter_empty_root(void)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
@@ -136,7 +144,7 @@ static int make_view(void)
 	return 0;
 }
 
-/* A directory of the kernel's own where nothing can be made: it shows this process's descriptors. */
+/* Changes the root to a directory in /proc, which has only this process's descriptors. */
 static int change_root(void)
 {
 	if (chdir("/proc/self/fdinfo") < 0 || chroot(".") < 0)
@@ -146,7 +154,7 @@ static int change_root(void)
 
 static void lose_files(const struct sandbox_spec *spec, int had)
 {
-	int r = had & CLONE_NEWNS ? make_view() : -EPERM;
+	int r = had & CLONE_NEWNS ? enter_empty_root() : -EPERM;
 
 	if (r >= 0)
 		return;
@@ -180,12 +188,12 @@ static int limit(const struct sandbox_spec *spec)
 
 		if (getrlimit(limits[i].what, &l) < 0)
 			return -errno;
-		/* A lower limit from above stays. */
+		/* Keeps an inherited limit that is lower. */
 		l.rlim_cur = l.rlim_max = MIN_OF(limits[i].value, l.rlim_max);
 		if (setrlimit(limits[i].what, &l) < 0)
 			return -errno;
 	}
-	/* More than file_bytes is an error of the call, not the end of the process. */
+	/* Writing beyond file_bytes fails with EFBIG instead of killing the process. */
 	return signal(SIGXFSZ, SIG_IGN) == SIG_ERR ? -errno : 0;
 }
 
@@ -196,7 +204,7 @@ static int become(uid_t uid)
 	return 0;
 }
 
-/* No uid 0 and no capability is left, whoever we were. */
+/* Drops uid 0 and all capabilities. */
 static int leave_root(uid_t uid)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -215,7 +223,7 @@ static int leave_root(uid_t uid)
 	return getuid() == 0 || geteuid() == 0 ? -EPERM : 0;
 }
 
-/* No access to any path, port or abstract socket, as far as this kernel knows of them. */
+/* Denies access to paths, ports and abstract sockets, as far as this kernel's Landlock can. */
 static int restrict_paths(void)
 {
 	_cleanup_(landlock_done) struct landlock l = { .fd = -EBADF };
@@ -224,7 +232,7 @@ static int restrict_paths(void)
 	return r < 0 ? r : landlock_enforce(&l);
 }
 
-/* True when the process above has ended: a wish to die with it that came too late is made good. */
+/* True when the parent has exited, perhaps before PR_SET_PDEATHSIG took effect. */
 static bool is_orphan(pid_t parent, int above)
 {
 	struct pollfd p = { .fd = above };
@@ -242,8 +250,8 @@ int sandbox_enter(const struct sandbox_spec *spec, const char **ret_what)
 	int had, r;
 
 	had = enter_namespaces(spec);
-	*ret_what = "begin a PID namespace";
-	r = had & CLONE_NEWPID ? go_below(parent, &above) : 0;
+	*ret_what = "enter a PID namespace";
+	r = had & CLONE_NEWPID ? enter_pid_namespace(parent, &above) : 0;
 	if (r < 0)
 		return r;
 	lose_files(spec, had);
@@ -251,16 +259,16 @@ int sandbox_enter(const struct sandbox_spec *spec, const char **ret_what)
 	r = limit(spec);
 	if (r < 0)
 		return r;
-	*ret_what = "leave root";
+	*ret_what = "drop root rights";
 	r = leave_root(uid);
 	if (r < 0)
 		return r;
-	/* After the change of user, which clears the first. */
+	/* Comes after the change of user, which clears PR_SET_PDEATHSIG. */
 	*ret_what = "set no_new_privs";
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0 ||
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	*ret_what = "stay with the process above";
+	*ret_what = "follow its parent, which has exited";
 	if (is_orphan(parent, above))
 		return -ESRCH;
 	r = restrict_paths();

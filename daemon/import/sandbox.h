@@ -2,13 +2,13 @@
 #pragma once
 
 /*
- * What a parser of hostile bytes does to itself before it reads the first one: afterwards it has its open
- * descriptors, its memory and nothing else of the machine.
+ * Confines a parser of hostile bytes before it reads the first one: afterwards it has access only
+ * to its open descriptors and its memory.
  */
 
 #include "proto/base.h"
 
-/* A layer that could not be had: what, and a negative errno. */
+/* Called for a layer that is not possible: what, and a negative errno. */
 typedef void (*sandbox_note_fn)(const char *what, int r, void *userdata);
 
 struct sandbox_spec {
@@ -20,13 +20,16 @@ struct sandbox_spec {
 };
 
 /*
- * Called with one thread, by a process that another one started and waits for. Returns 0 in the process
- * that is confined, which may be a child of the caller's: the caller then only waits for it and ends as
- * it did, and both end when the process above them does. What can be missing is noted; without leaving
- * root, the limits, no_new_privs and the filter of system calls it fails: *ret_what says which (static).
+ * Called with one thread, by a process whose parent waits for it. Returns 0 in the confined
+ * process, which may be a child of the caller: the caller then only waits for it and exits with its
+ * status; both end when the parent does. Optional layers that are missing are reported. It fails
+ * when it cannot drop root rights, set the limits or no_new_privs, or install the filter of system
+ * calls: *ret_what says which (static).
  */
 int sandbox_enter(const struct sandbox_spec *spec, const char **ret_what);
 
-/* The filter alone (sandbox-filter.c): system calls of computing and of open descriptors, never of paths, other
- * processes or the network. After no_new_privs; for good. */
+/*
+ * Installs only the filter (sandbox-filter.c): system calls for computing and open descriptors, not
+ * for paths, other processes or the network. Needs no_new_privs; cannot be undone.
+ */
 int sandbox_filter(void);

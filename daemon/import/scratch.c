@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the folders pyro-import's tools work in: PREFIXUID-XXXXXX, locked while the run lives. Used by the
- * environment and kernel verbs. Must stay true: only folders of this user are touched, and of those only
- * the ones whose lock nobody holds; what SIGKILL left behind goes with the next run; nobody else gets into one: a
- * tree that is being made has folders that everybody may write to, and set-id programs.
+ * Owns the scratch folders of pyro-import's tools: PREFIXUID-XXXXXX, locked while the run lasts.
+ * Used by the environment and kernel verbs.
+ *
+ * Must stay true: only folders of this user whose lock is free are removed; the next run removes
+ * what a SIGKILL left behind; no other user can enter a folder, since a tree in the making has
+ * world-writable folders and set-id programs.
  */
 #include "daemon/import/scratch.h"
 #include "daemon/import/program.h"
@@ -20,9 +22,9 @@
 
 #define PREFIX       "pyro-import-"
 #define REMOVE_LIMIT (120 * USEC_PER_SEC)
-#define APT_USER     "_apt" /* as whom a root's apt fetches */
+#define APT_USER     "_apt" /* the user that root's apt downloads as */
 
-/* An mmdebstrap tree is of subordinate uids when it was not root's: only its helper can remove that. */
+/* Removes an mmdebstrap tree that subordinate uids own: only mmdebstrap's helper can. */
 static int remove_foreign(const char *path)
 {
 	_cleanup_free_ char *program = NULL, *output = NULL;
@@ -45,7 +47,7 @@ static void remove_folder(const char *path)
 		fprintf(stderr, "pyro-import: cannot remove %s: %s\n", path, strerror(-r));
 }
 
-/* Removes folders of this user that nobody holds a lock on. */
+/* Removes folders of this user that are not locked. */
 static void sweep(const char *base)
 {
 	_cleanup_free_ char *prefix = str_printf(PREFIX "%u-", (unsigned)geteuid());
@@ -76,9 +78,11 @@ static const char *roomiest(void)
 	return a >= b ? "/var/tmp" : "/tmp";
 }
 
-/* The one other user that must pass through: root of the tree that a plain user's mmdebstrap makes, or the user
- * as whom apt fetches. -ENOENT: there is none. */
-static int who_passes(uid_t *ret)
+/*
+ * Finds the one other user that needs access: root of the tree that a plain user's mmdebstrap
+ * makes, or the user that apt downloads as. -ENOENT: there is none.
+ */
+static int find_tool_user(uid_t *ret)
 {
 	uint64_t start, count;
 	const struct passwd *pw;
@@ -96,8 +100,8 @@ static int who_passes(uid_t *ret)
 	return 0;
 }
 
-/* u::rwx u:PASSES:x g::- m::x o::- (acl(5)); the folder's mode is 0700 already. */
-static int let_pass(int fd)
+/* Sets the ACL u::rwx u:UID:x g::- m::x o::- (acl(5)); the folder's mode is 0700 already. */
+static int grant_access(int fd)
 {
 	struct {
 		struct posix_acl_xattr_header head;
@@ -113,7 +117,7 @@ static int let_pass(int fd)
 		},
 	};
 	uid_t uid;
-	int r = who_passes(&uid);
+	int r = find_tool_user(&uid);
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
@@ -133,17 +137,18 @@ int scratch_make(struct scratch *s, struct error *err)
 		return error_no_memory(err, "no memory for a path");
 	if (!mkdtemp(path))
 		return error_set_errno(err, ERROR_PULL_FAILED, -errno,
-			"set TMPDIR to a folder with room", "cannot make a folder in \"%s\"", base);
+			"set TMPDIR to a folder with free space", "cannot make a folder in \"%s\"",
+			base);
 	s->path = TAKE_PTR(path);
 	s->lock_fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->lock_fd < 0 || flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0)
 		return error_set_errno(err, ERROR_PULL_FAILED, -errno,
-			"set TMPDIR to a folder with room", "cannot use \"%s\"", s->path);
-	int r = let_pass(s->lock_fd);
+			"set TMPDIR to a folder with free space", "cannot use \"%s\"", s->path);
+	int r = grant_access(s->lock_fd);
 	if (r < 0)
 		return error_set_errno(err, ERROR_PULL_FAILED, r,
 			"set TMPDIR of pyrod to a folder on a file system that has access control lists",
-			"cannot let the tools of the pull, and nobody else, into \"%s\"", s->path);
+			"cannot restrict \"%s\" to the tools of the pull", s->path);
 	return 0;
 }
 

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * A folder for the tools of one run of pyro-import, outside of what pyrod keeps to itself: they, and root of the
- * tree that mmdebstrap makes, can pass through it; nobody else can. Its lock says that the run still lives.
+ * A folder for the tools of one run of pyro-import, outside of pyrod's private folders. Only the
+ * tools, and root of the tree that mmdebstrap makes, can enter it. It is locked while the run
+ * lasts.
  */
 
 #include "proto/base.h"
@@ -19,8 +20,10 @@ struct scratch {
 		NULL, -EBADF \
 	}
 
-/* On the roomier of /var/tmp and /tmp, or where TMPDIR says; first removes what dead runs of this user
- * left there. */
+/*
+ * Makes the folder in TMPDIR, else in /var/tmp or /tmp, whichever has more free space. First
+ * removes the folders that dead runs of this user left there.
+ */
 int scratch_make(struct scratch *s, struct error *err);
-/* Removes the folder and all in it; what cannot be removed is told on stderr and left to the next run. */
+/* Removes the folder and its content. Reports on stderr what remains; the next run removes it. */
 void scratch_done(struct scratch *s);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Turns libarchive's ACL entries into the attribute value of Linux's posix_acl_xattr.h: a version, then
- * {tag, permissions, id} sorted by tag and id, little-endian. Called by the tar reader for each entry.
- * Must stay true: the number of entries is bounded, and an id is never guessed from a name.
+ * Turns libarchive's ACL entries into the attribute value of Linux's posix_acl_xattr.h: a version,
+ * then {tag, permissions, id} sorted by tag and id, little-endian. Called by the tar reader for
+ * each entry. Must stay true: the number of entries is bounded, and an id is never guessed from a
+ * name.
  */
 #include "daemon/import/tar-acl.h"
 #include "proto/buf.h"
@@ -39,7 +40,7 @@ static int compare_acl(const void *a, const void *b)
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* The number of entries, 0 when the ACL is to be dropped. */
+/* Returns the number of entries, 0 when the ACL must be dropped. */
 static size_t collect(struct archive_entry *e, int which, struct acl_entry *list)
 {
 	int type, perm, tag, id;
@@ -77,7 +78,7 @@ static int add_acl(struct tree *t, uint32_t node, struct archive_entry *e, int w
 		put_u16(&b, list[i].perm, &r);
 		put_u32(&b, list[i].id, &r);
 	}
-	/* With a mask the group bits of the mode are the mask's, acl(5). */
+	/* With a mask, the group bits of the mode are the mask, acl(5). */
 	for (size_t i = 0; i < n && which == ARCHIVE_ENTRY_ACL_TYPE_ACCESS; i++)
 		if (list[i].tag == ACL_MASK)
 			tree_node(t, node)->mode =

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tar reader: libarchive's headers and data become nodes of the merged tree and bytes of the spool.
- * Called by the import verbs. Must stay true: sizes are counted as they would appear (a sparse header
- * cannot promise more than LIMIT_IMAGE_BYTES), data stays inside its entry's size and never goes
- * backwards, only the extended attributes of a short list are kept, and an archive without its end mark
- * is refused, since it may be half of one.
+ * The tar reader: makes nodes of the merged tree and bytes of the spool from libarchive's headers
+ * and data. Called by the import verbs. Must stay true: apparent sizes count (a sparse file cannot
+ * exceed LIMIT_IMAGE_BYTES), data stays within its entry's size and its offsets only grow, only
+ * extended attributes of a short list are kept, and an archive without its end mark is refused,
+ * since it may be truncated.
  */
 #include "daemon/import/tar-read.h"
 #include "daemon/import/tar-acl.h"
@@ -35,8 +35,8 @@ static int damaged(struct tar_read *tr, struct archive *a, struct error *err)
 	if (tr->input_error)
 		return error_set_errno(
 			err, ERROR_PULL_FAILED, tr->input_error, NULL, "cannot read the archive");
-	return error_set(err, ERROR_PULL_FAILED, why ? why : "it is no tar archive",
-		"make the archive anew", "the archive is damaged%s%s%s",
+	return error_set(err, ERROR_PULL_FAILED, why ? why : "it is not a tar archive",
+		"make the archive again", "the archive is damaged%s%s%s",
 		tr->last ? " after its entry \"" : "", tr->last ? tr->last : "",
 		tr->last ? "\"" : "");
 }
@@ -47,14 +47,14 @@ static int refused(struct archive_entry *e, const char *cause, struct error *err
 		"the archive's entry \"%s\" is refused", archive_entry_pathname(e));
 }
 
-/* A bomb costs whoever sends it little and us much. */
+/* Refuses a decompression bomb. */
 static int check_ratio(struct archive *a, struct archive_entry *e, struct error *err)
 {
 	uint64_t unpacked = (uint64_t)archive_filter_bytes(a, 0),
 		 sent = (uint64_t)archive_filter_bytes(a, -1);
 	if (unpacked <= LIMIT_IMAGE_RATIO_FROM || unpacked / LIMIT_IMAGE_RATIO <= sent)
 		return 0;
-	return refused(e, "at it the archive unpacks to more than 200 times its size", err);
+	return refused(e, "with it the archive unpacks to more than 200 times its size", err);
 }
 
 static bool xattr_kept(const char *name)
@@ -82,8 +82,10 @@ static int read_xattrs(
 	return tar_acl_read(tr->tree, node, e, err);
 }
 
-/* libarchive gives -1.5 s as {-1, 500000000}, the sign of the whole applied to the seconds alone;
- * between -1 s and 0 it loses the sign, which nothing here can bring back. */
+/*
+ * Corrects negative times: libarchive returns -1.5 s as {-1, 500000000}. Between -1 s and 0 it
+ * loses the sign, which cannot be restored here.
+ */
 static struct tree_time make_time(int64_t sec, long nsec)
 {
 	if (nsec < 0 || nsec > 999999999)
@@ -131,9 +133,9 @@ static int spool_write(int fd, const uint8_t *p, size_t n, uint64_t at)
 	return 0;
 }
 
-/* Where in the spool the bytes at an offset of a file go: its segments lie there one after the other. */
+/* The position of a file's data in the spool, where its segments follow each other. */
 struct spooled {
-	uint64_t base, before; /* of the file; bytes of all its segments but the last */
+	uint64_t base, before; /* offset of the file; bytes of all its segments but the last */
 	uint32_t n_segments;
 };
 
@@ -179,8 +181,8 @@ static int read_data(struct tar_read *tr, struct archive *a, struct archive_entr
 		if (r < 0)
 			return error_set_errno(err,
 				r == -EFBIG ? ERROR_NO_SPACE : error_code_for_errno(r), r,
-				"make room where environments are kept",
-				"cannot keep the data of \"%s\"", archive_entry_pathname(e));
+				"free space on the file system of the environment cache",
+				"cannot store the data of \"%s\"", archive_entry_pathname(e));
 	}
 }
 
@@ -231,7 +233,7 @@ static int read_entry(
 	return S_ISREG(mode) ? read_file(tr, a, e, node, err) : 0;
 }
 
-/* A warning is accepted when it only says that a name is no UTF-8. */
+/* Accepts a warning that only says that a name is not UTF-8. */
 static bool header_ok(struct archive *a, int r)
 {
 	return r == ARCHIVE_OK || (r == ARCHIVE_WARN && archive_errno(a) == EILSEQ);
@@ -258,7 +260,7 @@ static int read_all(struct tar_read *tr, struct archive *a, struct error *err)
 	}
 	if (archive_filter_bytes(a, 0) <= archive_read_header_position(a))
 		return error_set(err, ERROR_PULL_FAILED, "its end mark is missing",
-			"make the archive anew", "the archive is cut short after its entry \"%s\"",
+			"make the archive again", "the archive is cut short after its entry \"%s\"",
 			tr->last ? tr->last : "");
 	return 0;
 }
@@ -281,6 +283,6 @@ int tar_read(struct tar_read *tr, struct error *err)
 		return r;
 	if (ftruncate(tr->spool_fd, (off_t)tr->spool_end) < 0)
 		return error_set_errno(
-			err, error_code_for_errno(-errno), -errno, NULL, "cannot size the spool");
+			err, error_code_for_errno(-errno), -errno, NULL, "cannot resize the spool");
 	return 0;
 }

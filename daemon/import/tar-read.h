@@ -2,13 +2,16 @@
 #pragma once
 
 /*
- * Reads one tar (plain, gzip, xz or zstd) into a merged tree and its spool. The archive is hostile: see
- * the limits in proto/limits.h; libarchive only parses, it never touches the file system.
+ * Reads one tar (plain, gzip, xz or zstd) into a merged tree and its spool. The archive is hostile:
+ * see the limits in proto/limits.h; libarchive only parses, it never touches the file system.
  */
 
 #include "daemon/import/tree.h"
 
-/* Fills *ret with the next bytes, borrowed until the next call: their number, 0 at the end, -errno. */
+/*
+ * Sets *ret to the next bytes, borrowed until the next call; returns their number, 0 at the end,
+ * -errno.
+ */
 typedef ssize_t (*tar_input_fn)(void *userdata, const void **ret);
 
 struct tar_read {
@@ -19,8 +22,8 @@ struct tar_read {
 	tar_input_fn input;
 	void *userdata;
 	int input_error; /* -errno of the first failed input call */
-	char *last;      /* owned; the entry that was begun last */
+	char *last;      /* owned; path of the last entry that was begun */
 };
 
-/* -EFBIG of the spool is an answer of its own: no_space. */
+/* Fails with no_space when the spool reaches its limit (EFBIG). */
 int tar_read(struct tar_read *tr, struct error *err);

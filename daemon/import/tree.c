@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The merged path tree. Owns all nodes, names and their strings; used by the tar reader, which fills it,
- * and by the ext4 writer, which lists it. Must stay true: every name and path is bounded before it is
- * stored; nothing outside the root can be named; the parents of an entry are resolved inside the root
- * with at most TREE_FOLLOW_MAX symbolic links; a directory has exactly one name, so `parent` is unique.
- * Names are found by one open-addressing table keyed by (parent, name), with a random multiplier, so
- * that a directory of any size costs the same per name.
+ * The merged path tree. Owns all nodes, names and their strings; filled by the tar reader and
+ * listed by the ext4 writer.
+ *
+ * Must stay true: every name and path is bounded before it is stored; no path outside the root can
+ * be named; the parents of an entry are resolved inside the root with at most TREE_FOLLOW_MAX
+ * symbolic links; a directory has exactly one name, so `parent` is unique. Names are in one
+ * open-addressing hash table keyed by (parent, name), with a random multiplier, so that the cost
+ * per name does not depend on the size of a directory.
  */
 #include "daemon/import/tree.h"
 #include "proto/limits.h"
@@ -33,7 +35,7 @@ struct tree {
 	uint64_t walked;           /* bytes of all paths and links that were followed */
 };
 
-/* A path taken apart: what is left to walk, pushed in front of by symbolic links. */
+/* The rest of a path to walk; the target of a symbolic link is inserted in front. */
 struct walk {
 	char rest[2 * LIMIT_IMAGE_PATH + 2];
 	char *p;
@@ -77,7 +79,7 @@ static int refuse(struct error *err, const char *path, const char *cause)
 		"the archive's entry \"%s\" is refused", path);
 }
 
-/* The same for what a lower function answered with -errno. */
+/* Refuses an entry for the -errno of a lower function. */
 static int refuse_errno(struct error *err, const char *path, int r)
 {
 	switch (r) {
@@ -86,7 +88,7 @@ static int refuse_errno(struct error *err, const char *path, int r)
 			"leave some of its files out of the archive",
 			"no memory for the archive's entry \"%s\"", path);
 	case -ELOOP: return refuse(err, path, "more than 40 symbolic links on its path");
-	case -ENOTDIR: return refuse(err, path, "a part of its path is no directory");
+	case -ENOTDIR: return refuse(err, path, "a part of its path is not a directory");
 	case -ENAMETOOLONG: return refuse(err, path, "its path or a name in it is too long");
 	case -EXDEV: return refuse(err, path, "it lies outside the archive's root");
 	case -EMFILE: return refuse(err, path, "the archive has too many entries");
@@ -174,7 +176,7 @@ static uint32_t hash_name(const struct tree *t, uint32_t parent, const char *nam
 	return (uint32_t)(h >> 32);
 }
 
-/* The slot of a name, or the empty one where it belongs. */
+/* Returns the slot of a name, or the empty slot for it. */
 static uint32_t find_slot(const struct tree *t, uint32_t parent, const char *name, size_t n)
 {
 	uint32_t mask = t->n_slots - 1;
@@ -222,7 +224,7 @@ static int grow_entries(struct tree *t)
 	return 0;
 }
 
-/* Binds a name that is not live to a node. */
+/* Binds an unused name to a node. */
 static int bind_name(struct tree *t, uint32_t parent, const char *name, size_t n, uint32_t node)
 {
 	uint32_t slot = find_slot(t, parent, name, n);
@@ -259,7 +261,7 @@ static void unbind(struct tree *t, struct tree_entry *e)
 	node->n_segments = node->cap_segments = 0;
 }
 
-/* Puts text in front of what is left to walk. */
+/* Inserts text in front of the rest of the path. */
 static int walk_push(struct walk *w, const char *text)
 {
 	size_t n = strlen(text);
@@ -282,7 +284,7 @@ static int walk_init(struct walk *w, const char *path)
 	return 0;
 }
 
-/* The next component, NULL at the end; skips "/" and ".". */
+/* Returns the next component, NULL at the end; skips "/" and ".". */
 static const char *walk_next(struct walk *w, size_t *ret_n)
 {
 	for (;;) {
@@ -327,7 +329,7 @@ static int make_parent(struct tree *t, uint32_t dir, const char *name, size_t n,
 	return r < 0 ? r : bind_name(t, dir, name, n, *ret);
 }
 
-/* One component that is not the last: *dir becomes the directory it names. */
+/* Walks one component that is not the last: *dir becomes the directory that it names. */
 static int step(
 	struct tree *t, struct walk *w, uint32_t *dir, const char *name, size_t n, bool make)
 {
@@ -356,8 +358,9 @@ static int step(
 }
 
 /*
- * The directory of path's last component, inside the root. *ret_name is empty for the root itself. An
- * entry's own path may not hold ".."; a link's target may, and stops at the root as in a chroot.
+ * Finds the directory of path's last component, inside the root. *ret_name is empty for the root
+ * itself. The path of an entry must not contain ".."; a link's target may, and ".." stops at the
+ * root as in a chroot.
  */
 static int resolve(struct tree *t, const char *path, bool make, uint32_t *ret_dir,
 	char ret_name[LIMIT_IMAGE_NAME + 1])
@@ -418,7 +421,7 @@ static int check_path(const char *path, const char *entry, struct error *err)
 	return 0;
 }
 
-/* Removes what an entry of this type replaces. *ret_keep: a directory that stays. */
+/* Removes what an entry of this type replaces; *ret_keep: an existing directory is kept. */
 static int make_room(struct tree *t, const char *path, struct tree_entry *e, bool is_dir,
 	uint32_t *ret_keep, struct error *err)
 {
@@ -506,10 +509,11 @@ int tree_put_hardlink(struct tree *t, const char *path, const char *target, stru
 		return r;
 	r = check_path(target, path, NULL);
 	if (r < 0)
-		return refuse(err, path, "it is a hard link to outside the archive");
+		return refuse(err, path, "it is a hard link to a path outside the archive");
 	r = tree_find(t, target, &node);
 	if (r == -ENOENT)
-		return refuse(err, path, "it is a hard link to what the archive does not hold");
+		return refuse(err, path,
+			"it is a hard link to an entry that the archive does not contain");
 	if (r >= 0)
 		r = resolve(t, path, true, &dir, name);
 	if (r < 0)
@@ -534,7 +538,8 @@ int tree_set_target(struct tree *t, uint32_t node, const char *target, struct er
 {
 	size_t n = strlen(target);
 	if (n == 0 || n >= TREE_BLOCK)
-		return refuse(err, target, "the target of a symbolic link has 1 to 4095 bytes");
+		return refuse(
+			err, target, "the target of a symbolic link must have 1 to 4095 bytes");
 	char *copy = arena_string(t, target, n);
 	if (!copy)
 		return refuse_errno(err, target, -ENOMEM);

@@ -2,10 +2,11 @@
 #pragma once
 
 /*
- * The merged path tree of an environment image: what unpacking a tar would leave in an empty root, kept
- * in memory. Later entries replace earlier ones as GNU tar does; symbolic links are resolved only inside
- * the root and only as parents; hard links become names of one node. File data lives in a spool file:
- * a node knows where its bytes begin there and which 4 KiB blocks were written; holes take no room.
+ * The merged path tree of an environment image: the result of unpacking a tar into an empty root,
+ * in memory. Later entries replace earlier ones as with GNU tar; symbolic links are resolved only
+ * inside the root and only as parents; hard links become names of one node. File data is in a spool
+ * file: a node has the offset of its data there and the list of written 4 KiB blocks; holes take no
+ * space.
  */
 
 #include "proto/base.h"
@@ -39,13 +40,12 @@ struct tree_node {
 	uint32_t mode; /* type and permission bits as in stat */
 	uint32_t uid, gid;
 	uint32_t dev_major, dev_minor;
-	uint32_t nlink;  /* names; of a directory 1, of a removed node 0 */
+	uint32_t nlink;  /* number of names; of a directory 1, of a removed node 0 */
 	uint32_t parent; /* of a directory: its parent's node */
 	uint32_t n_children;
 	struct tree_time mtime, atime;
 	uint64_t size;
-	uint64_t
-		spool; /* offset in the spool file, a multiple of TREE_BLOCK, of its segments in a row */
+	uint64_t spool; /* offset of its segments in the spool file, a multiple of TREE_BLOCK */
 	struct tree_segment *segments; /* owned */
 	uint32_t n_segments, cap_segments;
 	const char *target; /* of a symbolic link; in the arena */
@@ -53,7 +53,7 @@ struct tree_node {
 	uint32_t ino; /* for the image writer */
 };
 
-/* One name. Removed ones have node TREE_NONE. */
+/* One name. A removed one has node TREE_NONE. */
 struct tree_entry {
 	uint32_t parent, node;
 	uint32_t n_name;
@@ -70,31 +70,36 @@ struct tree_node *tree_node(struct tree *t, uint32_t node);
 uint32_t tree_n_nodes(const struct tree *t);
 
 /*
- * Puts a node of the given mode at path, replacing what tar would replace, and makes missing parents.
- * A directory over a directory keeps the node and its children. On success *ret_node is a node whose
- * metadata and data are empty and to be filled in. seed_refused names the entry.
+ * Puts a node of the given mode at path, replaces what tar would replace, and makes missing
+ * parents. A directory over a directory keeps the node and its children. On success *ret_node is a
+ * node whose metadata and data are empty and to be filled in. seed_refused: the message names the
+ * entry.
  */
 int tree_put(
 	struct tree *t, const char *path, uint32_t mode, uint32_t *ret_node, struct error *err);
 
-/* Makes path another name of what target names; target must exist and be no directory. */
+/* Makes path another name of the node of target, which must exist and not be a directory. */
 int tree_put_hardlink(struct tree *t, const char *path, const char *target, struct error *err);
 
-/* The node of a path, following no link at its end: -ENOENT, -ELOOP, -ENOTDIR. */
+/* Finds the node of a path without following a link at its end: -ENOENT, -ELOOP, -ENOTDIR. */
 int tree_find(struct tree *t, const char *path, uint32_t *ret_node);
 
-/* A path of a node, for an error; owned by the caller, NULL when out of memory. Looks through all names. */
+/*
+ * Makes a path of a node, for an error; owned by the caller, NULL: no memory. Searches all names.
+ */
 char *tree_path(struct tree *t, uint32_t node);
 
 int tree_set_target(struct tree *t, uint32_t node, const char *target, struct error *err);
 int tree_add_xattr(struct tree *t, uint32_t node, const char *name, const void *value, size_t n,
 	struct error *err);
 
-/* Notes that bytes [offset, offset + n) of the file are in the spool. Offsets must not go back below the
- * last segment's begin: -EBADMSG. */
+/*
+ * Records that bytes [offset, offset + n) of the file are in the spool. -EBADMSG when the offset is
+ * below the beginning of the last segment.
+ */
 int tree_add_data(struct tree *t, uint32_t node, uint64_t offset, uint64_t n);
 
-/* All live names sorted by parent node and name: entries[index[i]]. A directory's are one run. */
+/* All names in use, sorted by parent node and name; those of one directory are adjacent. */
 struct tree_listing {
 	struct tree_entry **entries; /* owned array of borrowed entries */
 	size_t n;

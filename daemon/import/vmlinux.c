@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the knowledge of the x86 boot image format: finds the payload of a bzImage, unpacks it (legacy
- * LZ4, XZ, ZSTD or gzip, whichever the kernel was built with) and checks that the result is a kernel a
- * VMM can boot through PVH. Called by `pyro-import kernel`.
+ * Reads the x86 boot image format: finds the payload of a bzImage, unpacks it (legacy LZ4, XZ, ZSTD
+ * or gzip, whichever the kernel was built with) and checks that the result is a kernel that a VMM
+ * can boot through PVH. Called by `pyro-import kernel`.
  *
- * The format is Documentation/arch/x86/boot.rst of Linux; field offsets below are of that page. No
- * number read from the image is used before it was compared with the size of the image, the output is
- * at most LIMIT_VMLINUX_BYTES, and must be exactly as long as the image announces.
+ * The format and the field offsets below are from Documentation/arch/x86/boot.rst of Linux. Every
+ * number read from the image is checked against its size before use. The output has at most
+ * LIMIT_VMLINUX_BYTES and exactly the length that the image states.
  */
 
 #include "daemon/import/vmlinux.h"
@@ -32,7 +32,7 @@
 #define LZ4_LEGACY_BLOCK (8 * MIB)
 #define XZ_MEMORY_MAX    (512 * MIB)
 
-/* XEN_ELFNOTE_PHYS32_ENTRY of Xen's public/elfnote.h. */
+/* XEN_ELFNOTE_PHYS32_ENTRY in Xen's public/elfnote.h. */
 #define NOTE_PHYS32_ENTRY 18
 #define NOTES_MAX         4096
 
@@ -43,7 +43,7 @@ struct format {
 	const char *name;
 	const char *magic;
 	size_t magic_size;
-	bool size_appended; /* the length follows the stream; gzip ends with it by itself */
+	bool size_appended; /* the length follows the stream; a gzip stream already ends with it */
 	/* Fills exactly out_n bytes or returns -EBADMSG, -ENOMEM. */
 	int (*unpack)(const uint8_t *in, size_t n, uint8_t *out, size_t out_n);
 };
@@ -64,7 +64,9 @@ static int bad(struct error *err, const char *cause)
 		err, ERROR_PULL_FAILED, cause, FIX_OTHER_KERNEL, "The kernel image cannot be used");
 }
 
-/* liblz4 has no reader for the legacy frame: magic, then {u32 size, block of at most 8 MiB}... */
+/*
+ * Reads the legacy frame, which liblz4 does not: magic, then {u32 size, block of at most 8 MiB}...
+ */
 static int unpack_lz4(const uint8_t *in, size_t n, uint8_t *out, size_t out_n)
 {
 	size_t done = 0;
@@ -156,7 +158,7 @@ bool vmlinux_version_valid(const char *version)
 	       strspn(version, allowed) == n;
 }
 
-/* Takes the first word at p, if it looks like a version. */
+/* Copies the first word at p if it is a valid version. */
 static void take_version(const uint8_t *p, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	size_t i = 0;
@@ -228,14 +230,14 @@ int vmlinux_check(const uint8_t *elf, size_t n, struct error *err)
 			pvh = pvh || has_pvh_note(elf + ph.p_offset, ph.p_filesz);
 	}
 	if (!load)
-		return bad(err, "It has nothing to load.");
+		return bad(err, "It has no loadable segment.");
 	if (!pvh)
 		return bad(err, "It has no PVH entry (CONFIG_PVH was off when it was built).");
 
 	return 0;
 }
 
-/* The banner "Linux version 6.1.0-… (…" lies in the read-only data of every kernel. */
+/* Finds the banner "Linux version 6.1.0-… (…", which is in the read-only data of every kernel. */
 static void version_of_elf(const uint8_t *elf, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	static const char banner[] = "Linux version ";
@@ -287,7 +289,7 @@ static int payload_unpack(const uint8_t *p, size_t n, struct vmlinux *ret, struc
 	if (!f)
 		return bad(err, "It is packed in a format other than LZ4, XZ, ZSTD and gzip.");
 	if (out_n < sizeof(Elf64_Ehdr) || out_n > LIMIT_VMLINUX_BYTES)
-		return bad(err, "It announces an impossible unpacked size.");
+		return bad(err, "It states an impossible unpacked size.");
 	out = malloc(out_n);
 	if (!out)
 		return error_no_memory(err, "Cannot unpack the kernel");

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The uncompressed ELF kernel out of a bzImage, so that unpacking is done once here and not at every
- * (perhaps emulated) boot. The input is a file from outside: every offset in it is checked.
+ * Extracts the uncompressed ELF kernel from a bzImage once, instead of at every (perhaps emulated)
+ * boot. The input is a file from outside: every offset in it is checked.
  */
 
 #include "daemon/import/contract.h"
@@ -21,12 +21,17 @@ struct vmlinux {
 		NULL, 0, "" \
 	}
 
-/* From a bzImage or an ELF kernel. pull_failed with the reason; *ret is written only on success. */
+/*
+ * Accepts a bzImage or an ELF kernel. pull_failed with the reason; *ret is written only on success.
+ */
 int vmlinux_extract(const uint8_t *image, size_t n, struct vmlinux *ret, struct error *err);
 void vmlinux_done(struct vmlinux *v);
 
-/* The ELF alone: x86-64, executable, loadable, with the PVH entry note QEMU and Firecracker boot by. */
+/*
+ * Checks the ELF: x86-64, executable, loadable, with the PVH entry note that QEMU and Firecracker
+ * use.
+ */
 int vmlinux_check(const uint8_t *elf, size_t n, struct error *err);
 
-/* True for a name that may become a folder below lib/modules. */
+/* True for a name that is safe as a folder below lib/modules. */
 bool vmlinux_version_valid(const char *version);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the confined image writer from start to end, and the image until it has its name. Called by the
- * environment, tar and sandbox verbs. Must stay true: a name image.ext4 exists only when the image is
- * whole and on disk, and nothing else stays in DIR; the writer parses what strangers sent, so each of its
- * lines is scanned strictly and bounded, and size and digest are those we find, not those it says.
+ * Owns the process of the confined image writer, and the image until it has its name. Called by the
+ * environment, tar and sandbox verbs.
+ *
+ * Must stay true: image.ext4 exists only when the image is complete and synced, and no other file
+ * stays in DIR. The writer parses untrusted data, so each of its lines is bounded and parsed
+ * strictly, and size and digest are computed here.
  */
 #include "daemon/import/writer.h"
 
@@ -23,7 +25,7 @@
 #define TEXT_MAX    (16 * 1024) /* an entry may have a path of 4096 bytes */
 #define MISSING_MAX 16
 #define PROBE_LIMIT (20 * USEC_PER_SEC)
-#define GARBLED     "the image writer says what nobody expects"
+#define GARBLED     "the image writer printed an unexpected line"
 #define GARBLED_FIX "do not use this archive; if it is a distribution's, report it"
 #define UNCONFINED  "unconfined"
 
@@ -39,14 +41,14 @@ struct writer {
 	pid_t pid;                        /* 0 when there is none */
 	int pidfd;                        /* owned */
 	json_object *result, *unconfined; /* owned */
-	struct error error;               /* owned; what it reported */
+	struct error error;               /* owned; the error that it reported */
 	bool garbled;
 	unsigned n_lines;
 	size_t n; /* bytes of an incomplete line */
 	char line[IMPORT_LINE_BYTES + 1];
 };
 
-/* The spool has no name: where O_TMPFILE is missing it is unlinked at once. */
+/* Opens a spool without a name; without O_TMPFILE it is unlinked at once. */
 static int open_spool(const char *dir)
 {
 	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -83,7 +85,7 @@ static int open_files(struct writer *w, struct error *err)
 	return 0;
 }
 
-/* Spool and image together leave a fifth of what is free now. */
+/* Limits spool and image so that together they leave a fifth of the free space. */
 static int file_budget(const struct writer *w, uint64_t *ret)
 {
 	struct statvfs st;
@@ -103,7 +105,7 @@ static int spawn(struct writer *w, int input_fd, struct error *err)
 	int r = file_budget(w, &budget);
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,
-			"cannot tell the free space of \"%s\"", w->dir);
+			"cannot read the free space of \"%s\"", w->dir);
 	_cleanup_free_ char *number = str_printf("%" PRIu64, budget);
 	if (!number)
 		return error_no_memory(err, "no memory for the writer");
@@ -158,7 +160,7 @@ int writer_start(
 	return start(dir, input_fd, of_packages, ret, err);
 }
 
-/* A member that is a string without NUL, as C would read it. */
+/* Returns a member that is a string without NUL, else NULL. */
 static const char *text_of(json_object *v, size_t max)
 {
 	if (!json_object_is_type(v, json_type_string))
@@ -191,7 +193,7 @@ static int take_missing(struct writer *w, const char *what)
 		json_object_put(s);
 		return -EBADMSG;
 	}
-	fprintf(stderr, "pyro-import: the image writer's sandbox goes without: %s\n", what);
+	fprintf(stderr, "pyro-import: the image writer's sandbox lacks: %s\n", what);
 	return 0;
 }
 
@@ -247,7 +249,7 @@ static int read_lines(struct writer *w)
 	return take_lines(w);
 }
 
-/* 0 when the writer has closed its pipe, -errno when it is to be ended. */
+/* Returns 0 when the writer has closed its pipe, -errno when it must be killed. */
 static int watch(struct writer *w, const struct writer_beside *beside, uint64_t deadline)
 {
 	while (w->lines_fd >= 0) {
@@ -288,21 +290,21 @@ static int reap(struct writer *w, bool end)
 	return si.si_code == CLD_EXITED ? si.si_status : -si.si_status;
 }
 
-/* What it did not explain itself. */
+/* Sets the error for an exit without a result or an error line. */
 static int explain(const struct writer *w, int status, struct error *err)
 {
 	_cleanup_free_ char *cause = NULL;
 	if (w->garbled)
-		return error_set(err, ERROR_PULL_FAILED,
-			"it may have been taken over by the archive", GARBLED_FIX, GARBLED);
+		return error_set(err, ERROR_PULL_FAILED, "the archive may have compromised it",
+			GARBLED_FIX, GARBLED);
 	if (status == -SIGXCPU || status == -SIGKILL)
-		cause = strdup("it took more processor time or memory than it may");
+		cause = strdup("it exceeded its limit of CPU time or memory");
 	else if (status < 0)
-		cause = str_printf("signal %d (%s)", -status, strsignal(-status));
+		cause = str_printf("it was killed by signal %d (%s)", -status, strsignal(-status));
 	else
-		cause = str_printf("status %d without a result", status);
+		cause = str_printf("it exited with status %d without a result", status);
 	return error_set(err, ERROR_PULL_FAILED, cause, "do not use this archive",
-		"the image writer was ended");
+		"the image writer failed");
 }
 
 int writer_wait(
@@ -310,8 +312,8 @@ int writer_wait(
 {
 	int r = watch(w, beside, deadline), status = reap(w, r < 0);
 	if (r < 0 && !w->garbled)
-		return error_set_errno(err, ERROR_PULL_FAILED, r, NULL,
-			"the image writer does not come to an end");
+		return error_set_errno(
+			err, ERROR_PULL_FAILED, r, NULL, "the image writer does not exit");
 	if (!w->garbled && w->error.set && status == 1) {
 		error_move(err, &w->error);
 		return -error_code_errno(err->code);
