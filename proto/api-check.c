@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Values against the fields of the table: parameters before a handler sees them, results in tests
- * and debug builds. Called by the dispatcher. What must stay true: a handler gets an object with
- * every field present and of its type, so it never checks again; every refusal names the field,
- * the value and what is allowed; a value is never coerced.
+ * Checks values against the fields of the table: parameters before a handler sees them, results in
+ * tests and debug builds. Called by the dispatcher. What must stay true: a handler gets an object
+ * with every field present and of its type and needs no check of its own; every error names the
+ * field, the value and what is allowed; a value is never coerced.
  */
 
 #include "proto/api.h"
@@ -16,13 +16,13 @@
 #include "proto/utf8.h"
 
 #define CALL_ID_MAX 64
-#define SHOWN_MAX   60 /* bytes of what is refused in the message */
+#define SHOWN_MAX   60 /* bytes of a refused value in the message */
 #define ID_DIGITS   12
 
 struct check {
-	bool result; /* a result, not parameters: full ids, nothing may be missing */
+	bool result; /* checks a result: complete ids, no missing field */
 	size_t n_fds;
-	unsigned fds_named; /* bit i: descriptor i */
+	unsigned fds_named; /* bit i: a field names descriptor i */
 	struct error *err;
 };
 
@@ -44,7 +44,7 @@ static const char *type_word(enum api_type type)
 	return words[type];
 }
 
-/* The value as JSON, cut at a character's border; for messages. */
+/* Writes the value as JSON for a message, cut between characters. */
 static void show(json_object *val, char ret[SHOWN_MAX + 8])
 {
 	const char *text = json_object_to_json_string_ext(val, JSON_C_TO_STRING_PLAIN);
@@ -53,8 +53,8 @@ static void show(json_object *val, char ret[SHOWN_MAX + 8])
 		text && text[cut] ? "..." : "");
 }
 
-/* A value that would be taken here and, as far as we know, by this host: the nearest end of a range of seconds, the least
- * of any other, else the default, else any. NULL: the sentence says it better. */
+/* Returns a valid example for the fix: the nearest end of a range of seconds, the minimum of
+ * another range, else the default, else any value. NULL if the description is a better fix. */
 static char *good_value(const struct api_field *f, json_object *val)
 {
 	if (f->type == API_INT && json_object_is_type(val, json_type_int)) {
@@ -96,7 +96,7 @@ static int refuse(struct check *c, const char *path, const struct api_field *f, 
 		wanted, shown);
 }
 
-/* "a, b, c" into ret, as far as there is room. */
+/* Joins the names to "a, b, c", cut at size. */
 static void join_names(const char *const *names, char *ret, size_t size)
 {
 	size_t at = 0;
@@ -180,12 +180,12 @@ static int check_fd(struct check *c, const char *path, json_object *val)
 	int64_t v = json_object_get_int64(val);
 	if (v < 0 || (uint64_t)v >= c->n_fds)
 		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL,
-			"send the descriptor with the line and say \"fds\": n",
+			"send the descriptor with the line and add \"fds\": n",
 			"%s names descriptor %" PRId64 ", but %zu came with the line", path, v,
 			c->n_fds);
 	if (c->fds_named & (1U << v))
 		return error_set(c->err, ERROR_INVALID_ARGUMENT, NULL,
-			"send a descriptor of its own for each",
+			"send a separate descriptor for each",
 			"%s names descriptor %" PRId64 ", which another parameter names", path, v);
 	c->fds_named |= 1U << v;
 	return 0;
@@ -203,7 +203,7 @@ static json_type json_type_of(enum api_type type)
 	}
 }
 
-/* A value that is no object and no array. */
+/* Checks a value that is neither an object nor an array. */
 static int check_scalar(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
@@ -227,7 +227,7 @@ static bool type_matches(const struct api_field *f, json_object *val)
 	return json_object_is_type(val, json_type_of(f->type));
 }
 
-/* An object of strings: env, labels. */
+/* Checks an object of strings: env, labels. */
 static int check_strings(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
@@ -275,7 +275,7 @@ static int refuse_unknown(
 		c->result ? "result field" : "parameter", where, utf8_cut(name, SHOWN_MAX), name);
 }
 
-/* The rules for one value; objects and arrays are walked by check_tree. */
+/* Checks one value; check_tree walks objects and arrays. */
 static int check_value(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
@@ -298,7 +298,7 @@ static int check_value(
 static int check_tree(
 	struct check *c, const char *path, const struct api_field *f, json_object *val);
 
-/* Every member known; every field there unless it may be missing. prefix: "" or "runtime.". */
+/* Checks that every member is known and every required field present. prefix: "" or "runtime.". */
 static int check_members(
 	struct check *c, const char *prefix, const struct api_field *fields, json_object *o)
 {
@@ -319,7 +319,7 @@ static int check_members(
 		if (!there)
 			continue;
 		if (!val && !c->result && !(f->flags & (API_REQUIRED | API_NULLABLE)))
-			continue; /* null asks for the default */
+			continue; /* null means the default */
 		_cleanup_free_ char *path = str_printf("%s%s", prefix, f->name);
 		if (!path)
 			return error_no_memory(c->err, "out of memory");
@@ -330,7 +330,7 @@ static int check_members(
 	return 0;
 }
 
-/* The depth is the table's: recursion ends with it. */
+/* The nesting of the table bounds the recursion. */
 static int check_tree(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
@@ -354,7 +354,7 @@ static int check_tree(
 	return 0;
 }
 
-/* A new object with every field: what was given, else the default, else null. */
+/* Creates an object with every field: the given value, else the default, else null. */
 static int fill_in(const struct api_field *fields, json_object *params, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interface table as an OpenRPC 1.3 document, whose schemas are JSON Schema draft 7. Called by
- * rpc.discover and at build time for openrpc.json. What must stay true: nothing is said here that the table
- * does not say, and what the check of values accepts its schema accepts. The reverse holds but for what
- * draft 7 cannot say well: lengths there count bytes and not characters, strings have no NUL, and a
- * descriptor must have come with the line.
+ * Renders the interface table as an OpenRPC 1.3 document with JSON Schema draft 7 schemas. Called
+ * by rpc.discover and at build time for openrpc.json. What must stay true: the document contains
+ * nothing beyond the table, and a schema accepts every value that api-check.c accepts. The reverse
+ * has three exceptions that draft 7 cannot express: the table's lengths count bytes instead of
+ * characters, its strings contain no NUL, and a descriptor must be sent with the line.
  */
 
 #include "proto/api.h"
@@ -13,7 +13,7 @@
 #include "proto/limits.h"
 
 #define OPENRPC_VERSION "1.3.2"
-#define INT_EXACT_MAX   ((INT64_C(1) << 53) - 1) /* beyond it the scanner refuses integers */
+#define INT_EXACT_MAX   ((INT64_C(1) << 53) - 1) /* json-scan.c refuses larger integers */
 #define CALL_ID_MAX     64
 
 static const char *const type_names[] = {
@@ -59,7 +59,7 @@ static int append_null(json_object *list)
 	return json_object_array_add(list, NULL) == 0 ? 0 : -ENOMEM;
 }
 
-/* A new empty list as o's member. */
+/* Adds an empty list as a member of o. */
 static int add_list(json_object *o, const char *key, json_object **ret)
 {
 	json_object *list = json_object_new_array();
@@ -69,7 +69,7 @@ static int add_list(json_object *o, const char *key, json_object **ret)
 	return json_add(o, key, list);
 }
 
-/* A new empty object as o's member. */
+/* Adds an empty object as a member of o. */
 static int add_object(json_object *o, const char *key, json_object **ret)
 {
 	json_object *sub = json_object_new_object();
@@ -131,7 +131,7 @@ static int add_id(json_object *o, const struct api_field *f, bool result)
 
 static int add_schema(json_object *o, const char *key, const struct api_field *f, bool result);
 
-/* An object of its fields and nothing else. */
+/* Describes an object that has exactly these fields. */
 static int add_members(json_object *o, const struct api_field *fields, bool result)
 {
 	json_object *properties, *required;
@@ -193,7 +193,7 @@ static int fill_schema(json_object *o, const struct api_field *f, bool result)
 	return r < 0 ? r : add_default(o, f);
 }
 
-/* The depth is the table's: recursion ends with it. */
+/* The nesting of the table bounds the recursion. */
 static int add_schema(json_object *o, const char *key, const struct api_field *f, bool result)
 {
 	json_object *schema;
@@ -203,7 +203,7 @@ static int add_schema(json_object *o, const char *key, const struct api_field *f
 	return r < 0 ? r : add_help(schema, f);
 }
 
-/* A Content Descriptor. */
+/* Appends a Content Descriptor (OpenRPC's word for a parameter). */
 static int append_param(json_object *list, const struct api_field *f)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
@@ -250,7 +250,7 @@ static int add_errors(json_object *o)
 	return r;
 }
 
-/* What OpenRPC has no word for. */
+/* Adds the properties that OpenRPC lacks as x-pyro- members. */
 static int add_extensions(json_object *o, const struct api_method *m)
 {
 	static const struct {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interface as one table: parameters and results of every row of api.def. Read by the daemon's
- * dispatcher, the CLI (flags, help), the documentation and the tests; checked against by
- * api-check.c. What must stay true: a field is described here and nowhere else; within an
- * api_version fields are only added; a result lists every field a reply carries, absent ones are
+ * The interface table: parameters and results of every row of api.def. Read by the daemon's
+ * dispatcher, the CLI (flags, help), the documentation and the tests; api-check.c checks values
+ * against it. What must stay true: a field is described here and nowhere else; within an
+ * api_version fields are only added; a result lists every field of a reply, and absent ones are
  * null.
  */
 
@@ -71,9 +71,9 @@ static const struct api_field system_doctor_params[] = {
 
 static const struct api_field check_fields[] = {
 	{ .name = "name", .type = API_STRING },
-	{ .name = "ok", .type = API_BOOL, .help = "False also for what was not tried." },
+	{ .name = "ok", .type = API_BOOL, .help = "False also for a check that was not run." },
 	{ .name = "detail", .type = API_STRING, .help = "What was found." },
-	{ .name = "fix", .type = API_STRING, .flags = API_NULLABLE, .help = "How to mend it." },
+	{ .name = "fix", .type = API_STRING, .flags = API_NULLABLE, .help = "How to fix it." },
 	FIELDS_END,
 };
 static const struct api_field check_element[] = {
@@ -85,7 +85,7 @@ static const struct api_field runtime_fields[] = {
 	{ .name = "verdict",
 		.type = API_ENUM,
 		.names = names_verdict,
-		.help = "unknown: nothing failed, and no machine has shown that it runs here." },
+		.help = "unknown: no check failed, and no machine has run here yet." },
 	{ .name = "checks", .type = API_ARRAY, .sub = check_element },
 	FIELDS_END,
 };
@@ -103,7 +103,7 @@ static const struct api_field emulation_fields[] = {
 #define CAPABILITY(n) \
 	{ \
 		.name = (n), .type = API_ENUM, .names = names_capability, \
-		.help = "yes: shown since kernel, image, VMM or accelerator last changed." \
+		.help = "yes: done since kernel, image, VMM or accelerator last changed." \
 	}
 static const struct api_field capability_fields[] = {
 	CAPABILITY("vm_boot"),
@@ -146,7 +146,7 @@ static const struct api_field storage_fields[] = {
 	{ .name = "machines",
 		.type = API_INT,
 		.max = INT64_MAX,
-		.help = "Yours; root and group pyro-admin are told of all." },
+		.help = "Yours; everyone's for root and group pyro-admin." },
 	{ .name = "environments", .type = API_INT, .max = INT64_MAX, .help = "Installed ones." },
 	{ .name = "templates", .type = API_INT, .max = INT64_MAX },
 	FIELDS_END,
@@ -197,7 +197,7 @@ static const struct api_field rpc_discover_result[] = {
 	FIELDS_END,
 };
 
-/* The id of a request of this connection: what JSON-RPC allows there, a string or an integer. */
+/* The id of a request of this connection: a string or an integer, as JSON-RPC allows. */
 static const struct api_field cancel_params[] = {
 	{ .name = "id", .type = API_CALL_ID, .flags = API_REQUIRED, .help = "The call to cancel." },
 	FIELDS_END,
@@ -216,7 +216,7 @@ static const struct api_field env_fields[] = {
 	{ .name = "version",
 		.type = API_STRING,
 		.flags = API_NULLABLE,
-		.help = "Of what is installed, as are the packages; else of what a pull brings." },
+		.help = "Of the installed image, as are the packages; else of what a pull installs." },
 	{ .name = "description", .type = API_STRING, .flags = API_NULLABLE },
 	{ .name = "installed", .type = API_BOOL },
 	{ .name = "digest", .type = API_STRING, .flags = API_NULLABLE },
@@ -229,7 +229,7 @@ static const struct api_field env_fields[] = {
 	{ .name = "damage",
 		.type = API_STRING,
 		.flags = API_NULLABLE,
-		.help = "What of it is not what was installed; env.pull makes it again." },
+		.help = "The damaged part of the installation; env.pull repairs it." },
 	FIELDS_END,
 };
 static const struct api_field env_element[] = {
@@ -252,7 +252,8 @@ static const struct api_field env_list_result[] = {
 	FIELDS_END,
 };
 
-/* Null is what the client's own report (client/doctor-local.c) cannot know: a daemon leaves out nothing. */
+/* The client's own report (client/doctor-local.c) has null where it cannot know; a daemon's is
+ * complete. */
 static const struct api_field system_doctor_result[] = {
 	{ .name = "platform", .type = API_STRING },
 	{ .name = "runtime", .type = API_OBJECT, .sub = runtime_fields },
@@ -262,7 +263,7 @@ static const struct api_field system_doctor_result[] = {
 		.type = API_ENUM,
 		.flags = API_NULLABLE,
 		.names = names_accelerator_used,
-		.help = "What `auto` comes to; null when no machine can run." },
+		.help = "What `auto` selects; null when no machine can run." },
 	{ .name = "capabilities", .type = API_OBJECT, .sub = capability_fields },
 	{ .name = "networking", .type = API_OBJECT, .sub = networking_fields },
 	{ .name = "environment_cache", .type = API_STRING, .flags = API_NULLABLE },
@@ -280,7 +281,7 @@ static const struct api_field env_pull_params[] = {
 	{ .name = "force",
 		.type = API_BOOL,
 		.dflt = "false",
-		.help = "Make again what is installed: root, pyro-admin; anyone if it is damaged." },
+		.help = "Reinstall it: root, pyro-admin; anyone if it is damaged." },
 	FIELDS_END,
 };
 #define env_pull_result env_fields
@@ -296,7 +297,7 @@ static const struct api_field env_prune_params[] = {
 	{ .name = "dry_run",
 		.type = API_BOOL,
 		.dflt = "false",
-		.help = "Only list what would go." },
+		.help = "Only list what would be removed." },
 	FIELDS_END,
 };
 static const struct api_field env_prune_result[] = {
@@ -305,7 +306,7 @@ static const struct api_field env_prune_result[] = {
 	{ .name = "bytes_freed", .type = API_INT, .max = INT64_MAX },
 	{ .name = "permitted",
 		.type = API_BOOL,
-		.help = "False in a dry run: done in earnest, it would be refused to you." },
+		.help = "False in a dry run: you may not remove this." },
 	FIELDS_END,
 };
 
@@ -359,7 +360,7 @@ static const struct api_field env_prune_result[] = {
 	{ \
 		.name = "timeout_seconds", .type = API_INT, .dflt = "30", \
 		.max = TIMEOUT_SECONDS_MAX, .cli = "timeout", \
-		.help = "Ends the command so long after its start; 0: never." \
+		.help = "Ends the command this long after its start; 0: never." \
 	}
 
 #define FIELD_CWD \
@@ -371,7 +372,7 @@ static const struct api_field env_prune_result[] = {
 #define FIELD_USER \
 	{ \
 		.name = "user", .type = API_STRING, .dflt = "\"root\"", .min = 1, .max = 255, \
-		.cli = "-u", .help = "Whom it runs as: a name or a number of the guest." \
+		.cli = "-u", .help = "The user it runs as: a name or a number of the guest." \
 	}
 
 #define FIELD_ENV \
@@ -384,14 +385,14 @@ static const struct api_field env_prune_result[] = {
 	{ \
 		.name = "stdin", .type = API_STRING, .flags = API_NULLABLE | API_NO_CLI | API_NUL, \
 		.max = LIMIT_REQUEST_BYTES, \
-		.help = "What it reads from its standard input, without stdio." \
+		.help = "The text of its standard input, without stdio." \
 	}
 
 #define FIELD_INTERACTIVE \
 	{ \
 		.name = "interactive", .type = API_BOOL, .dflt = "false", .flags = API_NO_MCP, \
 		.cli = "-i", \
-		.help = "Pass the caller's standard input on; else the command's is /dev/null." \
+		.help = "Pass on the caller's standard input; else the command's is /dev/null." \
 	}
 
 #define FIELD_STDIO \
@@ -417,7 +418,7 @@ static const struct api_field vm_run_params[] = {
 		.type = API_INT,
 		.flags = API_NULLABLE,
 		.max = TTL_SECONDS_MAX,
-		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
+		.help = "Deletes the machine this long after its creation; 0: never. Unless given, "
 			"default_ttl_seconds of pyrod.conf (600) or the timeout and a minute, whichever "
 			"is more." },
 	{ .name = "wait_ms",
@@ -440,7 +441,7 @@ static const struct api_field limit_named_fields[] = {
 	{ .name = "flag",
 		.type = API_STRING,
 		.flags = API_NULLABLE,
-		.help = "What gives more of it; null when nothing more can be had here." },
+		.help = "How to raise it; null when this host allows no more." },
 	FIELDS_END,
 };
 static const struct api_field vm_run_result[] = {
@@ -480,12 +481,12 @@ static const struct api_field vm_run_result[] = {
 	{ .name = "background_left",
 		.type = API_BOOL,
 		.flags = API_NULLABLE,
-		.help = "Processes of it ran on when it had ended; null when the guest does not tell." },
+		.help = "Processes of it still ran after its end; null when the guest does not say." },
 	{ .name = "truncated", .type = API_BOOL },
 	{ .name = "binary",
 		.type = API_BOOL,
 		.flags = API_OPTIONAL,
-		.help = "Only when output was not UTF-8: U+FFFD stands for what was not." },
+		.help = "Only when output was not UTF-8: U+FFFD replaces invalid bytes." },
 	{ .name = "cleanup", .type = API_OBJECT, .sub = cleanup_fields },
 	FIELDS_END,
 };
@@ -507,7 +508,7 @@ static const struct api_field vm_run_result[] = {
 			.type = API_ENUM, \
 			.flags = API_NULLABLE, \
 			.names = names_pause_reason, \
-			.help = "Why its vCPUs stand still; it goes on by itself." }, \
+			.help = "Why its vCPUs are paused; it continues by itself." }, \
 		{ .name = "vcpu_count", .type = API_INT, .max = VCPU_MAX }, \
 		{ .name = "mem_mib", .type = API_INT, .max = INT64_MAX }, \
 		{ .name = "disk_mib", .type = API_INT, .max = INT64_MAX }, \
@@ -548,7 +549,7 @@ static const struct api_field vm_element[] = {
 #define FIELD_VM_ID \
 	{ \
 		.name = "vm_id", .type = API_ID, .flags = API_REQUIRED | API_POSITIONAL, \
-		.names = id_vm, .help = "The machine, or the beginning of its id." \
+		.names = id_vm, .help = "The machine: its id or a unique prefix of it." \
 	}
 
 static const struct api_field vm_create_params[] = {
@@ -558,7 +559,7 @@ static const struct api_field vm_create_params[] = {
 		.type = API_INT,
 		.flags = API_NULLABLE,
 		.max = TTL_SECONDS_MAX,
-		.help = "Deletes the machine so long after its creation; 0: never. Unless given, "
+		.help = "Deletes the machine this long after its creation; 0: never. Unless given, "
 			"default_ttl_seconds of pyrod.conf (600)." },
 	FIELDS_END,
 };
@@ -574,7 +575,7 @@ static const struct api_field vm_stop_params[] = {
 		.dflt = "\"user\"",
 		.flags = API_NO_MCP,
 		.names = names_stop_reason_given,
-		.help = "What is kept as its `stop_reason`." },
+		.help = "Kept as its `stop_reason`." },
 	FIELDS_END,
 };
 static const struct api_field vm_stop_result[] = {
@@ -622,7 +623,7 @@ static const struct api_field vm_network_info_result[] = {
 	{ .name = "reason",
 		.type = API_STRING,
 		.flags = API_NULLABLE,
-		.help = "Why nothing outside can be reached." },
+		.help = "Why it reaches no network outside." },
 	FIELDS_END,
 };
 
@@ -631,7 +632,7 @@ static const struct api_field vm_list_params[] = {
 		.type = API_BOOL,
 		.dflt = "false",
 		.flags = API_NO_MCP,
-		.help = "Everybody's; for root." },
+		.help = "Those of all users; for root." },
 	FIELDS_END,
 };
 static const struct api_field vm_list_result[] = {
@@ -665,7 +666,7 @@ static const struct api_field exec_signal_params[] = {
 		.type = API_ID,
 		.flags = API_REQUIRED | API_POSITIONAL,
 		.names = id_exec,
-		.help = "The command, or the beginning of its id." },
+		.help = "The command: its id or a unique prefix of it." },
 	{ .name = "signal_name",
 		.type = API_ENUM,
 		.dflt = "\"INT\"",
@@ -685,7 +686,7 @@ static const struct api_field exec_attach_params[] = {
 		.type = API_ID,
 		.flags = API_REQUIRED | API_POSITIONAL,
 		.names = id_exec,
-		.help = "The command, or the beginning of its id." },
+		.help = "The command: its id or a unique prefix of it." },
 	{ .name = "stdout_offset",
 		.type = API_INT,
 		.dflt = "0",

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The interface as one table (design.md section 4): every method, with its parameters and results as
- * arrays of fields. Validation, look-up and authorisation in the daemon, the CLI's flags and help, the
- * documentation and the checks of tests all read this. No second description exists.
+ * The interface as one table (design.md section 4): every method, with its parameters and results
+ * as arrays of fields. Validation, look-up and authorisation in the daemon, the CLI's flags and
+ * help, the documentation and the tests all read it. No second description exists.
  */
 
 #include "base.h"
@@ -39,20 +39,20 @@ enum {
 	API_NO_MCP = 1 << 6,
 	API_LIVE = 1 << 7, /* an FD that carries live stdio */
 	API_NUL = 1 << 8,
-	API_OPTIONAL = 1 << 9, /* of a result: may be left out */
+	API_OPTIONAL = 1 << 9, /* a result field that may be absent */
 };
 
 struct api_field {
 	const char *name;
 	enum api_type type;
 	unsigned flags;
-	const char *dflt; /* JSON text of the default, NULL: none (null) */
-	int64_t min, max; /* INT: range; STRING/ARRAY: length (max 0 = no limit but the line's) */
+	const char *dflt; /* JSON text of the default; NULL: null */
+	int64_t min, max; /* INT: range; STRING/ARRAY: length (max 0: only the line's limit) */
 	const char *const *names;    /* ENUM: NULL-terminated; ID: the kind */
 	const struct api_field *sub; /* OBJECT, ARRAY */
-	const char *client;          /* how libpyro makes an FD */
+	const char *client;          /* how libpyro creates the descriptor of an FD */
 	const char *cli;             /* other flag names, comma-separated: "cpus", "-m,memory" */
-	int since;                   /* api_version, 0 = 1 */
+	int since;                   /* the API version that added it; 0 means 1 */
 	const char *help;
 };
 /* Field arrays end with {.name = NULL}. */
@@ -91,7 +91,7 @@ struct api_method {
 extern const struct api_method api_methods[];
 extern const size_t api_n_methods;
 
-/* Index into api_methods, -ENOENT. */
+/* Returns an index into api_methods, or -ENOENT. */
 int api_find(const char *method);
 
 /* Indices by symbol: API_M_vm_run, ... */
@@ -104,20 +104,22 @@ enum api_method_index {
 
 /*
  * Checks params (object or NULL) against the fields and returns a new object, owned by the caller,
- * with every field present: defaults filled in, absent ones null. n_fds is how many descriptors the
- * line carries; each must be named by exactly one FD field. Errors: invalid_argument naming field,
- * value and range; an unknown name lists the known ones.
+ * with every field present: a missing one has its default or null. n_fds is the number of
+ * descriptors sent with the line; exactly one FD field must name each. The error is
+ * invalid_argument and names field, value and range; for an unknown name it lists the known ones.
  */
 int api_check_params(const struct api_field *fields, struct json_object *params, size_t n_fds,
 	struct json_object **ret, struct error *err);
 
-/* Checks a result: every field of the table present with its type, nothing else. For tests and debug builds. */
+/* Checks that a result has every field of the table with its type and no other. For tests and debug
+ * builds. */
 int api_check_result(const struct api_field *fields, struct json_object *result, struct error *err);
 
-/* The whole table as an OpenRPC 1.3 document (https://spec.open-rpc.org), what `rpc.discover` answers. */
+/* Returns the table as an OpenRPC 1.3 document (https://spec.open-rpc.org), the result of
+ * `rpc.discover`. */
 int api_openrpc(struct json_object **ret);
 
-/* "vm-" etc. for a kind name as used in names[0] of an API_ID field ("vm", "exec", ...). */
+/* Returns the id prefix ("vm-") of a kind as in names[0] of an API_ID field ("vm", "exec", ...). */
 const char *api_id_prefix(const char *kind);
 
 /* Makes a new id: prefix + 12 random hex digits. ret has room for API_ID_SIZE. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The few helpers behind base.h: clocks, random bytes, whole writes, small files and numbers. Every
- * program of the project links this, the static guest agent too, so it uses libc only, keeps no
- * state and never logs.
+ * Implements base.h: clocks, random bytes, complete writes, small files and numbers. Every program
+ * of the project links this, including the static guest agent, so it uses libc only, keeps no state
+ * and never logs.
  */
 
 #include "proto/base.h"
@@ -15,7 +15,7 @@ static uint64_t clock_usec(clockid_t clock)
 {
 	struct timespec ts;
 
-	/* Both clocks always exist: failure would be a programming error. */
+	/* Both clocks always exist: a failure is a programming error. */
 	if (clock_gettime(clock, &ts) < 0)
 		abort();
 	return (uint64_t)ts.tv_sec * USEC_PER_SEC + (uint64_t)ts.tv_nsec / NSEC_PER_USEC;
@@ -57,7 +57,7 @@ char *str_printf(const char *fmt, ...)
 	return n < 0 ? NULL : s;
 }
 
-/* A single quote itself ends the quotes, stands escaped, and opens them again. */
+/* A single quote within the word becomes '\'': end of quotes, escaped quote, start of quotes. */
 char *shell_quote(const char *word)
 {
 	static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -99,7 +99,8 @@ int write_all(int fd, const void *p, size_t n)
 	return 0;
 }
 
-/* Reads until EOF; one byte more than max tells a file that is too long. */
+/* Reads until EOF; the buffer has room for one byte beyond max to detect a file that is too
+ * long. */
 static int read_to_end(int fd, size_t max, char **ret, size_t *ret_n)
 {
 	_cleanup_free_ char *data = NULL;
@@ -134,7 +135,7 @@ static int read_to_end(int fd, size_t max, char **ret, size_t *ret_n)
 
 int read_file_at(int dir_fd, const char *path, size_t max, char **ret, size_t *ret_n)
 {
-	/* O_NONBLOCK: a FIFO under that name must not make us wait for a writer. */
+	/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
 	_cleanup_close_ int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;

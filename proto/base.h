@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * What every file of the project may use: ownership by cleanup attribute, hand-over by TAKE_*, and
- * a few macros. libc only. An owning local is initialised where it is declared; an empty descriptor
- * is -EBADF, so that a forgotten one fails closed.
+ * Basic helpers for every file of the project: cleanup attributes for owning locals, TAKE_* to hand
+ * a value over, and a few macros. libc only. An owning local is initialised where it is declared;
+ * an empty descriptor is -EBADF, so using it fails.
  */
 
 #include <errno.h>
@@ -31,7 +31,7 @@
 #define NSEC_PER_USEC UINT64_C(1000)
 #define MIB           (UINT64_C(1) << 20)
 
-/* Moves the value out of an owning variable, which is left empty. */
+/* Moves the value out of an owning variable and leaves it empty. */
 #define TAKE_PTR(p) \
 	({ \
 		__typeof__(p) *_pp = &(p); \
@@ -102,18 +102,17 @@ static inline bool startswith(const char *s, const char *prefix)
 uint64_t now_usec(void);
 uint64_t wall_usec(void);
 
-/* Fills the buffer from the kernel's generator; never fails short (aborts if there is none).
- * (base.c) */
+/* Fills the buffer from getrandom(2); aborts on failure. (base.c) */
 void random_bytes(void *ret, size_t n);
 
 /* Allocating printf; NULL when out of memory. (base.c) */
 char *str_printf(const char *fmt, ...) _printf_(1, 2);
 
-/* word as the shell takes it for one word: as it is, or in single quotes; NULL when out of memory.
+/* Quotes word for a POSIX shell, unchanged if it needs no quotes; NULL when out of memory.
  * (base.c) */
 char *shell_quote(const char *word);
 
-/* Writes all n bytes, waiting where a descriptor is blocking; -errno. (base.c) */
+/* Writes all n bytes, blocking if the descriptor is blocking; -errno. (base.c) */
 int write_all(int fd, const void *p, size_t n);
 
 /* Reads a whole small file (at most max bytes) NUL-terminated into *ret; -EFBIG beyond max.

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The growable byte queue and the checked readers and writers of wire messages. Used by everything
- * that reads from a peer, so: the limit of a buf holds for its unread bytes whatever the peer
- * sends, consumed bytes are moved away at a cost paid by their number (never quadratic), and a
- * large buffer that has run empty gives its memory back. Readers never touch a byte beyond their
- * span; after the first failure they yield zeros.
+ * A growable byte queue, and checked readers and writers for wire messages. All input from peers
+ * passes through it, so: a buf never holds more unread bytes than its limit, moving bytes to the
+ * front costs amortised constant time per byte, and a large buffer frees its memory when it becomes
+ * empty. Readers never touch a byte beyond their span; after the first failure they return zeros.
  */
 
 #include "proto/buf.h"
 #include <sys/socket.h>
 
 #define BUF_FIRST  ((size_t)256)
-#define BUF_KEEP   ((size_t)256 * 1024) /* an empty buffer keeps no more than this */
+#define BUF_KEEP   ((size_t)256 * 1024) /* an empty buffer frees a larger allocation */
 #define STR_ABSENT UINT32_MAX
 
 void buf_init(struct buf *b, size_t max)
@@ -61,7 +60,8 @@ uint8_t *buf_reserve(struct buf *b, size_t n)
 	}
 	if (b->data && b->cap - b->end >= n)
 		return b->data + b->end;
-	/* Moving len bytes is paid for by the at least as many that were consumed before them. */
+	/* At least len bytes were consumed since the last move, so the cost per byte is
+	 * constant. */
 	if (b->data && len + n <= b->cap && b->start >= len) {
 		memmove(b->data, b->data + b->start, len);
 		b->start = 0;
@@ -187,7 +187,7 @@ void put_str(struct buf *b, const char *s, int *r)
 		put_bytes(b, s, n, r);
 }
 
-/* The next n bytes of the span, or NULL once it has failed. */
+/* Returns the next n bytes of the span; NULL if there are fewer or an earlier read failed. */
 static const uint8_t *rd_take(struct rd *rd, size_t n)
 {
 	if (rd->failed || n > rd->n) {

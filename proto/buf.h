@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Bytes on their way: a growable buffer with a hard limit, and checked little-endian readers and
- * writers for wire messages. Every reader carries its error, so a parser reads all fields and tests
- * once. Nothing is ever cast from wire bytes.
+ * A growable byte buffer with a hard limit, and checked little-endian readers and writers for wire
+ * messages. A reader keeps its error, so a parser reads all fields and tests once. Wire bytes are
+ * never cast to a struct.
  */
 
 #include "base.h"
@@ -14,7 +14,7 @@ struct buf {
 	size_t start;  /* first unread byte */
 	size_t end;    /* one past the last byte */
 	size_t cap;
-	size_t max; /* never holds more unread bytes than this */
+	size_t max; /* limit of unread bytes */
 };
 
 void buf_init(struct buf *b, size_t max);
@@ -30,20 +30,20 @@ static inline const uint8_t *buf_head(const struct buf *b)
 	return b->data + b->start;
 }
 
-/* Room for n more bytes at the tail: returns a pointer to write to (then buf_commit), or NULL with
+/* Reserves n bytes at the tail: returns a pointer to write to (then call buf_commit), or NULL with
  * errno ENOBUFS (limit) or ENOMEM. */
 uint8_t *buf_reserve(struct buf *b, size_t n);
 void buf_commit(struct buf *b, size_t n);
 int buf_append(struct buf *b, const void *p, size_t n); /* -ENOBUFS, -ENOMEM */
 void buf_consume(struct buf *b, size_t n);              /* n <= buf_len */
 
-/* One write/read round between the buffer and fd. A socket is never waited for whatever its file
- * flags say, any other fd must be non-blocking. Returns bytes moved, 0 at EOF (read) or with
- * nothing to write, -EAGAIN, -ENOBUFS (read into a full buffer), -errno. */
+/* Does one write or read between the buffer and fd. Never blocks on a socket (MSG_DONTWAIT); any
+ * other fd must be non-blocking. Returns the number of bytes, 0 at EOF (read) or with nothing to
+ * write, -EAGAIN, -ENOBUFS (read into a full buffer), -errno. */
 ssize_t buf_write_fd(struct buf *b, int fd);
 ssize_t buf_read_fd(struct buf *b, int fd, size_t max);
 
-/* Writers: append to a buf; the first failure sticks in *r (keep it 0 at the start). */
+/* Writers: append to a buf. *r is 0 at the start and keeps the first failure. */
 void put_u8(struct buf *b, uint8_t v, int *r);
 void put_u16(struct buf *b, uint16_t v, int *r);
 void put_u32(struct buf *b, uint32_t v, int *r);
@@ -64,5 +64,5 @@ uint64_t get_u64(struct rd *rd);
 void get_bytes(struct rd *rd, void *ret, size_t n);
 /* A string of at most max bytes without NUL; *ret is owned by the caller, NULL when absent. */
 int get_str(struct rd *rd, size_t max, char **ret);
-/* 0 if everything was read well and nothing is left, else -EBADMSG. */
+/* Returns 0 if no read failed and no byte is left, else -EBADMSG. */
 int rd_done(const struct rd *rd);

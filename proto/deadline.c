@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Deadlines of a test build: the table, changed by PYRO_DEADLINES when the first of them is asked for. Compiled only into
- * builds with crash points. What must stay true: a deadline does not change once a process has asked for any.
+ * Deadlines of a test build: the table, overridden from PYRO_DEADLINES at the first call. Compiled
+ * only into builds with crash points. What must stay true: a deadline never changes after the first
+ * call.
  */
 #include "proto/deadline.h"
 
@@ -27,7 +28,7 @@ static void set(const char *name, size_t length, const char *value)
 			table[i].usec = msec * USEC_PER_MSEC;
 			return;
 		}
-	fprintf(stderr, "PYRO_DEADLINES: %s: not a deadline and its milliseconds\n", name);
+	fprintf(stderr, "PYRO_DEADLINES: %s: not NAME=MILLISECONDS\n", name);
 	abort();
 }
 

@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * How long pyro waits for a guest, a VMM or a caller before it goes on without: one row a deadline, with its name, its
- * seconds and what it bounds. A test build (-Dcrash_points, as daemon/crash.h) takes others from PYRO_DEADLINES, names and
- * milliseconds ("boot=2000,grace=500"), so that no test sits one out; in all other builds the table is all there is.
+ * How long pyro waits for a guest, a VMM or a caller: one row per deadline, with its name, its
+ * seconds and what it bounds. A test build (-Dcrash_points, see daemon/crash.h) overrides them from
+ * PYRO_DEADLINES, names and milliseconds ("boot=2000,grace=500"), so that no test waits for the
+ * full time; other builds have the table only.
  */
 
 #include "proto/base.h"
@@ -15,17 +16,17 @@
 	X(STOP, stop, 30)       /* from the request to the end of the guest */ \
 	X(VMM_ANSWER, vmm, 10)  /* the VMM's answer to one request while it starts */ \
 	X(VMM_END, vmm_end, 30) /* from SIGKILL to the end of the VMM's process */ \
-	/* A VMM that does not as it is told, or says what is not so; a stop under disk writes takes over a second. */ \
+	/* Until a VMM confirms a pause, or stops reporting a full disk that is not full. */ \
 	X(PAUSE, pause, 30) \
 	X(ADOPT, adopt, 15) /* the first answer of the agent in a machine of a previous daemon */ \
-	X(ADOPT_CALL, adopt_call, 5) /* a call that needs the guest waits for that */ \
+	X(ADOPT_CALL, adopt_call, 5) /* how long a call that needs the guest waits for ADOPT */ \
 	X(STARTED, started, 60)      /* START to STARTED, with the login environment */ \
-	X(DRAIN, drain, 30)          /* EXIT seen, bytes missing though the guest may send them */ \
-	X(LATE, late, 30)            /* the guest's own timeout did not end the command */ \
-	X(GRACE, grace, 10)          /* a one-shot whose caller is gone */ \
+	X(DRAIN, drain, 30)          /* EXIT arrived, output is still missing */ \
+	X(LATE, late, 30)            /* the guest did not enforce a command's timeout */ \
+	X(GRACE, grace, 10)          /* before a one-shot whose caller disconnected is deleted */ \
 	X(STALL, stall, 30)          /* a client that reads nothing */ \
 	X(REPORT, report, 10)        /* between two reports of a job that shows no progress */ \
-	X(REDIAL, redial, 10)        /* pyro run, for a daemon that is gone to be there again */
+	X(REDIAL, redial, 10)        /* pyro run reconnects to a restarted daemon */
 
 enum deadline {
 #define X(symbol, name, seconds) DEADLINE_##symbol,
@@ -35,7 +36,8 @@ enum deadline {
 };
 
 #ifdef PYRO_CRASH_POINTS
-/* From any thread. A setting that names no deadline ends the process: a test of it would prove nothing. */
+/* Callable from any thread. An unknown name in PYRO_DEADLINES aborts: such a test would prove
+ * nothing. */
 uint64_t deadline_usec(enum deadline d);
 #else
 static inline uint64_t deadline_usec(enum deadline d)

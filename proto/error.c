@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The error value that a person or a client reads. The table of codes is ERROR_CODES in error.h;
- * this file gives names, errnos and the operations on a value. The first error set wins: callers up
- * the stack add a prefix or a missing fix, never another message. Running out of memory costs the
- * texts, never the code.
+ * The error value that a person or a client reads: names and errnos of the codes (ERROR_CODES in
+ * error.h) and the operations on a value. The first error set wins: callers up the stack add a
+ * prefix or a missing fix, never another message. Out of memory, an error loses its texts but keeps
+ * its code.
  */
 
 #include "proto/error.h"
@@ -67,8 +67,8 @@ const char *error_errno_fix(int r)
 	case EAGAIN:
 		return "raise the limit of processes: TasksMax= of the service, ulimit -u in a shell";
 	case EACCES:
-	case EPERM: return "give the user that runs this the right to it";
-	case EOPNOTSUPP: return "put it on a file system that can do this";
+	case EPERM: return "give the user that runs this permission to access it";
+	case EOPNOTSUPP: return "put it on a file system that supports this";
 	default: return NULL;
 	}
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Descriptors beside bytes on a UNIX stream socket: the daemon's connections, libpyro and the
- * launch socket use it. Whatever a peer sends, each descriptor the kernel gave us is either in the
- * queue or closed, and no call waits.
+ * Passes descriptors with bytes on a UNIX stream socket, for the daemon's connections, libpyro and
+ * the launch socket. What must stay true: each received descriptor is either in the queue or
+ * closed, whatever the peer sends, and no call blocks.
  */
 
 #include "proto/fdpass.h"

@@ -2,10 +2,10 @@
 #pragma once
 
 /*
- * Descriptors beside bytes on a UNIX stream socket (mcp.md section 13). A line that owns
- * descriptors says how many ("fds": n) and is sent with them in one sendmsg; the receiver queues
- * descriptors in order of arrival and a line takes its n from the queue. What is missing or left
- * over is an error that ends the connection.
+ * Passing of descriptors on a UNIX stream socket (mcp.md section 13). A line with descriptors gives
+ * their number ("fds": n) and is sent with them in one sendmsg; the receiver queues descriptors in
+ * order of arrival and a line takes its n from the queue. Missing or surplus descriptors are an
+ * error that ends the connection.
  */
 
 #include "base.h"
@@ -20,13 +20,13 @@ struct fd_queue {
 void fd_queue_init(struct fd_queue *q);
 void fd_queue_done(struct fd_queue *q); /* closes all */
 
-/* Takes the first n; -ENOENT when there are fewer (none is taken then). */
+/* Takes the first n; -ENOENT, taking none, if there are fewer. */
 int fd_queue_take(struct fd_queue *q, size_t n, int *ret_fds);
 
 /*
- * One recvmsg into the buffer's tail and the queue, close-on-exec, without waiting. Returns bytes,
- * 0 at EOF, -EAGAIN, -ETOOMANYREFS when more descriptors came than the queue holds or control data
- * was cut (all surplus closed), -errno.
+ * Does one non-blocking recvmsg into the buffer's tail and the queue (descriptors close-on-exec).
+ * Returns the number of bytes, 0 at EOF, -EAGAIN, -ETOOMANYREFS if more descriptors arrived than
+ * the queue holds or control data was truncated (the surplus is closed), -errno.
  */
 ssize_t fd_recv(int sock, struct buf *b, size_t max, struct fd_queue *q);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What this host can do and where things lie by default, read from the kernel and from files in
- * /etc, without any library and without NSS. The daemon, the launcher and `pyro doctor` ask; all
- * get the same answer, so daemon and client agree on a socket without talking. Nothing here is
- * changed on the host but a VM that is created and closed again to see whether KVM works.
+ * Capabilities and default paths of this host, read from the kernel and from files in /etc, without
+ * libraries or NSS. The daemon, the launcher and `pyro doctor` call it and get the same answer, so
+ * daemon and client agree on the socket's path without talking. It changes nothing on the host; it
+ * only creates and closes one VM to see whether KVM works.
  */
 
 #include "proto/host.h"
@@ -20,7 +20,7 @@
 #include <x86intrin.h>
 #endif
 
-#define SUBID_FIRST  100000                    /* as useradd has it */
+#define SUBID_FIRST  100000                    /* SUB_UID_MIN of useradd */
 #define TABLE_MAX    ((size_t)4 * 1024 * 1024) /* of /etc/passwd, /etc/subuid */
 #define MEMINFO_MAX  ((size_t)64 * 1024)
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,11 +45,12 @@ bool host_cpu_virtualization(void)
 
 #endif
 
-/* Making a virtual machine and ending it again takes the kernel some 20 ms on a busy host, and the daemon asks
- * before each boot: what /dev/kvm did once it does until it is another one, or another's. */
+/* Creating and closing a VM takes the kernel some 20 ms on a busy host, and the daemon probes
+ * before each boot. So success is cached until /dev/kvm is replaced or its owner or mode
+ * changes. */
 static int try_kvm_vm(int kvm)
 {
-	static struct stat good; /* the device that has made one */
+	static struct stat good; /* the device that last created a VM */
 	struct stat st;
 	if (fstat(kvm, &st) < 0)
 		return -errno;
@@ -65,8 +66,8 @@ static int try_kvm_vm(int kvm)
 }
 
 /*
- * KVM without VMX and SVM exists: the PVM back-end (kvm_pvm, seen in cloud sandboxes) opens,
- * answers and creates VMs, but runs only kernels made for it; a stock one hangs before its first
+ * KVM exists without VMX and SVM: the PVM back-end (kvm_pvm, seen in cloud sandboxes) answers and
+ * creates VMs, but runs only kernels built for it; a stock kernel hangs before its first console
  * line.
  */
 static int try_kvm(void)
@@ -101,8 +102,8 @@ struct tsc_sample {
 	uint64_t tsc, nsec;
 };
 
-/* One moment on both clocks: the tightest of some tries, since anything may come between two
- * readings. */
+/* Reads both clocks at one moment: takes the try with the shortest interval, since an interrupt may
+ * come between two readings. */
 static struct tsc_sample tsc_sample(void)
 {
 	struct tsc_sample best = { 0 };
@@ -136,7 +137,7 @@ static uint32_t tsc_measure(void)
 	uint64_t enough = a.nsec + HOST_TSC_USEC * 1000;
 	struct timespec wait = { 0 };
 
-	/* Time itself is what is waited for here; a wait cut short by a signal is made up for. */
+	/* The measurement needs elapsed time, so it sleeps; a signal does not shorten the sleep. */
 	if (b.nsec < enough) {
 		wait.tv_nsec = (long)(enough - b.nsec);
 		while (clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, &wait) == EINTR)
@@ -163,8 +164,8 @@ static uint32_t tsc_measure(void)
 
 uint32_t host_tsc_khz(void)
 {
-	/* The rate is a constant of the hardware: kept, so that only the first machine pays for it.
-	 */
+	/* The rate is a constant of the hardware: cached, so that only the first machine waits for
+	 * it. */
 	static _Atomic uint32_t cached;
 	uint32_t khz = atomic_load(&cached);
 
@@ -181,12 +182,12 @@ unsigned host_cpu_count(void)
 
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		return (unsigned)CPU_COUNT(&set);
-	/* More CPUs than the set has room for. */
+	/* It fails if the host has more CPUs than cpu_set_t has bits. */
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
 	return n > 0 ? (unsigned)n : 1;
 }
 
-/* "MemTotal:  16315548 kB" in MiB; 0 when it cannot be read. */
+/* Parses a line such as "MemTotal: 16315548 kB" and returns MiB; 0 on failure. */
 static uint64_t meminfo_mib(const char *key)
 {
 	_cleanup_free_ char *text = NULL;
@@ -233,7 +234,8 @@ int host_find_program(const char *name, char **ret)
 		if (!path)
 			return -ENOMEM;
 		at += n;
-		/* The working directory of a daemon means nothing. */
+		/* Relative and empty entries are skipped: the daemon's working directory is
+		 * arbitrary. */
 		if (path[0] == '/' && n > 0 && is_program(path)) {
 			*ret = TAKE_PTR(path);
 			return 0;
@@ -242,7 +244,7 @@ int host_find_program(const char *name, char **ret)
 	return -ENOENT;
 }
 
-/* Splits the line at the colons; returns how many fields it has, n + 1 when more than n. */
+/* Splits the line at colons; returns the number of fields, n + 1 if more than n. */
 static size_t split_fields(char *line, char **fields, size_t n)
 {
 	size_t k = 0;
@@ -252,7 +254,7 @@ static size_t split_fields(char *line, char **fields, size_t n)
 	return line ? n + 1 : k;
 }
 
-/* A field of the line of file whose third is id; -ENOENT. */
+/* Returns a field of the line of file whose third field is id; -ENOENT. */
 static int table_field(const char *file, size_t n_fields, uint64_t id, size_t field, char **ret)
 {
 	_cleanup_free_ char *text = NULL;
@@ -273,7 +275,7 @@ static int table_field(const char *file, size_t n_fields, uint64_t id, size_t fi
 	return -ENOENT;
 }
 
-/* Of the uid's line in /etc/passwd: 0 name, 5 home. */
+/* Returns a field of the uid's line in /etc/passwd: 0 name, 5 home. */
 static int passwd_field(uid_t uid, size_t field, char **ret)
 {
 	return table_field("/etc/passwd", 6, uid, field, ret);
@@ -313,7 +315,7 @@ int host_subid(
 			parse_u64(fields[1], 0, UINT32_MAX, &start) < 0 ||
 			parse_u64(fields[2], 1, UINT32_MAX, &count) < 0)
 			continue;
-		/* Ids are 32 bits and the highest is none. */
+		/* UINT32_MAX is not a valid id. */
 		if (count < min_count || start + count > UINT32_MAX)
 			continue;
 		*ret_start = start;
@@ -328,7 +330,7 @@ int host_user_name(uid_t uid, char **ret)
 	return passwd_field(uid, 0, ret);
 }
 
-/* The first id above all ranges of file, at least *end; an absent file has none. */
+/* Raises *end to the first id above all ranges of file; an absent file has no ranges. */
 static int subid_end(const char *file, uint64_t *end)
 {
 	_cleanup_free_ char *text = NULL;
@@ -368,7 +370,7 @@ int host_subid_command(uid_t uid, uint64_t count, char **ret)
 	return *ret ? 0 : -ENOMEM;
 }
 
-/* Of the file system that holds path, or its nearest parent. */
+/* Calls statvfs on path, or on its nearest parent that exists. */
 static int file_system(const char *path, struct statvfs *ret)
 {
 	if (path[0] != '/')
@@ -418,7 +420,8 @@ int host_free_inodes(const char *path, uint64_t *ret)
 	return 0;
 }
 
-/* Nothing can be said of what does not exist or cannot be looked at: to use it fails, and says why. */
+/* A path that does not exist or cannot be examined counts as ours: using it fails with its own
+ * error. */
 static bool owner_is_ours(const char *path)
 {
 	struct stat link, st;
@@ -452,7 +455,8 @@ static bool is_foreign_link(const char *path)
 
 	if (lstat(path, &st) < 0 || !S_ISLNK(st.st_mode) || st.st_uid == 0 || st.st_uid == getuid())
 		return false;
-	/* In a user namespace that root is not in, its files are those of whoever owns the root directory. */
+	/* In a user namespace without a mapping for root, root's files have the owner of the root
+	 * directory. */
 	return stat("/", &root) < 0 || st.st_uid != root.st_uid;
 }
 
@@ -471,7 +475,7 @@ bool host_has_foreign_link(const char *path)
 	return is_foreign_link(copy);
 }
 
-/* home/below, if that is a place of the caller's; -EPERM. */
+/* Returns home/below; -EPERM if a folder on the way belongs to another user. */
 static int place_in_home(const char *home, const char *below, char **ret)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", streq(home, "/") ? "" : home, below);
@@ -485,8 +489,9 @@ static int place_in_home(const char *home, const char *below, char **ret)
 }
 
 /*
- * Below the caller's home: HOME, else what /etc/passwd says. HOME outlives su(1) and sudo(8) with some of their options, and
- * may be a folder in which everybody can write: a daemon that another user runs there is not the caller's.
+ * Returns a path below the caller's home: HOME, else the one in /etc/passwd. HOME survives su(1)
+ * and sudo(8) with some options and may be writable for others: another user's daemon there must
+ * not be taken for the caller's.
  */
 static int home_path(const char *below, char **ret)
 {
@@ -531,8 +536,8 @@ int host_runtime_dir(bool system, uid_t uid, char **ret)
 	run = str_printf("/run/user/%u", uid);
 	if (!run)
 		return -ENOMEM;
-	/* Without logind there is no such directory and a user cannot make it: below the state
-	 * then. */
+	/* Without logind the directory does not exist and a user cannot create it: use the state
+	 * directory. */
 	if (uid == getuid() && (stat(run, &st) < 0 || st.st_uid != uid))
 		return home_path(".local/state/pyro/run", ret);
 	*ret = str_printf("%s/pyro", run);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The strict RFC 8259 scanner that everything from outside passes before json-c sees it. Called by
- * json_parse; a fuzz target of its own. What must stay true: one pass, no recursion (the depth is
- * a counter and a stack of bounded size), memory bounded by the text itself, and acceptance a
- * subset of what every correct parser accepts with the same meaning. Stricter than the RFC on
- * purpose: duplicate keys, NUL in keys, lone surrogates, integers beyond +-(2^53-1), numbers of
- * more than 128 characters and doubles that are not finite are refused.
+ * A strict RFC 8259 scanner that all JSON from outside passes before json-c sees it. Called by
+ * json_parse; has its own fuzz target. What must stay true: one pass, no recursion (a bounded stack
+ * holds the open levels), memory bounded by the length of the text, and every accepted text has the
+ * same meaning in every correct parser. Stricter than the RFC by intent: duplicate keys, NUL in
+ * keys, lone surrogates, integers beyond +-(2^53-1), numbers of more than 128 characters and
+ * doubles that are not finite are refused.
  */
 
 #include "proto/json.h"
@@ -26,8 +26,8 @@ struct key {
 
 struct level {
 	bool object;
-	size_t first_key;   /* in keys */
-	size_t first_arena; /* in arena */
+	size_t first_key;   /* index into keys */
+	size_t first_arena; /* index into arena */
 };
 
 struct scan {
@@ -80,7 +80,8 @@ static void skip_space(struct scan *s)
 	}
 }
 
-/* How many of the bytes from p on are printable ASCII that ends no string and begins no escape: most of what there is. */
+/* Counts the leading bytes of p that are printable ASCII without quote and backslash, the most
+ * common ones. */
 static size_t plain_run(const uint8_t *p, size_t n)
 {
 	size_t i = 0;
@@ -179,7 +180,7 @@ static size_t utf8_put(uint32_t c, uint8_t ret[4])
 	return 4;
 }
 
-/* After "\u": one code point, from one escape or a pair of surrogates. */
+/* Scans one code point after "\u": one escape, or a pair of surrogates. */
 static bool scan_unicode(struct scan *s, uint32_t *ret)
 {
 	size_t at = s->i - 2;
@@ -202,7 +203,7 @@ static bool scan_unicode(struct scan *s, uint32_t *ret)
 	return true;
 }
 
-/* After the backslash. key: the decoded bytes go to the arena. */
+/* Scans an escape after its backslash. key: the decoded bytes go to the arena. */
 static bool scan_escape(struct scan *s, bool key)
 {
 	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
@@ -227,7 +228,7 @@ static bool scan_escape(struct scan *s, bool key)
 	return !key || arena_add(s, bytes, n);
 }
 
-/* A string, at its opening quote. */
+/* Scans a string from its opening quote. */
 static bool scan_string(struct scan *s, bool key)
 {
 	s->i++;
@@ -336,8 +337,8 @@ static int key_compare(const void *a, const void *b, void *arena)
 	return c != 0 ? c : (x->length > y->length) - (x->length < y->length);
 }
 
-/* At the end of an object: no two of its keys are the same after decoding. Sorting keeps a hostile
- * object at n log n. */
+/* Checks at the end of an object that no two keys are equal after decoding. Sorting bounds the cost
+ * of a hostile object to n log n. */
 static bool keys_unique(struct scan *s, const struct level *l)
 {
 	size_t n = s->n_keys - l->first_key;
@@ -354,7 +355,7 @@ static bool keys_unique(struct scan *s, const struct level *l)
 	return true;
 }
 
-/* A key and its colon. */
+/* Scans a key and its colon. */
 static bool scan_key(struct scan *s)
 {
 	skip_space(s);
@@ -386,7 +387,7 @@ static bool open_level(struct scan *s, bool object)
 	return true;
 }
 
-/* Closes the innermost level when its bracket is next. */
+/* Closes the innermost level if its bracket is next. */
 static bool try_close(struct scan *s, bool *ret_closed)
 {
 	const struct level *l = &s->levels[s->depth - 1];
@@ -401,7 +402,7 @@ static bool try_close(struct scan *s, bool *ret_closed)
 	return true;
 }
 
-/* The beginning of a value; ret_open: a non-empty object or array was entered, its first value
+/* Scans the start of a value; ret_open: a non-empty object or array was entered and its first value
  * is next. */
 static bool scan_value(struct scan *s, bool *ret_open)
 {
@@ -429,7 +430,8 @@ static bool scan_value(struct scan *s, bool *ret_open)
 	return closed || c == '[' || scan_key(s);
 }
 
-/* After a value: closes what ends here; ret_more: a comma was read and another value follows. */
+/* Scans what follows a value and closes the levels that end here; ret_more: a comma was read and a
+ * value follows. */
 static bool scan_after(struct scan *s, bool *ret_more)
 {
 	*ret_more = false;

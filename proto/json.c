@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSON from strangers: what json-c is handed and what we hand out. Called by the daemon's
- * dispatcher, by libpyro for replies, and wherever we read our own files. What must stay true:
- * nothing reaches the parser that json_parse's scan has not passed (json-scan.c); the getters
- * never coerce; the JSON-RPC error object is made here and nowhere else, so that every client sees
- * the same members.
+ * Parses JSON from outside and builds JSON for replies. Called by the daemon's dispatcher, by
+ * libpyro for replies, and wherever pyro reads its own files. What must stay true: json-c sees only
+ * text that json_scan has accepted (json-scan.c); the getters never coerce; the JSON-RPC error
+ * object is made here and nowhere else, so that every client sees the same members.
  */
 
 #include "proto/json.h"
@@ -21,15 +20,16 @@ const struct json_limits json_limits_request = {
 	.max_values = LIMIT_JSON_VALUES,
 };
 
-/* A reply lists what the daemon holds: bounded by its size; the number of values only follows
- * that. */
+/* A reply may be a long list: its size bounds it, and the number of values follows from the
+ * size. */
 const struct json_limits json_limits_reply = {
 	.max_bytes = LIMIT_REPLY_BYTES,
 	.max_depth = LIMIT_JSON_DEPTH,
 	.max_values = LIMIT_REPLY_BYTES / 2,
 };
 
-/* json-c's parser and its stack, which is kept from text to text: making one costs as much as parsing a request. */
+/* json-c's parser and its stack, reused for each text: creating one costs as much as parsing a
+ * request. */
 struct json_parser {
 	const struct json_limits *limits; /* borrowed: static */
 	json_tokener *tok;                /* owned */
@@ -49,11 +49,12 @@ int json_parser_new(const struct json_limits *limits, struct json_parser **ret)
 	if (!p)
 		return -ENOMEM;
 	p->limits = limits;
-	/* json-c counts scalars as a level of their own; the scan has bounded the depth already. */
+	/* json-c counts a scalar as a level; json_scan has bounded the depth already. */
 	p->tok = json_tokener_new_ex((int)limits->max_depth + 2);
 	if (!p->tok)
 		return -ENOMEM;
-	/* Not JSON_TOKENER_STRICT: the scan is stricter, and json-c 0.18 then refuses every character beyond ASCII. */
+	/* Not JSON_TOKENER_STRICT: json_scan is stricter, and with the flag json-c 0.18 refuses all
+	 * non-ASCII text. */
 	*ret = TAKE_PTR(p);
 	return 0;
 }
@@ -65,7 +66,7 @@ int json_parser_run(
 	if (r < 0)
 		return r;
 
-	json_tokener_reset(p->tok); /* whatever state the last text left */
+	json_tokener_reset(p->tok); /* the last text may have left an error state */
 	_cleanup_json_ json_object *o = json_tokener_parse_ex(p->tok, text, (int)n);
 	enum json_tokener_error e = json_tokener_get_error(p->tok);
 	if (e == json_tokener_continue) { /* a bare number ends only at the NUL */
@@ -134,7 +135,7 @@ int json_add(json_object *o, const char *key, json_object *val)
 	return 0;
 }
 
-/* A new value that could not be made is out of memory, never a silent null. */
+/* Adds a new value; NULL means that it could not be allocated, not JSON's null. */
 static int add_new(json_object *o, const char *key, json_object *val)
 {
 	if (!val)
@@ -166,7 +167,7 @@ int json_add_bool(json_object *o, const char *key, bool val)
 	return add_new(o, key, json_object_new_boolean(val));
 }
 
-/* v in n decimal digits, and what follows them. */
+/* Writes v in n decimal digits, then after; returns the end. */
 static char *put_digits(char *p, int v, int n, char after)
 {
 	for (int i = n - 1; i >= 0; i--, v /= 10)
@@ -175,7 +176,7 @@ static char *put_digits(char *p, int v, int n, char after)
 	return p + n + 1;
 }
 
-/* By hand: two of them by strftime were a twentieth of all that a vm.status costs. */
+/* Formats by hand: two calls of strftime took a twentieth of the time of a vm.status. */
 int json_add_time(json_object *o, const char *key, uint64_t wall)
 {
 	if (wall == 0)
@@ -194,7 +195,7 @@ int json_add_time(json_object *o, const char *key, uint64_t wall)
 	return add_new(o, key, json_object_new_string_len(text, (int)(p - text)));
 }
 
-/* Texts of errors quote paths, guests and tools: a byte that is no UTF-8 must not cost the whole reply. */
+/* Error texts quote paths, guests and tools: an invalid UTF-8 byte must not make the reply fail. */
 static int add_text(json_object *o, const char *key, const char *val)
 {
 	if (!val || json_utf8_valid(val, strlen(val)))
@@ -244,7 +245,7 @@ json_object *json_error_object(const struct error *err)
 	return json_error_object_as(err, json_error_number(err->code));
 }
 
-/* The member's text, or NULL when it is absent, null or no string: an error reply is read
+/* Returns the member's text; NULL if it is absent, null or not a string: an error reply is read
  * leniently. */
 static const char *text_of(json_object *o, const char *key)
 {
@@ -264,7 +265,7 @@ int json_error_parse(json_object *o, struct error *ret)
 		return -EBADMSG;
 	enum error_code code = ERROR_INTERNAL;
 	if (name && error_code_from_name(name, &code) < 0)
-		code = ERROR_INTERNAL; /* a code of a newer daemon */
+		code = ERROR_INTERNAL; /* an unknown code comes from a newer daemon */
 	(void)error_set(ret, code, text_of(data, "cause"), text_of(data, "fix"), "%s", message);
 	return 0;
 }

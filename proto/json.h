@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * JSON from strangers. json_scan is a strict RFC 8259 scanner that runs before json-c, which alone
- * would accept duplicate keys, NaN, single quotes, raw control bytes, overlong UTF-8 and saturated
- * integers (reliability.md section 7). The getters check the type and never coerce.
+ * JSON from outside. json_scan is a strict RFC 8259 scanner that runs before json-c, which by
+ * itself accepts duplicate keys, NaN, single quotes, raw control bytes, overlong UTF-8 and
+ * saturated integers (reliability.md section 7). The getters check the type and never coerce.
  */
 
 #include "base.h"
@@ -30,7 +30,7 @@ int json_scan(const char *p, size_t n, const struct json_limits *limits, struct 
 /* True if the bytes are strict UTF-8 (no overlong forms, no surrogates). */
 bool json_utf8_valid(const void *text, size_t n);
 
-/* For whoever parses text after text within the same limits. */
+/* A reusable parser for many texts with the same limits. */
 struct json_parser;
 int json_parser_new(const struct json_limits *limits /* static */, struct json_parser **ret);
 struct json_parser *json_parser_free(struct json_parser *p);
@@ -38,7 +38,7 @@ DEFINE_CLEANUP(struct json_parser *, json_parser_free)
 /* Scans, then parses. *ret is owned by the caller. */
 int json_parser_run(
 	struct json_parser *p, const char *text, size_t n, json_object **ret, struct error *err);
-/* The same, once. */
+/* The same with a parser for this text alone. */
 int json_parse(const char *p, size_t n, const struct json_limits *limits, json_object **ret,
 	struct error *err);
 
@@ -56,7 +56,7 @@ int64_t json_get_int(json_object *o, const char *key, int64_t dflt);
 bool json_get_bool(json_object *o, const char *key, bool dflt);
 json_object *json_get(json_object *o, const char *key); /* NULL when absent or null; borrowed */
 
-/* Adders that take over val; abort only on out of memory being impossible to report: -ENOMEM. */
+/* Adders: take ownership of val, also on failure; -ENOMEM. */
 int json_add(json_object *o, const char *key, json_object *val /* owned, may be NULL = null */);
 int json_add_str(json_object *o, const char *key, const char *val /* NULL = null */);
 int json_add_strn(json_object *o, const char *key, const char *val, size_t n);
@@ -64,7 +64,7 @@ int json_add_int(json_object *o, const char *key, int64_t val);
 int json_add_bool(json_object *o, const char *key, bool val);
 int json_add_time(json_object *o, const char *key, uint64_t wall_usec); /* 0 = null */
 
-/* JSON-RPC's own numbers. */
+/* Error numbers of JSON-RPC 2.0. */
 enum {
 	JSON_RPC_PARSE_ERROR = -32700,
 	JSON_RPC_INVALID_REQUEST = -32600,
@@ -74,12 +74,11 @@ enum {
 };
 
 /* The error object of contract.md section 4: {code, message, data:{code, cause, fix, retryable}};
- * the one place that makes it. code is the JSON-RPC number json_error_number has for it. */
+ * code is the JSON-RPC number from json_error_number. */
 json_object *json_error_object(const struct error *err);
 /* -32602 for usage and invalid_argument, else -32000. */
 int json_error_number(enum error_code code);
-/* The same with a number of its own, for what fails before a call exists. NULL when out of
- * memory. */
+/* The same with a given number, for a failure before a call exists. NULL when out of memory. */
 json_object *json_error_object_as(const struct error *err, int number);
-/* Back from such an object (client side). */
+/* Parses such an object into ret (in the client). */
 int json_error_parse(json_object *o, struct error *ret);

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Every bound on what a peer can make us hold, in one place. Sizes are bytes, times microseconds
+ * Every limit on what a peer can make a program of pyro hold. Sizes are bytes, times microseconds
  * unless the name says otherwise. design.md sections 5, 6 and reliability.md give the reasons.
  */
 
@@ -17,16 +17,16 @@
 #define LIMIT_JSON_DEPTH        32
 #define LIMIT_JSON_VALUES       10000
 #define LIMIT_FDS_PER_LINE      4
-#define LIMIT_FDS_RECEIVE       253 /* SCM_MAX_FD: room for all the kernel may pass */
-#define LIMIT_FDS_WAITING       16  /* descriptors of a connection no line has taken yet */
-#define LIMIT_RECEIVERS         64  /* processes that take descriptors, one a uid */
-#define LIMIT_RECEIVERS_ACCOUNT 4   /* of the uids of one account; root is beyond both */
+#define LIMIT_FDS_RECEIVE       253 /* SCM_MAX_FD: the most the kernel passes at once */
+#define LIMIT_FDS_WAITING       16  /* descriptors received and not yet taken by a line */
+#define LIMIT_RECEIVERS         64  /* processes that receive descriptors, one per uid */
+#define LIMIT_RECEIVERS_ACCOUNT 4   /* of these per account; root is exempt from both */
 #define LIMIT_CONN_OUT_BYTES    (8 * 1024 * 1024) /* queued for a client that does not read */
 
 /* Agent stream */
 #define FRAME_PAYLOAD_MAX        (32 * 1024)
 #define LIMIT_MESSAGE_BYTES      (512 * 1024) /* one message sent as several frames */
-#define STREAM_WINDOW            (256 * 1024) /* ring in the agent: the ring is the window */
+#define STREAM_WINDOW            (256 * 1024) /* the agent's ring buffer and flow-control window */
 #define LIMIT_AGENT_EXECS        64           /* execs an agent holds at once */
 #define LIMIT_LINK_CONTROL_BYTES (256 * 1024) /* control frames queued towards a guest */
 
@@ -48,7 +48,7 @@
 #define TIMEOUT_SECONDS_MAX 86400
 
 /* Machines */
-#define LIMIT_RUNS_WAITING 64 /* vm.run calls of a uid that have no machine: pulling, or draining */
+#define LIMIT_RUNS_WAITING 64 /* per uid: vm.run calls without a machine (pulling, draining) */
 
 /* Environment images (reliability.md section 6) */
 #define LIMIT_IMAGE_ENTRIES    2000000
@@ -56,8 +56,8 @@
 #define LIMIT_IMAGE_PATH       4096
 #define LIMIT_IMAGE_NAME       255
 #define LIMIT_IMAGE_DEPTH      256
-#define LIMIT_IMAGE_XATTR      (64 * 1024)  /* of one entry: names, values and 16 bytes for each */
-#define LIMIT_IMAGE_WALK       (1ULL << 30) /* bytes of paths and links followed, over all entries */
-#define LIMIT_IMAGE_RATIO      200          /* what a compressed archive may unpack to, */
-#define LIMIT_IMAGE_RATIO_FROM (64ULL << 20) /* beyond this */
+#define LIMIT_IMAGE_XATTR      (64 * 1024)   /* of one entry: names, values and 16 bytes for each */
+#define LIMIT_IMAGE_WALK       (1ULL << 30)  /* path and link bytes followed for all entries */
+#define LIMIT_IMAGE_RATIO      200           /* unpacked size over compressed size, */
+#define LIMIT_IMAGE_RATIO_FROM (64ULL << 20) /* checked above this size */
 #define LIMIT_VMLINUX_BYTES    (256 * 1024 * 1024)

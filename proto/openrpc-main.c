@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints the interface table as an OpenRPC document: openrpc.json, which is installed, so that a client can be
- * written or generated without a daemon. Run by the build only.
+ * Prints the interface table as an OpenRPC document, installed as openrpc.json, so that a client
+ * can be written or generated without a daemon. Run by the build only.
  */
 
 #include "proto/api.h"

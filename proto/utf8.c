@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The one decoder of UTF-8: for the scanner of JSON, the escaping of log lines and terminal text, the
- * output kept for replies and the texts of errors, which all read bytes of strangers. What must stay true:
- * exactly the well-formed sequences of RFC 3629 are accepted, and no byte beyond n is looked at.
+ * The only UTF-8 decoder, used for untrusted bytes: JSON, log lines, terminal text, the output kept
+ * for replies and error texts. What must stay true: it accepts exactly the well-formed sequences of
+ * RFC 3629 and reads no byte beyond n.
  */
 
 #include "proto/utf8.h"
@@ -63,7 +63,7 @@ char *utf8_repair(const char *text)
 	return copy;
 }
 
-/* Optimal string alignment. */
+/* Optimal string alignment distance (restricted Damerau-Levenshtein). */
 size_t text_distance(const char *a, const char *b)
 {
 	enum { WORD_MAX_BYTES = 64 };
