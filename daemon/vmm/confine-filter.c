@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The filter of system calls that a VMM begins with; QEMU adds one of its own. Called by confine.c, last. It names what no
- * VMM needs and an attacker would use: other families of sockets than AF_UNIX, other processes, parts of the kernel
- * that are large and new, namespaces, mounts, keys. Must stay true: everything else is allowed, so that the next
- * QEMU and libc run; what fails does so as in a kernel that lacks it, never by a signal.
+ * The seccomp filter a VMM starts with; QEMU adds its own. Called by confine.c as its last step. It
+ * denies calls that no VMM needs and an attacker would use: socket families other than AF_UNIX,
+ * other processes, large and new parts of the kernel, namespaces, mounts, keys. What must stay
+ * true: everything else is allowed, so that future versions of QEMU and libc run; a denied call
+ * fails with an errno as on a kernel without it, never by a signal.
  */
 #include "daemon/vmm/confine.h"
 
@@ -17,7 +18,8 @@
 
 #include "daemon/filter.h"
 
-/* linux/falloc.h of the kernel itself: fallocate as XFS named it, of every file system. */
+/* struct space_resv of linux/falloc.h: the argument of XFS's old fallocate ioctls, which every file
+ * system accepts. */
 struct space {
 	int16_t type, whence;
 	int64_t start, length;
@@ -29,7 +31,7 @@ struct space {
 #define IOC_RESERVE64 _IOW('X', 42, struct space)
 #define IOC_ZERO      _IOW('X', 57, struct space)
 
-/* Newer than the headers of Debian 12. */
+/* Missing in the headers of Debian 12. */
 #ifndef SYS_fchmodat2
 #define SYS_fchmodat2 452
 #endif
@@ -44,12 +46,12 @@ struct space {
 #define SYS_file_setattr 469
 #endif
 
-/* libc and QEMU do without: by clone, by threads of their own, by openat. */
-static const int unknown[] = { SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
+/* libc and QEMU fall back to clone, threads and openat. */
+static const int missing[] = { SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
 	SYS_io_uring_register, SYS_openat2 };
 
 static const int refused[] = {
-	/* It is connected to, and never connects. */
+	/* a VMM only accepts connections */
 	SYS_connect,
 	/* large and new parts of the kernel */
 	SYS_userfaultfd, SYS_bpf, SYS_perf_event_open, SYS_fanotify_init, SYS_fanotify_mark,
@@ -60,17 +62,17 @@ static const int refused[] = {
 	SYS_unshare, SYS_setns, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_open_tree,
 	SYS_open_tree_attr, SYS_move_mount, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick,
 	SYS_mount_setattr, SYS_open_by_handle_at, SYS_name_to_handle_at,
-	/* other processes, and more of its own */
+	/* other processes, new processes, priorities */
 	SYS_fork, SYS_vfork, SYS_execveat, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev,
 	SYS_process_madvise, SYS_process_mrelease, SYS_kcmp, SYS_pidfd_open, SYS_pidfd_getfd,
 	SYS_pidfd_send_signal, SYS_tkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo,
 	SYS_setpriority, SYS_ioprio_set, SYS_sched_setattr, SYS_sched_setparam,
 	SYS_sched_setscheduler, SYS_sched_setaffinity, SYS_migrate_pages, SYS_move_pages,
-	/* what Linux 6.1's Landlock does not deny of a file that may only be read */
+	/* changes of read-only files that Landlock of Linux 6.1 does not deny */
 	SYS_truncate, SYS_creat,
-	/* who opens and reads the files that others' machines have too */
+	/* watching the accesses of other machines to shared files */
 	SYS_inotify_init, SYS_inotify_init1, SYS_inotify_add_watch,
-	/* the mode, owner and attributes of files that are its user's, as a plain user's daemon's all are */
+	/* mode, owner and attributes of its user's files, in user mode all files of the daemon */
 	SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_fchmodat2, SYS_chown, SYS_fchown, SYS_lchown,
 	SYS_fchownat, SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr,
 	SYS_fremovexattr, SYS_setxattrat, SYS_removexattrat, SYS_utime, SYS_utimes, SYS_futimesat,
@@ -108,14 +110,15 @@ int confine_filter(void)
 	filter_values(&f, SYS_prlimit64, 0, itself, ARRAY_SIZE(itself), FILTER_ALLOW, no);
 	filter_bits(&f, SYS_open, 1, O_TRUNC, 0, FILTER_ALLOW, no);
 	filter_bits(&f, SYS_openat, 2, O_TRUNC, 0, FILTER_ALLOW, no);
-	/* Space beyond a file's size, which no limit of sizes knows, tens of GiB in a moment. QEMU writes zeroes instead. */
+	/* Fallocate reserves tens of GiB beyond a file's end at once, which RLIMIT_FSIZE does not
+	 * limit. Without it QEMU writes zeroes. */
 	filter_values(&f, SYS_fallocate, 1, discard, ARRAY_SIZE(discard), FILTER_ALLOW,
 		FILTER_FAIL(EOPNOTSUPP));
-	/* The same space by older names, attributes, signals that the kernel would send in its name, and what makes others wait
-	 * who open the same file. */
+	/* Older fallocate ioctls, file attributes, signals sent by the kernel in its name, and
+	 * leases, which block others that open the file. */
 	filter_values(&f, SYS_fcntl, 1, command, ARRAY_SIZE(command), no, FILTER_ALLOW);
 	filter_values(&f, SYS_ioctl, 1, request, ARRAY_SIZE(request), no, FILTER_ALLOW);
-	filter_calls(&f, unknown, ARRAY_SIZE(unknown), FILTER_FAIL(ENOSYS));
+	filter_calls(&f, missing, ARRAY_SIZE(missing), FILTER_FAIL(ENOSYS));
 	filter_calls(&f, refused, ARRAY_SIZE(refused), no);
 	return filter_install(&f, FILTER_ALLOW);
 }

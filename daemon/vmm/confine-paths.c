@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The list of what a VMM opens by a path; all else comes to it as descriptors. Called by confine.c. As traced of QEMU 7.2:
- * itself, the loader's cache, libraries and its own modules beside them, its firmware, and a few devices. The unit's
- * list (systemd/pyro-vm@.service.in) is this one.
+ * Lists the paths that a VMM opens; all other files reach it as descriptors. Called by confine.c.
+ * As traced with QEMU 7.2: its program, the loader's cache, libraries and its own modules beside
+ * them, its firmware, and a few devices. systemd/pyro-vm@.service.in has the same list.
  */
 #include "daemon/vmm/confine.h"
 
@@ -21,7 +21,8 @@ static int add(struct confine_paths *p, enum confine_kind kind, const char *a, c
 	return 0;
 }
 
-/* Of the system: there is a folder of this architecture's libraries alone, as on Debian, or there is not. */
+/* Adds the system's paths; Debian has a library directory for this architecture alone, others do
+ * not. */
 static int add_system(struct confine_paths *p)
 {
 	const bool debian = access(DEBIAN_LIBRARIES, F_OK) == 0;
@@ -31,11 +32,11 @@ static int add_system(struct confine_paths *p)
 	} system[] = {
 		{ CONFINE_LIBRARIES, debian ? DEBIAN_LIBRARIES : "/usr/lib" },
 		{ CONFINE_LIBRARIES, "/usr/lib64" },
-		/* links into /usr, or where that is not merged the libraries */
+		/* links into /usr, or library directories where /usr is not merged */
 		{ CONFINE_LIBRARIES, debian ? "/lib/x86_64-linux-gnu" : "/lib" },
 		{ CONFINE_LIBRARIES, "/lib64" },
 		{ CONFINE_DATA, "/usr/share/qemu" },
-		{ CONFINE_DATA, "/usr/share/seabios" }, /* links in the one before lead there */
+		{ CONFINE_DATA, "/usr/share/seabios" }, /* target of links in /usr/share/qemu */
 		{ CONFINE_FILE, "/etc/ld.so.cache" },
 		{ CONFINE_DEVICE, "/dev/null" },
 		{ CONFINE_DEVICE, "/dev/urandom" },
@@ -47,7 +48,7 @@ static int add_system(struct confine_paths *p)
 	return r;
 }
 
-/* Of a VMM that is not the system's: what its build has installed beside it. */
+/* Adds what a VMM outside the system's directories has installed beside it. */
 static int add_own(struct confine_paths *p, const char *program)
 {
 	static const char *const whole[] = { "/opt", "/nix" };

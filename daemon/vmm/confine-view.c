@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The mount view of a VMM: a read-only tmpfs with what it opens by a path (confine-paths.c) and this process's own
- * /proc/self/fd, through which the kernel and initramfs are opened. Called by confine.c, in a mount namespace of its own.
+ * The file system that a VMM sees: a read-only tmpfs with the paths of confine-paths.c and this
+ * process's /proc/self/fd, through which QEMU opens the kernel and the initramfs. Called by
+ * confine.c, in a mount namespace of its own.
  */
 #include "daemon/vmm/confine.h"
 
@@ -10,7 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-/* The directory the view is built on; it only has to exist, everywhere. */
+/* The mount point of the view: any directory that exists on every host. */
 #define VIEW "/tmp"
 
 enum { LINKS_MAX = 8 };
@@ -22,7 +23,7 @@ static int restrict_mount(const char *path, uint64_t attributes)
 	return mount_setattr(AT_FDCWD, path, AT_RECURSIVE, &a, sizeof(a)) < 0 ? -errno : 0;
 }
 
-/* The directories above VIEW/path. */
+/* Creates the parents of VIEW/path. */
 static int make_parents(const char *path)
 {
 	char at[sizeof(VIEW) + CONFINE_PATH_BYTES];
@@ -35,7 +36,7 @@ static int make_parents(const char *path)
 	return 0;
 }
 
-/* What the mount goes on. */
+/* Creates the mount point. */
 static int make_place(const char *to, bool directory)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -48,7 +49,7 @@ static int make_place(const char *to, bool directory)
 	return fd < 0 ? -errno : 0;
 }
 
-/* Binds path, in which there is no link, at VIEW/path, unless another way led there before. */
+/* Binds path, which contains no link, at VIEW/path, unless it is there already. */
 static int bind_in(const char *path, uint64_t attributes)
 {
 	char to[sizeof(VIEW) + CONFINE_PATH_BYTES];
@@ -70,7 +71,8 @@ static int bind_in(const char *path, uint64_t attributes)
 	return restrict_mount(to, attributes);
 }
 
-/* Makes the same link in the view, and of path what it leads to. n: the bytes of path that name the link. */
+/* Creates the same symbolic link in the view and replaces it in path by its target. The first n
+ * bytes of path are the link. */
 static int follow(char path[CONFINE_PATH_BYTES], size_t n, const char *target)
 {
 	char link[CONFINE_PATH_BYTES], to[sizeof(VIEW) + CONFINE_PATH_BYTES],
@@ -84,7 +86,7 @@ static int follow(char path[CONFINE_PATH_BYTES], size_t n, const char *target)
 		return r;
 	if (symlink(target, to) < 0 && errno != EEXIST)
 		return -errno;
-	*(strrchr(link, '/') + 1) = 0; /* where a relative target begins */
+	*(strrchr(link, '/') + 1) = 0; /* a relative target starts at the link's directory */
 	length = snprintf(
 		next, sizeof(next), "%s%s%s", target[0] == '/' ? "" : link, target, path + n);
 	if (length < 0 || (size_t)length >= sizeof(next))
@@ -93,7 +95,7 @@ static int follow(char path[CONFINE_PATH_BYTES], size_t n, const char *target)
 	return 1;
 }
 
-/* 1: the first link in path was followed; 0: there is none. */
+/* Follows the first link in path and returns 1; returns 0 if there is none. */
 static int follow_first(char path[CONFINE_PATH_BYTES])
 {
 	char at[CONFINE_PATH_BYTES], target[CONFINE_PATH_BYTES];
@@ -116,7 +118,7 @@ static int follow_first(char path[CONFINE_PATH_BYTES])
 	}
 }
 
-/* Shows path in the view, with every link on the way to it. */
+/* Adds path to the view, with every link on the way to it. */
 static int show(const char *path, uint64_t attributes)
 {
 	char at[CONFINE_PATH_BYTES];
@@ -151,13 +153,13 @@ static int fill(const struct confine_paths *paths)
 		if (r < 0 && (r != -ENOENT || paths->list[i].kind == CONFINE_PROGRAM))
 			return r;
 	}
-	/* This process's own descriptors and nothing else of /proc: its link self is of no use here. */
+	/* Only this process's descriptors: the view has no /proc. */
 	if (mkdir(VIEW "/proc", 0755) < 0 || mkdir(VIEW "/proc/self", 0755) < 0)
 		return -errno;
 	return bind_in("/proc/self/fd", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 }
 
-/* Makes VIEW the root. pivot_root(2), "pivot_root(".", ".")". */
+/* Makes VIEW the root directory, by pivot_root(".", ".") of pivot_root(2). */
 static int enter(void)
 {
 	if (chdir(VIEW) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)

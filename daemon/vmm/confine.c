@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The launcher's own sandbox around a VMM. Called once by vmm-main.c, single-threaded, with only the
- * VMM's descriptors open. Three things must hold or nothing is executed: the uid is not 0,
- * no_new_privs is set, and the filter of system calls is in force. All else falls back step by step, and
- * each step that was not possible is noted.
+ * The sandbox that pyro-vmm enters before it executes a VMM. Called once by vmm-main.c,
+ * single-threaded, with only the VMM's descriptors open. What must stay true: nothing is executed
+ * unless the uid is not 0, no_new_privs is set and the seccomp filter is installed. Every other
+ * step may fail, and each failure is reported by spec->note.
  *
- * As root the uid is UID_BASE + pid, the pid that pyrod knows: the kernel gives no pid (nor thread id) to two living
- * processes, and the pid stays the same through exec, so no two running VMMs share a uid, and nothing has to be
- * kept or cleaned up. As a plain user the namespaces hang on a user namespace of the VMM's own. Its PID namespace
- * is there before it begins (daemon/child.c): it is that one's first process, whose end is the end of all in it.
+ * As root the uid is UID_BASE + pid, the pid that pyrod sees: the kernel never gives one pid (or
+ * thread id) to two living processes and exec keeps it, so two running VMMs never share a uid and
+ * nothing has to be recorded or cleaned up. As a plain user the VMM has a user namespace that owns
+ * its other namespaces. daemon/child.c has already put it into a new PID namespace as pid 1, so its
+ * end kills all processes in it.
  */
 #include "daemon/vmm/confine.h"
 
@@ -24,8 +25,8 @@
 #include "daemon/userns.h"
 
 #define UID_BASE 0x70000000u
-/* Where the range above is not mapped (a container's user namespace): systemd's dynamic users. There
- * two VMMs may come to share a uid. */
+/* Used where the range above is not mapped (in a container's user namespace): the uids of systemd's
+ * dynamic users. Two VMMs may then share a uid. */
 #define UID_SMALL_BASE  61184u
 #define UID_SMALL_COUNT 4336u
 
@@ -41,7 +42,8 @@ static int set_limit(int resource, rlim_t value)
 	return setrlimit((__rlimit_resource_t)resource, &l) < 0 ? -errno : 0;
 }
 
-/* The size of the largest file that it may write: no file of its grows, but its disk fills. */
+/* Returns the size of the largest file open for writing: no file may grow beyond it, but a sparse
+ * disk fills. */
 static rlim_t largest_file(const struct confine_spec *spec)
 {
 	rlim_t largest = 0;
@@ -68,13 +70,14 @@ static void limit(const struct confine_spec *spec)
 	r = set_limit(RLIMIT_NOFILE, 256);
 	if (r < 0)
 		note(spec, "limit of open files", r);
-	/* Beyond it a write is an error of the call, not the end of the process. */
+	/* A write beyond it fails with EFBIG instead of killing the process. */
 	r = signal(SIGXFSZ, SIG_IGN) == SIG_ERR ? -errno : 0;
 	if (r >= 0)
 		r = set_limit(RLIMIT_FSIZE, largest_file(spec));
 	if (r < 0)
 		note(spec, "limit of a file's size", r);
-	/* Counted per uid: a plain user's other processes would count too. 32 vCPUs, 64 I/O workers. */
+	/* The kernel counts per uid, so a plain user's other processes would count too. 32 vCPUs,
+	 * 64 I/O workers. */
 	if (geteuid() == 0) {
 		r = set_limit(RLIMIT_NPROC, 256);
 		if (r < 0)
@@ -82,7 +85,8 @@ static void limit(const struct confine_spec *spec)
 	}
 }
 
-/* Returns whether there is a mount namespace of our own. Nobody but the first process of a PID namespace is 1. */
+/* Returns true if this process has its own mount namespace. A process has pid 1 only in a PID
+ * namespace of its own. */
 static bool enter_namespaces(const struct confine_spec *spec)
 {
 	static const struct {
@@ -109,7 +113,7 @@ static bool enter_namespaces(const struct confine_spec *spec)
 	return mounts;
 }
 
-/* True if the user namespace we are in knows this id, as user and as group. */
+/* True if the current user namespace maps this id; path is its uid_map or gid_map. */
 static bool id_is_mapped(const char *path, uint32_t id)
 {
 	_cleanup_fclose_ FILE *f = fopen(path, "re");
@@ -124,7 +128,7 @@ static bool id_is_mapped(const char *path, uint32_t id)
 	return false;
 }
 
-/* Our pid where /proc was mounted, which is pyrod's. */
+/* Returns this process's pid in the PID namespace of /proc, which is pyrod's. */
 static uid_t outer_pid(void)
 {
 	char text[16] = "";
@@ -146,7 +150,7 @@ static uid_t choose_uid(const struct confine_spec *spec)
 	return UID_SMALL_BASE + pid % UID_SMALL_COUNT;
 }
 
-/* The group of /dev/kvm, when it opens that to its group. */
+/* Returns the group of /dev/kvm if its mode gives the group access. */
 static size_t kvm_group(const struct confine_spec *spec, gid_t *ret)
 {
 	struct stat st;
@@ -181,8 +185,8 @@ static uint64_t access_of(enum confine_kind kind)
 }
 
 /*
- * What it was handed read-only it may open so again by /proc/self/fd, as it does the kernel, and not for writing, whosever the
- * file is. What it may write it never opens again.
+ * Lets the VMM open read-only descriptors again through /proc/self/fd (QEMU does this with the
+ * kernel), only for reading whoever owns the file. It never opens the writable ones again.
  */
 static int allow_files(const struct confine_spec *spec, struct landlock *l)
 {
@@ -196,7 +200,7 @@ static int allow_files(const struct confine_spec *spec, struct landlock *l)
 		if ((flags & O_ACCMODE) != O_RDONLY || !S_ISREG(st.st_mode))
 			continue;
 		r = landlock_allow(l, fd, LANDLOCK_READ);
-		if (r < 0 && r != -EBADFD) /* in no file system, where nothing is denied */
+		if (r < 0 && r != -EBADFD) /* a memfd or pipe: Landlock does not restrict it */
 			return r;
 	}
 	return 0;
@@ -210,7 +214,7 @@ static int restrict_paths(const struct confine_spec *spec, const struct confine_
 	for (size_t i = 0; r >= 0 && i < paths->n; i++) {
 		r = landlock_allow_path(&l, paths->list[i].path, access_of(paths->list[i].kind));
 		if (r == -ENOENT ||
-			r == -EACCES) /* it does without, or cannot be executed and says so */
+			r == -EACCES) /* optional, or the exec will fail and report it */
 			r = 0;
 	}
 	if (r >= 0)
@@ -218,7 +222,7 @@ static int restrict_paths(const struct confine_spec *spec, const struct confine_
 	return r < 0 ? r : landlock_enforce(&l);
 }
 
-/* Namespaces, as far as they can be had, and the identity, which must be had. */
+/* Enters the namespaces, as far as possible, and takes the uid, which must succeed. */
 static int separate(const struct confine_spec *spec, const struct confine_paths *paths)
 {
 	const bool root = geteuid() == 0;
@@ -228,12 +232,12 @@ static int separate(const struct confine_spec *spec, const struct confine_paths 
 	int r = 0;
 
 	if (root) {
-		uid = choose_uid(spec); /* reads /proc: before the view */
+		uid = choose_uid(spec); /* reads /proc, which the view lacks */
 		n_groups = kvm_group(spec, &group);
 	} else if (!spec->unit) {
 		r = userns_enter();
 		if (r < 0)
-			note(spec, "user namespace, and with it all others", r);
+			note(spec, "user namespace, hence no other namespace", r);
 	}
 	if (r >= 0 && !spec->unit && enter_namespaces(spec)) {
 		r = confine_view(paths);
@@ -255,7 +259,7 @@ int confine(const struct confine_spec *spec, const char **ret_what)
 	r = confine_paths_fill(&paths, spec);
 	if (r < 0)
 		return r;
-	(void)setsid(); /* fails only for one that leads a group already, and so has left the terminal's */
+	(void)setsid(); /* fails only for a group leader, which has left the terminal's group */
 	limit(spec);
 	*ret_what = "take a uid of the VMM's own";
 	r = separate(spec, &paths);

@@ -2,37 +2,37 @@
 #pragma once
 
 /*
- * What pyro-vmm does to itself before it becomes a VMM. Part of pyro-vmm alone.
+ * The sandbox that pyro-vmm enters before it executes a VMM. Linked into pyro-vmm only.
  */
 
 #include "proto/base.h"
 
-/* A containment that could not be had: what, and a negative errno. */
+/* Reports a containment step that failed: its name and a negative errno. */
 typedef void (*confine_note_fn)(const char *what, int r, void *userdata);
 
 struct confine_spec {
-	const char *program; /* absolute path of what will be executed */
-	int first_fd;        /* what it is handed: first_fd ... first_fd + n_fds - 1 */
+	const char *program; /* absolute path of the program to execute */
+	int first_fd;        /* the descriptors it gets: first_fd ... first_fd + n_fds - 1 */
 	unsigned n_fds;
-	bool unit; /* systemd has confined us: no namespaces and no mount view of our own */
-	bool kvm;  /* it opens /dev/kvm */
+	bool unit; /* the systemd unit has set up the namespaces and the mount view */
+	bool kvm;  /* the VMM opens /dev/kvm */
 	confine_note_fn note;
 	void *userdata;
 };
 
 /*
- * Session, limits, namespaces, mount view, identity, no_new_privs, Landlock, filter: in this order. What cannot be had is noted and
- * left out; staying root, keeping the way to new privileges or being without the filter is a failure: *ret_what says
- * which step (static).
+ * Applies, in this order: session, limits, namespaces, mount view, uid, no_new_privs, Landlock,
+ * seccomp filter. A step that is not possible is reported and skipped. It fails, with the step's
+ * name in *ret_what (static), if the process would stay root or lack no_new_privs or the filter.
  */
 int confine(const struct confine_spec *spec, const char **ret_what);
 
-/* confine-paths.c: what a VMM opens by a path. */
+/* confine-paths.c: the paths that a VMM opens. */
 enum confine_kind {
 	CONFINE_PROGRAM,
-	CONFINE_LIBRARIES, /* a directory that programs are loaded from */
-	CONFINE_DATA,      /* a directory that is only read */
-	CONFINE_FILE,      /* the same, a file */
+	CONFINE_LIBRARIES, /* a directory of libraries, for reading and executing */
+	CONFINE_DATA,      /* a directory, for reading */
+	CONFINE_FILE,      /* a file, for reading */
 	CONFINE_DEVICE,
 };
 
@@ -44,14 +44,15 @@ struct confine_paths {
 		enum confine_kind kind;
 	} list[CONFINE_PATHS_MAX];
 	size_t n;
-	bool known; /* the program lies where its libraries and firmware can be told from */
+	bool known; /* the program's directory tells where its libraries and firmware are */
 };
 
-/* Not all of them exist on every host, but the first, the program. */
+/* The first path is the program, which exists; the others may not exist on every host. */
 int confine_paths_fill(struct confine_paths *ret, const struct confine_spec *spec);
 
-/* confine-view.c: makes a file system of these paths alone the root. In a mount namespace of its own. */
+/* confine-view.c: makes a file system with only these paths the root. The caller has entered a
+ * mount namespace. */
 int confine_view(const struct confine_paths *paths);
 
-/* confine-filter.c. After no_new_privs; for good. */
+/* confine-filter.c: installs the filter, which cannot be removed. no_new_privs must be set. */
 int confine_filter(void);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A ring of the last bytes of a stream somebody else writes: the guest's console, QEMU's stderr. Owned
- * by the driver's object and by struct launch. The writer is hostile: memory is fixed at creation, one
- * turn of the loop reads a bounded amount, and what leaves is lines of printable text: a terminal's control
- * sequences and other controls are dropped, what reorders text is escaped.
+ * Keeps the last bytes of an untrusted stream, the guest's console or QEMU's stderr, in a ring.
+ * Owned by the driver's object and by struct launch. What must stay true: the memory is fixed at
+ * creation, one iteration of the loop reads a bounded amount, and the output is lines of printable
+ * text: control characters and terminal sequences are dropped, bidirectional controls are escaped.
  */
 #include "daemon/vmm/console.h"
 
@@ -14,8 +14,8 @@ enum { READ_SIZE = 4096, READS_PER_TURN = 16, DRAIN_READS = 256, CAUSE_BYTES = 2
 
 #define PANIC "Kernel panic - not syncing"
 
-/* What tells why a guest ended, when there is no panic, or before it. */
-static const char *const telling[] = { "pyro-agent: ", "Out of memory: ", "oom-kill:" };
+/* Texts that explain the end of a guest, without a panic or before it. */
+static const char *const clues[] = { "pyro-agent: ", "Out of memory: ", "oom-kill:" };
 
 struct console {
 	int fd;                  /* owned */
@@ -32,14 +32,15 @@ static void ring_put(struct console *c, const char *p, size_t n)
 	c->total += n;
 }
 
-/* The last n bytes in order; n is at most what is held. */
+/* Copies the last n bytes in order; the ring holds at least n. */
 static void ring_get(const struct console *c, char *ret, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		ret[i] = c->ring[(c->total - n + i) % c->cap];
 }
 
-/* Reads up to `reads` times. 0: nothing more now; 1: there may be more; -errno or -EPIPE: it has ended. */
+/* Reads up to `reads` times. Returns 0 if no more is available now, 1 if there may be more, -EPIPE
+ * at EOF, -errno. */
 static int pull(struct console *c, unsigned reads)
 {
 	char chunk[READ_SIZE];
@@ -82,7 +83,7 @@ void console_drain(struct console *c)
 		end(c);
 }
 
-/* How many of the n bytes at p match [from, to]. */
+/* Returns the length of the prefix of p whose bytes are all in [from, to]. */
 static size_t span(const char *p, size_t n, char from, char to)
 {
 	size_t i = 0;
@@ -92,8 +93,8 @@ static size_t span(const char *p, size_t n, char from, char to)
 	return i;
 }
 
-/* Bytes of the control sequence that begins with the ESC at p (ECMA-48: CSI, OSC, else intermediate bytes and a final
- * one); what is cut ends with its line. */
+/* Returns the length of the control sequence at p, which starts with ESC (ECMA-48: CSI, OSC, else
+ * intermediate bytes and a final one); an incomplete one extends to the end of the line. */
 static size_t sequence_length(const char *p, size_t n)
 {
 	size_t i;
@@ -109,7 +110,7 @@ static size_t sequence_length(const char *p, size_t n)
 	return i + span(p + i, MIN_OF(n - i, (size_t)1), '0', '~');
 }
 
-/* Drops in place what is no text: controls but the ends of lines, which all become '\n', none of them doubled. */
+/* Removes control characters in place; line ends become '\n', and empty lines are removed. */
 static size_t drop_controls(char *p, size_t n)
 {
 	size_t to = 0;
@@ -145,7 +146,7 @@ int console_tail(const struct console *c, size_t max, char **ret)
 		return -ENOMEM;
 	ring_get(c, raw, n);
 	n = drop_controls(raw, n);
-	text = malloc(4 * n + 1); /* \xNN at worst */
+	text = malloc(4 * n + 1); /* each byte may become \xNN */
 	if (!text)
 		return -ENOMEM;
 	text[0] = '\0';
@@ -162,7 +163,7 @@ int console_tail(const struct console *c, size_t max, char **ret)
 	return 0;
 }
 
-/* A copy of the line of text that p is in, without the kernel's "[    1.234567] "; the end of a long one is cut. */
+/* Copies the line that contains p, without the kernel's "[ 1.234567] ", cut to max bytes. */
 static char *copy_line(const char *text, const char *p, size_t max)
 {
 	size_t n, stamp = 0;
@@ -177,13 +178,13 @@ static char *copy_line(const char *text, const char *p, size_t max)
 	return n <= max ? strndup(p, n) : str_printf("%.*s...", utf8_cut(p, max), p);
 }
 
-/* The last place in text that tells something. */
-static const char *last_telling(const char *text)
+/* Returns the last of these texts in the output. */
+static const char *last_clue(const char *text)
 {
 	const char *found = NULL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(telling); i++)
-		for (const char *p = strstr(text, telling[i]); p; p = strstr(p + 1, telling[i]))
+	for (size_t i = 0; i < ARRAY_SIZE(clues); i++)
+		for (const char *p = strstr(text, clues[i]); p; p = strstr(p + 1, clues[i]))
 			if (!found || p > found)
 				found = p;
 	return found;
@@ -211,20 +212,20 @@ int console_last_line(const struct console *c, char **ret)
 int console_cause(const struct console *c, char **ret)
 {
 	_cleanup_free_ char *text = NULL, *panic = NULL, *before = NULL;
-	const char *panicked, *told;
+	const char *panicked, *clue;
 	int r = console_tail(c, c->cap, &text);
 
 	if (r < 0)
 		return r;
-	panicked = strstr(text, PANIC); /* the kernel says it again at its end */
-	told = last_telling(text);
-	if (!panicked && !told)
+	panicked = strstr(text, PANIC); /* the first: the kernel repeats it at its end */
+	clue = last_clue(text);
+	if (!panicked && !clue)
 		return last_line(text, ret);
 	if (panicked)
-		panic = copy_line(text, panicked, told ? CAUSE_BYTES / 2 : CAUSE_BYTES);
-	if (told)
-		before = copy_line(text, told, panicked ? CAUSE_BYTES / 2 : CAUSE_BYTES);
-	if ((panicked && !panic) || (told && !before))
+		panic = copy_line(text, panicked, clue ? CAUSE_BYTES / 2 : CAUSE_BYTES);
+	if (clue)
+		before = copy_line(text, clue, panicked ? CAUSE_BYTES / 2 : CAUSE_BYTES);
+	if ((panicked && !panic) || (clue && !before))
 		return -ENOMEM;
 	*ret = panic && before ? str_printf("%s; %s", before, panic)
 	       : panic         ? TAKE_PTR(panic)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Starts a VMM through pyro-vmm and watches it until its end. Called by the drivers. pyro-vmm is a unit or a child
- * (service.c); it is handed arguments and every descriptor, confines itself and becomes the VMM by exec, so its process
- * and its words are the VMM's.
+ * Starts a VMM through pyro-vmm and watches it until its end. Called by the drivers. pyro-vmm is a
+ * systemd unit or a child (service.c); it receives the arguments and every descriptor, confines
+ * itself and executes the VMM, so its process and its output become the VMM's.
  */
 #include "daemon/vmm/launch.h"
 
@@ -17,8 +17,8 @@
 
 enum { STDERR_KEEP = 4096 };
 
-/* What a VMM may use beyond its guest: QEMU's own memory and, emulated, its translated code; its main loop and I/O
- * threads, of which QEMU's pool has at most 64. */
+/* What a VMM may use beyond its guest: QEMU's own memory and its code cache under emulation; its
+ * main loop and I/O threads (QEMU's pool has at most 64). */
 enum {
 	OVERHEAD_MIB = 384,
 	OVERHEAD_CPU_PERCENT = 25,
@@ -29,7 +29,7 @@ struct launch {
 	const struct launch_callbacks *cb; /* borrowed: static of the driver */
 	void *userdata;
 	struct service *service; /* owned */
-	struct console *words;   /* owned or NULL: stdout and stderr of pyro-vmm, then of the VMM */
+	struct console *output;  /* owned or NULL: stdout and stderr of pyro-vmm, then of the VMM */
 	char *id;                /* owned */
 	uid_t owner_uid;
 	char *failure; /* owned or NULL: why pyro-vmm did not execute the VMM */
@@ -40,7 +40,7 @@ struct launch *launch_free(struct launch *l)
 	if (!l)
 		return NULL;
 	service_free(l->service);
-	console_free(l->words);
+	console_free(l->output);
 	free(l->failure);
 	free(l->id);
 	free(l);
@@ -85,13 +85,13 @@ static void on_reply(_unused_ struct service *s, const char *p, size_t n, void *
 
 	if (launch_reply_get(p, n, &type, &raw, &raw_n) < 0) {
 		log_uid(LOG_WARNING, 0, l->owner_uid,
-			"pyro-vmm of %s said something that is not a reply; ignored.", l->id);
+			"pyro-vmm of %s sent an invalid reply; ignored.", l->id);
 		return;
 	}
 	(void)log_escape(raw, raw_n, text, sizeof(text));
 	if (type == LAUNCH_NOTE)
-		log_uid(LOG_WARNING, 0, l->owner_uid,
-			"VMM of %s runs less contained than it could: %s.", l->id, text);
+		log_uid(LOG_WARNING, 0, l->owner_uid, "VMM of %s runs with less containment: %s.",
+			l->id, text);
 	else if (!l->failure)
 		l->failure = strdup(text);
 }
@@ -102,10 +102,10 @@ static void on_exited(
 	struct launch *l = userdata;
 	_cleanup_free_ char *reason = NULL;
 
-	if (l->words)
-		console_drain(l->words);
-	if (!l->failure && l->words)
-		(void)console_last_line(l->words, &reason);
+	if (l->output)
+		console_drain(l->output);
+	if (!l->failure && l->output)
+		(void)console_last_line(l->output, &reason);
 	l->cb->on_exited(l, status, l->failure ? l->failure : reason, err, l->userdata);
 }
 
@@ -115,8 +115,8 @@ static const struct service_callbacks service_events = {
 	.on_exited = on_exited,
 };
 
-/* The pipe: its reading end becomes l->words, its writing end is the caller's. */
-static int open_words(struct launch *l, sd_event *event, int *ret_fd)
+/* Creates the output pipe: l->output owns the reading end, the caller the writing end. */
+static int open_output(struct launch *l, sd_event *event, int *ret_fd)
 {
 	int p[2], r;
 
@@ -125,7 +125,7 @@ static int open_words(struct launch *l, sd_event *event, int *ret_fd)
 	if (fcntl(p[0], F_SETFL, O_NONBLOCK) < 0)
 		r = -errno;
 	else
-		r = console_new(event, p[0], STDERR_KEEP, &l->words);
+		r = console_new(event, p[0], STDERR_KEEP, &l->output);
 	if (r < 0) {
 		(void)fd_close(p[0]);
 		(void)fd_close(p[1]);
@@ -166,7 +166,7 @@ int launch_start(struct manager *m, const struct launch_spec *spec,
 		new_launch(spec->id, spec->owner_uid, cb, userdata);
 	_cleanup_free_ char *program = str_printf("%s/pyro-vmm", m->libexec_dir);
 	const struct unit_limits limits = limits_of(spec);
-	_cleanup_close_ int words = -EBADF;
+	_cleanup_close_ int output = -EBADF;
 	int fds[LAUNCH_FDS_MAX], r;
 	struct service_spec ss = {
 		.id = spec->id,
@@ -184,11 +184,11 @@ int launch_start(struct manager *m, const struct launch_spec *spec,
 	if (!l || !program)
 		r = -ENOMEM;
 	else
-		r = ss.n_fds > LAUNCH_FDS_MAX ? -E2BIG : open_words(l, m->event, &words);
+		r = ss.n_fds > LAUNCH_FDS_MAX ? -E2BIG : open_output(l, m->event, &output);
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, NULL,
 			"cannot prepare the launch of %s", spec->id);
-	fds[0] = words;
+	fds[0] = output;
 	memcpy(fds + 1, spec->fds, spec->n_fds * sizeof(int));
 	r = service_start(m->launcher, &ss, &service_events, l, &l->service, err);
 	if (r < 0)

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * One VMM process, from pyro-vmm's start to its last word. Above this nobody knows how it was started.
+ * One VMM process, from the start of pyro-vmm to its exit. Callers need not know whether it is a
+ * unit or a child.
  */
 
 #include "daemon/manager.h"
@@ -23,11 +24,11 @@ struct launch_spec {
 };
 
 struct launch_callbacks {
-	/* launch_pid and its kin say which process it is. */
+	/* launch_pid, launch_start_time and launch_invocation are valid from here on. */
 	void (*on_known)(struct launch *l, void *userdata);
-	/* Exactly once. status: exit status, -signal or INT_MIN: not known. reason: the last words of pyro-vmm or the
-	 * VMM, escaped, or NULL; valid during the call. err: it never ran, or NULL. The launch must not be freed from
-	 * here. */
+	/* Called exactly once. status: exit status, -signal, or INT_MIN if unknown. reason: last
+	 * line of pyro-vmm or the VMM, escaped, or NULL; valid during the call. err: why it never
+	 * ran, or NULL. Must not free the launch. */
 	void (*on_exited)(struct launch *l, int status, const char *reason, const struct error *err,
 		void *userdata);
 };
@@ -35,18 +36,18 @@ struct launch_callbacks {
 int launch_start(struct manager *m, const struct launch_spec *spec,
 	const struct launch_callbacks *cb, void *userdata, struct launch **ret, struct error *err);
 /*
- * Takes over the watch of a process that an earlier daemon launched; a->template is set here. a->pidfd is taken over on
- * success; the caller has verified whose it is. A child's exit status cannot be known.
+ * Watches a process that a previous daemon launched; sets a->template and owns a->pidfd on success.
+ * The caller has verified that the process is that VMM. A child's exit status stays unknown.
  */
 struct service_adoption;
 int launch_adopt(struct manager *m, const struct service_adoption *a,
 	const struct launch_callbacks *cb, void *userdata, struct launch **ret);
-/* Frees it and lets the process run on. Takes NULL. */
+/* Frees l without ending the process. Accepts NULL. */
 struct launch *launch_detach(struct launch *l);
 void launch_kill(struct launch *l); /* on_exited follows */
 pid_t launch_pid(const struct launch *l);
-uint64_t launch_start_time(const struct launch *l);    /* field 22 of /proc/PID/stat; 0 of a unit */
-const char *launch_invocation(const struct launch *l); /* "" of a child */
-/* Kills what still runs; no callback comes any more. Takes NULL. */
+uint64_t launch_start_time(const struct launch *l);    /* in /proc/PID/stat; 0 for a unit */
+const char *launch_invocation(const struct launch *l); /* "" for a child */
+/* Frees l and kills its process if it still runs; calls no callback. Accepts NULL. */
 struct launch *launch_free(struct launch *l);
 DEFINE_CLEANUP(struct launch *, launch_free)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Builds QEMU's arguments. Called by qemu.c; pure, so that tests read the line without a VM. Machine
- * `microvm`; every device sits on a pinned virtio-mmio slot, since QEMU otherwise fills them from the
- * top and a saved template would depend on the order of options. Every file comes as a descriptor: disks
- * through fd sets, kernel and initramfs through /proc/self/fd. The disks' format is always given: QEMU
- * must never guess it from bytes a guest has written.
+ * Builds QEMU's arguments. Called by qemu.c; a pure function, so that tests check the command line
+ * without a VM. Machine `microvm`; every device has a fixed virtio-mmio slot, since QEMU otherwise
+ * assigns slots from the top and a saved template would depend on the order of options. Every file
+ * is a descriptor: disks through fd sets, kernel and initramfs through /proc/self/fd. What must
+ * stay true: the disk format is always given, since QEMU must not guess it from bytes the guest
+ * wrote.
  */
 #include "daemon/vmm/qemu-args.h"
 
@@ -15,14 +16,14 @@
 #include "proto/agent.h"
 #include "proto/limits.h"
 
-/* Slots of the microvm machine: 24 with ACPI, given out from the top as QEMU itself does. A device in slot 0
- * gets no interrupts in the guest (QEMU 7.2). */
+/* Slots of the microvm machine, 24 with ACPI, assigned from the top as QEMU does. A device in slot
+ * 0 gets no interrupts in the guest (QEMU 7.2). */
 enum { SLOT_SERIAL = 23, SLOT_RNG = 22, SLOT_DISKS = 21 };
 
 /*
- * loglevel=3 keeps the console for panics and for damaged file systems, which machine/images.c heeds. Under emulation the
- * kernel's own calibration of the TSC fails on a busy host and then hangs (vmm.md section 1), so it is told the rate.
- * The others save 0.4 s of boot.
+ * loglevel=3 reserves the console for panics and file system errors, which machine/images.c
+ * detects. Under emulation the kernel's TSC calibration fails on a busy host and then hangs (vmm.md
+ * section 1), so tsc_early_khz gives the rate. The others save 0.4 s of boot.
  */
 #define KERNEL_ARGS \
 	"console=ttyS0 quiet loglevel=3 reboot=t panic=-1 init_on_alloc=0 audit=0 apparmor=0 " \
@@ -30,7 +31,7 @@ enum { SLOT_SERIAL = 23, SLOT_RNG = 22, SLOT_DISKS = 21 };
 
 static void add(struct qemu_args *a, int *r, const char *fmt, ...) _printf_(3, 4);
 
-/* Appends one argument; the first failure sticks in *r. */
+/* Appends one argument; *r keeps the first failure. */
 static void add(struct qemu_args *a, int *r, const char *fmt, ...)
 {
 	va_list ap;
@@ -63,17 +64,17 @@ static int child_fd(size_t i)
 	return LAUNCH_FIRST_FD + (int)i;
 }
 
-/* What goes into an option must not be able to end it. */
+/* True if s contains no separator of QEMU options. */
 static bool is_word(const char *s)
 {
 	return *s && strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(s);
 }
 
 /*
- * QEMU 7.2 leaves a guest's memory barriers and locked instructions out of what it emulates where there is
- * one processor, although its own I/O thread runs beside it (mended in 8.1 for barriers alone): a virtio
- * interrupt may then be lost, and with it a disk read, for good. That there could be a second brings them
- * back; Linux is told that there is none.
+ * With one vCPU, QEMU 7.2 emulates no memory barriers and no locked instructions, although its I/O
+ * thread runs in parallel (8.1 fixes barriers only): a virtio interrupt, and with it a disk read,
+ * can be lost for ever. Room for a second vCPU (maxcpus) enables them; possible_cpus=1 tells Linux
+ * that there is only one.
  */
 static bool needs_barriers(const struct vmm_spec *s)
 {
@@ -95,15 +96,15 @@ static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
 		"microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,"
 		"mem-merge=off,dump-guest-core=off,memory-backend=mem");
 	/*
-	 * The firmware that loads the kernel itself. It is named, because the machine's default is it only where
-	 * bios-microvm.bin is a link to it, as on Debian 12; elsewhere that is SeaBIOS, which loads no kernel without the
-	 * option ROMs.
+	 * qboot loads the kernel itself. It is named because the machine's default,
+	 * bios-microvm.bin, is a link to qboot on Debian 12 only; elsewhere it is SeaBIOS, which
+	 * needs option ROMs to load a kernel.
 	 */
 	add(a, r, "-bios");
 	add(a, r, QEMU_FIRMWARE);
 	add(a, r, "-object");
-	/* Anonymous, so that it gets huge pages where the host gives them and is gone in 10 ms; a memfd's
-	 * 4 KiB pages take 50 ms to free, at the end of every run. */
+	/* Anonymous memory may have huge pages and is freed in 10 ms; freeing the 4 KiB pages of a
+	 * memfd takes 50 ms at the end of every run. */
 	add(a, r, "memory-backend-ram,id=mem,size=%" PRIu64 "M", s->mem_mib);
 	add(a, r, "-m");
 	add(a, r, "%" PRIu64 "M", s->mem_mib);
@@ -113,7 +114,8 @@ static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
 	if (s->accelerator == ACCELERATOR_KVM)
 		add(a, r, "kvm");
 	else
-		/* A thread for each vCPU, also for one: a boot costs 8 % less than in the round-robin thread. */
+		/* One thread per vCPU, even for a single one: a boot is 8 % faster than with the
+		 * round-robin thread. */
 		add(a, r, "tcg,tb-size=64,thread=multi");
 	add(a, r, "-cpu");
 	add(a, r, "%s", s->accelerator == ACCELERATOR_KVM ? "host" : "max");
@@ -176,7 +178,7 @@ static void add_sockets(struct qemu_args *a, int *r)
 	add(a, r, "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.%d", SLOT_RNG);
 }
 
-/* A read-only image is shared by many VMMs and never written: no locks on it. */
+/* Many VMMs share a read-only image that is never written: it needs no locks. */
 static void add_disk(struct qemu_args *a, int *r, const struct vmm_disk *d, size_t i)
 {
 	const int fd = child_fd(QEMU_FD_DISKS + i);

@@ -2,12 +2,12 @@
 #pragma once
 
 /*
- * QEMU's command line for one machine, and the order in which its descriptors travel.
+ * QEMU's command line for one machine, and the order of its descriptors in the launch message.
  */
 
 #include "daemon/vmm/vmm.h"
 
-/* In QEMU's own folders; Debian's package qemu-system-data has it. */
+/* Looked up in QEMU's data directories; in Debian's package qemu-system-data. */
 #define QEMU_FIRMWARE "qboot.rom"
 
 /* Descriptors in the order of the launch message; disks follow in the order of vmm_spec. */
@@ -25,7 +25,8 @@ struct qemu_args {
 	size_t n;
 };
 
-/* tsc_khz: the host's rate, for emulation; 0 = not known. -EINVAL for a spec no QEMU could run. */
+/* tsc_khz: the host's TSC rate, for emulation; 0 if unknown. -EINVAL for a spec that QEMU cannot
+ * run. */
 int qemu_args_make(
 	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct qemu_args *ret);
 void qemu_args_done(struct qemu_args *a);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The qemu driver: one machine as one QEMU process. Called through struct vmm_driver by vmm.c. It makes
- * the three sockets (agent, QMP, console), launches QEMU with them, and is told by QMP when the vCPUs
- * run. The sockets listen before QEMU exists, so pyrod connects at once and waits for data, never for a
- * file to appear.
+ * The qemu driver: one QEMU process per machine. Called through struct vmm_driver by vmm.c. It
+ * creates the three sockets (agent, QMP, console), launches QEMU with them, and learns from QMP
+ * when the vCPUs run. The sockets listen before QEMU starts, so pyrod connects at once and waits
+ * for data, never for a file to appear.
  *
- * What must stay true: callbacks of the owner are called from one place, on_notify, one a turn of
- * the loop, in the order launched, started, resumed, paused, failed, exited, so that the owner may free the object in any
- * of them; the last he is told of a pause is how it is; exited comes once and last; the sockets' files are gone when it
- * does.
+ * What must stay true: only on_notify calls the owner's callbacks, one per iteration of the loop,
+ * in the order launched, started, resumed, paused, failed, exited, so that the owner may free the
+ * object in any of them; the last of resumed and paused is the present state; exited is called
+ * once, as the last, after the sockets' files are removed.
  */
 #include "daemon/vmm/qemu.h"
 
@@ -36,14 +36,15 @@
 #define REINSTALL_FIX "sudo apt-get install --reinstall -y qemu-system-x86"
 #define NAMED_FIX     "correct qemu= in pyrod.conf, or leave it out"
 #define FIRMWARE_FIX  "sudo apt-get install --reinstall -y qemu-system-data"
-/* A pause costs a commit and work for each command, so a few are told at once, and further ones as often as this. */
+/* A pause costs the owner a commit and work for each command, so after a burst pauses are reported
+ * at this interval. */
 #define PAUSE_EVERY_USEC USEC_PER_SEC
 #define PAUSE_BURST_USEC (4 * PAUSE_EVERY_USEC)
-/* From the request until its process runs: what systemd and polkit may take on a host that is very busy. */
+/* From the request until the unit's process runs: systemd and polkit may be slow on a busy host. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
 
-/* QEMU takes one connection after the other; more of ours than these mean that it hangs. */
+/* QEMU accepts one connection at a time; more than these in the backlog mean that it hangs. */
 enum { DIALS_WAITING = 4 };
 
 enum {
@@ -63,26 +64,27 @@ static_assert((int)SOCKET_QMP == (int)QEMU_FD_QMP && (int)SOCKET_AGENT == (int)Q
 	"sockets travel first, in this order");
 
 struct qemu {
-	struct vmm vmm;                 /* first: the driver's callers hold this */
+	struct vmm vmm;                 /* must be first: vmm.c casts between the two */
 	const struct vmm_callbacks *cb; /* borrowed: static of the owner */
 	void *userdata;
 	struct qmp *qmp;                /* owned */
 	sd_event_source *notify;        /* owned */
-	sd_event_source *deadline;      /* owned: until it has started */
+	sd_event_source *deadline;      /* owned; until started */
 	char *socket_paths[SOCKET_MAX]; /* owned */
 	unsigned pending;               /* PENDING_* */
 	bool started, failed, guest_ended, paused, adopted;
-	bool pausing, stop_asked; /* its answer is awaited; it was asked since it last went on */
-	bool runs_on;             /* without us: its sockets stay */
-	const char *pause_reason; /* static */
-	sd_event_source *pause_timer; /* owned: until a pause may be told */
-	uint64_t
-		pause_credit_usec; /* monotonic: more than PAUSE_BURST_USEC ahead, the next one waits */
-	struct error error;        /* with PENDING_FAILED */
-	int status;                /* with PENDING_EXITED */
-	char *reason;              /* owned or NULL */
-	char *program;             /* owned or NULL: it was started from this */
-	bool is_named;             /* by qemu= of pyrod.conf */
+	/* the answer to `stop` is pending; `stop` was sent since the last resume */
+	bool pausing, stop_asked;
+	bool runs_on;                 /* detached: the sockets' files stay */
+	const char *pause_reason;     /* static */
+	sd_event_source *pause_timer; /* owned; delays the report of a pause */
+	/* CLOCK_MONOTONIC; a pause is delayed while this is PAUSE_BURST_USEC ahead */
+	uint64_t pause_credit_usec;
+	struct error error; /* with PENDING_FAILED */
+	int status;         /* with PENDING_EXITED */
+	char *reason;       /* owned or NULL */
+	char *program;      /* owned or NULL: the path of QEMU */
+	bool is_named;      /* qemu= of pyrod.conf names the program */
 };
 
 static struct qemu *qemu_of(struct vmm *v)
@@ -96,7 +98,7 @@ static void notify(struct qemu *q, unsigned what)
 	(void)sd_event_source_set_enabled(q->notify, SD_EVENT_ONESHOT);
 }
 
-/* Before it has started: remembers why not, and ends it. */
+/* Keeps the error of a start that failed and kills the process. */
 static void fail_start(struct qemu *q, const char *cause, const char *fix)
 {
 	if (q->started || q->failed)
@@ -162,7 +164,7 @@ static void paused(struct qemu *q, const char *reason)
 	notify(q, PENDING_PAUSED);
 }
 
-/* It is paused still: resumed() turns the timer off. */
+/* The VMM is still paused: resumed() disables the timer. */
 static int on_pause_timer(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
 	notify(userdata, PENDING_PAUSED);
@@ -182,11 +184,12 @@ static void on_status(
 	if (r == -EREMOTEIO) {
 		fail_start(q, desc, NULL);
 	} else if (r >= 0 && q->adopted && is_stopped(qmp_str(ret, "status", ""))) {
-		/* Why is not told again: an earlier daemon paused it, or a write failed, mostly for want of space. */
+		/* QEMU does not repeat the reason: a previous daemon paused it, or a write failed,
+		 * mostly for lack of space. */
 		paused(q, "disk_full");
 	} else if (r >= 0 && streq(qmp_str(ret, "status", ""), "running")) {
 		started(q);
-	} /* else RESUME comes, or on_qmp_closed has it, or the deadline */
+	} /* else RESUME follows, or on_qmp_closed or the deadline ends the start */
 }
 
 static void on_qmp_ready(struct qmp *qmp, void *userdata)
@@ -215,7 +218,7 @@ static void resumed(struct qemu *q)
 		notify(q, PENDING_RESUMED);
 	q->paused = q->stop_asked = false;
 	(void)sd_event_source_set_enabled(q->pause_timer, SD_EVENT_OFF);
-	q->pending &= ~(unsigned)PENDING_PAUSED; /* it is over before it was told */
+	q->pending &= ~(unsigned)PENDING_PAUSED; /* ended before it was reported */
 	started(q);
 }
 
@@ -231,15 +234,15 @@ static void on_qmp_event(
 	else if (streq(name, "BLOCK_IO_ERROR"))
 		on_block_error(q, data);
 	else if (streq(name, "STOP") && q->stop_asked && !q->paused)
-		paused(q, "disk_full"); /* its answer may have been an error, or come later */
+		paused(q, "disk_full"); /* the answer may be an error or arrive later */
 	else if (streq(name, "RESUME"))
 		resumed(q);
 	else if (streq(name, "VSERPORT_CHANGE"))
 		q->vmm.agent_seen = q->vmm.agent_seen || qmp_bool(data, "open", false);
 }
 
-/* A QEMU that is going away closes its sockets before it is gone: its end tells more than this, and
- * one that lives on without QMP meets the deadline. */
+/* A QEMU that exits closes its sockets first: its exit status says more than the closed socket. One
+ * that keeps running without QMP meets the deadline. */
 static void on_qmp_closed(struct qmp *qmp _unused_, int r, const char *what, void *userdata)
 {
 	if (r != -ECONNRESET && r != -EPIPE)
@@ -252,7 +255,7 @@ static const struct qmp_callbacks qmp_cb = {
 	.on_closed = on_qmp_closed,
 };
 
-/* From here on it is QEMU that is waited for. */
+/* The process runs: from now on the deadline is QEMU's. */
 static void on_launch_known(struct launch *l _unused_, void *userdata)
 {
 	struct qemu *q = userdata;
@@ -263,7 +266,7 @@ static void on_launch_known(struct launch *l _unused_, void *userdata)
 	notify(q, PENDING_LAUNCHED);
 }
 
-/* It never ran: that error is the origin. */
+/* The process never ran: its error is the cause. */
 static void fail_launch(struct qemu *q, const struct error *err)
 {
 	if (q->started || q->failed)
@@ -273,18 +276,18 @@ static void fail_launch(struct qemu *q, const struct error *err)
 	notify(q, PENDING_FAILED);
 }
 
-/* What there is to say of one that ended before it did anything; NULL when out of memory. */
+/* Returns the cause for a process that ended early without output; NULL when out of memory. */
 static char *silent_end(const struct qemu *q)
 {
 	const char *program = q->program ? q->program : QEMU_PROGRAM;
 
 	if (q->status == INT_MIN)
-		return str_printf("%s ended at once and said nothing", program);
+		return str_printf("%s exited at once without any output", program);
 	if (q->status < 0)
-		return str_printf(
-			"%s was ended at once by signal %d and said nothing", program, -q->status);
+		return str_printf("%s was killed at once by signal %d without any output", program,
+			-q->status);
 	return str_printf(
-		"%s ended at once with exit status %d and said nothing", program, q->status);
+		"%s exited at once with status %d without any output", program, q->status);
 }
 
 static void on_launch_exited(struct launch *l _unused_, int status, const char *reason,
@@ -316,11 +319,11 @@ static const struct launch_callbacks launch_cb = {
 
 static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
-	fail_start(userdata, "QEMU did not come up in time", NULL);
+	fail_start(userdata, "QEMU did not start in time", NULL);
 	return 0;
 }
 
-/* Tells the owner one thing; it may free the object while being told, so nothing is touched after. */
+/* Calls one callback of the owner, which may free q: q is not used afterwards. */
 static int on_notify(sd_event_source *s, void *userdata)
 {
 	struct qemu *q = userdata;
@@ -355,7 +358,7 @@ static int on_notify(sd_event_source *s, void *userdata)
 	return 0;
 }
 
-/* The configured program, or the one in PATH. */
+/* Returns the configured program, or the one in PATH. */
 static int find_program(struct manager *m, char **ret)
 {
 	const char *name = m->config && m->config->qemu ? m->config->qemu : QEMU_PROGRAM;
@@ -382,7 +385,7 @@ static int make_sockets(struct qemu *q, const char *run_dir, int fds[SOCKET_MAX]
 	return r < 0 ? r : 0;
 }
 
-/* Queues our two connections on the sockets QEMU will be given. */
+/* Connects to the QMP and console sockets; the connections wait in the backlog for QEMU. */
 static int dial(struct qemu *q, sd_event *event)
 {
 	_cleanup_close_ int console = -EBADF, qmp = -EBADF;
@@ -519,7 +522,8 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 	return 0;
 }
 
-/* One whose sockets do not answer is ending, or hangs: it lives without console and pauses until it ends. */
+/* A VMM whose sockets do not answer is exiting or hangs: it goes on without console and pauses
+ * until it exits. */
 static int redial(struct qemu *q, sd_event *event, const struct vmm_adoption *a)
 {
 	int r = dial(q, event);
@@ -532,8 +536,8 @@ static int redial(struct qemu *q, sd_event *event, const struct vmm_adoption *a)
 }
 
 /*
- * The sockets are where they were, and QEMU listens on them still: it takes one connection after the
- * other. Only the end of the process ends the adoption.
+ * QEMU still listens on its sockets, whose paths are unchanged, and accepts one connection after
+ * another. Only the end of the process ends the adoption.
  */
 static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
@@ -587,15 +591,16 @@ static void on_stop(struct qmp *qmp _unused_, int r, json_object *ret _unused_, 
 
 	q->pausing = false;
 	if (r < 0)
-		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU does not pause its guest: %s",
+		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU cannot pause its guest: %s",
 			desc ? desc : strerror(-r));
 	else if (q->stop_asked && !q->paused)
 		paused(q, "disk_full");
 }
 
 /*
- * QEMU first finishes what its guest is writing, for as long as the disk takes: a deadline would close its QMP, and no `cont`
- * would reach it any more. What it writes meanwhile is the caller's to judge. After a failure it can be asked again.
+ * QEMU first completes its guest's writes, however long the disk takes: a deadline would close QMP
+ * and with it the way for `cont`. The caller limits the writes meanwhile (DEADLINE_PAUSE). May be
+ * called again after a failure.
  */
 static void qemu_pause(struct vmm *v)
 {
@@ -612,14 +617,14 @@ static void qemu_pause(struct vmm *v)
 	log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to pause its guest");
 }
 
-/* A refusal needs no answer: the owner asks again as long as it is paused. */
+/* A refusal is only logged: the owner repeats the request while the guest is paused. */
 static void on_cont(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
 	void *userdata)
 {
 	const struct qemu *q = userdata;
 
 	if (r < 0)
-		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU does not let its guest go on: %s",
+		log_uid(LOG_WARNING, 0, q->vmm.owner_uid, "QEMU cannot resume its guest: %s",
 			desc ? desc : strerror(-r));
 }
 
@@ -631,7 +636,7 @@ static void qemu_resume(struct vmm *v)
 				    : 0;
 
 	if (r < 0)
-		log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to let its guest go on");
+		log_uid(LOG_WARNING, r, q->vmm.owner_uid, "cannot ask QEMU to resume its guest");
 }
 
 static void qemu_stop(struct vmm *v)
@@ -645,8 +650,8 @@ static void qemu_free(struct vmm *v)
 }
 
 /*
- * `QEMU --version` costs 60 ms, too long for the loop: a job asks, and the answer stays for the process,
- * as long as the file is the same one. (Global like the rate of the TSC: a fact about the host.)
+ * `QEMU --version` takes 60 ms, too long for the loop: a job runs it, and the result is cached for
+ * the process until the file changes. (Global, like the TSC rate: a fact about the host.)
  */
 static struct {
 	struct job *job; /* owned while it runs */
@@ -654,7 +659,7 @@ static struct {
 	ino_t ino;
 	struct timespec mtime;
 	char version[64];
-	int status; /* of the job that has ended without a version: what it exited with, else negative */
+	int status; /* exit status of a job that printed no version, else negative */
 } version_cache;
 
 static bool cache_fits(const struct stat *st)
@@ -664,7 +669,7 @@ static bool cache_fits(const struct stat *st)
 	       version_cache.mtime.tv_nsec == st->st_mtim.tv_nsec;
 }
 
-/* "QEMU emulator version 7.2.22 (Debian ...)" */
+/* Parses "QEMU emulator version 7.2.22 (Debian ...)". */
 static void on_version_line(
 	struct job *job _unused_, const char *line, size_t n, void *userdata _unused_)
 {
@@ -701,13 +706,14 @@ static int ask_version(sd_event *event, const char *program)
 	return job_start(event, &spec, &version_cache.job);
 }
 
-/* It has been asked, and is no QEMU. One that was killed, by the time limit say, is not known. */
-static bool is_no_qemu(void)
+/* True if the program exited without printing a version. One that was killed (by the timeout) is
+ * unknown. */
+static bool is_not_qemu(void)
 {
 	return !version_cache.job && !version_cache.version[0] && version_cache.status >= 0;
 }
 
-/* As the start of a machine would say it. */
+/* Fills in the same reason and fix as the error of a start. */
 static int probe_absent(const struct manager *m, struct vmm_probe *p)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -724,7 +730,7 @@ static int probe_version(struct manager *m, const struct stat *st, bool again, s
 {
 	int r = 0;
 
-	if (!version_cache.job && (!cache_fits(st) || (again && is_no_qemu()))) {
+	if (!version_cache.job && (!cache_fits(st) || (again && is_not_qemu()))) {
 		version_cache.version[0] = 0;
 		version_cache.status = -1;
 		version_cache.dev = st->st_dev;
@@ -734,9 +740,9 @@ static int probe_version(struct manager *m, const struct stat *st, bool again, s
 	}
 	if (r < 0)
 		return r;
-	p->usable = !is_no_qemu();
+	p->usable = !is_not_qemu();
 	if (!p->usable) {
-		p->reason = str_printf("%s is no QEMU: with --version it ended with exit status %d "
+		p->reason = str_printf("%s is not QEMU: with --version it ended with status %d "
 				       "and named no version",
 			p->path, version_cache.status);
 		p->fix = strdup(m->config && m->config->qemu ? NAMED_FIX : REINSTALL_FIX);

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The qemu driver.
+ * The QEMU driver.
  */
 
 #include "daemon/vmm/vmm.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * QMP, as much of it as pyrod uses: greeting, qmp_capabilities, commands answered by callback, events.
- * Owned by the qemu driver's object. States: before the greeting no command is sent; once closed, none
- * is accepted, every pending one has been answered with an error, and on_closed has been called. One
- * timer serves the greeting and all pending commands.
+ * The part of QMP that pyrod uses: greeting, qmp_capabilities, commands with a reply callback,
+ * events. Owned by the qemu driver's object. What must stay true: no command is sent before the
+ * greeting; once closed, no command is accepted, every pending one has been answered with an error,
+ * and on_closed has been called. One timer serves the greeting and all pending commands.
  */
 #include "daemon/vmm/qmp.h"
 
@@ -18,12 +18,13 @@ enum {
 	QMP_LINE_BYTES = 256 * 1024,
 	QMP_OUT_BYTES = 64 * 1024,
 	QMP_PENDING_MAX = 16,
-	QMP_READ_BYTES = 64 * 1024, /* a turn of the loop */
+	QMP_READ_BYTES = 64 * 1024, /* per iteration of the loop */
 	QMP_DESC_BYTES = 256,
 	QMP_VERSION_BYTES = 128,
 };
 
-/* A guest that has taken QEMU over must not hold the loop: no message is begun later in a turn. */
+/* A QEMU taken over by its guest must not block the loop: after this time no further message is
+ * handled in an iteration. */
 #define QMP_TURN_USEC 40
 
 static const struct json_limits qmp_limits = {
@@ -50,9 +51,9 @@ struct qmp {
 	void *userdata;
 	uint64_t greeting_deadline_usec;
 	struct buf in, out;
-	size_t scanned;         /* bytes of in known to hold no newline */
-	bool more;              /* in may hold whole lines: they come before anything is read */
-	sd_event_source *again; /* owned: handles them in the next turn */
+	size_t scanned;         /* bytes of `in` without a newline */
+	bool more;              /* `in` may hold complete lines to handle before reading */
+	sd_event_source *again; /* owned; handles them in the next iteration */
 	int32_t next_id;
 	struct qmp_pending pending[QMP_PENDING_MAX];
 	unsigned depth; /* callbacks on the stack */
@@ -128,7 +129,7 @@ static void close_with(struct qmp *q, int r, const char *what)
 	q->depth--;
 }
 
-/* Sets the timer to the earliest deadline there is. */
+/* Sets the timer to the earliest deadline. */
 static void arm(struct qmp *q)
 {
 	uint64_t next = q->state == QMP_GREETING ? q->greeting_deadline_usec : UINT64_MAX;
@@ -166,7 +167,7 @@ static void flush(struct qmp *q)
 		if (n < 0 && errno == EAGAIN)
 			break;
 		if (n < 0) {
-			close_with(q, -errno, "QEMU's control socket cannot be written to");
+			close_with(q, -errno, "cannot write to QEMU's control socket");
 			return;
 		}
 		buf_consume(&q->out, (size_t)n);
@@ -279,7 +280,7 @@ static void greeted(struct qmp *q, json_object *o)
 	int r;
 
 	if (!greeting) {
-		close_with(q, -EPROTO, "QEMU's control socket did not greet");
+		close_with(q, -EPROTO, "QEMU's control socket sent no greeting in time");
 		return;
 	}
 	keep_version(q, greeting);
@@ -287,7 +288,7 @@ static void greeted(struct qmp *q, json_object *o)
 	left = q->greeting_deadline_usec > now ? q->greeting_deadline_usec - now : 0;
 	r = qmp_execute(q, "qmp_capabilities", NULL, left, on_capabilities, NULL);
 	if (r < 0)
-		close_with(q, r, "QEMU's control socket cannot be used");
+		close_with(q, r, "cannot use QEMU's control socket");
 }
 
 static struct qmp_pending *find_pending(struct qmp *q, json_object *o)
@@ -300,7 +301,7 @@ static struct qmp_pending *find_pending(struct qmp *q, json_object *o)
 	return NULL;
 }
 
-/* One message. What is neither an event nor the answer to a pending command is ignored. */
+/* Handles one message; ignores all but events and answers to pending commands. */
 static void handle(struct qmp *q, json_object *o)
 {
 	const char *event = qmp_str(o, "event", NULL);
@@ -313,7 +314,7 @@ static void handle(struct qmp *q, json_object *o)
 		return;
 	}
 	if (event) {
-		/* QEMU has none to tell before it is ready; whoever speaks like that is not heard. */
+		/* QEMU sends no events before it is ready: ignore them. */
 		if (q->state != QMP_READY)
 			return;
 		q->depth++;
@@ -353,7 +354,7 @@ static void handle_line(struct qmp *q, const char *line, size_t n)
 		handle(q, o);
 }
 
-/* Handles whole lines in the buffer, the first and those that are begun before end_usec. */
+/* Handles complete lines in the buffer until end_usec, at least one. */
 static void handle_lines(struct qmp *q, uint64_t end_usec)
 {
 	q->more = false;
@@ -377,7 +378,7 @@ static void handle_lines(struct qmp *q, uint64_t end_usec)
 	}
 }
 
-/* One read, of lines that are handled until end_usec. Returns true when there may be more. */
+/* Reads once and handles lines until end_usec. Returns true if there may be more. */
 static bool read_some(struct qmp *q, uint64_t end_usec)
 {
 	size_t room = QMP_LINE_BYTES - buf_len(&q->in);
@@ -395,7 +396,7 @@ static bool read_some(struct qmp *q, uint64_t end_usec)
 
 void qmp_drain(struct qmp *q)
 {
-	/* The socket's own buffer bounds what a dead peer can have left. */
+	/* No time limit: the socket's buffer bounds what a dead peer can have sent. */
 	handle_lines(q, UINT64_MAX);
 	while (q->state != QMP_CLOSED && read_some(q, UINT64_MAX))
 		;
@@ -413,7 +414,7 @@ static int on_io(sd_event_source *s _unused_, int fd _unused_, uint32_t revents,
 	return 0;
 }
 
-/* A timer, as a defer source that is set again in its own turn comes before all others. */
+/* A timer, since a defer source that enables itself again would run before all other sources. */
 static int on_again(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
 	struct qmp *q = userdata;

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What every driver's object begins with. Only vmm.c and the drivers include this.
+ * The first member of every driver's object. Only vmm.c and the drivers include this.
  */
 
 #include "daemon/vmm/vmm.h"
@@ -15,9 +15,9 @@ struct launch;
 struct vmm {
 	const struct vmm_driver *driver;
 	const char *execution_mode; /* static */
-	uid_t owner_uid;            /* what is logged of it counts for that user */
+	uid_t owner_uid;            /* its log lines count against this user's limit */
 	struct launch *launch;      /* owned by the driver's object */
 	struct console *console;    /* owned by the driver's object */
-	char version[VMM_VERSION];  /* its name and version, escaped; "" while it has not said */
-	bool agent_seen;            /* the guest has opened its agent's port */
+	char version[VMM_VERSION];  /* name and version, escaped; "" until known */
+	bool agent_seen;            /* the guest has opened the agent's port */
 };

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyro-vmm ID SOCKET: the launcher of one VMM: pyro-vm@ID.service, or a child of pyrod (service.c). It connects to
- * pyrod's launch socket, receives in one message the VMM's arguments and every descriptor, confines
- * itself (confine.c) and executes the VMM in its place.
+ * pyro-vmm ID SOCKET: launches one VMM, as pyro-vm@ID.service or as a child of pyrod (service.c).
+ * It connects to pyrod's launch socket, receives in one message the VMM's arguments and every
+ * descriptor, confines itself (confine.c) and executes the VMM in its place.
  *
- * It never runs a VMM as root, and never with a descriptor that was not in the message. What goes
- * wrong before exec is said on the launch connection, or on stderr while there is none.
+ * It never runs a VMM as root, and never with a descriptor that was not in the message. A failure
+ * before exec is reported on the launch connection, or on stderr before it exists.
  */
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -80,7 +80,7 @@ int main(int argc, char **argv)
 			"Usage: pyro-vmm ID SOCKET\nStarted by pyrod; not for use by hand.\n");
 		return 2;
 	}
-	/* pyrod's is 0077, but the VMM's uid must get through the directories of its mount view. */
+	/* pyrod's umask is 0077, but the VMM's uid must pass the directories of its mount view. */
 	(void)umask(0022);
 	conn = sock_dial(argv[2], SOCK_SEQPACKET);
 	if (conn < 0)

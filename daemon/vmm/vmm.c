@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMMs as the rest of the daemon sees them: the array of drivers, the choice between KVM and
- * emulation, and calls passed on to the driver of the machine. Called by core and by the handlers of
- * system.*. Fails closed: without a usable driver there is no machine.
+ * The VMM interface for the rest of the daemon: the array of drivers, the choice between KVM and
+ * emulation, and calls passed on to the driver of the machine. Called by core and by the handlers
+ * of system.*. What must stay true: without a usable driver no machine runs.
  */
 #include "daemon/vmm/vmm.h"
 
@@ -26,8 +26,8 @@ void vmm_probe_done(struct vmm_probe *p)
 	*p = (struct vmm_probe){};
 }
 
-/* As root a VMM runs under a uid of its own, which has only the group of /dev/kvm (confine.c). */
-static bool kvm_is_roots_alone(void)
+/* As root a VMM runs under its own uid, whose only group is that of /dev/kvm (confine.c). */
+static bool kvm_is_root_only(void)
 {
 	struct stat st;
 
@@ -43,13 +43,14 @@ static const char *kvm_reason(const struct host_kvm *kvm)
 			       ? "/dev/kvm does not exist: the kvm module is not loaded"
 			       : "/dev/kvm does not exist: the CPU offers no virtualization";
 	if (!kvm->readable || !kvm->writable)
-		return "/dev/kvm may not be opened by pyrod";
+		return "pyrod has no permission to open /dev/kvm";
 	if (kvm->usable)
-		return "/dev/kvm may be opened by root alone, and no VMM runs as root";
-	return "/dev/kvm is there but does not work";
+		return "only root may open /dev/kvm, and no VMM runs as root";
+	return "/dev/kvm exists but does not work";
 }
 
-/* How pyrod comes to have the groups that its account has: only a login gives them to what is started from it. */
+/* Returns how pyrod gets new groups of its account: a new login gives them to the programs started
+ * from it. */
 static char *restart_fix(void)
 {
 	if (units_manage(false, "pyrod.service"))
@@ -57,7 +58,8 @@ static char *restart_fix(void)
 	return str_printf("  # then log in again and restart pyrod: kill %d", getpid());
 }
 
-/* NULL when out of memory, or where pyrod has no account. The group is the device's, where it may do what is needed. */
+/* Returns NULL when out of memory, or if pyrod has no account. Uses the device's group if its mode
+ * permits read and write. */
 static char *kvm_group_fix(void)
 {
 	_cleanup_free_ char *name = NULL, *group = NULL, *restart = restart_fix();
@@ -79,8 +81,7 @@ static void kvm_fix(const struct host_kvm *kvm, char **ret)
 	if (!kvm->exists && host_cpu_virtualization())
 		*ret = strdup("sudo modprobe kvm_intel || sudo modprobe kvm_amd");
 	else if (!kvm->exists)
-		*ret = strdup(
-			"use --accelerator emulation, or a host with virtualization switched on");
+		*ret = strdup("use --accelerator emulation, or a host with virtualization enabled");
 	else if ((!kvm->readable || !kvm->writable) && (*ret = kvm_group_fix()))
 		return;
 	else if (kvm->usable)
@@ -104,7 +105,7 @@ int vmm_resolve_accelerator(
 		return 0;
 	}
 	host_kvm_probe(&kvm);
-	if (kvm.usable && !kvm_is_roots_alone()) {
+	if (kvm.usable && !kvm_is_root_only()) {
 		*ret = ACCELERATOR_KVM;
 		return 0;
 	}

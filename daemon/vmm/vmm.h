@@ -2,12 +2,12 @@
 #pragma once
 
 /*
- * One running VMM as the rest of the daemon sees it, and the drivers behind it. Above this nobody knows
- * which VMM it is.
+ * One running VMM, and the drivers behind it. Callers do not know which VMM it is.
  *
- * Life: vmm_start launches it through pyro-vmm and returns at once; on_started when its control socket
- * answers and the vCPUs run (the agent's stream may be dialled from then on), on_exited exactly once
- * when its process is gone, whatever happened before. vmm_free before that kills it.
+ * Lifetime: vmm_start launches it through pyro-vmm and returns at once. on_started is called when
+ * its control socket answers and the vCPUs run; from then on vmm_connect may be called. on_exited
+ * is called exactly once, when its process has exited, whatever happened before. vmm_free before
+ * that kills the process.
  */
 
 #include "daemon/config.h"
@@ -31,55 +31,56 @@ struct vmm_spec {
 	int vmlinux_fd, initrd_fd;    /* borrowed */
 	struct vmm_disk disks[VMM_DISKS_MAX];
 	size_t n_disks;
-	const char *run_dir; /* RUNTIME/vm/ID, exists, ours, 0700: sockets go there */
+	/* RUNTIME/vm/ID, an existing 0700 directory of ours, for the sockets */
+	const char *run_dir;
 };
 
 struct vmm_exit {
-	int status;         /* exit status, or -signal; INT_MIN: not known */
-	bool guest_ended;   /* a SHUTDOWN event of the guest's own came first */
-	const char *reason; /* one line: QEMU's last words, escaped; or NULL */
+	int status;         /* exit status, or -signal; INT_MIN if unknown */
+	bool guest_ended;   /* a SHUTDOWN event caused by the guest came first */
+	const char *reason; /* QEMU's last line, escaped, or NULL */
 };
 
 struct vmm;
 struct vmm_callbacks {
-	/* Its process is known: vmm_pid and its kin say which. May be NULL. */
+	/* The process exists: vmm_pid, vmm_start_time and vmm_invocation are valid. May be NULL. */
 	void (*on_launched)(struct vmm *v, void *userdata);
 	void (*on_started)(struct vmm *v, void *userdata);
-	/* The VMM could not be brought up; on_exited follows. */
+	/* The VMM could not be started; on_exited follows. */
 	void (*on_failed)(struct vmm *v, const struct error *err, void *userdata);
 	void (*on_exited)(struct vmm *v, const struct vmm_exit *e, void *userdata);
-	/* The vCPUs stand still: after vmm_pause, or because a write to a disk failed. reason: "disk_full" or
-	 * "disk_error". May be NULL. */
+	/* The vCPUs are paused, after vmm_pause or because a write to a disk failed. reason:
+	 * "disk_full" or "disk_error". May be NULL. */
 	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
-	/* They go on after vmm_resume. May be NULL. */
+	/* The vCPUs run again after vmm_resume. May be NULL. */
 	void (*on_resumed)(struct vmm *v, void *userdata);
 };
 
-/* What the probe tells doctor and `auto`. */
+/* The result of a probe, for doctor and accelerator=auto. */
 struct vmm_probe {
 	char name[16];
 	char *path;    /* owned or NULL */
 	char *version; /* owned or NULL */
 	bool usable;
-	char *reason; /* owned or NULL: why not */
+	char *reason; /* owned or NULL: why it is not usable */
 	char *fix;    /* owned or NULL */
 };
 void vmm_probe_done(struct vmm_probe *p);
 
-/* A VMM that an earlier daemon started and that still runs. */
+/* A running VMM that a previous daemon started. */
 struct vmm_adoption {
 	const char *id;
 	uid_t owner_uid;
 	pid_t pid;
 	uint64_t start_time;
-	const char *invocation; /* of its unit, or "" */
-	int pidfd;              /* taken over on success: of the process that has been verified */
+	const char *invocation; /* invocation id of its unit, or "" */
+	int pidfd;              /* of the verified process; owned by the VMM on success */
 	const char *run_dir;
 };
 
 struct vmm_driver {
 	const char *name;
-	/* again: what failed to say its version is asked once more, and is not known until it has answered. */
+	/* again: repeats a version query that failed; the result is unknown until it completes. */
 	int (*probe)(struct manager *m, bool again, struct vmm_probe *ret);
 	int (*program)(struct manager *m, char **ret);
 	int (*start)(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
@@ -88,7 +89,8 @@ struct vmm_driver {
 		const struct vmm_callbacks *cb, void *userdata, struct vmm **ret,
 		struct error *err);
 	void (*detach)(struct vmm *v);
-	int (*connect)(struct vmm *v); /* a new connection to the agent's stream: fd, -errno */
+	/* returns a new connection to the agent's stream, or -errno */
+	int (*connect)(struct vmm *v);
 	void (*pause)(struct vmm *v);
 	void (*resume)(struct vmm *v);
 	void (*stop)(struct vmm *v);
@@ -96,46 +98,51 @@ struct vmm_driver {
 };
 
 extern const struct vmm_driver
-	*const vmm_drivers[]; /* NULL-terminated; the first usable is the default */
+	*const vmm_drivers[]; /* NULL-terminated; the first usable one is the default */
 
-/* Which accelerator `want` comes to on this host now; vm_unavailable with the fix when it cannot be had. ret_reason
- * (static, may be NULL): why emulation was taken. */
+/* Resolves `want` to an accelerator on this host now; vm_unavailable with the fix if it is not
+ * available. ret_reason (static, may be NULL): why emulation was chosen. */
 int vmm_resolve_accelerator(
 	enum accelerator want, enum accelerator *ret, const char **ret_reason, struct error *err);
 
-/* The program that the next machine's VMM is; *ret is owned. -ENOENT: there is none. */
+/* Returns the program of the next machine's VMM; *ret is owned. -ENOENT if there is none. */
 int vmm_program(struct manager *m, char **ret);
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
-/* The name of the unit that a machine's VMM is, where pyrod starts units; NULL when out of memory. */
+/* Returns the unit name of a machine's VMM, used where pyrod starts units; NULL when out of
+ * memory. */
 char *vmm_unit(const char *id);
-/* Takes over the watch of a VMM that runs; on_started does not come, a pause of its own is told. */
+/* Watches a running VMM of a previous daemon; does not call on_started, but reports a present
+ * pause. */
 int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
-/* Frees the object and leaves the VMM running, with its sockets, for the next daemon. Takes NULL. */
+/* Frees the object and leaves the VMM and its sockets to the next daemon. Accepts NULL. */
 struct vmm *vmm_detach(struct vmm *v);
 /* Dials the agent's stream: an owned non-blocking fd, or -errno. */
 int vmm_connect(struct vmm *v);
-/* Stops the vCPUs for want of space on the host; on_paused follows when what they have begun to write is written, which may
- * take seconds. Does nothing while that is under way. */
+/* Pauses the vCPUs for lack of space on the host; on_paused follows when their pending writes are
+ * complete, which may take seconds. Does nothing if a pause is pending. */
 void vmm_pause(struct vmm *v);
-/* Lets vCPUs go on that were paused; on_resumed follows, or on_paused again. */
+/* Resumes paused vCPUs; on_resumed follows, or on_paused again. */
 void vmm_resume(struct vmm *v);
-/* Ends the process now (its guest's disks are not needed, or the guest has said BYE): SIGKILL; on_exited follows. */
+/* Kills the process (SIGKILL), when its guest has sent BYE or its disks are not needed; on_exited
+ * follows. */
 void vmm_stop(struct vmm *v);
 pid_t vmm_pid(const struct vmm *v); /* 0 before on_launched */
-uint64_t vmm_start_time(
-	const struct vmm *v); /* field 22 of /proc/PID/stat: with pid it names the process */
-const char *vmm_invocation(const struct vmm
-		*v); /* of its unit: names the process as pid and start time do; "" of a child */
+/* Field 22 of /proc/PID/stat: with the pid it identifies the process. */
+uint64_t vmm_start_time(const struct vmm *v);
+/* The invocation id of its unit, which identifies the process too; "" for a child. */
+const char *vmm_invocation(const struct vmm *v);
 const char *vmm_execution_mode(const struct vmm *v); /* "guest_serial" */
-/* "QEMU 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", or "the VMM" when it has not said. */
+/* "QEMU 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", or "the VMM" while unknown. */
 const char *vmm_version(const struct vmm *v);
-/* Whether anything came from the guest since this object is there: on its console, or at its agent's port. */
+/* True if the guest has written to its console or opened the agent's port since this object
+ * exists. */
 bool vmm_guest_seen(const struct vmm *v);
-/* The end of the guest's console as lines of printable text; *ret is owned. */
+/* Returns the last output of the guest's console as lines of printable text; *ret is owned. */
 int vmm_console_tail(struct vmm *v, size_t max, char **ret);
-/* What in it tells why the guest ended, as one short line; *ret is owned, NULL when it is empty. */
+/* Returns why the guest ended according to its console, as one short line; *ret is owned, NULL
+ * without any output. */
 int vmm_console_cause(struct vmm *v, char **ret);
-/* Kills and waits for nothing; no callback comes any more. Takes NULL. */
+/* Frees the object and kills the process without waiting; calls no callback. Accepts NULL. */
 struct vmm *vmm_free(struct vmm *v);

@@ -23,7 +23,7 @@ def daemon(request, make_fake):
 
 def test_what_it_may_do(daemon, request):
     with confined.probe(daemon) as probe:
-        assert "less contained" not in daemon.log_text()  # nothing could not be had
+        assert "less containment" not in daemon.log_text()  # nothing could not be had
         probe.check()
         assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
 
@@ -51,7 +51,7 @@ def test_one_that_lies_elsewhere(make_fake, mode):
         confined.become(d, confined.USER)
     d.start()
     with confined.probe(d) as probe:
-        assert "less contained than it could: no empty mount view" in d.log_text()
+        assert "runs with less containment: no empty mount view" in d.log_text()
         probe.check()
         facts = probe.facts(d.pid())
         assert facts.pop("reads") == confined.table(mode)["reads"].replace("`%s`, " % confined.QEMU, "")
