@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of subordinate uids and their owners. Made by manager.c; asked at each connection and each count of a
- * user's machines. Only the local files are read: a name service may wait, and the loop must not.
+ * The table of subordinate uids and their owners. Created by manager.c; queried at each connection
+ * and each count of a user's machines. It reads local files only: a name service may block, and the
+ * loop must not.
  */
 
 #include "daemon/account.h"
@@ -12,22 +13,22 @@
 enum {
 	FILE_BYTES_MAX = 4 * 1024 * 1024,
 	RANGES_MAX = 100000,
-	OWNERS_DEEP = 4, /* an owner may be somebody's subordinate too */
+	OWNERS_DEEP = 4, /* an owner may itself be a subordinate uid */
 };
 
 struct range {
-	uint64_t start, end; /* end: the first uid beyond */
+	uint64_t start, end; /* end is exclusive */
 	uid_t account;
 };
 
 struct file {
 	char *path;     /* owned */
-	struct stat st; /* of what was read; zero: nothing */
+	struct stat st; /* of the file that was read; zero: none */
 };
 
 struct accounts {
 	struct file subuid, passwd;
-	struct range *ranges; /* owned; by start */
+	struct range *ranges; /* owned; sorted by start */
 	size_t n;
 };
 
@@ -56,7 +57,7 @@ struct accounts *accounts_free(struct accounts *a)
 	return NULL;
 }
 
-/* True when the file is another than the one that was read last. */
+/* True if the file has changed since it was read. */
 static bool has_changed(const struct file *f, struct stat *ret)
 {
 	*ret = (struct stat){ 0 };
@@ -78,7 +79,7 @@ static size_t split(char *line, char **fields, size_t n)
 	return k;
 }
 
-/* The uid of a name in the text of a passwd file, which is not changed. */
+/* Finds the uid of a name in the text of a passwd file. */
 static int uid_of(const char *passwd, const char *name, uid_t *ret)
 {
 	size_t len = strlen(name);
@@ -107,7 +108,7 @@ static int uid_of(const char *passwd, const char *name, uid_t *ret)
 	return -ENOENT;
 }
 
-/* One line OWNER:START:COUNT; false when it is none. */
+/* Parses a line OWNER:START:COUNT; false if it is malformed. */
 static bool read_range(char *line, const char *passwd, struct range *ret)
 {
 	uint64_t start, count, number;
@@ -168,7 +169,7 @@ static int load(struct accounts *a)
 	return 0;
 }
 
-/* On failure the table stays as it was, and the next one tries again. */
+/* On failure the table stays unchanged and the next call tries again. */
 void accounts_refresh(struct accounts *a)
 {
 	struct stat subuid, passwd;
@@ -196,7 +197,7 @@ static const struct range *range_of(const struct accounts *a, uid_t uid)
 		else
 			high = middle;
 	}
-	/* Ranges may overlap, so the nearest that begins before need not be the one. */
+	/* Ranges may overlap, so the nearest range that starts before uid need not contain it. */
 	while (low > 0)
 		if (uid < a->ranges[--low].end)
 			return &a->ranges[low];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads back from the kernel what systemd was told of a unit's limits. Called by unit.c. What must stay true: only a controller that is
- * there counts as a means, and one that is there and holds less tightly is no success.
+ * Checks in the kernel the limits that systemd was asked to set on a unit. Called by unit.c. What
+ * must stay true: a missing controller means "not enforced", and an existing controller with a
+ * looser limit is an error.
  */
 #include "daemon/cgroup.h"
 
@@ -10,7 +11,7 @@
 #include "daemon/unit.h"
 
 #define VALUE_MAX     256
-#define CPU_TOLERANCE 1000 /* usec a second: the kernel's period divides what systemd was told */
+#define CPU_TOLERANCE 1000 /* usec per second: rounding by the kernel's period */
 
 static int read_value(const char *root, const char *cgroup, const char *file, char **ret)
 {
@@ -34,7 +35,7 @@ static int has_controller(const char *root, const char *controller)
 	return 0;
 }
 
-/* "MAX", or where per is not 0 "MAX PERIOD", of which MAX in a time of `per` is compared. */
+/* Compares a file with max: "MAX", or if per is not 0 "MAX PERIOD", scaled to a time of `per`. */
 static int held(const char *root, const char *cgroup, const char *file, uint64_t max, uint64_t per)
 {
 	_cleanup_free_ char *text = NULL;
@@ -46,7 +47,7 @@ static int held(const char *root, const char *cgroup, const char *file, uint64_t
 		return r;
 	word = strtok_r(text, " \n", &save);
 	if (!word || parse_u64(word, 0, INT64_MAX / USEC_PER_SEC, &value) < 0)
-		return -ERANGE; /* "max": none */
+		return -ERANGE; /* "max": no limit */
 	if (per == 0)
 		return value <= max ? 1 : -ERANGE;
 	word = strtok_r(NULL, " \n", &save);

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What the kernel holds a cgroup to (cgroup v2). Its files are made up by the kernel as they are read: nothing waits.
+ * The limits that the kernel enforces on a cgroup (cgroup v2). Reading cgroupfs does not block.
  */
 
 #include "proto/base.h"
@@ -11,6 +11,6 @@
 
 struct unit_limits;
 
-/* 1: to no more than these limits; 0: it has not all the controllers for that; -ERANGE: it has, and does not; -errno.
- * root: CGROUP_ROOT; cgroup: "/..." below it. */
+/* Returns 1 if the kernel enforces limits at least as tight, 0 if a controller is missing, -ERANGE
+ * if a limit is looser, -errno. root: CGROUP_ROOT; cgroup: "/..." below it. */
 int cgroup_holds(const char *root, const char *cgroup, const struct unit_limits *limits);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Starting a child process; jobs and the VMM launcher come through here and nothing else forks. The
- * daemon has a second thread, so everything that allocates is done before fork, and between fork
- * and exec (or fn) the child makes system calls only. The child leads a session and process group
- * of its own, so that its whole group can be killed, and it sees no descriptor that was not named.
- * A step that fails in the child, exec too, is told through a close-on-exec pipe and is the
- * caller's -errno; then no child is left. A function's child is not waited for: until it runs first the
- * loop would stand, which on a busy host takes 10 ms; its failed step is its exit status.
+ * Starts child processes for jobs and services; nothing else forks. The daemon has a second thread,
+ * so all allocation is done before fork, and between fork and exec (or fn) the child makes system
+ * calls only. The child leads its own session and process group, so that the whole group can be
+ * killed, and has only the descriptors that were named. A step that fails in the child, exec
+ * included, is reported through a close-on-exec pipe and returned as -errno; then no child is left.
+ * Without exec the parent does not wait for the report, since on a busy host the child may first
+ * run after 10 ms; a failed step is then the exit status.
  */
 
 #include "daemon/child.h"
@@ -27,12 +27,12 @@ extern char **environ;
 #define EXIT_SETUP    127
 #define CHILD_FDS_MAX 64
 
-/* All that the child needs, made before fork. */
+/* All data that the child needs, allocated before fork. */
 struct plan {
 	const struct child_spec *spec;
 	const char *const *env;
-	int *sources; /* descriptor that becomes 0, 1, 2, ...; then room for their copies */
-	int n;        /* how many */
+	int *sources; /* descriptors that become 0, 1, 2, ..., then space for copies */
+	int n;        /* number of sources */
 	int report_fd;
 	pid_t parent;
 	int namespaces;       /* CLONE_NEW* */
@@ -52,7 +52,7 @@ static bool variable_is_passed(const char *v)
 	return n >= 6 && strncasecmp(end - 6, "_proxy", 6) == 0;
 }
 
-/* The array is the caller's, its strings are borrowed. */
+/* The caller owns the array; its strings are borrowed. */
 static int default_env(const char ***ret)
 {
 	size_t n = 0, k = 0;
@@ -93,12 +93,12 @@ static int fill_sources(struct plan *plan, int null_fd)
 	return 0;
 }
 
-/* In the child: the sources become 0 .. n-1, the report pipe n, all others are closed. */
+/* Runs in the child: moves the sources to 0 .. n-1 and the report pipe to n, closes all others. */
 static int child_fds(struct plan *plan)
 {
 	int n = plan->n, *copies = plan->sources + n;
 
-	/* Copies above the targets first: a source may itself be the number of another's target. */
+	/* Copy above the targets first: the number of a source may be the target of another. */
 	for (int i = 0; i < n; i++) {
 		copies[i] = fcntl(plan->sources[i], F_DUPFD_CLOEXEC, n + 1);
 		if (copies[i] < 0)
@@ -118,8 +118,8 @@ static int child_fds(struct plan *plan)
 	return close_range((unsigned)n + 1, ~0U, 0) < 0 ? -errno : 0;
 }
 
-/* In the child. Plain system calls: glibc's wrappers take locks to reach threads that are not here.
- */
+/* Runs in the child. Plain system calls: glibc's wrappers lock to signal threads that do not exist
+ * here. */
 static int child_user(const struct child_spec *s)
 {
 	if (s->uid == 0)
@@ -131,22 +131,21 @@ static int child_user(const struct child_spec *s)
 	return 0;
 }
 
-/* In the child. All signals are blocked until here, so no handler of the daemon's can run. */
+/* Runs in the child. All signals are blocked until here, so that no handler of the daemon runs. */
 static int child_signals(void)
 {
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
 
-	/* Not every number may be set (KILL, STOP, the two of libc): those have nothing to reset.
-	 */
+	/* Fails for KILL, STOP and libc's two internal signals, which need no reset. */
 	for (int i = 1; i < NSIG; i++)
 		(void)sigaction(i, &dfl, NULL);
 	sigemptyset(&none);
 	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
 }
 
-/* In the child: the keys of the session that pyrod was started from are none of its business (session-keyring(7)).
- * Where keyrings cannot be used at all, nobody can read one either. */
+/* Runs in the child: replaces the session keyring inherited from pyrod's login
+ * (session-keyring(7)). If the kernel denies keyrings, the child cannot read one either. */
 static int child_keyring(void)
 {
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
@@ -174,7 +173,7 @@ static int child_setup(struct plan *plan)
 	r = child_user(s);
 	if (r < 0)
 		return r;
-	/* After the change of user, which clears it. */
+	/* A change of user clears it, so set it after that. */
 	if (s->die_with_parent) {
 		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 			return -errno;
@@ -196,7 +195,7 @@ static _noreturn_ void child_main(struct plan *plan)
 		_exit(r < 0 ? -r : s->fn(s->arg));
 	}
 	if (r >= 0) {
-		/* execve takes arrays of char * for old code's sake; it changes nothing. */
+		/* execve takes char * for historical reasons and does not modify the strings. */
 		(void)execve(s->argv[0], (char *const *)s->argv, (char *const *)plan->env);
 		r = -errno;
 	}
@@ -210,7 +209,7 @@ static void reap(pid_t pid)
 		;
 }
 
-/* 0 when the other end was closed by a successful exec, else the child's -errno. */
+/* Returns 0 if a successful exec closed the other end, else the child's -errno. */
 static int read_report(int fd)
 {
 	int r = 0;
@@ -226,7 +225,7 @@ static int read_report(int fd)
 	return n == sizeof(r) && r < 0 ? r : -EPROTO;
 }
 
-/* The child's pid, -errno. */
+/* Forks with all signals blocked; returns the child's pid, or -errno. */
 static pid_t fork_blocked(struct plan *plan)
 {
 	sigset_t all, before;
@@ -235,7 +234,8 @@ static pid_t fork_blocked(struct plan *plan)
 	int r = pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (r != 0)
 		return -r;
-	/* The child of a plain clone(2) may not call more of libc than ours does. */
+	/* After a raw clone(2), libc's state is not valid in the child, which makes system calls
+	 * only. */
 	pid_t pid = plan->namespaces ? (pid_t)syscall(SYS_clone, plan->namespaces | SIGCHLD, NULL,
 					       NULL, NULL, 0)
 				     : fork();
@@ -247,7 +247,8 @@ static pid_t fork_blocked(struct plan *plan)
 	return pid;
 }
 
-/* Forks and waits for the word of a child that execs; the pid cannot be another's, since only we reap it. */
+/* Forks and waits for the report of a child that execs. The pid cannot be reused before it is
+ * reaped here. */
 static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 {
 	int report[2];
@@ -276,7 +277,7 @@ static int spawn(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 	return r;
 }
 
-/* A PID namespace costs a plain user a user namespace: it belongs to one. */
+/* A plain user can create a PID namespace only together with a user namespace. */
 static void plan_namespaces(struct plan *plan)
 {
 	plan->namespaces = CLONE_NEWPID;
@@ -310,8 +311,7 @@ int child_spawn(const struct child_spec *spec, pid_t *ret_pid, int *ret_pidfd)
 		plan_namespaces(&plan);
 		if (spawn(&plan, ret_pid, ret_pidfd) >= 0)
 			return 0;
-		plan.namespaces =
-			0; /* what cannot be had is done without; other errors come again */
+		plan.namespaces = 0; /* try without; another error would occur again */
 	}
 	return spawn(&plan, ret_pid, ret_pidfd);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyrod.conf: one table of keys with type and range, read by libinih from the main file and then
- * the files of conf.d in order of name (a later file wins). Called by manager_new and `pyrod
- * --check-config`. What must stay true: nothing is guessed. An unknown key or section, a value out
- * of range, a line libinih would cut: each is an error that names file, line and value. Keys stand
- * without a section or in [pyrod].
+ * pyrod.conf: one table of keys with type and range, read with libinih from the main file and then
+ * from the files of conf.d by name (a later file wins). Called by manager_new and `pyrod
+ * --check-config`. What must stay true: an unknown key or section, a value out of range and a line
+ * that libinih would cut are errors that name file, line and value. Keys come without a section or
+ * in [pyrod].
  */
 
 #include "daemon/config.h"
@@ -83,7 +83,7 @@ int accelerator_from_name(const char *name, enum accelerator *ret)
 	return -EINVAL;
 }
 
-/* One file being read. */
+/* A file being read. */
 struct source {
 	struct config *config; /* borrowed */
 	const char *path;      /* borrowed */
@@ -97,7 +97,7 @@ static int refuse(struct source *s, const char *fix, const char *what, const cha
 {
 	s->r = error_set(s->err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s:%d: %s: %.200s", s->path,
 		s->line, what, name);
-	return 0; /* libinih's "stop" */
+	return 0; /* tells libinih to stop */
 }
 
 static int set_int(struct source *s, const struct key *k, const char *value)
@@ -127,7 +127,7 @@ static int set_bool(struct source *s, const struct key *k, const char *value)
 	return refuse(s, "say yes or no", k->name, value);
 }
 
-/* What pyro-import takes for a mirror (image/mirror.c). */
+/* True for an address that pyro-import accepts as a mirror (image/mirror.c). */
 static bool is_uri(const char *value)
 {
 	static const char *const schemes[] = { "http://", "https://", "file:///" };
@@ -149,7 +149,7 @@ static int set_text(struct source *s, const struct key *k, const char *value)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			return refuse(s, "remove the control character", k->name, "not printable");
 	char **target = (char **)(void *)((char *)s->config + k->offset);
-	char *copy = value[0] ? strdup(value) : NULL; /* empty: back to the default */
+	char *copy = value[0] ? strdup(value) : NULL; /* empty: the default */
 	if (value[0] && !copy) {
 		s->r = error_no_memory(s->err, "out of memory");
 		return 0;
@@ -172,7 +172,8 @@ static int set_value(struct source *s, const struct key *k, const char *value)
 	}
 }
 
-/* What libinih takes for a part of the value and its writer did not; ` ;` it cuts off itself. */
+/* Finds a `#` comment, which libinih would take as part of the value; it removes ` ;` comments
+ * itself. */
 static bool has_comment(const char *value)
 {
 	for (const char *p = value; (p = strchr(p, '#')); p++)
@@ -194,7 +195,7 @@ static int on_value(void *userdata, const char *section, const char *name, const
 	return refuse(s, "pyrod.conf(5) lists the keys", "unknown key", name);
 }
 
-/* libinih's reader: counts lines and refuses those it would cut in two. */
+/* The reader for libinih: counts lines and refuses a line that libinih would split. */
 static char *next_line(char *str, int num, void *stream)
 {
 	struct source *s = stream;
@@ -257,7 +258,7 @@ static int is_conf(const struct dirent *d)
 	return d->d_name[0] != '.' && n > 5 && streq(d->d_name + n - 5, ".conf");
 }
 
-/* strcmp and not the locale's order, so that it is the same everywhere. */
+/* strcmp, so that the order does not depend on the locale. */
 static int by_name(const struct dirent **a, const struct dirent **b)
 {
 	return strcmp((*a)->d_name, (*b)->d_name);
@@ -285,7 +286,7 @@ static int read_dir(struct config *c, const char *dir, struct error *err)
 	return r;
 }
 
-/* The mode's folder; *ret NULL when the user has no home. */
+/* Returns the configuration directory of the mode; *ret is NULL if the user has no home. */
 static int config_dir(bool system, char **ret)
 {
 	const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
@@ -331,7 +332,7 @@ int config_load(bool system, const char *path, struct config **ret, struct error
 		return error_no_memory(err, "out of memory");
 	set_defaults(c, system);
 	int r = path ? read_file(c, path, true, err) : read_default_places(c, system, err);
-	if (r < 0) /* keeps an error that is set already */
+	if (r < 0) /* has no effect if err is set */
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot read the configuration");
 	*ret = TAKE_PTR(c);

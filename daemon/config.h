@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * pyrod.conf (contract.md section 8): INI by libinih, /etc/pyro/pyrod.conf and conf.d (*.conf) in order
- * of name; in user mode $XDG_CONFIG_HOME/pyro/. One table of keys with type and range; an unknown key
- * or a value out of range is an error that names file, line and value.
+ * pyrod.conf (contract.md section 8): INI by libinih, /etc/pyro/pyrod.conf and *.conf of conf.d in
+ * order of name; in user mode in $XDG_CONFIG_HOME/pyro/. One table of keys with type and range; an
+ * unknown key or a value out of range is an error that names file, line and value.
  */
 
 #include "proto/base.h"
@@ -23,7 +23,7 @@ struct config {
 	int64_t max_machines;                                          /* per uid, 16 */
 	int64_t max_vcpus;                   /* per uid, 0 = 4 x the host's */
 	int64_t max_memory_mib;              /* per uid, 0 = half the host's */
-	int64_t max_disk_mib;                /* per uid, 0 = machines_user_limits() has it */
+	int64_t max_disk_mib;                /* per uid, 0 = computed by machines_user_limits() */
 	int64_t total_machines, total_vcpus; /* of all uids, 0 = no limit */
 	int64_t total_memory_mib;            /* 0 = three quarters of the host's */
 	int64_t total_disk_mib;              /* 0 = no limit */
@@ -31,16 +31,17 @@ struct config {
 	int64_t disk_reserve_mib; /* free space a pull or machine must leave */
 	int64_t seed_max_mib;
 	int64_t output_limit_mib;
-	char *kernel; /* owned or NULL: path of a bzImage/vmlinux to use instead of the store */
-	char *mirror; /* owned or NULL: Debian mirror for mmdebstrap when the host's is not Debian's */
+	char *kernel;     /* owned or NULL: path of a bzImage/vmlinux to use instead of the store */
+	char *mirror;     /* owned or NULL: mirror for mmdebstrap if the host has none of Debian */
 	char *registries; /* owned or NULL */
 	int64_t pool;
 	char *qemu;                 /* owned or NULL: path of qemu-system-x86_64 */
 	char *firecracker, *jailer; /* owned or NULL */
-	char **files; /* owned: what was read, in order, ended by NULL; NULL: none was there */
+	char **files; /* owned: the files read, in order, NULL-terminated; NULL: no file exists */
 };
 
-/* path NULL: the mode's default places (absent files are fine); else that file alone (must exist). */
+/* path NULL: the default files of the mode, which may be absent; else that file alone, which must
+ * exist. */
 int config_load(bool system, const char *path, struct config **ret, struct error *err);
 struct config *config_free(struct config *c);
 DEFINE_CLEANUP(struct config *, config_free)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The counter behind crash_point(), called by whatever changes the world in steps: the engine, the store, runs, pulls
- * and installations. Compiled only into test builds. What must stay true: children count on where their parent is,
- * and whoever comes to the number takes the daemon along, so that N = 1, 2, ... meets every place once.
+ * The counter of crash_point(), which is called between the steps of a change on disk or of a
+ * process: in the engine, the store, runs, pulls and installations. Compiled only into test builds.
+ * What must stay true: children share the counter with their parent, and the process that reaches N
+ * also kills the daemon, so that N = 1, 2, ... hits every place once.
  */
 #include "daemon/crash.h"
 
@@ -12,9 +13,9 @@
 
 #include "proto/base.h"
 
-/* Global, since the places are everywhere and the process is what dies. */
+/* Global: the places are everywhere and the process is what dies. */
 static struct {
-	atomic_uint *passed; /* shared with children; NULL: not asked for */
+	atomic_uint *passed; /* shared with children; NULL: PYRO_CRASH_AT is not set */
 	unsigned at;
 	pid_t daemon;
 } crash;

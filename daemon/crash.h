@@ -2,13 +2,13 @@
 #pragma once
 
 /*
- * Numbered places at which a test lets the daemon die as by kill -9 (PYRO_CRASH_AT=N: at the N-th it comes to, in
- * itself or in a child that works for it). Only in builds with -Dcrash_points, which `auto` makes of debug builds; in
- * all others nothing of it is there.
+ * Places where a test kills the daemon as by kill -9 (PYRO_CRASH_AT=N: at the N-th place reached by
+ * the daemon or one of its children). Only in builds with -Dcrash_points, which `auto` enables in
+ * debug builds.
  */
 
 #ifdef PYRO_CRASH_POINTS
-/* Once, before there are threads or children. */
+/* Call once, before threads or children exist. */
 void crash_init(void);
 /* Async-signal-safe. */
 void crash_point(void);

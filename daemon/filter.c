@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Builds the BPF of a filter of system calls. Called by vmm/confine-filter.c and import/sandbox-filter.c, which hold the
- * lists. Must stay true: no call of another architecture gets to a rule, for the numbers there are of x86-64.
+ * Builds the BPF program of a seccomp filter. Called by vmm/confine-filter.c and
+ * import/sandbox-filter.c, which have the lists. What must stay true: a call of another
+ * architecture never reaches a rule, since the numbers are those of x86-64.
  */
 #include "daemon/filter.h"
 
@@ -38,7 +39,7 @@ static void answer(struct filter *f, uint32_t action)
 	add(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action));
 }
 
-/* Goes on after the next `skip` instructions unless the loaded word compares so with k. */
+/* Skips the next `skip` instructions unless the comparison of the loaded word with k is true. */
 static void unless(struct filter *f, unsigned short compare, uint32_t k, size_t skip)
 {
 	f->overflow = f->overflow || skip > UINT8_MAX;

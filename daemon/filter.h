@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * A filter of system calls (seccomp(2)) as it is built and put in force. Of no more than the kernel and libc: also for
+ * Builds and installs a system call filter (seccomp(2)). Uses the kernel and libc only, for
  * programs that link nothing else.
  */
 
@@ -13,7 +13,7 @@
 
 enum { FILTER_MAX = 384 }; /* instructions */
 
-/* What a call meets: one of SECCOMP_RET_*. */
+/* The action for a call, one of SECCOMP_RET_*. */
 #define FILTER_ALLOW          ((uint32_t)SECCOMP_RET_ALLOW)
 #define FILTER_KILL           ((uint32_t)SECCOMP_RET_KILL_PROCESS)
 #define FILTER_FAIL(positive) ((uint32_t)SECCOMP_RET_ERRNO | (uint32_t)(positive))
@@ -24,15 +24,17 @@ struct filter {
 	bool overflow;
 };
 
-/* Every call of another architecture, i386 and x32, ends the process. The rules that follow are looked at in their order:
- * the first that knows the call decides. */
+/* A call of another architecture (i386, x32) kills the process. The rules added afterwards apply in
+ * order: the first that names the call decides. */
 void filter_begin(struct filter *f);
 void filter_calls(struct filter *f, const int *calls, size_t n, uint32_t action);
-/* The low 32 bits of argument `arg`: `match` when they are one of the values, else `other`. At most 100 values. */
+/* Compares the low 32 bits of argument `arg`: `match` if they equal one of the values, else
+ * `other`. At most 100 values. */
 void filter_values(struct filter *f, int call, unsigned arg, const uint32_t *values, size_t n,
 	uint32_t match, uint32_t other);
-/* The same for the bits of a mask: `match` when exactly `value` is set of them. */
+/* The same for the bits of a mask: `match` if they equal `value`. */
 void filter_bits(struct filter *f, int call, unsigned arg, uint32_t mask, uint32_t value,
 	uint32_t match, uint32_t other);
-/* In force for good, `rest` for every other call. The caller has no_new_privs. */
+/* Installs the filter, which cannot be removed, with `rest` for every other call. no_new_privs must
+ * be set. */
 int filter_install(struct filter *f, uint32_t rest);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The other end of the launch socket: what a program that pyrod started is handed there (service.c). Used by pyro-vmm and
- * pyro-import, single-threaded, before anything else.
+ * The receiving end of the launch socket (service.c): takes the message and the descriptors from
+ * pyrod. Called by pyro-vmm and pyro-import as their first step, single-threaded.
  */
 #include "daemon/handover.h"
 
@@ -10,7 +10,7 @@
 
 #include "proto/fdpass.h"
 
-/* Above every descriptor that is handed over, below the program's own limit. */
+/* Above all target descriptors and below the limit of open files. */
 enum { FD_PARK = 64, WAIT_MSEC = 10000 };
 
 int handover_receive(int conn, struct launch_msg *ret, struct fd_queue *q)
@@ -35,7 +35,7 @@ int handover_receive(int conn, struct launch_msg *ret, struct fd_queue *q)
 	return r;
 }
 
-/* stdin must be /dev/null even when whoever started us left something else there. */
+/* Replaces stdin by /dev/null, whatever the parent process left there. */
 static int null_stdin(void)
 {
 	_cleanup_close_ int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -46,8 +46,8 @@ static int null_stdin(void)
 }
 
 /*
- * Puts the descriptors where the arguments expect them: all are parked high first, so that no target is
- * taken by another source, and all but the targets end at exec.
+ * Moves the descriptors to the numbers that the arguments expect: first all to high numbers, so
+ * that no source occupies a target. All except the targets are close-on-exec.
  */
 int handover_place(struct fd_queue *q, int *conn)
 {

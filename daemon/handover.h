@@ -2,15 +2,15 @@
 #pragma once
 
 /*
- * What a program takes from the launch socket: one message, and its descriptors where they belong.
+ * Receives the message of the launch socket and places its descriptors.
  */
 
 #include "daemon/launch-msg.h"
 
 struct fd_queue;
 
-/* Waits for the one message; its descriptors are left in q. */
+/* Waits for the message and leaves its descriptors in q. */
 int handover_receive(int conn, struct launch_msg *ret, struct fd_queue *q);
-/* Descriptors: 0 is /dev/null, the message's first 1 and 2, its others LAUNCH_FIRST_FD and on. All others, *conn too,
- * which is moved, end at exec. */
+/* Makes 0 /dev/null, the message's first descriptor 1 and 2, and the others LAUNCH_FIRST_FD and up.
+ * All other descriptors are close-on-exec, also *conn, which is moved. */
 int handover_place(struct fd_queue *q, int *conn);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A child process that works for the loop. Subsystems start one for everything slow (copies, pulls,
- * hashing) and get its lines and its end as callbacks of the loop. What must stay true: on_done
- * comes exactly once or, after job_cancel, never; the process group is killed before its leader is
- * reaped, so that its number cannot have become another's; a pipe that some grandchild holds open
- * is never waited for; and the child is always reaped, by a watch that outlives a cancelled job.
+ * hashing) and get its output lines and its end as callbacks. What must stay true: on_done is
+ * called exactly once or, after job_cancel, never; the process group is killed before its leader is
+ * reaped, so that its number cannot be reused; nothing waits for a pipe that a grandchild holds
+ * open; the child is always reaped, by a watch that outlives a cancelled job.
  */
 
 #include "daemon/job.h"
@@ -21,9 +21,9 @@
 #define JOB_TAIL_MAX    ((size_t)4096)
 #define JOB_ID_SIZE     (3 + 12 + 1)
 #define JOB_SERVICE_FDS 2
-#define JOB_READ_MAX    ((size_t)64 * 1024) /* in one turn of the loop */
+#define JOB_READ_MAX    ((size_t)64 * 1024) /* in one iteration of the loop */
 
-/* Waits for the pid. Owned by its event source, since it may have to outlive the job. */
+/* Waits for the pid. Owned by its event source, since it may outlive the job. */
 struct watch {
 	struct job *job; /* borrowed; NULL: cancelled, only reap */
 	pid_t pid;
@@ -33,13 +33,13 @@ struct watch {
 struct job {
 	char *name; /* owned */
 	pid_t pid;
-	struct service *service;       /* owned; where it is a unit, and the two below NULL */
+	struct service *service;       /* owned; set for a unit, then the two below are NULL */
 	const struct error *error;     /* borrowed, during on_done */
-	sd_event_source *watch_source; /* owned; its userdata is the watch */
+	sd_event_source *watch_source; /* owned; its userdata owns the watch */
 	struct watch *watch;           /* borrowed: watch_source */
 	sd_event_source *out_source, *err_source, *timer_source; /* owned */
 	int out_fd, err_fd;                                      /* owned */
-	bool busy;      /* a callback of ours is running: do not free under it */
+	bool busy;      /* a callback is running: do not free the job */
 	bool cancelled; /* free when no longer busy */
 	bool timed_out, line_too_long;
 	job_line_fn on_line;
@@ -47,7 +47,7 @@ struct job {
 	void *userdata;
 	size_t line_n, tail_n;
 	char tail[JOB_TAIL_MAX + 1];
-	char line[JOB_LINE_MAX + 1]; /* a whole line and its newline, or its NUL */
+	char line[JOB_LINE_MAX + 1]; /* a line and its newline or NUL */
 };
 
 static void watch_destroy(void *userdata)
@@ -77,14 +77,15 @@ DEFINE_CLEANUP(struct job *, job_free)
 
 static void job_kill(struct job *j)
 {
-	/* Not reaped yet: the number is still its own. One that has not run yet leads no group, and has no children. */
+	/* Not reaped yet, so the number is still valid. A child that has not run yet leads no group
+	 * and has no children. */
 	if (j->watch && kill(-j->pid, SIGKILL) < 0 && errno == ESRCH)
 		(void)kill(j->pid, SIGKILL);
 	if (j->service)
 		service_kill(j->service);
 }
 
-/* Keeps the last JOB_TAIL_MAX bytes; NUL would end the text early. */
+/* Keeps the last JOB_TAIL_MAX bytes, with NUL replaced, since it would end the text. */
 static void tail_add(struct job *j, char *p, size_t n)
 {
 	for (char *nul = p; (nul = memchr(nul, '\0', n - (size_t)(nul - p)));)
@@ -110,7 +111,7 @@ static void line_refuse(struct job *j)
 	job_kill(j);
 }
 
-/* Hands out the whole lines; what remains moves to the front. */
+/* Calls on_line for each complete line and moves the rest to the front. */
 static void lines_split(struct job *j)
 {
 	char *at = j->line, *end = j->line + j->line_n, *newline;
@@ -147,7 +148,7 @@ static ssize_t read_some(int fd, void *p, size_t n)
 	return got < 0 ? -errno : got;
 }
 
-/* One read from stdout, at most max bytes: > 0, 0 at the end, -EAGAIN. */
+/* Reads at most max bytes from stdout: > 0, 0 at EOF, -EAGAIN. */
 static ssize_t out_read(struct job *j, size_t max)
 {
 	char discarded[4096];
@@ -187,7 +188,7 @@ static void err_close(struct job *j)
 	j->err_fd = fd_close(j->err_fd);
 }
 
-/* Reads at most `left` bytes, without waiting; closes at the end or on an error. */
+/* Reads at most `left` bytes without blocking; closes the pipe at EOF or on an error. */
 static void out_pump(struct job *j, size_t left)
 {
 	while (left > 0 && j->out_fd >= 0 && !j->cancelled) {
@@ -248,13 +249,13 @@ static int on_timeout(sd_event_source *source _unused_, uint64_t usec _unused_, 
 	return 0;
 }
 
-/* What is in the pipe now; its writer is gone, so another's bytes after these need no waiting for.
- */
+/* Returns the number of bytes in the pipe: the child has exited, so later bytes come from other
+ * processes. */
 static size_t pipe_filled(int fd)
 {
 	int n = 0;
 
-	/* One more, so that the end itself is read too. */
+	/* One more, to read EOF too. */
 	return fd >= 0 && ioctl(fd, FIONREAD, &n) == 0 && n >= 0 ? (size_t)n + 1 : 1;
 }
 
@@ -262,8 +263,8 @@ static int reap(const struct watch *w, int *ret_status)
 {
 	siginfo_t si = { 0 };
 
-	/* First only look: as a zombie the leader keeps its number, so this kills its group and no
-	 * other. */
+	/* WNOWAIT: while the leader is a zombie its number is not reused, so the kill hits its
+	 * group only. */
 	if (waitid(P_PIDFD, (id_t)w->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0)
 		return -errno;
 	if (si.si_pid == 0)
@@ -282,7 +283,7 @@ static void job_finish(struct job *j, int status)
 	err_pump(j, pipe_filled(j->err_fd));
 	line_last(j);
 	if (!j->cancelled) {
-		if (j->timed_out && (status == -SIGKILL || j->service)) /* a unit ends in order */
+		if (j->timed_out && (status == -SIGKILL || j->service)) /* a unit exits by itself */
 			status = INT_MIN;
 		else if (j->line_too_long && status >= 0)
 			status = -SIGKILL;
@@ -301,10 +302,9 @@ static int on_exit_event(
 	int r = reap(w, &status);
 	if (r == -EAGAIN)
 		return 0;
-	/* A child that is no longer there (-ECHILD) counts as killed: nothing can be known of its
-	 * end. */
+	/* A child that does not exist (-ECHILD) counts as killed: its exit status is unknown. */
 	if (j) {
-		/* Gone: a job_cancel from within the last callbacks has nothing left to kill or
+		/* Reaped: a job_cancel from within the last callbacks has nothing to kill or
 		 * reap. */
 		w->job = NULL;
 		j->watch = NULL;
@@ -337,7 +337,7 @@ struct job *job_cancel(struct job *j)
 	j->cancelled = true;
 	if (j->watch) {
 		job_kill(j);
-		/* From here the loop owns the source, and the source the watch. */
+		/* From now on the loop owns the source, and the source owns the watch. */
 		j->watch->job = NULL;
 		j->watch = NULL;
 		(void)sd_event_source_set_floating(j->watch_source, 1);
@@ -346,7 +346,7 @@ struct job *job_cancel(struct job *j)
 	return j->busy ? NULL : job_free(j);
 }
 
-/* A pipe whose reading end is ours and never waits; the writing end is for the child. */
+/* Creates a pipe with a non-blocking reading end for us and a writing end for the child. */
 static int pipe_for_child(int *ret_read, int *ret_write)
 {
 	int fds[2];
@@ -364,7 +364,8 @@ static int pipe_for_child(int *ret_read, int *ret_write)
 	return 0;
 }
 
-/* Its descriptors: stdout, those of the spec, stderr. */
+/* Starts the job as a service, with descriptors in this order: stdout, those of the spec,
+ * stderr. */
 static int job_serve(struct job *j, const struct job_spec *spec, int out, int err)
 {
 	static const struct service_callbacks events = { .on_exited = on_service_exited };
@@ -428,7 +429,7 @@ static int job_watch_pid(struct job *j, sd_event *event)
 	return 0;
 }
 
-/* The child runs but cannot be watched: SIGKILL ends it at once, so this does not wait long. */
+/* Kills and reaps a child that cannot be watched; SIGKILL ends it at once, so the wait is short. */
 static void kill_unwatched(struct job *j)
 {
 	job_kill(j);
@@ -458,7 +459,7 @@ int job_start(sd_event *event, const struct job_spec *spec, struct job **ret)
 		return r;
 	}
 	if (j->service)
-		free(TAKE_PTR(j->watch)); /* its process is watched as the service's */
+		free(TAKE_PTR(j->watch)); /* the service watches its process */
 	else
 		r = job_watch_pid(j, event);
 	if (r < 0) {

@@ -2,11 +2,11 @@
 #pragma once
 
 /*
- * Work that would block the loop, done by a child process: the pid is watched by pidfd, stdout is
- * read as lines (a longer line than 64 KiB ends the job: killed, and the stderr tail says so), the
- * end of stderr (4 KiB) is kept for the error text. A job is owned by whoever started it; it ends
- * by its callback exactly once, or by job_cancel (also from within on_line). With its process its
- * process group ends.
+ * A child process for work that would block the loop: a pidfd watches it, stdout is read as lines
+ * (a line above 64 KiB kills the job, and the stderr tail says so), and the last 4 KiB of stderr
+ * are kept for the error text. The caller of job_start owns the job; it ends with one call of
+ * on_done, or by job_cancel (also from within on_line). The end of the process kills its process
+ * group.
  */
 
 #include "daemon/child.h"
@@ -16,18 +16,19 @@
 struct job;
 struct launcher;
 
-/* One line of the child's stdout, without newline, NUL-terminated at line[n]. */
+/* Receives a line of the child's stdout, without newline, NUL-terminated at line[n]. */
 typedef void (*job_line_fn)(struct job *job, const char *line, size_t n, void *userdata);
 
-/* status: >= 0 exit status, < 0: -signal that ended it, INT_MIN: timed out and killed. stderr_tail
- * is NUL-terminated and unescaped. The job is freed after the callback returns. */
+/* status: >= 0 exit status, < 0: -signal that killed it, INT_MIN: killed by its timeout.
+ * stderr_tail is NUL-terminated and not escaped. The job is freed after the callback returns. */
 typedef void (*job_done_fn)(struct job *job, int status, const char *stderr_tail, void *userdata);
 
 struct job_spec {
 	const char *name;        /* for logs */
-	struct child_spec child; /* stdout_fd and stderr_fd are the job's own: leave them 0 */
-	/* Not NULL where it is to be a unit, TEMPLATE@im-....service, which is handed argv and fds (at most 2) and whose
-	 * environment begins with argv[1] and on as long as they are assignments. Nothing else of child counts then. */
+	struct child_spec child; /* leave stdout_fd and stderr_fd 0: the job sets them */
+	/* Not NULL: run as a unit, TEMPLATE@im-....service, which receives argv and fds (at most
+	 * 2); leading assignments from argv[1] on become its environment. Other members of child
+	 * are ignored. */
 	struct launcher *launcher;
 	const char *template;
 	uint64_t timeout_usec; /* 0 = none */
@@ -38,8 +39,8 @@ struct job_spec {
 
 int job_start(sd_event *event, const struct job_spec *spec, struct job **ret);
 
-/* Within on_done, of a unit that never ran: why. Else NULL. */
+/* Returns within on_done why a unit never ran, else NULL. */
 const struct error *job_error(const struct job *job);
 
-/* Kills the child's process group and frees the job; on_done is not called. Takes NULL. */
+/* Kills the child's process group and frees the job; on_done is not called. Accepts NULL. */
 struct job *job_cancel(struct job *job);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A ruleset of Landlock. Called by vmm/confine.c, which allows what a VMM opens, and import/sandbox.c, which allows nothing. Must
- * stay true: every right of a file that this kernel knows is denied unless it is allowed here.
+ * A Landlock ruleset. Called by vmm/confine.c, which allows the files that a VMM opens, and by
+ * import/sandbox.c, which allows none. What must stay true: every file access that this kernel can
+ * deny is denied unless it is allowed here.
  */
 #include "daemon/landlock.h"
 
@@ -9,7 +10,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-/* linux/landlock.h as of its sixth version; older kernels take a shorter one. */
+/* struct landlock_ruleset_attr of ABI 6; older kernels take a shorter one. */
 struct attributes {
 	uint64_t fs, net, scoped;
 };
@@ -21,12 +22,13 @@ struct beneath {
 
 enum { ASK_VERSION = 1, RULE_BENEATH = 1 };
 
-/* The rights of what is no directory. */
+/* The access rights that apply to files. */
 #define OF_A_FILE ((uint64_t)(LANDLOCK_EXECUTE | LANDLOCK_WRITE | LANDLOCK_READ | LANDLOCK_IOCTL))
 
 int landlock_begin(struct landlock *ret)
 {
-	static const unsigned fs_bits[] = { 0, 13, 14, 15, 15, 16 }; /* by version */
+	/* number of access rights, by ABI version */
+	static const unsigned fs_bits[] = { 0, 13, 14, 15, 15, 16 };
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, ASK_VERSION);
 
 	*ret = (struct landlock){ .fd = -EBADF };

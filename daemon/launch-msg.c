@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Encoding of the launch socket's messages, field by field. Called by launch.c in pyrod and by
- * vmm-main.c. Each side checks what the other sends: pyro-vmm because a wrong descriptor table would
- * become a VMM's, pyrod because a launcher may be a unit it did not fork itself.
+ * Encodes and decodes the messages of the launch socket. Called by service.c in pyrod, and by
+ * pyro-vmm and pyro-import. Each side validates what the other sends: a wrong descriptor table
+ * would become the VMM's, and a launcher may be a unit that pyrod did not fork.
  */
 #include "daemon/launch-msg.h"
 

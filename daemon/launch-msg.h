@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * What pyrod and who it starts (pyro-vmm, pyro-import) say to each other on the launch socket (SOCK_SEQPACKET, one message a packet).
- * pyrod sends one LAUNCH with every descriptor; pyro-vmm answers with notes and perhaps one failure, and
- * its end of the socket closes when the VMM is executed.
+ * The messages between pyrod and the programs it starts (pyro-vmm, pyro-import) on the launch
+ * socket (SOCK_SEQPACKET, one message per packet). pyrod sends one LAUNCH with every descriptor;
+ * pyro-vmm answers with notes and at most one failure, and its end of the socket closes when the
+ * VMM is executed.
  *
  * The first descriptor becomes stdout and stderr of the VMM, the others 3, 4, ... in order.
  */
@@ -23,32 +24,32 @@ enum {
 
 enum {
 	LAUNCH_KVM = 1 << 0,  /* the VMM opens /dev/kvm */
-	LAUNCH_UNIT = 1 << 1, /* its unit is its sandbox */
+	LAUNCH_UNIT = 1 << 1, /* it is a unit, which systemd confines */
 	LAUNCH_FLAGS = LAUNCH_KVM | LAUNCH_UNIT,
 };
 
 struct launch_msg {
 	uint32_t flags;
-	uint16_t n_fds; /* descriptors that travel with it, at least one */
+	uint16_t n_fds; /* number of descriptors sent with it, at least one */
 	uint16_t n_args;
 	char **args; /* owned, NULL-terminated; args[0] is an absolute path */
 };
 
-/* args: borrowed, NULL-terminated. -E2BIG beyond a limit. */
+/* args: borrowed, NULL-terminated. -E2BIG above a limit. */
 int launch_msg_put(struct buf *out, uint32_t flags, size_t n_fds, const char *const *args);
-/* -EBADMSG on anything wrong; -EPROTONOSUPPORT for another version. */
+/* Returns -EBADMSG for a malformed message, -EPROTONOSUPPORT for another version. */
 int launch_msg_get(const void *p, size_t n, struct launch_msg *ret);
 void launch_msg_done(struct launch_msg *m);
 
 enum launch_reply_type {
-	LAUNCH_NOTE = 1,   /* a containment that could not be had */
+	LAUNCH_NOTE = 1,   /* a containment step that failed */
 	LAUNCH_FAILED = 2, /* the VMM is not executed */
 	LAUNCH_REPLY_MAX
 };
 
-/* Text longer than a reply holds is cut. Returns the bytes used of ret. */
+/* Cuts text to the size of a reply. Returns the number of bytes written to ret. */
 size_t launch_reply_put(
 	char ret[LAUNCH_REPLY_BYTES], enum launch_reply_type type, const char *text);
-/* *ret_text points into p, *ret_n bytes without NUL. */
+/* *ret_text points into p: *ret_n bytes without NUL. */
 int launch_reply_get(const char *p, size_t n, enum launch_reply_type *ret_type,
 	const char **ret_text, size_t *ret_n);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The counters of log-limit.h. Called by log.c for each line, from any thread. A fixed table: where it is full, the
- * message that was seen longest ago gives way, so a flood of many kinds is limited less well, but costs no memory.
+ * The counters of log-limit.h. Called by log.c for each line, from any thread. The table has a
+ * fixed size and replaces the least recent message, so a flood of many kinds is limited less well,
+ * but costs no memory.
  */
 
 #include "daemon/log-limit.h"
@@ -19,7 +20,7 @@ struct kind {
 static struct kind kinds[KINDS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* FNV-1a; formats are literals, but one text may stand in several places. */
+/* FNV-1a of the text: one format may be several literals with different addresses. */
 static uint64_t key_of(const char *format, const char *field)
 {
 	const char *const parts[] = { format, field ? field : "" };
@@ -28,7 +29,7 @@ static uint64_t key_of(const char *format, const char *field)
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
 		for (const char *p = parts[i]; *p; p++)
 			h = (h ^ (uint8_t)*p) * UINT64_C(0x100000001b3);
-		h *= UINT64_C(0x100000001b3); /* a border between the two */
+		h *= UINT64_C(0x100000001b3); /* separates format and field */
 	}
 	return h;
 }
@@ -54,7 +55,7 @@ bool log_limit_admit(
 	bool admitted;
 
 	*ret_left_out = 0;
-	(void)pthread_mutex_lock(&lock); /* fails only where it is no mutex */
+	(void)pthread_mutex_lock(&lock); /* fails only for an invalid mutex */
 	k = find(key_of(format, field));
 	if (k->seen_usec == 0 || now_usec - k->since_usec >= LOG_LIMIT_USEC) {
 		k->since_usec = now_usec;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where the daemon's one line per failure goes: the journal with structured fields where stderr is
- * connected to it, else stderr, a terminal or a file, which people read.
- * Called by main files, the dispatcher and event callbacks only. What must stay true: one call is
- * one record (whatever came from outside is escaped first, so no newline and no terminal sequence
- * gets through), and logging never fails its caller; nobody who can cause a message can fill a disk with it: each is
- * limited (log-limit.h), and the daemon's own log file gives way to the next when it is full.
+ * Writes log lines: to the journal with structured fields if stderr is connected to it, else to
+ * stderr, a terminal or a file. Called by main files, the dispatcher and event callbacks only. What
+ * must stay true: one call is one record (untrusted text is escaped, so it contains no newline and
+ * no terminal sequence); logging never makes its caller fail; no user can fill a disk with
+ * messages, since each is limited (log-limit.h) and the daemon's own log file is rotated when it is
+ * full.
  */
 
 #include "daemon/log.h"
@@ -21,23 +21,23 @@
 #include "daemon/log-limit.h"
 #include "proto/utf8.h"
 
-#define LINE_MAX_BYTES 4096      /* of a message before escaping */
-#define FILE_MAX_BYTES (8 * MIB) /* of the daemon's own log file, and of the one before it */
+#define LINE_MAX_BYTES 4096      /* of one message, before escaping */
+#define FILE_MAX_BYTES (8 * MIB) /* of the daemon's own log file and of its predecessor */
 
 static const char *log_ident = "pyro";
 static int log_level = LOG_INFO;
 static bool log_journal;
 static const struct accounts *log_accounts; /* borrowed: the manager's */
-static char *log_path;    /* owned: of the process, for its life; NULL: stderr is no file of ours */
-static uint64_t log_size; /* of the file at log_path; the loop thread's, as the path */
+static char *log_path;    /* owned, never freed; NULL: stderr is not our log file */
+static uint64_t log_size; /* of the file at log_path; both used by the loop thread only */
 
-/* True if stderr is the journal's stream, as JOURNAL_STREAM=device:inode says. */
+/* True if stderr is the journal stream named by JOURNAL_STREAM=device:inode. */
 static bool stderr_is_journal(void)
 {
 	unsigned long long dev, ino;
 	struct stat st;
 	const char *stream = getenv("JOURNAL_STREAM");
-	/* NOLINTNEXTLINE(cert-err34-c): what is out of range is compared and found different */
+	/* NOLINTNEXTLINE(cert-err34-c): a value out of range compares as different */
 	if (!stream || sscanf(stream, "%llu:%llu", &dev, &ino) != 2)
 		return false;
 	return fstat(STDERR_FILENO, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
@@ -59,7 +59,8 @@ void log_set_accounts(const struct accounts *a)
 	log_accounts = a;
 }
 
-/* Controls, and what reorders or breaks lines: U+2028/9, bidi marks, embeddings and isolates. */
+/* True for control characters, line separators (U+2028/9) and bidi marks, embeddings and
+ * isolates. */
 static bool harmful(uint32_t c)
 {
 	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 || c == 0x061c ||
@@ -111,7 +112,7 @@ static void to_journal(int level, int error, const char *field, const char *text
 		size_t len = log_escape(field, strlen(field), escaped, sizeof(escaped));
 		iov[n++] = (struct iovec){ escaped, len };
 	}
-	(void)sd_journal_sendv(iov, n); /* there is nowhere else to say that this failed */
+	(void)sd_journal_sendv(iov, n); /* there is nowhere else to report a failure */
 }
 
 int log_keep_file(const char *path)
@@ -126,7 +127,8 @@ int log_keep_file(const char *path)
 	return log_path ? 1 : -ENOMEM;
 }
 
-/* stderr, and stdout where it is the same, become the file that is now at log_path. Children that run keep theirs. */
+/* Makes stderr, and stdout if it is the same file, the file that is now at log_path. Running
+ * children keep the old one. */
 int log_reopen(void)
 {
 	struct stat out, err, new;
@@ -147,16 +149,17 @@ int log_reopen(void)
 	return 0;
 }
 
-/* A full file becomes FILE.1. Where that fails the file grows on. */
+/* Renames a full log file to FILE.1 and opens a new one; on failure the file keeps growing. */
 static void next_file(void)
 {
 	_cleanup_free_ char *old = str_printf("%s.1", log_path);
 	log_size = 0;
 	if (old && rename(log_path, old) >= 0)
-		(void)log_reopen(); /* there is nowhere to say that it failed */
+		(void)log_reopen(); /* there is nowhere to report a failure */
 }
 
-/* The daemon's own file has the time too, which a journal or a terminal's user knows. */
+/* Only lines in the daemon's own file have the time: the journal adds it, and a terminal's user
+ * knows it. */
 static void to_stderr(const char *text, size_t n)
 {
 	char stamp[32] = "";
@@ -171,7 +174,7 @@ static void to_stderr(const char *text, size_t n)
 		next_file();
 }
 
-/* The file that stderr is, as the shell takes its name, or NULL. */
+/* Returns the path of the file behind stderr, quoted for the shell, or NULL. */
 static char *log_file(void)
 {
 	char path[4096];
@@ -193,7 +196,7 @@ char *log_search(bool system, const char *word)
 		    : str_printf("look for %s in what pyrod printed to its stderr", word);
 }
 
-/* Whether it is logged; *ret_left_out as log_limit_admit has it. */
+/* Returns true if the message is to be logged; *ret_left_out as for log_limit_admit. */
 static bool admit(int level, const char *fmt, const char *field, unsigned *ret_left_out)
 {
 	*ret_left_out = 0;

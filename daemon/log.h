@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The journal where there is one (sd_journal_sendv with structured fields), stderr otherwise, which people read. Only main files, the dispatcher and event callbacks log; all others return. Anything that
- * came from outside is escaped: C0, DEL, C1, bidi controls and invalid UTF-8 become \xNN.
+ * Logs to the journal if there is one (sd_journal_sendv with structured fields), else to stderr.
+ * Only main files, the dispatcher and event callbacks log; all others return errors. Untrusted text
+ * is escaped: C0, DEL, C1, bidi controls and invalid UTF-8 become \xNN.
  */
 
 #include "proto/base.h"
@@ -15,9 +16,10 @@ struct accounts;
 void log_init(const char *ident);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
 void log_set_accounts(
-	const struct accounts *a); /* borrowed until the next call; NULL: each uid is its own */
-/* When stderr is the file at path, it is the daemon's own: full, it becomes path.1 and the next begins. 1, 0 when it is
- * not, -ENOMEM. */
+	/* borrowed until the next call; NULL: each uid is its own account */
+	const struct accounts *a);
+/* If stderr is the file at path, rotates it from now on: a full file is renamed to path.1. Returns
+ * 1, 0 if stderr is another file, or -ENOMEM. */
 int log_keep_file(const char *path);
 /* After somebody has moved that file away: the next one is begun. 0 where there is none of ours. */
 int log_reopen(void);
@@ -25,12 +27,13 @@ int log_reopen(void);
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
 void log_full(int level, int error, const char *field, const char *fmt, ...) _printf_(4, 5);
 
-/* The command that finds word (an id) in what this daemon logs, owned; NULL when out of memory. */
+/* Returns the command that finds word (an id) in this daemon's log, owned; NULL when out of
+ * memory. */
 char *log_search(bool system, const char *word);
 
 /*
- * The same of what a user can cause: it counts against the limit of that uid's account alone, and the journal has the uid as
- * PYRO_UID. For the loop's thread, as the accounts are.
+ * The same for a message that a user can cause: it counts against the limit of that uid's account
+ * alone, and the journal has the uid as PYRO_UID. Call it on the loop's thread only.
  */
 void log_uid(int level, int error, uid_t uid, const char *fmt, ...) _printf_(4, 5);
 

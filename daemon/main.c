@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyrod: options, signals, the socket of systemd or one of its own, readiness, the watchdog, and
- * the loop. What must stay true: it is ready only when it serves; SIGTERM and SIGINT end it
- * cleanly; SIGHUP has it read its configuration anew and begin its log file again, and a bad one is refused and changes nothing;
- * the watchdog is fed only by a loop that turns and a store thread that answers; a failure to start
- * is one sentence with its fix, on stderr and in the journal.
+ * pyrod: options, signals, the socket (systemd's or its own), readiness, the watchdog, and the
+ * loop. What must stay true: it reports readiness only when it serves; SIGTERM and SIGINT end it
+ * cleanly; SIGHUP opens the log file and reads the configuration again, and an invalid one is
+ * refused without effect; it feeds the watchdog only while the loop runs and the store thread
+ * answers; a failure to start is one sentence with its fix, on stderr and in the journal.
  */
 
 #include <fcntl.h>
@@ -27,7 +27,7 @@
 #include "proto/host.h"
 
 #define SYSTEM_USER   "pyro"
-#define NOFILE_WANTED 8192 /* as LimitNOFILE= of pyrod.service */
+#define NOFILE_WANTED 8192 /* the value of LimitNOFILE= in pyrod.service */
 
 enum {
 	ARG_VERSION = 256,
@@ -40,13 +40,13 @@ enum {
 	ARG_DETACH
 };
 
-static int arg_system = -1; /* -1: by the user it runs as */
+static int arg_system = -1; /* -1: decided by the user it runs as */
 static bool arg_check_config;
 static bool arg_detach;
 static const char *arg_socket;
 static const char *arg_config;
 
-/* The watchdog's timer and whether the store still owes an answer. */
+/* The watchdog's timer; waiting: the store has not answered yet. */
 struct watchdog {
 	struct manager *manager; /* borrowed */
 	sd_event_source *timer;  /* owned */
@@ -91,7 +91,7 @@ static int parse_level(const char *text)
 	return -EINVAL;
 }
 
-/* 1: go on, 0: done, -EINVAL: wrong usage. */
+/* Returns 1 to continue, 0 if done (--help), -EINVAL for wrong usage. */
 static int parse_options(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -139,9 +139,9 @@ static bool system_by_default(void)
 }
 
 /*
- * --detach: the caller's process stays until the daemon serves or has failed, the daemon goes on in a
- * session of its own. Called before there are threads. Returns the pipe on which detach_ready says
- * so; the caller's process leaves here with the exit status.
+ * --detach: forks; the child becomes the daemon in a new session and gets the pipe for
+ * detach_ready. The parent waits until the daemon serves or has failed, and exits here with the
+ * status. Called before threads exist.
  */
 static int detach(void)
 {
@@ -160,7 +160,7 @@ static int detach(void)
 	_exit(read(ready[0], &said, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
-/* From now on the caller's terminal is none of ours. */
+/* Reports readiness to the parent and replaces the terminal by /dev/null and the log file. */
 static int detach_ready(int ready, const struct manager *m)
 {
 	_cleanup_free_ char *path = str_printf("%s/pyrod.log", m->state_dir);
@@ -178,11 +178,11 @@ static int detach_ready(int ready, const struct manager *m)
 	return write_all(ready, "R", 1);
 }
 
-/* The signals of a fault, and those that end a process unless it says otherwise: systemd's watchdog sends ABRT. */
+/* The signals of a fault; systemd's watchdog sends ABRT. */
 static const int fatal_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP,
 	SIGQUIT, SIGXCPU, SIGXFSZ, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF };
 
-/* One line, then what the signal does by default. Async-signal-safe calls only. */
+/* Writes one line, then takes the signal's default action. Async-signal-safe calls only. */
 static void on_fatal(int signo)
 {
 	char line[] = "pyrod: ended by signal 00\n";
@@ -197,7 +197,7 @@ static int watch_fatal_signals(void)
 	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++) {
 		struct sigaction sa = { .sa_handler = on_fatal, .sa_flags = (int)SA_RESETHAND },
 				 old;
-		/* A sanitizer has its own. */
+		/* Keep the handler of a sanitizer. */
 		if (sigaction(fatal_signals[i], NULL, &old) < 0 ||
 			(old.sa_handler == SIG_DFL && sigaction(fatal_signals[i], &sa, NULL) < 0))
 			return -errno;
@@ -212,7 +212,7 @@ static void report(const struct error *err)
 		err->fix ? err->fix : "", err->fix ? ")" : "");
 }
 
-/* 0, 1 and 2 are open, so that no descriptor of ours takes their place. */
+/* Opens 0, 1 and 2 if they are closed, so that no other descriptor gets these numbers. */
 static int open_stdio(void)
 {
 	int fd = open("/dev/null", O_RDWR);
@@ -223,7 +223,8 @@ static int open_stdio(void)
 	return close(fd) < 0 ? -errno : 0;
 }
 
-/* 256 connections, their sockets and each machine's take more than the 1024 that a shell gives (getrlimit(2)). */
+/* 256 connections and the sockets of each machine need more than a shell's limit of 1024
+ * (getrlimit(2)). */
 static int raise_file_limit(void)
 {
 	struct rlimit l;
@@ -233,7 +234,8 @@ static int raise_file_limit(void)
 	return setrlimit(RLIMIT_NOFILE, &l) < 0 ? -errno : 0;
 }
 
-/* SIGTERM and SIGINT end the loop, SIGHUP reloads; blocked before the first thread starts. */
+/* SIGTERM and SIGINT end the loop, SIGHUP reloads; they are blocked before the first thread
+ * starts. */
 static int block_signals(void)
 {
 	const struct sigaction ignore = { .sa_handler = SIG_IGN };
@@ -251,7 +253,7 @@ static void say_ready(const struct manager *m)
 		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
 }
 
-/* systemd.service(5): the time is what tells this reload from an earlier one. */
+/* systemd.service(5): MONOTONIC_USEC distinguishes this reload from a previous one. */
 static int on_hangup(
 	_unused_ sd_event_source *s, _unused_ const struct signalfd_siginfo *si, void *userdata)
 {
@@ -259,13 +261,13 @@ static int on_hangup(
 	struct manager *m = userdata;
 	int r = log_reopen();
 	if (r < 0)
-		log_warning_errno(r, "cannot begin pyrod.log again in %s", m->state_dir);
+		log_warning_errno(r, "cannot reopen pyrod.log in %s", m->state_dir);
 	(void)sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec());
 	if (manager_reload(m, &err) < 0) {
-		(void)error_prefix(&err, "the configuration stays as it was");
+		(void)error_prefix(&err, "the configuration is unchanged");
 		report(&err);
 	} else {
-		log_info("the configuration is read anew");
+		log_info("configuration reloaded");
 	}
 	say_ready(m);
 	return 0;
@@ -277,12 +279,12 @@ static int watch_signals(struct manager *m)
 		int number;
 		sd_event_signal_handler_t handler;
 	} signals[] = {
-		{ SIGTERM, NULL }, /* ends the loop */
+		{ SIGTERM, NULL }, /* NULL: ends the loop */
 		{ SIGINT, NULL },
 		{ SIGHUP, on_hangup },
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
-		/* Without a handler the userdata is the loop's result. */
+		/* Without a handler, userdata is the result of the loop. */
 		int r = sd_event_add_signal(m->event, NULL, signals[i].number, signals[i].handler,
 			signals[i].handler ? m : NULL);
 		if (r < 0)
@@ -291,7 +293,7 @@ static int watch_signals(struct manager *m)
 	return 0;
 }
 
-/* The one socket of systemd, -EBADF when it passes none. */
+/* Returns the one socket passed by systemd, or -EBADF if it passes none. */
 static int activated_socket(int *ret, struct error *err)
 {
 	int n = sd_listen_fds(true);
@@ -309,11 +311,11 @@ static int activated_socket(int *ret, struct error *err)
 	return 0;
 }
 
-/* What clients are told is the path systemd listens at. */
+/* Takes the socket's path from systemd's socket, for messages to clients. */
 static int adopt_path(struct manager *m, int fd, struct error *err)
 {
 	struct sockaddr_un addr = { 0 };
-	socklen_t len = sizeof(addr) - 1; /* stays NUL-terminated */
+	socklen_t len = sizeof(addr) - 1; /* keeps a NUL at the end */
 	if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0)
 		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot name the socket");
 	if (addr.sun_path[0] != '/')
@@ -343,14 +345,14 @@ static int on_watchdog(sd_event_source *s, _unused_ uint64_t usec, void *userdat
 		int r = store_ping(w->manager->store, on_store_alive, w);
 		w->waiting = r >= 0;
 		if (r < 0)
-			log_warning_errno(r, "cannot ask the store for a sign of life");
+			log_warning_errno(r, "cannot ping the store");
 	}
 	int r = sd_event_source_set_time_relative(s, w->interval_usec);
 	return r < 0 ? r : sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }
 
-/* The loop and the store thread feed it together: sd_event_set_watchdog would see the loop
- * alone. */
+/* Both the loop and the store thread must be alive to feed it; sd_event_set_watchdog would check
+ * the loop only. */
 static int start_watchdog(struct watchdog *w, struct manager *m)
 {
 	uint64_t limit = 0;
@@ -375,7 +377,7 @@ static int start(struct manager *m, struct watchdog *w, struct error *err)
 	int r = watch_signals(m);
 	if (r >= 0)
 		r = start_watchdog(w, m);
-	/* Known before the first machine asks, which would wait for it. */
+	/* Starts the TSC measurement now, so that the first machine need not wait for it. */
 	host_tsc_begin();
 	if (r >= 0)
 		r = sd_event_add_time_relative(
@@ -388,7 +390,7 @@ static int start(struct manager *m, struct watchdog *w, struct error *err)
 	return r < 0 ? r : server_new(m, rpc_handlers, fd, &m->server, err);
 }
 
-/* ready: detach()'s pipe, or -EBADF. */
+/* ready: the pipe of detach(), or -EBADF. */
 static int serve(bool system, int ready, struct error *err)
 {
 	_cleanup_(manager_freep) struct manager *m = NULL;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The daemon's one context object: its places, its lock, and the subsystems in the order in which
- * they need each other. Made and freed by main.c. What must stay true: one daemon owns a state
- * and cache directory (locks that end with the process); nothing is created wider than 0700 but the
- * runtime directory of system mode; a store that cannot be used degrades the daemon and does not
+ * The daemon's context object: its directories, its locks, and the subsystems in the order of their
+ * dependencies. Created and freed by main.c. What must stay true: one daemon owns a state and a
+ * cache directory (by locks that end with the process); no directory has a wider mode than 0700,
+ * except the runtime directory of system mode; an unusable store degrades the daemon and does not
  * stop it.
  */
 
@@ -37,7 +37,7 @@
 #define STATE_LOCK     "lock"
 #define LOCK_WAIT_MSEC 1000
 
-/* Makes a directory and its parents. The last gets mode; the others are made 0700 by the umask. */
+/* Creates a directory with mode, and its parents with 0700 (by the umask). */
 static int make_dirs(const char *path, mode_t mode)
 {
 	_cleanup_free_ char *copy = strdup(path);
@@ -62,8 +62,8 @@ static int make_place(const char *path, mode_t mode, const char *variable, struc
 		"make it a directory that the daemon's user owns, or set %s to another", variable);
 	if (host_has_foreign_link(path))
 		return error_set(err, ERROR_PERMISSION_DENIED,
-			"whoever made the link decides where it leads", fix,
-			"%s leads through a link of another user's", path);
+			"the owner of the link can change its target", fix,
+			"%s contains a symbolic link of another user", path);
 	int r = make_dirs(path, mode);
 	if (r < 0)
 		return error_set_errno(
@@ -77,7 +77,8 @@ static int make_place(const char *path, mode_t mode, const char *variable, struc
 	return 0;
 }
 
-/* An absolute path from the environment (tests and uninstalled trees), else the default. */
+/* Returns a path from the environment, which must be absolute (for tests and uninstalled trees),
+ * else the default. */
 static int place(const char *variable, int (*fallback)(struct manager *m, char **ret),
 	struct manager *m, char **ret, struct error *err)
 {
@@ -94,7 +95,7 @@ static int place(const char *variable, int (*fallback)(struct manager *m, char *
 		r = -ENOMEM;
 	if (r < 0)
 		return error_set_errno(err, error_code_for_errno(r), r, "set it in the environment",
-			"no place is known for %s", variable);
+			"no default path for %s", variable);
 	return 0;
 }
 
@@ -165,7 +166,8 @@ static int make_places(struct manager *m, struct error *err)
 	return r;
 }
 
-/* A daemon that is just ending (killed, say, by whoever starts us) still holds the lock for a moment. */
+/* Waits briefly for the holder of the lock: a daemon that was just killed holds it until it has
+ * exited. */
 static void await_end(pid_t pid)
 {
 	_cleanup_close_ int fd = pid > 0 ? pidfd_open(pid, 0) : -EBADF;
@@ -174,8 +176,8 @@ static void await_end(pid_t pid)
 		(void)poll(&p, 1, LOCK_WAIT_MSEC);
 }
 
-/* A record lock: unlike flock's it is the process's own, and a child that was being forked when the daemon
- * was killed does not keep it. */
+/* Takes a record lock: unlike with flock(2), a child forked just before the daemon was killed does
+ * not inherit it. */
 static int try_lock(int fd, pid_t *ret_holder)
 {
 	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -203,8 +205,8 @@ static int open_lock(const char *path, int *ret, struct error *err)
 	return 0;
 }
 
-/* One daemon per directory. The lock says who holds it, for the error of a second one. */
-/* A daemon that stops in order empties its lock: a pid in it is of one that could not say a last word. */
+/* A daemon that stops cleanly empties its lock file: a pid in it means that the previous daemon was
+ * killed. */
 static void note_earlier_end(const char *dir, int lock_fd)
 {
 	char text[LOCK_TEXT_MAX];
@@ -216,18 +218,19 @@ static void note_earlier_end(const char *dir, int lock_fd)
 	text[strcspn(text, "\n")] = '\0';
 	if (parse_u64(text, 1, INT32_MAX, &pid) >= 0)
 		log_warning("the pyrod before this one in %s (pid %" PRIu64
-			    ") did not stop in order: it was killed, or the host went down",
+			    ") did not stop cleanly: it was killed, or the host went down",
 			dir, pid);
 }
 
 static void release_lock(int *fd)
 {
 	if (*fd >= 0 && ftruncate(*fd, 0) < 0)
-		log_warning_errno(-errno, "cannot note that this daemon stopped in order");
+		log_warning_errno(-errno, "cannot record that this daemon stopped cleanly");
 	*fd = fd_close(*fd);
 }
 
-/* How a person has this pyrod in the place of another, whose pid is 0 where it is not known. NULL when out of memory. */
+/* Returns the fix for a lock that another pyrod holds; pid is 0 if unknown. NULL when out of
+ * memory. */
 static char *stop_fix(const char *otherwise, pid_t pid)
 {
 	char how[32] = "";
@@ -261,7 +264,8 @@ static int take_lock(
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r,
 			"put that directory on a file system with locks", "cannot lock %s", path);
-	/* For flock(1), by which scripts wait for our end: held, if at all, by what ends in a moment. */
+	/* Also take flock(1)'s lock, by which scripts wait for the daemon's end. Nobody else holds
+	 * it for long. */
 	if (flock(fd, LOCK_EX) < 0)
 		return error_set_errno(err, ERROR_INTERNAL, -errno,
 			"put that directory on a file system with locks", "cannot lock %s", path);
@@ -270,12 +274,13 @@ static int take_lock(
 	int n = snprintf(text, sizeof(text), "%d\n", getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
 		log_warning_errno(
-			-errno, "cannot write %s", path); /* a full disk: the lock holds */
+			-errno, "cannot write %s", path); /* the disk may be full: the lock holds */
 	*ret = TAKE_FD(fd);
 	return 0;
 }
 
-/* The cache too: another daemon's prune knows nothing of our machines, and its start nothing of our pulls. */
+/* Locks the cache too: another daemon's prune does not know our machines, nor its start our
+ * pulls. */
 static int take_locks(struct manager *m, struct error *err)
 {
 	int r = take_lock(m->state_dir, STATE_LOCK, "use the running one", &m->lock_fd, err);
@@ -285,7 +290,8 @@ static int take_locks(struct manager *m, struct error *err)
 		"set PYRO_ENVIRONMENT_CACHE_DIR to a directory of its own", &m->cache_lock_fd, err);
 }
 
-/* What ends this daemon and starts its like. NULL when out of memory. */
+/* Returns the command that replaces this daemon by one with the same options; NULL when out of
+ * memory. */
 static char *restart_command(const struct manager *m)
 {
 	if (units_manage(!m->system, "pyrod.service"))
@@ -299,7 +305,7 @@ static char *restart_command(const struct manager *m)
 		m->config_path ? config : "");
 }
 
-/* Makes one line of moving the store away and starting anew. */
+/* Completes the fix "move the store away" with a restart, as one command line. */
 static void complete_fix(const struct manager *m, struct error *err)
 {
 	if (!err->fix || !startswith(err->fix, STORE_ASIDE))
@@ -308,17 +314,18 @@ static void complete_fix(const struct manager *m, struct error *err)
 	_cleanup_free_ char *line = restart ? str_printf("%s && %s", err->fix, restart) : NULL;
 	_cleanup_free_ char *quoted = line ? shell_quote(line) : NULL;
 	char *fix = NULL;
-	if (m->system && quoted) /* the state directory is closed to the caller's own shell */
+	if (m->system && quoted) /* only root and pyro may enter the state directory */
 		fix = str_printf("sudo sh -c %s", quoted);
 	else if (!m->system)
 		fix = TAKE_PTR(line);
 	if (!fix)
-		return; /* out of memory: what is there is right, if not all */
+		return; /* out of memory: keep the first half of the fix */
 	free(err->fix);
 	err->fix = fix;
 }
 
-/* A store that cannot be used leaves system.* to say so, with the fix. */
+/* Opens the store. If it is unusable, the daemon serves only system.*, which report the error and
+ * its fix. */
 static int open_store(struct manager *m, struct error *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/pyro.db", m->state_dir);
@@ -343,8 +350,8 @@ static int open_store(struct manager *m, struct error *err)
 	return 0;
 }
 
-/* Where pyrod is a unit of the system itself, what it starts are units too. (A user's manager sandboxes nothing: there the
- * launcher's own sandbox is all, forked or not.) */
+/* If pyrod is a unit of the system, it starts programs as units too. (A user's service manager
+ * sandboxes nothing: the launcher's own sandbox is all there is, forked or not.) */
 static int open_launcher(struct manager *m, struct error *err)
 {
 	int r = 0;
@@ -435,7 +442,7 @@ struct manager *manager_free(struct manager *m)
 	if (!m)
 		return NULL;
 	if (m->server)
-		server_stop(m->server); /* the callers' ends reach those who work for them */
+		server_stop(m->server); /* ends the calls before the subsystems that serve them */
 	core_end(m);
 	m->environments = environments_free(m->environments);
 	m->kernels = kernels_free(m->kernels);

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The daemon's one context object: made by main.c, handed to every subsystem. Members are set
- * before the loop runs and stay until manager_free, but for the configuration, which a reload
- * replaces: keep nothing of it beyond a turn of the loop. Only pointers and paths live here.
+ * The daemon's context object: created by main.c, passed to every subsystem. Members are set before
+ * the loop runs and stay until manager_free, except the configuration, which a reload replaces:
+ * keep no pointer into it beyond an iteration of the loop. It holds pointers and paths only.
  */
 
 #include "proto/base.h"
@@ -36,35 +36,34 @@ struct manager {
 	char *socket_path;     /* owned; what clients connect to */
 	char *config_path;     /* owned or NULL; --config */
 	uint64_t started_usec; /* monotonic */
-	int lock_fd;           /* owned; STATE/lock: one daemon per state directory */
-	int cache_lock_fd;     /* owned; CACHE/.lock: and per cache */
-	uid_t import_uid;      /* whom pyro-import runs as; 0: as we do */
+	int lock_fd;           /* owned; STATE/lock: one daemon per state directory, */
+	int cache_lock_fd;     /* owned; CACHE/.lock: and one per cache */
+	uid_t import_uid;      /* uid of pyro-import; 0: pyrod's own */
 	gid_t import_gid;
 
-	struct units
-		*units; /* owned; NULL: no unit of a service manager's, so programs are forked */
-	struct accounts *accounts;         /* owned */
-	struct receivers *receivers;       /* owned */
-	struct launcher *launcher;         /* owned */
-	struct config *config;             /* owned */
-	struct store *store;               /* owned */
-	struct integrity *integrity;       /* owned; before what asks it */
+	struct units *units;         /* owned; NULL: pyrod is not a unit, so programs are forked */
+	struct accounts *accounts;   /* owned */
+	struct receivers *receivers; /* owned */
+	struct launcher *launcher;   /* owned */
+	struct config *config;       /* owned */
+	struct store *store;         /* owned */
+	struct integrity *integrity; /* owned; created before its users */
 	struct environments *environments; /* owned */
 	struct kernels *kernels;           /* owned */
 	struct core *core;                 /* owned, with the machines */
 	struct machines *machines;         /* owned */
 	struct server *server;             /* owned */
 
-	/* Set when the daemon can serve only system.*: every other call answers this (a store of a
-	 * newer version, a store that cannot be read). */
+	/* If set, the daemon serves only system.* and every other call returns this error (a store
+	 * of a newer version, an unreadable store). */
 	struct error degraded;
 };
 
-/* Reads paths and configuration, opens the store, loads rows; the loop does not run yet. */
+/* Reads paths and configuration, opens the store, loads rows. The loop does not run yet. */
 int manager_new(bool system, const char *socket_path, const char *config_path, struct manager **ret,
 	struct error *err);
-/* Reads the configuration anew. What it says holds for whatever is asked from now on; machines stay as they
- * are. On failure the old one stays. */
+/* Reads the configuration again. It applies to new requests; existing machines are unchanged. On
+ * failure the old configuration stays. */
 int manager_reload(struct manager *m, struct error *err);
 struct manager *manager_free(struct manager *m);
 DEFINE_CLEANUP(struct manager *, manager_free)

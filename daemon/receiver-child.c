@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The receiver's own side, run in a forked child by receiver.c: takes control data that strangers have sent,
- * keeps the sockets that pyrod may have, closes all others. It makes system calls only, on memory of its own,
- * and holds no descriptor but the pair to pyrod. Closing may block it for ever; pyrod notices that by the DONE
- * that does not come.
+ * The receiver process, forked by receiver.c: receives descriptors from untrusted peers, passes the
+ * sockets that pyrod may have and closes all others. It makes system calls only and holds no
+ * descriptor except the socket pair to pyrod. A close may block it for ever; pyrod notices the
+ * missing DONE.
  */
 
 #include "daemon/receiver-child.h"
@@ -20,7 +20,7 @@ struct taken {
 	size_t n_fds;
 };
 
-/* One message from pyrod and the descriptor that comes with it. 1, 0 at the end, -errno. */
+/* Receives a message from pyrod and its descriptor. Returns 1, 0 at EOF, -errno. */
 static int next_request(struct receiver_request *ret, int *ret_fd)
 {
 	union {
@@ -49,7 +49,8 @@ static int next_request(struct receiver_request *ret, int *ret_fd)
 	return 1;
 }
 
-/* Not fstat, which a FUSE server may withhold. */
+/* True for an AF_UNIX stream socket whose peer is uid. Not by fstat, which a FUSE server can
+ * block. */
 static bool is_kept(int fd, uid_t uid)
 {
 	struct ucred cred = { .uid = (uid_t)-1 };
@@ -142,7 +143,7 @@ static int answer(const struct taken *t)
 	return sendmsg(STDIN_FILENO, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-/* The answer first: closing what is not kept may take for ever. */
+/* Answers first: closing the other descriptors may block for ever. */
 static int serve_take(struct taken *t, int fd, size_t max, uid_t uid)
 {
 	static const struct receiver_reply done = { .kind = RECEIVER_DONE };

@@ -2,19 +2,20 @@
 #pragma once
 
 /*
- * What pyrod and a receiver say to each other, over a SOCK_SEQPACKET pair of theirs. Both are one program,
- * so structures cross as they are.
+ * The messages between pyrod and a receiver, on a SOCK_SEQPACKET pair. Both are the same program,
+ * so structures are sent as they are.
  */
 
 #include "proto/base.h"
 #include "proto/limits.h"
 #include <sys/types.h>
 
-#define RECEIVER_BYTES_MAX (64 * 1024) /* of one receipt */
+#define RECEIVER_BYTES_MAX (64 * 1024) /* per receipt */
 
 enum receiver_op {
-	RECEIVER_TAKE, /* one recvmsg from the descriptor that comes along; answered by TAKEN, then DONE */
-	RECEIVER_CLOSE, /* close it; not answered */
+	/* do one recvmsg on the descriptor sent along; answered by TAKEN, then DONE */
+	RECEIVER_TAKE,
+	RECEIVER_CLOSE, /* close the descriptor; no answer */
 };
 
 struct receiver_request {
@@ -24,7 +25,7 @@ struct receiver_request {
 
 enum receiver_kind { RECEIVER_TAKEN, RECEIVER_DONE };
 
-/* TAKEN is followed by n bytes, and comes with the descriptors that are kept. */
+/* TAKEN is followed by n bytes and carries the descriptors that are kept. */
 struct receiver_reply {
 	enum receiver_kind kind;
 	int error;
@@ -32,5 +33,6 @@ struct receiver_reply {
 	bool kept[LIMIT_FDS_WAITING];
 };
 
-/* The child: serves fd 0 until its other end is closed; takes for *(const uid_t *)arg. */
+/* Runs in the child: serves fd 0 until the other end is closed; receives for the uid *(const uid_t
+ * *)arg. */
 int receiver_main(void *arg);

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading and closing strangers' sockets, and the receivers that do it where a descriptor is in the way. Made
- * by manager.c; called by rpc/ for connections and by core/ for stdio.
+ * Reads and closes sockets of untrusted peers, and manages the receiver processes that do it when
+ * descriptors are queued. Created by manager.c; called by rpc/ for connections and by agent/ for
+ * stdio.
  *
- * What must stay true: nothing here waits; no foreign descriptor is in pyrod's table, nor is pyrod the last to
- * hold a queue with one in it; a uid has one receiver, which does one thing at a time and is killed when it is
- * silent for TAKE_USEC; those that not even that ends are counted, and beyond STUCK_MAX their uid's descriptors
- * are refused; receivers are bounded over all uids.
+ * What must stay true: nothing here blocks; pyrod never has a peer's descriptor in its table and is
+ * never the last holder of a socket with one in its queue; a uid has one receiver, which does one
+ * receipt at a time and is killed after TAKE_USEC without an answer; receivers that survive SIGKILL
+ * are counted, and above STUCK_MAX their account's descriptors are refused; the number of receivers
+ * is bounded.
  *
- * Known by trial on Linux 6.1 to 6.18: a peek without room for control data sets MSG_CTRUNC where descriptors
- * are next, and changes nothing. An out-of-band byte carries descriptors too; a peek passes over it and the next
- * read drops it, unless SO_OOBINLINE is set. Descriptors that die in a queue were never installed, so no FLUSH is
- * due: what is left to wait is SO_LINGER, and a signal ends that (guard_begin).
+ * Observed on Linux 6.1 to 6.18: a peek without room for control data sets MSG_CTRUNC if
+ * descriptors are next, and changes nothing. An out-of-band byte carries descriptors too; a peek
+ * skips it and the next read drops it, unless SO_OOBINLINE is set. Descriptors dropped with a queue
+ * were never installed, so the kernel sends no FLUSH: only SO_LINGER can block, and a signal
+ * interrupts that (guard_begin).
  */
 
 #include "daemon/receiver.h"
@@ -29,47 +32,47 @@
 #include "daemon/receiver-child.h"
 #include "proto/fdpass.h"
 
-#define TAKE_USEC  USEC_PER_SEC        /* for one receipt, closing included */
-#define IDLE_USEC  (30 * USEC_PER_SEC) /* then a receiver ends */
-#define GUARD_NSEC 1000000     /* at most so long does pyrod sleep in a stranger's SO_LINGER */
-#define NOBODY     ((uid_t)-1) /* the closer's: it takes nothing */
+#define TAKE_USEC  USEC_PER_SEC        /* per receipt, including close */
+#define IDLE_USEC  (30 * USEC_PER_SEC) /* after which a receiver exits */
+#define GUARD_NSEC 1000000             /* bounds pyrod's sleep in a peer's SO_LINGER */
+#define NOBODY     ((uid_t)-1)         /* uid of the closer, which receives nothing */
 
 enum { STUCK_MAX = 4 };
 
 struct receipt {
 	TAILQ_ENTRY(receipt) entry;
-	struct receiver *receiver; /* borrowed: has it in its queue */
+	struct receiver *receiver; /* borrowed: this receipt is in its queue */
 	int fd;                    /* borrowed: the caller's */
 	size_t max;
-	received_fn fn; /* NULL: nobody waits any more, or it was called */
+	received_fn fn; /* NULL: cancelled or already called */
 	void *userdata;
 };
 
 TAILQ_HEAD(receipt_queue, receipt);
 
-/* Of a process that was killed, or that ends for want of work, only the pidfd is left until it is reaped. */
+/* Of a receiver that was killed or is idle and exiting, only the pidfd is kept until it is
+ * reaped. */
 struct receiver {
 	TAILQ_ENTRY(receiver) entry;
 	struct receivers *all; /* borrowed */
 	struct receiver_user user;
 	int fd, pidfd;                           /* owned */
 	sd_event_source *io, *exited, *deadline; /* owned */
-	struct receipt_queue queue;              /* owned; the first is in work */
+	struct receipt_queue queue;              /* owned; the first is being processed */
 	bool leaving, stuck;
 };
 
 struct receivers {
 	sd_event *event; /* borrowed */
 	TAILQ_HEAD(, receiver) list;
-	size_t n; /* that serve */
+	size_t n; /* number of receivers not leaving */
 	timer_t guard;
 	bool has_guard;
 };
 
 static void start_next(struct receiver *v);
 
-/* The guard: a signal, again and again, to the thread that may have fallen asleep. */
-
+/* The guard: a timer signal, repeated until the thread no longer sleeps in close(). */
 static void on_guard(int signo _unused_)
 {
 }
@@ -97,10 +100,10 @@ static void guard_set(struct receivers *rs, long nsec)
 {
 	const struct itimerspec t = { .it_interval.tv_nsec = nsec, .it_value.tv_nsec = nsec };
 
-	(void)timer_settime(rs->guard, 0, &t, NULL); /* fails only for a timer that is none */
+	(void)timer_settime(rs->guard, 0, &t, NULL); /* fails only for an invalid timer */
 }
 
-/* One receiver's life */
+/* Lifetime of a receiver */
 
 static size_t count_stuck(const struct receivers *rs, uid_t account)
 {
@@ -125,7 +128,7 @@ static void receiver_free(struct receiver *v)
 	free(v);
 }
 
-/* No more work for it: its end of the pair says so, and on_exited collects it. */
+/* Closes the pair, so that the receiver exits; on_exited reaps it. */
 static void leave(struct receiver *v)
 {
 	v->leaving = true;
@@ -160,7 +163,7 @@ static void fail_all(struct receiver *v, int error)
 	}
 }
 
-/* It is stuck, or has ended before its time. */
+/* Kills a receiver that is stuck or has exited early, and fails its receipts. */
 static void give_up(struct receiver *v, int error)
 {
 	if (v->leaving)
@@ -193,8 +196,7 @@ static int on_deadline(sd_event_source *s _unused_, uint64_t usec _unused_, void
 		return 0;
 	}
 	log_uid(LOG_WARNING, 0, v->user.uid,
-		"receiver of uid %u is stuck in a descriptor that it was sent; killed",
-		v->user.uid);
+		"receiver of uid %u is blocked by a descriptor it received; killed", v->user.uid);
 	give_up(v, -ETIMEDOUT);
 	return 0;
 }
@@ -206,7 +208,7 @@ static int set_deadline(struct receiver *v, uint64_t usec)
 	return r < 0 ? r : sd_event_source_set_enabled(v->deadline, SD_EVENT_ONESHOT);
 }
 
-/* The kept descriptors take their places among the refused. */
+/* Puts the kept descriptors at their positions among the refused ones. */
 static int place_fds(const struct receiver_reply *head, struct fd_queue *q, struct received *rc)
 {
 	size_t k = 0;
@@ -276,8 +278,7 @@ static int on_reply(
 	int r = read_reply(v);
 
 	if (r < 0 && !v->leaving) {
-		log_uid(LOG_WARNING, r, v->user.uid, "receiver of uid %u cannot go on",
-			v->user.uid);
+		log_uid(LOG_WARNING, r, v->user.uid, "receiver of uid %u failed", v->user.uid);
 		give_up(v, r);
 	}
 	return 0;
@@ -334,7 +335,8 @@ static int watch_child(struct receiver *v)
 	sd_event *event = v->all->event;
 	int r;
 
-	/* The last sockets are closed when the loop is over: nobody waits for an answer, nor for its end. */
+	/* The last sockets are closed after the loop: nothing waits for an answer or for the
+	 * process. */
 	if (sd_event_get_state(event) == SD_EVENT_FINISHED)
 		return 0;
 	r = sd_event_add_io(event, &v->io, v->fd, EPOLLIN, on_reply, v);
@@ -362,7 +364,7 @@ static int receiver_start(
 	if (r >= 0)
 		r = watch_child(v);
 	if (r < 0) {
-		receiver_free(v); /* a child that was forked sees the end of its pair */
+		receiver_free(v); /* the forked child sees EOF on its pair */
 		return r;
 	}
 	*ret = v;
@@ -379,8 +381,8 @@ static struct receiver *find(struct receivers *rs, uid_t uid)
 	return NULL;
 }
 
-/* Makes room: the one that has been idle for longest goes, of this account alone unless it is NOBODY. False when all are
- * at work. */
+/* Frees a place: ends the receiver that has been idle longest, of this account, or of any if
+ * account is NOBODY. Returns false if all are busy. */
 static bool evict_idle(struct receivers *rs, uid_t account)
 {
 	struct receiver *v;
@@ -404,7 +406,8 @@ static size_t count_serving(const struct receivers *rs, uid_t account)
 	return n;
 }
 
-/* Whether one more may be made. A user has many uids, and neither he nor all together keep root from theirs. */
+/* True if another receiver may be created. A user has many uids; neither one account nor all
+ * together can exhaust root's. */
 static bool have_place(struct receivers *rs, const struct receiver_user *user)
 {
 	if (user->uid == NOBODY || user->uid == 0)
@@ -423,7 +426,7 @@ static int receiver_for(
 	struct receiver *v = find(rs, user->uid);
 
 	if (v) {
-		/* The list's order is that of use. */
+		/* The list is in order of use. */
 		TAILQ_REMOVE(&rs->list, v, entry);
 		TAILQ_INSERT_TAIL(&rs->list, v, entry);
 		*ret = v;
@@ -484,7 +487,7 @@ struct receipt *receipt_free(struct receipt *rt)
 	return NULL;
 }
 
-/* Strangers' sockets */
+/* Sockets of untrusted peers */
 
 int receivers_prepare(int fd)
 {
@@ -493,7 +496,7 @@ int receivers_prepare(int fd)
 	return setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)) < 0 ? -errno : 0;
 }
 
-/* How much may be read without meeting a descriptor; 0 at the end. */
+/* Returns how many bytes may be read before the next descriptor; 0 at EOF. */
 static ssize_t peek(int fd, void *p, size_t n)
 {
 	struct iovec iov = { .iov_base = p, .iov_len = n };
@@ -524,7 +527,7 @@ ssize_t receivers_read(struct receivers *rs, int fd, bool shared, void *p, size_
 	return got;
 }
 
-/* Whether our close could be the end of something that was sent to us. */
+/* True if nothing is queued on fd, so that closing it drops no descriptor. */
 static bool is_empty(int fd)
 {
 	uint8_t byte;
@@ -533,14 +536,14 @@ static bool is_empty(int fd)
 	return n == 0 || n == -EAGAIN || n == -ENOTCONN || n == -ECONNRESET;
 }
 
-/* The closer gets a copy, and with it the last word. */
+/* Sends a copy of fd to the closer, which then closes the socket last. */
 static int pass_to_closer(struct receivers *rs, int fd)
 {
 	static const struct receiver_user closer = { NOBODY, NOBODY };
 	struct receiver *v;
 	int r = -EBUSY;
 
-	/* A second time with another: the first may be asleep over what it has to close. */
+	/* Tries a second closer: the first may be blocked in a close. */
 	for (int i = 0; i < 2 && r < 0; i++) {
 		r = receiver_for(rs, &closer, &v);
 		if (r < 0)
@@ -560,7 +563,7 @@ void receivers_close_listener(struct receivers *rs, int fd)
 		return;
 	r = pass_to_closer(rs, fd);
 	if (r < 0)
-		log_error_errno(r, "no process closes a stranger's socket in pyrod's place");
+		log_error_errno(r, "no closer process: pyrod closes a client's socket itself");
 	guard_set(rs, GUARD_NSEC);
 	fd_close(fd);
 	guard_set(rs, 0);
@@ -570,7 +573,7 @@ void receivers_close(struct receivers *rs, int fd, bool shared)
 {
 	if (fd < 0)
 		return;
-	/* From here on nothing more is queued. It fails where the other end is closed already. */
+	/* After this nothing more can be queued. Fails if the other end is closed already. */
 	(void)shutdown(fd, SHUT_RDWR);
 	if (shared || !is_empty(fd))
 		receivers_close_listener(rs, fd);

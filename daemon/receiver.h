@@ -2,17 +2,17 @@
 #pragma once
 
 /*
- * Sockets whose other end belongs to a stranger: callers' connections and the sockets that callers pass.
+ * Sockets with an untrusted peer: callers' connections and the sockets that callers pass.
  *
- * A stranger may send a descriptor whose last close() blocks: a TCP socket with SO_LINGER sleeps as long as
- * its owner said, a file of a FUSE server that withholds FLUSH for ever and beyond SIGKILL. So pyrod never
- * receives a descriptor that it does not know, and drops none from a queue: a child process without
- * pyrod's descriptors, the uid's receiver, takes them, returns the AF_UNIX stream sockets whose peer is that
- * uid, and closes all others; another child, the closer, is the last to close a socket in whose queue
- * something may be left.
+ * The peer may send a descriptor whose last close() blocks: a TCP socket with SO_LINGER for as long
+ * as its owner chose, a file of a FUSE server that does not answer FLUSH for ever, even after
+ * SIGKILL. So pyrod never receives an unknown descriptor and never drops one with a queue: a child
+ * process without pyrod's descriptors, the receiver of the uid, receives them, returns the AF_UNIX
+ * stream sockets whose peer is that uid, and closes all others; another child, the closer, is the
+ * last to close a socket whose queue may hold descriptors.
  *
- * `shared` says that the stranger may hold a copy of this very end (of a socket that was passed): such a
- * copy can take bytes from the queue between two calls of ours, and can hide queued descriptors.
+ * `shared`: the peer may hold a copy of this end of the socket (one that was passed). With it the
+ * peer can take bytes from the queue between two of our calls and can hide queued descriptors.
  */
 
 #include "proto/base.h"
@@ -27,42 +27,46 @@ int receivers_new(sd_event *event, struct receivers **ret);
 struct receivers *receivers_free(struct receivers *rs);
 DEFINE_CLEANUP(struct receivers *, receivers_free)
 
-/* What receivers_read returns where descriptors are next in the queue. */
+/* Returned by receivers_read if descriptors are next in the queue. */
 #define RECEIVERS_FDS (-EXFULL)
 
-/* Marks a socket of which no stranger has a copy (an accepted connection) as one to be read here. */
+/* Prepares a socket that no peer has a copy of (an accepted connection) for receivers_read. */
 int receivers_prepare(int fd);
 
-/* As recv without waiting: bytes, 0 at the end, -errno; RECEIVERS_FDS when only a receiver may read on. */
+/* Like a non-blocking recv: returns the number of bytes, 0 at EOF, -errno; RECEIVERS_FDS if only a
+ * receiver may read on. */
 ssize_t receivers_read(struct receivers *rs, int fd, bool shared, void *p, size_t n);
 
-/* Shuts down and closes fd (negative: nothing to do). Never waits, whatever is queued. */
+/* Shuts down and closes fd (if not negative). Never blocks, whatever is queued. */
 void receivers_close(struct receivers *rs, int fd, bool shared);
-/* Closes a listening socket, in whose queue there may be connections with something in theirs; it is not shut
- * down, since the service manager may hold it too. */
+/* Closes a listening socket whose pending connections may hold descriptors. Does not shut it down,
+ * since the service manager may hold it too. */
 void receivers_close_listener(struct receivers *rs, int fd);
 
 struct received {
-	int error;                  /* 0, or -errno: what recvmsg said, -ETOOMANYREFS: more than
-		      LIMIT_FDS_WAITING came, -ETIMEDOUT: the receiver was stuck, -EBUSY: none can be had */
-	const uint8_t *bytes;       /* borrowed until the callback returns */
-	size_t n;                   /* 0: the end */
-	int fds[LIMIT_FDS_WAITING]; /* in order; -EBADF: not a stream socket of AF_UNIX whose peer is uid.
-				       What the callback does not take is closed. */
+	/* 0, or -errno of recvmsg; -ETOOMANYREFS: more than LIMIT_FDS_WAITING descriptors arrived;
+	 * -ETIMEDOUT: the receiver was stuck; -EBUSY: no receiver is available */
+	int error;
+	const uint8_t *bytes; /* borrowed until the callback returns */
+	size_t n;             /* 0: EOF */
+	/* in order; -EBADF: not an AF_UNIX stream socket whose peer is uid. Those that the callback
+	 * does not take are closed. */
+	int fds[LIMIT_FDS_WAITING];
 	size_t n_fds;
 };
 
-/* Once, from the loop; the receipt is no longer the caller's then. */
+/* Called once, from the loop; the receipt is freed afterwards. */
 typedef void (*received_fn)(struct received *rc, void *userdata);
 
 struct receiver_user {
-	uid_t uid;     /* whose sockets are taken */
-	uid_t account; /* whose limits count: account.h */
+	uid_t uid;     /* the peer uid of the sockets that are kept */
+	uid_t account; /* whose limits apply (account.h) */
 };
 
-/* One recvmsg of at most max bytes from fd, by the receiver of this user. fd is borrowed until the callback or
- * receipt_free and must not be read meanwhile. -EBUSY when no receiver can be had for this user now. */
+/* Starts one recvmsg of at most max bytes on fd by the receiver of this user. fd is borrowed until
+ * the callback or receipt_free and must not be read meanwhile. -EBUSY if no receiver is available
+ * for this user. */
 int receipt_new(struct receivers *rs, const struct receiver_user *user, int fd, size_t max,
 	received_fn fn, void *userdata, struct receipt **ret);
-/* Takes NULL. The callback does not come; what is received all the same is closed. */
+/* Cancels the receipt: no callback is called and received descriptors are closed. Accepts NULL. */
 struct receipt *receipt_free(struct receipt *rt);

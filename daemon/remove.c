@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the removal of our own folders: work folders of pyro-import, staging folders, environments and
- * machines. Called in jobs (the loop never unlinks) and by pyro-import.
+ * Removes pyro's own directories: work directories of pyro-import, staging directories,
+ * environments and machines. Called in jobs (the loop never unlinks) and by pyro-import.
  *
- * opendir allocates, so folders are read with getdents64 into a buffer on the stack; every folder is
- * opened with O_NOFOLLOW below its parent's descriptor, and the depth is bounded.
+ * Reads directories with getdents64 into a buffer on the stack, since opendir allocates. Opens
+ * every directory with O_NOFOLLOW below its parent's descriptor; the depth is bounded.
  */
 
 #include "daemon/remove.h"
@@ -16,7 +16,7 @@
 
 static int remove_at(int dir_fd, const char *name, unsigned depth);
 
-/* Removes all that one reading of the folder shows; *ret_n counts what went away. */
+/* Removes all entries that one pass over the directory finds; *ret_n is their number. */
 static int remove_pass(int fd, unsigned depth, unsigned *ret_n)
 {
 	_Alignas(struct dirent64) char block[8192];
@@ -62,7 +62,7 @@ static int remove_at(int dir_fd, const char *name, unsigned depth)
 	fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	/* A folder that changes while it is read may show an entry only on the next reading. */
+	/* A directory that changes while it is read may show an entry only in the next pass. */
 	do {
 		r = remove_pass(fd, depth, &n);
 		if (r < 0)

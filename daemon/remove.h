@@ -2,13 +2,13 @@
 #pragma once
 
 /*
- * Removes a file or a folder with everything in it, without following a link. Only async-signal-safe
- * calls, so that a forked child of a process with threads may run it.
+ * Removes a file or a directory tree without following links. Makes async-signal-safe calls only,
+ * so that a forked child of a process with threads may call it.
  */
 
 #include "proto/base.h"
 
 #define REMOVE_DEPTH_MAX 64
 
-/* 0 also when there is nothing of that name; the first error otherwise, after trying the rest. */
+/* Returns 0 also if name does not exist; else the first error, after trying the rest. */
 int remove_tree_at(int dir_fd, const char *name);

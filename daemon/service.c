@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The launch socket and those who come to it. Made by manager.c; used by vmm/launch.c for VMMs and by image/import-job.c
- * for what fetches environments.
+ * The launch socket and the programs that connect to it. Created by manager.c; used by vmm/launch.c
+ * for VMMs and by job.c for pyro-import.
  *
- * Who connects is asked of the kernel and compared with what was started: a child is the very process that was forked, not
- * yet reaped; a unit's process stands in that unit's cgroup and is its main process by systemd's word, both looked at
- * while a pidfd on it is held. The directory of the socket is closed to all but pyrod, and bound into those units alone.
+ * A peer is identified by the kernel and compared with what was started: a child is the process
+ * that was forked and is not yet reaped; a unit's process is in the unit's cgroup and is its main
+ * process according to systemd, both checked while a pidfd of it is held. Only pyrod may enter the
+ * socket's directory, which is bind-mounted into those units alone.
  *
- * A child is reaped here and nowhere else, also when its owner has lost interest (struct reaper). A process that was
- * started outlives pyrod's death on purpose. pyrod may not signal a unit's process of another uid: its end is the unit's.
+ * A child is reaped here and nowhere else, also after its service was freed (struct reaper). A
+ * started process is meant to outlive pyrod. pyrod may not signal a unit's process of another uid,
+ * so it stops the unit.
  */
 #include "daemon/service.h"
 
@@ -30,11 +32,11 @@
 #include "daemon/unit.h"
 #include "proto/fdpass.h"
 
-#define STATUS_USEC (2 * USEC_PER_SEC) /* from a unit's process' end to systemd's word on it */
+#define STATUS_USEC (2 * USEC_PER_SEC) /* from a unit's exit to systemd's report of it */
 
 enum {
 	REPLIES_MAX = 32,
-	LAUNCHERS_WAITING = 1024, /* all of the machines that are started at once */
+	LAUNCHERS_WAITING = 1024, /* backlog: all machines that start at the same time */
 };
 
 struct launcher {
@@ -44,7 +46,7 @@ struct launcher {
 	int listen_fd;                  /* owned */
 	int limits;                     /* launcher_limits */
 	sd_event_source *listen_source; /* owned */
-	LIST_HEAD(, service) waiting;   /* borrowed: who has not come yet */
+	LIST_HEAD(, service) waiting;   /* borrowed: services that have not connected yet */
 };
 
 struct service {
@@ -56,7 +58,7 @@ struct service {
 	uid_t owner_uid;
 	struct unit *unit; /* owned or NULL: a child */
 	struct unit_limits limits;
-	bool limited;                                              /* limits are to be set */
+	bool limited;                                              /* limits must be set */
 	int conn_fd, pidfd;                                        /* owned */
 	sd_event_source *conn_source, *exit_source, *status_timer; /* owned */
 	pid_t pid;
@@ -66,17 +68,17 @@ struct service {
 	int fds[LAUNCH_FDS_MAX]; /* owned until sent */
 	size_t n_fds;
 	unsigned n_replies;
-	bool waiting, up; /* in the list; the unit has started */
-	bool killed;      /* it is wanted no more: nothing is handed over */
-	bool gone;        /* its process has ended */
-	bool exited;      /* and that was told */
-	bool adopted;     /* of an earlier daemon: no child of ours, nothing to reap */
+	bool waiting, up; /* waiting: in the list; up: the unit has started */
+	bool killed;      /* it is no longer wanted: send it nothing */
+	bool gone;        /* its process has exited */
+	bool exited;      /* on_exited has been called */
+	bool adopted;     /* of a previous daemon: not a child, nothing to reap */
 	int status;
 	struct error error;
 };
 
 struct reaper {
-	sd_event_source *source; /* floating: the loop's own */
+	sd_event_source *source; /* floating: owned by the loop */
 	int pidfd;               /* owned */
 };
 
@@ -100,7 +102,7 @@ static void close_conn(struct service *s)
 	s->conn_fd = fd_close(s->conn_fd);
 }
 
-/* Collects a process that is gone; 0 while it is not. */
+/* Reaps a process that has exited; returns 0 if it still runs. */
 static int reap(int pidfd, int *ret_status)
 {
 	siginfo_t si = {};
@@ -131,7 +133,7 @@ static int on_reaper(sd_event_source *s, int fd _unused_, uint32_t revents _unus
 	return 0;
 }
 
-/* Leaves a killed child to the loop. */
+/* Lets the loop reap a killed child. */
 static int reaper_start(sd_event *event, int *pidfd)
 {
 	struct reaper *rp = malloc(sizeof(*rp));
@@ -159,7 +161,7 @@ void service_kill(struct service *s)
 	s->killed = true;
 	if (s->pidfd >= 0)
 		(void)pidfd_send_signal(
-			s->pidfd, SIGKILL, NULL, 0); /* another uid's: not permitted */
+			s->pidfd, SIGKILL, NULL, 0); /* not permitted for another uid's process */
 	if (s->unit)
 		unit_stop(s->unit);
 }
@@ -212,7 +214,7 @@ const char *service_invocation(const struct service *s)
 	return s->invocation;
 }
 
-/* Reads the replies there are. Ends the connection at its end, an error, or too many. */
+/* Reads the available replies. Closes the connection at EOF, on an error, or after too many. */
 static void read_replies(struct service *s)
 {
 	char p[LAUNCH_REPLY_BYTES + 1];
@@ -251,7 +253,7 @@ static int on_status_late(_unused_ sd_event_source *src, _unused_ uint64_t usec,
 	return 0;
 }
 
-/* What is known of a unit's end comes from systemd, a moment after the process itself. */
+/* systemd reports the exit status of a unit a moment after its process has exited. */
 static void await_status(struct service *s)
 {
 	s->exit_source = sd_event_source_disable_unref(s->exit_source);
@@ -278,12 +280,12 @@ static int on_process_exit(
 	if (r == 0)
 		return 0;
 	if (r < 0 && !s->adopted)
-		log_uid(LOG_ERR, r, s->owner_uid, "Cannot collect the process of %s", s->id);
+		log_uid(LOG_ERR, r, s->owner_uid, "Cannot reap the process of %s", s->id);
 	finish(s);
 	return 0;
 }
 
-/* The handing over */
+/* Sending the message and the descriptors */
 
 static int on_conn(
 	sd_event_source *src _unused_, int fd _unused_, uint32_t revents _unused_, void *userdata)
@@ -313,8 +315,8 @@ static void hand_over(struct service *s)
 	if (r < 0) {
 		close_conn(s);
 		(void)error_set_errno(&s->error, ERROR_START_FAILED, r,
-			error_errno_fix(r) ? NULL : "pyro doctor",
-			"%s could not be handed its descriptors", s->id);
+			error_errno_fix(r) ? NULL : "pyro doctor", "cannot send %s its descriptors",
+			s->id);
 		service_kill(s);
 	}
 }
@@ -326,7 +328,7 @@ static void known(struct service *s)
 		s->cb->on_known(s, s->userdata);
 }
 
-/* Of a unit: both its connection and systemd's word are there. */
+/* Continues a unit once it has connected and systemd reports that it started. */
 static void meet(struct service *s)
 {
 	struct pollfd p = { .fd = s->pidfd, .events = POLLIN };
@@ -347,7 +349,7 @@ static void meet(struct service *s)
 		s->launcher->event, &s->exit_source, s->pidfd, EPOLLIN, on_process_exit, s);
 	if (r < 0) {
 		(void)error_set_errno(&s->error, ERROR_START_FAILED, r,
-			error_errno_fix(r) ? NULL : "pyro doctor", "%s cannot be watched", s->id);
+			error_errno_fix(r) ? NULL : "pyro doctor", "cannot watch %s", s->id);
 		service_kill(s);
 		return;
 	}
@@ -385,7 +387,7 @@ static void on_unit_limited(
 	}
 	if (!enforced && s->launcher->limits != 0)
 		log_warning(
-			"This kernel's cgroups are not such that systemd could hold units to memory, CPU and task limits.");
+			"Memory, CPU and task limits of units are not enforced: a cgroup v2 controller is missing.");
 	s->launcher->limits = enforced;
 	hand_over(s);
 }
@@ -397,16 +399,18 @@ static void on_unit_ended(_unused_ struct unit *u, int status, void *userdata)
 	if (status != UNIT_UNKNOWN_EXIT)
 		s->status = status;
 	if (!s->exit_source || s->gone)
-		finish(s); /* else its process' end follows at once */
+		finish(s); /* else on_process_exit follows at once */
 }
 
-/* Adopted: another invocation's end says nothing of ours, whose pidfd is watched. */
+/* For an adopted unit: the end of another invocation does not count, since the pidfd of ours is
+ * watched. */
 static void on_unit_looked(struct unit *u, int found, void *userdata)
 {
 	struct service *s = userdata;
 
 	if (found > 0 && !streq(unit_invocation(u), s->invocation))
-		log_uid(LOG_WARNING, 0, s->owner_uid, "%s runs anew, not as it was.", unit_name(u));
+		log_uid(LOG_WARNING, 0, s->owner_uid,
+			"%s runs with another invocation id: it was restarted.", unit_name(u));
 }
 
 static const struct unit_callbacks unit_events = {
@@ -418,14 +422,14 @@ static const struct unit_callbacks unit_events = {
 
 /* The launch socket */
 
-/* A child is not reaped before s->exited, so its pid is nobody else's. */
+/* A child is not reaped before s->exited, so its pid is not reused. */
 static bool is_child(const struct service *s, pid_t pid)
 {
 	return !s->unit && !s->exited && s->pid == pid &&
 	       pidfd_send_signal(s->pidfd, 0, NULL, 0) == 0;
 }
 
-/* Which of those who are waited for it is; *pidfd is held on it meanwhile. */
+/* Finds the waiting service that pid belongs to; the caller holds a pidfd of it. */
 static struct service *who_is(struct launcher *lr, pid_t pid)
 {
 	_cleanup_free_ char *unit = NULL;
@@ -458,8 +462,7 @@ static int on_listen(
 		s = who_is(lr, peer.pid);
 	if (!s) {
 		log_warning(
-			"Refused a connection to %s: not a process that was started to come there.",
-			lr->path);
+			"Refused a connection to %s: not a process that pyrod started.", lr->path);
 		return 0;
 	}
 	s->conn_fd = TAKE_FD(conn);
@@ -485,7 +488,7 @@ static int listen_at(struct launcher *lr, const char *runtime_dir)
 	lr->listen_fd = sock_listen(lr->path, SOCK_SEQPACKET, LAUNCHERS_WAITING);
 	if (lr->listen_fd < 0)
 		return lr->listen_fd;
-	/* A unit of another uid must be able to connect; what closes it to others is the directory. */
+	/* A unit of another uid must be able to connect; the directory's mode keeps others out. */
 	return chmod(lr->path, 0666) < 0 ? -errno : 0;
 }
 
@@ -535,7 +538,7 @@ int launcher_limits(const struct launcher *lr)
 
 /* Starting */
 
-/* Field 22; the second field may hold anything, blanks and brackets too, so count from its last ')'. */
+/* Reads field 22; the second field may contain blanks and brackets, so count from its last ')'. */
 static int read_start_time(pid_t pid, uint64_t *ret)
 {
 	_cleanup_free_ char *text = NULL;

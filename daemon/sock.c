@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The sockets between pyrod, pyro-vmm and a VMM. Called by launch, qemu, console and vmm-main. A socket
- * gets its mode before it is bound, so that it is never open to others for a moment and the umask of a
- * process with threads stays alone.
+ * UNIX sockets between pyrod, pyro-vmm and a VMM. Called by service, qemu and vmm-main. A socket
+ * gets its mode before bind, so that others can never connect and the umask, shared by all threads,
+ * need not change.
  */
 #include "daemon/sock.h"
 
@@ -11,7 +11,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-/* Fills sa for path. A long path goes by way of its directory, opened into *dir_fd for the call's time. */
+/* Fills sa for path. A long path is reached through its directory, open as *dir_fd during the
+ * call. */
 static int address(const char *path, struct sockaddr_un *sa, int *dir_fd)
 {
 	const char *slash = strrchr(path, '/');
@@ -47,7 +48,7 @@ int sock_listen(const char *path, int type, int backlog)
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	/* unix(7): bind makes the file with the socket inode's own mode, less the umask. */
+	/* unix(7): bind creates the file with the mode of the socket's inode, minus the umask. */
 	if (fchmod(fd, 0600) < 0)
 		return -errno;
 	if (unlink(sa.sun_path) < 0 && errno != ENOENT)

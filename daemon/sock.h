@@ -2,15 +2,16 @@
 #pragma once
 
 /*
- * UNIX sockets by path, of any length: a path that does not fit sun_path is reached through its opened
- * directory. Nothing here waits.
+ * UNIX sockets by a path of any length: one that does not fit sun_path is reached through its open
+ * directory. Nothing here blocks.
  */
 
 #include "proto/base.h"
 
-/* Binds (an older socket at path is replaced) with mode 0600 and listens; backlog: who may wait to be accepted, beyond
- * that sock_dial is refused. Owned fd or -errno. */
+/* Binds with mode 0600, replacing an older socket at path, and listens. Above backlog pending
+ * connections sock_dial is refused. Returns an owned fd or -errno. */
 int sock_listen(const char *path, int type, int backlog);
 
-/* Connects; non-blocking. Owned fd or -errno (-EAGAIN: the listener's queue is full). */
+/* Connects without blocking. Returns an owned fd or -errno (-EAGAIN: the listener's queue is
+ * full). */
 int sock_dial(const char *path, int type);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bus of the service manager, and units on it. Made by manager.c where pyrod itself is a unit; used by service.c,
- * and by core to look for the machines of an earlier daemon. All calls are asynchronous with a deadline each, and the
- * bus may come and go: a unit that is watched is looked at again when it is back.
+ * Units of the service manager over its bus. Created by manager.c if pyrod itself is a unit; used
+ * by service.c, and by core to find the machines of a previous daemon. All calls are asynchronous
+ * with a deadline each. The bus may disconnect: a watched unit is queried again when it is back.
  *
- * What must stay true: what a signal said after a property was read stays the last word on it; a callback comes in a
- * turn of the loop of its own, never from within the call that asked for it.
+ * What must stay true: a signal that arrives after a property was read overrides it; a callback is
+ * called in a later iteration of the loop, never from within the call that requested it.
  */
 #include "daemon/unit.h"
 
@@ -36,7 +36,7 @@ struct units {
 	bool user;
 	sd_event_source *retry; /* owned */
 	sd_event_source *exit;  /* owned */
-	unsigned stops;         /* asked for and not answered */
+	unsigned stops;         /* StopUnit calls without an answer */
 	LIST_HEAD(, unit) list; /* borrowed */
 };
 
@@ -48,7 +48,7 @@ enum unit_task {
 };
 
 enum {
-	FACTS_MAX = 4, /* properties read at once */
+	FACTS_MAX = 4, /* properties queried at the same time */
 };
 
 struct unit {
@@ -56,22 +56,23 @@ struct unit {
 	struct units *units;             /* borrowed */
 	const struct unit_callbacks *cb; /* borrowed */
 	void *userdata;
-	char *name, *path;              /* owned; path: its object's on the bus */
-	sd_bus_slot *properties, *jobs; /* owned: what it listens to */
-	sd_bus_slot *call;              /* owned: of the task */
+	char *name, *path;              /* owned; path: of its object on the bus */
+	sd_bus_slot *properties, *jobs; /* owned: signal matches */
+	sd_bus_slot *call;              /* owned: the pending call of the task */
 	sd_bus_slot *facts[FACTS_MAX];  /* owned */
-	sd_event_source *turn;          /* owned: tells what came of a task that could not begin */
+	/* owned: reports a task that failed to start, in the next iteration */
+	sd_event_source *turn;
 	enum unit_task task;
-	unsigned n_facts; /* replies to come */
-	int fact_error;   /* the first that could not be read */
-	char *job;        /* owned or NULL: of the start */
+	unsigned n_facts; /* pending replies */
+	int fact_error;   /* the first error of a property */
+	char *job;        /* owned or NULL: the start job */
 	struct error error;
-	struct unit_limits limits, read; /* asked for, and read back */
-	bool watched;                    /* it was found running; its end is to be told */
+	struct unit_limits limits, read; /* requested, and read back */
+	bool watched;                    /* it was found running: its end must be reported */
 	bool stop_wanted;
 	bool active;
 	pid_t pid;
-	int status; /* of its main process that ended */
+	int status; /* of its main process, after its exit */
 	char invocation[UNIT_INVOCATION];
 	char *cgroup; /* owned or NULL */
 };
@@ -84,7 +85,7 @@ bool units_manage(bool user, const char *unit)
 	return r >= 0 && sd_booted() > 0 && streq(ours, unit);
 }
 
-/* What a failed call says, as an error for people. */
+/* Translates the error of a call for the user. */
 static void explain(const sd_bus_error *e, const char *name, struct error *err)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -112,7 +113,7 @@ static void drop_calls(struct unit *u)
 	u->n_facts = 0;
 }
 
-/* Ends the task. The unit may be gone afterwards. */
+/* Ends the task. A callback may free the unit. */
 static void finish(struct unit *u, int found)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -138,7 +139,7 @@ static int on_turn(_unused_ sd_event_source *s, void *userdata)
 	return 0;
 }
 
-/* The task cannot go on: said in the next turn of the loop. */
+/* Fails the task in the next iteration of the loop. */
 static void fail(struct unit *u, int r)
 {
 	if (!u->error.set)
@@ -231,7 +232,7 @@ static const struct fact limit_facts[] = {
 static_assert(ARRAY_SIZE(run_facts) <= FACTS_MAX && ARRAY_SIZE(limit_facts) <= FACTS_MAX,
 	"a slot for each");
 
-/* Read back twice: what systemd took, and what the kernel holds. */
+/* Checks both the values that systemd has and those that the kernel enforces. */
 static void check_limits(struct unit *u)
 {
 	const struct unit_limits *l = &u->limits;
@@ -239,9 +240,9 @@ static void check_limits(struct unit *u)
 
 	if (u->read.memory_bytes != l->memory_bytes || u->read.tasks != l->tasks ||
 		u->read.cpu_usec_per_sec != l->cpu_usec_per_sec) {
-		(void)error_set(&u->error, ERROR_START_FAILED, "systemd holds other values",
+		(void)error_set(&u->error, ERROR_START_FAILED, "systemd has other values",
 			"look for drop-ins: systemctl cat 'pyro-vm@.service'",
-			"the limits of %s could not be set", u->name);
+			"cannot set the limits of %s", u->name);
 		finish(u, 0);
 		return;
 	}
@@ -249,7 +250,7 @@ static void check_limits(struct unit *u)
 	if (r < 0) {
 		(void)error_set_errno(&u->error, ERROR_START_FAILED, r,
 			"systemctl show -p DisableControllers pyro.slice",
-			"the kernel does not hold %s to its limits", u->name);
+			"the kernel does not enforce the limits of %s", u->name);
 		finish(u, 0);
 		return;
 	}
@@ -267,7 +268,7 @@ static void facts_known(struct unit *u)
 		finish(u, u->fact_error);
 	} else if (u->task == TASK_LIMIT) {
 		check_limits(u);
-	} else if (u->task == TASK_NONE) { /* the bus is back */
+	} else if (u->task == TASK_NONE) { /* the bus is connected again */
 		drop_calls(u);
 		if (!runs && u->watched) {
 			u->watched = false;
@@ -277,7 +278,7 @@ static void facts_known(struct unit *u)
 	} else {
 		u->watched = runs;
 		if (!runs && u->task == TASK_START)
-			(void)error_set(&u->error, ERROR_START_FAILED, "it ended at once",
+			(void)error_set(&u->error, ERROR_START_FAILED, "it exited at once",
 				"sudo journalctl -u 'pyro-*'", "%s did not start", u->name);
 		finish(u, runs);
 	}
@@ -378,7 +379,7 @@ static int on_properties(sd_bus_message *m, void *userdata, _unused_ sd_bus_erro
 			r = sd_bus_message_exit_container(m);
 	}
 	if (r < 0) {
-		(void)log_error_errno(r, "systemd said of %s what cannot be read", u->name);
+		(void)log_error_errno(r, "systemd sent an invalid signal about %s", u->name);
 		return 0;
 	}
 	if (code == CLD_EXITED)
@@ -416,8 +417,9 @@ static int on_job_removed(sd_bus_message *m, void *userdata, _unused_ sd_bus_err
 }
 
 /*
- * Before anything is asked: the bus keeps the order, so that no answer comes without its signal. Not matched by the name
- * among a job's arguments: sd-bus looks no further than to its number, and then serves no match at all.
+ * Subscribes before any call: the bus keeps the order, so no answer arrives without its signal. The
+ * match does not use the unit name in JobRemoved: sd-bus stops at the preceding integer argument
+ * and would never match.
  */
 static int listen_to(struct unit *u)
 {
@@ -443,7 +445,7 @@ static int on_stopped(sd_bus_message *m, void *userdata, _unused_ sd_bus_error *
 	us->stops--;
 
 	if (error && !sd_bus_error_has_name(error, SYSTEMD ".NoSuchUnit"))
-		log_warning("systemd does not stop a unit: %s",
+		log_warning("systemd cannot stop a unit: %s",
 			error->message ? error->message : error->name);
 	return 0;
 }
@@ -455,7 +457,7 @@ void units_stop(struct units *us, const char *name)
 			: -ENOTCONN;
 
 	if (r < 0)
-		log_warning_errno(r, "systemd cannot be asked to stop %s", name);
+		log_warning_errno(r, "cannot ask systemd to stop %s", name);
 	else
 		us->stops++;
 }
@@ -468,7 +470,7 @@ static int on_retry(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 
 	us->retry = sd_event_source_disable_unref(us->retry);
 	if (connect_bus(us) >= 0)
-		log_info("The bus of the service manager is back.");
+		log_info("Reconnected to the bus of the service manager.");
 	return 0;
 }
 
@@ -476,16 +478,16 @@ static void retry_later(struct units *us)
 {
 	if (!us->retry && sd_event_add_time_relative(us->event, &us->retry, CLOCK_MONOTONIC,
 				  RETRY_USEC, 0, on_retry, us) < 0)
-		log_error("Cannot watch for the bus of the service manager.");
+		log_error("Cannot schedule a reconnection to the bus of the service manager.");
 }
 
-/* What was under way has failed by its own reply; what is watched goes on without us. */
+/* Calls fail by their own replies; watched units keep running. */
 static int on_disconnected(_unused_ sd_bus_message *m, void *userdata, _unused_ sd_bus_error *e)
 {
 	struct units *us = userdata;
 	struct unit *u;
 
-	log_warning("The bus of the service manager has gone away.");
+	log_warning("Lost the bus of the service manager.");
 	LIST_FOREACH (u, &us->list, entry) {
 		u->properties = sd_bus_slot_unref(u->properties);
 		u->jobs = sd_bus_slot_unref(u->jobs);
@@ -543,7 +545,7 @@ static int connect_bus(struct units *us)
 	return r;
 }
 
-/* The bus would close itself now, and what is freed after the loop still has units to stop. */
+/* Keeps the bus open: services freed after the loop still stop their units. */
 static int on_exit_loop(_unused_ sd_event_source *s, void *userdata)
 {
 	struct units *us = userdata;
@@ -572,12 +574,14 @@ int units_new(sd_event *event, bool user, struct units **ret)
 	}
 	r = connect_bus(us);
 	if (r < 0)
-		log_warning_errno(r, "The bus of the service manager cannot be reached yet");
+		log_warning_errno(
+			r, "Cannot connect to the bus of the service manager; will retry");
 	*ret = us;
 	return 0;
 }
 
-/* The loop has ended. Whoever leaves the bus before polkit has seen who asks is denied, so answers are waited for. */
+/* Waits, after the loop, for the answers to StopUnit: polkit denies a caller that leaves the bus
+ * before it was identified. */
 static void await_stops(struct units *us)
 {
 	const uint64_t end = now_usec() + END_USEC;
@@ -771,7 +775,7 @@ bool unit_owns(const struct unit *u, pid_t pid)
 	return pid > 0 && pid == u->pid && units_has(u->units, u->name, pid);
 }
 
-/* systemd links it below its runtime directory, for the journal's sake. */
+/* systemd keeps it as a symbolic link in its runtime directory, for the journal. */
 int units_invocation(const struct units *us, const char *name, char ret[UNIT_INVOCATION])
 {
 	_cleanup_free_ char *path =

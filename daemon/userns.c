@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The maps of a new user namespace. Called by child.c, whose child begins in one, and by vmm/confine.c and import/sandbox.c,
- * which enter one of a plain user's to get the other namespaces. Must stay true: no id is mapped but the caller's own.
+ * Writes the id maps of a new user namespace. Called by child.c, whose child starts in one, and by
+ * vmm/confine.c and import/sandbox.c, which need one as a plain user to create other namespaces.
+ * What must stay true: only the caller's own ids are mapped.
  */
 #include "daemon/userns.h"
 

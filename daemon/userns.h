@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * A new user namespace in which its first process stays who it is. Of no more than the kernel and libc.
+ * A new user namespace in which the first process keeps its uid and gid. Uses the kernel and libc
+ * only.
  */
 
 #include "proto/base.h"
@@ -11,9 +12,10 @@ struct userns {
 	char uid_map[32], gid_map[32];
 };
 
-/* In the process whose ids are to stay, before it or its child enters the namespace. */
+/* Call in the process whose ids are kept, before it or its child enters the namespace. */
 void userns_plan(struct userns *ret);
-/* In the namespace, in a process that has not executed anything there. System calls alone: also between fork and exec. */
+/* Call in the namespace, before exec. Makes system calls only, so it may run between fork and
+ * exec. */
 int userns_settle(const struct userns *u);
-/* Both, for the calling process, which has one thread. */
+/* Does both for the calling process, which must be single-threaded. */
 int userns_enter(void);

@@ -174,7 +174,7 @@ def test_what_a_vmm_may_do(host):
     try:
         with confined.Probe("%s/var/lib/pyro/machines/%s/disk.ext4" % (host.root, vm), lambda: host.pyro("vm", "start", vm, check=False),
                             lambda: host.main_pid(vm), lambda *argv: host.run(*argv).stdout, WITHIN) as probe:
-            assert "less contained" not in host.journal()
+            assert "less containment" not in host.journal()
             probe.check()
             assert probe.facts(int(host.show("pyrod.service", "MainPID")), 1) == confined.table(confined.MODES[0])
     finally:
@@ -209,7 +209,7 @@ def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(host):
 
     try:
         configure("default_ttl_seconds = 77\n")
-        host.wait_for("the new configuration holds", "journalctl -u pyrod.service -o cat --no-pager", lambda log: "is read anew" in log)
+        host.wait_for("the new configuration holds", "journalctl -u pyrod.service -o cat --no-pager", lambda log: "configuration reloaded" in log)
         assert ttl() == 77
         assert configure("default_ttl_seconds = soon\n", check=False).returncode != 0
         assert ttl() == 77
@@ -365,7 +365,7 @@ def test_the_bus_goes_away_and_comes_back(host):
     pid = host.main_pid(vm)
     host.run("systemctl", "restart", "dbus.service", check=False)
     host.wait_for("the bus is back", "journalctl -u pyrod.service -o cat --no-pager -n 20",
-                  lambda text: "The bus of the service manager is back" in text)
+                  lambda text: "Reconnected to the bus of the service manager" in text)
     assert host.run("test", "-e", "/proc/%d" % pid, check=False).returncode == 0
     host.pyro("vm", "delete", vm)
     assert host.pyro("run", "debian:12", "--", "true").returncode == 0

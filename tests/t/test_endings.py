@@ -26,11 +26,11 @@ def test_the_next_one_tells_of_a_kill(make_daemon):
     killed = d.pid()
     d.stop(signal.SIGKILL)
     d.start()
-    assert "(pid %d) did not stop in order" % killed in d.log_text()
+    assert "(pid %d) did not stop cleanly" % killed in d.log_text()
     d.stop()
-    before = d.log_text().count("did not stop in order")
+    before = d.log_text().count("did not stop cleanly")
     d.start()
-    assert d.log_text().count("did not stop in order") == before == 1
+    assert d.log_text().count("did not stop cleanly") == before == 1
 
 
 def test_refusals_do_not_fill_the_log(make_fake):

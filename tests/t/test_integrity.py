@@ -594,9 +594,9 @@ def reload(d, *lines):
         d.plain = open(d.conf).read()
     with open(d.conf, "w") as f:
         f.write(d.plain + "".join(x + "\n" for x in lines))
-    read = d.log_text().count("the configuration is read anew")
+    read = d.log_text().count("configuration reloaded")
     d.process.send_signal(signal.SIGHUP)
-    until(lambda: d.log_text().count("the configuration is read anew") > read)
+    until(lambda: d.log_text().count("configuration reloaded") > read)
 
 
 CORRECT_QEMU = "correct qemu= in pyrod.conf, or leave it out"
@@ -604,8 +604,8 @@ REFUSALS = [
     # what pyrod.conf says, the check, its detail, its fix, and whether a machine of any size may still be had
     ("kernel = /nonexistent", "kernel", "Cannot read the kernel /nonexistent", "Correct kernel= in pyrod.conf", False),
     ("kernel = /dev", "kernel", "it is not a regular file", "Correct kernel= in pyrod.conf", False),
-    ("qemu = /bin/false", "qemu", "/bin/false is no QEMU: with --version it ended with exit status 1", CORRECT_QEMU, False),
-    ("qemu = /bin/true", "qemu", "/bin/true is no QEMU", CORRECT_QEMU, False),
+    ("qemu = /bin/false", "qemu", "/bin/false is not QEMU: with --version it ended with status 1", CORRECT_QEMU, False),
+    ("qemu = /bin/true", "qemu", "/bin/true is not QEMU", CORRECT_QEMU, False),
     ("qemu = /nonexistent", "qemu", "there is no program /nonexistent", CORRECT_QEMU, False),
     ("max_memory_mib = 512", "limits", "1024 of 512 (max_memory_mib in pyrod.conf)", "-m 512", True),
     ("total_memory_mib = 512", "limits", "1024 of 512 (total_memory_mib in pyrod.conf)", "-m 512", True),
@@ -677,6 +677,6 @@ def test_program_that_is_no_vmm(make_fake):
     d = make_fake(build=BUILD_ASAN).start()
     reload(d, "qemu = /bin/false")
     what, cause, fix = parts(run(d))
-    assert (cause, fix) == ("/bin/false ended at once with exit status 1 and said nothing", CORRECT_QEMU), what
+    assert (cause, fix) == ("/bin/false exited at once with status 1 without any output", CORRECT_QEMU), what
     doctor = Doctor(d)
     assert doctor.fails("probe_machine")[1] == CORRECT_QEMU and doctor.failed["qemu"][1] == CORRECT_QEMU, doctor.all

@@ -83,7 +83,7 @@ def test_log_that_is_moved_away_is_begun_again(sh):
     before = open(old).read()
     os.kill(sh.pid(), signal.SIGHUP)
     end = time.monotonic() + 30
-    while not os.path.exists(log) or "the configuration is read anew" not in open(log).read():
+    while not os.path.exists(log) or "configuration reloaded" not in open(log).read():
         assert time.monotonic() < end, os.listdir(sh.root + "/state")
         time.sleep(0.05)
     assert open(old).read() == before and stat.S_IMODE(os.stat(log).st_mode) == 0o600
