@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Control groups. Called by init.c (the common node), exec.c (one per command) and login.c.
- * Programs of the guest may make groups of their own below a command's; they are removed with it,
- * to a bounded depth, after the last process is gone.
+ * Control groups. Called by machine.c (the common node), exec.c (one per command) and login.c.
+ * Programs of the guest may create groups below a command's; they are removed with it, to a bounded
+ * depth, after the last process has exited.
  */
 
 #include "guest/cgroup.h"
@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 
 enum { CGROUP_DEPTH_MAX = 16, CGROUP_FILE_MAX = 4096, CGROUP_END_MSEC = 1000 };
-/* Of the tasks that the kernel allows. A third is what logind gives a user; a bomb of shells then takes less memory than
- * there is. */
+/* Share of the tasks that the kernel allows: a third, as logind gives a user, so that a fork bomb
+ * of shells does not use up the memory. */
 enum { PIDS_SHARE = 3, PIDS_CAP = 16384 };
 
 static int open_dir(int at, const char *path, int *ret_fd)
@@ -34,7 +34,8 @@ static int write_file(int fd, const char *name, const char *text)
 	return file < 0 ? -errno : write_all(file, text, strlen(text));
 }
 
-/* Where a controller is missing, or the node has processes of its own, groups have no limit and count nothing. */
+/* If a controller is missing, or the node itself contains processes, the groups have no limits and
+ * no counters. */
 static void enable_controllers(int fd)
 {
 	(void)write_file(fd, "cgroup.subtree_control", "+memory");
@@ -162,7 +163,7 @@ int cgroup_populated(int events_fd)
 	return field ? field[strlen("populated ")] == '1' : -EBADMSG;
 }
 
-/* The number behind key at a line's start; 0 when it cannot be read. */
+/* Returns the number after key at the start of a line; 0 on failure. */
 static uint64_t count(int fd, const char *file, const char *key)
 {
 	_cleanup_free_ char *text = NULL;
@@ -182,7 +183,8 @@ static uint64_t count(int fd, const char *file, const char *key)
 
 bool cgroup_oom_killed(int fd)
 {
-	/* A group below that reached a limit of its own has counted that as oom, and so has this one. */
+	/* A subgroup that reached its own limit counts as oom too, here as well: the difference is
+	 * the machine's. */
 	return count(fd, "memory.events", "oom_kill") > count(fd, "memory.events", "oom");
 }
 

@@ -2,35 +2,39 @@
 #pragma once
 
 /*
- * Control groups of version 2, by descriptor: one per command under a common node, so that
- * everything a command started can be killed at once and counted as gone. Where none can be made
- * (an ordinary container) the agent runs without and falls back on process groups.
+ * Control groups (version 2) by descriptor: one per command under a common node, so that all
+ * processes of a command can be killed together and their end is known. Where none can be created
+ * (in an ordinary container) the agent uses process groups instead.
  */
 
 #include "proto/base.h"
 
-/* The common node: mkdir PARENT/NAME, with the controllers that its groups need. *ret_fd is owned. -EOPNOTSUPP without
- * cgroup.kill. */
+/* Creates the common node PARENT/NAME with the controllers that its groups need. *ret_fd is owned.
+ * -EOPNOTSUPP without cgroup.kill. */
 int cgroup_root(const char *parent, const char *name, int *ret_fd);
-/* The same below the calling process's own cgroup, wherever version 2 is mounted; that one's controllers stay as they
- * are. */
+/* The same below the caller's own cgroup, wherever version 2 is mounted; does not change the
+ * controllers of that cgroup. */
 int cgroup_root_own(const char *name, int *ret_fd);
 
-/* How many processes and threads a command may have, by the kernel's own limits; 0: not known. */
+/* Returns how many processes and threads a command may have, from the kernel's limits; 0 if
+ * unknown. */
 uint32_t cgroup_pids_max(void);
-/* Makes (or reuses) root/name and opens it. pids_max holds where the pids controller is; 0: none. *ret_fd is owned. */
+/* Creates (or reuses) root/name and opens it. pids_max needs the pids controller; 0: no limit.
+ * *ret_fd is owned. */
 int cgroup_make(int root_fd, const char *name, uint32_t pids_max, int *ret_fd);
 /* Opens cgroup.events, to be watched for EPOLLPRI. *ret_fd is owned. */
 int cgroup_events(int fd, int *ret_fd);
-/* 1 while a process is in it or below, else 0; -errno. */
+/* Returns 1 while it or a subgroup has a process, else 0; -errno. */
 int cgroup_populated(int events_fd);
-/* A process in it or below was killed because the machine was out of memory, not because of a limit that the guest set. */
+/* True if a process in it or below was killed because the machine was out of memory, not because of
+ * a limit set by the guest. */
 bool cgroup_oom_killed(int fd);
-/* pids_max was reached and a process or thread refused. */
+/* True if a process or thread was refused because of pids_max. */
 bool cgroup_pids_refused(int fd);
-/* SIGKILL to every process in it and below. */
+/* Sends SIGKILL to every process in it and below. */
 int cgroup_kill(int fd);
-/* Removes it with whatever groups the guest made below. */
+/* Removes it with the groups that the guest created below. */
 int cgroup_remove(int root_fd, const char *name);
-/* Ends a common node: kills what is in it, waits a moment for that, removes it. Closes fd. */
+/* Removes a common node: kills its processes, waits briefly for their end, removes it. Closes
+ * fd. */
 void cgroup_root_end(int fd, const char *name);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a shell line is run, for exec.c and login.c. `/bin/bash`, else `/bin/sh`; an environment
- * without either (one static program) still runs plain words. Nothing here touches a process.
+ * Builds the arguments that run a shell line, for exec.c and login.c: with `/bin/bash`, else
+ * `/bin/sh`; an environment with neither (a single static program) can run plain words. Starts no
+ * process.
  */
 
 #include "guest/command.h"
@@ -35,7 +36,7 @@ static void argvp(char ***argv)
 	command_free_argv(*argv);
 }
 
-/* 'text' for a POSIX shell. */
+/* Quotes text for a POSIX shell, always in single quotes. */
 static char *quote(const char *text)
 {
 	char *out = malloc(4 * strlen(text) + 3), *p = out;
@@ -62,8 +63,8 @@ static char *put_path_first(const char *path, const char *line)
 }
 
 /*
- * The line as the word behind -c. One that begins with - or + would be read as more options; behind a
- * blank it is the same command to every shell, while not every shell takes `-c -- LINE` (toybox).
+ * Returns the line as the argument of -c. Puts a blank before a line that starts with - or +, which
+ * shells take for options; not every shell accepts `-c -- LINE` (toybox).
  */
 static char *line_word(const char *line)
 {
@@ -92,7 +93,7 @@ int command_argv(
 	return 0;
 }
 
-/* One word at *line into out; 1, 0 when the line is at its end, -ENOEXEC. */
+/* Reads a word at *line into out; returns 1, 0 at the end of the line, or -ENOEXEC. */
 static int take_word(const char **line, char *out)
 {
 	const char *p = *line + strspn(*line, " \t\n");
@@ -152,10 +153,14 @@ int command_base_env(const struct user *u, const char *shell, struct env *e)
 	const struct {
 		const char *key, *value;
 	} base[] = {
-		{ "HOME", u->home }, { "USER", u->name }, { "LOGNAME", u->name },
+		{ "HOME", u->home },
+		{ "USER", u->name },
+		{ "LOGNAME", u->name },
 		{ "SHELL", shell ? shell : u->shell },
-		{ "PATH", u->uid == 0 ? PATH_ROOT : PATH_USER }, { "LANG", "C.UTF-8" },
-		{ "PIP_BREAK_SYSTEM_PACKAGES", "1" }, /* the whole machine is one environment */
+		{ "PATH", u->uid == 0 ? PATH_ROOT : PATH_USER },
+		{ "LANG", "C.UTF-8" },
+		/* the machine itself is the virtual environment */
+		{ "PIP_BREAK_SYSTEM_PACKAGES", "1" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(base); i++) {

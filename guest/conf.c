@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The environment's own settings for boot, for machine.c. The folders are searched as systemd does: a file
- * hides those of the same name in folders behind, and files are taken in the order of their names.
+ * The environment's own settings for boot, for machine.c. Searches the directories as systemd does:
+ * a file hides files of the same name in later directories, and files apply in the order of their
+ * names.
  *
- * All of it is the guest's: it may name anything below /proc/sys, which is no more than its root may do
- * anyway, and how much is bounded.
+ * All of it belongs to the guest: it may set anything below /proc/sys, as its root may anyway; the
+ * amount is bounded.
  */
 
 #include "guest/conf.h"
@@ -60,7 +61,7 @@ static int compare(const void *a, const void *b)
 	return strcmp(((const struct conf_file *)a)->name, ((const struct conf_file *)b)->name);
 }
 
-/* The files of NAME.d in all its folders. */
+/* Finds the files of NAME.d in all its directories. */
 static int find_files(const char *name, struct conf_files *f)
 {
 	static const char *const above[] = { "/etc", "/usr/local/lib", "/usr/lib", "/lib" };
@@ -74,7 +75,7 @@ static int find_files(const char *name, struct conf_files *f)
 		int r = 0;
 		if (!path)
 			return -ENOMEM;
-		/* /lib is mostly /usr/lib. */
+		/* /lib is usually a link to /usr/lib. */
 		if (stat(path, &st) < 0 || st.st_ino == last)
 			continue;
 		last = st.st_ino;
@@ -91,7 +92,7 @@ static int find_files(const char *name, struct conf_files *f)
 	return 0;
 }
 
-/* Without blanks around; in place. */
+/* Removes leading and trailing blanks in place. */
 static char *strip(char *s)
 {
 	size_t n;
@@ -104,7 +105,7 @@ static char *strip(char *s)
 	return s;
 }
 
-/* Takes the first line off *text; NULL at the end, and for lines that say nothing "". */
+/* Removes the first line from *text and returns it; "" for a comment, NULL at the end. */
 static char *next_line(char **text)
 {
 	char *line = strsep(text, "\n");
@@ -115,7 +116,7 @@ static char *next_line(char **text)
 	return *line == '#' || *line == ';' ? line + strlen(line) : line;
 }
 
-/* Whichever of . and / comes first separates; the other is part of a name (an interface's). */
+/* The first of . and / in a key is its separator; the other is part of a name (of an interface). */
 static void normalise(char *key)
 {
 	size_t at = strcspn(key, "./");
@@ -202,7 +203,7 @@ static bool is_named(const struct conf_settings *s, const char *key)
 	return false;
 }
 
-/* A pattern sets what no line names. */
+/* Applies a pattern to the keys that no line names. */
 static int apply_pattern(const struct conf_settings *s, const struct conf_setting *one)
 {
 	_cleanup_free_ char *pattern = str_printf(SYS "%s", one->key);
@@ -244,7 +245,7 @@ int conf_apply_settings(void)
 
 	for (size_t i = 0; r >= 0 && i <= files.n; i++) {
 		_cleanup_free_ char *text = NULL;
-		/* The last, as procps and Debian's link 99-sysctl.conf have it. */
+		/* /etc/sysctl.conf comes last, as with procps and Debian's link 99-sysctl.conf. */
 		if (file_read(i < files.n ? files.v[i].path : "/etc/sysctl.conf", &text) >= 0)
 			r = conf_parse_settings(text, &s);
 	}

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What udev does to /dev, for machine.c (at SETUP) and main.c (from then on): Debian's
- * 50-udev-default.rules and 80-debian-compat.rules, the static nodes of systemd-tmpfiles-setup-dev.
- * Which of udev's links are left out, and why, is in docs/guest.md.
+ * Does udev's work in /dev, for machine.c (at SETUP) and main.c (afterwards): Debian's
+ * 50-udev-default.rules and 80-debian-compat.rules, and the static nodes of
+ * systemd-tmpfiles-setup-dev. docs/guest.md says which of udev's links are left out, and why.
  *
- * A group that the environment does not have is root. Only nodes are changed, never what a link names.
+ * A group that the environment lacks is replaced by root. Only nodes are changed, never the target
+ * of a link.
  */
 
 #include "guest/device.h"
@@ -41,7 +42,7 @@ static const char *const group_names[] = {
 };
 _Static_assert(ARRAY_SIZE(group_names) == GROUP_MAX, "a name per group");
 
-/* The first that matches counts. udev gives 0660 where a rule names a group and no mode. */
+/* The first match counts. The mode of a rule with a group and no mode is 0660, as in udev. */
 static const struct {
 	const char *pattern;
 	enum device_group group;
@@ -86,7 +87,8 @@ bool device_rule(const char *name, bool block, enum device_group *ret_group, mod
 		return true;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
-		/* All patterns begin with a letter, which spares most of the matching. */
+		/* All patterns start with a letter, so comparing the first byte avoids most calls
+		 * of fnmatch. */
 		if (rules[i].pattern[0] != name[0] || fnmatch(rules[i].pattern, name, 0) != 0)
 			continue;
 		*ret_group = rules[i].group;
@@ -96,7 +98,7 @@ bool device_rule(const char *name, bool block, enum device_group *ret_group, mod
 	return false;
 }
 
-/* name is a node's, not a link's. mode: where no rule says. */
+/* Sets owner and mode of the node name, which must not be a link. mode: used if no rule matches. */
 static int apply(const struct devices *d, int dev_fd, const char *name, bool block, mode_t mode)
 {
 	enum device_group group = GROUP_ROOT;
@@ -116,7 +118,7 @@ static bool is_node(int dev_fd, const char *name)
 	       (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode));
 }
 
-/* The nodes of one folder of /dev; prefix ends with a slash or is empty. */
+/* Applies the rules to the nodes of a directory of /dev; prefix ends with a slash or is empty. */
 static int apply_dir(const struct devices *d, int dev_fd, const char *prefix)
 {
 	int fd = openat(
@@ -141,7 +143,7 @@ static int apply_dir(const struct devices *d, int dev_fd, const char *prefix)
 			r = apply_dir(d, dev_fd, name);
 		}
 		if (r == -ENOENT)
-			r = 0; /* the device has gone meanwhile */
+			r = 0; /* the device was removed meanwhile */
 	}
 	(void)closedir(dir);
 	return r;
@@ -198,7 +200,7 @@ int devices_setup(struct devices *d, int modules_fd)
 	r = make_links(dev_fd);
 	if (r < 0)
 		return r;
-	/* Environments without groups, or with a folder in their place: all is root's. */
+	/* Without a readable /etc/group all nodes belong to group root. */
 	(void)user_group_ids(group_names, GROUP_MAX, d->gid);
 	if (modules_fd >= 0) {
 		r = module_nodes(modules_fd, make_node, &dev_fd);
@@ -243,7 +245,7 @@ static void on_uevents(struct source *s, uint32_t events _unused_)
 		struct device_event e;
 		ssize_t n = recvfrom(s->fd, event, sizeof(event), MSG_DONTWAIT | MSG_TRUNC,
 			(struct sockaddr *)&from, &from_n);
-		/* ENOBUFS: some were lost, as udev may lose some; the next ones come. */
+		/* ENOBUFS: some events were lost, as udev may lose some; go on with the next. */
 		if (n < 0 && errno == ENOBUFS)
 			continue;
 		if (n < 0)

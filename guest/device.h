@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Nodes, owners and modes of /dev as udev gives them: those there at the start, and later ones as they appear. */
+/* Gives the nodes of /dev their owners and modes, as udev does: those present at the start, and
+ * later ones as they appear. */
 
 #include "guest/loop.h"
 
@@ -17,14 +18,14 @@ enum device_group {
 	GROUP_LP,
 	GROUP_RENDER,
 	GROUP_TTY,
-	GROUP_UTMP, /* of no device: /run/utmp */
+	GROUP_UTMP, /* not of a device: for /run/utmp */
 	GROUP_VIDEO,
 	GROUP_MAX
 };
 
 struct devices {
 	int uevents;             /* owned */
-	uint32_t gid[GROUP_MAX]; /* by the environment's /etc/group; 0 where it has none */
+	uint32_t gid[GROUP_MAX]; /* from the environment's /etc/group; 0 if absent */
 	struct source source;
 };
 #define DEVICES_INIT \
@@ -32,16 +33,16 @@ struct devices {
 		.uevents = -EBADF \
 	}
 
-/* Makes the nodes that load a module when opened (modules_fd: this kernel's folder, or none), gives the
- * nodes of /dev their owners and modes, and begins to collect events. */
+/* Creates the nodes that load a module when opened (modules_fd: this kernel's module directory, or
+ * negative), sets owners and modes of the nodes of /dev, and starts to collect events. */
 int devices_setup(struct devices *d, int modules_fd);
-/* Follows devices that appear from now on. Once. */
+/* Handles devices that appear from now on. Call once. */
 int devices_watch(struct devices *d, struct loop *l);
 
-/* Owner and mode of the node with this name below /dev; false: as the kernel says. */
+/* Returns group and mode of the node with this name below /dev; false if the kernel's apply. */
 bool device_rule(const char *name, bool block, enum device_group *ret_group, mode_t *ret_mode);
 
-/* One event of the kernel's, NUL-separated. False unless a node was added. */
+/* Parses an event of the kernel, NUL-separated. Returns false unless a node was added. */
 struct device_event {
 	const char *name; /* borrowed from the event; below /dev */
 	bool block;

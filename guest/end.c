@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ending a machine in order, driven by main.c's loop. Each phase waits for an event with a
- * deadline: processes get 5 s to end by SIGTERM and 2 s by SIGKILL, the host a moment to take BYE.
- * BYE comes after the disks are read-only, so a host that has it may kill the VMM.
+ * Shuts the machine down, driven by main.c's loop. Each phase waits for an event with a deadline:
+ * processes have 5 s to end after SIGTERM and 2 s after SIGKILL, and the host has 1 s to take BYE.
+ * BYE is sent after the disks are read-only, so a host that has received it may kill the VMM.
  */
 
 #include "guest/end.h"
@@ -12,9 +12,9 @@
 
 #define TERM_USEC  (5 * USEC_PER_SEC)
 #define KILL_USEC  (2 * USEC_PER_SEC)
-#define BYE_USEC   (1 * USEC_PER_SEC)    /* a connected host takes BYE */
-#define HELLO_USEC (10 * USEC_PER_SEC)   /* after an error: a host comes to hear of it */
-#define LEAVE_USEC (200 * USEC_PER_MSEC) /* BYE is on its way out of the device */
+#define BYE_USEC   (1 * USEC_PER_SEC)    /* for a connected host to take BYE */
+#define HELLO_USEC (10 * USEC_PER_SEC)   /* after an error: for a host to connect and take BYE */
+#define LEAVE_USEC (200 * USEC_PER_MSEC) /* for BYE to leave the device */
 
 enum end_phase {
 	END_NOT,

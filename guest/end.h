@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The end of a machine: processes, disks, BYE, reset. */
+/* Shuts the machine down: processes, disks, BYE, reset. */
 
 #include "guest/loop.h"
 #include "guest/machine.h"
@@ -18,12 +18,12 @@ struct end {
 };
 
 void end_init(struct end *e, struct loop *l, struct machine *m, struct serve *s);
-/* In order: SIGTERM, SIGKILL, disks, BYE, reset. Once begun it goes on by itself. */
+/* Starts the shutdown: SIGTERM, SIGKILL, disks, BYE, reset. It continues by itself. */
 void end_begin(struct end *e, enum bye_reason reason);
-/* Nothing works: BYE with an error, then reset. what is copied. */
+/* Sends BYE with an error, then resets, when the agent cannot work. Copies what. */
 void end_error(struct end *e, const char *what);
-void end_reaped(struct end *e);   /* processes have ended */
-void end_bye_sent(struct end *e); /* BYE has left */
+void end_reaped(struct end *e);   /* call after processes were reaped */
+void end_bye_sent(struct end *e); /* call after BYE was sent */
 void end_host_gone(struct end *e);
 /* Resets the machine now. */
 _noreturn_ void end_reset(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Environments for commands, used by exec.c and login.c. The number and size of entries are bounded
- * where they come in (LIMIT_ENV_COUNT, LIMIT_ENV_BYTES), so a linear search by key is enough.
+ * Environments for commands, used by exec.c and login.c. The callers bound the number and size of
+ * entries (LIMIT_ENV_COUNT, LIMIT_ENV_BYTES), so a linear search by key is fast enough.
  */
 
 #include "guest/environ.h"

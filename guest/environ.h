@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* A process environment under construction: K=V strings, each K once. */
+/* Builds a process environment: K=V strings, each K once. */
 
 #include "proto/base.h"
 

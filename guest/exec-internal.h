@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What exec.c (the commands and the host) and exec-run.c (the commands and their processes) share.
- */
+/* Shared by exec.c (commands and the host) and exec-run.c (commands and their processes). */
 
 #include "guest/exec.h"
 #include "guest/login.h"
@@ -11,11 +10,11 @@
 
 enum exec_state {
 	EXEC_LOGIN,    /* waits for the login environment */
-	EXEC_SPAWNED,  /* forked; whether the program runs is not known yet */
+	EXEC_SPAWNED,  /* forked, execve not confirmed yet */
 	EXEC_RUNNING,  /* the program runs */
-	EXEC_DRAINING, /* it has ended; what it and its children printed is collected */
-	EXEC_EXITED,   /* the totals are fixed; EXIT is due until EXIT_ACK */
-	EXEC_FAILED,   /* it never ran: STARTED says why, then it is forgotten */
+	EXEC_DRAINING, /* it has exited; its output and its children's is collected */
+	EXEC_EXITED,   /* the totals are final; EXIT is sent until EXIT_ACK */
+	EXEC_FAILED,   /* it never ran: STARTED reports why, then it is forgotten */
 };
 
 struct exec {
@@ -45,8 +44,8 @@ struct exec {
 	struct msg_exit exit;
 	int error;      /* errno of EXEC_FAILED */
 	char *what;     /* owned */
-	bool resumed;   /* by START or RESUME on this connection: may send */
-	bool forgotten; /* EXIT_ACK came: lives on only for its processes */
+	bool resumed;   /* START or RESUME arrived on this connection: it may send */
+	bool forgotten; /* EXIT_ACK arrived: kept only for its processes */
 	bool started_due, end_sent[2], exit_sent;
 };
 
@@ -55,7 +54,7 @@ TAILQ_HEAD(exec_list, exec);
 struct execs {
 	struct execs_params p;
 	struct logins *logins; /* owned */
-	int disk_fd;           /* owned: the workspace's, on the own disk; -EBADF: there is none */
+	int disk_fd;           /* owned: of the workspace on the own disk; -EBADF: none */
 	uint32_t pids_max;     /* of each command; 0: no limit */
 	struct exec_list list; /* owned */
 	size_t n_held, n_lingering;
@@ -69,13 +68,13 @@ static inline struct out_stream *exec_out(struct exec *x, uint8_t stream)
 }
 
 /* exec-run.c */
-void exec_run(struct exec *x);  /* from START on; ends in EXEC_FAILED or in a process */
-void exec_fill(struct exec *x); /* reads on after room was made */
+void exec_run(struct exec *x);  /* starts it: becomes EXEC_FAILED or a process */
+void exec_fill(struct exec *x); /* continues to read after the host made room */
 void exec_kill_all(struct exec *x);
 void exec_fail(struct exec *x, int r, char *what /* owned */);
-bool exec_is_gone(struct exec *x); /* no process and no open pipe is left */
-void exec_release(struct exec *x); /* everything but the struct itself */
+bool exec_is_gone(struct exec *x); /* has no process and no open pipe */
+void exec_release(struct exec *x); /* frees all members, but not x */
 
-/* exec.c: the state has changed; frees x when nothing holds it any more. Only as a callback's last
- * act. */
+/* exec.c: handles a change of state; frees x if it is no longer needed. Call only as the last act
+ * of a callback. */
 void exec_changed(struct exec *x);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A command and its processes: environment, fork, pipes, timeout, end. Called by exec.c; calls back
+ * A command and its processes: environment, fork, pipes, timeout, exit. Called by exec.c; calls
  * exec_changed.
  *
- * What must stay true: a command ends when its process ends, never at end-of-pipe. Everything that
- * process had written by then is delivered, however slow the host; what background children print
- * is taken for a short while more (until idle for DRAIN_IDLE, at most DRAIN_MAX), then the totals
- * are fixed. After that the pipes are still read, into nothing, so that no child meets SIGPIPE.
+ * What must stay true: a command ends when its process exits, never at EOF of its pipes. All that
+ * the process had written is delivered, however slow the host; output of background children is
+ * taken for a short time more (until idle for DRAIN_IDLE, at most DRAIN_MAX), then the totals are
+ * final. After that the pipes are read and discarded, so that no child gets SIGPIPE.
  */
 
 #include "guest/exec-internal.h"
@@ -36,7 +36,8 @@ void exec_kill_all(struct exec *x)
 {
 	if (x->cgroup_fd >= 0)
 		(void)cgroup_kill(x->cgroup_fd);
-	/* Root in the guest may have moved it to another cgroup, and it itself to another group. */
+	/* Root in the guest may have moved the process out of the cgroup, and the process may have
+	 * left its group. */
 	if (x->child.pid > 0) {
 		(void)kill(-x->child.pid, SIGKILL);
 		(void)kill(x->child.pid, SIGKILL);
@@ -48,7 +49,8 @@ static bool all_ended(const struct exec *x)
 	return x->out[0].fd < 0 && x->out[1].fd < 0;
 }
 
-/* What a timeout has killed may still be on its way out. Without a cgroup only those that hold a pipe are seen. */
+/* True if processes of the command still run. Processes killed by the timeout may still be exiting,
+ * so they do not count. Without a cgroup only a process with an open pipe is detected. */
 static bool has_left(struct exec *x)
 {
 	if (x->exit.timed_out)
@@ -56,7 +58,7 @@ static bool has_left(struct exec *x)
 	return x->events_fd >= 0 ? cgroup_populated(x->events_fd) > 0 : !all_ended(x);
 }
 
-/* Totals are fixed from here on. */
+/* Ends the command: its totals are final. */
 static void finish(struct exec *x)
 {
 	loop_disarm(x->execs->p.loop, &x->drain);
@@ -100,8 +102,8 @@ static void on_drained(struct timer *t)
 {
 	struct exec *x = t->userdata;
 
-	/* What is still owed waits for the host to make room: exec_fill arms the timer again then.
-	 */
+	/* Output of the process is left until the host makes room; exec_fill arms the timer
+	 * again. */
 	if (owes_output(x))
 		return;
 	finish(x);
@@ -132,7 +134,7 @@ static void on_events(struct source *s, uint32_t events _unused_)
 {
 	struct exec *x = s->userdata;
 
-	/* Reading the file is what re-arms its notification. */
+	/* Reading the file re-arms its notification. */
 	(void)cgroup_populated(x->events_fd);
 	exec_changed(x);
 }
@@ -159,8 +161,8 @@ static struct spawn_params spawn_params(struct exec *x)
 	};
 }
 
-/* Reads what became of the fork: 0 it runs, -EAGAIN, else why not (told by STARTED once it is
- * reaped). */
+/* Reads the result of the fork: 0 if the program runs, -EAGAIN if unknown, else the error, which
+ * STARTED reports after the child is reaped. */
 static int check_spawned(struct exec *x)
 {
 	struct spawn_params p = spawn_params(x);
@@ -197,7 +199,8 @@ static bool disk_is_full(const struct exec *x)
 	return st.f_bavail == 0 || (st.f_files > 0 && st.f_favail == 0);
 }
 
-/* Which limits it met: asked only when it failed, so that others do not wait for it. */
+/* Records which limits the command reached; only after a failure, since the queries delay the
+ * exit. */
 static void note_limits(struct exec *x)
 {
 	if (x->exit.timed_out || (x->exit.signal == 0 && x->exit.code == 0))
@@ -240,7 +243,7 @@ static void on_exit_(struct child *c, int status)
 	exec_changed(x);
 }
 
-/* A pipe whose agent's end never blocks and whose other end belongs to the command's user. */
+/* Creates a pipe: the agent's end is non-blocking, the command's user owns it. */
 static int make_pipe(const struct user *u, bool input, int *ret_ours, int *ret_theirs)
 {
 	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
@@ -252,7 +255,7 @@ static int make_pipe(const struct user *u, bool input, int *ret_ours, int *ret_t
 	theirs = fds[input ? 0 : 1];
 	if (fcntl(ours, F_SETFL, O_NONBLOCK) < 0)
 		return -errno;
-	/* Fewer changes between program and agent; the usual size will do as well. */
+	/* A larger pipe saves context switches; the default size works too. */
 	(void)fcntl(ours, F_SETPIPE_SZ, STREAM_WINDOW);
 	if (geteuid() == 0 && fchown(theirs, u->uid, u->gid) < 0)
 		return -errno;
@@ -345,7 +348,7 @@ static int start_process(struct exec *x)
 	return loop_watch(l, &x->status_source, x->status_fd, EPOLLIN);
 }
 
-/* The environment: base, then the captured login environment, then what START gave. */
+/* Builds the environment: base, captured login environment, variables of START. */
 static int make_env(struct exec *x, const struct env *login)
 {
 	int r = command_base_env(&x->user, x->shell, &x->env);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The commands as the host sees them: channels, frames in, frames out. Owned and called by serve.c.
+ * The protocol side of commands: channels, incoming and outgoing frames. Owned and called by
+ * serve.c.
  *
- * What must stay true: a command is held until EXIT_ACK and sends nothing on a connection before
- * START or RESUME named it there; DATA up to EXIT's totals goes before END, END before EXIT;
- * everything the host may say twice has its effect once. A command past EXIT_ACK whose processes
- * live on keeps its pipes and cgroup, but no channel.
+ * What must stay true: a command is kept until EXIT_ACK and sends nothing on a connection before
+ * its START or RESUME there; DATA up to EXIT's totals precedes END, and END precedes EXIT; a
+ * repeated message of the host has no second effect. After EXIT_ACK a command with running
+ * processes keeps its pipes and cgroup, but no channel.
  */
 
 #include "guest/exec-internal.h"
@@ -27,7 +28,7 @@ int execs_new(const struct execs_params *p, struct execs **ret)
 	xs->p = *p;
 	TAILQ_INIT(&xs->list);
 	xs->pids_max = p->cgroup_fd >= 0 ? cgroup_pids_max() : 0;
-	/* A descriptor: what a command mounts there later hides nothing. */
+	/* An open descriptor: a later mount over the path does not hide the disk. */
 	xs->disk_fd = open(p->workspace, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	r = logins_new(p->loop, p->cgroup_fd, xs->pids_max, &xs->logins);
 	if (r < 0) {
@@ -74,7 +75,7 @@ struct execs *execs_free(struct execs *xs)
 	return NULL;
 }
 
-/* Gives up the channel; what is left of the command lives on for its processes. */
+/* Releases the channel; the rest of the command is kept for its processes. */
 static void forget(struct exec *x)
 {
 	x->forgotten = true;
@@ -134,7 +135,7 @@ static struct exec *exec_new(struct execs *xs, uint32_t channel, struct msg_star
 	return x;
 }
 
-/* The host repeats a START whose answer it did not get. */
+/* Handles a START that the host repeats because it missed the answer. */
 static int start_again(struct exec *x, uint32_t channel)
 {
 	if (x->forgotten || x->channel != channel)
@@ -150,7 +151,7 @@ int execs_start(struct execs *xs, uint32_t channel, struct msg_start *m)
 
 	if (x)
 		return start_again(x, channel);
-	/* Twice the limit: those refused below are held until their STARTED has gone. */
+	/* Twice the limit: a command refused below is kept until its STARTED is sent. */
 	if (channel == AGENT_CHANNEL_NONE || find_channel(xs, channel) ||
 		xs->n_held >= (size_t)2 * LIMIT_AGENT_EXECS)
 		return -EBADMSG;
@@ -188,13 +189,13 @@ int execs_kill(struct execs *xs, uint32_t channel, const struct msg_kill *m)
 		return 0;
 	if (x->state == EXEC_LOGIN) {
 		logins_cancel(&x->wait);
-		exec_fail(x, -ECANCELED, strdup("killed before it began"));
+		exec_fail(x, -ECANCELED, strdup("killed before it started"));
 		return 0;
 	}
 	if (m->all)
 		exec_kill_all(x);
 	else if (x->child.pid > 0 && kill(-x->child.pid, m->signal) < 0 && errno == ESRCH)
-		(void)kill(x->child.pid, m->signal); /* forked, its group not made yet */
+		(void)kill(x->child.pid, m->signal); /* forked, not yet a group leader */
 	return 0;
 }
 
@@ -229,7 +230,7 @@ int execs_exit_ack(struct execs *xs, uint32_t channel)
 		return 0;
 	}
 	if (x->state != EXEC_EXITED)
-		exec_kill_all(x); /* the host has no row for it */
+		exec_kill_all(x); /* the host does not know this command */
 	for (size_t i = 0; i < EXEC_STREAMS; i++)
 		x->out[i].fixed = true;
 	forget(x);
@@ -308,7 +309,7 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 	return 0;
 }
 
-/* True if something was appended; a full or failing buffer is tried again later. */
+/* Returns true if a frame was appended; on a full buffer it is tried again later. */
 static bool send_started(struct exec *x, uint16_t version, struct buf *out)
 {
 	struct msg_result m = { .error = (uint32_t)x->error, .what = x->what };
@@ -329,7 +330,7 @@ static bool send_stdin_ack(struct exec *x, struct buf *out)
 	return true;
 }
 
-/* END of each stream when its last byte has gone, then EXIT. */
+/* Sends END of each stream after its last byte, then EXIT. */
 static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 {
 	bool any = false;
@@ -361,7 +362,7 @@ bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out)
 		next = TAILQ_NEXT(x, entry);
 		if (x->forgotten)
 			continue;
-		/* A command that never ran is not in WELCOME: the host starts it again. */
+		/* WELCOME omits a command that never ran: the host starts it again. */
 		if (x->resumed) {
 			any |= send_started(x, version, out);
 			any |= send_stdin_ack(x, out);
@@ -388,7 +389,7 @@ bool execs_send_data(struct execs *xs, struct buf *out)
 			if (n == 0 || frame_put_data(out, x->channel, s, o->sent, p, n) < 0)
 				continue;
 			o->sent += n;
-			/* Behind the others for the next frame. */
+			/* Round robin: the next frame is another command's. */
 			TAILQ_REMOVE(&xs->list, x, entry);
 			TAILQ_INSERT_TAIL(&xs->list, x, entry);
 			return true;

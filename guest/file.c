@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the agent reads and writes in the environment's tree, for machine.c, system.c, conf.c and user.c.
- * The tree is the guest's own and may be hostile or only odd (distroless, /lib a link to nothing): nothing
- * waits, sizes and depths are bounded, and a link in the last place is never followed by a write.
+ * Reads and writes files in the environment's tree, for machine.c, system.c, conf.c and user.c. The
+ * tree belongs to the guest and may be hostile or unusual (distroless, /lib a dangling link):
+ * nothing blocks, sizes and depths are bounded, and a write never follows a link in the last
+ * component.
  */
 
 #include "guest/file.h"
@@ -61,7 +62,7 @@ int file_set(const char *path, const char *text)
 
 static int make_dir(const char *path, unsigned depth);
 
-/* "/a/b" of "/a/b/c"; NULL: out of memory. */
+/* Returns "/a/b" for "/a/b/c"; NULL when out of memory. */
 static char *parent_of(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -69,7 +70,7 @@ static char *parent_of(const char *path)
 	return slash && slash != path ? strndup(path, (size_t)(slash - path)) : strdup("/");
 }
 
-/* What the link at path leads to, as a path from the root. */
+/* Creates the target of the link at path. */
 static int make_link_target(const char *path, unsigned depth)
 {
 	_cleanup_free_ char *parent = parent_of(path), *full = NULL;
@@ -119,7 +120,7 @@ int file_dir(const char *path)
 
 	if (r != -ENOTDIR && r != -ELOOP)
 		return r;
-	/* Not a folder that is in the way of it: unlink takes none. */
+	/* Fails for a directory, which unlink does not remove. */
 	if (unlink(path) < 0)
 		return r;
 	return make_dir(path, 0);

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Files and folders of the environment, which may be anything and anywhere, and the kernel's settings. */
+/* Files and directories of the environment, which are untrusted, and kernel settings. */
 
 #include "proto/base.h"
 
-/* A regular file, up to 1 MiB of it, without waiting; empty text when it is not there. */
+/* Reads a regular file, at most 1 MiB, without blocking; empty text if it is absent. */
 int file_read(const char *path, char **ret);
-/* A file with this text, 0644, in place of whatever has the name, a link included. */
+/* Writes a file with mode 0644 in place of an existing file or link. */
 int file_replace(const char *path, const char *text);
 /*
- * A folder, or a link to one, 0755 where it is made. Missing parents are made, also those that a link leads to
- * (/lib, with no usr/lib yet); a file in its place, or a link that leads to itself, gives way.
+ * Makes sure that path is a directory or a link to one; creates it with mode 0755. Creates missing
+ * parents, also behind a dangling link (/lib, with no usr/lib yet); replaces a file or a link to
+ * itself.
  */
 int file_dir(const char *path);
-/* Writes a setting below /proc or /sys, which is there already. */
+/* Writes to an existing file below /proc or /sys. */
 int file_set(const char *path, const char *text);

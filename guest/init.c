@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The first steps of PID 1, called by main.c in this order: system, environment, port. Everything
- * is checked; the caller tells the console and the host which step failed and why.
+ * The first steps of PID 1, called by main.c in this order: system, environment, port. Every step
+ * is checked; the caller reports a failed one on the console and to the host.
  *
- * Devices appear when the kernel finds them: they are awaited by uevent, with a deadline. The first
- * open of a port may say ENXIO though its name is there (vmm-reference 2.5), and no event tells of
- * the rest; that alone is tried again by the clock.
+ * Devices appear when the kernel finds them: uevents announce them, with a deadline. The first open
+ * of a port may fail with ENXIO although its name exists (vmm-reference 2.5), and no event follows;
+ * only this open is repeated by a timer.
  */
 
 #include "guest/init.h"
@@ -148,14 +148,14 @@ int init_uevents(void)
 	return TAKE_FD(fd);
 }
 
-/* Tries find until it says something else than -ENODEV or -ENXIO, or the time is over. */
+/* Calls find until it returns something other than -ENODEV or -ENXIO, or the deadline passes. */
 static int await(
 	int (*find)(const char *name, void *ret), const char *name, uint64_t wait_usec, void *ret)
 {
 	_cleanup_close_ int fd = -EBADF;
 	uint64_t end = now_usec() + wait_usec;
 	char drop[8192];
-	int first = find(name, ret); /* mostly it is there */
+	int first = find(name, ret); /* usually present */
 
 	if (first != -ENODEV && first != -ENXIO)
 		return first;
@@ -178,7 +178,7 @@ static int await(
 	}
 }
 
-/* Calls for each entry of a sysfs directory whose file says `want`; -ENODEV when there is none. */
+/* Finds the entry of a sysfs directory whose file contains `want`; -ENODEV if there is none. */
 static int find_in_sysfs(const char *dir, const char *file, const char *want, char **ret_name)
 {
 	DIR *d = opendir(dir);
@@ -214,7 +214,7 @@ static bool is_known(const struct disks *d, const char *name)
 	return false;
 }
 
-/* Adds the disks that have come since. */
+/* Adds the disks that have appeared since the last scan. */
 static int scan_disks(struct disks *d)
 {
 	DIR *dir = opendir("/sys/block");
@@ -275,8 +275,8 @@ int init_disk(struct disks *d, const char *serial, uint64_t wait_usec, char **re
 	return wait_usec == 0 ? find_disk(serial, &s) : await(find_disk, serial, wait_usec, &s);
 }
 
-/* The first commands read programs and libraries that the host has in memory: a request costs more
- * than its bytes, three changes of thread on the host each. */
+/* Sets a large read-ahead: the first commands read programs from the host's page cache, where a
+ * request (three context switches on the host) costs more than its bytes. */
 static int read_far_ahead(const char *disk)
 {
 	_cleanup_free_ char *path =
@@ -322,7 +322,7 @@ static int find_port(const char *port, void *ret)
 		return -ENOMEM;
 	fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
-		return errno == ENOENT ? -ENXIO : -errno; /* devtmpfs is a moment behind sysfs */
+		return errno == ENOENT ? -ENXIO : -errno; /* devtmpfs lags behind sysfs */
 	*ret_fd = fd;
 	return 0;
 }

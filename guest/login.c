@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Capturing login environments, for exec.c. A profile is the guest's own program: its output is
- * bounded, its time is 10 s, and what it prints before the marker is ignored. A failed capture is
- * remembered too, so that a broken profile costs its time once.
+ * Captures login environments, for exec.c. A profile is the guest's own program: its output is
+ * bounded, it has 10 s, and its output before the marker is ignored. A failed capture is remembered
+ * too, so that a broken profile delays only once.
  */
 
 #include "guest/login.h"
@@ -33,7 +33,7 @@ struct login {
 	struct logins *logins;        /* borrowed: the collection */
 	struct user user;             /* owned */
 	struct env env;               /* owned; valid when ok */
-	struct login_wait_list waits; /* borrowed: their owners */
+	struct login_wait_list waits; /* borrowed from their owners */
 	struct buf out;               /* owned */
 	int out_fd;                   /* owned */
 	struct source out_source;
@@ -101,7 +101,7 @@ struct logins *logins_free(struct logins *ls)
 
 int login_parse(const uint8_t *p, size_t n, struct env *ret)
 {
-	static const char mark[] = "\0" MARKER; /* and the NUL that ends the array */
+	static const char mark[] = "\0" MARKER; /* including the NUL at the end */
 	static const char *const own[] = { "_", "SHLVL", "PWD", "OLDPWD" };
 	_cleanup_env_ struct env e = { 0 };
 	const uint8_t *at = n > 0 ? memmem(p, n, mark, sizeof(mark)) : NULL;
@@ -189,7 +189,7 @@ static const char *home_or_root(const struct user *u)
 	return stat(u->home, &st) == 0 && S_ISDIR(st.st_mode) ? u->home : "/";
 }
 
-/* Runs the capturing shell with its stdout on wr. */
+/* Starts the capturing shell with wr as its stdout. */
 static int start_shell(struct login *lg, const char *shell, int wr)
 {
 	_cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC), cgroup = -EBADF,
@@ -216,7 +216,7 @@ static int start_shell(struct login *lg, const char *shell, int wr)
 	r = spawn(&p, &pid, &status_fd);
 	if (r < 0)
 		return r;
-	/* A child that cannot become the shell ends with 127, which is a failed capture. */
+	/* A child that fails before execve exits with 127: the capture fails. */
 	lg->child = (struct child){ .on_exit = on_exit_, .userdata = lg };
 	loop_own_child(lg->logins->loop, &lg->child, pid);
 	return 0;
@@ -284,7 +284,7 @@ bool logins_known(struct logins *ls, const struct user *u)
 	return lg && (lg->ok || !lg->done);
 }
 
-/* The user's, begun by now; NULL when there is none to have. */
+/* Finds the user's capture or starts one; NULL if it is not possible. */
 static int find_or_begin(struct logins *ls, const struct user *u, struct login **ret)
 {
 	const char *shell = command_shell();

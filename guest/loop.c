@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The event loop, used by every other file of the agent. As PID 1 (or a child subreaper) it reaps
- * whatever ends, its own children and adopted orphans alike; a child's owner is told once.
+ * every process, its own children and adopted orphans alike; a child's owner is notified once.
  *
- * What must stay true: a source unwatched or freed by an earlier callback of the same turn is never
- * called; timers run in order of their deadlines; nothing here waits but epoll_wait.
+ * What must stay true: a source unwatched or freed by an earlier callback of the same iteration is
+ * never called; timers run in order of their deadlines; only epoll_wait blocks.
  */
 
 #include "guest/loop.h"
@@ -24,10 +24,10 @@ struct loop {
 	int epoll_fd;  /* owned */
 	int signal_fd; /* owned */
 	struct source signals;
-	struct timer_list timers;   /* borrowed: their owners, earliest first */
-	struct child_list children; /* borrowed: their owners */
+	struct timer_list timers;   /* borrowed from their owners, earliest first */
+	struct child_list children; /* borrowed from their owners */
 	struct epoll_event events[EVENTS_PER_TURN];
-	int n_events; /* of this turn */
+	int n_events; /* of this iteration */
 	loop_turn_fn on_turn;
 	void *turn_userdata; /* borrowed */
 	loop_signal_fn on_signal;
@@ -206,11 +206,11 @@ int loop_take_signals(struct loop *l, loop_signal_fn fn, void *userdata)
 	r = loop_watch(l, &l->signals, l->signal_fd, EPOLLIN);
 	if (r < 0)
 		return r;
-	reap(l); /* what ended before the signals were blocked */
+	reap(l); /* children that exited before SIGCHLD was blocked */
 	return 0;
 }
 
-/* Milliseconds until the first deadline, rounded up so that no turn comes too early. */
+/* Returns the milliseconds until the first deadline, rounded up so as not to wake early. */
 static int wait_msec(const struct loop *l)
 {
 	const struct timer *t = TAILQ_FIRST(&l->timers);

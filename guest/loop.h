@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The agent's event loop: epoll, deadlines by CLOCK_MONOTONIC, signals and children. Every
- * descriptor is watched edge-triggered: its owner works until EAGAIN, or says that more is to be
- * done (loop_again) and is called in the next turn.
+ * The agent's event loop: epoll, deadlines by CLOCK_MONOTONIC, signals and children. Descriptors
+ * are watched edge-triggered: the owner works until EAGAIN, or calls loop_again to continue in the
+ * next iteration.
  */
 
 #include "proto/base.h"
@@ -29,7 +29,7 @@ struct timer {
 	bool armed;
 };
 
-/* A child to be reaped; status is waitpid's. The loop forgets it before the call. */
+/* A child to be reaped; status is that of waitpid. The loop drops it before the call. */
 struct child {
 	TAILQ_ENTRY(child) entry;
 	void (*on_exit)(struct child *c, int status);
@@ -37,9 +37,9 @@ struct child {
 	pid_t pid;      /* 0: not running */
 };
 
-/* Called once a turn after all events; true asks for another turn at once. */
+/* Called in each iteration after all events; returns true to run the next one without waiting. */
 typedef bool (*loop_turn_fn)(void *userdata);
-/* A signal other than SIGCHLD was sent to the agent. */
+/* Called for a signal other than SIGCHLD. */
 typedef void (*loop_signal_fn)(int signo, void *userdata);
 
 int loop_new(struct loop **ret);
@@ -48,7 +48,7 @@ DEFINE_CLEANUP(struct loop *, loop_free)
 #define _cleanup_loop_ _cleanup_(loop_freep)
 
 void loop_set_turn(struct loop *l, loop_turn_fn fn, void *userdata);
-/* Called after processes have ended and been reaped. */
+/* Sets a function that is called after processes were reaped. */
 void loop_set_reaped(struct loop *l, void (*fn)(void *userdata), void *userdata);
 /* Blocks the signals that end or reboot a machine and delivers them here. */
 int loop_take_signals(struct loop *l, loop_signal_fn fn, void *userdata);
@@ -59,9 +59,9 @@ void loop_arm(struct loop *l, struct timer *t, uint64_t when);
 void loop_disarm(struct loop *l, struct timer *t);
 void loop_own_child(struct loop *l, struct child *c, pid_t pid);
 void loop_disown_child(struct loop *l, struct child *c);
-/* True while any process is below this one, adopted orphans included. */
+/* True while this process has children, adopted orphans included. */
 bool loop_has_children(struct loop *l);
-/* One more turn without waiting. */
+/* Makes the next iteration start without waiting. */
 void loop_again(struct loop *l);
 
 int loop_run(struct loop *l); /* until loop_stop */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SETUP and its opposite, called by main.c on the host's word: own disk, overlay root, and what system.c and
- * device.c add to it. Named steps, each done once; a repeated SETUP goes on where the last one stopped. A step
- * that an odd environment may make impossible is said on the console and passed over.
+ * SETUP and its reverse, called by main.c at the host's request: the own disk, the overlay root,
+ * and the steps of system.c and device.c. Each named step is done once; a repeated SETUP continues
+ * where the last one stopped. A step that an unusual environment may prevent is logged to the
+ * console and skipped.
  *
- * What must stay true: entropy comes before anything else, since a clone shares its template's; the
- * environment is the guest's own data, so its paths are resolved only inside the new root; the own
- * disk and the modules are reached by descriptors from then on.
+ * What must stay true: entropy is added first, since a clone shares that of its template; the
+ * environment is untrusted, so its paths are resolved only inside the new root; the own disk and
+ * the modules are reached by descriptors after that.
  */
 
 #include "guest/machine.h"
@@ -97,9 +98,9 @@ static int step_layout(struct machine *m, const struct msg_setup *s _unused_, ch
 
 static int step_tmp(struct machine *m, const struct msg_setup *s _unused_, char **ret_what _unused_)
 {
-	/* Every start writes below /etc, so an earlier one has. */
+	/* Every start writes to /etc, so a used disk has this directory. */
 	m->fresh = faccessat(m->own_fd, "upper/etc", F_OK, AT_SYMLINK_NOFOLLOW) < 0;
-	/* A blank disk has /tmp already, but one that an older pyro made. */
+	/* A blank disk has a /tmp, except one created by an older pyro. */
 	if (m->fresh && faccessat(m->own_fd, "tmp", F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return 0;
 	if (m->fresh && fchmodat(m->own_fd, "workspace", 01777, 0) < 0)
@@ -107,7 +108,8 @@ static int step_tmp(struct machine *m, const struct msg_setup *s _unused_, char 
 	return tmp_renew(m->own_fd);
 }
 
-/* Outside of the new root, where no guest hides them; the agent as modprobe finds them by number. */
+/* Mounts them outside the new root, where the guest cannot hide them; the agent, as modprobe, finds
+ * them by descriptor number. */
 static int step_modules(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
 {
 	_cleanup_free_ char *disk = NULL;
@@ -134,7 +136,8 @@ static int step_overlay(
 		ret_what);
 }
 
-/* To a folder of the environment's that may be missing or a link: not to where that leads out here. */
+/* Moves a mount to a directory of the environment, which may be missing or a link that must not be
+ * resolved outside the new root. */
 static int move_into(int root_fd, const char *from, const char *name)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -214,7 +217,7 @@ static int step_workspace(struct machine *m, const struct msg_setup *s _unused_,
 	return r;
 }
 
-/* Where the disk has none any more, the root's own will do. */
+/* If the disk has no /tmp, the root's own is used. */
 static int step_bind_tmp(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
 {
 	int r = bind_own(m, "tmp", "/tmp");
@@ -227,7 +230,7 @@ static int step_bind_tmp(struct machine *m, const struct msg_setup *s _unused_, 
 	return r;
 }
 
-/* Each needs a real file system below it: overlay on overlay does not work. */
+/* Container engines need a real file system: overlay on overlay does not work. */
 static int step_engine_binds(struct machine *m, const struct msg_setup *s _unused_, char **ret_what)
 {
 	static const char *const names[] = { "docker", "containerd", "containers" };
@@ -251,7 +254,7 @@ static int step_more_mounts(
 	return 0;
 }
 
-/* From here on the kernel asks the agent for modules, as it would /sbin/modprobe. */
+/* From now on the kernel calls the agent instead of /sbin/modprobe. */
 static int step_modprobe(
 	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
 {
@@ -283,12 +286,13 @@ static int write_file(const char *path, const char *text, char **ret_what)
 	return r;
 }
 
-/* An environment's own is left as it is; a user's ~/.gitconfig is read after it and has the last word. */
+/* Keeps the environment's own file. git reads a user's ~/.gitconfig after it, so that one overrides
+ * it. */
 static int write_gitconfig(char **ret_what)
 {
 	static const char path[] = "/etc/gitconfig";
 	static const char text[] =
-		"# By pyro: all of a machine is its owner's, whichever of its users has a tree.\n"
+		"# By pyro: all users of a machine act for one owner, who trusts each repository.\n"
 		"[safe]\n\tdirectory = *\n";
 	_cleanup_close_ int fd =
 		open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
@@ -313,7 +317,8 @@ static int write_machine_id(const struct msg_setup *s, char **ret_what)
 	return write_file("/etc/machine-id", hex, ret_what);
 }
 
-/* What says which machine this is, once: a guest's own /etc/hosts outlives a restart. */
+/* Writes the files that identify the machine, once: a guest's changes of /etc/hosts survive a
+ * restart. */
 static int write_identity(const struct msg_setup *s, char **ret_what)
 {
 	_cleanup_free_ char *hosts = str_printf("127.0.0.1\tlocalhost\n"
@@ -339,8 +344,8 @@ static int step_files(struct machine *m, const struct msg_setup *s, char **ret_w
 
 	if (r >= 0 && m->fresh)
 		r = write_identity(s, ret_what);
-	/* No network yet: nobody listens there, so a look-up is refused at once instead of timing
-	 * out. */
+	/* Without a network: nothing listens at this address, so a look-up fails at once instead of
+	 * timing out. */
 	if (r >= 0)
 		r = write_file("/etc/resolv.conf",
 			"nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", ret_what);
@@ -388,7 +393,7 @@ static int step_asked_modules(
 	return conf_each_module(load_module, NULL);
 }
 
-/* As systemd does; a container engine passes mounts on only then. */
+/* Makes all mounts shared, as systemd does; container engines need it to propagate mounts. */
 static int step_share(
 	struct machine *m _unused_, const struct msg_setup *s _unused_, char **ret_what _unused_)
 {
@@ -400,13 +405,13 @@ static int step_old_tmp(
 {
 	pid_t pid;
 
-	return tmp_delete_old(m->own_fd, &pid); /* reaped as any orphan */
+	return tmp_delete_old(m->own_fd, &pid); /* reaped like an orphan */
 }
 
 enum importance {
 	NEEDED,
-	OPTIONAL, /* a machine is of use without it */
-	LATE, /* also that: done when SETUP has been answered, while the host is busy with the answer */
+	OPTIONAL, /* the machine works without it */
+	LATE,     /* optional, and run after SETUP was answered */
 };
 
 static const struct {
@@ -438,7 +443,7 @@ static const struct {
 	{ "delete the old /tmp", step_old_tmp, LATE },
 };
 
-/* 1: passed over. */
+/* Runs the next step; returns 1 if it failed and was skipped. */
 static int run_step(struct machine *m, const struct msg_setup *s, char **ret_what)
 {
 	_cleanup_free_ char *what = NULL;
@@ -484,7 +489,7 @@ void machine_finish(struct machine *m)
 	_cleanup_free_ char *what = NULL;
 
 	for (; m->done < ARRAY_SIZE(steps); m->done++)
-		(void)run_step(m, NULL, &what); /* says itself what failed */
+		(void)run_step(m, NULL, &what); /* it logs the failure */
 }
 
 int machine_quiesce(struct machine *m, char **ret_what)
@@ -492,7 +497,7 @@ int machine_quiesce(struct machine *m, char **ret_what)
 	sync();
 	if (m->own_fd < 0)
 		return 0;
-	/* The overlay first: its upper layer is on the own disk. */
+	/* The overlay first, since its upper layer is on the own disk. */
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOATIME, NULL) < 0) {
 		*ret_what = strdup("make / read-only");
 		return -errno;

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* SETUP: what makes a booted guest this machine and no other. */
+/* SETUP: turns a booted guest into this machine. */
 
 #include "guest/device.h"
 #include "guest/init.h"
 #include "proto/agent.h"
 
 struct machine {
-	size_t done;   /* steps behind us */
-	int own_fd;    /* owned: the own disk's root, outside of the new root */
-	int cgroup_fd; /* owned: the commands' common node */
+	size_t done;   /* number of steps done */
+	int own_fd;    /* owned: the own disk's root, outside the new root */
+	int cgroup_fd; /* owned: the common cgroup of the commands */
 	bool fresh;    /* the own disk has never been written to */
 	struct disks disks;
 	struct devices devices;
@@ -21,11 +21,11 @@ struct machine {
 	}
 
 /*
- * Goes through the steps that have not been done yet; entropy and clock are set each time.
- * *ret_what (owned) names the step that failed; the next call tries it again.
+ * Runs the steps that are not done yet; sets entropy and clock each time. *ret_what (owned) names
+ * the failed step, which the next call repeats.
  */
 int machine_setup(struct machine *m, const struct msg_setup *s, char **ret_what);
-/* The steps that no answer to SETUP has to wait for; after it, before any command. */
+/* Runs the late steps, after SETUP was answered and before any command. */
 void machine_finish(struct machine *m);
-/* Writes everything out and makes the disks read-only. */
+/* Syncs all file systems and makes the disks read-only. */
 int machine_quiesce(struct machine *m, char **ret_what);

@@ -7,11 +7,12 @@
  *   pyro-agent --serve-fd N [--workspace DIR]
  *   /proc/1/exe -q -- NAME
  *
- * The last is the kernel's call for a module (module.c). The second form serves the same protocol on a
- * connected stream socket as an ordinary process: no mounts, no reboot; commands run as the caller's user where it is not root, in cgroups where a
- * version 2 hierarchy is writable, else in process groups; SETUP only gives the machine its id and
- * SYNC. It ends with its socket and takes its commands along (without cgroups not
- * those that left their process group). For tests and for hosts without a VM.
+ * The last form is the kernel's request for a module (module.c). The second serves the same protocol
+ * on a connected stream socket, as an ordinary process: no mounts, no reboot; commands run as the
+ * caller's user if it is not root, in cgroups if a version 2 hierarchy is writable, else in process
+ * groups; SETUP only sets the machine's id and SYNC. It exits with its socket and kills its commands
+ * (without cgroups, only those that are still in their process group). For tests and for hosts
+ * without a VM.
  */
 
 #include "guest/cgroup.h"
@@ -32,9 +33,9 @@ struct agent {
 	struct serve *serve; /* owned */
 	struct machine machine;
 	struct end end;
-	int cgroup_fd; /* owned: of --serve-fd */
+	int cgroup_fd; /* owned; for --serve-fd */
 	int result;
-	bool broken; /* boot failed: only BYE is left to say */
+	bool broken; /* boot failed: only BYE remains to be sent */
 };
 
 static const char *arg_workspace = "/workspace";
@@ -112,7 +113,8 @@ static void guest_reaped(void *userdata)
 	end_reaped(&a->end);
 }
 
-/* What systemd's, sysvinit's and busybox's halt, poweroff and reboot send to PID 1. */
+/* Handles the signals that halt, poweroff and reboot of systemd, sysvinit and busybox send to PID
+ * 1. */
 static void guest_signal(int signo, void *userdata)
 {
 	struct agent *a = userdata;
@@ -138,7 +140,7 @@ static int start_serving(struct agent *a, int fd, const struct serve_hooks *hook
 	return serve_new(&p, &a->serve);
 }
 
-/* Everything up to READY. A failed environment is told to the host, a missing port only to the
+/* Runs the steps before READY. Reports a failed environment to the host, a missing port only on the
  * console. */
 static int boot(struct agent *a)
 {
@@ -281,7 +283,7 @@ static void usage(FILE *to)
 		to);
 }
 
-/* 1: go on; else the process is to end with *ret_status. */
+/* Returns 1 to continue; else the process exits with *ret_status. */
 static int parse_args(int argc, char **argv, int *ret_status)
 {
 	static const struct option options[] = {
@@ -325,7 +327,7 @@ int main(int argc, char **argv)
 
 	if (getpid() != 1 && argc == 4 && streq(argv[1], "-q") && streq(argv[2], "--"))
 		return module_main(argv[3]);
-	/* The kernel hands words of its command line that it does not know to PID 1. */
+	/* The kernel passes unknown words of its command line to PID 1. */
 	if (getpid() == 1 && (argc <= 1 || !startswith(argv[1], "--")))
 		run_guest();
 	if (parse_args(argc, argv, &status) <= 0)

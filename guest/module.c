@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Serves the kernel's requests for modules: the kernel starts this program (kernel.modprobe) as a child
- * of its own, with PID 1's root and without descriptors. Also tells machine.c of modules.devname.
+ * Serves the kernel's requests for modules: the kernel starts this program (kernel.modprobe) with
+ * PID 1's root and without descriptors. Also reads modules.devname for machine.c.
  *
- * The indexes are the kernel package's and read as text, a line at a time; names may come from anybody in
- * the guest. What kmod would read besides (modprobe.d) is left out: docs/guest.md says why, and how an
- * environment has its own modprobe called.
+ * The indexes belong to the kernel package and are read as text, line by line; a name may come from
+ * any process in the guest. modprobe.d, which kmod reads too, is ignored: docs/guest.md says why,
+ * and how an environment can use its own modprobe.
  */
 
 #include "guest/module.h"
@@ -22,19 +22,19 @@
 
 enum { NAME_SIZE = 256, LINE_SIZE = 32 * 1024, MATCHES_MAX = 32, DEPTH_MAX = 8, SEEN_MAX = 64 };
 
-/* What Debian's modprobe.d says of systemd's account (systemd.conf): no devices that nobody asked for. */
+/* The options of systemd's modprobe.d file in Debian (systemd.conf): create no devices at load. */
 static const char *const fixed_options[][2] = {
 	{ "bonding", "max_bonds=0" },
 	{ "dummy", "numdummies=0" },
 	{ "ifb", "numifbs=0" },
 };
 
-/* No request of the kernel's names br_netfilter; a container engine expects it beside its bridge. */
+/* The kernel never requests br_netfilter, but container engines expect it with a bridge. */
 static const char *const fixed_post[][2] = {
 	{ "bridge", "br_netfilter" },
 };
 
-/* Mounted by systemd when the module is there. */
+/* Mounted as systemd does once the module is loaded. */
 static const char *const mounts[][3] = {
 	{ "fuse", "fusectl", "/sys/fs/fuse/connections" },
 	{ "configfs", "configfs", "/sys/kernel/config" },
@@ -45,7 +45,7 @@ struct request {
 	int dir_fd;          /* borrowed */
 	module_load_fn load; /* with userdata */
 	void *userdata;
-	/* Each file once, also where two want each other. */
+	/* Each file is loaded once, also for modules that depend on each other. */
 	struct {
 		char name[NAME_SIZE];
 		int result;
@@ -53,7 +53,7 @@ struct request {
 	size_t n_seen;
 };
 
-/* Dashes and underscores mean the same, but inside brackets of a pattern. False: too long. */
+/* Replaces dashes by underscores except inside brackets of a pattern. False if too long. */
 static bool normalise(const char *in, size_t n, char out[static NAME_SIZE])
 {
 	bool inside = false;
@@ -68,7 +68,7 @@ static bool normalise(const char *in, size_t n, char out[static NAME_SIZE])
 	return true;
 }
 
-/* "nf_tables" of "kernel/net/netfilter/nf_tables.ko.xz". */
+/* Extracts "nf_tables" from "kernel/net/netfilter/nf_tables.ko.xz". */
 static bool name_of_path(const char *path, size_t n, char out[static NAME_SIZE])
 {
 	const char *base = memrchr(path, '/', n), *end;
@@ -79,7 +79,8 @@ static bool name_of_path(const char *path, size_t n, char out[static NAME_SIZE])
 	return end && end > base && normalise(base, (size_t)(end - base), out);
 }
 
-/* Calls fn for each line until it answers other than 0, which is the result. Passes over longer lines. */
+/* Calls fn for each line until it returns non-zero, which is the result. Skips lines above
+ * LINE_SIZE. */
 static int each_line(
 	int dir_fd, const char *file, int (*fn)(char *line, void *userdata), void *userdata)
 {
@@ -157,7 +158,7 @@ static int on_alias(char *line, void *userdata)
 		return 0;
 	pattern = strsep(&line, " ");
 	module = strsep(&line, " ");
-	/* The first letter spares nearly all lines the rest. */
+	/* Comparing the first letter rejects nearly all lines. */
 	if (!pattern || !module || (*pattern != *f->name && !strchr("*?[-_", *pattern)) ||
 		!normalise(pattern, strlen(pattern), key) || fnmatch(key, f->name, 0) != 0 ||
 		!normalise(module, strlen(module), key))
@@ -177,7 +178,7 @@ static int on_builtin(char *line, void *userdata)
 	return name_of_path(line, strlen(line), name) && streq(name, userdata);
 }
 
-/* modules.softdep: what is wanted before and after one module. */
+/* modules.softdep: the modules to load before and after one module. */
 struct find_soft {
 	const char *name;
 	char pre[MATCHES_MAX][NAME_SIZE], post[MATCHES_MAX][NAME_SIZE];
@@ -219,7 +220,7 @@ static const char *options_of(const char *name)
 	return "";
 }
 
-/* One file, and what goes with it without being needed by it: that may fail. */
+/* Loads a file and its soft dependencies, whose failure is ignored. */
 static int load_with_soft(struct request *q, const char *path, const char *name, unsigned depth)
 {
 	_cleanup_free_ struct find_soft *soft = calloc(1, sizeof(*soft));
@@ -281,7 +282,7 @@ static int load_line(struct request *q, char *line, unsigned depth)
 	return load_path(q, line, depth);
 }
 
-/* -ENOENT: no module has this name. */
+/* Loads a module by name; -ENOENT if there is none. */
 static int load_name(struct request *q, const char *name, unsigned depth)
 {
 	struct find_dep dep = { .name = name };
@@ -400,7 +401,8 @@ static void report(int kmsg, const char *name, int r)
 	(void)dprintf(kmsg, "<4>pyro-agent: load module %s: %s\n", name, strerror(-r));
 }
 
-/* The mount point appears with the module, so nobody can have been waiting for it there. NULL: all. */
+/* Mounts the file system that belongs to a module; NULL: all. Its mount point appears with the
+ * module, so it hides nothing. */
 static void mount_its_own(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++)
@@ -455,7 +457,7 @@ int module_main(const char *name)
 	_cleanup_close_ int modules = -EBADF;
 	int r;
 
-	/* The kernel gives no descriptors: nothing may be opened as 0-2 and then be written to as such. */
+	/* The kernel passes no descriptors: open 0-2, so that no other file gets these numbers. */
 	for (int fd = 0; fd >= 0 && fd <= STDERR_FILENO;)
 		fd = open("/dev/null", O_RDWR);
 	modules = path ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -EBADF;

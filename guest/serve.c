@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The agent stream (design.md section 6), driven by main.c's loop: the port only sets flags, all
- * work is done once a turn.
+ * The agent stream (design.md section 6), driven by main.c's loop: events of the port only set
+ * flags, and all work is done once per iteration.
  *
  * What must stay true: nothing is written between SYNC and HELLO, and after HELLO nothing before
- * nonce and WELCOME; control frames go before DATA; reading stops while our answers pile up, so a
- * host that only asks cannot fill our memory; a wrong frame ends the connection, which means
- * waiting for SYNC.
+ * nonce and WELCOME; control frames precede DATA; reading stops while answers are queued, so a host
+ * that only sends cannot fill the memory; an invalid frame ends the connection, and the agent then
+ * waits for SYNC.
  */
 
 #include "guest/serve.h"
@@ -17,11 +17,11 @@
 #include <sys/random.h>
 
 enum {
-	READ_ROUNDS = 64, /* per turn */
+	READ_ROUNDS = 64, /* per iteration */
 	WRITE_ROUNDS = 64,
-	OUT_TARGET = 2 * FRAME_PAYLOAD_MAX, /* DATA is added while less waits to be written */
+	OUT_TARGET = 2 * FRAME_PAYLOAD_MAX, /* DATA is added while less is queued */
 	OUT_MAX = 4 * 1024 * 1024,
-	CONTROL_STOP = 64 * 1024, /* no more is read while so much waits */
+	CONTROL_STOP = 64 * 1024, /* reading stops while this much is queued */
 	CONTROL_MAX = 1024 * 1024,
 };
 
@@ -30,14 +30,14 @@ struct serve {
 	struct source port;
 	struct decoder in;
 	struct frame_assembler long_in;
-	struct buf control;  /* answers of ours that go first */
-	struct buf out;      /* on the wire next */
+	struct buf control;  /* answers, sent before `out` */
+	struct buf out;      /* sent next */
 	struct execs *execs; /* owned; NULL before SETUP */
 	uint8_t machine_id[16], boot_nonce[16];
 	char *bye_what; /* owned */
 	enum bye_reason bye_reason;
 	bool readable, writable;
-	uint16_t version; /* of the protocol, on this connection; 0: HELLO has not come */
+	uint16_t version; /* of the protocol on this connection; 0 before HELLO */
 	bool finish_due;
 	bool bye_due, bye_put, bye_sent;
 };
@@ -49,7 +49,7 @@ static void drop_connection(struct serve *s)
 	buf_clear(&s->out);
 	s->version = 0;
 	s->bye_put = false;
-	s->writable = true; /* a reconnection may go by without any event: try */
+	s->writable = true; /* a reconnection may cause no event: try to write */
 	if (s->execs)
 		execs_reconnected(s->execs);
 }
@@ -101,7 +101,7 @@ static int become_machine(struct serve *s, const struct msg_setup *m, char **ret
 	if (r < 0)
 		return r;
 	memcpy(s->machine_id, m->machine_id, sizeof(s->machine_id));
-	/* A clone has its template's. */
+	/* A clone has the nonce of its template. */
 	random_bytes(s->boot_nonce, sizeof(s->boot_nonce));
 	return 0;
 }
@@ -209,11 +209,11 @@ static int take_frame(struct serve *s, const struct frame *f)
 	case FRAME_DATA:
 	case FRAME_ACK:
 	case FRAME_END: return s->execs ? take_stream(s, f) : -EBADMSG;
-	default: return 0; /* what only an agent says */
+	default: return 0; /* a frame that only an agent sends */
 	}
 }
 
-/* All whole frames that are there. */
+/* Handles all complete frames received. */
 static int take_frames(struct serve *s)
 {
 	struct frame f;
@@ -234,7 +234,7 @@ static int take_frames(struct serve *s)
 	return 0;
 }
 
-/* The host broke the protocol: nothing it says counts until it begins anew. */
+/* Handles a protocol error: ignores the host until the next SYNC. */
 static void fault(struct serve *s, int r)
 {
 	drop_connection(s);
@@ -289,12 +289,12 @@ static void refill(struct serve *s)
 		while (buf_len(&s->out) < OUT_TARGET && execs_send_data(s->execs, &s->out))
 			;
 	}
-	/* The last word: behind what commands have to say that the host takes. */
+	/* BYE is last, after all frames of the commands. */
 	if (buf_len(&s->out) == 0)
 		put_bye(s);
 }
 
-/* True when more may be due and the port may take it. */
+/* Returns true if there may be more to write and the port may accept it. */
 static bool write_port(struct serve *s)
 {
 	int i;
@@ -331,7 +331,7 @@ static bool turn(void *userdata)
 	if (s->execs)
 		more = execs_turn(s->execs);
 	more |= write_port(s);
-	finish_setup(s); /* its answer is on its way */
+	finish_setup(s); /* the answer to SETUP was written first */
 	return more || (s->readable && buf_len(&s->control) < CONTROL_STOP);
 }
 
@@ -339,8 +339,8 @@ static void on_port(struct source *src, uint32_t events)
 {
 	struct serve *s = src->userdata;
 
-	/* A port without a host is hung up and readable (end of file) at once; it comes back by an
-	 * event. */
+	/* A port without a host reports EPOLLHUP and EOF at once; an event announces the next
+	 * connection. */
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP))
 		s->readable = true;
 	if (events & EPOLLOUT)
@@ -362,8 +362,7 @@ int serve_new(const struct serve_params *p, struct serve **ret)
 	buf_init(&s->out, OUT_MAX);
 	decoder_init(&s->in, DECODER_SYNC, frame_sync_initial);
 	frame_assembler_init(&s->long_in, LIMIT_MESSAGE_BYTES);
-	/* Not a secret, and SETUP makes a better one: must not wait for the kernel's generator at
-	 * boot. */
+	/* Not a secret, and replaced at SETUP: must not block for entropy at boot. */
 	r = getrandom(s->boot_nonce, sizeof(s->boot_nonce), GRND_INSECURE) < 0 ? -errno : 0;
 	if (r >= 0)
 		r = loop_watch(p->loop, &s->port, p->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP);

@@ -2,9 +2,8 @@
 #pragma once
 
 /*
- * The guest's end of the agent stream: finds SYNC, answers HELLO, hands messages on and writes what
- * the commands have to say. It knows nothing of mounts or of being PID 1; that comes through the
- * hooks.
+ * The guest's end of the agent stream: finds SYNC, answers HELLO, passes messages on and writes the
+ * commands' frames. It does not depend on mounts or on being PID 1; the hooks do that.
  */
 
 #include "guest/loop.h"
@@ -13,22 +12,22 @@
 struct serve;
 
 struct serve_hooks {
-	/* Makes the machine itself. Called again with the same message when the host repeats it.
-	 * *ret_cgroup_fd (borrowed, -EBADF: none) is where commands go; *ret_what is owned. */
+	/* Sets up the machine. Called again with the same message if the host repeats it.
+	 * *ret_cgroup_fd (borrowed; -EBADF: none) is the commands' cgroup; *ret_what is owned. */
 	int (*setup)(
 		const struct msg_setup *m, int *ret_cgroup_fd, char **ret_what, void *userdata);
-	/* After setup has been answered, before any command: the rest, which may not fail. */
+	/* Does the rest, which cannot fail, after setup was answered and before any command. */
 	void (*finish)(void *userdata);      /* or NULL */
-	void (*on_shutdown)(void *userdata); /* the host said SHUTDOWN */
-	void (*on_bye_sent)(void *userdata); /* the last byte of BYE has left */
-	/* The host is gone (a port's may come back); r < 0: it broke the protocol. May come
-	 * repeatedly. */
+	void (*on_shutdown)(void *userdata); /* SHUTDOWN was received */
+	void (*on_bye_sent)(void *userdata); /* the last byte of BYE was written */
+	/* The host has disconnected (on a port it may reconnect); r < 0: protocol error. May be
+	 * called repeatedly. */
 	void (*on_hangup)(int r, void *userdata);
 };
 
 struct serve_params {
 	struct loop *loop;               /* borrowed */
-	int fd;                          /* taken over on success; non-blocking */
+	int fd;                          /* owned on success; non-blocking */
 	const char *workspace;           /* borrowed */
 	uint16_t version_max;            /* the newest protocol it offers; 0: the newest there is */
 	const struct serve_hooks *hooks; /* borrowed */
@@ -37,7 +36,7 @@ struct serve_params {
 
 int serve_new(const struct serve_params *p, struct serve **ret);
 struct serve *serve_free(struct serve *s);
-/* Ends all commands, for an agent that is not alone in its system. */
+/* Kills all commands, for an agent that is not PID 1. */
 void serve_kill_commands(struct serve *s);
-/* Says BYE, now or as soon as a host has said HELLO. */
+/* Sends BYE, now or as soon as a host has sent HELLO. */
 void serve_bye(struct serve *s, enum bye_reason reason, const char *what);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fork and everything between it and execve, for exec.c and login.c. The child is put into its
- * cgroup by clone3 itself, so there is no moment in which it could fork outside of it. Between fork
- * and execve it only makes system calls; its first failure is reported through a pipe that execve
- * closes, and the parent never waits for it: a working directory on a dead file system must not
- * stop the agent.
+ * Forks and executes programs, for exec.c and login.c. clone3 puts the child into its cgroup, so it
+ * can never fork outside of it. Between fork and execve the child makes system calls only; it
+ * reports its first failure through a pipe that execve closes. The parent never waits for it: a
+ * working directory on a hung file system must not block the agent.
  */
 
 #include "guest/spawn.h"
@@ -33,7 +32,7 @@ static const char *const step_names[] = {
 };
 _Static_assert(ARRAY_SIZE(step_names) == STEP_MAX, "a name per step");
 
-/* Crosses a pipe between two images of this same program: no wire format. */
+/* Sent through a pipe within the same program: not a wire format. */
 struct failure {
 	int step, error;
 };
@@ -43,7 +42,7 @@ static void reset_signals(void)
 	sigset_t none;
 
 	for (int n = 1; n < NSIG; n++)
-		(void)signal(n, SIG_DFL); /* KILL and STOP refuse, which is right */
+		(void)signal(n, SIG_DFL); /* fails for KILL and STOP, as it should */
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -63,8 +62,8 @@ static int take_stdio(const int fds[3])
 	return close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0 ? -errno : 0;
 }
 
-/* The agent is beyond the reach of the OOM killer and may hold many descriptors; commands are
- * ordinary. */
+/* Gives the child ordinary limits: the agent is exempt from the OOM killer and may have many
+ * descriptors. */
 static int set_limits(void)
 {
 	struct rlimit lim;
@@ -95,7 +94,7 @@ static int become(const struct user *u)
 	return 0;
 }
 
-/* As execvpe, but with the command's own PATH. The last error that is not "not there" counts. */
+/* Like execvpe, but with the command's own PATH. Returns the last error other than ENOENT. */
 static int execute(const struct spawn_params *p)
 {
 	const char *dirs = p->path_dirs ? p->path_dirs : "";
@@ -174,7 +173,7 @@ int spawn(const struct spawn_params *p, pid_t *ret_pid, int *ret_status_fd)
 		return -errno;
 	rd = pipe_fds[0];
 	wr = pipe_fds[1];
-	/* Clear of 0-2, which the child overwrites. */
+	/* Not 0-2, which the child overwrites. */
 	if (wr < 3) {
 		int high = fcntl(wr, F_DUPFD_CLOEXEC, 3);
 		if (high < 0)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Starts one program: in its cgroup, its session, as its user, with three descriptors and no other.
- */
+/* Starts a program in its cgroup and session, as its user, with three descriptors only. */
 
 #include "guest/user.h"
 #include "proto/base.h"
@@ -19,13 +18,13 @@ struct spawn_params {
 };
 
 /*
- * Forks. What happens in the child until its execve comes by *ret_status_fd (owned, non-blocking,
- * close-on-exec): end of file when the program runs, else spawn_status.
+ * Forks. *ret_status_fd (owned, non-blocking, close-on-exec) reports the child's progress: EOF if
+ * the program runs, else see spawn_status.
  */
 int spawn(const struct spawn_params *p, pid_t *ret_pid, int *ret_status_fd);
 
 /*
- * 0: the program runs; -EAGAIN: not known yet; else -errno of the child's failed step, with
- * *ret_what (owned) saying which.
+ * Returns 0 if the program runs, -EAGAIN if unknown yet, else -errno of the child's failed step,
+ * named by *ret_what (owned).
  */
 int spawn_status(int status_fd, const struct spawn_params *p, char **ret_what);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The streams of a command, owned by exec.c. The output ring is the flow control window: a host
- * that does not acknowledge stops the reading of this one pipe, so a program waits and nothing is
- * lost.
+ * The streams of a command, owned by exec.c. The output ring is the flow-control window: if the
+ * host does not acknowledge, the agent stops reading this pipe, so the program blocks and no output
+ * is lost.
  *
  * What must stay true: kept <= sent <= produced <= kept + STREAM_WINDOW, produced never passes the
  * highest limit the host has given, and written <= accepted <= written + STREAM_WINDOW.
@@ -23,7 +23,7 @@ int out_open(struct out_stream *o, int fd, uint64_t limit)
 		return -ENOMEM;
 	o->ring = ring;
 	o->fd = fd;
-	o->limit = MAX_OF(o->limit, limit); /* a RESUME may have come before */
+	o->limit = MAX_OF(o->limit, limit); /* a RESUME may have raised it */
 	o->readable = true;
 	return 0;
 }

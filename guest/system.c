@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What systemd and Debian's own configuration do when a Debian boots, for machine.c at SETUP, and for init.c the
- * limits. Values and their sources are the rows of docs/guest.md; tests/vm/test_whole_guest.py holds them.
+ * Does what systemd and Debian's configuration do at the boot of a Debian, for machine.c at SETUP;
+ * the limits for init.c. docs/guest.md lists the values and their sources;
+ * tests/vm/test_whole_guest.py checks them.
  *
- * File systems in memory are sized by what is free, not by what is there: nothing can swap or drop their pages, so
- * full they must leave the guest able to run and its OOM killer able to help.
+ * File systems in memory are sized by free memory, not by total memory: their pages cannot be
+ * swapped or dropped, so when full they must leave enough for the guest to run and for the OOM
+ * killer to help.
  */
 
 #include "guest/system.h"
@@ -20,8 +22,8 @@
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 
-#define INODE_BYTES \
-	(16 * UINT64_C(1024)) /* of free memory; an inode takes about one of kernel memory */
+/* Free memory per inode, in bytes; an inode takes about 1 KiB of kernel memory. */
+#define INODE_BYTES (16 * UINT64_C(1024))
 #define MEMLOCK_MIN (64 * MIB)
 #define NO_PROGRAMS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
@@ -116,7 +118,7 @@ void system_more_mounts(void)
 		{ "bpf", "/sys/fs/bpf", NO_PROGRAMS, "mode=700" },
 	};
 
-	/* bpf asks for a module of its own that no kernel has: 20 ms for nothing. */
+	/* Mounting bpf requests a module that no kernel has, which would cost 20 ms. */
 	(void)file_set("/proc/sys/kernel/modprobe", "\n");
 	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++) {
 		_cleanup_free_ char *what = NULL;
@@ -137,19 +139,19 @@ int system_settings(void)
 		{ "fs/inotify/max_user_instances", "1024" },
 		{ "fs/inotify/max_user_watches", "524288" },
 		{ "kernel/pid_max", "4194304" },
-		{ "kernel/printk_devkmsg", "on\n" }, /* not without the newline */
+		{ "kernel/printk_devkmsg", "on\n" }, /* requires the newline */
 		{ "net/unix/max_dgram_qlen", "512" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
 		char path[DATA_SIZE];
 		(void)snprintf(path, sizeof(path), "/proc/sys/%s", settings[i][0]);
-		(void)file_set(path, settings[i][1]); /* a kernel without it */
+		(void)file_set(path, settings[i][1]); /* fails on a kernel without this setting */
 	}
 	return conf_apply_settings();
 }
 
-/* Where there is something else than a link. */
+/* Replaces anything that is not a link. */
 static int link_mtab(void)
 {
 	static const char path[] = "/etc/mtab";
@@ -177,7 +179,7 @@ int system_files(uint32_t utmp_gid)
 		if (mkdir(dirs[i], 0755) < 0 && errno != EEXIST)
 			return -errno;
 	for (size_t i = 0; i < ARRAY_SIZE(links); i++)
-		/* An environment may have no /var. */
+		/* ENOENT: the environment may have no /var. */
 		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST && errno != ENOENT)
 			return -errno;
 	utmp = open("/run/utmp", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0664);

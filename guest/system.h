@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What PID 1, sysctl.d and tmpfiles.d give a booted Debian: mounts, kernel settings, folders, links. docs/guest.md has the
- * list, with what is left out and why. */
+/* Sets up what PID 1, sysctl.d and tmpfiles.d provide in a booted Debian: mounts, kernel settings,
+ * directories, links. docs/guest.md has the list, with what is left out and why. */
 
 #include "proto/base.h"
 
-/* Limits that every process inherits. */
+/* Sets the limits that every process inherits. */
 int system_limits(void);
-/* The mounts that commands cannot be without. *ret_what (owned) names the one that failed. */
+/* Makes the mounts that commands need. *ret_what (owned) names a failed one. */
 int system_mounts(char **ret_what);
-/* The others, each where the kernel has it. */
+/* Makes the other mounts that the kernel supports. */
 void system_more_mounts(void);
-/* Kernel settings: ours, then the environment's. */
+/* Applies pyro's kernel settings, then the environment's. */
 int system_settings(void);
-/* /etc/mtab, /run/utmp and the like; utmp_gid: who may write it. */
+/* Creates /etc/mtab, /run/utmp and similar files; utmp_gid: the group that may write utmp. */
 int system_files(uint32_t utmp_gid);
 
-/* Sizes of the file systems in memory for a machine with so much free at its start: together they leave half of it. */
+/* Sizes of the file systems in memory, from the memory free at start: together they leave half of
+ * it. */
 struct system_sizes {
 	uint64_t shm, run, lock, dev; /* bytes */
 	uint64_t shm_inodes, run_inodes;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the own disk's folders tmp and trash, for machine.c. What is in them is an earlier run's work and hostile:
- * links, a million entries, folders as deep as the disk allows, immutable files, anything in place of the two
- * folders themselves.
+ * Manages the directories tmp and trash of the own disk, for machine.c. Their contents come from a
+ * previous run and are hostile: links, a million entries, directories as deep as the disk allows,
+ * immutable files, or another file in place of the two directories.
  *
- * What must stay true: nothing here follows a link or leaves the disk; SETUP waits for two renames, not for a
- * deletion, and on a full disk for as much of one as makes room; folders are moved up before they are emptied, so
- * neither depth nor number needs memory.
+ * What must stay true: nothing here follows a link or leaves the disk; SETUP waits for two renames,
+ * not for a deletion, except that on a full disk it deletes until there is room; directories are
+ * moved up before they are emptied, so neither depth nor number needs memory.
  */
 
 #include "guest/tmp.h"
@@ -29,12 +29,12 @@
 #define TMP_MODE  01777
 #define UNTOUCHED (FS_IMMUTABLE_FL | FS_APPEND_FL)
 
-#define ROOM_BYTES (256 * 1024)       /* for the two folders and what is in a new tmp */
-#define ROOM_USEC  (2 * USEC_PER_SEC) /* a boot waits twice so long for it at the most */
+#define ROOM_BYTES (256 * 1024)       /* for the two directories and the contents of a new tmp */
+#define ROOM_USEC  (2 * USEC_PER_SEC) /* per directory; a boot waits at most twice as long */
 
 enum { ROOM_INODES = 16, NAME_TRIES = 64, NAME_SIZE = 32, TRASH_FD = 3, PRIORITY = 19 };
 
-/* tmpfiles.d/x11.conf: in a /tmp that anybody writes to, root has them first. */
+/* From tmpfiles.d/x11.conf: root creates them, since any user could in /tmp. */
 static const char *const x11_dirs[] = { ".X11-unix", ".ICE-unix", ".XIM-unix", ".font-unix" };
 
 static int open_dir(int at, const char *name)
@@ -44,7 +44,8 @@ static int open_dir(int at, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Lets a file or folder be changed and deleted again. Devices and the like cannot be kept from it. */
+/* Removes the attributes that prevent changes of a file or directory; other file types have
+ * none. */
 static void unlock(int at, const char *name)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -61,7 +62,7 @@ static void unlock(int at, const char *name)
 	(void)ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
-/* As a name that the trash does not have yet. */
+/* Moves it to the trash under an unused name. */
 static int move_aside(int at, const char *name, int trash)
 {
 	bool unlocked = false;
@@ -96,7 +97,7 @@ static int open_trash(int own_fd)
 	fd = open_dir(own_fd, TRASH);
 	if (fd != -ENOTDIR && fd != -ELOOP)
 		return fd;
-	unlock(own_fd, TRASH); /* a file */
+	unlock(own_fd, TRASH); /* if it is a file */
 	if (unlinkat(own_fd, TRASH, 0) < 0 || mkdirat(own_fd, TRASH, 0700) < 0)
 		return -errno;
 	return open_dir(own_fd, TRASH);
@@ -132,10 +133,10 @@ static int renew(int own_fd)
 	return r < 0 ? r : make_tmp(own_fd);
 }
 
-/* What a deletion needs to know. */
+/* Parameters of a deletion. */
 struct sweep {
-	int trash;           /* where folders that are not empty are moved up to */
-	uint64_t until_usec; /* it ends then, or when ROOM_BYTES are free; 0: when all is gone */
+	int trash;           /* destination of directories that are not empty */
+	uint64_t until_usec; /* ends then or when ROOM_BYTES are free; 0: when all is deleted */
 };
 
 static bool is_over(const struct sweep *s)
@@ -149,14 +150,14 @@ static bool is_over(const struct sweep *s)
 		       (st.f_files == 0 || st.f_ffree >= ROOM_INODES));
 }
 
-/* A file, link, device, or a folder that is empty. */
+/* Removes a file, link, device, or empty directory. */
 static bool remove_simple(int at, const char *name)
 {
 	return unlinkat(at, name, 0) == 0 || errno == ENOENT ||
 	       (errno == EISDIR && unlinkat(at, name, AT_REMOVEDIR) == 0);
 }
 
-/* An entry of the folder fd, which lies in the trash: deleted, or beside that folder now. */
+/* Deletes an entry of the directory fd in the trash, or moves it up beside fd. */
 static bool clear_entry(int fd, const char *name, const struct sweep *s)
 {
 	if (remove_simple(fd, name))
@@ -170,7 +171,8 @@ static bool clear_entry(int fd, const char *name, const struct sweep *s)
 	return (errno == ENOTEMPTY || errno == EEXIST) && move_aside(fd, name, s->trash) >= 0;
 }
 
-/* Calls for each entry, again while any goes: a folder that changes may hide some from one pass. True if any went. */
+/* Calls fn for each entry, and again while one is removed, since a pass over a changing directory
+ * may miss some. Returns true if any was removed. */
 static bool each_entry(
 	int fd, const struct sweep *s, bool (*fn)(int fd, const char *name, const struct sweep *s))
 {
@@ -195,7 +197,7 @@ static bool each_entry(
 	return any;
 }
 
-/* An entry of the trash itself. */
+/* Deletes an entry of the trash itself. */
 static bool clear_top(int trash, const char *name, const struct sweep *s)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -217,7 +219,7 @@ void tmp_empty(int fd)
 	(void)each_entry(fd, &all, clear_top);
 }
 
-/* On a full disk no folder can be made: some of what is to go goes at once. */
+/* Deletes some entries at once: on a full disk no directory can be created. */
 static void make_room(int own_fd, const char *name)
 {
 	_cleanup_close_ int fd = open_dir(own_fd, name);
@@ -240,7 +242,7 @@ int tmp_renew(int own_fd)
 	return renew(own_fd);
 }
 
-/* Gives way to what the machine is for. */
+/* Runs in the deleting process, at the lowest priority. */
 static _noreturn_ void delete_main(int trash)
 {
 	sigset_t no_signals;

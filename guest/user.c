@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Users and groups from /etc/passwd and /etc/group, called by exec.c for every command. The files
- * are the guest's and may be anything: they are read without waiting, only when regular, up to 1
- * MiB, and a malformed line is passed over.
+ * are untrusted: they are read without blocking, only if regular, up to 1 MiB, and a malformed line
+ * is skipped.
  */
 
 #include "guest/user.h"
@@ -12,7 +12,8 @@
 enum { PASSWD_FIELDS = 7, GROUP_FIELDS = 4 };
 #define ID_MAX UINT64_C(0xfffffffe)
 
-/* Splits the line at *text into fields in a copy; moves *text on. 1, 0 at the end, -ENOMEM. */
+/* Splits a copy of the line at *text into fields and advances *text. Returns 1, 0 at the end,
+ * -ENOMEM. */
 static int next_line(const char **text, char **ret_copy, char **fields, size_t want, size_t *ret_n)
 {
 	const char *start = *text;
@@ -58,7 +59,7 @@ static int take_passwd_line(char **f, struct user *u)
 	return u->name && u->home && u->shell ? 1 : -ENOMEM;
 }
 
-/* 1 when found by name, or by number when the name is one. */
+/* Finds a user by name, or by number if `who` is one; returns 1 if found. */
 static int find_passwd(const char *who, const char *passwd, struct user *u)
 {
 	uint32_t number = 0;
@@ -94,7 +95,7 @@ static bool list_has(char *list, const char *name)
 	return false;
 }
 
-/* Adds the supplementary groups of the user; sets *ret_gid when `wanted` is a group's name. */
+/* Adds the supplementary groups of the user; sets *ret_gid if `wanted` is the name of a group. */
 static int scan_groups(const char *group, struct user *u, const char *wanted, bool *ret_found)
 {
 	for (;;) {
@@ -117,7 +118,8 @@ static int scan_groups(const char *group, struct user *u, const char *wanted, bo
 	}
 }
 
-/* A number, or root, who is 0 also where no file says so: an environment may have no users at all. */
+/* Fills in a user without a line in /etc/passwd: a number, or root, which is 0 even without any
+ * users. */
 static int fill_unknown(const char *who, struct user *u)
 {
 	uint32_t uid = 0;

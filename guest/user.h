@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Who a command runs as, read from the guest's own /etc/passwd and /etc/group: static glibc has no
+ * The user a command runs as, read from the guest's /etc/passwd and /etc/group: static glibc has no
  * NSS.
  */
 
@@ -22,17 +22,17 @@ struct user {
 };
 
 /*
- * spec: NAME or UID, with an optional ":GROUP" (name or number) as docker takes it. A number
- * without a line in /etc/passwd is taken as it is, with group 0 and home "/"; so is root, as 0.
- * *ret_what (owned, one line) says what is wrong on failure.
+ * spec: NAME or UID, with an optional ":GROUP" (name or number) as in docker. A number without a
+ * line in /etc/passwd is used as it is, with group 0 and home "/"; likewise root, as 0. On failure
+ * *ret_what (owned, one line) is the reason.
  */
 int user_find(const char *spec, struct user *ret, char **ret_what);
 void user_done(struct user *u);
 #define _cleanup_user_ _cleanup_(user_done)
 
-/* The numbers of n groups by name; 0 for one that /etc/group does not have. */
+/* Looks up n groups by name; 0 for one that is not in /etc/group. */
 int user_group_ids(const char *const *names, size_t n, uint32_t *ret);
 
-/* The two files' format, for tests: text of passwd and group instead of the files. */
+/* The same with the text of passwd and group, for tests. */
 int user_find_in(
 	const char *spec, const char *passwd, const char *group, struct user *ret, char **ret_what);
