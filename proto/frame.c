@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Frames on a byte stream, both ways. The agent, the daemon's end of the agent stream and both ends
- * of the live-stdio socket use it. What must stay true: a frame is handed out only when all its
- * bytes lie before any byte that is, or may yet turn out to be, part of SYNC; no length of a peer
- * is believed before it is compared with FRAME_PAYLOAD_MAX; and each byte is searched once, by
- * memmem, so that the decoder runs at the speed of memory.
+ * Encodes and decodes frames on a byte stream. Used by both ends of the agent stream and of the
+ * live-stdio socket. What must stay true: a frame is returned only if all its bytes precede any
+ * byte that is, or may become, part of SYNC; a peer's length is compared with FRAME_PAYLOAD_MAX
+ * before use; each byte is searched once, by memmem, so that the decoder runs at the speed of
+ * memory.
  */
 
 #include "proto/frame.h"
 
-/* Holds a whole frame, its head and a held-back beginning of SYNC, and room to read beside them. */
+/* Room for a frame with its head, a held-back prefix of SYNC, and further input. */
 #define DECODER_BYTES ((size_t)96 * 1024)
 
-/* No zero byte, and the first byte does not occur again. */
+/* Contains no zero byte, and its first byte only once. */
 const uint8_t frame_sync_initial[SYNC_SIZE] = {
 	0x8f,
 	0x2e,
@@ -62,7 +62,7 @@ static void put_head(
 	put_u32(out, channel, r);
 }
 
-/* Makes room first, so that a failure leaves nothing half written. */
+/* Reserves room for the whole frame first, so that a failure appends nothing. */
 static int begin_frame(struct buf *out, size_t n)
 {
 	return buf_reserve(out, n) ? 0 : -errno;
@@ -138,7 +138,7 @@ int frame_get_data(const struct frame *f, struct frame_data *ret)
 
 	uint8_t stream = get_u8(&rd);
 	uint64_t offset = get_u64(&rd);
-	/* An offset that would wrap is no offset. */
+	/* Refuses an offset that would wrap. */
 	if (rd.failed || stream >= STREAM_MAX || offset > UINT64_MAX - rd.n)
 		return -EBADMSG;
 	*ret = (struct frame_data){ stream, offset, rd.p, rd.n };
@@ -174,7 +174,7 @@ int frame_get_end(const struct frame *f, uint8_t *ret_stream, uint64_t *ret_offs
 	return 0;
 }
 
-/* Length of the longest end of the n bytes that is a beginning of mark, but not all of it. */
+/* Returns the length of the longest suffix of the n bytes that is a proper prefix of mark. */
 static size_t mark_begins(const uint8_t *mark, const uint8_t *p, size_t n)
 {
 	size_t k = MIN_OF(n, (size_t)SYNC_SIZE - 1);
@@ -234,7 +234,7 @@ void decoder_set_mark(struct decoder *d, const uint8_t *mark)
 		d->scanned = 0;
 		return;
 	}
-	/* The frame in the caller's hands was whole under the old mark; search behind it. */
+	/* The frame returned last was complete under the old mark: search after it. */
 	d->scanned = d->frame;
 }
 
@@ -253,7 +253,7 @@ void decoder_fed(struct decoder *d, size_t n)
 	buf_commit(&d->in, n);
 }
 
-/* Moves `scanned` to the mark, or to the first byte that may begin it. */
+/* Advances `scanned` to the mark, or to the first byte of a possible mark. */
 static void decoder_scan(struct decoder *d)
 {
 	const uint8_t *p = buf_head(&d->in);
@@ -274,7 +274,7 @@ static void decoder_scan(struct decoder *d)
 	}
 }
 
-/* The next frame of the bytes that are certain: 1, 0 when it is not whole, -EBADMSG. */
+/* Decodes the next frame before `scanned`: returns 1, 0 if it is incomplete, -EBADMSG. */
 static int decoder_frame(struct decoder *d, struct frame *ret)
 {
 	if (d->scanned < FRAME_HEAD_SIZE)
@@ -345,7 +345,7 @@ int frame_assembler_add(struct frame_assembler *a, struct frame *f)
 	if (f->flags & ~FRAME_FLAG_MORE)
 		return -EBADMSG;
 	if (!a->pending) {
-		buf_clear(&a->whole); /* the message handed out last */
+		buf_clear(&a->whole); /* the message returned last */
 		if (!more)
 			return f->length <= a->whole.max ? 1 : -EBADMSG;
 		a->type = f->type;
@@ -355,7 +355,7 @@ int frame_assembler_add(struct frame_assembler *a, struct frame *f)
 	} else if (f->type != a->type || f->channel != a->channel) {
 		return -EBADMSG;
 	}
-	/* A part that adds nothing could be repeated for ever. */
+	/* A peer could repeat an empty part for ever. */
 	if (more && f->length == 0)
 		return -EBADMSG;
 	int r = buf_append(&a->whole, f->payload, f->length);

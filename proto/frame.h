@@ -7,21 +7,20 @@
  * agent (with SYNC), and daemon <-> client on the live-stdio socket (only DATA, ACK, END; no SYNC;
  * channel 0).
  *
- * Finding the beginning. A host connection opens with the 32 bytes of SYNC, then a HELLO frame. The
- * agent looks for SYNC at every byte position. Bytes at the tail of what has arrived that could be
- * the beginning of SYNC are held back from the frame decoder until it is clear that they are not:
- * else a frame cut short by a lost connection would be completed with the first bytes of SYNC. So
- * that a held byte never waits for ever, SYNC contains no zero byte, every frame head does (the top
- * byte of its length), and a host whose frame ends in a beginning of SYNC sends a NOP after it
- * (frame_needs_nop).
+ * Synchronisation. A host connection starts with the 32 bytes of SYNC, then a HELLO frame. The
+ * agent looks for SYNC at every byte position. Received bytes at the end that could be a prefix of
+ * SYNC are held back from the frame decoder until it is clear that they are not: else a frame cut
+ * off by a lost connection would be completed with the first bytes of SYNC. To bound the delay,
+ * SYNC contains no zero byte, every frame head does (the top byte of its length), and a host whose
+ * frame ends in a prefix of SYNC sends a NOP after it (frame_needs_nop).
  *
- * The other direction: the host throws everything away until the nonce of its HELLO has gone by;
- * the nonce is random for each connection, so nothing sent earlier can contain it.
+ * In the other direction the host discards everything up to the nonce of its HELLO; the nonce is
+ * random for each connection, so nothing sent earlier contains it.
  *
- * Long messages. A payload beyond FRAME_PAYLOAD_MAX (a START with a 128 KiB command) goes as
+ * Long messages. A payload above FRAME_PAYLOAD_MAX (a START with a 128 KiB command) is sent as
  * consecutive frames of one type and channel, all but the last with FRAME_FLAG_MORE; only NOP may
- * stand between them. frame_put_long writes them, a frame_assembler at the other end puts them
- * together again. All together are at most LIMIT_MESSAGE_BYTES.
+ * come between them. frame_put_long writes them, and a frame_assembler at the other end joins them.
+ * The total is at most LIMIT_MESSAGE_BYTES.
  */
 
 #include "base.h"
@@ -105,67 +104,66 @@ int frame_get_end(const struct frame *f, uint8_t *ret_stream, uint64_t *ret_offs
 
 enum decoder_mode {
 	DECODER_PLAIN, /* frames from the first byte (the stdio socket) */
-	DECODER_SYNC,  /* nothing is a frame before SYNC; SYNC anywhere begins anew (the agent) */
-	DECODER_NONCE, /* everything is thrown away until the nonce; frames after it (the host) */
+	DECODER_SYNC,  /* frames only after SYNC; SYNC anywhere starts again (the agent) */
+	DECODER_NONCE, /* everything up to the nonce is discarded; frames after it (the host) */
 };
 
 struct decoder {
 	enum decoder_mode mode;
 	bool synced; /* frames may be decoded */
-	bool found;  /* the mark begins at `scanned` */
+	bool found;  /* the mark starts at `scanned` */
 	uint8_t mark[SYNC_SIZE];
 	struct buf in;  /* owned */
-	size_t frame;   /* bytes of the frame handed out last, consumed at the next call */
-	size_t scanned; /* bytes of `in` before a mark, or before what may begin one */
+	size_t frame;   /* bytes of the frame returned last, consumed at the next call */
+	size_t scanned; /* bytes of `in` before a mark or a possible prefix of one */
 };
 
 /* mark is SYNC or the nonce (SYNC_SIZE bytes), NULL for DECODER_PLAIN. */
 void decoder_init(struct decoder *d, enum decoder_mode mode, const uint8_t *mark);
-/* DECODER_SYNC: the mark from now on, bytes already fed are searched for it again. DECODER_NONCE:
- * begins a new connection, everything fed so far is dropped. */
+/* DECODER_SYNC: sets the mark and searches the buffered bytes for it again. DECODER_NONCE: starts a
+ * new connection and drops all buffered bytes. */
 void decoder_set_mark(struct decoder *d, const uint8_t *mark);
 void decoder_done(struct decoder *d);
 
-/* Room to read into (at least 4 KiB once decoder_next has said DECODER_MORE), then decoder_fed with
- * what came. NULL with errno ENOMEM or ENOBUFS (frames wait to be taken). Ends the life of the last
- * frame. */
+/* Returns room to read into (at least 4 KiB after DECODER_MORE); call decoder_fed with the number
+ * of bytes read. NULL with errno ENOMEM or ENOBUFS (complete frames are pending). Invalidates the
+ * last frame. */
 uint8_t *decoder_space(struct decoder *d, size_t *ret_n);
 void decoder_fed(struct decoder *d, size_t n);
 
 enum { DECODER_MORE = 0, DECODER_FRAME = 1, DECODER_RESYNC = 2 };
 
 /*
- * The next event: DECODER_FRAME with *ret filled (valid until the next call), DECODER_RESYNC when
- * the mark went by (drop all half-done state), DECODER_MORE when more bytes are needed, -EBADMSG
- * for a length beyond FRAME_PAYLOAD_MAX (the peer is wrong; in DECODER_SYNC mode the decoder then
- * waits for the next SYNC, in the others it says so again for ever).
+ * Returns the next event: DECODER_FRAME with *ret filled (valid until the next call),
+ * DECODER_RESYNC after the mark (drop all partial state), DECODER_MORE if more bytes are needed,
+ * -EBADMSG for a length above FRAME_PAYLOAD_MAX. After -EBADMSG a decoder in DECODER_SYNC mode
+ * waits for the next SYNC; in the other modes each call returns -EBADMSG again.
  */
 int decoder_next(struct decoder *d, struct frame *ret);
 
-/* Puts long messages together. One for each direction of a connection; reset it on DECODER_RESYNC.
- */
+/* Joins the parts of long messages. One per direction of a connection; reset it on
+ * DECODER_RESYNC. */
 struct frame_assembler {
 	struct buf whole; /* owned */
-	bool pending;     /* parts are there, the last is not */
+	bool pending;     /* the last part is missing */
 	uint16_t type;
 	uint32_t channel;
 };
 
 void frame_assembler_init(struct frame_assembler *a, size_t max);
-void frame_assembler_reset(struct frame_assembler *a); /* drops a half-done message */
+void frame_assembler_reset(struct frame_assembler *a); /* drops a partial message */
 void frame_assembler_done(struct frame_assembler *a);
 
 /*
- * Takes each frame of the decoder. 1: f is a whole message (a frame of its own, unchanged; or
- * payload and length now those of all parts, borrowed from the assembler until its next call). 0:
- * more parts are to come. -EBADMSG on a part that does not belong to the one before, unknown flags,
+ * Call with each frame of the decoder. Returns 1 if f is a complete message (a single frame,
+ * unchanged; or with the payload of all parts, borrowed from the assembler until the next call), 0
+ * if more parts follow, -EBADMSG for a part that does not continue the one before, unknown flags,
  * or more than max bytes; -ENOMEM.
  */
 int frame_assembler_add(struct frame_assembler *a, struct frame *f);
 
-/* True if the last bytes written end in a beginning of sync, so that the peer may be holding them
- * back. */
+/* True if the last bytes written end in a prefix of sync, so that the peer may hold them back. */
 bool frame_needs_nop(const uint8_t sync[SYNC_SIZE], const uint8_t *tail, size_t n);
 
-/* Random bytes without zero, for a machine's SYNC. */
+/* Returns random non-zero bytes for a machine's SYNC. */
 void frame_make_sync(uint8_t ret[SYNC_SIZE]);

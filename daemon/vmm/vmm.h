@@ -97,8 +97,8 @@ struct vmm_driver {
 	void (*free)(struct vmm *v);
 };
 
-extern const struct vmm_driver
-	*const vmm_drivers[]; /* NULL-terminated; the first usable one is the default */
+/* NULL-terminated; the first usable one is the default. */
+extern const struct vmm_driver *const vmm_drivers[];
 
 /* Resolves `want` to an accelerator on this host now; vm_unavailable with the fix if it is not
  * available. ret_reason (static, may be NULL): why emulation was chosen. */
