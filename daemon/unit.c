@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Units of the service manager over its bus. Created by manager.c if pyrod itself is a unit; used
- * by service.c, and by core to find the machines of a previous daemon. All calls are asynchronous
- * with a deadline each. The bus may disconnect: a watched unit is queried again when it is back.
+ * by service.c, and by machine/ to find those of a previous daemon. All calls are asynchronous with
+ * a deadline each. The bus may disconnect: a watched unit is queried again when it is back.
  *
  * What must stay true: a signal that arrives after a property was read overrides it; a callback is
  * called in a later iteration of the loop, never from within the call that requested it.

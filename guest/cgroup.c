@@ -183,8 +183,7 @@ static uint64_t count(int fd, const char *file, const char *key)
 
 bool cgroup_oom_killed(int fd)
 {
-	/* A subgroup that reached its own limit counts as oom too, here as well: the difference is
-	 * the machine's. */
+	/* A kill by a subgroup's own limit counts as oom too; the other kills are the machine's. */
 	return count(fd, "memory.events", "oom_kill") > count(fd, "memory.events", "oom");
 }
 

@@ -56,7 +56,7 @@ int64_t json_get_int(json_object *o, const char *key, int64_t dflt);
 bool json_get_bool(json_object *o, const char *key, bool dflt);
 json_object *json_get(json_object *o, const char *key); /* NULL when absent or null; borrowed */
 
-/* Adders: take ownership of val, also on failure; -ENOMEM. */
+/* Adders; -ENOMEM. json_add owns val, also on failure. */
 int json_add(json_object *o, const char *key, json_object *val /* owned, may be NULL = null */);
 int json_add_str(json_object *o, const char *key, const char *val /* NULL = null */);
 int json_add_strn(json_object *o, const char *key, const char *val, size_t n);
