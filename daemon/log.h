@@ -15,13 +15,12 @@ struct accounts;
 
 void log_init(const char *ident);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
-void log_set_accounts(
-	/* borrowed until the next call; NULL: each uid is its own account */
-	const struct accounts *a);
+/* a: borrowed until the next call; NULL: each uid is its own account. */
+void log_set_accounts(const struct accounts *a);
 /* If stderr is the file at path, rotates it from now on: a full file is renamed to path.1. Returns
  * 1, 0 if stderr is another file, or -ENOMEM. */
 int log_keep_file(const char *path);
-/* After somebody has moved that file away: the next one is begun. 0 where there is none of ours. */
+/* Opens the file at that path again, after it was moved away. Returns 0 also without such a file. */
 int log_reopen(void);
 
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */
