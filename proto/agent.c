@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The messages of agent.h as bytes: what is valid of each, and one writer and one reader that go through AGENT_FIELDS. The daemon's end
- * of the stream (daemon/agent, daemon/machine/guest.c) and the guest's (guest/serve.c, guest/exec.c) call these on every frame but DATA,
- * ACK and END. Both sides are hostile to each other, so _get builds in a local value that is freed on any failure, and a value that it
- * accepts satisfies every range that agent.h states; the same check stands before _put, so that a mistake of ours is found where it is
- * made.
+ * Encodes, decodes and validates the messages of agent.h, with one writer and one reader that walk
+ * AGENT_FIELDS. The daemon's end of the stream (daemon/agent, daemon/machine/guest.c) and the
+ * guest's (guest/serve.c, guest/exec.c) call them for every frame except DATA, ACK and END. The two
+ * ends do not trust each other: _get builds a local value, which is freed on any failure, and
+ * accepts only values in the ranges of agent.h. _put makes the same check, so that a fault in pyro
+ * is found where it is made.
  */
 
 #include "proto/agent.h"
@@ -19,14 +20,14 @@
 #define ERRNO_MAX      4095
 #define ALL_START      (START_STDIN | START_PTY | START_LOGIN)
 
-/* Four they are on the wire: a fifth would be a field of its own. */
+/* The wire format has four streams: a fifth would be a new field. */
 static_assert(STREAM_MAX == 4, "STREAMS is part of every version");
 
 enum message {
 #define X(name) MESSAGE_##name,
 	AGENT_MESSAGES(X)
 #undef X
-		MESSAGE_held, /* a part of welcome */
+		MESSAGE_held, /* part of welcome */
 };
 
 enum form {
@@ -76,7 +77,7 @@ bool agent_knows(uint16_t version, uint16_t frame_type)
 	}
 }
 
-/* What is valid */
+/* Validation */
 
 static bool exec_id_valid(const char id[AGENT_EXEC_ID_SIZE])
 {
@@ -193,7 +194,7 @@ static void put_number(struct buf *b, uint64_t v, size_t size, int *r)
 	}
 }
 
-/* A text for a person: its beginning is enough. */
+/* Appends a text for people, cut to MSG_WHAT_MAX. */
 static void put_what(struct buf *b, const char *what, int *r)
 {
 	if (!what) {
@@ -338,7 +339,7 @@ static int get_field(struct rd *rd, const struct field *f, uint16_t version, voi
 	return rd->failed ? -EBADMSG : 0;
 }
 
-/* What is left behind the last field is a newer peer's. */
+/* Bytes after the last field come from a newer peer and are skipped. */
 static int get_message(struct rd *rd, enum message message, uint16_t version, void *m)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
@@ -358,7 +359,7 @@ static int get_message(struct rd *rd, enum message message, uint16_t version, vo
 
 static void free_env(struct msg_start *m)
 {
-	/* One more than n_env may be there: the entry that was refused. */
+	/* May contain one entry more than n_env: the refused one. */
 	for (size_t i = 0; m->env && m->env[i]; i++)
 		free(m->env[i]);
 	free(m->env);

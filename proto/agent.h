@@ -2,17 +2,19 @@
 #pragma once
 
 /*
- * The messages between host and agent, field by field, and what each version of the protocol has of them (AGENT_FIELDS,
- * AGENT_FRAMES: there is no other place). A guest keeps its agent for months, over upgrades of the host: HELLO offers a
- * range, WELCOME chooses, and every version since 1 is served.
+ * The messages between host and agent, and the fields and frames of each version of the protocol
+ * (AGENT_FIELDS, AGENT_FRAMES, nowhere else). A guest keeps its agent for months, over upgrades of
+ * the host: HELLO offers a range of versions, WELCOME chooses one, and every version since 1 is
+ * supported.
  *
- * Each message has msg_X_put (append the payload's encoding to a buf), msg_X_get (from a frame's payload) and msg_X_done
- * (frees what it owns). Both take the version that the connection agreed on and write and read that version's fields, no
- * others; those that it lacks are zero. What follows them is skipped: a newer peer may say more. -EBADMSG on anything
- * that is missing, wrong or out of range; _put refuses with -EINVAL what _get would refuse, but cuts a `what` to
- * MSG_WHAT_MAX. HELLO and WELCOME, which agree on the version, are given the newest that this program knows and say
- * themselves which theirs is. A frame of a type that the agreed version does not have is not sent, and ignored when it
- * comes; one that it has, with a wrong payload, ends the connection.
+ * Each message has msg_X_put (append the payload's encoding to a buf), msg_X_get (from a frame's
+ * payload) and msg_X_done (frees what it owns). _put and _get take the version agreed on for the
+ * connection and handle exactly its fields; fields that it lacks are zero. Bytes after the last
+ * field come from a newer peer and are skipped. _get returns -EBADMSG for a missing, invalid or
+ * out-of-range field; _put returns -EINVAL for the same, but cuts a `what` to MSG_WHAT_MAX. HELLO
+ * and WELCOME, which agree on the version, are called with the newest one known and contain their
+ * own. A frame type that the agreed version lacks is not sent, and is ignored on arrival; a known
+ * type with an invalid payload ends the connection.
  *
  * To add to the protocol: docs/HACKING.md.
  */
@@ -70,15 +72,15 @@ struct msg_setup {
 	uint8_t entropy[64]; /* used before anything else */
 	uint64_t realtime_usec;
 	uint8_t machine_id[16];
-	uint8_t sync[SYNC_SIZE]; /* from now on */
+	uint8_t sync[SYNC_SIZE]; /* used from now on */
 	char *hostname;          /* owned; [a-z0-9-]{1,63} */
 };
 
 enum {
 	START_STDIN = 1 << 0, /* stdin is a pipe fed by DATA; else /dev/null */
-	START_PTY = 1 << 1,   /* reserved: refused */
-	/* By a login shell, unless the user's login environment has been captured; else, and without this, by a
-	 * plain one in the captured environment. */
+	START_PTY = 1 << 1,   /* reserved; refused */
+	/* Run by a login shell, unless the user's login environment has been captured. Otherwise,
+	 * and without this flag, by a plain shell in the captured environment. */
 	START_LOGIN = 1 << 2,
 };
 
@@ -89,7 +91,7 @@ struct msg_start {
 	char *cwd;     /* owned; absolute, or relative to /workspace */
 	char *user;    /* owned: name or number */
 	uint32_t n_env;
-	char **env;                 /* owned: K=V, put on top of the login environment */
+	char **env;                 /* owned: K=V, added to the login environment */
 	uint64_t timeout_usec;      /* from the process's start; 0 = none */
 	uint64_t limit[STREAM_MAX]; /* first ACK limit of each output stream */
 };
@@ -99,25 +101,25 @@ struct msg_kill {
 	uint8_t all;    /* 1: SIGKILL the whole cgroup; 0: signal to the foreground group */
 };
 
-/* The host's side after WELCOME: where each output stream goes on (bytes below are safe). */
+/* Sent by the host after WELCOME: the offset at which each output stream continues; the host has
+ * all bytes below. */
 struct msg_resume {
 	uint64_t upto[STREAM_MAX];
 	uint64_t limit[STREAM_MAX];
 };
 
-/* Why SETUP or START did not do its work. error 0 = done, else a Linux errno of the guest. */
+/* Result of SETUP or START: error 0 = done, else a Linux errno of the guest. */
 struct msg_result {
 	uint32_t error;
 	char *what; /* owned or NULL: one line, "mount /workspace", "chdir /nowhere" */
 };
 
-/* What the agent saw when a command ended, for the host to tell which limit ended it. A flag that the host does
- * not know is ignored. */
+/* The agent's observations at the end of a command, from which the host derives the limit that
+ * ended it. The host ignores unknown flags. */
 enum {
-	ENDED_LEFT = 1 << 0, /* processes of it run on */
-	ENDED_OOM_KILL =
-		1 << 1,      /* the kernel killed a process of it: the guest was out of memory */
-	ENDED_PIDS = 1 << 2, /* it was refused a process or thread: it had pids_max */
+	ENDED_LEFT = 1 << 0,      /* processes of the command still run */
+	ENDED_OOM_KILL = 1 << 1,  /* the OOM killer ended one of its processes */
+	ENDED_PIDS = 1 << 2,      /* a process or thread was refused: pids_max was reached */
 	ENDED_DISK_FULL = 1 << 3, /* the own disk has no block or no inode left */
 };
 
@@ -132,15 +134,15 @@ struct msg_exit {
 	uint8_t timed_out; /* 1: killed by its timeout */
 	uint64_t duration_usec;
 	uint64_t produced[STREAM_MAX];
-	bool tells; /* set by msg_exit_get: of a version that has `ended` */
+	bool tells; /* set by msg_exit_get if the version has `ended` */
 	struct agent_ended ended;
 };
 
 enum bye_reason {
-	BYE_SHUTDOWN = 0, /* asked for by SHUTDOWN */
+	BYE_SHUTDOWN = 0, /* requested by SHUTDOWN */
 	BYE_REBOOT = 1,   /* the guest's own reboot */
 	BYE_POWEROFF = 2, /* the guest's own halt or poweroff */
-	BYE_ERROR = 3,    /* the agent cannot go on */
+	BYE_ERROR = 3,    /* the agent cannot continue */
 };
 
 struct msg_bye {
@@ -149,12 +151,13 @@ struct msg_bye {
 };
 
 /*
- * Each field in the order on the wire, and the version since which it is there. The forms: NUMBER (u8 to u64, little
- * endian), BYTES (as many as the field has), ID ("ex-" and 12 digits), STREAMS (a u64 of each), TEXT (u32 length and at
- * most so many bytes without NUL; 2^32-1 for none), WHAT (a TEXT that is cut), ENV (u32 count and so many TEXT), HELD
- * (u32 count and so many msg_held), VERSION (a NUMBER: what follows is of that version, if this is older than the one
- * agreed on), PRESENT (no byte; true from that version on). New fields go to the end of their message; those of
- * msg_held may go to its end as well.
+ * Each field in wire order, with the version that added it. The forms: NUMBER (u8 to u64, little
+ * endian), BYTES (the size of the field), ID ("ex-" and 12 digits), STREAMS (a u64 per stream),
+ * TEXT (u32 length and at most the given number of bytes without NUL; 2^32-1 for none), WHAT (a
+ * TEXT that is cut), ENV (u32 count and that many TEXT), HELD (u32 count and that many msg_held),
+ * VERSION (a NUMBER; the fields after it are those of this version, if it is older than the one
+ * agreed on), PRESENT (no byte; true since that version). New fields are added at the end of their
+ * message; those of msg_held may be added at its end as well.
  */
 /* clang-format off */
 #define AGENT_FIELDS(X) \
@@ -204,21 +207,21 @@ struct msg_bye {
 	X(bye,      what,           WHAT,                      1)
 
 /*
- * Each type of frame, and the version since which it is there. Some agents of protocol 1 understand LOGIN, and say what
- * EXIT says since 2 in a frame of its own, type 37, that is not used again.
+ * Each frame type, with the version that added it. Some agents of protocol 1 understand LOGIN and
+ * send what EXIT contains since version 2 in a separate frame of type 37, which must not be reused.
  */
 #define AGENT_FRAMES(X) \
 	X(NOP, 1) \
-	/* the host's */ \
+	/* sent by the host */ \
 	X(HELLO, 1) X(SETUP, 1) X(START, 1) X(KILL, 1) X(RESUME, 1) X(EXIT_ACK, 1) X(SHUTDOWN, 1) \
 	X(LOGIN, 2) \
-	/* the agent's */ \
+	/* sent by the agent */ \
 	X(WELCOME, 1) X(SETUP_DONE, 1) X(STARTED, 1) X(EXIT, 1) X(BYE, 1) \
-	/* both; these three never grow: libpyro speaks them too, on a socket that agrees on no version */ \
+	/* sent by both; never get new fields: libpyro uses them without a version */ \
 	X(DATA, 1) X(ACK, 1) X(END, 1)
 /* clang-format on */
 
-/* Whether a frame of this type may be sent in this version, and is taken. */
+/* True if this version has frames of this type: they may be sent and are handled. */
 bool agent_knows(uint16_t version, uint16_t frame_type);
 
 #define AGENT_MESSAGES(X) \
@@ -230,8 +233,8 @@ bool agent_knows(uint16_t version, uint16_t frame_type);
 AGENT_MESSAGES(X)
 #undef X
 
-/* Encodes the message and appends it as one frame, or as several when it is long (frame_put_long). -EPROTONOSUPPORT
- * when the version has no such frame. */
+/* Encodes the message and appends it as one frame, or as several if it is long (frame_put_long).
+ * -EPROTONOSUPPORT if the version lacks the frame type. */
 #define msg_send(out, version, name, frame_type, channel, msg) \
 	({ \
 		struct buf _payload; \

@@ -42,9 +42,10 @@ enum frame_type {
 	FRAME_START = 3,    /* struct msg_start; channel = the exec's */
 	FRAME_KILL = 4,     /* struct msg_kill; channel = the exec's */
 	FRAME_RESUME = 5,   /* struct msg_resume; channel = the exec's */
-	FRAME_EXIT_ACK = 6, /* no payload; channel = the exec's: forget it */
-	FRAME_SHUTDOWN = 7, /* no payload: stop everything in order, BYE, reset */
-	FRAME_LOGIN = 8,    /* no payload: capture root's login environment; a command may come */
+	FRAME_EXIT_ACK = 6, /* no payload; channel = the exec's, to be forgotten */
+	FRAME_SHUTDOWN = 7, /* no payload: shut down cleanly, BYE, reset */
+	/* no payload: capture root's login environment before a command needs it */
+	FRAME_LOGIN = 8,
 	/* agent -> host */
 	FRAME_WELCOME = 32,    /* struct msg_welcome, preceded by the raw nonce */
 	FRAME_SETUP_DONE = 33, /* struct msg_result */
@@ -58,7 +59,7 @@ enum frame_type {
 };
 
 enum {
-	FRAME_FLAG_MORE = 1 << 0, /* the message goes on in the next frame */
+	FRAME_FLAG_MORE = 1 << 0, /* the message continues in the next frame */
 };
 
 enum stream_id {
