@@ -7,12 +7,12 @@
  *   pyro-agent --serve-fd N [--workspace DIR]
  *   /proc/1/exe -q -- NAME
  *
- * The last form is the kernel's request for a module (module.c). The second serves the same protocol
- * on a connected stream socket, as an ordinary process: no mounts, no reboot; commands run as the
- * caller's user if it is not root, in cgroups if a version 2 hierarchy is writable, else in process
- * groups; SETUP only sets the machine's id and SYNC. It exits with its socket and kills its commands
- * (without cgroups, only those that are still in their process group). For tests and for hosts
- * without a VM.
+ * The last form is the kernel's request for a module (module.c). The second serves the same
+ * protocol on a connected stream socket, as an ordinary process: no mounts, no reboot; commands run
+ * as the caller's user if it is not root, in cgroups if a version 2 hierarchy is writable, else in
+ * process groups; SETUP only sets the machine's id and SYNC. It exits with its socket and kills its
+ * commands (without cgroups, only those that are still in their process group). For tests and for
+ * hosts without a VM.
  */
 
 #include "guest/cgroup.h"
