@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Says why a guest ended or does not answer: in one line without control characters to the caller, with the end of its
- * console to the log. Called by start.c and agent.c where they make the error.
+ * console to the log. Called by events.c and talk.c where they make the error.
  */
 
 #include "daemon/machine/limit.h"
@@ -31,7 +31,7 @@ static void log_console(struct machine *mc)
 	_cleanup_free_ char *tail = NULL;
 	char *rest, *line;
 
-	if (vmm_console_tail(mc->vmm, CONSOLE_LOGGED, &tail) < 0)
+	if (vmm_console_tail(mc->process.vmm, CONSOLE_LOGGED, &tail) < 0)
 		return;
 	rest = last_lines(tail);
 	while ((line = strsep(&rest, "\n")))
@@ -45,20 +45,15 @@ char *machine_death_cause(struct machine *mc, const char *what)
 	_cleanup_free_ char *line = NULL;
 
 	log_console(mc);
-	if (vmm_console_cause(mc->vmm, &line) < 0 || !line)
+	if (vmm_console_cause(mc->process.vmm, &line) < 0 || !line)
 		return strdup(what);
 	return str_printf("%s; its console ended: %s", what, line);
-}
-
-char *machine_again_fix(const struct machine *mc)
-{
-	return mc->owner->again ? strdup(mc->owner->again) : machine_fix(mc, "start");
 }
 
 int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
 {
 	const struct config *c = mc->machines->m->config;
-	const char *vmm = vmm_version(mc->vmm);
+	const char *vmm = vmm_version(mc->process.vmm);
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
 	if (reset)

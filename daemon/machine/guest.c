@@ -1,151 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's talk with its agent: what is said on each WELCOME, SETUP, frames to their commands, and
- * what becomes of the commands when the guest is lost. start.c and adopt.c open the link, engine.c closes it, run.c
- * sends commands.
+ * A machine's guest as far as nothing has to be asked of it: its link, its commands, and which boot it is. Called by core/, by
+ * the engine and by talk.c.
  *
- * What must stay true: SETUP is sent until the agent says it is set up, and only to the machine whose
- * uuid it is; a guest that began anew under a running command is an error, not a reconnection; the guest
- * is hostile, and once its machine is to go down nothing that it says counts.
+ * What must stay true: a command is in the list from its START to its end, and in that of one machine alone.
  */
 
 #include "daemon/machine/machine-internal.h"
 
-#include "daemon/crash.h"
-#include "daemon/log.h"
-#include "proto/deadline.h"
-
 void machine_fail_execs(struct machine *mc, const struct error *err)
 {
-	while (!LIST_EMPTY(&mc->execs)) {
-		struct exec *x = LIST_FIRST(&mc->execs);
+	while (!LIST_EMPTY(&mc->guest.execs)) {
+		struct exec *x = LIST_FIRST(&mc->guest.execs);
 
 		exec_list_remove(x);
 		exec_fail(x, err);
 	}
-}
-
-void machine_fail(struct machine *mc, enum machine_state state, const struct error *err)
-{
-	if (mc->engine != ENGINE_IDLE)
-		return;
-	if (!machine_successor(mc->state, state))
-		return; /* it has failed already */
-	machine_set_state(mc, state);
-	mc->adopting = false;
-	free(mc->row.last_error);
-	mc->row.last_error = err->message ? strdup(err->message) : NULL;
-	machine_save(mc);
-	machine_fail_execs(mc, err);
-	if (state == MACHINE_FAILED && mc->engine == ENGINE_IDLE)
-		machine_land(mc, MACHINE_FAILED, err); /* nothing of the VMM is needed any more */
-}
-
-/* Up: the start fails. Stopping: so much the better. Started: its commands fail. */
-static void lost(struct machine *mc, const struct error *err)
-{
-	if (mc->engine == ENGINE_UP)
-		machine_continue(mc, err);
-	else if (mc->state == MACHINE_STOPPING)
-		machine_shut_down_over(mc);
-	else
-		machine_fail(mc, MACHINE_FAILED, err);
-}
-
-static int send_setup(struct machine *mc)
-{
-	struct msg_setup m = { .realtime_usec = wall_usec(), .hostname = mc->row.id };
-	int r;
-
-	random_bytes(m.entropy, sizeof(m.entropy));
-	memcpy(m.machine_id, mc->row.uuid, sizeof(m.machine_id));
-	memcpy(m.sync, mc->row.sync, sizeof(m.sync));
-	link_set_sync(mc->link, mc->row.sync, false);
-	r = link_send(mc->link, setup, FRAME_SETUP, AGENT_CHANNEL_NONE, &m);
-	explicit_bzero(m.entropy, sizeof(m.entropy));
-	if (r >= 0)
-		link_kick(mc->link);
-	return r;
-}
-
-static void set_up(struct machine *mc)
-{
-	if (mc->set_up)
-		return;
-	crash_point();
-	mc->set_up = true;
-	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
-	link_set_sync(mc->link, mc->row.sync, true);
-	if (!mc->adopting) {
-		machine_continue(mc, NULL);
-		return;
-	}
-	machine_taken_over(mc);
-	if (mc->state == MACHINE_STARTED)
-		machine_tell(mc, WAIT_STARTED, NULL);
-}
-
-static void not_set_up(struct machine *mc, const struct error *err)
-{
-	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
-	if (mc->adopting)
-		machine_fail(mc, MACHINE_FAILED, err);
-	else
-		machine_continue(mc, err);
-}
-
-static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
-{
-	struct machine *mc = userdata;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *cause = NULL, *fix = NULL;
-
-	/* A paused guest cannot answer: the time that it has begins again. */
-	if (mc->pause &&
-		sd_event_source_set_time_relative(mc->setup_timer, deadline_usec(DEADLINE_SETUP)) >=
-			0 &&
-		sd_event_source_set_enabled(mc->setup_timer, SD_EVENT_ONESHOT) >= 0)
-		return 0;
-	cause = machine_death_cause(mc, "the guest did not answer SETUP");
-	fix = machine_death_fix(mc, cause);
-	error_set(
-		&err, ERROR_START_FAILED, cause, fix, "machine %s could not be set up", mc->row.id);
-	not_set_up(mc, &err);
-	return 0;
-}
-
-static int begin_setup(struct machine *mc)
-{
-	if (!mc->setup_timer) {
-		int r = sd_event_add_time_relative(mc->machines->m->event, &mc->setup_timer,
-			CLOCK_MONOTONIC, deadline_usec(DEADLINE_SETUP), 0, on_setup_late, mc);
-
-		if (r < 0)
-			return r;
-	}
-	return send_setup(mc);
-}
-
-/* The daemon that started it ended before SETUP: its boot goes on, but a command was never begun. */
-static int begin_setup_adopted(struct machine *mc)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-
-	error_set(&err, ERROR_START_FAILED, "pyrod ended while it was starting", "run it again",
-		"the command was never begun in machine %s", mc->row.id);
-	machine_fail_execs(mc, &err);
-	return mc->engine == ENGINE_IDLE ? begin_setup(mc) : 0;
-}
-
-static void began_anew(struct machine *mc)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *cause = machine_death_cause(mc, "it restarted");
-	_cleanup_free_ char *fix = machine_death_fix(mc, cause);
-
-	error_set(&err, ERROR_GUEST_DIED, cause, fix,
-		"the guest of machine %s is not the one that was set up", mc->row.id);
-	lost(mc, &err);
 }
 
 /* The guest takes its nonce with SETUP: the first WELCOME after that tells it. */
@@ -154,261 +24,55 @@ bool machine_is_same(struct machine *mc, const struct msg_welcome *w)
 	if (w->state != AGENT_SET_UP ||
 		memcmp(w->machine_id, mc->row.uuid, sizeof(w->machine_id)) != 0)
 		return false;
-	if (!mc->boot_known)
-		memcpy(mc->boot_nonce, w->boot_nonce, sizeof(mc->boot_nonce));
-	mc->boot_known = true;
-	return memcmp(w->boot_nonce, mc->boot_nonce, sizeof(w->boot_nonce)) == 0;
-}
-
-static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdata)
-{
-	struct machine *mc = userdata;
-	bool adopted = mc->adopting;
-	struct exec *x, *next;
-	int r = 0;
-
-	if (machine_goes_down(mc))
-		return 0;
-	if (adopted && w->state == AGENT_READY && !mc->set_up)
-		return begin_setup_adopted(mc);
-	if (adopted) {
-		r = machine_adopted(mc, w);
-		if (r < 0 || mc->engine != ENGINE_IDLE)
-			return r;
-	}
-	if (w->state == AGENT_READY && !mc->set_up)
-		return begin_setup(mc);
-	if (!machine_is_same(mc, w)) {
-		began_anew(mc);
-		return 0;
-	}
-	set_up(mc); /* its SETUP_DONE may have been lost */
-	for (x = LIST_FIRST(&mc->execs); r >= 0 && x; x = next) {
-		next = exec_list_next(x);
-		r = exec_on_welcome(x, w);
-	}
-	if (r >= 0 && mc->state == MACHINE_STOPPING)
-		r = machine_shut_down_again(mc);
-	link_kick(l);
-	if (adopted && mc->state == MACHINE_STARTED)
-		machine_tell(mc, WAIT_STARTED, NULL);
-	return r;
-}
-
-static int take_setup_done(struct machine *mc, const struct frame *f)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-	struct msg_result result = { 0 };
-	char what[256] = "the guest";
-	int r = msg_result_get(f, link_version(mc->link), &result);
-
-	if (r < 0)
-		return r;
-	if (result.error == 0) {
-		set_up(mc);
-	} else if (!mc->set_up) {
-		_cleanup_free_ char *fix = str_printf("%spyro env pull --force %s",
-			mc->machines->m->system ? "sudo " : "", mc->row.environment);
-
-		if (result.what)
-			(void)log_escape(result.what, strlen(result.what), what, sizeof(what));
-		error_set_errno(&err, ERROR_START_FAILED, -(int)(result.error & 0xfff), fix,
-			"machine %s could not be set up: %s", mc->row.id, what);
-		not_set_up(mc, &err);
-	}
-	msg_result_done(&result);
-	return 0;
-}
-
-static const char *bye_text(uint8_t reason)
-{
-	switch (reason) {
-	case BYE_SHUTDOWN: return "the guest was shut down";
-	case BYE_REBOOT: return "the guest restarted itself, which ends its machine";
-	case BYE_POWEROFF: return "the guest switched itself off";
-	default: return "the guest's agent could not go on";
-	}
-}
-
-/* What remains is as after vm.stop. */
-static void ended_itself(struct machine *mc, const struct error *err)
-{
-	machine_set_stop_reason(mc, "guest");
-	machine_set_state(mc, MACHINE_STOPPING);
-	machine_fail_execs(mc, err);
-	if (mc->engine == ENGINE_IDLE)
-		machine_shut_down_over(mc);
-}
-
-static int take_bye(struct machine *mc, const struct frame *f)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-	struct msg_bye bye = { 0 };
-	_cleanup_free_ char *fix = NULL;
-	char what[256] = "";
-	int r = msg_bye_get(f, link_version(mc->link), &bye);
-	bool by_itself = bye.reason == BYE_SHUTDOWN || bye.reason == BYE_REBOOT ||
-			 bye.reason == BYE_POWEROFF;
-
-	if (r < 0)
-		return r;
-	if (bye.what)
-		(void)log_escape(bye.what, strlen(bye.what), what, sizeof(what));
-	free(mc->bye);
-	mc->bye = str_printf("%s%s%s", bye_text(bye.reason), what[0] ? ": " : "", what);
-	fix = bye.reason == BYE_REBOOT || bye.reason == BYE_POWEROFF
-		      ? strdup("leave reboot, halt and poweroff out of the command")
-		      : machine_death_fix(mc, mc->bye);
-	error_set(&err, mc->engine == ENGINE_UP ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->bye,
-		fix, "machine %s ended", mc->row.id);
-	msg_bye_done(&bye);
-	if (mc->engine == ENGINE_IDLE && mc->state == MACHINE_STARTED && by_itself)
-		ended_itself(mc, &err);
-	else if (mc->state != MACHINE_STOPPING)
-		lost(mc, &err); /* else its VMM ends next */
-	return 0;
-}
-
-/* A command nobody knows any more: its EXIT is acknowledged, so that the agent forgets it. */
-static int take_stray(struct machine *mc, const struct frame *f)
-{
-	int r;
-
-	if (f->type != FRAME_EXIT)
-		return 0;
-	r = frame_put(link_control(mc->link), FRAME_EXIT_ACK, f->channel, NULL, 0);
-	if (r >= 0)
-		link_kick(mc->link);
-	return r;
-}
-
-static int on_frame(_unused_ struct link *l, const struct frame *f, void *userdata)
-{
-	struct machine *mc = userdata;
-	struct exec *x;
-
-	if (machine_goes_down(mc))
-		return 0;
-	if (f->channel != AGENT_CHANNEL_NONE) {
-		x = exec_list_find(&mc->execs, f->channel);
-		return x ? exec_on_frame(x, f) : take_stray(mc, f);
-	}
-	switch (f->type) {
-	case FRAME_SETUP_DONE: return take_setup_done(mc, f);
-	case FRAME_BYE: return take_bye(mc, f);
-	default: return 0; /* what only a host says */
-	}
-}
-
-/* Each command with input gets its turn. */
-static void fill(_unused_ struct link *l, struct buf *out, void *userdata)
-{
-	struct machine *mc = userdata;
-	struct exec *x;
-
-	for (x = LIST_FIRST(&mc->execs); x; x = exec_list_next(x))
-		exec_fill(x, out);
-}
-
-static void on_dead(_unused_ struct link *l, const struct error *err, void *userdata)
-{
-	struct machine *mc = userdata;
-	_cleanup_error_ struct error why = ERROR_INIT;
-	_cleanup_free_ char *cause = NULL, *fix = NULL;
-
-	if (machine_goes_down(mc))
-		return;
-	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
-	if (mc->state == MACHINE_STOPPING) {
-		machine_shut_down_over(mc);
-		return;
-	}
-	if (mc->adopting) {
-		machine_not_adopted(mc, err);
-		return;
-	}
-	if (mc->engine != ENGINE_UP) {
-		machine_fail(mc, MACHINE_UNKNOWN, err);
-		return;
-	}
-	if (!vmm_guest_seen(mc->vmm)) {
-		machine_not_booted(mc, false, &why);
-		machine_continue(mc, &why);
-		return;
-	}
-	cause = machine_death_cause(mc, err->cause ? err->cause : "no answer");
-	fix = machine_death_fix(mc, cause);
-	error_set(&why, ERROR_START_FAILED, cause, fix, "machine %s did not come up in time",
-		mc->row.id);
-	machine_continue(mc, &why);
-}
-
-static int dial(void *userdata)
-{
-	struct machine *mc = userdata;
-
-	return mc->vmm_gone ? -ENOTCONN : vmm_connect(mc->vmm);
-}
-
-int machine_link_open(struct machine *mc, uint64_t first_usec)
-{
-	static const struct link_callbacks cb = {
-		.dial = dial,
-		.on_welcome = on_welcome,
-		.on_frame = on_frame,
-		.fill = fill,
-		.on_dead = on_dead,
-	};
-
-	int r = link_new(mc->machines->m->event, &cb, mc, first_usec, &mc->link);
-
-	if (r >= 0 && mc->pause)
-		link_hold(mc->link, true);
-	return r;
+	if (!mc->guest.boot_known)
+		memcpy(mc->guest.boot_nonce, w->boot_nonce, sizeof(mc->guest.boot_nonce));
+	mc->guest.boot_known = true;
+	return memcmp(w->boot_nonce, mc->guest.boot_nonce, sizeof(w->boot_nonce)) == 0;
 }
 
 void machine_link_close(struct machine *mc)
 {
-	mc->setup_timer = sd_event_source_disable_unref(mc->setup_timer);
-	mc->link = link_free(mc->link);
+	mc->guest.setup_timer = sd_event_source_disable_unref(mc->guest.setup_timer);
+	mc->guest.link = link_free(mc->guest.link);
 }
 
 uint32_t machine_channel(struct machine *mc)
 {
-	return ++mc->channels;
+	return ++mc->guest.channels;
+}
+
+struct link *machine_link(struct machine *mc)
+{
+	return mc->guest.link;
 }
 
 void machine_expect_command(struct machine *mc)
 {
 	/* Lost, it costs the command the time that it would have saved. */
-	if (mc->state == MACHINE_STARTED && mc->link &&
-		agent_knows(link_version(mc->link), FRAME_LOGIN) &&
-		frame_put(link_control(mc->link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >= 0)
-		link_kick(mc->link);
-}
-
-struct link *machine_link(struct machine *mc)
-{
-	return mc->link;
+	if (mc->state == MACHINE_STARTED && mc->guest.link &&
+		agent_knows(link_version(mc->guest.link), FRAME_LOGIN) &&
+		frame_put(link_control(mc->guest.link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >=
+			0)
+		link_kick(mc->guest.link);
 }
 
 void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
-	mc->channels = MAX_OF(mc->channels, channel);
-	exec_list_insert(&mc->execs, x);
+	mc->guest.channels = MAX_OF(mc->guest.channels, channel);
+	exec_list_insert(&mc->guest.execs, x);
 }
 
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
 	int r;
 
-	if (mc->state != MACHINE_STARTED || !mc->link)
+	if (mc->state != MACHINE_STARTED || !mc->guest.link)
 		return -ENOTCONN;
-	exec_list_insert(&mc->execs, x);
-	r = exec_start(x, mc->link, channel);
+	exec_list_insert(&mc->guest.execs, x);
+	r = exec_start(x, mc->guest.link, channel);
 	if (r < 0)
 		exec_list_remove(x);
-	else if (mc->pause)
+	else if (mc->hold.pause)
 		exec_hold(x, true);
 	return r;
 }

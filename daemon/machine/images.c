@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A machine's environment image and kernel: pinned when it is made, opened for each boot, and read again when one fails.
- * Called by start.c's steps and by the engine.
+ * Called by plan.c's steps and by request.c.
  *
  * What must stay true: what is known to be damaged is not booted, and neither is, unread, what was written to after it
  * was installed; a boot that fails once its VMM was launched has both read before anybody is told, since the damage is
@@ -83,10 +83,11 @@ static int check_known(struct machine *mc, struct error *err)
 static int open_images(struct machine *mc, struct error *err)
 {
 	struct manager *m = mc->machines->m;
-	int r = environments_open_image(m->environments, mc->row.env_digest, &mc->image_fd, err);
+	int r = environments_open_image(
+		m->environments, mc->row.env_digest, &mc->boot->image_fd, err);
 
 	if (r >= 0)
-		r = kernels_open(m->kernels, mc->row.kernel_hash, &mc->kernel, err);
+		r = kernels_open(m->kernels, mc->row.kernel_hash, &mc->boot->kernel, err);
 	if (r >= 0)
 		machine_make_key(mc);
 	return r;
@@ -97,7 +98,7 @@ static void on_packed(const struct error *err, void *userdata)
 	_cleanup_error_ struct error mine = ERROR_INIT;
 	struct machine *mc = userdata;
 
-	mc->kernel_awaited = false;
+	mc->boot->kernel_awaited = false;
 	if (!err && open_images(mc, &mine) < 0)
 		err = &mine;
 	machine_continue(mc, err);
@@ -112,7 +113,7 @@ static int pack(struct machine *mc, struct error *err)
 		r = kernels_pack(mc->machines->m->kernels, mc->row.kernel_hash, on_packed, mc, err);
 	if (r != 0)
 		return r < 0 ? r : open_images(mc, err);
-	mc->kernel_awaited = true;
+	mc->boot->kernel_awaited = true;
 	return STEP_WAIT;
 }
 
@@ -142,11 +143,11 @@ static void on_all_read(struct machine *mc, const struct error *err)
 	_cleanup_error_ struct error why = ERROR_INIT;
 	int r;
 
-	if (mc->engine == ENGINE_DOWN) {
+	if (mc->steps.phase == STEPS_DOWN) {
 		explain_failure(mc);
 		machine_continue(mc, NULL);
 	}
-	if (mc->engine != ENGINE_UP)
+	if (!machine_goes_up(mc))
 		return;
 	if (err) {
 		machine_continue(mc, err);
@@ -166,10 +167,10 @@ static void on_read(const struct error *err, void *userdata)
 			"%s: what it boots from cannot be checked: %s%s%s", mc->row.id,
 			err->message ? err->message : "no memory", err->cause ? ": " : "",
 			err->cause ? err->cause : "");
-	if (err && mc->engine == ENGINE_UP) {
+	if (err && machine_goes_up(mc)) {
 		integrity_forget(mc->machines->m->integrity, mc);
-		mc->checks = 0;
-	} else if (--mc->checks > 0) {
+		mc->boot->checks = 0;
+	} else if (--mc->boot->checks > 0) {
 		return;
 	}
 	on_all_read(mc, err);
@@ -183,11 +184,11 @@ static int read_both(struct machine *mc, bool again, struct error *err)
 		m->environments, mc->row.env_digest, again, on_read, mc, err);
 
 	if (r >= 0) {
-		mc->checks++;
+		mc->boot->checks++;
 		r = kernels_check(m->kernels, mc->row.kernel_hash, again, on_read, mc, err);
 	}
 	if (r >= 0) {
-		mc->checks++;
+		mc->boot->checks++;
 		return STEP_WAIT;
 	}
 	machine_forget_images(mc);
@@ -204,35 +205,19 @@ int machine_open_images(struct machine *mc, struct error *err)
 	return pack(mc, err);
 }
 
-void machine_forget_images(struct machine *mc)
-{
-	struct manager *m = mc->machines->m;
-
-	if (mc->kernel_awaited)
-		kernels_forget(m->kernels, mc);
-	mc->kernel_awaited = false;
-	if (mc->checks > 0)
-		integrity_forget(m->integrity, mc);
-	mc->checks = 0;
-	mc->image_fd = fd_close(mc->image_fd);
-	mc->own_fd = fd_close(mc->own_fd);
-	kernel_files_done(&mc->kernel);
-	mc->kernel = (struct kernel_files)KERNEL_FILES_INIT;
-}
-
 int machine_close_images(struct machine *mc)
 {
 	machine_forget_images(mc);
-	if (!mc->boot_failed)
+	if (!mc->boot || !mc->boot->failed)
 		return 0;
-	mc->boot_failed = false;
+	mc->boot->failed = false;
 	/* Whoever has boots fail at will has nothing read by it that was read a short while ago. */
 	return read_both(mc, false, NULL) == STEP_WAIT ? STEP_WAIT : 0;
 }
 
 void machine_skip_reading(struct machine *mc)
 {
-	if (mc->checks == 0 || mc->engine != ENGINE_DOWN)
+	if (!mc->boot || mc->boot->checks == 0 || mc->steps.phase != STEPS_DOWN)
 		return;
 	machine_forget_images(mc);
 	machine_continue(mc, NULL);
@@ -248,8 +233,8 @@ void machine_heed_console(struct machine *mc)
 	struct manager *m = mc->machines->m;
 	_cleanup_free_ char *tail = NULL;
 
-	if (mc->boot_failed || !mc->row.env_digest ||
-		vmm_console_tail(mc->vmm, CONSOLE_LOOKED_AT, &tail) < 0 ||
+	if ((mc->boot && mc->boot->failed) || !mc->row.env_digest ||
+		vmm_console_tail(mc->process.vmm, CONSOLE_LOOKED_AT, &tail) < 0 ||
 		!strstr(tail, "EXT4-fs error"))
 		return;
 	/* The guest may print that at will: so nothing is read that was read a short while ago. */

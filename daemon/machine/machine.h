@@ -20,6 +20,7 @@
 	X(STOPPING, "stopping") \
 	X(STOPPED, "stopped") \
 	X(FAILED, "failed") \
+	X(ADOPTING, "adopting") \
 	X(UNKNOWN, "unknown") \
 	X(DELETING, "deleting")
 
@@ -110,7 +111,7 @@ const char *machine_accelerator_reason(const struct machine *mc); /* why not KVM
 struct machine_callbacks {
 	/* The row is committed and the VMM is about to start. May be NULL. */
 	void (*on_launch)(struct machine *mc, void *userdata);
-	/* Once: started (err NULL), or undone with nothing left (the machine is freed after this returns). */
+	/* Required. Once: started (err NULL), or undone with nothing left (the machine is freed after this returns). */
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 

@@ -2,7 +2,7 @@
 /*
  * A machine whose VMM has stopped its vCPUs: because reserve.c asked for it, or because a write to its disk failed. When
  * the host's disk is full they go on as soon as there is room again; after another error they stay, for what was written
- * cannot be trusted. Called by start.c with the VMM's events.
+ * cannot be trusted. Called by events.c.
  *
  * What must stay true: while it stands still no deadline of its commands and of its agent runs; it can be deleted. The kernel
  * has no event for "there is room", so a timer looks, at most every LOOK_MAX_USEC.
@@ -16,29 +16,21 @@
 #define LOOK_MIN_USEC (500 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC (10 * USEC_PER_SEC)
 
-struct pause {
-	struct machine *machine; /* borrowed: owns us */
-	const char *reason;      /* static */
-	bool disk_full;
-	sd_event_source *timer; /* owned */
-	uint64_t wait_usec;
-	uint64_t room_usec; /* monotonic: since then there is room all the same; 0: there is none */
-};
-
 static void hold(struct machine *mc, bool held)
 {
 	struct exec *x;
 
-	for (x = LIST_FIRST(&mc->execs); x; x = exec_list_next(x))
+	for (x = LIST_FIRST(&mc->guest.execs); x; x = exec_list_next(x))
 		exec_hold(x, held);
-	if (mc->link)
-		link_hold(mc->link, held);
+	if (mc->guest.link)
+		link_hold(mc->guest.link, held);
 }
 
 static void say(struct machine *mc, const char *reason)
 {
-	free(mc->row.last_error);
-	mc->row.last_error = reason ? str_printf("paused: %s", reason) : NULL;
+	_cleanup_free_ char *text = reason ? str_printf("paused: %s", reason) : NULL;
+
+	machine_set_last_error(mc, text);
 	machine_save(mc);
 }
 
@@ -48,29 +40,29 @@ static void say(struct machine *mc, const char *reason)
  */
 static void count_idle(struct machine *mc)
 {
-	struct pause *p = mc->pause;
+	struct pause *p = mc->hold.pause;
 	uint64_t now = now_usec();
 
 	if (!p->disk_full)
 		return;
 	if (p->room_usec > 0)
-		mc->idle_usec += now - p->room_usec;
+		mc->hold.idle_usec += now - p->room_usec;
 	p->room_usec = machines_have_room(mc->machines) ? now : 0;
 	if (p->room_usec == 0)
-		mc->idle_usec = 0;
-	if (mc->idle_usec < deadline_usec(DEADLINE_PAUSE))
+		mc->hold.idle_usec = 0;
+	if (mc->hold.idle_usec < deadline_usec(DEADLINE_PAUSE))
 		return;
 	log_uid(LOG_ERR, 0, mc->row.owner_uid,
 		"%s: its VMM says that the disk is full, for %u s in which it was not; killed",
 		mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
-	mc->idle_usec = 0;
-	vmm_stop(mc->vmm);
+	mc->hold.idle_usec = 0;
+	vmm_stop(mc->process.vmm);
 }
 
 static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
-	struct pause *p = userdata;
-	struct machine *mc = p->machine;
+	struct machine *mc = userdata;
+	struct pause *p = mc->hold.pause;
 	int r = sd_event_source_set_time_relative(source, p->wait_usec);
 
 	if (r >= 0)
@@ -81,7 +73,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
 	count_idle(mc);
 	if (p->room_usec > 0)
-		vmm_resume(mc->vmm); /* machine_unpaused comes with its RESUME, or we look again */
+		vmm_resume(mc->process.vmm); /* machine_unpaused follows, or we look again */
 	return 0;
 }
 
@@ -89,28 +81,27 @@ void machine_paused(struct machine *mc, const char *reason)
 {
 	int r;
 
-	if (mc->pause || machine_goes_down(mc))
+	if (mc->hold.pause || machine_goes_down(mc))
 		return;
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: paused: %s", mc->row.id, reason);
-	mc->pause = calloc(1, sizeof(*mc->pause));
-	if (!mc->pause) {
+	mc->hold.pause = calloc(1, sizeof(*mc->hold.pause));
+	if (!mc->hold.pause) {
 		log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: stays paused: out of memory",
 			mc->row.id);
 		return;
 	}
-	mc->pause->machine = mc;
-	mc->pause->reason = reason;
-	mc->pause_asked_usec = 0;
-	mc->pause->disk_full = streq(reason, "disk_full");
-	mc->pause->wait_usec = LOOK_MIN_USEC;
+	mc->hold.pause->reason = reason;
+	mc->hold.asked_usec = 0;
+	mc->hold.pause->disk_full = streq(reason, "disk_full");
+	mc->hold.pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
 	say(mc, reason);
 	mc->owner->on_pause(mc);
 	count_idle(mc);
-	if (!mc->pause->disk_full)
+	if (!mc->hold.pause->disk_full)
 		return;
-	r = sd_event_add_time_relative(mc->machines->m->event, &mc->pause->timer, CLOCK_MONOTONIC,
-		LOOK_MIN_USEC, 0, on_look, mc->pause);
+	r = sd_event_add_time_relative(mc->machines->m->event, &mc->hold.pause->timer,
+		CLOCK_MONOTONIC, LOOK_MIN_USEC, 0, on_look, mc);
 	if (r < 0)
 		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: stays paused: cannot look for room",
 			mc->row.id);
@@ -118,13 +109,13 @@ void machine_paused(struct machine *mc, const char *reason)
 
 void machine_unpaused(struct machine *mc)
 {
-	if (!mc->pause)
+	if (!mc->hold.pause)
 		return;
-	if (!machine_goes_down(mc) && mc->vmm)
+	if (!machine_goes_down(mc) && mc->process.vmm)
 		count_idle(mc);
-	sd_event_source_disable_unref(mc->pause->timer);
-	free(mc->pause);
-	mc->pause = NULL;
+	sd_event_source_disable_unref(mc->hold.pause->timer);
+	free(mc->hold.pause);
+	mc->hold.pause = NULL;
 	if (machine_goes_down(mc))
 		return;
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
@@ -135,21 +126,21 @@ void machine_unpaused(struct machine *mc)
 
 const char *machine_pause_reason(const struct machine *mc)
 {
-	return mc->pause && mc->pause->disk_full ? "disk_full" : NULL;
+	return mc->hold.pause && mc->hold.pause->disk_full ? "disk_full" : NULL;
 }
 
 const char *machine_pause_cause(const struct machine *mc)
 {
-	return mc->pause ? mc->pause->reason : NULL;
+	return mc->hold.pause ? mc->hold.pause->reason : NULL;
 }
 
 char *machine_pause_detail(const struct machine *mc)
 {
 	const struct manager *m = mc->machines->m;
 
-	if (!mc->pause)
+	if (!mc->hold.pause)
 		return str_printf("there is space on %s again", m->state_dir);
-	if (!mc->pause->disk_full)
+	if (!mc->hold.pause->disk_full)
 		return str_printf(
 			"a write to its disk failed on the host, and it does not go on; end it: %s delete %s",
 			mc->owner->command, mc->row.id);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the proofs: which machines have booted and run commands, by what they were made of. Kept by start.c and run.c,
- * taken back by engine.c, asked by doctor.
+ * Owns the proofs: which machines have booted and run commands, by what they were made of. Kept by plan.c and core/,
+ * taken back by the engine, asked by doctor.
  *
  * What must stay true: a machine's key is made of the descriptors that its VMM was given, so that what was installed
  * meanwhile does not get its proof; a machine of an earlier daemon has no key and proves nothing.
@@ -103,16 +103,16 @@ static struct kept_proof *keep(struct machines *ms, const char *key)
 
 void machine_make_key(struct machine *mc)
 {
-	free(TAKE_PTR(mc->proof_key));
+	free(TAKE_PTR(mc->proof.key));
 	/* Without one it proves nothing. */
-	if (make_key(mc->machines->m, mc->image_fd, &mc->kernel, mc->accelerator, &mc->proof_key) <
-		0)
-		mc->proof_key = NULL;
+	if (make_key(mc->machines->m, mc->boot->image_fd, &mc->boot->kernel, mc->accelerator.used,
+		    &mc->proof.key) < 0)
+		mc->proof.key = NULL;
 }
 
 void machine_has_booted(struct machine *mc)
 {
-	struct kept_proof *p = mc->proof_key ? keep(mc->machines, mc->proof_key) : NULL;
+	struct kept_proof *p = mc->proof.key ? keep(mc->machines, mc->proof.key) : NULL;
 
 	if (p)
 		p->proof.booted_usec = wall_usec();
@@ -120,7 +120,7 @@ void machine_has_booted(struct machine *mc)
 
 void machine_has_executed(struct machine *mc)
 {
-	struct kept_proof *p = mc->proof_key ? keep(mc->machines, mc->proof_key) : NULL;
+	struct kept_proof *p = mc->proof.key ? keep(mc->machines, mc->proof.key) : NULL;
 
 	if (p)
 		p->proof.executed_usec = wall_usec();
@@ -129,9 +129,9 @@ void machine_has_executed(struct machine *mc)
 /* A guest may have spoilt its own disk: only where that is fresh is the failure one of what all machines share. */
 void machine_has_failed(struct machine *mc)
 {
-	struct kept_proof *p = mc->proof_key ? find(mc->machines, mc->proof_key) : NULL;
+	struct kept_proof *p = mc->proof.key ? find(mc->machines, mc->proof.key) : NULL;
 
-	if (p && mc->this_life && mc->launches == 1)
+	if (p && mc->this_life && mc->proof.launches == 1)
 		drop(mc->machines, p);
 }
 

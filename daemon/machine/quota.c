@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Whether a machine may have what it asks for: its owner's limits (from pyrod.conf), the limits of all together, and
- * what the host has left. Called by start.c before anything of the machine exists, and before each of its boots.
+ * what the host has left. Called by plan.c before anything of the machine exists, and before each of its boots.
  *
  * What must stay true: a machine counts from its request until nothing of it is left, whatever its state; the one
  * asked about is in the list already, so its own share is counted; a user's subordinate uids count with theirs.
@@ -61,7 +61,7 @@ static uint64_t promised_mib(struct machines *ms, const struct machine *mc)
 	uint64_t sum = 0;
 
 	LIST_FOREACH (other, &ms->list, entry)
-		if (other != mc && other->engine == ENGINE_UP && other->target == machine_steps())
+		if (other != mc && machine_goes_up(other) && other->desired == LEVEL_UP)
 			sum += other->row.mem_mib;
 	return sum;
 }

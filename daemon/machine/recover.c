@@ -1,114 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an earlier daemon left: rows, VMMs, commands, directories. Called once by machines_new, before the
- * loop runs, and by the engine's way down for a machine of that kind.
+ * What an earlier daemon left: rows, VMMs, commands, directories. Called once by machines_new, before the loop runs.
  *
- * What must stay true: what runs is taken over (adopt.c), and killed only when a deletion asks for it and it
- * surely is ours; on doubt the machine becomes `unknown` and everything of it stays. A directory without a
- * row is the rest of a deletion, since the row comes first and goes last.
+ * What must stay true: what runs is taken over (adopt.c), and nothing is killed but by a deletion; on doubt the machine becomes
+ * `unknown` and everything of it stays. A directory without a row is the rest of a deletion, since the row comes first and goes
+ * last.
  */
 
 #include "daemon/machine/machine-internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/pidfd.h>
 
 #include "daemon/log.h"
-#include "daemon/unit.h"
-
-static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unused_ uint32_t revents,
-	void *userdata)
-{
-	struct machine *mc = userdata;
-
-	mc->pid_event = sd_event_source_disable_unref(mc->pid_event);
-	mc->pidfd = fd_close(mc->pidfd);
-	mc->unit = unit_free(mc->unit);
-	mc->row.vmm_pid = 0;
-	mc->row.vmm_invocation[0] = '\0';
-	machine_continue(mc, NULL);
-	return 0;
-}
-
-/* Systemd has said what its unit is: the end of its main process is waited for. */
-static int end_unit(struct machine *mc, struct unit *u)
-{
-	pid_t pid = unit_pid(u);
-	int r;
-
-	mc->pidfd = fd_close(mc->pidfd);
-	mc->pidfd = pidfd_open(pid, 0);
-	if (mc->pidfd < 0) {
-		r = -errno;
-		mc->pidfd = -EBADF;
-		return r == -ESRCH ? 0 : r;
-	}
-	if (!unit_owns(u, pid))
-		return -EBUSY;
-	r = sd_event_add_io(
-		mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone, mc);
-	if (r < 0)
-		return r;
-	log_uid(LOG_INFO, 0, mc->row.owner_uid,
-		"%s: ending its VMM (%s), which an earlier daemon started", mc->row.id,
-		unit_name(u));
-	unit_stop(u);
-	return 1;
-}
-
-static void on_looked(struct unit *u, int found, void *userdata)
-{
-	struct machine *mc = userdata;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	int r = found > 0 ? end_unit(mc, u) : found;
-
-	if (r > 0)
-		return;
-	if (r < 0)
-		error_set_errno(&err, ERROR_INTERNAL, r, "systemctl status dbus.service",
-			"the VMM's unit %s cannot be ended", unit_name(u));
-	mc->unit = unit_free(u);
-	machine_continue(mc, r < 0 ? &err : NULL);
-}
-
-static int kill_unit(struct machine *mc)
-{
-	static const struct unit_callbacks events = { .on_looked = on_looked };
-	_cleanup_free_ char *name = vmm_unit(mc->row.id);
-	int r;
-
-	mc->unit = unit_free(mc->unit);
-	r = name ? unit_new(mc->machines->m->units, name, &events, mc, &mc->unit) : -ENOMEM;
-	if (r < 0)
-		return r;
-	unit_look(mc->unit);
-	return 1;
-}
-
-int machine_recover_kill(struct machine *mc)
-{
-	enum machine_vmm found = machine_find_vmm(mc);
-
-	if (found == VMM_HALF || (found == VMM_LIVES && mc->row.vmm_invocation[0]))
-		return kill_unit(mc);
-	switch (found) {
-	case VMM_HALF:
-	case VMM_GONE: return 0;
-	case VMM_UNSURE: return -EBUSY;
-	case VMM_LIVES: break;
-	}
-	if (pidfd_send_signal(mc->pidfd, SIGKILL, NULL, 0) < 0)
-		return errno == ESRCH ? 0 : -EBUSY;
-	log_uid(LOG_INFO, 0, mc->row.owner_uid,
-		"%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
-		(int)mc->row.vmm_pid);
-	if (sd_event_add_io(mc->machines->m->event, &mc->pid_event, mc->pidfd, EPOLLIN, on_pid_gone,
-		    mc) < 0)
-		return -EBUSY;
-	return 1;
-}
 
 static void on_recovered(const struct error *err, _unused_ void *userdata)
 {
@@ -120,9 +24,7 @@ static void on_recovered(const struct error *err, _unused_ void *userdata)
 /* Its row was committed so after its VMM had ended. */
 static bool runs_not(const struct machine *mc)
 {
-	return mc->row.vmm_pid == 0 &&
-	       (mc->state == MACHINE_CREATED || mc->state == MACHINE_STOPPED ||
-		       mc->state == MACHINE_FAILED);
+	return mc->row.vmm_pid == 0 && machine_is_down(mc);
 }
 
 static int ended_meanwhile(struct machine *mc)
@@ -136,7 +38,7 @@ static int ended_meanwhile(struct machine *mc)
 		streq(mc->row.boot_id, mc->machines->boot_id) ? "it ended while pyrod was away"
 							      : "the host was restarted",
 		fix, "machine %s does not run any more", mc->row.id);
-	machine_land(mc, MACHINE_FAILED, &err);
+	machine_come_to_rest(mc, MACHINE_FAILED, &err);
 	return 0;
 }
 
@@ -144,20 +46,23 @@ static int ended_meanwhile(struct machine *mc)
 static int recover_vmm(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	enum machine_state was = mc->state;
 
-	machine_set_state(mc, MACHINE_UNKNOWN);
+	mc->desired = LEVEL_UP;
+	if (!machine_successor(mc->state, MACHINE_ADOPTING))
+		machine_set_state(mc, MACHINE_UNKNOWN);
 	switch (machine_find_vmm(mc)) {
 	case VMM_HALF:
-	case VMM_GONE: return ended_meanwhile(mc);
+	case VMM_GONE: machine_set_state(mc, MACHINE_UNKNOWN); return ended_meanwhile(mc);
 	case VMM_UNSURE:
+		machine_set_state(mc, MACHINE_UNKNOWN);
 		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
 			"%s: whether its VMM runs cannot be told; it is left alone", mc->row.id);
 		return 0;
 	case VMM_LIVES: break;
 	}
-	if (machine_adopt(mc, was, &err) >= 0)
+	if (machine_adopt(mc, &err) >= 0)
 		return 0;
+	machine_set_state(mc, MACHINE_UNKNOWN);
 	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: %s: %s", mc->row.id,
 		err.message ? err.message : "it cannot be adopted",
 		err.cause ? err.cause : "no cause");
@@ -181,16 +86,19 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 	struct machine *mc;
 	int r = owner ? machine_new(ms, owner, row, &mc) : -EBADMSG;
 
+	if (r >= 0)
+		r = machine_add_engine(mc);
 	if (r < 0)
 		return r;
-	mc->step = machine_steps();
+	mc->steps.at = ms->plan->n;
 	if (mc->state == MACHINE_PREPARING) /* nobody has been told of it */
 		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
 		return machine_delete(mc, "its deletion was asked for", on_recovered, NULL);
 	if (!runs_not(mc))
 		return recover_vmm(mc);
-	mc->step = machine_steps_created();
+	mc->steps.at = ms->plan->n_created;
+	mc->desired = LEVEL_STOPPED;
 	return 0;
 }
 
@@ -199,7 +107,7 @@ static struct machine *find_adopting(struct machines *ms, const char *id)
 	struct machine *mc;
 
 	LIST_FOREACH (mc, &ms->list, entry)
-		if (mc->adopting && streq(mc->row.id, id))
+		if (mc->state == MACHINE_ADOPTING && streq(mc->row.id, id))
 			return mc;
 	return NULL;
 }
@@ -230,8 +138,8 @@ static int recover_execs(struct machines *ms, struct error *err)
 	}
 	free(rows);
 	LIST_FOREACH (mc, &ms->list, entry)
-		if (r >= 0 && mc->adopting && mc->owner->remains == REMAINS_NOTHING &&
-			LIST_EMPTY(&mc->execs))
+		if (r >= 0 && mc->state == MACHINE_ADOPTING &&
+			mc->owner->remains == REMAINS_NOTHING && LIST_EMPTY(&mc->guest.execs))
 			r = machine_delete(mc, "its start was cut off", on_recovered, NULL);
 	return r;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Keeps disk_reserve_mib of the disks' file system free while machines run: at the reserve the machines whose disks have
- * grown since the last look are paused (pause.c lets them go on). Called by start.c and adopt.c when a VMM runs.
+ * grown since the last look are paused (pause.c lets them go on). Called by events.c and adopt.c when a VMM runs.
  *
  * What must stay true: the next look comes before a disk of FILL_RATE can have used up what is above the reserve, but not
  * more often than every LOOK_MIN_USEC; what is written in one such interval, and until QEMU has stopped, comes out of the
@@ -45,13 +45,13 @@ bool machines_have_room(const struct machines *ms)
 /* Whether its disk has more blocks than at the last look; the first look only counts them. */
 static bool has_grown(struct machine *mc)
 {
-	uint64_t before = mc->disk_blocks;
+	uint64_t before = mc->hold.blocks;
 	struct stat st;
 
-	if (stat(mc->disk_path, &st) < 0)
+	if (stat(mc->paths.disk, &st) < 0)
 		return false;
-	mc->disk_blocks = (uint64_t)st.st_blocks;
-	return before > 0 && mc->disk_blocks > before;
+	mc->hold.blocks = (uint64_t)st.st_blocks;
+	return before > 0 && mc->hold.blocks > before;
 }
 
 /* A VMM that goes on writing has been taken over by its guest, or hangs. */
@@ -59,21 +59,21 @@ static void pause_machine(struct machine *mc)
 {
 	uint64_t now = now_usec();
 
-	if (mc->pause_asked_usec == 0)
-		mc->pause_asked_usec = mc->pause_again_usec = now;
-	if (now - mc->pause_asked_usec >= deadline_usec(DEADLINE_PAUSE)) {
+	if (mc->hold.asked_usec == 0)
+		mc->hold.asked_usec = mc->hold.again_usec = now;
+	if (now - mc->hold.asked_usec >= deadline_usec(DEADLINE_PAUSE)) {
 		log_error("%s: killed: its VMM still wrote %u s after it was told to stop",
 			mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
-		vmm_stop(mc->vmm);
-	} else if (now >= mc->pause_again_usec) {
-		mc->pause_again_usec = now + AGAIN_USEC;
-		vmm_pause(mc->vmm);
+		vmm_stop(mc->process.vmm);
+	} else if (now >= mc->hold.again_usec) {
+		mc->hold.again_usec = now + AGAIN_USEC;
+		vmm_pause(mc->process.vmm);
 	}
 }
 
 static bool runs(const struct machine *mc)
 {
-	return mc->vmm && mc->vmm_up && !mc->vmm_gone && !machine_goes_down(mc);
+	return mc->process.vmm && mc->process.up && !mc->process.ended && !machine_goes_down(mc);
 }
 
 /* Returns whether any VMM runs. */
@@ -87,8 +87,8 @@ static bool look_at_machines(struct machines *ms, bool short_of)
 			continue;
 		any = true;
 		if (!short_of)
-			mc->pause_asked_usec = 0;
-		if (has_grown(mc) && short_of && !mc->pause)
+			mc->hold.asked_usec = 0;
+		if (has_grown(mc) && short_of && !mc->hold.pause)
 			pause_machine(mc);
 	}
 	return any;

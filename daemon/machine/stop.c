@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The orderly end of a machine that stays: the guest is asked to stop everything, writes back its disk,
- * says BYE and resets, and its VMM ends. Called by machine_stop, agent.c and start.c's events.
+ * says BYE and resets, and its VMM ends. Called by the engine, talk.c and events.c.
  *
  * What must stay true: whoever does not end within DEADLINE_STOP is ended; a guest that cannot be asked (no
  * stream, vCPUs paused) is ended at once; either way the machine is `stopped` and its disk there.
@@ -18,10 +18,10 @@ void machine_shut_down_over(struct machine *mc)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	crash_point();
-	mc->deadline = sd_event_source_disable_unref(mc->deadline);
+	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
 	error_cancelled(&err, "somebody asked for it; what ran in it has ended",
 		"machine %s was stopped", mc->row.id);
-	machine_land(mc, MACHINE_STOPPED, &err);
+	machine_come_to_rest(mc, MACHINE_STOPPED, &err);
 }
 
 static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -37,10 +37,11 @@ static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 
 int machine_shut_down_again(struct machine *mc)
 {
-	int r = frame_put(link_control(mc->link), FRAME_SHUTDOWN, AGENT_CHANNEL_NONE, NULL, 0);
+	int r = frame_put(
+		link_control(mc->guest.link), FRAME_SHUTDOWN, AGENT_CHANNEL_NONE, NULL, 0);
 
 	if (r >= 0)
-		link_kick(mc->link);
+		link_kick(mc->guest.link);
 	return r;
 }
 
@@ -48,11 +49,11 @@ static int ask(struct machine *mc)
 {
 	int r;
 
-	if (!mc->link || !link_is_up(mc->link) || mc->pause)
+	if (!mc->guest.link || !link_is_up(mc->guest.link) || mc->hold.pause)
 		return -ENOTCONN;
-	mc->deadline = sd_event_source_disable_unref(mc->deadline);
-	r = sd_event_add_time_relative(mc->machines->m->event, &mc->deadline, CLOCK_MONOTONIC,
-		deadline_usec(DEADLINE_STOP), 0, on_late, mc);
+	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
+	r = sd_event_add_time_relative(mc->machines->m->event, &mc->process.deadline,
+		CLOCK_MONOTONIC, deadline_usec(DEADLINE_STOP), 0, on_late, mc);
 	return r < 0 ? r : machine_shut_down_again(mc);
 }
 

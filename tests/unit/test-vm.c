@@ -148,9 +148,9 @@ static void boot(void)
 
 static void until_idle(void)
 {
-	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+	for (int i = 0; i < 500 && !machine_is_settled(the_machine()); i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
-	ck_assert_int_eq(the_machine()->engine, ENGINE_IDLE);
+	ck_assert(machine_is_settled(the_machine()));
 }
 
 static void stop(void)
@@ -333,7 +333,7 @@ START_TEST(guest_dies)
 	created();
 	boot();
 	fake_vmm_die();
-	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+	for (int i = 0; i < 500 && !machine_is_settled(the_machine()); i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
 	ck_assert_uint_eq(fake.vmms, 0);
@@ -467,7 +467,7 @@ START_TEST(paused_and_resumed)
 	boot();
 	fake_vmm_pause();
 	ck_assert_ptr_nonnull(strstr(the_machine()->row.last_error, "disk_full"));
-	for (int k = 0; k < 200 && the_machine()->pause; k++)
+	for (int k = 0; k < 200 && the_machine()->hold.pause; k++)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	ck_assert_uint_eq(fake.resumes, 1);
 	ck_assert_ptr_null(the_machine()->row.last_error);
@@ -483,14 +483,14 @@ START_TEST(claims_a_full_disk)
 	boot();
 	for (int i = 0; i < 3; i++) {
 		fake_vmm_pause();
-		ck_assert_ptr_nonnull(the_machine()->pause);
-		for (int k = 0; k < 200 && the_machine()->pause; k++)
+		ck_assert_ptr_nonnull(the_machine()->hold.pause);
+		for (int k = 0; k < 200 && the_machine()->hold.pause; k++)
 			(void)sd_event_run(event, 20 * USEC_PER_MSEC);
-		ck_assert_ptr_null(the_machine()->pause);
+		ck_assert_ptr_null(the_machine()->hold.pause);
 	}
-	ck_assert_uint_ge(the_machine()->idle_usec, 3 * 400 * USEC_PER_MSEC);
+	ck_assert_uint_ge(the_machine()->hold.idle_usec, 3 * 400 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
-	the_machine()->idle_usec += 30 * USEC_PER_SEC;
+	the_machine()->hold.idle_usec += 30 * USEC_PER_SEC;
 	fake_vmm_pause();
 	for (int k = 0; k < 200 && the_machine()->state == MACHINE_STARTED; k++)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
@@ -501,7 +501,7 @@ END_TEST
 
 static void write_to_disk(void)
 {
-	int fd = open(the_machine()->disk_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int fd = open(the_machine()->paths.disk, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	char bytes[16 * 1024];
 
 	memset(bytes, 1, sizeof(bytes));
@@ -521,10 +521,10 @@ START_TEST(paused_at_the_reserve)
 	for (uint64_t end = now_usec() + 2 * USEC_PER_SEC;
 		now_usec() < end;) /* looks each second, then more often */
 		(void)sd_event_run(event, 50 * USEC_PER_MSEC);
-	ck_assert_uint_gt(the_machine()->disk_blocks, 0);
+	ck_assert_uint_gt(the_machine()->hold.blocks, 0);
 	ck_assert_uint_eq(fake.pauses, 0);
 	write_to_disk();
-	for (int k = 0; k < 200 && !the_machine()->pause; k++)
+	for (int k = 0; k < 200 && !the_machine()->hold.pause; k++)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	ck_assert_uint_eq(fake.pauses, 1);
 	ck_assert_str_eq(machine_pause_reason(the_machine()), "disk_full");
@@ -532,7 +532,7 @@ START_TEST(paused_at_the_reserve)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	ck_assert_uint_eq(fake.resumes, 0);
 	m->config->disk_reserve_mib = 0;
-	for (int k = 0; k < 200 && the_machine()->pause; k++)
+	for (int k = 0; k < 200 && the_machine()->hold.pause; k++)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	ck_assert_uint_eq(fake.resumes, 1);
 	delete ();
@@ -552,20 +552,20 @@ START_TEST(writes_on_at_the_reserve)
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	}
 	ck_assert_uint_eq(fake.pauses, 1);
-	ck_assert_uint_gt(the_machine()->pause_asked_usec, 0);
-	the_machine()->pause_asked_usec -= 29 * USEC_PER_SEC;
+	ck_assert_uint_gt(the_machine()->hold.asked_usec, 0);
+	the_machine()->hold.asked_usec -= 29 * USEC_PER_SEC;
 	write_to_disk();
 	for (int k = 0; k < 10; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
 	ck_assert_uint_eq(fake.pauses, 1);
-	the_machine()->pause_again_usec = 1; /* it is asked again after 5 s */
+	the_machine()->hold.again_usec = 1; /* it is asked again after 5 s */
 	for (int k = 0; k < 200 && fake.pauses == 1; k++) {
 		write_to_disk();
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	}
 	ck_assert_uint_eq(fake.pauses, 2);
-	the_machine()->pause_asked_usec -= USEC_PER_SEC;
+	the_machine()->hold.asked_usec -= USEC_PER_SEC;
 	for (int k = 0; k < 200 && the_machine()->state == MACHINE_STARTED; k++) {
 		write_to_disk();
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
@@ -776,7 +776,7 @@ START_TEST(after_the_hosts_restart)
 	core_end(m);
 	fake.vmms = 0; /* the VMM that was left went with the host */
 	ck_assert_int_eq(core_start(m, NULL), 0);
-	for (int i = 0; i < 500 && the_machine()->engine != ENGINE_IDLE; i++)
+	for (int i = 0; i < 500 && !machine_is_settled(the_machine()); i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_FAILED);
 	ck_assert_ptr_nonnull(strstr(the_machine()->row.last_error, "restarted"));
@@ -848,7 +848,7 @@ START_TEST(a_failed_guest_says_all_is_well)
 	until_setup(1);
 	if (adopted) {
 		restart_over_a_vmm();
-		ck_assert(the_machine()->adopting);
+		ck_assert(the_machine()->state == MACHINE_ADOPTING);
 		until_setup(2);
 	}
 	say_the_end_and_all_is_well(bye);
@@ -876,10 +876,10 @@ START_TEST(lost_in_setup_and_asked_again)
 	until_setup(2);
 	fake.refuse_dial = true;
 	fake_break();
-	for (int i = 0; i < 500 && the_machine()->adopting; i++)
+	for (int i = 0; i < 500 && the_machine()->state == MACHINE_ADOPTING; i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
-	ck_assert(!the_machine()->adopting);
-	ck_assert_ptr_null(the_machine()->setup_timer);
+	ck_assert(the_machine()->state != MACHINE_ADOPTING);
+	ck_assert_ptr_null(the_machine()->guest.setup_timer);
 	fake.refuse_dial = false;
 	fake.stall = FAKE_NONE;
 	boot();
@@ -905,7 +905,7 @@ START_TEST(ended_by_pid)
 {
 	not_adopted();
 	stop();
-	ck_assert_ptr_null(the_machine()->deadline);
+	ck_assert_ptr_null(the_machine()->process.deadline);
 	boot();
 	ck_assert(!failure.set);
 	delete ();
@@ -923,17 +923,17 @@ START_TEST(ended_again)
 	not_adopted();
 	mc = the_machine();
 	ck_assert_int_eq(units_new(event, true, &units), 0);
-	ck_assert_int_eq(unit_new(units, "pyro-vm@x.service", &none, mc, &mc->unit), 0);
-	ck_assert_int_ge(sd_event_add_time(
-				 event, &mc->pid_event, CLOCK_MONOTONIC, UINT64_MAX, 0, NULL, NULL),
+	ck_assert_int_eq(unit_new(units, "pyro-vm@x.service", &none, mc, &mc->process.unit), 0);
+	ck_assert_int_ge(sd_event_add_time(event, &mc->process.pid_event, CLOCK_MONOTONIC,
+				 UINT64_MAX, 0, NULL, NULL),
 		0);
-	late = sd_event_source_ref(mc->pid_event);
+	late = sd_event_source_ref(mc->process.pid_event);
 	if (_i == 1) /* it has ended by itself meanwhile */
 		end_vmm_process();
 	stop();
 	ck_assert_int_eq(sd_event_source_get_enabled(late, NULL), SD_EVENT_OFF);
-	ck_assert_ptr_null(mc->pid_event);
-	ck_assert_ptr_null(mc->unit);
+	ck_assert_ptr_null(mc->process.pid_event);
+	ck_assert_ptr_null(mc->process.unit);
 	sd_event_source_unref(late);
 	units_free(units);
 	delete ();
@@ -957,9 +957,9 @@ START_TEST(deleted_when_a_stop_is_late)
 		machine_shut_down_over(mc);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
-	if (!done && mc->engine != ENGINE_IDLE && mc->deadline) {
-		(void)sd_event_source_set_time_accuracy(mc->deadline, 1);
-		(void)sd_event_source_set_time_relative(mc->deadline, 0);
+	if (!done && !machine_is_settled(mc) && mc->process.deadline) {
+		(void)sd_event_source_set_time_accuracy(mc->process.deadline, 1);
+		(void)sd_event_source_set_time_relative(mc->process.deadline, 0);
 	}
 	wait_done();
 	ck_assert(!failure.set);
@@ -996,10 +996,10 @@ START_TEST(asked_after_a_stop_that_failed)
 	fake.never_ends = fake.hangs = true;
 	ck_assert_int_eq(machine_stop(mc, "user", on_done, NULL, NULL), 0);
 	machine_shut_down_over(mc); /* it is late */
-	for (int k = 0; k < 500 && !(mc->engine == ENGINE_DOWN && mc->deadline); k++)
+	for (int k = 0; k < 500 && !(mc->steps.phase == STEPS_DOWN && mc->process.deadline); k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
-	ck_assert_ptr_nonnull(mc->deadline);
-	(void)sd_event_source_set_time_relative(mc->deadline, 0); /* so is its VMM */
+	ck_assert_ptr_nonnull(mc->process.deadline);
+	(void)sd_event_source_set_time_relative(mc->process.deadline, 0); /* so is its VMM */
 	wait_done();
 	ck_assert(failure.set);
 	boot();
@@ -1008,7 +1008,7 @@ START_TEST(asked_after_a_stop_that_failed)
 	fake_vmm_die();
 	until_idle();
 	ck_assert_int_eq(mc->state, MACHINE_FAILED);
-	ck_assert_ptr_null(mc->link);
+	ck_assert_ptr_null(mc->guest.link);
 	boot();
 	ck_assert(!failure.set);
 	delete ();

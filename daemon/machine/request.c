@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What can be asked of a machine: that it is deleted, booted, stopped. Called by core/ and rpc/, and by recover.c.
+ *
+ * What must stay true: a deletion is never refused, from whatever state, and never taken back; a boot asked for on the way
+ * to rest comes after it; who asks for what is being done already waits for the same end.
+ */
+
+#include "daemon/machine/machine-internal.h"
+
+#include "proto/deadline.h"
+
+int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *became =
+		str_printf("%s; what ran in it has ended, its disk is gone", reason);
+	_cleanup_free_ char *fix =
+		str_printf("%s create ENVIRONMENT, for another machine", mc->owner->command);
+	int r = machine_wait(mc, WAIT_GONE, 0, done, userdata);
+
+	if (r < 0)
+		return r;
+	/* Read by those who wait for its start or stop too: what they asked for may be what ended it. */
+	error_set(&why, ERROR_CANCELLED, became, fix, "machine %s was deleted", mc->row.id);
+	if (machine_goes_down(mc) && mc->failure.set && mc->failure.code == ERROR_CANCELLED) {
+		error_clear(&mc->failure);
+		(void)error_copy(&mc->failure, &why);
+	}
+	machine_fall(mc, LEVEL_GONE, mc->resting, &why);
+	machine_skip_reading(mc);
+	return 0;
+}
+
+static int wrong_state(struct machine *mc, const char *verb, const char *fix, struct error *err)
+{
+	_cleanup_free_ char *say = machine_fix(mc, fix);
+
+	return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, say,
+		"machine %s is %s and cannot be %s", mc->row.id, machine_state_public(mc->state),
+		verb);
+}
+
+/* On its way to where it can be booted from: the boot comes when it is there. */
+static bool comes_to_rest(const struct machine *mc)
+{
+	if (machine_goes_down(mc))
+		return mc->desired > LEVEL_GONE;
+	return machine_is_settled(mc) && mc->state == MACHINE_STOPPING;
+}
+
+/* Its guest has not answered (yet): what comes of that is waited for, for a while. */
+static int boot_unadopted(struct machine *mc, machine_done_fn done, void *userdata)
+{
+	int r = machine_ask_again(mc);
+
+	if (r < 0)
+		return r;
+	return machine_wait(mc, mc->desired < LEVEL_UP ? WAIT_BOOT : WAIT_STARTED,
+		deadline_usec(DEADLINE_ADOPT_CALL), done, userdata);
+}
+
+int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
+{
+	int r;
+
+	machine_used(mc);
+	if (machine_is_settled(mc) && mc->state == MACHINE_STARTED)
+		return 1;
+	if (comes_to_rest(mc)) {
+		r = machine_wait(mc, WAIT_BOOT, 0, done, userdata);
+	} else if (machine_may_answer(mc)) {
+		r = boot_unadopted(mc, done, userdata);
+	} else {
+		if (!machine_goes_up(mc) || mc->desired < LEVEL_UP) {
+			if (!machine_is_down(mc))
+				return wrong_state(mc, "started", "status", err);
+			machine_want(mc, LEVEL_UP);
+		}
+		r = machine_wait(mc, WAIT_STARTED, 0, done, userdata);
+	}
+	return r < 0 ? error_no_memory(err, "cannot wait for machine %s", mc->row.id) : 0;
+}
+
+/* It leaves nothing, or something of it may be gone. */
+static bool can_only_be_deleted(const struct machine *mc)
+{
+	if (mc->steps.at < mc->machines->plan->n_created)
+		return true;
+	return machine_goes_up(mc) ? machine_rest_level(mc) == LEVEL_GONE
+				   : machine_goes_down(mc) && mc->desired == LEVEL_GONE;
+}
+
+int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
+	struct error *err)
+{
+	int r;
+
+	machine_used(mc);
+	if (machine_is_down(mc))
+		return 1;
+	if (can_only_be_deleted(mc))
+		return wrong_state(mc, "stopped", "delete", err);
+	if (machine_goes_up(mc))
+		return wrong_state(mc, "stopped while it is being started", "delete", err);
+	r = machine_wait(mc, WAIT_STOPPED, 0, done, userdata);
+	if (r < 0)
+		return error_no_memory(err, "cannot wait for machine %s", mc->row.id);
+	machine_set_stop_reason(mc, reason);
+	if (machine_may_answer(mc) && machine_ask_again(mc) >= 0)
+		mc->guest.stop_asked = true;
+	if (machine_is_settled(mc))
+		machine_want(mc, LEVEL_STOPPED);
+	return 0;
+}
