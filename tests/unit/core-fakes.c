@@ -610,13 +610,19 @@ void kernel_files_done(struct kernel_files *f)
 struct disk_op {
 	disk_done_fn done;
 	void *userdata;
-	bool fail;
+	bool fail, pending, forgotten;
 };
 
 static void end_disk(void *arg)
 {
 	struct disk_op *op = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
+
+	op->pending = false;
+	if (op->forgotten) {
+		free(op);
+		return;
+	}
 
 	if (op->fail)
 		error_set(&err, ERROR_NO_SPACE, NULL, "mend it", "disk full");
@@ -629,6 +635,7 @@ static struct disk_op *disk_op_new(disk_done_fn done, void *userdata)
 
 	op->done = done;
 	op->userdata = userdata;
+	op->pending = true;
 	return op;
 }
 
@@ -668,7 +675,10 @@ int disk_remove(_unused_ struct manager *m, const char *path, disk_done_fn done,
 
 struct disk_op *disk_op_free(struct disk_op *op)
 {
-	free(op);
+	if (op && op->pending)
+		op->forgotten = true;
+	else
+		free(op);
 	return NULL;
 }
 
@@ -699,7 +709,7 @@ static void vmm_up(void *arg)
 {
 	struct vmm *v = arg;
 
-	if (v != the_vmm || v->exited)
+	if (!v || v != the_vmm || v->exited)
 		return;
 	v->cb.on_launched(v, v->userdata);
 	v->cb.on_started(v, v->userdata);
@@ -712,7 +722,7 @@ static void vmm_end(void *arg)
 		.guest_ended = fake.unseen,
 		.reason = fake.unseen ? NULL : "killed" };
 
-	if (v != the_vmm || v->exited)
+	if (!v || v != the_vmm || v->exited)
 		return;
 	v->exited = true;
 	v->cb.on_exited(v, &e, v->userdata);
@@ -723,6 +733,8 @@ static void vmm_refuse(void *arg)
 	struct vmm *v = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	if (v != the_vmm || v->exited)
+		return;
 	error_set(&err, ERROR_START_FAILED, NULL, "mend it", "no such firmware");
 	v->cb.on_failed(v, &err, v->userdata);
 	later(vmm_end, v);
@@ -737,6 +749,7 @@ int vmm_start(_unused_ struct manager *m, _unused_ const struct vmm_spec *spec,
 	the_vmm->cb = *cb;
 	the_vmm->userdata = userdata;
 	fake.vmms++;
+	fake.launches++;
 	fake.set_up = fake.running = fake.exited = false; /* another guest */
 	decoder_set_mark(&fake.in, frame_sync_initial);
 	*ret = the_vmm;
@@ -803,6 +816,11 @@ void fake_vmm_end_later(void)
 void fake_vmm_pause(void)
 {
 	the_vmm->cb.on_paused(the_vmm, "disk_full", the_vmm->userdata);
+}
+
+bool fake_vmm_runs(void)
+{
+	return the_vmm && !the_vmm->exited;
 }
 
 void fake_vmm_die(void)

@@ -55,8 +55,8 @@ struct fake {
 	int signo;      /* of the last KILL */
 	unsigned reads; /* of image and kernel */
 	bool was_read;
-	unsigned vmms, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns, resumes,
-		pauses, adopted;
+	unsigned vmms, launches, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns,
+		resumes, pauses, adopted;
 	uint64_t stdin_bytes;
 	char *command_line; /* owned: of the last START */
 	/* the agent */
@@ -85,6 +85,8 @@ void fake_break(void);
 /* Raw bytes from the agent. */
 void fake_send(const void *p, size_t n);
 void fake_flush(void);
+/* There is one, and it has not ended. */
+bool fake_vmm_runs(void);
 /* The VMM's process ends now. */
 void fake_vmm_die(void);
 /* The same in a later turn. */
