@@ -66,9 +66,16 @@ static int commit_row(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
+/* It boots at once and leaves nothing: it is never seen as created, and is spared the commits of that. A machine that is to stay is
+ * `preparing` until its disk is there: the next daemon would take it for one that has failed, and can be booted again. */
+static bool is_spared(const struct machine *mc)
+{
+	return mc->desired == LEVEL_UP && mc->owner->remains == REMAINS_NOTHING;
+}
+
 static int run_row(struct machine *mc, struct error *err)
 {
-	if (mc->desired == LEVEL_UP)
+	if (is_spared(mc))
 		machine_set_state(mc, MACHINE_STARTING);
 	return commit_row(mc, err);
 }
@@ -175,10 +182,9 @@ static int undo_disk(struct machine *mc)
 	return mc->disk_op ? STEP_WAIT : 0;
 }
 
-/* A machine that boots at once is never seen as created, and is spared the commit. */
 static int run_created(struct machine *mc, struct error *err)
 {
-	if (mc->desired == LEVEL_UP)
+	if (is_spared(mc))
 		return 0;
 	machine_set_state(mc, MACHINE_CREATED);
 	return commit_row(mc, err);

@@ -941,6 +941,25 @@ START_TEST(the_table_is_whole)
 }
 END_TEST
 
+/* A machine that boots as soon as it is made, and is to stay: wherever its creation is cut off, either nothing is left of it or
+ * it can be booted. */
+START_TEST(cut_off_at_its_creation)
+{
+	setup();
+	create(_i % 2);
+	for (int i = 0; i < _i / 2; i++)
+		turns(1);
+	next_daemon(DIED, false);
+	settle();
+	check_world();
+	if (the_machine()) {
+		request(BOOT);
+		must_be(MACHINE_STARTED);
+	}
+	teardown();
+}
+END_TEST
+
 /* The walk */
 
 static uint64_t seed;
@@ -1073,6 +1092,7 @@ int main(int argc, char **argv)
 		tcase_add_loop_test(t, print_table, 0, SITUATION_MAX);
 	} else {
 		tcase_add_test(t, the_table_is_whole);
+		tcase_add_loop_test(t, cut_off_at_its_creation, 0, 60);
 		tcase_add_loop_test(t, becomes_what_the_table_says, 0, ARRAY_SIZE(table));
 		tcase_add_loop_test(walk, random_walk, 0, 20);
 	}
