@@ -10,6 +10,7 @@
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -791,12 +792,24 @@ static void begin_vmm_process(const uint8_t u[16])
 {
 	char uuid[40], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", flag[] = "-uuid";
 	char *const argv[] = { sh, c, stop, sh, flag, uuid, NULL };
+	char path[64], text[8];
+	ssize_t r = 0;
 	size_t n = 0;
 
 	for (size_t i = 0; i < 16; i++)
 		n += (size_t)sprintf(
 			uuid + n, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", u[i]);
 	ck_assert_int_eq(posix_spawn(&vmm_process, sh, NULL, NULL, argv, NULL), 0);
+	/* posix_spawn returns before the new program's words can be read. */
+	(void)snprintf(path, sizeof(path), "/proc/%d/cmdline", vmm_process);
+	for (int i = 0; i < 100000 && r <= 0; i++) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+		r = read(fd, text, sizeof(text));
+		(void)close(fd);
+		(void)sched_yield();
+	}
+	ck_assert_int_gt(r, 0);
 }
 
 /* The daemon ends without a word; its machine's VMM lives and is found by the next one. */
