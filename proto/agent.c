@@ -66,6 +66,12 @@ struct field {
 		sizeof(((struct msg_##message *)0)->field) },
 static const struct field fields[] = { AGENT_FIELDS(FIELD) };
 
+/* Where the field stands in the message m. */
+static void *field_at(const struct field *f, const void *m)
+{
+	return (uint8_t *)(uintptr_t)m + f->offset;
+}
+
 bool agent_knows(uint16_t version, uint16_t frame_type)
 {
 	switch (frame_type) {
@@ -225,7 +231,7 @@ static void put_held(struct buf *b, uint16_t version, const struct msg_welcome *
 
 static void put_field(struct buf *b, const struct field *f, uint16_t version, const void *m, int *r)
 {
-	const void *at = (const uint8_t *)m + f->offset;
+	const void *at = field_at(f, m);
 
 	switch (f->form) {
 	case FORM_NUMBER:
@@ -254,8 +260,7 @@ static void put_message(
 			continue;
 		put_field(b, f, version, m, r);
 		if (f->form == FORM_VERSION)
-			version = MIN_OF(
-				version, *(const uint16_t *)((const uint8_t *)m + f->offset));
+			version = MIN_OF(version, *(const uint16_t *)field_at(f, m));
 	}
 }
 
@@ -316,7 +321,7 @@ static int get_held(struct rd *rd, uint16_t version, struct msg_welcome *m)
 
 static int get_field(struct rd *rd, const struct field *f, uint16_t version, void *m)
 {
-	void *at = (uint8_t *)m + f->offset;
+	void *at = field_at(f, m);
 
 	switch (f->form) {
 	case FORM_NUMBER:
@@ -352,7 +357,7 @@ static int get_message(struct rd *rd, enum message message, uint16_t version, vo
 		if (r < 0)
 			return r;
 		if (f->form == FORM_VERSION)
-			version = MIN_OF(version, *(uint16_t *)((uint8_t *)m + f->offset));
+			version = MIN_OF(version, *(const uint16_t *)field_at(f, m));
 	}
 	return 0;
 }
@@ -373,7 +378,7 @@ static void free_message(enum message message, void *m)
 		if (f->message != message)
 			continue;
 		if (f->form == FORM_TEXT || f->form == FORM_WHAT)
-			free(*(char **)((uint8_t *)m + f->offset));
+			free(*(char **)field_at(f, m));
 		else if (f->form == FORM_ENV)
 			free_env(m);
 		else if (f->form == FORM_HELD)
