@@ -122,7 +122,7 @@ class FakeDaemon(Daemon):
                 words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0") if name.isdigit() else [b""]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if words[0] == self.vmm.encode() and b"-uuid" in words:
+            if words[0] == self.vmm.encode() and (b"-uuid" in words or b"--fake-id" in words):
                 found.append(int(name))
         return found
 

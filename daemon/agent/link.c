@@ -40,6 +40,7 @@ struct link {
 	bool has_sync, sync_confirmed;
 	bool welcomed; /* once at least */
 	bool dead;
+	bool awaited;     /* dial has promised a stream */
 	uint16_t version; /* of the protocol, by WELCOME; 0: not up */
 	unsigned tries;   /* failed in a row since it was steady */
 	unsigned dials;
@@ -72,6 +73,7 @@ static void disconnect(struct link *l)
 	l->io = sd_event_source_disable_unref(l->io);
 	l->fd = fd_close(l->fd);
 	l->version = 0;
+	l->awaited = false;
 	buf_clear(&l->control);
 	buf_clear(&l->out);
 }
@@ -96,8 +98,8 @@ static void give_up(struct link *l, const char *cause)
 	l->cb.on_dead(l, &err, l->userdata);
 }
 
-/* This try is over; the next begins a little later, or there is none. */
-static void try_failed(struct link *l)
+/* This try is over, or its stream has been replaced. False: no other follows. */
+static bool end_try(struct link *l)
 {
 	uint64_t now = now_usec();
 
@@ -106,13 +108,19 @@ static void try_failed(struct link *l)
 	disconnect(l);
 	if (!l->welcomed && !l->still && now >= l->first_deadline) {
 		give_up(l, "its agent sent no WELCOME");
-		return;
+		return false;
 	}
 	if (l->welcomed && !l->still && ++l->tries > LINK_TRIES) {
 		give_up(l, "its stream broke, and three new connections failed");
-		return;
+		return false;
 	}
-	set_timer(l, now + LINK_AGAIN_USEC);
+	return true;
+}
+
+static void try_failed(struct link *l)
+{
+	if (end_try(l))
+		set_timer(l, now_usec() + LINK_AGAIN_USEC);
 }
 
 void link_fault(struct link *l)
@@ -221,30 +229,55 @@ static int greet(struct link *l)
 	return r;
 }
 
-static int connect_now(struct link *l)
+/* fd is taken over, also on failure. */
+static int open_stream(struct link *l, int fd)
 {
 	int r;
 
 	disconnect(l);
 	l->connection++;
-	l->fd = l->cb.dial(l->userdata);
-	if (l->fd < 0) {
-		r = l->fd;
-		l->fd = -EBADF;
-		return r;
-	}
+	l->fd = fd;
 	r = sd_event_add_io(l->event, &l->io, l->fd, EPOLLIN | EPOLLOUT, on_io, l);
 	return r < 0 ? r : greet(l);
 }
 
-static void dial(struct link *l)
+static void begin_try(struct link *l)
 {
 	uint64_t now = now_usec();
 
 	l->slot_end = now + LINK_TRY_USEC;
 	if (!l->welcomed && !l->still && l->slot_end > l->first_deadline)
 		l->slot_end = MAX_OF(l->first_deadline, now);
-	if (connect_now(l) < 0)
+}
+
+static void dial(struct link *l)
+{
+	int r;
+
+	disconnect(l);
+	begin_try(l);
+	l->awaited = true; /* link_take may be called from within */
+	r = l->cb.dial(l->userdata);
+	if (r >= 0)
+		r = open_stream(l, r);
+	else if (r == -EINPROGRESS)
+		r = 0;
+	if (r < 0)
+		try_failed(l);
+	else
+		set_timer(l, l->slot_end);
+}
+
+void link_take(struct link *l, int fd)
+{
+	/* A guest that dials again and again is one whose streams keep breaking. */
+	if (l->dead || (l->fd >= 0 && !end_try(l))) {
+		(void)fd_close(fd);
+		return;
+	}
+	if (!l->awaited)
+		begin_try(l);
+	if (open_stream(l, fd) < 0)
 		try_failed(l);
 	else
 		set_timer(l, l->slot_end);
@@ -254,8 +287,8 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 {
 	struct link *l = userdata;
 
-	if (l->fd >= 0)
-		try_failed(l); /* connected, but no WELCOME within its time */
+	if (l->fd >= 0 || l->awaited)
+		try_failed(l); /* no stream, or no WELCOME on it, within its time */
 	else if (!l->dead)
 		dial(l);
 	return 0;

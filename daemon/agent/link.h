@@ -19,7 +19,8 @@
 struct link;
 
 struct link_callbacks {
-	/* A new connection: an owned non-blocking stream socket, or -errno. */
+	/* A new connection: an owned non-blocking stream socket, or -errno. -EINPROGRESS: it comes by link_take, or came by it
+	 * meanwhile. */
 	int (*dial)(void *userdata);
 	/* The agent has answered: the first time, and after every reconnection. -errno drops the connection. */
 	int (*on_welcome)(struct link *l, const struct msg_welcome *w, void *userdata);
@@ -58,5 +59,8 @@ struct buf *link_control(struct link *l);
 void link_kick(struct link *l);
 /* The guest stands still, or goes on: meanwhile no wait for it ends the link. */
 void link_hold(struct link *l, bool still);
+/* The stream that dial promised, or one that the guest has dialled unasked, which takes the place of the one before and
+ * counts as its end; a non-blocking stream socket, taken over. Not from within another callback than dial. */
+void link_take(struct link *l, int fd);
 /* The peer broke the protocol: drop the connection and dial again (counts as a failed try). */
 void link_fault(struct link *l);

@@ -18,6 +18,7 @@ int machine_adopt(struct machine *mc, struct error *err)
 	/* Its guest may still boot, and may not know its SYNC yet. */
 	const bool starting = mc->state == MACHINE_STARTING;
 	const struct vmm_adoption a = {
+		.driver = mc->row.driver,
 		.id = mc->row.id,
 		.owner_uid = mc->row.owner_uid,
 		.pid = mc->row.vmm_pid,

@@ -129,6 +129,16 @@ static void on_vmm_resumed(_unused_ struct vmm *v, void *userdata)
 	machine_unpaused(userdata);
 }
 
+static void on_vmm_agent(_unused_ struct vmm *v, int fd, void *userdata)
+{
+	struct machine *mc = userdata;
+
+	if (mc->guest.link)
+		link_take(mc->guest.link, fd);
+	else
+		(void)fd_close(fd); /* the guest is not waited for */
+}
+
 const struct vmm_callbacks machine_vmm_events = {
 	.on_launched = on_vmm_launched,
 	.on_started = on_vmm_started,
@@ -136,4 +146,5 @@ const struct vmm_callbacks machine_vmm_events = {
 	.on_exited = on_vmm_exited,
 	.on_paused = on_vmm_paused,
 	.on_resumed = on_vmm_resumed,
+	.on_agent = on_vmm_agent,
 };

@@ -17,15 +17,19 @@
 #include "proto/deadline.h"
 #include "proto/host.h"
 
-static int resolve_accelerator(struct machine *mc, struct error *err)
+static int choose_vmm(struct machine *mc, struct error *err)
 {
-	int r = vmm_resolve_accelerator(
-		mc->accelerator.wanted, &mc->accelerator.used, &mc->accelerator.reason, err);
+	struct vmm_choice choice;
+	int r = vmm_choose(mc->machines->m, mc->accelerator.wanted, &choice, err);
 
-	if (r >= 0)
-		(void)snprintf(mc->row.accelerator, sizeof(mc->row.accelerator), "%s",
-			accelerator_name(mc->accelerator.used));
-	return r;
+	if (r < 0)
+		return r;
+	mc->accelerator.used = choice.accelerator;
+	mc->accelerator.reason = choice.reason;
+	(void)snprintf(mc->row.driver, sizeof(mc->row.driver), "%s", choice.driver);
+	(void)snprintf(mc->row.accelerator, sizeof(mc->row.accelerator), "%s",
+		accelerator_name(mc->accelerator.used));
+	return 0;
 }
 
 static int run_check(struct machine *mc, struct error *err)
@@ -36,7 +40,7 @@ static int run_check(struct machine *mc, struct error *err)
 		r = machine_check_host(mc, err);
 	if (r >= 0)
 		r = machine_pin_images(mc, err);
-	return r < 0 ? r : resolve_accelerator(mc, err);
+	return r < 0 ? r : choose_vmm(mc, err);
 }
 
 /* Row */
@@ -201,7 +205,7 @@ static int run_boot(struct machine *mc, struct error *err)
 	else
 		r = machine_check_host(mc, err);
 	if (r >= 0)
-		r = resolve_accelerator(mc, err);
+		r = choose_vmm(mc, err);
 	if (r < 0) {
 		mc->resting = mc->state; /* refused: it stays what it is */
 		return r;
@@ -226,6 +230,7 @@ static void add_disk(struct vmm_spec *spec, const char *serial, int fd, bool rea
 static int launch(struct machine *mc, struct error *err)
 {
 	struct vmm_spec spec = {
+		.driver = mc->row.driver,
 		.id = mc->row.id,
 		.owner_uid = mc->row.owner_uid,
 		.vcpu_count = mc->row.vcpu_count,

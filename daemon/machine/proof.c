@@ -48,7 +48,7 @@ static int make_key(struct manager *m, int image_fd, const struct kernel_files *
 	char files[ARRAY_SIZE(fds)][FILE_TEXT], program[FILE_TEXT];
 	_cleanup_free_ char *path = NULL;
 	struct stat st;
-	int r = vmm_program(m, &path);
+	int r = vmm_program(m, a, &path);
 
 	if (r >= 0 && stat(path, &st) < 0)
 		r = -errno;

@@ -11,104 +11,23 @@
 
 #include "daemon/machine/machine-internal.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 
 #include "daemon/log.h"
 #include "daemon/unit.h"
 
-enum {
-	CMDLINE_MAX = 256 * 1024,
-	STAT_MAX = 4096,
-	STAT_START_TIME = 22, /* proc(5): field of /proc/PID/stat */
-	UUID_TEXT = 37,
-};
-
-static int read_proc(pid_t pid, const char *file, size_t max, char **ret, size_t *ret_n)
-{
-	char path[64];
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	return read_file_at(AT_FDCWD, path, max, ret, ret_n);
-}
-
-/* The program's name may hold spaces and parentheses: fields are counted from the last ')'. */
-static int start_time(pid_t pid, uint64_t *ret)
-{
-	_cleanup_free_ char *stat = NULL;
-	size_t n;
-	int r = read_proc(pid, "stat", STAT_MAX, &stat, &n);
-	char *p, *end;
-
-	if (r < 0)
-		return r;
-	p = strrchr(stat, ')');
-	for (int field = 2; p && field < STAT_START_TIME; field++)
-		p = strchr(p + 1, ' ');
-	if (!p)
-		return -EBADMSG;
-	*ret = strtoull(p + 1, &end, 10);
-	return *end == ' ' ? 0 : -EBADMSG;
-}
-
-static void uuid_text(const uint8_t u[16], char ret[UUID_TEXT])
-{
-	(void)snprintf(ret, UUID_TEXT,
-		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-		u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
-		u[15]);
-}
-
-/* 1: the words "-uuid UUID" stand on its command line; 0: they do not; -ENODATA: it has none (it is ending). */
-static int has_uuid(pid_t pid, const uint8_t uuid[16])
-{
-	_cleanup_free_ char *line = NULL;
-	char text[UUID_TEXT];
-	size_t n;
-	int r = read_proc(pid, "cmdline", CMDLINE_MAX, &line, &n);
-
-	if (r < 0)
-		return r;
-	if (n == 0)
-		return -ENODATA;
-	uuid_text(uuid, text);
-	for (size_t i = 0; i < n; i += strlen(line + i) + 1)
-		if (streq(line + i, "-uuid") && i + sizeof("-uuid") < n)
-			return streq(line + i + sizeof("-uuid"), text);
-	return 0;
-}
-
-/* The daemon died between the launch and the commit of the pid: the uuid alone tells, and it is random. */
-static pid_t find_by_uuid(const uint8_t uuid[16])
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *d;
-	pid_t found = 0;
-
-	while (proc && found == 0 && (d = readdir(proc))) {
-		uint64_t pid;
-
-		if (parse_u64(d->d_name, 2, INT32_MAX, &pid) >= 0 && has_uuid((pid_t)pid, uuid) > 0)
-			found = (pid_t)pid;
-	}
-	if (proc)
-		(void)closedir(proc);
-	return found;
-}
-
 /* What the process that pidfd is open on is. */
 static enum machine_vmm verify(struct machine *mc, pid_t pid)
 {
 	uint64_t started;
-	int r = start_time(pid, &started);
+	int r = vmm_process_start_time(pid, &started);
 
 	if (r < 0)
 		return r == -ENOENT || r == -ESRCH ? VMM_GONE : VMM_UNSURE;
 	if (mc->row.vmm_pid != 0 && started != mc->row.vmm_start_time)
 		return VMM_GONE; /* the pid belongs to another process by now */
-	r = has_uuid(pid, mc->row.uuid);
+	r = vmm_process_is(mc->row.driver, pid, mc->row.uuid);
 	if (r == -ENOENT || r == -ESRCH)
 		return VMM_GONE;
 	if (r <= 0 && r != -ENODATA)
@@ -156,7 +75,7 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 
 	if (!streq(mc->row.boot_id, mc->machines->boot_id))
 		return VMM_GONE; /* nothing outlives the host's restart */
-	if (!unit || (!units && mc->row.vmm_invocation[0]))
+	if (!unit || (!units && mc->row.vmm_invocation[0]) || !vmm_driver_find(mc->row.driver))
 		return VMM_UNSURE; /* nobody to ask */
 	if (units) {
 		r = units_invocation(units, unit, invocation);
@@ -168,7 +87,7 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 			return VMM_GONE;
 	}
 	if (pid == 0)
-		pid = find_by_uuid(mc->row.uuid);
+		pid = vmm_process_find(mc->row.driver, mc->row.uuid);
 	if (pid == 0)
 		return VMM_GONE;
 	found = open_pid(mc, pid);

@@ -308,7 +308,9 @@ static int dial(void *userdata)
 {
 	struct machine *mc = userdata;
 
-	return mc->process.ended ? -ENOTCONN : vmm_connect(mc->process.vmm);
+	int r = mc->process.ended ? -ENOTCONN : vmm_dial(mc->process.vmm);
+
+	return r < 0 ? r : -EINPROGRESS; /* it comes by on_vmm_agent */
 }
 
 int machine_link_open(struct machine *mc, uint64_t first_usec)

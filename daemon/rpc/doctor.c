@@ -141,10 +141,10 @@ static void report_kvm(struct doctor *d)
 			kvm.error ? strerror(kvm.error) : "", kvm.error ? ")" : "");
 }
 
-static int vmm_json(const struct vmm_probe *p, json_object **ret)
+static int vmm_json(const char *name, const struct vmm_probe *p, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *list = json_object_new_array();
-	if (!o || !list || json_add_str(o, "name", p->name) < 0 ||
+	if (!o || !list || json_add_str(o, "name", name) < 0 ||
 		json_add_str(o, "version", p->version) < 0 ||
 		json_add_str(o, "path", p->path) < 0 || json_add_bool(o, "usable", p->usable) < 0 ||
 		json_add_str(o, "reason", p->reason) < 0 ||
@@ -159,8 +159,6 @@ static void report_vmm(struct doctor *d, json_object *list, const struct vmm_dri
 	_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
 	_cleanup_json_ json_object *o = NULL;
 	int r = driver->probe(d->m, false, &p);
-	if (p.name[0] == '\0')
-		(void)snprintf(p.name, sizeof(p.name), "%s", driver->name);
 	if (streq(driver->name, "qemu")) {
 		d->qemu_usable = r >= 0 && p.usable;
 		d->hindered = d->hindered || !d->qemu_usable;
@@ -169,7 +167,7 @@ static void report_vmm(struct doctor *d, json_object *list, const struct vmm_dri
 			: p.reason     ? p.reason
 				       : "qemu-system-x86_64 cannot be used");
 	}
-	r = vmm_json(&p, &o);
+	r = vmm_json(driver->name, &p, &o);
 	if (r >= 0 && json_object_array_add(list, json_object_get(o)) < 0)
 		r = -ENOMEM;
 	keep_first(d, r);

@@ -42,6 +42,7 @@ struct vm_row {
 	uint64_t active_usec; /* CLOCK_REALTIME: of the last call that used it */
 	char state[16];       /* machine_state_name() */
 	char stop_reason[16]; /* "" unless it is stopped */
+	char driver[16];      /* of the VMM: its name in vmm_drivers */
 	char accelerator[16], start_mode[16];
 	uint8_t uuid[16], sync[32];
 	pid_t vmm_pid;           /* 0 = not started */

@@ -32,6 +32,7 @@ static const struct column columns[] = {
 	COLUMN_OR_NULL(vm_row, environment_version),
 	COLUMN(vm_row, stop_reason),
 	COLUMN(vm_row, active_usec),
+	COLUMN(vm_row, driver),
 };
 
 const struct table vm_table = {

@@ -83,14 +83,13 @@ static bool needs_barriers(const struct vmm_spec *s)
 
 static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
 {
-	const uint8_t *u = s->uuid;
+	char uuid[VMM_UUID_TEXT];
 
+	vmm_uuid_text(s->uuid, uuid);
 	add(a, r, "-name");
 	add(a, r, "%s", s->id);
-	add(a, r, "-uuid");
-	add(a, r, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0],
-		u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
-		u[14], u[15]);
+	add(a, r, "%s", vmm_driver_find(s->driver)->id_option);
+	add(a, r, "%s", uuid);
 	add(a, r, "-M");
 	add(a, r,
 		"microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,"
@@ -205,8 +204,9 @@ static void add_disk(struct qemu_args *a, int *r, const struct vmm_disk *d, size
 
 static bool spec_is_sane(const struct vmm_spec *s)
 {
-	if (!is_word(s->id) || s->n_disks > VMM_DISKS_MAX || s->vcpu_count < VCPU_MIN ||
-		s->vcpu_count > VCPU_MAX || s->mem_mib < MEM_MIB_MIN || s->mem_mib > MEM_MIB_MAX)
+	if (!vmm_driver_find(s->driver) || !is_word(s->id) || s->n_disks > VMM_DISKS_MAX ||
+		s->vcpu_count < VCPU_MIN || s->vcpu_count > VCPU_MAX || s->mem_mib < MEM_MIB_MIN ||
+		s->mem_mib > MEM_MIB_MAX)
 		return false;
 	if (s->accelerator != ACCELERATOR_KVM && s->accelerator != ACCELERATOR_EMULATION)
 		return false;

@@ -6,7 +6,7 @@
  * for data, never for a file to appear.
  *
  * What must stay true: only on_notify calls the owner's callbacks, one per iteration of the loop,
- * in the order launched, started, resumed, paused, failed, exited, so that the owner may free the
+ * (on_agent excepted, which qemu_dial calls), in the order launched, started, resumed, paused, failed, exited, so that the owner may free the
  * object in any of them; the last of resumed and paused is the present state; exited is called
  * once, as the last, after the sockets' files are removed.
  */
@@ -43,9 +43,8 @@
 /* From the request until the unit's process runs: systemd and polkit may be slow on a busy host. */
 #define UNIT_WAIT_USEC  (60 * USEC_PER_SEC)
 #define PROBE_WAIT_USEC (10 * USEC_PER_SEC)
-
 /* QEMU accepts one connection at a time; more than these in the backlog mean that it hangs. */
-enum { DIALS_WAITING = 4 };
+#define DIALS_WAITING 4
 
 enum {
 	PENDING_LAUNCHED = 1 << 0,
@@ -200,7 +199,6 @@ static void on_qmp_ready(struct qmp *qmp, void *userdata)
 
 	if (qmp_version(qmp)[0])
 		(void)snprintf(q->vmm.version, sizeof(q->vmm.version), "QEMU %s", qmp_version(qmp));
-
 	if (r < 0)
 		fail_start(q, strerror(-r), NULL);
 }
@@ -473,14 +471,14 @@ static int bring_up(struct manager *m, struct qemu *q, const struct vmm_spec *sp
 	return r;
 }
 
-static struct qemu *qemu_new(const struct vmm_callbacks *cb, void *userdata)
+static struct qemu *qemu_new(
+	const char *driver_name, const struct vmm_callbacks *cb, void *userdata)
 {
 	struct qemu *q = calloc(1, sizeof(*q));
 
 	if (!q)
 		return NULL;
-	q->vmm.driver = &vmm_driver_qemu;
-	q->vmm.execution_mode = "guest_serial";
+	q->vmm.driver = vmm_driver_find(driver_name);
 	q->cb = cb;
 	q->userdata = userdata;
 	return q;
@@ -509,7 +507,7 @@ static int qemu_start(struct manager *m, const struct vmm_spec *spec,
 		return error_no_memory(err, "cannot start a VM");
 	if (r < 0)
 		return not_installed(m, err);
-	q = qemu_new(cb, userdata);
+	q = qemu_new(spec->driver, cb, userdata);
 	if (!q)
 		return error_no_memory(err, "cannot start a VM");
 	q->vmm.owner_uid = spec->owner_uid;
@@ -542,7 +540,7 @@ static int redial(struct qemu *q, sd_event *event, const struct vmm_adoption *a)
 static int qemu_adopt(struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
-	_cleanup_(qemu_donep) struct qemu *q = qemu_new(cb, userdata);
+	_cleanup_(qemu_donep) struct qemu *q = qemu_new(a->driver, cb, userdata);
 	int r = -ENOMEM;
 
 	if (q) {
@@ -579,9 +577,15 @@ static void qemu_detach(struct vmm *v)
 	qemu_done(qemu_of(v));
 }
 
-static int qemu_connect(struct vmm *v)
+static int qemu_dial(struct vmm *v)
 {
-	return sock_dial(qemu_of(v)->socket_paths[SOCKET_AGENT], SOCK_STREAM);
+	struct qemu *q = qemu_of(v);
+	int fd = sock_dial(q->socket_paths[SOCKET_AGENT], SOCK_STREAM);
+
+	if (fd < 0)
+		return fd;
+	q->cb->on_agent(v, fd, q->userdata);
+	return 0;
 }
 
 static void on_stop(struct qmp *qmp _unused_, int r, json_object *ret _unused_, const char *desc,
@@ -755,7 +759,7 @@ static int probe_version(struct manager *m, const struct stat *st, bool again, s
 
 static int qemu_probe(struct manager *m, bool again, struct vmm_probe *ret)
 {
-	_cleanup_(vmm_probe_done) struct vmm_probe p = { .name = "qemu" };
+	_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
 	struct stat st;
 	int r = find_program(m, &p.path);
 
@@ -772,16 +776,24 @@ static int qemu_probe(struct manager *m, bool again, struct vmm_probe *ret)
 	return 0;
 }
 
+#define QEMU_OPERATIONS \
+	.probe = qemu_probe, .program = find_program, .start = qemu_start, .adopt = qemu_adopt, \
+	.detach = qemu_detach, .dial = qemu_dial, .pause = qemu_pause, .resume = qemu_resume, \
+	.stop = qemu_stop, .free = qemu_free
+
 const struct vmm_driver vmm_driver_qemu = {
 	.name = "qemu",
-	.probe = qemu_probe,
-	.program = find_program,
-	.start = qemu_start,
-	.adopt = qemu_adopt,
-	.detach = qemu_detach,
-	.connect = qemu_connect,
-	.pause = qemu_pause,
-	.resume = qemu_resume,
-	.stop = qemu_stop,
-	.free = qemu_free,
+	.execution_mode = "guest_serial",
+	.id_option = "-uuid",
+	.can = VMM_KVM | VMM_EMULATION,
+	QEMU_OPERATIONS,
 };
+#ifdef PYRO_CRASH_POINTS
+const struct vmm_driver vmm_driver_fake = {
+	.name = "fake",
+	.execution_mode = "guest_vsock",
+	.id_option = "--fake-id",
+	.can = VMM_EMULATION,
+	QEMU_OPERATIONS,
+};
+#endif

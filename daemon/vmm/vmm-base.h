@@ -14,10 +14,9 @@ struct launch;
 
 struct vmm {
 	const struct vmm_driver *driver;
-	const char *execution_mode; /* static */
-	uid_t owner_uid;            /* its log lines count against this user's limit */
-	struct launch *launch;      /* owned by the driver's object */
-	struct console *console;    /* owned by the driver's object */
-	char version[VMM_VERSION];  /* name and version, escaped; "" until known */
-	bool agent_seen;            /* the guest has opened the agent's port */
+	uid_t owner_uid;           /* its log lines count against this user's limit */
+	struct launch *launch;     /* owned by the driver's object */
+	struct console *console;   /* owned by the driver's object */
+	char version[VMM_VERSION]; /* name and version, escaped; "" until known */
+	bool agent_seen;           /* the guest has opened the agent's port */
 };

@@ -15,7 +15,25 @@
 #include "daemon/vmm/vmm-base.h"
 #include "proto/host.h"
 
-const struct vmm_driver *const vmm_drivers[] = { &vmm_driver_qemu, NULL };
+#ifdef PYRO_CRASH_POINTS
+#define TEST_DRIVER "PYRO_TEST_DRIVER" /* names the driver of new machines */
+#endif
+
+const struct vmm_driver *const vmm_drivers[] = {
+	&vmm_driver_qemu,
+#ifdef PYRO_CRASH_POINTS /* a test build: tests/fake/fake.h */
+	&vmm_driver_fake,
+#endif
+	NULL,
+};
+
+const struct vmm_driver *vmm_driver_find(const char *name)
+{
+	for (size_t i = 0; vmm_drivers[i]; i++)
+		if (streq(vmm_drivers[i]->name, name))
+			return vmm_drivers[i];
+	return NULL;
+}
 
 void vmm_probe_done(struct vmm_probe *p)
 {
@@ -120,15 +138,78 @@ int vmm_resolve_accelerator(
 	return 0;
 }
 
-int vmm_program(struct manager *m, char **ret)
+static bool is_candidate(const struct vmm_driver *d, enum accelerator a)
 {
-	return vmm_drivers[0]->program(m, ret);
+#ifdef PYRO_CRASH_POINTS
+	const char *named = getenv(TEST_DRIVER);
+
+	if (!streq(d->name, named ? named : vmm_driver_qemu.name))
+		return false;
+#endif
+	return (d->can & (a == ACCELERATOR_KVM ? VMM_KVM : VMM_EMULATION)) != 0;
+}
+
+static bool is_usable(struct manager *m, const struct vmm_driver *d)
+{
+	_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
+
+	return d->probe(m, false, &p) >= 0 && p.usable;
+}
+
+/* The first usable one. Where there is no choice nothing is asked, and where none is usable the start of the first says why. */
+static const struct vmm_driver *choose_driver(struct manager *m, enum accelerator a)
+{
+	const struct vmm_driver *first = NULL;
+	bool others = false;
+
+	for (size_t i = 0; vmm_drivers[i]; i++) {
+		if (!is_candidate(vmm_drivers[i], a))
+			continue;
+		others = first != NULL;
+		first = first ? first : vmm_drivers[i];
+	}
+	for (size_t i = 0; others && vmm_drivers[i]; i++)
+		if (is_candidate(vmm_drivers[i], a) && is_usable(m, vmm_drivers[i]))
+			return vmm_drivers[i];
+	return first;
+}
+
+int vmm_choose(struct manager *m, enum accelerator want, struct vmm_choice *ret, struct error *err)
+{
+	enum accelerator a;
+	const struct vmm_driver *d;
+	const char *reason;
+	int r = vmm_resolve_accelerator(want, &a, &reason, err);
+
+	if (r < 0)
+		return r;
+	d = choose_driver(m, a);
+	if (!d && want == ACCELERATOR_AUTO && a == ACCELERATOR_KVM) {
+		a = ACCELERATOR_EMULATION;
+		reason = "no VMM here can use KVM";
+		d = choose_driver(m, a);
+	}
+	if (!d)
+		return error_set(err, ERROR_VM_UNAVAILABLE, "no VMM here can use it",
+			"use --accelerator auto", "%s cannot be used", accelerator_name(a));
+	*ret = (struct vmm_choice){ d->name, a, reason };
+	return 0;
+}
+
+int vmm_program(struct manager *m, enum accelerator a, char **ret)
+{
+	const struct vmm_driver *d = choose_driver(m, a);
+
+	return d ? d->program(m, ret) : -ENOENT;
 }
 
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err)
 {
-	return vmm_drivers[0]->start(m, spec, cb, userdata, ret, err);
+	const struct vmm_driver *d = vmm_driver_find(spec->driver);
+
+	return d ? d->start(m, spec, cb, userdata, ret, err)
+		 : error_internal(err, spec->driver, "there is no such driver");
 }
 
 char *vmm_unit(const char *id)
@@ -139,7 +220,10 @@ char *vmm_unit(const char *id)
 int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err)
 {
-	return vmm_drivers[0]->adopt(m, a, cb, userdata, ret, err);
+	const struct vmm_driver *d = vmm_driver_find(a->driver);
+
+	return d ? d->adopt(m, a, cb, userdata, ret, err)
+		 : error_internal(err, a->driver, "there is no such driver");
 }
 
 struct vmm *vmm_detach(struct vmm *v)
@@ -149,9 +233,9 @@ struct vmm *vmm_detach(struct vmm *v)
 	return NULL;
 }
 
-int vmm_connect(struct vmm *v)
+int vmm_dial(struct vmm *v)
 {
-	return v->driver->connect(v);
+	return v->driver->dial(v);
 }
 
 void vmm_pause(struct vmm *v)
@@ -186,7 +270,7 @@ const char *vmm_invocation(const struct vmm *v)
 
 const char *vmm_execution_mode(const struct vmm *v)
 {
-	return v->execution_mode;
+	return v->driver->execution_mode;
 }
 
 const char *vmm_version(const struct vmm *v)

@@ -13,7 +13,7 @@
 #include "daemon/config.h"
 #include "daemon/manager.h"
 
-enum { VMM_DISKS_MAX = 4 };
+enum { VMM_DISKS_MAX = 4, VMM_DRIVER_NAME = 16, VMM_UUID_TEXT = 37 };
 
 struct vmm_disk {
 	const char *serial; /* borrowed: DISK_SERIAL_* */
@@ -22,7 +22,8 @@ struct vmm_disk {
 };
 
 struct vmm_spec {
-	const char *id; /* vm-... */
+	const char *driver; /* vmm_choose has named it */
+	const char *id;     /* vm-... */
 	uid_t owner_uid;
 	uint8_t uuid[16];
 	unsigned vcpu_count;
@@ -54,11 +55,13 @@ struct vmm_callbacks {
 	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
 	/* The vCPUs run again after vmm_resume. May be NULL. */
 	void (*on_resumed)(struct vmm *v, void *userdata);
+	/* A stream to the guest's agent: fd is a non-blocking socket, taken over. Called by vmm_dial
+	 * or after it, or because the guest has dialled. The owner must not free v in it. */
+	void (*on_agent)(struct vmm *v, int fd, void *userdata);
 };
 
 /* The result of a probe, for doctor and accelerator=auto. */
 struct vmm_probe {
-	char name[16];
 	char *path;    /* owned or NULL */
 	char *version; /* owned or NULL */
 	bool usable;
@@ -69,6 +72,7 @@ void vmm_probe_done(struct vmm_probe *p);
 
 /* A running VMM that a previous daemon started. */
 struct vmm_adoption {
+	const char *driver; /* of its row */
 	const char *id;
 	uid_t owner_uid;
 	pid_t pid;
@@ -78,8 +82,17 @@ struct vmm_adoption {
 	const char *run_dir;
 };
 
+/* Capabilities of a driver. */
+enum {
+	VMM_KVM = 1 << 0,
+	VMM_EMULATION = 1 << 1,
+};
+
 struct vmm_driver {
-	const char *name;
+	const char *name; /* kept in the rows of its machines: never changes, is never reused */
+	const char *execution_mode; /* contract.md section 4 */
+	const char *id_option;      /* precedes the machine's uuid on the command line */
+	unsigned can;               /* VMM_* */
 	/* again: repeats a version query that failed; the result is unknown until it completes. */
 	int (*probe)(struct manager *m, bool again, struct vmm_probe *ret);
 	int (*program)(struct manager *m, char **ret);
@@ -89,26 +102,48 @@ struct vmm_driver {
 		const struct vmm_callbacks *cb, void *userdata, struct vmm **ret,
 		struct error *err);
 	void (*detach)(struct vmm *v);
-	/* returns a new connection to the agent's stream, or -errno */
-	int (*connect)(struct vmm *v);
+	/* Asks for a new stream to the agent: calls on_agent, at once or later. -errno */
+	int (*dial)(struct vmm *v);
 	void (*pause)(struct vmm *v);
 	void (*resume)(struct vmm *v);
 	void (*stop)(struct vmm *v);
 	void (*free)(struct vmm *v);
 };
 
-/* NULL-terminated; the first usable one is the default. */
+/* NULL-terminated, in order of preference. */
 extern const struct vmm_driver *const vmm_drivers[];
+/* Returns NULL if this pyrod has no driver of that name. */
+const struct vmm_driver *vmm_driver_find(const char *name);
 
 /* Resolves `want` to an accelerator on this host now; vm_unavailable with the fix if it is not
  * available. ret_reason (static, may be NULL): why emulation was chosen. */
 int vmm_resolve_accelerator(
 	enum accelerator want, enum accelerator *ret, const char **ret_reason, struct error *err);
 
-/* Returns the program of the next machine's VMM; *ret is owned. -ENOENT if there is none. */
-int vmm_program(struct manager *m, char **ret);
+struct vmm_choice {
+	const char *driver;           /* static: its name */
+	enum accelerator accelerator; /* KVM or EMULATION */
+	const char *reason;           /* static: why emulation was chosen; NULL with KVM */
+};
+/* Chooses for the next machine: the accelerator as above, and the first usable driver that has it. */
+int vmm_choose(struct manager *m, enum accelerator want, struct vmm_choice *ret, struct error *err);
+
+/* Returns the program of the next machine's VMM with that accelerator; *ret is owned. -ENOENT if
+ * there is none. */
+int vmm_program(struct manager *m, enum accelerator a, char **ret);
 int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
 	void *userdata, struct vmm **ret, struct error *err);
+
+/* identity.c: field 22 of /proc/PID/stat. */
+int vmm_process_start_time(pid_t pid, uint64_t *ret);
+/* 1: the driver's option and this uuid are on the command line; 0: they are not; -ENODATA: there is
+ * no command line (the process is ending); -ENODEV: there is no such driver. */
+int vmm_process_is(const char *driver, pid_t pid, const uint8_t uuid[16]);
+/* Searches all processes; 0: none. For a daemon that died between the launch and the commit of the
+ * pid: the uuid is random. */
+pid_t vmm_process_find(const char *driver, const uint8_t uuid[16]);
+void vmm_uuid_text(const uint8_t uuid[16], char ret[VMM_UUID_TEXT]);
+
 /* Returns the unit name of a machine's VMM, used where pyrod starts units; NULL when out of
  * memory. */
 char *vmm_unit(const char *id);
@@ -118,8 +153,9 @@ int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_
 	void *userdata, struct vmm **ret, struct error *err);
 /* Frees the object and leaves the VMM and its sockets to the next daemon. Accepts NULL. */
 struct vmm *vmm_detach(struct vmm *v);
-/* Dials the agent's stream: an owned non-blocking fd, or -errno. */
-int vmm_connect(struct vmm *v);
+/* Asks for a new stream to the guest's agent; on_agent is called, at once or later. -errno if there
+ * can be none now. */
+int vmm_dial(struct vmm *v);
 /* Pauses the vCPUs for lack of space on the host; on_paused follows when their pending writes are
  * complete, which may take seconds. Does nothing if a pause is pending. */
 void vmm_pause(struct vmm *v);

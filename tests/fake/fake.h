@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * A VMM without a machine, for tests of the daemon: pyrod starts it in place of QEMU (qemu= of pyrod.conf).
+ * A VMM without a machine, for tests of the daemon: pyrod starts it in place of QEMU (qemu= of pyrod.conf), or as the
+ * VMM of a driver of its own (vmm_driver_fake), which only builds with crash points have.
  * It answers QMP, and behind its agent socket stands the guest's real serve.c with commands that are
  * scripts (script.c) instead of processes, well-behaved or not (attack.c).
  *

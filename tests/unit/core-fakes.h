@@ -31,6 +31,8 @@ enum fake_command {
 	COMMAND_FLOOD, /* flood_bytes of output, as the limit allows */
 };
 
+#define FAKE_DRIVER "a-driver" /* what vmm_choose takes, and all the rest must be given */
+
 struct fake {
 	sd_event *event;
 	/* what fails, or never comes */

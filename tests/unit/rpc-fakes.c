@@ -323,7 +323,7 @@ int environments_prune(_unused_ struct environments *envs, _unused_ bool all, _u
 
 static int fake_probe(_unused_ struct manager *m, _unused_ bool again, struct vmm_probe *ret)
 {
-	*ret = (struct vmm_probe){ .name = "qemu", .usable = fake.vmm_usable };
+	*ret = (struct vmm_probe){ .usable = fake.vmm_usable };
 	return 0;
 }
 

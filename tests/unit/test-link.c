@@ -25,6 +25,8 @@ static struct world {
 	int agent; /* owned: the agent's end of the present connection */
 	struct decoder in;
 	bool refuse; /* a dial fails */
+	bool later;  /* a dial promises a stream, */
+	bool within; /* ... or hands it up itself */
 	unsigned dials, welcomes, frames, dead, syncs, hellos;
 	struct msg_hello hello;
 	uint64_t bytes; /* of DATA that reached the host, which starts anew with each connection */
@@ -34,18 +36,25 @@ static struct world {
 	struct error err;
 } w;
 
-static int dial(_unused_ void *userdata)
+static int new_stream(void)
 {
 	int pair[2];
 
-	w.dials++;
-	if (w.refuse)
-		return -ECONNREFUSED;
 	w.agent = fd_close(w.agent);
 	ck_assert_int_eq(
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	w.agent = pair[1];
 	return pair[0];
+}
+
+static int dial(_unused_ void *userdata)
+{
+	w.dials++;
+	if (w.refuse)
+		return -ECONNREFUSED;
+	if (w.within)
+		link_take(w.link, new_stream());
+	return w.later || w.within ? -EINPROGRESS : new_stream();
 }
 
 static int on_welcome(_unused_ struct link *l, const struct msg_welcome *m, _unused_ void *userdata)
@@ -285,6 +294,58 @@ START_TEST(secret)
 }
 END_TEST
 
+/* A stream that a dial has promised comes a turn later, or is handed up within it. */
+START_TEST(stream_handed_up)
+{
+	w.later = _i == 0;
+	w.within = _i == 1;
+	until(&w.dials, 1);
+	if (w.later) {
+		ck_assert(!link_is_up(w.link));
+		link_take(w.link, new_stream());
+	}
+	greet();
+	ck_assert_uint_eq(w.dials, 1);
+	w.agent = fd_close(w.agent);
+	until(&w.dials, 2);
+	if (w.later)
+		link_take(w.link, new_stream());
+	greet();
+	ck_assert_uint_eq(w.dead, 0);
+}
+END_TEST
+
+/* The guest dials: the new stream takes the old one's place, and what it says on that one is nobody's. */
+START_TEST(guest_dials)
+{
+	int before;
+
+	greet();
+	before = TAKE_FD(w.agent);
+	link_take(w.link, new_stream());
+	ck_assert(!link_is_up(w.link));
+	greet();
+	ck_assert_uint_eq(w.dials, 1);
+	send_data(0, SIZE_MAX);
+	until(&w.frames, 1);
+	ck_assert_int_lt(send(before, "x", 1, MSG_NOSIGNAL), 0); /* its other end is closed */
+	(void)close(before);
+}
+END_TEST
+
+/* A hostile guest dials without end: its link ends as one whose streams keep breaking. */
+START_TEST(guest_dials_without_end)
+{
+	greet();
+	for (unsigned i = 0; i < 50 && w.dead == 0; i++)
+		link_take(w.link, new_stream());
+	ck_assert_uint_eq(w.dead, 1);
+	ck_assert_int_eq(w.err.code, ERROR_GUEST_UNRESPONSIVE);
+	link_take(w.link, new_stream()); /* closed: nobody is there */
+	ck_assert_int_eq(send(w.agent, "x", 1, MSG_NOSIGNAL), -1);
+}
+END_TEST
+
 static const struct {
 	uint16_t type;
 	uint32_t length;
@@ -454,6 +515,9 @@ int main(void)
 	tcase_add_loop_test(t, agent_cut_in_a_frame, 0, frame);
 	tcase_add_loop_test(t, host_cut_in_a_frame, 0, frame);
 	tcase_add_test(t, secret);
+	tcase_add_loop_test(t, stream_handed_up, 0, 2);
+	tcase_add_test(t, guest_dials);
+	tcase_add_test(t, guest_dials_without_end);
 	tcase_add_loop_test(t, broken_protocol, 0, ARRAY_SIZE(wrong));
 	tcase_add_loop_test(t, bad_welcome, 0, 2);
 	tcase_add_test(t, refused_at_first);

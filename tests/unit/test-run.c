@@ -1019,6 +1019,7 @@ START_TEST(recovery)
 	struct vm_row row = { .id = "vm-0123456789ab",
 		.vcpu_count = 1,
 		.one_shot = true,
+		.driver = FAKE_DRIVER,
 		.state = "started",
 		.boot_id = "another",
 		.vmm_pid = getpid() };

@@ -39,6 +39,7 @@ struct fixture {
 	struct vmm_exit exit;
 	char *reason;
 	bool free_when_started, free_when_failed;
+	int agent; /* owned: a stream that has been handed up */
 };
 
 static char *libexec_dir(void)
@@ -82,7 +83,24 @@ static void on_exited(struct vmm *v, const struct vmm_exit *e, void *userdata)
 	t->v = vmm_free(v);
 }
 
+static void on_agent(_unused_ struct vmm *v, int fd, void *userdata)
+{
+	struct fixture *t = userdata;
+
+	(void)fd_close(t->agent);
+	t->agent = fd;
+}
+
+/* The stream is the caller's. */
+static int dial_agent(struct fixture *t)
+{
+	ck_assert_int_eq(vmm_dial(t->v), 0);
+	ck_assert_int_ge(t->agent, 0);
+	return TAKE_FD(t->agent);
+}
+
 static const struct vmm_callbacks callbacks = {
+	.on_agent = on_agent,
 	.on_started = on_started,
 	.on_failed = on_failed,
 	.on_exited = on_exited,
@@ -127,7 +145,7 @@ static int make_ext4(struct fixture *t, const char *name, int flags)
 
 static void begin(struct fixture *t)
 {
-	*t = (struct fixture){ .dir = "/tmp/test-vmm-boot-XXXXXX" };
+	*t = (struct fixture){ .dir = "/tmp/test-vmm-boot-XXXXXX", .agent = -EBADF };
 	ck_assert_ptr_nonnull(mkdtemp(t->dir));
 	snprintf(t->run_dir, sizeof(t->run_dir), "%s/vm", t->dir);
 	ck_assert_int_eq(mkdir(t->run_dir, 0700), 0);
@@ -160,6 +178,7 @@ static void use_kernel(struct fixture *t)
 static int start_with(struct fixture *t, unsigned vcpus, int own, struct error *err)
 {
 	const struct vmm_spec spec = {
+		.driver = "qemu",
 		.id = "vm-0123456789ab",
 		.uuid = { 1, 2, 3 },
 		.vcpu_count = vcpus,
@@ -328,7 +347,7 @@ START_TEST(boots)
 	ck_assert_int_gt(vmm_pid(t.v), 1);
 	ck_assert_uint_gt(vmm_start_time(t.v), 0);
 	ck_assert_str_eq(vmm_execution_mode(t.v), "guest_serial");
-	agent = vmm_connect(t.v);
+	agent = dial_agent(&t);
 	ck_assert_int_ge(agent, 0);
 	run_until(&t, &t.started);
 	(void)snprintf(version, sizeof(version), "%s", vmm_version(t.v));
@@ -399,7 +418,7 @@ START_TEST(disks_and_port)
 	own = make_ext4(&t, "disk2", O_RDWR);
 	ck_assert_int_eq(fstat(own, &before), 0);
 	ck_assert_int_eq(start_with(&t, 1, own, &err), 0);
-	agent = vmm_connect(t.v);
+	agent = dial_agent(&t);
 	ck_assert_int_ge(agent, 0);
 	expect_byte(&t, agent, 'r');
 	ck_assert_int_eq(write_all(agent, "e", 1), 0);
@@ -644,7 +663,7 @@ static void pretend(struct pretence *p)
 	static const char *const names[] = { "qmp", "agent", "console" };
 	char program[] = "/bin/sleep",
 	     seconds[] = "1000", *const argv[] = { program, seconds, NULL };
-	struct vmm_adoption a = { .id = "vm-0123456789ab", .invocation = "" };
+	struct vmm_adoption a = { .driver = "qemu", .id = "vm-0123456789ab", .invocation = "" };
 
 	*p = (struct pretence){ 0 };
 	begin(&p->t);

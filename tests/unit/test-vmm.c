@@ -5,8 +5,11 @@
  */
 #include <check.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "daemon/vmm/console.h"
 #include "daemon/launch-msg.h"
@@ -118,6 +121,7 @@ END_TEST
 static struct vmm_spec base_spec(void)
 {
 	return (struct vmm_spec){
+		.driver = "qemu",
 		.id = "vm-0123456789ab",
 		.uuid = { 0xde, 0xad, 0xbe, 0xef },
 		.vcpu_count = 1,
@@ -229,6 +233,7 @@ START_TEST(args_refused)
 	s = base_spec(), s.disks[1].fd = -EBADF, assert_refused(&s);
 	s = base_spec(), s.initrd_fd = -EBADF, assert_refused(&s);
 	s = base_spec(), s.accelerator = ACCELERATOR_AUTO, assert_refused(&s);
+	s = base_spec(), s.driver = "no-driver", assert_refused(&s);
 }
 END_TEST
 
@@ -392,6 +397,93 @@ START_TEST(sock_long_path)
 }
 END_TEST
 
+/* A driver is found by the name in a machine's row; no two have one. */
+START_TEST(drivers)
+{
+	ck_assert_ptr_null(vmm_driver_find(""));
+	ck_assert_ptr_null(vmm_driver_find("no-driver"));
+	ck_assert_str_eq(vmm_drivers[0]->name, "qemu");
+	for (size_t i = 0; vmm_drivers[i]; i++) {
+		const struct vmm_driver *d = vmm_drivers[i];
+
+		ck_assert_ptr_eq(vmm_driver_find(d->name), d);
+		ck_assert_uint_lt(strlen(d->name), VMM_DRIVER_NAME);
+		ck_assert_uint_ne(d->can & (VMM_KVM | VMM_EMULATION), 0);
+		ck_assert_ptr_nonnull(
+			strstr("guest_vsock guest_serial host_compat", d->execution_mode));
+		for (size_t j = 0; j < i; j++)
+			ck_assert_str_ne(vmm_drivers[j]->id_option, d->id_option);
+	}
+}
+END_TEST
+
+START_TEST(choice)
+{
+	struct manager m = { .event = NULL };
+	struct vmm_choice c = { .driver = NULL };
+
+	ck_assert_int_eq(vmm_choose(&m, ACCELERATOR_EMULATION, &c, NULL), 0);
+	ck_assert_str_eq(c.driver, "qemu");
+	ck_assert_int_eq(c.accelerator, ACCELERATOR_EMULATION);
+	ck_assert_str_eq(c.reason, "asked for");
+#ifdef PYRO_CRASH_POINTS
+	ck_assert_int_eq(setenv("PYRO_TEST_DRIVER", "fake", 1), 0);
+	ck_assert_int_eq(vmm_choose(&m, ACCELERATOR_AUTO, &c, NULL), 0);
+	ck_assert_str_eq(c.driver, "fake");
+	ck_assert_int_eq(
+		c.accelerator, ACCELERATOR_EMULATION); /* it has no KVM, where there is one */
+	ck_assert_ptr_nonnull(c.reason);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	ck_assert_int_eq(setenv("PYRO_TEST_DRIVER", "none-of-these", 1), 0);
+	ck_assert_int_lt(vmm_choose(&m, ACCELERATOR_EMULATION, &c, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_VM_UNAVAILABLE);
+	ck_assert_int_eq(unsetenv("PYRO_TEST_DRIVER"), 0);
+#endif
+}
+END_TEST
+
+/* A process with these words, which stands still. */
+static pid_t spawn_words(const char *option, const uint8_t uuid[16])
+{
+	char text[VMM_UUID_TEXT], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", word[32];
+	char *const argv[] = { sh, c, stop, sh, word, text, NULL };
+	siginfo_t info;
+	pid_t pid;
+
+	vmm_uuid_text(uuid, text);
+	(void)snprintf(word, sizeof(word), "%s", option);
+	ck_assert_int_eq(posix_spawn(&pid, sh, NULL, NULL, argv, NULL), 0);
+	ck_assert_int_eq(waitid(P_PID, (id_t)pid, &info, WSTOPPED), 0);
+	return pid;
+}
+
+START_TEST(identity)
+{
+	const uint8_t uuid[16] = { 0xde, 0xad, 0xbe, 0xef, 1 }, other[16] = { 0xde, 0xad, 0xbe };
+	pid_t pid = spawn_words("-uuid", uuid);
+	uint64_t begun = 0, again = 0;
+
+	ck_assert_int_eq(vmm_process_is("qemu", pid, uuid), 1);
+	ck_assert_int_eq(vmm_process_is("qemu", pid, other), 0);
+	ck_assert_int_eq(vmm_process_is("no-driver", pid, uuid), -ENODEV);
+	ck_assert_int_eq(vmm_process_find("qemu", uuid), pid);
+	ck_assert_int_eq(vmm_process_find("qemu", other), 0);
+	ck_assert_int_eq(vmm_process_find("no-driver", uuid), 0);
+#ifdef PYRO_CRASH_POINTS
+	ck_assert_int_eq(vmm_process_is("fake", pid, uuid), 0);
+	ck_assert_int_eq(vmm_process_find("fake", uuid), 0);
+#endif
+	ck_assert_int_eq(vmm_process_start_time(pid, &begun), 0);
+	ck_assert_int_eq(vmm_process_start_time(pid, &again), 0);
+	ck_assert_uint_gt(begun, 0);
+	ck_assert_uint_eq(begun, again);
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	ck_assert_int_eq(vmm_process_is("qemu", getpid(), uuid), 0);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	ck_assert_int_lt(vmm_process_is("qemu", pid, uuid), 0);
+}
+END_TEST
+
 START_TEST(accelerator)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -435,6 +527,9 @@ int main(void)
 	tcase_add_test(tc, console_survives_a_flood);
 	tcase_add_test(tc, sock_long_path);
 	tcase_add_test(tc, accelerator);
+	tcase_add_test(tc, drivers);
+	tcase_add_test(tc, choice);
+	tcase_add_test(tc, identity);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
