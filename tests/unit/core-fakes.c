@@ -319,8 +319,10 @@ static int on_agent(
 	if (n > 0)
 		decoder_fed(&fake.in, (size_t)n);
 	while ((r = decoder_next(&fake.in, &f)) != DECODER_MORE) {
-		if (r < 0) { /* before SETUP it takes the host's SYNC for a frame */
-			ck_assert(!fake.set_up);
+		/* Before SETUP it takes the host's SYNC for a frame, and so after it of the next daemon, which does not
+		 * know whether its guest has had SETUP and tries both. */
+		if (r < 0) {
+			ck_assert(!fake.set_up || fake.adopted > 0);
 			hang_up();
 			return 0;
 		}
