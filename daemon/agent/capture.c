@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Output kept for a reply when nobody reads it live. Used by core/run.c and core/run-result.c.
+ * Keeps output for a reply when no caller reads it live. Used by core/run.c and core/run-result.c.
  *
- * What must stay true: at most LIMIT_CAPTURE_BYTES are held however much comes; the text is valid UTF-8,
- * never splits a character at the cut, and its JSON form stays within CAPTURE_JSON_BYTES plus the marker,
- * so that a reply always fits its line.
+ * What must stay true: at most LIMIT_CAPTURE_BYTES are held, whatever the guest sends; the text is
+ * valid UTF-8 and no character is split at the cut; its JSON form stays within CAPTURE_JSON_BYTES
+ * plus the marker, so a reply always fits its line.
  */
 
 #include "daemon/agent/capture.h"
@@ -127,7 +127,7 @@ static size_t span_cost(const uint8_t *p, size_t n)
 	return cost;
 }
 
-/* How many leading bytes fit into the cost. */
+/* Returns how many leading bytes fit into the cost. */
 static size_t fit_front(const uint8_t *p, size_t n, size_t cost)
 {
 	size_t i = 0;
@@ -143,7 +143,7 @@ static size_t fit_front(const uint8_t *p, size_t n, size_t cost)
 	return i;
 }
 
-/* Where the longest end that fits into the cost begins. */
+/* Returns where the longest suffix that fits into the cost begins. */
 static size_t fit_back(const uint8_t *p, size_t n, size_t cost)
 {
 	size_t left = span_cost(p, n);
@@ -158,7 +158,7 @@ static size_t fit_back(const uint8_t *p, size_t n, size_t cost)
 	return i;
 }
 
-/* A character cut off at the end of a span is left out of it. */
+/* Returns n less the bytes of a character that is cut off at the end. */
 static size_t trim_end(const uint8_t *p, size_t n)
 {
 	for (size_t back = 1; back <= 3 && back <= n; back++) {
@@ -197,7 +197,7 @@ static int put_text(struct buf *out, const uint8_t *p, size_t n, bool *binary)
 	return r;
 }
 
-/* Everything held, in order; *ret_cut is where bytes are missing, the end when none are. */
+/* Joins all held bytes in order. *ret_cut is where bytes are missing, or *ret_n if none are. */
 static uint8_t *assemble(const struct capture *c, size_t *ret_n, size_t *ret_cut)
 {
 	size_t after = (size_t)MIN_OF(c->total - c->head_n, (uint64_t)TAIL_MAX);

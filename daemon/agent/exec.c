@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One command in a guest. core/run.c makes it, core/run-attach.c makes it again after a restart of the daemon;
- * machine/guest.c lists it and hands it the frames of its channel.
+ * The host's end of one command in a guest. core/run.c makes it; core/run-attach.c makes it again
+ * after a restart of the daemon; machine/guest.c lists it and passes it the frames of its channel.
  *
- * What must stay true: bytes below what we have are dropped; a gap, but for what was under way when a new
- * caller went back, or a byte beyond the limit is a protocol error of the guest; every message is sent
- * again after a reconnection as far as the agent does not hold its effect, and receiving one twice changes
- * nothing; each wait for the guest has a deadline; stdin is kept until the agent has accepted it, at most
- * STREAM_WINDOW bytes.
+ * What must stay true:
+ * - bytes below the received offset are dropped;
+ * - a byte beyond the limit is a protocol error of the guest, and so is a gap, except for frames
+ *   that were in flight when a new caller rewound the stream;
+ * - after a reconnection every message whose effect the agent does not hold is sent again, and
+ *   receiving a message twice changes nothing;
+ * - each wait for the guest has a deadline;
+ * - stdin is kept until the agent has accepted it, at most STREAM_WINDOW bytes.
  */
 
 #include "daemon/agent/exec.h"
@@ -27,9 +30,9 @@ enum exec_state {
 };
 
 struct exec_out {
-	uint64_t received;    /* next offset we take */
-	uint64_t upto, limit; /* what the guest was told, or will be by START or RESUME */
-	bool rewound;         /* until the guest goes back to received, what comes was under way */
+	uint64_t received;    /* next offset expected */
+	uint64_t upto, limit; /* as sent to the guest, or to be sent by START or RESUME */
+	bool rewound;         /* drop frames beyond received: they were in flight */
 };
 
 struct exec {
@@ -39,30 +42,29 @@ struct exec {
 	void *userdata;
 	struct link *link;      /* borrowed: the machine's */
 	sd_event_source *timer; /* owned: the deadline of the present state */
-	bool still;             /* the guest stands still: no deadline runs */
-	uint64_t left_usec;     /* of the deadline, when it goes on; 0: none */
+	bool still;             /* the guest is paused: no deadline runs */
+	uint64_t left_usec;     /* of the deadline, while still; 0: none */
 
 	enum exec_state state;
 	uint32_t channel;
 	struct msg_start start; /* owned */
 	struct msg_exit exit;
 	bool killed;
-	uint64_t sent_usec; /* when the guest was first told to start it; 0: by an earlier daemon */
+	uint64_t sent_usec; /* of the first START; 0: sent by a previous daemon */
 	struct exec_out out[STREAM_MAX];
 
-	bool adopted;                  /* made by exec_adopt and not taken yet */
-	bool held;                     /* ... and its agent has it: */
-	uint64_t earliest[STREAM_MAX]; /* what is still to be had of each stream */
+	bool adopted;                  /* by exec_adopt, exec_take not called yet */
+	bool held;                     /* adopted, and the agent holds it */
+	uint64_t earliest[STREAM_MAX]; /* while held: the agent has output from here */
 	uint64_t latest[STREAM_MAX];
 
 	struct buf in;     /* stdin the guest has not accepted */
 	uint64_t in_base;  /* offset of its first byte */
 	uint64_t in_sent;  /* next offset to send */
 	uint64_t in_limit; /* of the guest */
-	uint64_t
-		in_next; /* offset of the next byte its caller sends: what an earlier one sent is sent again */
+	uint64_t in_next;  /* offset of the caller's next byte */
 	bool in_ended, in_end_sent;
-	int signo; /* to be sent when the guest can be reached again, 0: none */
+	int signo; /* to send on reconnection; 0: none */
 };
 
 const char *exec_id(const struct exec *x)
@@ -166,7 +168,8 @@ static void fail_late(struct exec *x, const char *cause)
 	exec_fail(x, &err);
 }
 
-/* True when a stream lacks bytes that the guest may send: not when its reader holds it back. */
+/* True when a stream lacks bytes that the guest may send. Bytes held back by the stream's limit do
+ * not count. */
 static bool guest_owes(const struct exec *x)
 {
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
@@ -267,7 +270,7 @@ int exec_start(struct exec *x, struct link *link, uint32_t channel)
 	x->channel = channel;
 	x->state = EXEC_SENT;
 	set_deadline(x, deadline_usec(DEADLINE_STARTED));
-	return link_is_up(link) ? send_start(x) : 0; /* else on_welcome sends it */
+	return link_is_up(link) ? send_start(x) : 0; /* otherwise on_welcome sends it */
 }
 
 static bool link_usable(const struct exec *x)
@@ -275,7 +278,7 @@ static bool link_usable(const struct exec *x)
 	return x->link && link_is_up(x->link);
 }
 
-/* Kicks the link; a queue that is full means that the guest does not read. */
+/* Schedules a write after a message was queued. A full queue means that the guest does not read. */
 static void sent(struct exec *x, int r)
 {
 	if (r < 0)
@@ -297,7 +300,7 @@ void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limi
 				link_control(x->link), x->channel, stream, o->upto, o->limit));
 }
 
-/* What its caller has sent (again) and the guest has accepted. */
+/* Reports how much of the caller's input the guest has accepted. */
 static void ack_stdin(struct exec *x)
 {
 	x->cb.on_stdin_ack(x, MIN_OF(x->in_base, x->in_next), x->userdata);
@@ -310,12 +313,12 @@ int exec_stdin(struct exec *x, const void *p, size_t n)
 	int r;
 
 	if (x->state >= EXEC_EXITED)
-		return 0; /* nobody reads it any more */
+		return 0; /* no reader is left */
 	x->in_next += again;
 	if (behind)
 		ack_stdin(x);
 	if (x->in_ended || again == n)
-		return 0; /* an earlier caller has ended it */
+		return 0; /* an earlier caller has sent the rest, or ended it */
 	r = buf_append(&x->in, (const uint8_t *)p + again, n - again);
 	if (r >= 0)
 		x->in_next += n - again;
@@ -331,7 +334,7 @@ void exec_stdin_end(struct exec *x)
 		link_kick(x->link);
 }
 
-/* As many bytes as the guest's limit and one frame allow; END after the last. */
+/* Appends as many bytes as the guest's limit and one frame allow; END after the last byte. */
 void exec_fill(struct exec *x, struct buf *out)
 {
 	uint64_t have = x->in_base + buf_len(&x->in);
@@ -402,7 +405,7 @@ static int send_exit_ack(struct exec *x)
 	return r;
 }
 
-/* Over when EXIT has come and no byte is missing. */
+/* Ends the exec when EXIT has come and no byte is missing. */
 static int check_over(struct exec *x)
 {
 	int r;
@@ -437,7 +440,7 @@ static int take_data(struct exec *x, const struct frame *f)
 		return 0;
 	o->rewound = false;
 	if (d.offset > o->received || d.n > o->limit || d.offset > o->limit - d.n)
-		return -EBADMSG; /* a gap, or more than it was allowed */
+		return -EBADMSG; /* a gap, or beyond the limit */
 	if (d.offset + d.n <= o->received)
 		return 0;
 	skip = (size_t)(o->received - d.offset);
@@ -469,7 +472,8 @@ static int take_ack(struct exec *x, const struct frame *f)
 	return 0;
 }
 
-/* what is the agent's: the step that failed, and with whom or where (guest/spawn.c, guest/user.c). */
+/* Returns a fix for the step that failed in the agent, with its argument (guest/spawn.c,
+ * guest/user.c). */
 static const char *start_fix(const char *what, int error)
 {
 	if (startswith(what, "user ") || startswith(what, "group "))
@@ -508,7 +512,8 @@ static int take_started(struct exec *x, const struct frame *f)
 	return 0;
 }
 
-/* Its timer began after we had asked for it. The guest's clock may be somewhat faster than ours. */
+/* Checks the guest's claim of a timeout by the host's clock: the guest's timer starts after START
+ * was sent. Half the timeout allows for a guest clock that runs fast. */
 static bool may_have_timed_out(const struct exec *x)
 {
 	uint64_t timeout = x->start.timeout_usec;
@@ -523,7 +528,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 
 	if (r < 0)
 		return r;
-	if (x->state == EXEC_EXITED) /* said again after a RESUME */
+	if (x->state == EXEC_EXITED) /* repeated after a RESUME */
 		return check_over(x);
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
 		if (e.produced[i] < x->out[i].received)
@@ -535,7 +540,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 	return check_over(x);
 }
 
-/* Words only: nothing but what its caller is told depends on them. */
+/* Used only for the text that the caller gets; no decision depends on it. */
 const struct agent_ended *exec_ended(const struct exec *x)
 {
 	return x->exit.tells ? &x->exit.ended : NULL;
@@ -559,11 +564,11 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 	case FRAME_ACK: return take_ack(x, f);
 	case FRAME_END: return frame_get_end(f, &stream, &offset);
 	case FRAME_EXIT: return take_exit(x, f);
-	default: return 0; /* what only a host says */
+	default: return 0; /* sent only by a host */
 	}
 }
 
-/* The agent does not hold a command that it had. */
+/* Fails a command that the agent does not hold any more. */
 static int gone(struct exec *x)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -574,7 +579,8 @@ static int gone(struct exec *x)
 	return 0;
 }
 
-/* What was received is safe only when its taker has it: the agent keeps, and sends again, from upto on. */
+/* The agent keeps and repeats output from upto on. Received bytes are safe only once their reader
+ * has them, so upto is sent, not received. */
 static int send_resume(struct exec *x)
 {
 	struct msg_resume m = { 0 };
@@ -610,7 +616,7 @@ static int resume(struct exec *x, const struct msg_held *h)
 	return 0;
 }
 
-/* Of an adopted command: what can be had of it. */
+/* Notes which output of an adopted command the agent still has. */
 static int note_held(struct exec *x, const struct msg_held *h)
 {
 	if (h->channel != x->channel)
@@ -642,7 +648,7 @@ int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
 	if (h)
 		r = x->adopted ? note_held(x, h) : resume(x, h);
 	else
-		r = send_start(x); /* lost on the way */
+		r = send_start(x); /* START was lost */
 	if (r < 0 || signo == 0 || !link_usable(x))
 		return r;
 	x->signo = 0;

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host's end of one agent stream. machine/guest.c makes it, frees it and takes what comes; exec.c sends over it.
+ * The host's end of one agent stream. machine/guest.c makes it, frees it and handles its callbacks;
+ * exec.c sends over it.
  *
- * What must stay true: the guest is hostile, so a wrong length or frame drops the connection, and
- * connections that keep breaking end the link; control frames go before bulk data and both queues are
- * bounded; nothing is decoded before the nonce of this connection's HELLO has come back; reading never
- * stops. The descriptor is only used without waiting.
+ * What must stay true:
+ * - the guest is hostile: a wrong length or frame drops the connection, and connections that keep
+ *   breaking end the link;
+ * - control frames go before bulk data, and both queues are bounded;
+ * - nothing is decoded before the nonce of this connection's HELLO has come back;
+ * - reading never stops;
+ * - the descriptor is only used without waiting.
  */
 
 #include "daemon/agent/link.h"
@@ -13,13 +17,14 @@
 #include <sys/socket.h>
 
 enum {
-	/* START may be as long as a command and an environment; everything else is small. */
+	/* START may hold a command and an environment; all other messages are small. */
 	CONTROL_MAX = LIMIT_LINK_CONTROL_BYTES + LIMIT_COMMAND_BYTES + 2 * LIMIT_ENV_BYTES,
 	OUT_MAX = CONTROL_MAX + 4 * FRAME_PAYLOAD_MAX,
-	READ_ROUNDS = 64, /* per turn of the loop, so that one guest cannot hold it; */
+	READ_ROUNDS = 64, /* per event, so that one guest cannot block the loop */
 	READ_BYTES = 4 * 1024,
 };
-/* ... nor with small frames, of which a round holds thousands: no round begins later in a turn. */
+/* No round of reading begins later than this in one event: a round may hold thousands of small
+ * frames. */
 #define READ_TURN_USEC 40
 
 struct link {
@@ -29,25 +34,25 @@ struct link {
 
 	int fd;                 /* owned */
 	sd_event_source *io;    /* owned */
-	sd_event_source *timer; /* owned: the next try, or the end of this one */
+	sd_event_source *timer; /* owned: start of the next try, or deadline of this one */
 	struct decoder in;
 	struct frame_assembler parts; /* messages longer than a frame */
-	struct buf control;           /* frames of ours that go first */
-	struct buf out;               /* on the wire next; whole frames */
-	unsigned connection;          /* counts dials: a callback may have caused another */
+	struct buf control;           /* control frames to send */
+	struct buf out;               /* being sent; whole frames */
+	unsigned connection;          /* counts connections: a callback may have opened another */
 
 	uint8_t sync[SYNC_SIZE];
 	bool has_sync, sync_confirmed;
-	bool welcomed; /* once at least */
+	bool welcomed; /* at least once */
 	bool dead;
-	bool awaited;     /* dial has promised a stream */
-	uint16_t version; /* of the protocol, by WELCOME; 0: not up */
-	unsigned tries;   /* failed in a row since it was steady */
+	bool awaited;     /* the stream of dial is still to come */
+	uint16_t version; /* of the protocol, from WELCOME; 0: not up */
+	unsigned tries;   /* failed in a row */
 	unsigned dials;
-	bool still;              /* the guest stands still: */
-	uint64_t still_since;    /* ... its deadlines begin again where they were then */
+	bool still;              /* the guest is paused */
+	uint64_t still_since;    /* first_deadline moves by the time since then */
 	uint64_t first_deadline; /* monotonic */
-	uint64_t slot_end;       /* of this try */
+	uint64_t slot_end;       /* deadline of this try */
 	uint64_t up_since;
 };
 
@@ -98,7 +103,7 @@ static void give_up(struct link *l, const char *cause)
 	l->cb.on_dead(l, &err, l->userdata);
 }
 
-/* This try is over, or its stream has been replaced. False: no other follows. */
+/* Ends this try, because it failed or its stream was replaced. False: no other try follows. */
 static bool end_try(struct link *l)
 {
 	uint64_t now = now_usec();
@@ -142,7 +147,8 @@ void link_hold(struct link *l, bool still)
 		l->first_deadline += now - l->still_since;
 }
 
-/* The agent may hold back bytes that begin like its SYNC; which of the two it uses is not sure while SETUP runs. */
+/* Appends a NOP where the end of `out` looks like a prefix of SYNC: the agent would hold those
+ * bytes back. Both values of SYNC are checked, since the agent may use either while SETUP runs. */
 static void end_with_nop(struct link *l)
 {
 	size_t n = buf_len(&l->out);
@@ -152,7 +158,7 @@ static void end_with_nop(struct link *l)
 		(void)frame_put(&l->out, FRAME_NOP, AGENT_CHANNEL_NONE, NULL, 0);
 }
 
-/* Moves what goes next into the empty out buffer. */
+/* Moves the next frames into the empty out buffer. */
 static void refill(struct link *l)
 {
 	if (buf_len(&l->control) > 0) {
@@ -165,7 +171,8 @@ static void refill(struct link *l)
 	end_with_nop(l);
 }
 
-/* -EAGAIN when the peer takes no more, 0 when nothing is left, else the connection is broken. */
+/* Returns 0 when nothing is left to send, -EAGAIN when the socket is full, -errno when the
+ * connection is broken. */
 static int flush(struct link *l)
 {
 	for (;;) {
@@ -196,7 +203,7 @@ static void write_now(struct link *l)
 
 void link_kick(struct link *l)
 {
-	/* Written in the next turn, so that a caller's caller never sees the connection change under it. */
+	/* Only schedules the write: the connection must not change inside a caller of link_kick. */
 	if (l->fd >= 0)
 		(void)sd_event_source_set_io_events(l->io, EPOLLIN | EPOLLOUT);
 }
@@ -229,7 +236,7 @@ static int greet(struct link *l)
 	return r;
 }
 
-/* fd is taken over, also on failure. */
+/* Takes over fd, also on failure. */
 static int open_stream(struct link *l, int fd)
 {
 	int r;
@@ -270,7 +277,7 @@ static void dial(struct link *l)
 
 void link_take(struct link *l, int fd)
 {
-	/* A guest that dials again and again is one whose streams keep breaking. */
+	/* A replaced connection counts as a failed try, so a guest cannot reconnect for ever. */
 	if (l->dead || (l->fd >= 0 && !end_try(l))) {
 		(void)fd_close(fd);
 		return;
@@ -288,7 +295,7 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 	struct link *l = userdata;
 
 	if (l->fd >= 0 || l->awaited)
-		try_failed(l); /* no stream, or no WELCOME on it, within its time */
+		try_failed(l); /* no stream, or no WELCOME, in time */
 	else if (!l->dead)
 		dial(l);
 	return 0;
@@ -334,7 +341,7 @@ static int take_frames(struct link *l)
 		if (r < 0 || r == DECODER_MORE)
 			return r;
 		if (r == DECODER_RESYNC)
-			continue; /* our nonce: from here on it is this connection's */
+			continue; /* our nonce: what follows belongs to this connection */
 		r = frame_assembler_add(&l->parts, &f);
 		if (r > 0 && f.type != FRAME_NOP)
 			r = take_frame(l, &f);
@@ -407,7 +414,7 @@ int link_new(sd_event *event, const struct link_callbacks *cb, void *userdata, u
 	buf_init(&l->out, OUT_MAX);
 	decoder_init(&l->in, DECODER_NONCE, frame_sync_initial);
 	frame_assembler_init(&l->parts, LIMIT_MESSAGE_BYTES);
-	/* The first dial comes with the first turn of the loop: no callback from within link_new. */
+	/* The first dial is left to the loop, so that link_new calls no callback. */
 	r = sd_event_add_time(event, &l->timer, CLOCK_MONOTONIC, now_usec(), 1, on_timer, l);
 	if (r < 0)
 		return r;

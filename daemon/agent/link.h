@@ -3,7 +3,7 @@
 
 /*
  * The host's end of one machine's agent stream (design.md section 6): SYNC, HELLO, WELCOME, frames,
- * and dialling again when the stream breaks while the VMM lives.
+ * and a new connection when the stream breaks while the VMM lives.
  */
 
 #include "proto/agent.h"
@@ -11,56 +11,59 @@
 #include "proto/frame.h"
 #include <systemd/sd-event.h>
 
-#define LINK_TRY_USEC    (5 * USEC_PER_SEC) /* one try: dial, greet, WELCOME */
+#define LINK_TRY_USEC    (5 * USEC_PER_SEC) /* of one try: dial, HELLO, WELCOME */
 #define LINK_TRIES       3                  /* after the first WELCOME */
 #define LINK_AGAIN_USEC  (100 * USEC_PER_MSEC)
-#define LINK_STEADY_USEC (10 * USEC_PER_SEC) /* so long without a fault and the tries begin anew */
+#define LINK_STEADY_USEC (10 * USEC_PER_SEC) /* without a fault: the count of tries starts again */
 
 struct link;
 
 struct link_callbacks {
-	/* A new connection: an owned non-blocking stream socket, or -errno. -EINPROGRESS: it comes by link_take, or came by it
-	 * meanwhile. */
+	/* Opens a connection: returns a non-blocking stream socket, owned by the link, or -errno.
+	 * -EINPROGRESS: the socket comes by link_take, now or later. */
 	int (*dial)(void *userdata);
-	/* The agent has answered: the first time, and after every reconnection. -errno drops the connection. */
+	/* The agent has answered, for the first time or after a reconnection. -errno drops the
+	 * connection. */
 	int (*on_welcome)(struct link *l, const struct msg_welcome *w, void *userdata);
 	/* Any other frame. -errno drops the connection. */
 	int (*on_frame)(struct link *l, const struct frame *f, void *userdata);
-	/* Control frames are out: appends at most a frame or two of bulk data, nothing when there is none. */
+	/* All control frames are written: append at most a frame or two of bulk data, or
+	 * nothing. */
 	void (*fill)(struct link *l, struct buf *out, void *userdata);
-	/* The tries are used up (guest_unresponsive). The link does nothing any more. */
+	/* All tries have failed (guest_unresponsive). The link does nothing afterwards. */
 	void (*on_dead)(struct link *l, const struct error *err, void *userdata);
 };
 
 /*
- * Dials at once. first_usec bounds the wait for the first WELCOME (a cold boot); until then a try that
- * fails is followed by another. None of the callbacks may free the link: do that in a later turn.
+ * Dials at once. first_usec bounds the wait for the first WELCOME (a cold boot); until then a
+ * failed try is followed by another. No callback may free the link: free it from a later event.
  */
 int link_new(sd_event *event, const struct link_callbacks *cb, void *userdata, uint64_t first_usec,
 	struct link **ret);
 struct link *link_free(struct link *l);
 DEFINE_CLEANUP(struct link *, link_free)
 
-/* The machine's secret: tried first from the next connection on, the constant after it while the
- * guest may not know it yet (confirmed false). */
+/* Sets the machine's secret, which is used from the next connection on. While confirmed is false,
+ * the guest may not know it yet, so connections alternate between the secret and the constant. */
 void link_set_sync(struct link *l, const uint8_t sync[SYNC_SIZE], bool confirmed);
 
 /* True between WELCOME and the loss of the connection. */
 bool link_is_up(const struct link *l);
-/* The protocol's version that WELCOME chose; 0 while it is not up. */
+/* The protocol version from WELCOME; 0 while the link is not up. */
 uint16_t link_version(const struct link *l);
 
-/* The queue of control frames: append with link_send or frame_put, then link_kick. What is queued when
- * the connection is lost is gone: on_welcome says it again. */
+/* The queue of control frames: append with link_send or frame_put, then call link_kick. The queue
+ * is dropped when the connection is lost; on_welcome sends its content again. */
 struct buf *link_control(struct link *l);
 #define link_send(l, name, frame_type, channel, msg) \
 	msg_send(link_control(l), link_version(l), name, frame_type, channel, msg)
-/* There is something to write: a control frame, or fill has bulk data. */
+/* Schedules a write: of control frames, or of bulk data from fill. */
 void link_kick(struct link *l);
-/* The guest stands still, or goes on: meanwhile no wait for it ends the link. */
+/* The guest is paused (still) or resumed. No deadline ends the link while it is paused. */
 void link_hold(struct link *l, bool still);
-/* The stream that dial promised, or one that the guest has dialled unasked, which takes the place of the one before and
- * counts as its end; a non-blocking stream socket, taken over. Not from within another callback than dial. */
+/* Takes over a non-blocking stream socket: the one that dial promised, or one that the guest
+ * dialled unasked. An unasked one replaces the current connection, which ends as on a fault. Of the
+ * callbacks only dial may call this. */
 void link_take(struct link *l, int fd);
-/* The peer broke the protocol: drop the connection and dial again (counts as a failed try). */
+/* Drops the connection after a protocol error and dials again; counts as a failed try. */
 void link_fault(struct link *l);

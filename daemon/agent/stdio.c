@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The relay between a caller's stdio socket and a command's streams. Made and owned by
- * core/run.c and core/run-attach.c.
+ * The relay between a caller's stdio socket and a command's streams. Made and owned by core/run.c
+ * and core/run-attach.c.
  *
- * What must stay true: at most STREAM_WINDOW bytes a stream are held, since the guest may send only
- * what the caller has allowed; a caller beyond its own limit is a protocol error; a caller that stops
- * reading stops only this command. A caller that has closed its sending side cannot acknowledge any
- * more: from then on what the socket takes counts as taken. One that has closed altogether gets its
- * output discarded but acknowledged, so that the command can finish.
+ * What must stay true:
+ * - at most STREAM_WINDOW bytes of a stream are held, since the guest may send only what the caller
+ *   has allowed;
+ * - a caller that goes beyond its own limit breaks the protocol;
+ * - a caller that stops reading stops only this command;
+ * - a caller that has closed its sending side cannot acknowledge any more: from then on bytes
+ *   written to the socket count as taken;
+ * - when a caller has closed the socket, its output is discarded but acknowledged, so that the
+ *   command can finish.
  */
 
 #include "daemon/agent/stdio.h"
@@ -18,7 +22,8 @@
 
 #include "daemon/receiver.h"
 
-/* So long after its stdio the connection of a caller that was lost must have been found closed too. */
+/* When a caller is lost, its connection must be found closed within this time after its stdio
+ * socket. */
 #define LOST_USEC USEC_PER_SEC
 
 enum {
@@ -36,10 +41,10 @@ struct output {
 };
 
 struct stdio {
-	int fd;                 /* owned; -EBADF: nobody there */
+	int fd;                 /* owned; -EBADF: closed */
 	sd_event_source *io;    /* owned */
-	sd_event_source *drain; /* owned: tells on_drained in a turn of its own */
-	sd_event_source *lost;  /* owned: begins to discard */
+	sd_event_source *drain; /* owned: calls on_drained from an event of its own */
+	sd_event_source *lost;  /* owned: starts discarding */
 	struct stdio_callbacks cb;
 	void *userdata;
 	struct receivers *receivers; /* borrowed: the manager's */
@@ -51,7 +56,7 @@ struct stdio {
 
 	uint64_t in_received, in_limit, in_acked;
 	bool in_ended, with_stdin;
-	bool half_closed; /* the caller sends nothing any more */
+	bool half_closed; /* the caller has closed its sending side */
 	bool held;        /* nothing will be discarded */
 	bool discards;
 	bool finish;
@@ -78,7 +83,7 @@ static void tell_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t 
 	s->cb.on_limit(s, stream, o->upto, o->limit, s->userdata);
 }
 
-/* What nobody will acknowledge counts as taken up to the given offset. */
+/* Acknowledges output in the caller's place, up to the given offset. */
 static void self_ack(struct stdio *s, uint8_t stream, uint64_t upto)
 {
 	tell_limit(s, stream, upto, upto + STREAM_WINDOW);
@@ -112,7 +117,7 @@ static int on_lost(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 	return 0;
 }
 
-/* Nobody is there any more. */
+/* Closes the socket; pending output is dropped. */
 static void hang_up(struct stdio *s)
 {
 	if (s->fd < 0)
@@ -142,7 +147,7 @@ static void broken(struct stdio *s, const char *cause)
 	s->cb.on_broken(s, &err, s->userdata);
 }
 
-/* Frames what waits, in turns, while there is room for one write. */
+/* Frames pending output of both streams in turn, up to OUT_HIGH bytes. */
 static void fill_out(struct stdio *s)
 {
 	for (unsigned idle = 0; idle < STREAMS && buf_len(&s->out) < OUT_HIGH; s->turn++) {
@@ -163,7 +168,7 @@ static void fill_out(struct stdio *s)
 	}
 }
 
-/* Sends what waits to the caller. -EAGAIN: its socket is full, and some of it waits on. */
+/* Sends pending output to the caller. -EAGAIN: the socket is full. */
 static int flush(struct stdio *s)
 {
 	for (;;) {
@@ -225,7 +230,8 @@ void stdio_ack_stdin(struct stdio *s, uint64_t upto)
 	if (s->fd < 0 || !s->with_stdin || s->in_ended || upto < s->in_acked)
 		return;
 	s->in_acked = upto;
-	/* Told when a quarter of the window is free again, or when the caller may be waiting. */
+	/* Send an ACK only when a quarter of the window is free again, or when the caller may be
+	 * waiting. */
 	if (upto + STREAM_WINDOW - s->in_limit < STREAM_WINDOW / 4 && s->in_limit > s->in_received)
 		return;
 	if (frame_put_ack(&s->out, 0, STREAM_STDIN, upto, upto + STREAM_WINDOW) >= 0)
@@ -318,7 +324,8 @@ static int take_frames(struct stdio *s)
 	return r < 0 ? r : 0;
 }
 
-/* Both directions, as when its process was killed: that is no end of input. */
+/* True when the peer has closed both directions, as when its process was killed. That is not an end
+ * of input. */
 static bool is_closed(const struct stdio *s)
 {
 	struct pollfd fd = { .fd = s->fd };
@@ -326,7 +333,7 @@ static bool is_closed(const struct stdio *s)
 	return poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLERR)) != 0;
 }
 
-/* 1 when more may be there. */
+/* Returns 1 when there may be more to read. */
 static int read_some(struct stdio *s)
 {
 	size_t room;

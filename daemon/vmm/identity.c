@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which process is the VMM of a machine, by what its driver has put on its command line. Called by machine/ for a VMM
- * that outlived the daemon that started it. What must stay true: a pid alone says nothing; it is the machine's only with
- * its start time and with the machine's uuid behind the driver's option, in the words it was started with.
+ * Finds the process that is the VMM of a machine, by what the driver put on its command line.
+ * Called by machine/ for a VMM that outlived its daemon. What must stay true: a pid alone proves
+ * nothing. A process belongs to the machine only if its start time matches and the machine's uuid
+ * follows the driver's option on its command line.
  */
 #include "daemon/vmm/vmm.h"
 
@@ -25,7 +26,8 @@ static int read_proc(pid_t pid, const char *file, size_t max, char **ret, size_t
 	return read_file_at(AT_FDCWD, path, max, ret, ret_n);
 }
 
-/* The program's name may hold spaces and parentheses: fields are counted from the last ')'. */
+/* The program's name may contain spaces and parentheses, so fields are counted from the last
+ * ')'. */
 int vmm_process_start_time(pid_t pid, uint64_t *ret)
 {
 	_cleanup_free_ char *stat = NULL;
