@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of commands. Called by core/run.c and machine/recover.c. What must stay true: rows go with their machine's
- * (vm.c), or before it when their command was never started.
+ * The table of commands. Called by core/run.c and machine/recover.c. What must stay true: rows are
+ * deleted with their machine's row (vm.c), or earlier when their command was never started.
  */
 
 #include "daemon/store/table.h"

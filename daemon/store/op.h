@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What the files of SQL share with the store's thread: one queued call, and the helpers that run on
+ * Shared by the files of SQL and the store's thread: one queued call, and the helpers that run on
  * that thread. Nothing outside daemon/store includes this.
  */
 
@@ -21,13 +21,13 @@ struct store_op {
 	struct error err; /* owned */
 };
 
-/* Takes the operation over. */
+/* Takes over op. */
 int store_queue(struct store *s, struct store_op *op);
 
-/* The only map from SQLite's results to ours. */
+/* The only mapping of SQLite's results to -errno. */
 int store_errno(int rc);
 
-/* Prepared statement with the error mapped. */
+/* Prepares a statement, runs one, and reports a failure to do `what`. All map SQLite's error. */
 int store_prepare(struct store *s, const char *sql, sqlite3_stmt **ret, struct error *err);
 int store_step_done(struct store *s, sqlite3_stmt *stmt, struct error *err);
 int store_fail(struct store *s, const char *what, struct error *err);

@@ -2,12 +2,16 @@
 /*
  * The store thread: the only SQLite connection, a queue of calls, completion by eventfd.
  *
- * The loop thread queues; the store thread takes everything that waits (up to BATCH_MAX) into one
- * transaction, each call in its own savepoint, and hands the finished calls back. Called by core/
- * through the store_* functions of store.h. What must stay true: the connection is touched by the
- * loop thread only before the first call is queued; a call is reported committed only after COMMIT
- * succeeded; a file of a newer version is not written to; after an fsync that failed nothing is
- * written any more, since the kernel may have dropped the pages it could not write.
+ * The loop thread queues calls. The store thread takes up to BATCH_MAX of them into one
+ * transaction, each in its own savepoint, and hands the finished calls back. Called by core/
+ * through the store_* functions of store.h.
+ *
+ * What must stay true:
+ * - the loop thread uses the connection only before the first call is queued;
+ * - a call is reported committed only after COMMIT succeeded;
+ * - a file of a newer version is not written to;
+ * - nothing is written after a failed fsync, since the kernel may have dropped the pages that it
+ *   could not write.
  */
 
 #include "daemon/store/store.h"
@@ -39,7 +43,7 @@ struct store {
 	bool thread_runs;
 	int event_fd;                /* owned */
 	sd_event_source *done_event; /* owned */
-	bool read_only;              /* store thread: an fsync failed */
+	bool read_only;              /* set on the store thread when an fsync failed */
 
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -107,7 +111,8 @@ static int store_exec(struct store *s, const char *sql, const char *what, struct
 	return 0;
 }
 
-/* The journals go with their file, or the next store would replay them. NULL when out of memory. */
+/* Returns the command that moves the store and its journals to another directory. A journal that
+ * stayed would be replayed into the next store. NULL when out of memory. */
 static char *move_aside(const char *path, const char *where)
 {
 	_cleanup_free_ char *from = shell_quote(path), *dir = NULL, *to = NULL;
@@ -144,7 +149,8 @@ static uint32_t read_be32(const uint8_t *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Looks at the file's own header, before SQLite may write a journal beside it. Creates an absent file, private. */
+/* Checks the file's header, before SQLite may write a journal beside it. Creates a missing file
+ * with mode 0600. */
 static int check_header(const char *path, struct error *err)
 {
 	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -249,7 +255,7 @@ static int open_db(struct store *s, struct error *err)
 	return r;
 }
 
-/* Turns what SQLite said while opening into what a person can do. */
+/* Turns SQLite's errors at opening into errors that an admin can act on. */
 static int open_store(struct store *s, struct error *err)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -311,7 +317,7 @@ static int run_calls(struct store *s, struct op_list *batch, struct error *err)
 	return r;
 }
 
-/* One transaction; when it does not commit, no call of it is reported as done. */
+/* Runs the batch in one transaction. If that does not commit, all its calls fail. */
 static void run_batch(struct store *s, struct op_list *batch)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -391,7 +397,7 @@ static int on_done(
 	return 0;
 }
 
-/* The thread takes no signal: all of them belong to the loop. */
+/* Starts the thread with all signals blocked: they belong to the loop. */
 static int start_thread(struct store *s)
 {
 	sigset_t all, old;

@@ -3,9 +3,9 @@
 
 /*
  * The store thread and its queue. SQLite lives on that thread alone, with the only connection (WAL,
- * synchronous=FULL, EXCLUSIVE, STRICT). Each store_* call is queued, runs in one transaction (commits
- * are grouped) and completes on the loop by eventfd. Reads are served from memory: rows are loaded once
- * at start.
+ * synchronous=FULL, EXCLUSIVE, STRICT). Each store_* call is queued, runs in one transaction
+ * (commits are grouped) and completes on the loop by eventfd. Rows are loaded once at start, and
+ * reads are served from memory.
  */
 
 #include "proto/base.h"
@@ -15,40 +15,40 @@
 
 struct store;
 
-/* r: 0 committed, else -errno with err set. On the loop thread. */
+/* Called on the loop thread. r: 0 committed, otherwise -errno with err set. */
 typedef void (*store_done_fn)(int r, const struct error *err, void *userdata);
 
-/* Opens or creates path and brings the schema up to date; waits for it (called before the loop runs).
- * internal with the fix for a damaged store; unsupported for one of a newer version (nothing is touched).
- * A fix that moves the file away begins with STORE_ASIDE; pyrod has to be started anew after it. */
+/* Opens or creates path and brings the schema up to date. Called before the loop runs, since it
+ * waits. Fails with internal for a damaged store and with unsupported for one of a newer version,
+ * which is not touched. A fix that moves the file away begins with STORE_ASIDE; pyrod must be
+ * restarted after it. */
 #define STORE_ASIDE "mkdir -p "
 int store_new(sd_event *event, const char *path, struct store **ret, struct error *err);
-/* Finishes what is queued, closes. Takes NULL. */
+/* Finishes the queued calls and closes the store. Takes NULL. */
 struct store *store_free(struct store *s);
 
-/* Runs a no-op through the thread (watchdog). */
+/* Runs a no-op on the thread, for the watchdog. */
 int store_ping(struct store *s, store_done_fn done, void *userdata);
 
 struct vm_row {
 	char id[16];
 	uid_t owner_uid;
 	char *environment, *env_digest, *kernel_hash; /* owned */
-	char *environment_version;                    /* owned or NULL: not known */
+	char *environment_version;                    /* owned; NULL: not known */
 	unsigned vcpu_count;
 	uint64_t mem_mib, disk_mib;
 	int64_t ttl_seconds;
-	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0 = never */
+	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0: never */
 	bool one_shot;
-	uint64_t active_usec; /* CLOCK_REALTIME: of the last call that used it */
+	uint64_t active_usec; /* CLOCK_REALTIME: last call that used it */
 	char state[16];       /* machine_state_name() */
-	char stop_reason[16]; /* "" unless it is stopped */
-	char driver[16];      /* of the VMM: its name in vmm_drivers */
+	char stop_reason[16]; /* "" unless stopped */
+	char driver[16];      /* name in vmm_drivers */
 	char accelerator[16], start_mode[16];
 	uint8_t uuid[16], sync[32];
-	pid_t vmm_pid;           /* 0 = not started */
-	uint64_t vmm_start_time; /* ticks since boot: with pid and boot_id it names the process */
-	char vmm_invocation
-		[33]; /* of its unit: with boot_id it names the process too; "": forked */
+	pid_t vmm_pid;           /* 0: not started */
+	uint64_t vmm_start_time; /* ticks since boot; identifies the process with pid and boot_id */
+	char vmm_invocation[33]; /* of its unit, identifies it with boot_id; "": forked */
 	char boot_id[40];
 	char *last_error; /* owned or NULL */
 };
@@ -58,7 +58,7 @@ int vm_row_copy(struct vm_row *dst, const struct vm_row *src);
 int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n,
 	struct error *err); /* before the loop */
 int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done,
-	void *userdata); /* insert or replace; row is copied */
+	void *userdata); /* inserts or replaces; copies row */
 int store_vm_delete(struct store *s, const char *id, store_done_fn done, void *userdata);
 
 struct exec_row {
@@ -68,7 +68,7 @@ struct exec_row {
 	uint32_t channel;
 	char *command; /* owned */
 	bool with_stdin;
-	bool live; /* its caller takes the output over live stdio, by offset */
+	bool live; /* the caller reads the output over live stdio */
 	uint64_t timeout_usec;
 };
 void exec_row_done(struct exec_row *row);
@@ -76,5 +76,5 @@ void exec_row_done(struct exec_row *row);
 int store_exec_load(struct store *s, struct exec_row **ret, size_t *ret_n,
 	struct error *err); /* before the loop */
 int store_exec_put(struct store *s, const struct exec_row *row, store_done_fn done,
-	void *userdata); /* row is copied; goes with its machine's row */
+	void *userdata); /* copies row; deleted with its machine's row */
 int store_exec_forget(struct store *s, const char *id, store_done_fn done, void *userdata);

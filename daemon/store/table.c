@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Makes SQL and rows of a table's description. Called by the files of the nouns (vm.c, exec.c). What must stay true: a
- * queued row is a copy, so the caller may change its own at once; puts and deletes of one row reach the file in the order
- * they were queued; a value that its member cannot hold makes the load fail, it is never cut.
+ * Makes SQL and rows from a table's description. Called by the files of the nouns (vm.c, exec.c).
+ *
+ * What must stay true: a queued row is a copy, so the caller may change its own at once; puts and
+ * deletes of one row reach the file in the order of their calls; a value that does not fit its
+ * member makes the load fail, and is never truncated.
  */
 
 #include "daemon/store/table.h"
@@ -17,8 +19,8 @@ enum { ROWS_MAX = 100000, SQL_MAX = 4096 };
 struct table_op {
 	struct store_op op;    /* first: the queue's view of it */
 	const struct table *t; /* static */
-	char key[32];          /* of a delete */
-	void *row;             /* owned; of a put */
+	char key[32];          /* for a delete */
+	void *row;             /* owned; for a put */
 };
 
 static void *member_of(const void *row, const struct column *c)
@@ -39,7 +41,7 @@ void table_row_done(const struct table *t, void *row)
 	memset(row, 0, t->row_size);
 }
 
-/* row's strings are another row's: each gets its own copy, or none where one cannot be had. */
+/* Replaces the borrowed strings of row by copies. Without memory the remaining ones become NULL. */
 static int own_strings(const struct table *t, void *row)
 {
 	int r = 0;
@@ -78,7 +80,7 @@ int table_row_copy(const struct table *t, void *dst, const void *src)
 	return r;
 }
 
-/* The text of a statement; a description that does not fit is a fault of the program. */
+/* The text of a statement. Too long a description is a bug: an assert. */
 struct sql {
 	char text[SQL_MAX];
 	size_t n;
@@ -189,7 +191,7 @@ static int read_column(sqlite3_stmt *stmt, int i, const struct column *c, void *
 	}
 }
 
-/* Appends the row the statement stands at. */
+/* Appends the statement's current row. */
 static int append_row(sqlite3_stmt *stmt, const struct table *t, char **rows, size_t *n)
 {
 	char *more, *row;

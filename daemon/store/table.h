@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * A noun's table, described once: which column is which member of its row's struct. The SQL that loads and puts rows,
- * what binds and reads their values, and what copies and frees them come from the description. Nothing outside
- * daemon/store includes this.
+ * Describes a noun's table once: which column is which member of its row's struct. The SQL of loads
+ * and puts, the binding and reading of values, and copy and free of rows come from the description.
+ * Nothing outside daemon/store includes this.
  */
 
 #include "daemon/store/store.h"
@@ -17,18 +17,18 @@ enum column_type {
 	COLUMN_INT32,
 	COLUMN_UINT32,
 	COLUMN_INT64,
-	COLUMN_UINT64, /* from 2^63 on stored as the negative number with the same bits */
+	COLUMN_UINT64, /* 2^63 and above: stored as the negative number of the same bits */
 	COLUMN_TYPE_MAX
 };
 
 struct column {
 	const char *name;
 	enum column_type type;
-	bool nullable; /* of a COLUMN_STRING: NULL is a value */
+	bool nullable; /* COLUMN_STRING only: NULL is a value */
 	size_t offset, size;
 };
 
-/* The member and its column have one name; a member of another type than those above does not compile. */
+/* A column has its member's name. A member of any other type does not compile. */
 #define COLUMN_TYPE_OF(member) \
 	(COLUMN_IS(member, char *)        ? COLUMN_STRING \
 		: COLUMN_IS(member, bool) ? COLUMN_BOOL \
@@ -54,10 +54,10 @@ struct column {
 struct table {
 	const char *name;             /* in SQL */
 	const char *noun;             /* plural, in messages */
-	const char *order;            /* SQL: what rows are loaded by */
+	const char *order;            /* SQL: ORDER BY of a load */
 	const struct column *columns; /* the first is the primary key, a COLUMN_CHARS */
 	size_t n_columns, row_size;
-	const char *also_delete; /* SQL or NULL: what goes with a row; ?1 is its key */
+	const char *also_delete; /* SQL or NULL: deletes dependent rows; ?1 is the key */
 };
 
 extern const struct table vm_table, exec_table;
@@ -66,13 +66,13 @@ void table_row_done(const struct table *t, void *row);
 /* -ENOMEM; dst is written only on success. */
 int table_row_copy(const struct table *t, void *dst, const void *src);
 
-/* All rows, allocated; before the loop runs. */
+/* Loads all rows into an allocated array. Called before the loop runs. */
 int table_load(
 	struct store *s, const struct table *t, void **ret, size_t *ret_n, struct error *err);
 
-/* Queued: inserts the row, which is copied, or updates the one with its key. */
+/* Queues an insert of the row, or an update of the row with its key. The row is copied. */
 int table_put(struct store *s, const struct table *t, const void *row, store_done_fn done,
 	void *userdata);
-/* Queued: deletes the row with this key and what goes with it. */
+/* Queues a delete of the row with this key, and of its dependent rows. */
 int table_delete(struct store *s, const struct table *t, const char *key, store_done_fn done,
 	void *userdata);

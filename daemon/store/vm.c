@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of machines. Called by machine/. What must stay true: the rows of a machine's commands go with its own, in
- * one transaction. A new column: a migration in sql/, its member in store.h, its line here.
+ * The table of machines. Called by machine/. What must stay true: the rows of a machine's commands
+ * are deleted with its own, in one transaction. A new column needs a migration in sql/, its member
+ * in store.h, and its line here.
  */
 
 #include "daemon/store/table.h"
