@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The call: from its line to its single answer. Made by the dispatcher, answered by a handler.
- * What must stay true: a call is answered at most once and freed by its answer; it ends with its
- * connection, but for one whose work goes on, which is listed until then (dispatch.c bounds that
- * list) and whose answer is dropped; what an internal fault says stays in the journal, the client
- * gets an id to find it by.
+ * The call, from its line to its single answer. Made by the dispatcher, answered by a handler.
+ *
+ * What must stay true:
+ * - a call is answered at most once and freed by its answer;
+ * - a call ends with its connection, unless its work goes on: then it is listed until its answer,
+ *   which is dropped (dispatch.c bounds the list);
+ * - the details of an internal fault stay in the journal, and the client gets an id to find them.
  */
 
 #include "daemon/rpc/call.h"
@@ -65,7 +67,7 @@ struct manager *call_manager(struct call *c)
 	return c->manager;
 }
 
-/* Every parameter of the method is there: api_check_params fills in what was not given. */
+/* Every parameter of the method is present: api_check_params fills in the missing ones. */
 json_object *call_value(struct call *c, const char *param)
 {
 	json_object *value = NULL;
@@ -185,7 +187,7 @@ void call_conn_gone(struct call *c)
 	TAILQ_INSERT_TAIL(server_detached(c->server), c, entry);
 }
 
-/* {"jsonrpc":"2.0","id":ID, key: value}; value is taken over. */
+/* Makes {"jsonrpc":"2.0","id":ID, key: value}. Takes over value. */
 static int answer_new(json_object *id, const char *key, json_object *value, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *val = value;
@@ -209,7 +211,7 @@ static int answer_send(struct call *c, const char *key, json_object *value)
 	return r < 0 ? r : conn_send(c->conn, o);
 }
 
-/* No answer can be made any more: the client learns it by the connection's end. */
+/* Drops the connection, since no answer can be made. */
 static void answer_impossible(struct call *c, int r)
 {
 	log_uid(LOG_ERR, r, call_uid(c), "cannot answer %s: the connection is dropped",
@@ -276,8 +278,8 @@ void call_reply_text(struct call *c, const char *json, size_t n)
 	call_free(c);
 }
 
-/* What a client may see of an internal fault. With a fix it was written for people and keeps its
- * text. */
+/* Makes the error that a client may see of an internal fault. An error with a fix was written for
+ * people and keeps its text. */
 static void error_mask(struct call *c, const struct error *err, struct error *ret)
 {
 	uint32_t number;

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * One request from its line to its single answer. A handler answers at once, or keeps the call
- * (call_keep) and answers later; returning an error without having answered makes the error reply.
+ * One request, from its line to its single answer. A handler answers at once, or keeps the call
+ * (call_keep) and answers later. When it returns an error without an answer, the dispatcher sends
+ * the error reply.
  */
 
 #include "daemon/manager.h"
@@ -16,65 +17,69 @@ struct machine;
 struct run;
 
 enum call_end { CALL_CANCELLED, CALL_GONE };
-/* cancel was asked for, or the connection is gone. For CALL_GONE the call must not be answered any
- * more (it is freed after this returns); for CALL_CANCELLED it must still be answered once. */
+/* The client cancelled the call, or its connection is closed. CALL_CANCELLED: the call must still
+ * be answered once. CALL_GONE: it must not be answered, and is freed after this returns. */
 typedef void (*call_end_fn)(struct call *c, enum call_end why, void *userdata);
 
 struct manager *call_manager(struct call *c);
 uid_t call_uid(struct call *c);
 /* Root, the daemon's own uid, or a member of group pyro-admin. */
 bool call_is_admin(struct call *c);
-/* permission_denied for everybody else: "WHAT is not for uid N". command is what an administrator types, or NULL. */
+/* Fails with permission_denied, "WHAT is not for uid N", unless the caller is an administrator.
+ * command: what an administrator types, or NULL. */
 int call_require_admin(struct call *c, const char *what, const char *command, const char *cause,
 	struct error *err);
 
 /*
- * The parameters: checked, and with the defaults of the method's table, so that no handler has one of its own. A name that
- * the table does not have, or as another type, is a fault of the program. Strings and values are borrowed.
+ * The parameters, checked and with the defaults of the method's table; a handler adds no defaults
+ * of its own. Asking for a name that the table lacks, or as another type, is a programming error.
+ * Strings and values are borrowed.
  */
-bool call_given(struct call *c, const char *param); /* it is not null */
+bool call_given(struct call *c, const char *param); /* not null */
 bool call_bool(struct call *c, const char *param);
 int64_t call_int(struct call *c, const char *param);
 const char *call_str(struct call *c, const char *param);    /* NULL for null */
 json_object *call_value(struct call *c, const char *param); /* NULL for null */
-/* The same for callbacks that several methods share: NULL also where the method has no such parameter. */
+/* Like call_str, for callbacks that several methods share: NULL when the method has no such
+ * parameter. */
 const char *call_str_if_any(struct call *c, const char *param);
 
 /*
- * What the method acts on (its object in api.def), found with the caller's rights before the handler ran; borrowed, and
- * valid only until the handler returns. A handler finds nothing itself.
+ * The object of the method (in api.def), looked up with the caller's rights before the handler
+ * runs. Borrowed, and valid only until the handler returns. Handlers do no look-ups themselves.
  */
 struct machine *call_machine(struct call *c);         /* API_OBJ_VM */
 struct run *call_run(struct call *c);                 /* API_OBJ_EXEC */
 struct environment *call_environment(struct call *c); /* API_OBJ_ENV */
-/* In a callback of a kept call: finds the object again by its whole id, for the functions above until the callback
- * returns. Its "not found" when it is gone. */
+/* For a callback of a kept call: looks up the object again by its full id. The functions above then
+ * return it until the callback returns. Fails with the object's "not found" when it is deleted. */
 int call_find_again(struct call *c, const char *id, struct error *err);
 
-/* The descriptor that an FD parameter names, a stream socket: the call's, which closes it as a stranger's must
- * be (receiver.h); -EBADF when the parameter is null. */
+/* The stream socket that an FD parameter names; -EBADF when the parameter is null. The call owns it
+ * and closes it as a foreign descriptor (receiver.h). */
 int call_fd(struct call *c, const char *param);
-/* It belongs to whom it was handed over to. */
+/* Gives up the call's ownership of the descriptor. */
 void call_give_fd(struct call *c, const char *param);
 
-/* The call ends with its connection, as on_end is told. */
+/* Keeps the call for a later answer. It ends with its connection, and on_end is called. */
 void call_keep(struct call *c, call_end_fn on_end, void *userdata);
-/* The call of a KEPT method goes on when its connection is gone, and its answer is dropped: it is still
- * answered once. on_cancel hears of CALL_CANCELLED alone; NULL: it cannot be, and cancel says false. */
+/* Keeps the call of a KEPT method. It goes on when its connection closes; it must still be answered
+ * once, and the answer is dropped. on_cancel is called for CALL_CANCELLED only. NULL: the call
+ * cannot be cancelled, and `cancel` answers false. */
 void call_keep_on(struct call *c, call_end_fn on_cancel, void *userdata);
 
-/* Each answers the call and frees it. result is taken over. */
+/* Each of these answers the call and frees it. Takes over result. */
 void call_reply(struct call *c, json_object *result);
-/* The same with a result that is JSON text already, n bytes; borrowed. */
+/* The same with a result of n bytes that is JSON text already; borrowed. */
 void call_reply_text(struct call *c, const char *json, size_t n);
 void call_fail(struct call *c, const struct error *err);
 
-/* {"jsonrpc":"2.0","method":"progress","params":{"call":ID, ...}}: params is taken over; "call" is
- * added. Dropped when the client reads too slowly. */
+/* Sends {"jsonrpc":"2.0","method":"progress","params":{"call":ID, ...}}. Takes over params and adds
+ * "call" to it. Dropped when the client reads too slowly. */
 void call_progress(struct call *c, json_object *params);
 
-/* Handlers, one per row of api.def: rpc_vm_run, ... Return 0 (answered or kept) or -errno with
- * err set. */
+/* The handlers, one per row of api.def: rpc_vm_run, ... They return 0 (answered or kept), or -errno
+ * with err set. */
 typedef int (*call_handler_fn)(struct call *c, struct error *err);
 #define API_METHOD(symbol, ...) int rpc_##symbol(struct call *c, struct error *err);
 #include "proto/api.def"

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One client: bytes into lines, lines to the dispatcher, answers out. Owned by the server. A turn
- * (work) handles the lines that are there and then writes what they and others have queued, so that
- * an idle socket costs three system calls a call: wait, read, write. What must stay true: both queues
- * are bounded (no request is read while more than half of the out
- * queue waits, a client that reads nothing is dropped); the end of the requests is not the end of
- * the client, which may still read its answers, only EPOLLHUP or a failed write is; an error that
- * ends the connection is delivered first; a connection is freed only as the last act of one of its
- * own callbacks.
+ * One client: splits bytes into lines, passes lines to the dispatcher, writes answers. Owned by the
+ * server. A turn (work) handles the buffered lines and then writes what they and other calls have
+ * queued, so that an idle socket costs three system calls a call: wait, read, write.
+ *
+ * What must stay true:
+ * - both queues are bounded: no request is read while more than half of the out queue waits, and a
+ *   client that reads nothing is dropped;
+ * - the end of the requests does not close the connection, since the client may still read its
+ *   answers; only EPOLLHUP or a failed write does;
+ * - an error that ends the connection is delivered first;
+ * - a connection is freed only as the last act of one of its own callbacks.
  */
 
 #include "daemon/rpc/conn.h"
@@ -20,12 +23,12 @@
 #include "proto/limits.h"
 
 #define READ_ROUND     (64 * 1024)
-#define TURN_USEC      500 /* of all connections of a uid, for its lines; then others have their turn */
+#define TURN_USEC      500 /* for the lines of all connections of a uid */
 #define LINES_PER_TURN 64
-#define LINGER_USEC    (5 * USEC_PER_SEC) /* for the last answer of a closing connection */
-#define DISCARD_MAX    (64 * MIB)         /* of input thrown away while closing */
+#define LINGER_USEC    (5 * USEC_PER_SEC) /* for reading the last answer of a closing connection */
+#define DISCARD_MAX    (64 * MIB)         /* input discarded while closing */
 #define OUT_HALF       (LIMIT_CONN_OUT_BYTES / 2)
-#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* beyond it progress is dropped */
+#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* above it progress is dropped */
 
 static void set_stall(struct conn *c, uint64_t usec)
 {
@@ -38,8 +41,9 @@ static void set_stall(struct conn *c, uint64_t usec)
 static void rearm(struct conn *c)
 {
 	uint32_t events = 0;
-	/* More to do when all others have had their turn: a socket with room says so at once, and behind them. (A
-	 * defer source would come before them each time: sd-event counts it as the oldest.) */
+	/* Lines are left for the next turn: wait for EPOLLOUT, which a socket with room reports at
+	 * once, after the events of all other connections. A defer source would run before them,
+	 * because sd-event counts it as the oldest. */
 	if (buf_len(&c->out) > 0 || c->more)
 		events |= EPOLLOUT;
 	bool reads = c->state == CONN_CLOSING ||
@@ -57,7 +61,7 @@ static void rearm(struct conn *c)
 
 void conn_kick(struct conn *c)
 {
-	/* A turn under way looks at everything itself before it ends. */
+	/* A running turn checks everything itself before it ends. */
 	if (!c->in_turn)
 		(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
 }
@@ -115,7 +119,7 @@ static void drop_fds(struct conn *c)
 	fd_queue_init(&c->fds);
 }
 
-/* From now on input is thrown away, so that the client can finish writing and read why. */
+/* Discards input from now on, so that the client can finish writing and read the error. */
 static void start_closing(struct conn *c)
 {
 	end_calls(c);
@@ -148,7 +152,7 @@ static void refuse_line(struct conn *c, const char *what, const char *fix)
 	conn_refuse(c, NULL, JSON_RPC_INVALID_REQUEST, &err, true);
 }
 
-/* Beyond these its receivers are stuck, or all of them are at work. */
+/* Refuses descriptors because the uid's receivers are stuck, or because all receivers are busy. */
 static void refuse_descriptors(struct conn *c)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -159,8 +163,8 @@ static void refuse_descriptors(struct conn *c)
 	conn_refuse(c, NULL, JSON_RPC_OTHER, &err, true);
 }
 
-/* Length of the next line without its newline, -EAGAIN when it is not whole, -EMSGSIZE when it
- * is too long. */
+/* Returns the length of the next line without its newline, -EAGAIN when it is incomplete, or
+ * -EMSGSIZE when it is too long. */
 static ssize_t next_line(struct conn *c)
 {
 	size_t n = buf_len(&c->in), limit = LIMIT_REQUEST_BYTES;
@@ -176,7 +180,7 @@ static ssize_t next_line(struct conn *c)
 	return -EAGAIN;
 }
 
-/* One line, if there is one and it may be handled now. */
+/* Handles one line. False when there is none, or none may be handled now. */
 static bool work_one(struct conn *c)
 {
 	if (c->broken || c->state == CONN_CLOSING || buf_len(&c->out) > OUT_HALF)
@@ -209,8 +213,8 @@ static bool finished(struct conn *c)
 	return c->state == CONN_EOF && buf_len(&c->in) == 0 && c->n_calls == 0;
 }
 
-/* Writes what the client's socket takes. A client that leaves the rest, or so much in its socket that its next lines
- * have to wait for room, is given DEADLINE_STALL. */
+/* Writes until the client's socket is full. The client has DEADLINE_STALL to read when output is
+ * left over, or when its next lines must wait for room in the socket. */
 static void write_output(struct conn *c, bool lines_handled)
 {
 	ssize_t n = buf_len(&c->out) > 0 ? buf_write_fd(&c->out, c->fd) : 0;
@@ -222,7 +226,7 @@ static void write_output(struct conn *c, bool lines_handled)
 		return;
 	}
 	if (c->state == CONN_CLOSING)
-		return; /* the linger deadline stays */
+		return; /* keep the linger deadline */
 	if (waits && (moved || !c->stalled))
 		set_stall(c, deadline_usec(DEADLINE_STALL));
 	else if (!waits && c->stalled)
@@ -230,11 +234,11 @@ static void write_output(struct conn *c, bool lines_handled)
 	c->stalled = waits;
 }
 
-/* Handles the lines that are there and writes the answers; frees the connection when it is done. */
+/* Handles the buffered lines and writes the answers. Frees the connection when it is finished. */
 static void work(struct conn *c)
 {
-	/* However many connections a uid has, its lines delay another's by the same; a line that takes long counts
-	 * for what it takes. */
+	/* The connections of a uid share one turn's budget, so that their number does not delay
+	 * other uids. A slow line counts by the time that it takes. */
 	size_t lines = 0, share = MAX_OF(LINES_PER_TURN / c->siblings, (size_t)1);
 	uint64_t end = now_usec() + TURN_USEC / c->siblings;
 
@@ -252,8 +256,7 @@ static void work(struct conn *c)
 		write_output(c, lines > 0);
 	c->in_turn = false;
 	if (c->state == CONN_CLOSING && buf_len(&c->out) == 0)
-		(void)shutdown(
-			c->fd, SHUT_WR); /* fails only when the client is gone, as EPOLLHUP says */
+		(void)shutdown(c->fd, SHUT_WR); /* fails only after EPOLLHUP */
 	if (finished(c)) {
 		conn_free(c);
 		return;
@@ -276,7 +279,7 @@ static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 	return 0;
 }
 
-/* Throws away what a closing connection still sends, up to the first descriptor. */
+/* Discards input of a closing connection, up to the first descriptor. */
 static void discard_input(struct conn *c)
 {
 	static uint8_t nowhere[READ_ROUND];
@@ -287,7 +290,7 @@ static void discard_input(struct conn *c)
 		c->input_ended = true;
 }
 
-/* What one read, of ours or of a receiver, has brought: bytes are in the queue already. */
+/* Handles the result of a read by pyrod or by a receiver. The bytes are already queued. */
 static void input_read(struct conn *c, ssize_t n)
 {
 	if (n > 0 || n == -EAGAIN)
@@ -304,7 +307,8 @@ static void input_read(struct conn *c, ssize_t n)
 	}
 }
 
-/* All connections together must not use up the daemon's. */
+/* Queues what a receiver has read. The limit on waiting descriptors keeps connections from using up
+ * the daemon's. */
 static ssize_t queue_received(struct conn *c, struct received *rc)
 {
 	int r = 0;
@@ -397,7 +401,7 @@ int conn_new(struct server *s, int fd, const struct peer *p, struct conn **ret)
 	server_add(s, c);
 	int r = add_sources(c, server_manager(s)->event);
 	if (r < 0) {
-		c->fd = -EBADF; /* stays the caller's */
+		c->fd = -EBADF; /* stays owned by the caller */
 		conn_free(c);
 		return r;
 	}

@@ -20,15 +20,15 @@ struct server;
 
 enum conn_state {
 	CONN_OPEN,
-	CONN_EOF,     /* the client sends no more requests; its answers still go out */
-	CONN_CLOSING, /* an error was answered: input is thrown away until the answer is read */
+	CONN_EOF,     /* the client has closed its sending side; answers still go out */
+	CONN_CLOSING, /* an error was answered: input is discarded until the client has read it */
 };
 
-/* Who is at the other end, as the kernel said at accept. */
+/* The client's identity, read from the kernel at accept. */
 struct peer {
 	uid_t uid;
-	uid_t account; /* whose limits count: account.h */
-	pid_t pid;     /* for logs only: it may be somebody else's by now */
+	uid_t account; /* whose limits count (account.h) */
+	pid_t pid;     /* for logs only: another process may have it by now */
 	bool admin;
 };
 
@@ -39,20 +39,20 @@ struct conn {
 	enum conn_state state;
 	int fd; /* owned */
 	struct peer peer;
-	size_t siblings; /* connections of this account, this one included: server.c's */
+	size_t siblings; /* connections of this account, including this one; set by server.c */
 	sd_event_source *io, *work, *stall; /* owned */
 	struct buf in, out;
-	struct fd_queue fds;     /* -EBADF: one that was refused */
-	struct receipt *receipt; /* owned or NULL: a receiver reads for us */
-	size_t searched;         /* bytes of `in` known to hold no newline */
-	size_t discarded;        /* bytes thrown away in CONN_CLOSING */
+	struct fd_queue fds;     /* -EBADF: a refused one */
+	struct receipt *receipt; /* owned or NULL: a receiver is reading the socket */
+	size_t searched;         /* bytes of `in` without a newline */
+	size_t discarded;        /* bytes discarded in CONN_CLOSING */
 	struct call_list calls;  /* borrowed by the handlers that keep them */
 	size_t n_calls;
-	bool input_ended; /* recv has said so: EPOLLIN would come for ever */
-	bool in_turn;     /* the lines that are there are being handled */
-	bool more;        /* lines may wait for the next turn */
-	bool stalled;     /* output waits for the client to read, and the stall timer runs */
-	bool broken;      /* the next turn drops it: an answer could not be queued */
+	bool input_ended; /* recv returned 0: EPOLLIN would be reported for ever */
+	bool in_turn;     /* buffered lines are being handled */
+	bool more;        /* lines may be left for the next turn */
+	bool stalled;     /* output waits for the client, the stall timer runs */
+	bool broken;      /* an answer could not be queued: the next turn closes it */
 	TAILQ_ENTRY(conn) entry;
 };
 
@@ -62,42 +62,41 @@ int conn_new(struct server *s, int fd, const struct peer *p, struct conn **ret);
 struct conn *conn_free(struct conn *c);
 DEFINE_CLEANUP(struct conn *, conn_free)
 
-/* Queues one line, which goes out at the end of this turn: o is {"jsonrpc", ...}. Returns 0, -EMSGSIZE when it is longer than a reply
- * may be, -errno. */
+/* Queues one line, {"jsonrpc", ...}, which is written at the end of this turn. Returns 0, -EMSGSIZE
+ * when it is longer than LIMIT_REPLY_BYTES, or -errno. */
 int conn_send(struct conn *c, json_object *o);
 /* The same for a line in parts, without its newline. */
 int conn_send_text(struct conn *c, const struct iovec *parts, size_t n_parts);
 /* Queues a notification unless the client reads too slowly. */
 void conn_notify(struct conn *c, json_object *o);
-/* Answers with an error that no call owns (id may be NULL) and, where close is set, ends the
- * connection once that has been read. */
+/* Answers with an error outside any call; id may be NULL. close: ends the connection once the
+ * client has read it. */
 void conn_refuse(struct conn *c, json_object *id, int number, const struct error *err, bool close);
-/* A call has ended: there may be room for the next request. */
+/* Schedules a turn: after a call ended, there may be room for the next request. */
 void conn_kick(struct conn *c);
 
-/* dispatch.c: one line, without its newline. */
+/* dispatch.c: handles one line, without its newline. */
 void dispatch_line(struct conn *c, const char *line, size_t n);
-/* The running call with this id, NULL when there is none. */
+/* Returns the running call with this id, or NULL. */
 struct call *dispatch_find(struct conn *c, json_object *id);
 
 /* server.c */
 struct manager *server_manager(struct server *s);
 const call_handler_fn *server_handlers(struct server *s);
 struct json_parser *server_parser(struct server *s); /* for requests */
-/* The document that rpc.discover answers, as JSON text; made once. */
+/* Returns the document of rpc.discover as JSON text; it is made once. */
 int server_discover(struct server *s, const char **ret, size_t *ret_n);
-/* One line on a client, limited for each uid. */
+/* Logs one line about a client, rate-limited for each uid. */
 void server_log_client(uid_t uid, pid_t pid, const char *what, const char *why);
-void server_add(struct server *s, struct conn *c);    /* conn_new calls this, */
-void server_remove(struct server *s, struct conn *c); /* conn_free that */
-struct call_list *server_detached(
-	struct server *s); /* calls whose connection is gone, still working */
+void server_add(struct server *s, struct conn *c);    /* called by conn_new */
+void server_remove(struct server *s, struct conn *c); /* called by conn_free */
+struct call_list *server_detached(struct server *s);  /* calls that go on without a connection */
 
-/* The call, between dispatch.c and call.c. */
+/* The call, shared by dispatch.c and call.c. */
 struct call {
 	struct manager *manager; /* borrowed */
 	struct server *server;   /* borrowed */
-	struct conn *conn;       /* borrowed; NULL once it is gone */
+	struct conn *conn;       /* borrowed; NULL once it is closed */
 	const struct api_method *method;
 	json_object *id;     /* owned; NULL: a notification, never answered */
 	json_object *params; /* owned */
@@ -116,9 +115,10 @@ struct call {
 int call_new(struct conn *c, const struct api_method *method, json_object *id, struct call **ret);
 void call_free(struct call *c);
 DEFINE_CLEANUP(struct call *, call_free)
-/* object.c: finds what the method acts on, as the caller may see it. */
+/* object.c: looks up the method's object, with the caller's rights. */
 int call_look_up(struct call *c, struct error *err);
-/* Tells the handler once that the caller cancelled; false when the call cannot be interrupted. */
+/* Notifies the handler, once, that the client cancelled. False when the call cannot be
+ * cancelled. */
 bool call_cancel(struct call *c);
-/* The connection is going: ends the call, or detaches the one that goes on. */
+/* The connection is closing: ends the call, or detaches it when its work goes on. */
 void call_conn_gone(struct call *c);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From a line to a handler: scan, request, method, parameters, descriptors, what the caller has left
- * behind, the object acted on and the right to do so, in that order. Called by the connection. What must stay true: a handler
- * runs only after all of that, so it cannot forget a check; every line with an id gets exactly one
- * answer; a line that leaves the stream in doubt (bad UTF-8, NUL, descriptors that do not match)
- * ends the connection.
+ * From a line to a handler: scan, request, method, parameters, descriptors, the limit on detached
+ * calls, the object and the right to use it, in that order. Called by the connection.
+ *
+ * What must stay true:
+ * - a handler runs only after all of these, so it cannot forget a check;
+ * - every line with an id gets exactly one answer;
+ * - a line that leaves the stream in doubt (bad UTF-8, NUL, descriptors that do not match) ends the
+ *   connection.
  */
 
 #include "daemon/config.h"
@@ -15,9 +18,9 @@
 #include "proto/utf8.h"
 
 #define REQUEST_ID_MAX   64 /* bytes of a string id */
-#define METHOD_SHOWN_MAX 60 /* bytes of an unknown one */
+#define METHOD_SHOWN_MAX 60 /* bytes of an unknown method */
 
-/* A line that has been parsed. Everything but o is borrowed from it. */
+/* A parsed line. All members but o are borrowed from it. */
 struct request {
 	json_object *o; /* owned */
 	json_object *id, *params;
@@ -68,7 +71,7 @@ static int bad_member(struct error *err, const char *what)
 static int read_member(struct request *q, const char *key, json_object *val, struct error *err)
 {
 	if (streq(key, "id"))
-		return 0; /* read_id has it */
+		return 0; /* handled by read_id */
 	if (streq(key, "jsonrpc")) {
 		if (!json_object_is_type(val, json_type_string) ||
 			!streq(json_object_get_string(val), "2.0"))
@@ -114,7 +117,7 @@ static int read_request(struct request *q, struct error *err)
 	return q->method ? 0 : bad_member(err, "method is missing");
 }
 
-/* The line as a request; false when it has been refused. */
+/* Parses the line into a request. False when it was refused. */
 static bool parse_line(struct conn *c, const char *line, size_t n, struct request *q)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -125,7 +128,7 @@ static bool parse_line(struct conn *c, const char *line, size_t n, struct reques
 		conn_refuse(c, NULL, JSON_RPC_PARSE_ERROR, &err, true);
 		return false;
 	}
-	/* A line that cannot be read does not say which of the descriptors are its own. */
+	/* A line that cannot be parsed does not say which descriptors belong to it. */
 	bool in_doubt = c->fds.n > 0;
 	if (json_parser_run(server_parser(c->server), line, n, &q->o, &err) < 0) {
 		conn_refuse(c, NULL, JSON_RPC_PARSE_ERROR, &err, in_doubt);
@@ -147,8 +150,9 @@ struct call *dispatch_find(struct conn *c, json_object *id)
 	return NULL;
 }
 
-/* Only stream sockets between the caller's own processes and pyrod: it reads nothing with rights its caller
- * lacks, and lends nobody its uid. The receiver has looked. */
+/* Accepts only stream sockets between the caller's own processes and pyrod, as checked by the
+ * receiver. Otherwise pyrod would read with rights that the caller lacks, or lend the caller its
+ * uid. */
 static int check_fds(struct call *c, struct error *err)
 {
 	for (size_t i = 0; i < c->n_fds; i++)
@@ -160,7 +164,8 @@ static int check_fds(struct call *c, struct error *err)
 	return 0;
 }
 
-/* Whoever connects, asks and goes, again and again, must not make the daemon hold ever more. */
+/* Limits the calls that go on without a connection: clients that connect, call and disconnect must
+ * not make the daemon hold ever more. */
 static int check_detached(struct call *c, struct error *err)
 {
 	const struct call *other;
@@ -202,7 +207,7 @@ static bool has_param(const struct api_method *m, const char *name)
 	return false;
 }
 
-/* What pyrod.conf says of a machine's size, where the caller says nothing. */
+/* Adds pyrod.conf's defaults for a machine's size, where the caller gives none. */
 static int add_configured(struct call *c, json_object *given)
 {
 	const struct config *config = call_manager(c)->config;
@@ -220,7 +225,7 @@ static int add_configured(struct call *c, json_object *given)
 		if (sizes[i].value == 0 || !has_param(c->method, sizes[i].name))
 			continue;
 		if (!json_object_is_type(given, json_type_object) || json_get(given, sizes[i].name))
-			continue; /* no object: refused next, for what every machine needs is missing */
+			continue; /* not an object: refused next */
 		json_object_object_del(given, sizes[i].name);
 		r = json_add_int(given, sizes[i].name, sizes[i].value);
 	}
@@ -265,7 +270,7 @@ static bool has_fd_field(const struct api_method *method)
 	return false;
 }
 
-/* Whether this call may begin now; false when it has been refused. */
+/* Checks whether this call may begin now. False when it was refused. */
 static bool admit(struct conn *c, struct request *q, const struct api_method *method)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

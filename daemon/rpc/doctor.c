@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The report of system.doctor (contract.md section 4): every check with what was found and the
- * command that mends it. Called by rpc/probe.c. What must stay true: it works in a degraded
- * daemon and says why it is degraded; nothing here starts a process or changes anything; a
- * capability is `yes` only because a machine has done it, and what was not tried is no pass; missing KVM is no failure
- * but is called what it is; nothing is told of what other users do.
+ * The report of system.doctor (contract.md section 4): every check with its finding and the command
+ * that fixes it. Called by rpc/probe.c.
+ *
+ * What must stay true:
+ * - it works in a degraded daemon and reports why that is degraded;
+ * - nothing here starts a process or changes anything;
+ * - a capability is `yes` only if a machine has proven it, and what was not tried does not pass;
+ * - missing KVM is not a failure but is reported;
+ * - nothing is reported about other users.
  */
 
 #include "daemon/rpc/doctor.h"
@@ -36,16 +40,16 @@ static_assert(ARRAY_SIZE(capability_names) == CAPABILITY_MAX, "a name for each c
 struct doctor {
 	struct manager *m;   /* borrowed */
 	uid_t uid;           /* whose limits count */
-	uid_t viewer;        /* whose machines are told of; 0: all */
+	uid_t viewer;        /* whose machines are reported; 0: all users' */
 	json_object *o;      /* owned: the result */
 	json_object *checks; /* owned */
-	bool ok;             /* every check is, as far as it could be made */
-	bool hindered;       /* one of those that are not keeps every machine from starting */
+	bool ok;             /* every check that could be made passed */
+	bool hindered;       /* a failed check keeps every machine from starting */
 	bool qemu_usable;
-	char *damage_fix; /* owned or NULL: of the first of what is installed that is damaged */
+	char *damage_fix; /* owned or NULL: for the first damaged file */
 	bool kernel_obtainable;
-	bool shown; /* a machine has run a command, and nothing has changed since */
-	int r;      /* the first failure to build the result sticks */
+	bool shown; /* a machine has run a command, nothing changed since */
+	int r;      /* first failure to build the result */
 };
 
 static void doctor_done(struct doctor *d)
@@ -79,7 +83,7 @@ static void check(
 		keep_first(d, -ENOMEM);
 }
 
-/* The same, of a start that would be refused so. */
+/* Adds a check from the error that a start would fail with. */
 static void check_error(
 	struct doctor *d, const char *name, const struct error *err, const char *good)
 {
@@ -90,14 +94,14 @@ static void check_error(
 		check(d, name, true, NULL, "%s", good ? good : "well");
 }
 
-/* The same of what no machine starts without. */
+/* The same, for a check that every machine needs to start. */
 static void need(struct doctor *d, const char *name, const struct error *err, const char *good)
 {
 	d->hindered = d->hindered || err->set;
 	check_error(d, name, err, good);
 }
 
-/* Something that is installed is damaged; the fix is copied. */
+/* Notes a damaged file; copies fix. */
 static void note_damage(struct doctor *d, const char *fix)
 {
 	if (d->damage_fix)
@@ -107,7 +111,7 @@ static void note_damage(struct doctor *d, const char *fix)
 		keep_first(d, -ENOMEM);
 }
 
-/* Adds a member; val NULL stands for out of memory, not for null. */
+/* Adds a member. val NULL means out of memory, not null. */
 static void add(struct doctor *d, const char *key, json_object *val)
 {
 	keep_first(d, val ? json_add(d->o, key, val) : -ENOMEM);
@@ -193,7 +197,8 @@ static void report_vmms(struct doctor *d)
 		need(d, "accelerator", &err, NULL);
 }
 
-/* Whether more than QEMU itself keeps a VMM to what it was given. No fix: it is the host's kind. */
+/* Reports whether the kernel limits a VMM, or only QEMU does. Never a failure: it depends on the
+ * kind of host. */
 static void check_limits(struct doctor *d)
 {
 	int r = d->m->units ? launcher_limits(d->m->launcher) : 0;
@@ -221,7 +226,8 @@ static void check_program(struct doctor *d, const char *name, const char *progra
 	check(d, name, have, have ? NULL : fix, "%s is %sinstalled", program, have ? "" : "not ");
 }
 
-/* Building an environment without root takes ids of its own: those of whom pyro-import runs as. */
+/* Checks the subordinate ids of pyro-import's user, which building an environment without root
+ * needs. */
 static void check_subids(struct doctor *d)
 {
 	uid_t uid = d->m->import_uid ? d->m->import_uid : getuid();
@@ -284,8 +290,8 @@ static void report_kernel(struct doctor *d)
 			"the kernel store is empty; the first pull fills it");
 }
 
-/* Leftovers of interrupted pulls: staging folders older than this daemon, images without their
- * parts. */
+/* Finds leftovers of interrupted pulls: staging folders older than this daemon, and images with
+ * parts missing. */
 static bool is_leftover(struct manager *m, int dir_fd, const char *name)
 {
 	struct stat st;
@@ -302,7 +308,7 @@ static bool is_leftover(struct manager *m, int dir_fd, const char *name)
 	(void)snprintf(part, sizeof(part), "%s/meta.json", name);
 	if (fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		return false;
-	(void)snprintf(part, sizeof(part), "%s/damaged.json", name); /* told by its own line */
+	(void)snprintf(part, sizeof(part), "%s/damaged.json", name); /* has its own check */
 	return fstatat(dir_fd, part, &st, AT_SYMLINK_NOFOLLOW) < 0;
 }
 
@@ -336,7 +342,7 @@ static void check_imports(struct doctor *d)
 	_cleanup_free_ char *detail = NULL;
 	const char *fix;
 	if (!d->m->environments || !confinement_is_known(d->m->environments))
-		return; /* not asked yet: no pass */
+		return; /* not known yet: no check */
 	bool good = confinement_describe(d->m->environments, &detail, &fix);
 	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "no memory");
 }
@@ -358,7 +364,8 @@ static void check_store(struct doctor *d)
 		e->set && e->cause ? ": " : "", e->set && e->cause ? e->cause : "");
 }
 
-/* What each user may have and what all of them together, in the words of pyrod.conf; owned, NULL when out of memory. */
+/* Returns the limits per user and in total, in the words of pyrod.conf. Owned by the caller; NULL
+ * when out of memory. */
 static char *limits_text(const struct manager *m)
 {
 	const struct config *c = m->config;
@@ -373,14 +380,15 @@ static char *limits_text(const struct manager *m)
 		c->total_vcpus, max.total_mem_mib, c->total_disk_mib);
 }
 
-/* A smaller machine than the default one may still be had: it is then not the host that cannot. */
+/* Checks the limits and memory for a machine of the default size. The host is hindered only if the
+ * smallest machine does not fit either. */
 static void check_limits_and_memory(struct doctor *d)
 {
 	struct machines *ms = d->m->machines;
 	_cleanup_error_ struct error limits = ERROR_INIT, memory = ERROR_INIT;
 	_cleanup_free_ char *text = limits_text(d->m);
 	if (!ms)
-		return; /* the store's line says why */
+		return; /* reported by check_store */
 	(void)machines_check_limits(ms, d->uid, false, &limits);
 	(void)machines_check_memory(ms, d->uid, false, &memory);
 	d->hindered = d->hindered || machines_check_limits(ms, d->uid, true, NULL) < 0 ||
@@ -389,7 +397,8 @@ static void check_limits_and_memory(struct doctor *d)
 	check_error(d, "memory", &memory, "enough for a machine of the default size");
 }
 
-/* In the words in which a start or a pull would be refused. A pull's is asked for where no machine starts without one. */
+/* Checks free space, with the errors of a start or a pull. The pull is checked only while no
+ * environment is installed. */
 static void check_room(struct doctor *d, uint64_t bytes, bool installed)
 {
 	_cleanup_error_ struct error disk = ERROR_INIT, pull = ERROR_INIT;
@@ -420,8 +429,8 @@ static void report_storage(struct doctor *d, size_t installed)
 	check_room(d, bytes, installed > 0);
 }
 
-/* What is in the cache but does not count as installed: pulling it again mends it. Whether every start from it
- * is refused: what is only not whole is pulled by the next one. */
+/* Reports an environment that is in the cache but damaged or incomplete. True when every start from
+ * it is refused; an incomplete one is pulled by the next start. */
 static bool check_environment(struct doctor *d, const char *name)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -441,7 +450,7 @@ static bool check_environment(struct doctor *d, const char *name)
 	return environment_is_damaged(env);
 }
 
-/* The environments of env.list, and how many of them are installed. */
+/* Reports the environments of env.list. Returns the number of installed ones. */
 static size_t report_environments(struct doctor *d)
 {
 	_cleanup_json_ json_object *all = NULL;
@@ -459,7 +468,7 @@ static size_t report_environments(struct doctor *d)
 	return installed;
 }
 
-/* A file of /proc that holds "1". */
+/* True when a file of /proc holds "1". */
 static bool flag_file(const char *path)
 {
 	_cleanup_free_ char *text = NULL;
@@ -509,7 +518,8 @@ static void report_daemon(struct doctor *d)
 	add(d, "daemon", TAKE_PTR(o));
 }
 
-/* Whether what is installed is what was installed: good only where it was read; what is damaged has its own lines. */
+/* Checks that the installed files are unchanged: passes only if they were read. Each damaged one
+ * has a check of its own. */
 static void check_integrity(struct doctor *d, const struct doctor_probe *p)
 {
 	if (p->unread)
@@ -539,7 +549,8 @@ static void add_capabilities(struct doctor *d, const struct doctor_probe *p)
 	add(d, "capabilities", TAKE_PTR(o));
 }
 
-/* What was not tried has not passed, but does not make it fail either. */
+/* Reports the probe machine. A probe that was not tried does not pass, and does not fail the
+ * report. */
 static void report_probe(struct doctor *d, const struct doctor_probe *p)
 {
 	bool ok = d->ok;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Handlers of environments: list, inspect, pull, prune. Called by the dispatcher, which has looked
- * the environment up. What must stay true: a pull belongs to nobody, so a caller that leaves or
- * cancels only stops waiting; removing or replacing what others may use needs the administrator's right.
+ * up the environment. What must stay true: a pull belongs to no caller, so one that disconnects or
+ * cancels only stops waiting; removing or replacing shared environments needs the administrator's
+ * right.
  */
 
 #include "daemon/machine/machine.h"
@@ -86,19 +87,19 @@ static void on_pull_done(const struct error *err, void *userdata)
 	call_reply(w->call, o);
 }
 
-/* Whether its caller cancels or has gone, only the wait for the pull ends. */
+/* Ends only the wait for the pull, whether the caller cancelled or disconnected. */
 static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 {
 	_cleanup_(env_wait_freep) struct env_wait *w = userdata;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (why == CALL_GONE)
-		return; /* nobody to tell, and callers that come and go must leave nothing */
+		return; /* no client to answer; nothing must be left over */
 	(void)error_cancelled(&err, "its caller asked for it; the pull itself goes on",
 		"waiting for %s was cancelled", environment_name(w->env));
 	call_fail(c, &err);
 }
 
-/* What is installed and whole is made again only by an administrator's word: all others use it. */
+/* Only an administrator may force a pull of an intact environment, since all users share it. */
 static int check_force(struct call *c, struct error *err)
 {
 	struct environment *env = call_environment(c);
@@ -123,7 +124,7 @@ int rpc_env_pull(struct call *c, struct error *err)
 		return -ENOMEM;
 	w->call = c;
 	w->env = call_environment(c);
-	/* Asked for by name, it is brought up to date; a machine is made of what there is. */
+	/* A pull by name updates the environment; a machine start uses the installed one. */
 	force = force || environment_outdated(w->env);
 	r = environment_pull(w->env, force ? PULL_FORCED : PULL_ASKED, on_pull_progress,
 		on_pull_done, w, &w->wait, err);
@@ -174,6 +175,6 @@ int rpc_env_prune(struct call *c, struct error *err)
 	r = environments_prune(m->environments, all, dry_run, on_pruned, c, err);
 	if (r < 0)
 		return r;
-	call_keep_on(c, NULL, NULL); /* a removal under way is not interrupted */
+	call_keep_on(c, NULL, NULL); /* a running removal is not interrupted */
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of running commands: exec.signal and exec.attach. Called by the dispatcher, which has found the
- * command.
+ * Handlers of running commands: exec.signal and exec.attach. Called by the dispatcher, which has
+ * looked up the command.
  */
 
 #include <signal.h>
@@ -9,7 +9,7 @@
 #include "daemon/core/run.h"
 #include "daemon/rpc/run-call.h"
 
-/* The names of api.c's table. */
+/* Maps the names of api.c's table to signal numbers. */
 static int signal_number(const char *name)
 {
 	static const struct {

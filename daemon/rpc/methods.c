@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which function handles which method: one row per row of api.def. Given to the server by main.c, so that nothing of the
- * way from the socket to a handler knows the handlers. A method without a handler does not link.
+ * Maps methods to handlers: one row per row of api.def. main.c passes it to the server, so that no
+ * file between the socket and a handler depends on the handlers. A method without a handler does
+ * not link.
  */
 
 #include "daemon/rpc/server.h"

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The nouns that methods act on: the parameter that names one, and how it is found for a caller. Called by the
- * dispatcher before each handler, and by handlers that have waited. What must stay true: this is the only place in
- * rpc/ that finds a machine or a command (tests/lint/layers), always with the caller's uid, so that another's is "not
- * found"; a method whose object has no row here does not compile.
+ * Looks up the object of a method: which parameter names it, and how it is found for a caller.
+ * Called by the dispatcher before each handler, and by handlers of kept calls.
+ *
+ * What must stay true: only this file of rpc/ looks up machines and commands (tests/lint/layers),
+ * always with the caller's uid, so that another user's is "not found"; a method whose object has no
+ * row here does not compile.
  */
 
 #include <assert.h>
@@ -80,7 +82,7 @@ int call_look_up(struct call *c, struct error *err)
 	if (object == API_OBJ_NONE)
 		return 0;
 	name = json_get_str(c->params, objects[object].param, NULL);
-	assert(name); /* the table says that it is required: tests/unit/test-api.c */
+	assert(name); /* required by the table: tests/unit/test-api.c */
 	return objects[object].find(c, name, &c->object, err);
 }
 

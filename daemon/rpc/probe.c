@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The handler of system.doctor: has what is installed read, then tries a machine unless one has shown the same before,
- * and answers with the report (doctor.c). Called by the dispatcher, also in a degraded daemon. What must stay true: each
- * of its waits is bounded; what was not tried is said to be unknown; the probe machine belongs to its caller like any
- * other run.
+ * The handler of system.doctor: has the installed files read, runs a probe machine unless an
+ * earlier machine has proven the same, and answers with the report (doctor.c). Called by the
+ * dispatcher, also in a degraded daemon.
+ *
+ * What must stay true: each wait is bounded; what was not tried is reported as unknown; the probe
+ * machine belongs to its caller like any other run.
  */
 
 #include "daemon/machine/proof.h"
@@ -19,7 +21,7 @@
 #define READ_USEC      (300 * USEC_PER_SEC)
 #define PROBE_USEC     (60 * USEC_PER_SEC)
 #define PROBE_MEM_MIB  512
-#define PROBE_DISK_MIB 10240 /* the default, whose blank is made once */
+#define PROBE_DISK_MIB 10240 /* the default size, whose blank disk exists already */
 #define PULL_FIX       "pyro env pull debian:12"
 #define NONE_INSTALLED "no machine was tried: no environment is installed"
 #define NONE_WHOLE     "no machine was tried: what is installed is damaged"
@@ -28,12 +30,12 @@ struct doctor_call {
 	struct manager *m;       /* borrowed */
 	struct call *call;       /* borrowed */
 	struct run *run;         /* owned until it is abandoned */
-	sd_event_source *timer;  /* owned: of what is under way */
-	unsigned reads;          /* under way: integrity and confinement know us */
-	unsigned n_files;        /* folders that were to be read */
-	struct error unread;     /* owned: why something was not read */
+	sd_event_source *timer;  /* owned: deadline of the current step */
+	unsigned reads;          /* pending; integrity and confinement hold a pointer to this */
+	unsigned n_files;        /* folders to read */
+	struct error unread;     /* owned: first failure to read */
 	const char *environment; /* borrowed: of the probe machine */
-	char vm_id[API_ID_SIZE]; /* of the probe machine; "": it has none yet */
+	char vm_id[API_ID_SIZE]; /* of the probe machine; "": none yet */
 	bool started, booted, timed_out, cancelled;
 };
 
@@ -71,7 +73,7 @@ static void answer(struct call *c, const struct doctor_probe *p)
 	call_fail(c, &err);
 }
 
-/* The same, of a call that has read what is installed; it is over. */
+/* Ends the call after reading: answers and frees it. */
 static void end(struct doctor_call *call, struct doctor_probe p)
 {
 	_cleanup_(doctor_call_freep) struct doctor_call *d = call;
@@ -96,7 +98,8 @@ static void on_probe_progress(_unused_ struct run *r, const struct run_progress 
 	call_progress(d->call, TAKE_PTR(o));
 }
 
-/* A limit of the caller's says nothing about the host, nor does a machine whose turn never came. */
+/* Returns the capability after a failed probe. A limit of the caller, or a machine that was never
+ * started in time, proves nothing about the host. */
 static enum capability without(const struct doctor_call *d, const struct error *err)
 {
 	if ((err && err->code == ERROR_QUOTA_EXCEEDED) || (d->timed_out && !d->started))
@@ -104,7 +107,8 @@ static enum capability without(const struct doctor_call *d, const struct error *
 	return CAPABILITY_NO;
 }
 
-/* What a start that failed advises, unless that is to ask doctor; *ret_owned keeps what was made. */
+/* Returns the fix of a failed start, or a search of the log if that fix is to run doctor.
+ * *ret_owned owns the latter. */
 static const char *failure_fix(
 	const struct doctor_call *d, const struct error *err, char **ret_owned)
 {
@@ -147,7 +151,7 @@ static void on_probe_done(
 		       : owned      ? (fix = pull_again(d))
 				    : failure_fix(d, err, &fix),
 	};
-	if (d->cancelled && err) { /* a result that was on its way is the answer */
+	if (d->cancelled && err) { /* a result that came before the cancel is still the answer */
 		call_fail(d->call, err);
 		doctor_call_free(d);
 	} else {
@@ -202,7 +206,7 @@ static int start_probe(struct doctor_call *d, const char *environment, struct er
 
 /* What was shown before */
 
-/* The nth environment of the list that is installed and whole; NULL when there is none. Borrowed from *list. */
+/* Returns the next installed environment from index *n on, borrowed from the catalog, or NULL. */
 static struct environment *installed(struct manager *m, size_t *n)
 {
 	struct environment *env;
@@ -221,7 +225,7 @@ static bool any_damaged(struct manager *m)
 	return false;
 }
 
-/* Of any of them, under the accelerator that is configured: the latest that shows most. */
+/* Finds the latest and strongest proof of any environment under the configured accelerator. */
 static void find_proof(struct manager *m, struct proof *ret)
 {
 	enum accelerator used;
@@ -240,7 +244,7 @@ static void find_proof(struct manager *m, struct proof *ret)
 	}
 }
 
-/* It may have been anybody's machine, so when that was is for administrators. */
+/* Describes a proof. The machine may be another user's, so only administrators get its time. */
 static const char *proof_text(struct call *c, const struct proof *p, char *text, size_t size)
 {
 	time_t t = (time_t)(p->executed_usec / USEC_PER_SEC);
@@ -251,7 +255,7 @@ static const char *proof_text(struct call *c, const struct proof *p, char *text,
 	return "a machine has run a command, and nothing has changed since";
 }
 
-/* All that may be said without trying. */
+/* Answers without a probe, from earlier proofs. */
 static void answer_untried(struct call *c, const char *detail, const char *fix)
 {
 	struct proof proof = { 0 };
@@ -268,7 +272,7 @@ static void answer_untried(struct call *c, const char *detail, const char *fix)
 		  });
 }
 
-/* Everything has been read. */
+/* Goes on when everything has been read: uses an earlier proof or starts a probe machine. */
 static void try_machine(struct doctor_call *d)
 {
 	struct manager *m = d->m;
@@ -331,7 +335,8 @@ static void read_one(struct doctor_call *d, int r)
 	d->n_files++;
 }
 
-/* All that is installed, also what is known to be damaged: it may have been put right. */
+/* Starts reading all installed files. Damaged ones are included, since they may have been
+ * repaired. */
 static void read_all(struct doctor_call *d)
 {
 	struct manager *m = d->m;
@@ -348,12 +353,14 @@ static void read_all(struct doctor_call *d)
 					   environment_digest(env), false, on_read, d, &d->unread));
 }
 
-/* A VMM that could not say its version may be able to now; the report has what it says until then. */
+/* Asks again for the version of each VMM that did not report one; until it answers, the report has
+ * the old result. */
 static void ask_vmms(struct manager *m)
 {
 	for (size_t i = 0; vmm_drivers[i]; i++) {
 		_cleanup_(vmm_probe_done) struct vmm_probe p = { .usable = false };
-		(void)vmm_drivers[i]->probe(m, true, &p); /* the report's own probe says why not */
+		(void)vmm_drivers[i]->probe(
+			m, true, &p); /* the report repeats the probe with its error */
 	}
 }
 

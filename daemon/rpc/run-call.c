@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The call that waits for a run: vm.run, vm.exec and exec.attach. What must stay true: a run whose caller
- * is gone is abandoned and one that is cancelled is ended, each exactly once.
+ * The call that waits for a run: vm.run, vm.exec and exec.attach. What must stay true: a run is
+ * abandoned when its caller disconnects and ended when it is cancelled, each exactly once.
  */
 
 #include "daemon/rpc/run-call.h"

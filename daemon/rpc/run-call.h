@@ -11,6 +11,6 @@ struct run_call {
 	struct run *run;   /* owned until it is abandoned */
 };
 
-/* Their userdata is an allocated struct run_call, which they free. */
+/* Their userdata is an allocated struct run_call, which the callbacks free. */
 extern const struct run_callbacks run_call_callbacks;
 void run_call_end(struct call *c, enum call_end why, void *userdata);

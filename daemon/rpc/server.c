@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The listening socket and the list of clients. Made by main.c before the loop runs. What must
- * stay true: who a client is comes from the kernel at accept (SO_PEERCRED, SO_PEERGROUPS) and is
- * never asked again; connections are limited per uid and in all; running out of descriptors pauses
- * accepting and spins nothing; a refused client is told why; a live daemon's socket is never taken
- * over.
+ * The listening socket and the list of clients. Made by main.c before the loop runs.
+ *
+ * What must stay true:
+ * - a client's identity comes from the kernel at accept (SO_PEERCRED, SO_PEERGROUPS) and is not
+ *   read again;
+ * - connections are limited per uid and in all;
+ * - running out of descriptors pauses accepting, without a busy loop;
+ * - a refused client gets the reason;
+ * - a live daemon's socket is never taken over.
  */
 
 #include "daemon/rpc/server.h"
@@ -32,13 +36,13 @@ struct server {
 	struct manager *manager;         /* borrowed: owns this */
 	const call_handler_fn *handlers; /* static: of each method */
 	int fd;                          /* owned */
-	int reserve; /* owned: given up to refuse a client when descriptors run out */
-	char *bound; /* owned or NULL: the path to unlink at the end */
+	int reserve;                 /* owned: closed to refuse a client when descriptors run out */
+	char *bound;                 /* owned or NULL: the path to unlink at the end */
 	sd_event_source *io, *pause; /* owned */
 	TAILQ_HEAD(, conn) conns;
 	struct call_list detached;  /* owned */
 	struct json_parser *parser; /* owned */
-	char *discover;             /* owned or NULL: not asked for yet */
+	char *discover;             /* owned; NULL until first requested */
 	size_t discover_n;
 	size_t n_conns;
 	bool has_admins;
@@ -99,7 +103,7 @@ static size_t connections_of(const struct server *s, uid_t account)
 	return n;
 }
 
-/* Each connection of an account knows how many share its turn. */
+/* Updates the number of connections in each connection of the account. */
 static void tell_siblings(struct server *s, uid_t account)
 {
 	size_t n = connections_of(s, account);
@@ -136,7 +140,7 @@ static bool peer_in_group(int fd, gid_t primary, gid_t gid)
 	socklen_t size = 0;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &size) == 0 || errno != ERANGE ||
 		size > GROUPS_MAX * sizeof(gid_t))
-		return false; /* none at all */
+		return false; /* no supplementary groups */
 	_cleanup_free_ gid_t *groups = malloc(size);
 	if (!groups || getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0)
 		return false;
@@ -160,7 +164,7 @@ static int read_peer(const struct server *s, int fd, struct peer *ret)
 	return 0;
 }
 
-/* One line that says why, as far as a fresh socket's buffer takes it. */
+/* Sends one line with the reason, as far as a fresh socket's buffer takes it. */
 static void tell(int fd, const struct error *err)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *e = json_error_object(err);
@@ -173,7 +177,7 @@ static void tell(int fd, const struct error *err)
 		(void)send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Whether this peer may have a connection (now). */
+/* Checks whether this peer may connect now. */
 static int admit(const struct server *s, const struct peer *p, struct error *err)
 {
 	if (!s->manager->system && p->uid != getuid() && p->uid != 0)
@@ -193,7 +197,7 @@ static int admit(const struct server *s, const struct peer *p, struct error *err
 	return 0;
 }
 
-/* True when fd belongs to a connection now. */
+/* Accepts the client. True when a connection has taken over fd. */
 static bool welcome(struct server *s, int fd)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -224,7 +228,7 @@ static bool welcome(struct server *s, int fd)
 	return true;
 }
 
-/* Out of descriptors: refuses one client with the reserve, then waits a second. */
+/* Handles a lack of descriptors: refuses one client with the reserve, then waits a second. */
 static void starved(struct server *s, int r)
 {
 	log_warning_errno(r, "cannot accept clients for a second");
@@ -272,7 +276,8 @@ static int on_pause_over(_unused_ sd_event_source *src, _unused_ uint64_t usec, 
 	return 0;
 }
 
-/* -EADDRINUSE when somebody listens at the path, whose pid is *ret_pid, 0 when nobody does. */
+/* Returns -EADDRINUSE when a process listens at the path. *ret_pid is its pid, or 0 if none is
+ * known. */
 static int probe_path(const struct sockaddr_un *addr, pid_t *ret_pid)
 {
 	struct ucred peer = { 0 };
@@ -281,7 +286,7 @@ static int probe_path(const struct sockaddr_un *addr, pid_t *ret_pid)
 	if (fd < 0)
 		return -errno;
 	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN) {
-		/* Where systemd listens, the pid is its own. */
+		/* When systemd listens, the pid is 1. */
 		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid > 1)
 			*ret_pid = peer.pid;
 		return -EADDRINUSE;
@@ -289,7 +294,7 @@ static int probe_path(const struct sockaddr_un *addr, pid_t *ret_pid)
 	return errno == ENOENT || errno == ECONNREFUSED ? 0 : -errno;
 }
 
-/* Removes the socket a dead daemon has left; anything else at the path is an error. */
+/* Removes the socket of a dead daemon. Any other file at the path is an error. */
 static int clear_path(const struct sockaddr_un *addr, struct error *err)
 {
 	struct stat st;
@@ -321,7 +326,7 @@ static int clear_path(const struct sockaddr_un *addr, struct error *err)
 	return 0;
 }
 
-/* System mode: 0660, group pyro where it exists (only then can others than root connect). */
+/* System mode: sets 0660 and group pyro, if that exists. Without it only root can connect. */
 static int open_to_group(const struct server *s, const char *path)
 {
 	if (!s->manager->system)
@@ -332,7 +337,7 @@ static int open_to_group(const struct server *s, const char *path)
 	return chmod(path, 0660) < 0 ? -errno : 0;
 }
 
-/* The folder of the socket, where it alone is missing. */
+/* Creates the socket's folder, but not its parents. */
 static int make_folder(const struct server *s, const char *path, struct error *err)
 {
 	const mode_t mode = s->manager->system ? 0755 : 0700;
@@ -343,7 +348,7 @@ static int make_folder(const struct server *s, const char *path, struct error *e
 	if (!slash || slash == dir)
 		return 0;
 	*slash = '\0';
-	if (mkdir(dir, mode) == 0) /* the umask is ours */
+	if (mkdir(dir, mode) == 0) /* overrides the umask */
 		return chmod(dir, mode) < 0 ? -errno : 0;
 	int r = -errno;
 	if (r == -EEXIST)
@@ -417,7 +422,8 @@ int server_new(struct manager *m, const call_handler_fn *handlers, int listen_fd
 	};
 	TAILQ_INIT(&s->conns);
 	TAILQ_INIT(&s->detached);
-	const struct group *gr = getgrnam(GROUP_ADMINS); /* before the loop runs: NSS may wait */
+	const struct group *gr =
+		getgrnam(GROUP_ADMINS); /* before the loop runs, since NSS may block */
 	if (gr) {
 		s->has_admins = true;
 		s->admins = gr->gr_gid;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handlers of the daemon itself: system.ping, rpc.discover and cancel (system.doctor: probe.c). Called by the
- * dispatcher, also in a degraded daemon. What must stay true: ping answers from memory.
+ * Handlers of the daemon itself: system.ping, rpc.discover and cancel (system.doctor: probe.c).
+ * Called by the dispatcher, also in a degraded daemon. What must stay true: ping answers from
+ * memory.
  */
 
 #include "daemon/rpc/call.h"

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Handlers of machines: run, create, start, stop, exec, network_info, list, status, delete and
- * reap_expired. Called by the dispatcher, which
- * has checked parameters and looked the machine up. What must stay true: what this host cannot
- * give (more vCPUs or memory than it has, a network) is refused before anything is made; a run
- * whose caller is gone is abandoned and one that is cancelled is ended, each exactly once.
+ * reap_expired. Called by the dispatcher, which has checked the parameters and looked up the
+ * machine.
+ *
+ * What must stay true: a request that exceeds this host (more vCPUs or memory than it has, a
+ * network) is refused before anything is made; a run is abandoned when its caller disconnects and
+ * ended when it is cancelled, each exactly once.
  */
 
 #include <inttypes.h>
@@ -19,7 +21,7 @@
 #include "proto/utf8.h"
 
 #define ENV_NAME_SHOWN_MAX 60 /* bytes */
-#define TTL_MARGIN_SECONDS 60 /* beyond the command's own time limit */
+#define TTL_MARGIN_SECONDS 60 /* beyond the command's timeout */
 
 static int refuse_machine(struct call *c, struct error *err)
 {
@@ -47,7 +49,8 @@ static int refuse_command(struct call *c, struct error *err)
 	return 0;
 }
 
-/* contract.md section 7.4: unless given, long enough for the command (none: -1). 0 is for ever. */
+/* Returns the TTL in seconds, 0: no limit (contract.md section 7.4). The default covers the
+ * command's timeout; timeout -1: no command. */
 static int64_t ttl_of(struct call *c, int64_t timeout)
 {
 	int64_t dflt = call_manager(c)->config->default_ttl_seconds;
@@ -63,7 +66,7 @@ static void strv_freep(char ***l)
 	free(*l);
 }
 
-/* {"K":"V"} as K=V strings. */
+/* Converts {"K":"V"} to K=V strings. */
 static int env_of(json_object *env, char ***ret, struct error *err)
 {
 	size_t n = env ? (size_t)json_object_object_length(env) : 0, i = 0, bytes = 0;
@@ -120,7 +123,7 @@ static void fill_command(struct call *c, struct run_params *p)
 	};
 }
 
-/* Starts the command and keeps the call. mc NULL: in a machine of its own. */
+/* Starts the command and keeps the call. mc NULL: in a new machine. */
 static int begin_run(struct call *c, struct machine *mc, struct run_params *p, struct error *err)
 {
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
@@ -205,7 +208,7 @@ static void on_create_progress(const struct pull_progress *p, void *userdata)
 	call_progress(cc->call, TAKE_PTR(o));
 }
 
-/* Answers with the machine as it is now. */
+/* Answers with the machine's present state. */
 static void reply_machine(struct call *c, struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -262,8 +265,7 @@ int rpc_vm_create(struct call *c, struct error *err)
 struct state_call {
 	struct call *call; /* borrowed */
 	char vm_id[API_ID_SIZE];
-	json_object
-		*stopped; /* owned or NULL: what is answered when it has gone with its command */
+	json_object *stopped; /* owned or NULL: answer if it is deleted */
 };
 
 static struct state_call *state_call_free(struct state_call *sc)
@@ -290,7 +292,8 @@ static void on_state(const struct error *err, void *userdata)
 		reply_machine(sc->call, call_machine(sc->call));
 }
 
-/* vm.start (stop_reason NULL) and vm.stop: the call is answered when the machine is where it shall be. */
+/* Handles vm.start (stop_reason NULL) and vm.stop. The call is answered when the machine has
+ * reached the state. */
 static int change_state(struct call *c, const char *stop_reason, struct error *err)
 {
 	_cleanup_(state_call_freep) struct state_call *sc = calloc(1, sizeof(*sc));
@@ -396,7 +399,7 @@ int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 		return -ENOMEM;
 	d->call = c;
 	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
-	call_keep_on(c, NULL, NULL); /* a deletion goes on whoever waits */
+	call_keep_on(c, NULL, NULL); /* a deletion goes on without its caller */
 	r = machine_delete(call_machine(c), "its deletion was asked for", on_deleted, d);
 	if (r < 0)
 		return r;
