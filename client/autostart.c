@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Starts a user's own daemon when there is none, as gpg-agent's clients do. Called by dial.c. A helper
- * process takes a lock on the run-time directory, so that of several clients only one starts a daemon,
- * looks once more whether one answers, starts `pyrod --user` in a session of its own and waits for its
- * READY=1 (sd_notify(3)), so nobody polls for the socket. After fork only system calls are made: the
- * caller may have threads. The parent waits at most START_TIMEOUT_SEC.
+ * Starts a user's own daemon when none runs, as gpg-agent's clients do. Called by dial.c. A helper
+ * process locks the run-time directory, so that only one of several clients starts a daemon. It
+ * checks again whether a daemon answers, starts `pyrod --user` in a session of its own and waits
+ * for READY=1 (sd_notify(3)), so that nothing polls for the socket. The helper makes only system
+ * calls after fork, because the caller may have threads. The parent waits at most
+ * START_TIMEOUT_SEC.
  */
 #include "dial.h"
 
@@ -30,11 +31,11 @@ enum outcome { STARTED = 'R', ENDED = 'E', NOT_RUN = 'X' };
 struct starter {
 	const char *path; /* borrowed: the socket */
 	char *program;    /* owned */
-	int notify;       /* owned: READY=1 comes here */
-	int lock;         /* owned: the directory that is locked */
+	int notify;       /* owned: receives READY=1 */
+	int lock;         /* owned: the locked directory */
 	int log;          /* owned: the daemon's stderr */
-	off_t log_from;   /* where what it says begins */
-	char **env;       /* owned array; the last string before NULL is owned, the rest borrowed */
+	off_t log_from;   /* offset in log where this daemon's output begins */
+	char **env;       /* owned array of borrowed strings */
 	char *notify_env; /* owned */
 };
 
@@ -63,7 +64,7 @@ static int make_directories(const char *path)
 	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-/* A datagram socket at an address the kernel chooses, and the variable that names it. */
+/* Opens a datagram socket at an address from the kernel, and makes the variable that names it. */
 static int open_notify(struct starter *s)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -99,7 +100,7 @@ static int make_environment(struct starter *s)
 	return 0;
 }
 
-/* Room for the reason of a daemon that ends at once, and no more of one that goes on. */
+/* Opens memory of a fixed size (LOG_TAIL) for the reason of a daemon that exits at once. */
 static int open_memory(void)
 {
 	_cleanup_close_ int fd = memfd_create("pyrod.log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -109,7 +110,7 @@ static int open_memory(void)
 	return TAKE_FD(fd);
 }
 
-/* The daemon's output goes to STATE/pyrod.log; where that cannot be, its beginning to memory. */
+/* Opens STATE/pyrod.log for the daemon's output, or memory for its first bytes if that fails. */
 static int open_log(struct starter *s)
 {
 	const char *given = getenv("PYRO_STATE_DIR");
@@ -131,7 +132,7 @@ static int open_log(struct starter *s)
 	return s->log < 0 ? s->log : 0;
 }
 
-/* The run-time directory, or what of it there is. */
+/* Opens the run-time directory, or its nearest ancestor that exists. */
 static int open_lock(struct starter *s)
 {
 	_cleanup_free_ char *dir = strdup(s->path);
@@ -164,7 +165,7 @@ static _noreturn_ void run_daemon(const struct starter *s, char *const argv[])
 	_exit(127);
 }
 
-/* Waits for READY=1 or the daemon's end. */
+/* Waits for READY=1 or the daemon's exit. */
 static enum outcome wait_ready(const struct starter *s, int pidfd)
 {
 	struct pollfd fds[2] = {
@@ -185,7 +186,7 @@ static enum outcome wait_ready(const struct starter *s, int pidfd)
 	return NOT_RUN;
 }
 
-/* The helper: see the top. Never returns; says its outcome in one byte. */
+/* Runs the helper (see the top of this file). Never returns; writes its outcome as one byte. */
 static _noreturn_ void helper(const struct starter *s, char *const argv[], int report)
 {
 	char outcome = NOT_RUN;
@@ -209,7 +210,7 @@ static _noreturn_ void helper(const struct starter *s, char *const argv[], int r
 	_exit(write(report, &outcome, 1) == 1 ? 0 : 1);
 }
 
-/* The last line of what this daemon has said. NULL when it has said nothing. */
+/* Returns the last line of this daemon's output, owned by the caller. NULL when there is none. */
 static char *find_reason(const struct starter *s)
 {
 	char tail[LOG_TAIL + 1], *line, *at = tail, *last = NULL;
@@ -220,10 +221,10 @@ static char *find_reason(const struct starter *s)
 	if (n <= 0)
 		return NULL;
 	tail[n] = '\0';
-	for (ssize_t i = 0; i < n; i++) /* memory that was not written to is NUL */
+	for (ssize_t i = 0; i < n; i++) /* unwritten memory reads as NUL */
 		if (tail[i] == '\0')
 			tail[i] = '\n';
-	if (from > begin) /* in mid-line */
+	if (from > begin) /* the tail begins in mid-line */
 		(void)strsep(&at, "\n");
 	while ((line = strsep(&at, "\n")))
 		last = line[0] ? line : last;
@@ -232,7 +233,7 @@ static char *find_reason(const struct starter *s)
 	return last && last[0] ? strdup(last) : NULL;
 }
 
-/* "what (fix: how)" is both: the line becomes what. NULL: it has no fix. */
+/* Splits "what (fix: how)": cuts line to "what" and returns "how", owned. NULL: no fix in it. */
 static char *split_fix(char *line)
 {
 	char *fix = line ? strstr(line, " (fix: ") : NULL;
@@ -250,7 +251,7 @@ static int start_failed(const struct starter *s, char outcome, struct error *err
 	_cleanup_free_ char *said = find_reason(s), *fix = split_fix(said);
 	const char *cause = said ? said : "it said nothing";
 
-	if (!fix) /* it says in the foreground what is wrong */
+	if (!fix) /* in the foreground it prints what is wrong */
 		fix = str_printf("%s --user", s->program);
 	if (outcome == ENDED)
 		return error_set(err, ERROR_DAEMON_UNREACHABLE, cause, fix,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Between the commands and libpyro: connecting as the global flags say, and calls with parsed results. The errors of libpyro become struct error here, once, so that
- * every command reports alike.
+ * Stands between the commands and libpyro: connects as the global flags say, and parses the results
+ * of calls. Converts libpyro's errors to struct error in one place, so that every command reports
+ * alike.
  */
 #include "cli.h"
 
@@ -32,10 +33,10 @@ char *cli_aim_fix(const struct cli *cli, const char *fix)
 	const char *rest = fix + strlen(pyro);
 	_cleanup_free_ char *word = NULL;
 
-	/* A line of the user's own has them. */
+	/* Other programs, and lines with flags of their own, stay as they are. */
 	if (!startswith(fix, pyro) || rest[0] == '-')
 		return strdup(fix);
-	if (cli->socket && !correct_prints(cli->socket)) /* no line can hold it */
+	if (cli->socket && !correct_prints(cli->socket)) /* a pasted line cannot hold it */
 		return strdup(fix);
 	if (cli->socket) {
 		word = shell_quote(cli->socket);
@@ -48,8 +49,8 @@ char *cli_aim_fix(const struct cli *cli, const char *fix)
 		rest);
 }
 
-/* The host has a system daemon, which does not run, and the user named no other: a note says that these
- * machines are of a daemon of the user's own. */
+/* Notes that these machines belong to a daemon of the user's own, if the host has a system daemon
+ * that does not run and the user named no daemon. */
 static void note_own_daemon(const struct cli *cli, struct pyro *p)
 {
 	_cleanup_free_ char *system = NULL, *dir = NULL;

@@ -30,11 +30,11 @@ struct cli {
 struct waiting;
 
 struct verb {
-	const char *noun; /* NULL: the verb stands alone */
+	const char *noun; /* NULL: a verb without a noun */
 	const char *name;
-	int method;                 /* API_M_..., whose table gives flags and help */
+	int method;                 /* API_M_...; its table gives flags and help */
 	const struct waiting *wait; /* how it waits and prints: session.h */
-	bool guest_status;          /* the exit status is the guest's: own failures are 125 */
+	bool guest_status;          /* the exit status is the guest's; own failures are 125 */
 	const char *summary;        /* NULL: the method's help */
 	const char *example;
 };
@@ -44,19 +44,20 @@ extern const size_t n_verbs;
 
 DEFINE_CLEANUP(struct pyro *, pyro_free)
 
-/* fix, where it is a `pyro ...` command with the flags that name this command line's daemon added. Owned by the
- * caller; NULL when out of memory. */
+/* Returns a copy of fix. A `pyro ...` command gets the flags that name this command line's daemon.
+ * Owned by the caller; NULL when out of memory. */
 char *cli_aim_fix(const struct cli *cli, const char *fix);
 
 /* Connects as the global flags say. */
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err);
 
-/* Moves libpyro's error over; takes e. Returns its -errno. */
+/* Converts libpyro's error to *err and frees e. Returns its -errno. */
 int cli_take_error(struct pyro_error *e, struct error *err);
 
-/* The result of a call of method, which has to be an object. Owned by the caller. */
+/* Parses the result of method, which must be an object. *ret is owned by the caller. */
 int cli_take_result(const char *text, const char *method, json_object **ret, struct error *err);
 
-/* One call from start to end, of what the daemon knows by heart: its result (an object), parsed. */
+/* Calls a method that the daemon answers at once; waits without a limit. *ret, an object, is owned
+ * by the caller. */
 int cli_call(struct pyro *p, const char *method, json_object *params, json_object **ret,
 	struct error *err);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro doctor`: asks the daemon what this host can do and prints the lines of contract.md section 2, then
- * each failed check with its fix. When the daemon does not answer it says so and looks for itself
- * (doctor-local.c). Exits 1 unless the runtime is fit.
+ * `pyro doctor`: asks the daemon what this host can do and prints the lines of contract.md section
+ * 2, then each failed check with its fix. When the daemon does not answer, the client reports that
+ * and makes checks of its own (doctor-local.c). The exit status is 1 unless the runtime is fit.
  */
 #include "cmd.h"
 
@@ -13,7 +13,7 @@ static const char *yes(json_object *o, const char *key)
 	return out_bool(o, key, false) ? "yes" : "no";
 }
 
-/* What was shown; from a daemon that says it in another way nothing is known. */
+/* Returns the member if it is "yes" or "no", and "unknown" for any other value. */
 static const char *word(json_object *o, const char *key)
 {
 	static const char *const words[] = { "yes", "no" };
@@ -29,7 +29,7 @@ static bool is_fit(json_object *o)
 	return out_bool(out_sub(o, "runtime"), "ok", false);
 }
 
-/* That nothing failed is not yet a pass. */
+/* A runtime without a failed check is not yet fit: its verdict may be unknown. */
 static const char *verdict(json_object *o)
 {
 	json_object *runtime = out_sub(o, "runtime");
@@ -61,7 +61,7 @@ static void print_checks(const struct cli *cli, json_object *checks)
 	}
 }
 
-/* What machines run on, and when it is not KVM, why: the detail of that check. */
+/* Prints what machines run on. For emulation adds the reason: the detail of the kvm check. */
 static void print_accelerator(json_object *o)
 {
 	json_object *checks = out_array(out_sub(o, "runtime"), "checks");
@@ -121,7 +121,7 @@ static int conclude(struct session *s _unused_, json_object *o)
 }
 
 const struct waiting wait_doctor = {
-	.timeout_sec = 420, /* all that is installed is read, and a probe machine booted */
+	.timeout_sec = 420, /* the daemon reads all that is installed and boots a probe machine */
 	.without = without_daemon,
 	.print = print_doctor,
 	.conclude = conclude,

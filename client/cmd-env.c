@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What contract.md section 2 prints for `pyro env list`, `pull`, `prune`. Named by the verb table; client/session.c
- * waits. Results go to stdout, phases to stderr.
+ * Prints the results of `pyro env list`, `pull` and `prune` as contract.md section 2 says. Named by
+ * the verb table; client/session.c waits. Results go to stdout, phases to stderr.
  */
 #include "cmd.h"
 
@@ -54,7 +54,7 @@ const struct waiting wait_env_pull = {
 	.print = print_pulled,
 };
 
-/* Whether a label of env.prune's, "NAME (FOLDER)", is of this environment. */
+/* True if label, "NAME (FOLDER)" in env.prune's result, names this environment. */
 static bool is_label_of(const char *label, const char *name)
 {
 	size_t n = strlen(name);
@@ -62,7 +62,7 @@ static bool is_label_of(const char *label, const char *name)
 	return label && strncmp(label, name, n) == 0 && startswith(label + n, " (");
 }
 
-/* Says which installed environments a prune of all of them leaves, and why. */
+/* Prints which installed environments `prune --all` keeps, and why. */
 static void note_kept(struct session *s, json_object *deleted)
 {
 	_cleanup_json_ json_object *result = NULL;

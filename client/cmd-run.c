@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro run` and `pyro vm exec`: what is told of one command in a machine of its own, or in one there is. Named by the
- * verb table; client/session.c waits. The exit status is the guest's (contract.md section 1).
+ * `pyro run` and `pyro vm exec`: reports on one command, in a machine of its own or in an existing
+ * one. Named by the verb table; client/session.c waits. The exit status is the guest's (contract.md
+ * section 1).
  */
 #include "cmd.h"
 
@@ -12,7 +13,8 @@
 #include "proto/host.h"
 #include "proto/json.h"
 
-/* True the first time this user meets emulation; a file in the state directory remembers. */
+/* True the first time that a machine of this user is emulated. A file in the state directory
+ * records it. */
 static bool first_emulation(void)
 {
 	_cleanup_free_ char *dir = NULL, *path = NULL;
@@ -26,14 +28,14 @@ static bool first_emulation(void)
 		return true;
 	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
 		*p = '\0';
-		(void)mkdir(path, 0700); /* when it fails, so does the open */
+		(void)mkdir(path, 0700); /* if it fails, open() fails too */
 		*p = '/';
 	}
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd >= 0;
 }
 
-/* Said when the CPU could do better, and the first time. */
+/* Notes emulation: every time if the CPU could do better, else only the first time. */
 static void note_emulation(const struct session *s, const char *reason)
 {
 	const char *fix = "use a host with hardware virtualization; emulation works, slower";
@@ -74,12 +76,13 @@ static void show_phase(struct session *s, const char *phase, json_object *o)
 	fputc('\n', stderr);
 }
 
-/* The limit that ended the command, or a process of it, and what gives more; true when it was told. */
+/* Reports the limit that ended the command or one of its processes, and the flag that raises it.
+ * Prints only if show is set. Returns true if there is such a limit. */
 static bool tell_limit(const struct session *s, bool show)
 {
 	json_object *limit = out_sub(s->result, "limit");
 	const char *name = out_member(limit, "name"), *flag = out_member(limit, "flag");
-	/* Flags of a machine belong to what makes one. */
+	/* A machine's limits are flags of the verb that makes it. */
 	const char *verb = s->line->verb->noun && flag[0] ? "pyro vm create " : "";
 	const char *unit = " MiB", *what;
 
@@ -121,7 +124,7 @@ static void tell_timeout(const struct session *s)
 static int conclude(struct session *s, json_object *result)
 {
 	int64_t code = out_int(result, "exit_code", -1);
-	int status = code < 0 || code > UINT8_MAX ? EXIT_PYRO : (int)code; /* no other is one */
+	int status = code < 0 || code > UINT8_MAX ? EXIT_PYRO : (int)code; /* not a status */
 	bool timed_out = out_bool(result, "timed_out", false), entered = s->line->verb->noun;
 	const char *subject = entered ? "vm_id" : "environment";
 
@@ -139,7 +142,7 @@ static int conclude(struct session *s, json_object *result)
 	out_text(stderr, out_member(result, "execution_mode"));
 	fprintf(stderr, " exit_code=%d duration_ms=%" PRId64, status,
 		out_int(result, "duration_ms", 0));
-	/* Its machine had been there before, and is deleted with the command. */
+	/* The machine of `vm exec` existed before and is deleted with the command. */
 	if (entered)
 		fprintf(stderr, " deleted=%s",
 			out_bool(out_sub(result, "cleanup"), "deleted", false) ? "true" : "false");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How the results of `pyro vm` are printed, but for exec's, and those of verbs whose output follows from the interface
- * table alone. Named by the verb table; client/session.c waits. contract.md section 2 says how a machine is printed.
+ * Prints the results of `pyro vm` except exec's, and of verbs without a format of their own
+ * (wait_plain). Named by the verb table; client/session.c waits. contract.md section 2 says how a
+ * machine is printed.
  */
 #include "cmd.h"
 
@@ -107,7 +108,7 @@ static void print_vms(struct session *s, json_object *result)
 		{ "VM ID", "vm_id" }, { "STATE", "state" }, { "ENVIRONMENT", "environment" },
 		{ "VCPUS", "vcpu_count" }, { "MIB", "mem_mib" }, { "CREATED", "created_at" },
 		{ "EXPIRES", "expires_at" }, { "PAUSED", "pause_reason" },
-		{ "OWNER", "owner_uid" }, /* last: only with --all-users */
+		{ "OWNER", "owner_uid" }, /* last, because only --all-users shows it */
 	};
 	bool all = json_get_bool(s->line->checked, "all_users", false);
 

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * The commands: how each waits and prints (client/session.h); main.c's verb table names them. And those that do not.
+ * The commands: how each waits and prints (client/session.h), named by main.c's verb table. Also
+ * those that do not wait: help, completion and doctor's own checks.
  */
 
 #include "client/session.h"
@@ -11,17 +12,17 @@ extern const struct waiting wait_run, wait_doctor;
 extern const struct waiting wait_env_list, wait_env_pull, wait_env_prune;
 extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state, wait_vm_stop,
 	wait_vm_delete, wait_vm_reap;
-/* Any method without a form of its own: its result as "Label: value" lines. */
+/* For a method without a format of its own: prints its result as "Label: value" lines. */
 extern const struct waiting wait_plain;
 
-/* The checks that need no daemon, in the shape of system.doctor's result (doctor-local.c). why is the
- * error that kept us from asking the daemon that cli means. NULL when out of memory. */
+/* Makes the checks that need no daemon, in the form of system.doctor's result (doctor-local.c).
+ * why: the failure to reach the daemon of cli. Owned by the caller; NULL when out of memory. */
 json_object *doctor_local(const struct cli *cli, const struct error *why);
 
-/* Help for everything (v NULL, noun NULL), a noun, or a verb. */
+/* Prints help for everything (v and noun NULL), for a noun, or for a verb. */
 void help_print(const char *noun, const struct verb *v);
 void help_completion(void);
-/* The completion script for a shell; NULL is an error, as is one that is not known. */
+/* Prints the completion script for a shell. NULL or an unknown shell is an error. */
 int completion_print(const char *shell, struct error *err);
-/* What may follow the words typed so far, one a line, for shell completion. */
+/* Prints what may follow the words typed so far, one candidate per line, for shell completion. */
 void complete_print(int n, char **words);

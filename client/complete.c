@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shell completion: `pyro completion SHELL` prints a script, which asks `pyro __complete WORDS...` what may follow. Both
- * are made from the verb table and the interface table, so that they offer what the parser takes. Called by main.c. What
- * must stay true: it starts no daemon, waits at most DAEMON_WAIT (or PYRO_COMPLETION_WAIT_MS) for one
- * that runs, and prints no errors.
+ * Shell completion: `pyro completion SHELL` prints a script, which asks `pyro __complete WORDS...`
+ * what may follow. The candidates come from the verb table and the interface table, so that they
+ * match the parser. Called by main.c. What must stay true: completion starts no daemon, waits at
+ * most DAEMON_WAIT (or PYRO_COMPLETION_WAIT_MS) for a running one, and prints no errors.
  */
 #include "cmd.h"
 
@@ -14,7 +14,7 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-#define DAEMON_WAIT 50 /* ms: a person waits */
+#define DAEMON_WAIT 50 /* ms; short, because the user waits for it while typing */
 
 static const char bash_script[] =
 	"# Completion of `pyro` for bash: the command itself knows what may follow. It needs nothing else.\n"
@@ -80,19 +80,19 @@ int completion_print(const char *shell, struct error *err)
 		shell ? shell : "");
 }
 
-/* What has been typed so far. */
+/* The words typed so far. */
 struct typed {
 	struct cli cli;
 	const char *noun;
 	const struct verb *verb;
-	const char *flag; /* borrowed: stands before the last word and wants a value */
-	size_t n_words;   /* positional ones of the verb */
-	bool over;        /* `--` was there */
+	const char *flag; /* borrowed: a flag whose value is the next word */
+	size_t n_words;   /* positional words of the verb */
+	bool over;        /* `--` was read */
 };
 
 static void offer(const char *candidate, const char *last)
 {
-	/* A daemon's words go to a shell: only what needs no quoting there. */
+	/* The daemon's words go to a shell: print only those that need no quoting. */
 	if (startswith(candidate, last) && candidate[0] &&
 		strspn(candidate,
 			"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+-") ==
@@ -148,7 +148,7 @@ static void take_word(struct typed *t, const char *word)
 							       : word);
 }
 
-/* All words but the last, which is what is being typed. */
+/* Reads all words but the last, which is still being typed. */
 static void take_words(struct typed *t, int n, char **words)
 {
 	for (int i = 0; i < n; i++) {
@@ -187,7 +187,7 @@ static _noreturn_ void on_late(_unused_ int sig)
 	_exit(0);
 }
 
-/* Members `key` of the array `list` in the method's result, if a daemon answers soon. */
+/* Offers member `key` of each row of `list` in the method's result, if a daemon answers in time. */
 static void offer_from_daemon(const struct typed *t, const char *method, const char *list,
 	const char *key, const char *last)
 {
@@ -252,7 +252,7 @@ static void offer_commands(const struct typed *t, const char *last)
 	offer("help", last);
 }
 
-/* The verb's n-th word that is none of the command's. */
+/* Offers values for the verb's next positional word. Words of the command get none. */
 static void offer_argument(const struct typed *t, const char *last)
 {
 	const struct api_field *f = api_methods[t->verb->method].params;

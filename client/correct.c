@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Makes of a command line with a wrong word the one that was meant. Called by the option parser. What must stay true: a line
- * that is printed here does, when pasted into a shell, what it looks like; where that cannot be had there is none.
+ * Corrects a command line with a wrong word. Called by the option parser and main.c. What must stay
+ * true: a line made here, pasted into a shell, does what it shows. Where that is impossible no line
+ * is made.
  */
 #include "correct.h"
 
 #include "client/text.h"
 
-#define LINE_BYTES 1000 /* longer ones are not read */
+#define LINE_BYTES 1000 /* nobody reads longer lines */
 
 bool correct_prints(const char *s)
 {

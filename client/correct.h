@@ -2,21 +2,22 @@
 #pragma once
 
 /*
- * The command line that was meant, as one that can be pasted: the fix of a wrong word. All results are owned, and NULL
- * when out of memory or when a line would be too long, or hold what does not print.
+ * Makes the fix of a wrong word: a corrected command line that can be pasted. All results are owned
+ * by the caller; NULL when out of memory, or when the line would be too long or contain control
+ * characters.
  */
 
 #include "proto/base.h"
 
-/* The line with the words [from, to) replaced by `text`, which is quoted already; NULL: without them. */
+/* Makes the line with the words [from, to) replaced by `text` (quoted already; NULL: left out). */
 char *correct_line(int argc, char **argv, int from, int to, const char *text);
 
-/* The line that sends `command`, whatever bytes it has, by standard input to a shell. Options end before `verb_end`, the
- * command's own words begin at `command_at`. */
+/* Makes the line that sends `command`, which may contain any bytes, to a shell by standard input.
+ * The verb's own words begin at `verb_end`, the command's at `command_at`. */
 char *correct_by_stdin(char **argv, int verb_end, int command_at, const char *command);
 
-/* True for text without control characters: what is printed of it is what can be pasted. */
+/* True for UTF-8 text without control characters, which is pasted as it is printed. */
 bool correct_prints(const char *s);
 
-/* Bytes as printf(1) takes them in single quotes: 'caf\351'. */
+/* Writes bytes as printf(1) reads them, in single quotes: 'caf\351'. */
 char *correct_octal(const char *bytes);
