@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Finds the daemon: the places of design.md section 2 in order. What is wrong with a place is said by place.c.
- * Called by libpyro's pyro_connect alone. Whoever listens at a place that nobody named is spoken to only
- * when place.c believes them. An absent socket leads to the next place. So does a system socket that refuses the caller, if the caller's own is there: the caller
- * cannot use the one and has made the other. Every other failure is an error, and a connection that was
- * lost is made again at the same place, or a caller would silently talk to another daemon than the one
- * that holds its work. Every wait is bounded.
+ * Finds the daemon: tries the places of design.md section 2 in order. Called only by pyro_connect()
+ * and pyro_connect_again(); place.c makes the errors about a place. At a place that the user did
+ * not name, nothing is sent to a listener unless place.c trusts it. An absent socket leads to the
+ * next place. So does a system socket that refuses the caller, if the caller's own socket exists.
+ * Every other failure is an error. A lost connection is renewed only at the same place, or the
+ * caller would silently talk to a daemon that does not hold its work. Every wait is bounded.
  */
 #include "dial.h"
 
@@ -38,7 +38,7 @@ int dial_path(const char *path)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	/* connect() to a full backlog waits as long as SO_SNDTIMEO says, then gives EAGAIN (unix(7)). */
+	/* connect() to a full backlog waits for SO_SNDTIMEO, then gives EAGAIN (unix(7)). */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0)
 		return -errno;
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
@@ -49,7 +49,8 @@ int dial_path(const char *path)
 	return TAKE_FD(fd);
 }
 
-/* Connects to d->path, and believes who listens there only as place.c says. -errno; err is set for what place.c refuses. */
+/* Connects to d->path if place.c trusts its listener. Returns 0 or -errno; err is set only for what
+ * place.c refuses. */
 static int open_place(struct dialled *d, struct error *err)
 {
 	int r = place_check(d, err);
@@ -66,7 +67,8 @@ static int open_place(struct dialled *d, struct error *err)
 	return r;
 }
 
-/* Tries d->path. 0 done, -ENOENT nothing there (no error set), else the error. other: see place_failed(). */
+/* Tries d->path. Returns 0, -ENOENT if nothing is there (err not set), or another -errno with err
+ * set. other: see place_failed(). */
 static int try_place(struct dialled *d, const char *other, struct error *err)
 {
 	int r = open_place(d, err);
@@ -78,7 +80,7 @@ static int try_place(struct dialled *d, const char *other, struct error *err)
 	return place_failed(d, r, other, err);
 }
 
-/* True if path is the standard place of that mode's daemon. */
+/* True if path is the default socket of the system's daemon, or of the user's. */
 static bool is_place(const char *path, bool system)
 {
 	_cleanup_free_ char *place = NULL;
@@ -86,7 +88,7 @@ static bool is_place(const char *path, bool system)
 	return host_socket_path(system, getuid(), &place) >= 0 && streq(path, place);
 }
 
-/* Absolute, so that the commands we print work from anywhere. */
+/* Makes path absolute, so that printed commands work in any directory. */
 static int absolute(const char *path, char **ret)
 {
 	char cwd[PATH_MAX];
@@ -101,7 +103,7 @@ static int dial_given(
 {
 	int r;
 
-	if (path[0] == '\0') /* of --socket: an empty variable names nothing */
+	if (path[0] == '\0') /* from --socket: an empty PYRO_SOCKET is ignored */
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "leave out --socket",
 			"the path of the socket is empty");
 	r = absolute(path, &ret->path);
@@ -124,7 +126,8 @@ static int dial_system(struct dialled *ret, const char *other, struct error *err
 	return try_place(ret, other, err);
 }
 
-/* As pyrod itself chooses it, PYRO_RUNTIME_DIR first: a daemon started by us inherits that. */
+/* Chooses the user's socket as pyrod does: PYRO_RUNTIME_DIR first, which a daemon started here
+ * inherits. */
 static int user_socket(char **ret, struct error *err)
 {
 	const char *dir = getenv("PYRO_RUNTIME_DIR");
@@ -147,7 +150,7 @@ static int user_socket(char **ret, struct error *err)
 	return *ret ? 0 : -ENOMEM;
 }
 
-/* The user's own daemon: started when absent or dead, if start says so. */
+/* Connects to the user's own daemon. If start is set, starts it when absent or dead. */
 static int dial_user(bool start, struct dialled *ret, struct error *err)
 {
 	int r = user_socket(&ret->path, err);
@@ -168,7 +171,8 @@ static int dial_user(bool start, struct dialled *ret, struct error *err)
 	return r == -ENOENT ? place_failed(ret, r, NULL, err) : r;
 }
 
-/* No socket was found and root asks: root's daemon is the system's. */
+/* Handles an absent system socket for root: uses root's own daemon if its socket exists, else
+ * reports the system's place, because root's daemon is the system's. */
 static int dial_for_root(const struct dialled *system, struct dialled *ret, struct error *err)
 {
 	_cleanup_error_ struct error user_err = ERROR_INIT;
@@ -181,7 +185,7 @@ static int dial_for_root(const struct dialled *system, struct dialled *ret, stru
 	return r;
 }
 
-/* The system daemon, else the user's. */
+/* Connects to the system daemon, else to the user's. */
 static int dial_auto(bool start, struct dialled *ret, struct error *err)
 {
 	_cleanup_(dialled_done) struct dialled system = { .fd = -EBADF };

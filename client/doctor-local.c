@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What `pyro doctor` can tell without the daemon: the host's side of things, in the shape of
- * system.doctor's result, so that one printer serves both. Called by cmd-doctor.c when the daemon does not
- * answer. It only looks: what only the daemon knows is null, and no capability is known here, since only a machine
- * shows one.
+ * The checks that `pyro doctor` makes without the daemon, in the form of system.doctor's result, so
+ * that one function prints both. Called by cmd-doctor.c when the daemon does not answer. The checks
+ * change nothing. Members that only the daemon knows are null; capabilities are unknown, because
+ * only a machine can show them.
  */
 #include "cmd.h"
 
@@ -17,7 +17,7 @@
 
 #define FREE_WANTED_MIB \
 	UINT64_C( \
-		3584) /* what a daemon as it comes wants for a pull: an environment, and 512 to spare */
+		3584) /* for a pull with a daemon's default settings: an environment, 512 to spare */
 #define SUBIDS_WANTED 65536
 
 static int add_check(
@@ -69,7 +69,7 @@ static int check_kvm(json_object *checks, const struct host_kvm *kvm)
 	return add_check(checks, "kvm", true, detail, NULL);
 }
 
-/* Of a user's own daemon; the system's imports are another user's. */
+/* Checks the ids of a user's own daemon; the system daemon imports as another user. */
 static int check_subids(json_object *checks)
 {
 	static const char *const files[] = { "/etc/subuid", "/etc/subgid" };
@@ -96,7 +96,7 @@ static int check_space(json_object *checks, const char *path)
 	int r = host_free_bytes(path, &bytes);
 
 	if (r == -EACCES)
-		return 0; /* the daemon's own place: what cannot be told is not said to be good */
+		return 0; /* a folder of the daemon's: report nothing */
 	if (r < 0) {
 		detail = str_printf("%s: %s", path, strerror(-r));
 		return add_check(checks, "space", false, detail,
@@ -110,7 +110,7 @@ static int check_space(json_object *checks, const char *path)
 	return add_check(checks, "space", mib >= FREE_WANTED_MIB, detail, fix);
 }
 
-/* r is what kept us from knowing where environments are kept. */
+/* Reports that the folder of environments is unknown; r: why. */
 static int check_cache(json_object *checks, int r)
 {
 	if (r == -EINVAL)
@@ -164,7 +164,7 @@ static int add_capabilities(json_object *o)
 	return 0;
 }
 
-/* The members of a daemon's report that are its to know. */
+/* Adds the members that only the daemon knows, as null or empty. */
 static int add_unknown(json_object *o)
 {
 	static const char *const objects[] = { "emulation", "accelerator", "kernel", "storage",
@@ -192,7 +192,8 @@ static bool ip_forward(void)
 	       text[0] == '1';
 }
 
-/* Whether the places are the system daemon's: as asked for; else for root, and where its socket may be used. */
+/* True if the system daemon's folders are meant: by flag; else for root, or if its socket is
+ * usable. */
 static bool system_places(const struct cli *cli)
 {
 	_cleanup_free_ char *path = NULL;

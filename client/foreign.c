@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The words of other programs as two tables. Called by main.c for commands and by options.c for flags. What must stay true:
- * every fix is a line that runs as it stands, and where this version has nothing the cause says so and the fix is what
- * comes nearest.
+ * Two tables of words of other programs. Called by main.c for commands and by options.c for flags.
+ * What must stay true: every fix is a line that runs as it stands. Where this version has no
+ * counterpart, the cause says so and the fix is the nearest command.
  */
 #include "foreign.h"
 
@@ -162,7 +162,7 @@ static const struct foreign_word foreign_words[] = {
 	NONE("events", LATER),
 };
 
-/* How `words` compares: 2 both, 1 the first alone, 0 not. */
+/* Returns 2 if `words` is both words, 1 if it is the first alone, else 0. */
 static int matches(const char *words, const char *first, const char *second)
 {
 	size_t n = strlen(first);
@@ -176,7 +176,7 @@ static int matches(const char *words, const char *first, const char *second)
 
 const struct foreign_word *foreign_word_find(const char *first, const char *second, bool vm)
 {
-	/* Rows of two words stand before the row of the first. */
+	/* Rows of two words precede the row of their first word. */
 	for (size_t i = 0; i < ARRAY_SIZE(foreign_words); i++)
 		if (matches(foreign_words[i].words, first, second) &&
 			(vm || !foreign_words[i].of_vm))
@@ -213,7 +213,7 @@ const struct foreign_word *foreign_word_find(const char *first, const char *seco
 	}
 
 static const struct foreign_flag foreign_flags[] = {
-	{ .name = "--rm" }, /* of vm exec; run has both in its help */
+	{ .name = "--rm" }, /* for vm exec; run has --rm and --init of its own */
 	{ .name = "--init" },
 	{ .name = "--workdir", .takes_value = true, .means = "--cwd" },
 	{ .name = "--storage-opt", .takes_value = true, NO_LIMIT },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Help texts, made from the verb table and the interface table, so that they cannot say what the parser
- * does not do. Called by main.c. Every level ends with a worked example.
+ * Prints help texts. They are made from the verb table and the interface table, so that they match
+ * the parser. Called by main.c. Every level ends with an example.
  */
 #include "cmd.h"
 
@@ -62,7 +62,7 @@ static const char *value_name(const struct api_field *f)
 	}
 }
 
-/* "--mem-mib N, --memory N, -m N" and the field's help with default and range. */
+/* Prints "--mem-mib N, --memory N, -m N" and the field's help with default and range. */
 static void print_flag(const struct api_field *f)
 {
 	char name[FLAG_NAME_MAX], left[256] = "", right[512];
@@ -80,8 +80,8 @@ static void print_flag(const struct api_field *f)
 		return;
 	n = (size_t)snprintf(right, sizeof(right), "%s%s", f->flags & API_NEGATED ? "Do not " : "",
 		f->help ? f->help : "");
-	if (f->flags &
-		API_NEGATED) /* the help says what the field does, the flag that it shall not */
+	/* The help says what the field does; a negated flag turns that off. */
+	if (f->flags & API_NEGATED)
 		right[strlen("Do not ")] = (char)tolower((unsigned char)right[strlen("Do not ")]);
 	for (size_t i = 0; f->type == API_ENUM && f->names[i] && n < sizeof(right); i++)
 		n += (size_t)snprintf(

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `pyro`, the command: the verb table, the global flags, and the exit status. It is a short-lived client of
- * pyrod and keeps nothing. What must stay true: descriptors 0, 1 and 2 are open before anything else is
- * opened; a usage error changes nothing; every error is printed once, here; output that could not be
- * written is an error too.
+ * `pyro`, the command: the verb table, the global flags, and the exit status. It is a short-lived
+ * client of pyrod and keeps nothing. What must stay true: descriptors 0, 1 and 2 are open before
+ * anything else is opened; a usage error changes nothing; every error is printed once, here; output
+ * that could not be written is an error too.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-/* Verbs of one noun stand together. */
+/* Verbs of one noun are adjacent: complete.c relies on that. */
 const struct verb verbs[] = {
 	{ NULL, "run", API_M_vm_run, &wait_run, true, NULL,
 		"  pyro run debian:12 -- git --version\n"
@@ -49,8 +49,8 @@ const struct verb verbs[] = {
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
 
-/* What is closed becomes /dev/null, or the next file we open would be taken for stdout. Only standard output is opened so that
- * writing fails (EBADF): what was to be read by somebody is not lost in silence. */
+/* Opens /dev/null for closed standard descriptors, or the next open file would become stdout.
+ * stdout is opened read-only: writes then fail (EBADF), so that output is not lost silently. */
 static void open_standard(void)
 {
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
@@ -83,7 +83,7 @@ static const struct verb *find_verb(const char *noun, const char *name)
 	return NULL;
 }
 
-/* The verb that a line with a wrong global option was meant for: the first word that is one. */
+/* Finds the verb of a line with a wrong global option: the first word that names one. */
 static const struct verb *meant_verb(const char *noun, char **words)
 {
 	for (; *words; words++) {
@@ -97,7 +97,8 @@ static const struct verb *meant_verb(const char *noun, char **words)
 	return NULL;
 }
 
-/* The command that a wrong word was meant for: a typo of one, or at the beginning a verb without its noun. */
+/* Finds the command that was meant by a wrong word: the nearest name, or a verb without its
+ * noun. */
 static void find_meant(const char *noun, struct suggestion *s, char ret[64])
 {
 	for (size_t i = 0; i < n_verbs; i++) {
@@ -133,7 +134,7 @@ static const struct verb *named_verb(const char *words)
 	return find_verb(noun, space + 1);
 }
 
-/* A machine's id stands among the words. */
+/* True if one of the words is a machine's id. */
 static bool has_vm_id(char **words)
 {
 	for (; *words; words++)
@@ -142,17 +143,18 @@ static bool has_vm_id(char **words)
 	return false;
 }
 
-/* The words of the command that are wrong: argv[from..to). */
+/* The wrong words of a command: argv[from..to). */
 struct wrong {
-	const char *noun; /* NULL unless one stands before from */
+	const char *noun; /* before from; NULL: none */
 	int argc;
 	char **argv;
 	int from, to;
 };
 
 /*
- * The line with `meant` in place of what is wrong, if it is a whole one; else a line that leads there, and in *ret_cause what it
- * lacks. NULL: out of memory. Owned by the caller.
+ * Makes the line with `meant` in place of the wrong words, if it parses. Else makes a line that
+ * leads there, and sets *ret_cause to what is missing. Owned by the caller; NULL when out of
+ * memory.
  */
 static char *meant_line(const struct wrong *w, const char *meant, char **ret_cause)
 {
@@ -182,7 +184,7 @@ static char *meant_line(const struct wrong *w, const char *meant, char **ret_cau
 		"pyro %s%s%s --help", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
 }
 
-/* What was typed for a command: 'vm kill'. Owned by the caller. */
+/* Returns the command as it was typed: 'vm kill'. Owned by the caller. */
 static char *wrong_name(const struct wrong *w)
 {
 	const char *first = w->noun ? w->noun : w->argv[w->from];
@@ -193,8 +195,8 @@ static char *wrong_name(const struct wrong *w)
 	return str_printf("%s%s%s", first, second ? " " : "", second ? second : "");
 }
 
-/* The error for a wrong word. meant: the right words in its place, or NULL where none are known. cause and fix: given when
- * nothing corresponds to the word, or when the corrected line would lack an argument. */
+/* Makes the error for a wrong word. meant: the right words, or NULL if unknown. cause and fix:
+ * given when the word has no counterpart, or when the corrected line would lack an argument. */
 static int unknown(const struct wrong *w, const char *meant, const char *cause, const char *fix,
 	struct error *err)
 {
@@ -212,7 +214,7 @@ static int unknown(const struct wrong *w, const char *meant, const char *cause, 
 		meant && !cause ? meant : "", meant && !cause ? "'?" : "");
 }
 
-/* argv[at] is the word that is wrong. */
+/* Makes the error for the wrong word argv[at]. */
 static int unknown_command(const char *noun, int argc, char **argv, int at, struct error *err)
 {
 	struct wrong w = { .noun = noun, .argc = argc, .argv = argv, .from = at, .to = at + 1 };
@@ -228,8 +230,8 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 		f = foreign_word_find(argv[at], NULL, vm);
 	if (!f)
 		return unknown(&w, meant[0] ? meant : NULL, NULL, NULL, err);
-	if (noun && f->means &&
-		streq(argv[at - 1], noun)) { /* its words have a noun of their own */
+	if (noun && f->means && streq(argv[at - 1], noun)) {
+		/* `means` has a noun of its own: replace the noun too. */
 		w.noun = NULL;
 		w.from--;
 	} else if (!noun && strchr(f->words, ' ')) {
@@ -246,7 +248,7 @@ static int no_command(const char *noun, struct error *err)
 		noun ? ": " : "");
 }
 
-/* PYRO_SCOPE=user|system stands for --user and --system, after everything that names a socket. */
+/* Applies PYRO_SCOPE=user|system as a flag, unless a flag or PYRO_SOCKET names the daemon. */
 static int take_scope(struct cli *cli, struct error *err)
 {
 	const char *scope = getenv("PYRO_SCOPE"), *path = getenv("PYRO_SOCKET");
@@ -292,7 +294,7 @@ static int print_version(const struct cli *cli)
 	return 0;
 }
 
-/* The verb of ours that takes the arguments of a word of docker's. */
+/* Finds the verb that takes the same arguments as a word of docker's. */
 static const struct verb *foreign_verb(const char *word)
 {
 	const struct foreign_word *f = foreign_word_find(word, NULL, false);
@@ -301,8 +303,8 @@ static const struct verb *foreign_verb(const char *word)
 }
 
 /*
- * Finds the verb at argv[i], or prints help. Returns 1 with *ret set, 0 when all is done. On failure *ret is the verb
- * that was meant, if any, for the exit status follows it.
+ * Finds the verb at argv[*i], or prints help. Returns 1 with *ret set, or 0 when nothing is left to
+ * do. On failure *ret is the verb that was meant, if any: the exit status depends on it.
  */
 static int choose(
 	struct cli *cli, int argc, char **argv, int *i, const struct verb **ret, struct error *err)
@@ -380,7 +382,7 @@ static int failure_status(const struct verb *v, const struct error *err)
 	return err->code == ERROR_USAGE || err->code == ERROR_INVALID_ARGUMENT ? EXIT_USAGE : 1;
 }
 
-/* Output that is still in the buffer may fail only now. */
+/* Flushes stdout: buffered output may fail only now. */
 static int finish_output(
 	const struct cli *cli, const struct verb *v, const int *output_error, int status)
 {
