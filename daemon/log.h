@@ -20,7 +20,8 @@ void log_set_accounts(const struct accounts *a);
 /* If stderr is the file at path, rotates it from now on: a full file is renamed to path.1. Returns
  * 1, 0 if stderr is another file, or -ENOMEM. */
 int log_keep_file(const char *path);
-/* Opens the file at that path again, after it was moved away. Returns 0 also without such a file. */
+/* Opens the file at that path again, after it was moved away. Returns 0 also without such a
+ * file. */
 int log_reopen(void);
 
 /* fields: "PYRO_VM=vm-..." strings, or NULL. */

@@ -17,9 +17,9 @@ struct json_object;
 enum api_type {
 	API_BOOL,
 	API_INT,
-	API_STRING, /* UTF-8; no NUL unless API_NUL */
-	API_ENUM,   /* one of names */
-	API_ID, /* "vm-" and 12 hex digits, or an unambiguous prefix of that; names[0] is the kind */
+	API_STRING,  /* UTF-8; no NUL unless API_NUL */
+	API_ENUM,    /* one of names */
+	API_ID,      /* "vm-" and 12 hex digits, or a unique prefix; names[0] is the kind */
 	API_TIME,    /* RFC 3339, UTC */
 	API_OBJECT,  /* fields in sub; sub NULL: an object of strings (env, labels) */
 	API_ARRAY,   /* elements described by sub[0] */

@@ -9,7 +9,8 @@
 
 extern const struct vmm_driver vmm_driver_qemu;
 #ifdef PYRO_CRASH_POINTS
-/* The fake VMM of tests, which speaks QMP too, as a driver of its own: with the same program, but without KVM, and known by
- * another option. So that a build of tests has two drivers to choose from. */
+/* Test builds only: the fake VMM, which also speaks QMP, as a driver of its own. It starts the same
+ * program, but has no KVM and a uuid option of its own. So test builds have two drivers to choose
+ * from. */
 extern const struct vmm_driver vmm_driver_fake;
 #endif

@@ -156,7 +156,8 @@ static bool is_usable(struct manager *m, const struct vmm_driver *d)
 	return d->probe(m, false, &p) >= 0 && p.usable;
 }
 
-/* The first usable one. Where there is no choice nothing is asked, and where none is usable the start of the first says why. */
+/* Returns the first usable driver. A single driver is not probed. If none is usable, the start of
+ * the first one reports the reason. */
 static const struct vmm_driver *choose_driver(struct manager *m, enum accelerator a)
 {
 	const struct vmm_driver *first = NULL;

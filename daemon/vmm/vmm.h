@@ -55,8 +55,9 @@ struct vmm_callbacks {
 	void (*on_paused)(struct vmm *v, const char *reason, void *userdata);
 	/* The vCPUs run again after vmm_resume. May be NULL. */
 	void (*on_resumed)(struct vmm *v, void *userdata);
-	/* A stream to the guest's agent: fd is a non-blocking socket, taken over. Called by vmm_dial
-	 * or after it, or because the guest has dialled. The owner must not free v in it. */
+	/* A stream to the guest's agent: fd is a non-blocking socket, owned by the callee. Called
+	 * by vmm_dial or after it, or when the guest has dialled by itself. The owner must not free
+	 * v in it. */
 	void (*on_agent)(struct vmm *v, int fd, void *userdata);
 };
 
@@ -125,7 +126,7 @@ struct vmm_choice {
 	enum accelerator accelerator; /* KVM or EMULATION */
 	const char *reason;           /* static: why emulation was chosen; NULL with KVM */
 };
-/* Chooses for the next machine: the accelerator as above, and the first usable driver that has it. */
+/* Chooses for the next machine: the accelerator as above, and the first usable driver with it. */
 int vmm_choose(struct manager *m, enum accelerator want, struct vmm_choice *ret, struct error *err);
 
 /* Returns the program of the next machine's VMM with that accelerator; *ret is owned. -ENOENT if
