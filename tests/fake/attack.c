@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a guest that has been taken over may say to pyrod on its agent stream. Called by script.c for the step
- * `attack NAME [N SEED]`, at a place between two frames of the well-behaved agent, from which on it goes wrong.
+ * What a compromised guest may send to pyrod on its agent stream. Called by script.c for the step
+ * `attack NAME [N SEED]`, between two frames of the well-behaved agent.
  *
- * What must stay true: each attack is the same bytes for the same N and SEED, so that a finding can be had again.
- * One that pyrod must answer by ending the connection stays, and begins again on the next connection; one that it
- * may ignore is over after N, and the command goes on.
+ * What must stay true: an attack sends the same bytes for the same N and SEED, so that a finding
+ * can be reproduced. An attack for which pyrod must drop the connection starts again on the next
+ * connection. An attack that pyrod may ignore ends after N, and the command goes on.
  */
 
 #include "tests/fake/fake.h"
@@ -15,7 +15,7 @@ enum { BATCH = 48 * 1024, ROUND_FRAMES = 250, ROUND_CHANNEL = 1 << 20 };
 
 struct kind {
 	const char *name;
-	bool stays; /* never over */
+	bool stays; /* never ends */
 	/* One frame, or a few that belong together. */
 	int (*put)(struct attack *a, struct buf *out);
 };
@@ -25,9 +25,10 @@ struct attack {
 	uint64_t n, done, random;
 	uint32_t channel;
 	uint64_t sent; /* stdout's next offset */
-	bool fresh;    /* nothing said on this connection yet */
-	/* Of mutations: rounds of frames, each closed by an EXIT that pyrod acknowledges, so that only what it has read
-	 * is counted. A round whose EXIT a mutated length has swallowed is pushed on by another one. */
+	bool fresh;    /* nothing sent on this connection yet */
+	/* For mutations: rounds of frames, each closed by an EXIT that pyrod acknowledges, so that
+	 * only frames that it has read count. If a mutated length has swallowed that EXIT, another
+	 * round follows. */
 	uint32_t round, in_round;
 	uint64_t round_end;
 };
@@ -74,7 +75,7 @@ static int length_one_more(struct attack *a, struct buf *out)
 	return put_raw(out, FRAME_PAYLOAD_MAX + 1, FRAME_DATA, 0, a->channel, "x", 1);
 }
 
-/* A head whose payload never comes. */
+/* A header without its payload. */
 static int length_owed(struct attack *a, struct buf *out)
 {
 	if (!a->fresh)
@@ -149,7 +150,7 @@ static int offset_end(struct attack *a, struct buf *out)
 	return frame_put_data(out, a->channel, STREAM_STDOUT, UINT64_MAX - 1, "wrap", 4);
 }
 
-/* Whatever the limit is: a caller who does not read raises it no more. */
+/* Ignores the limit: a caller that does not read raises it no more. */
 static int offset_beyond(struct attack *a, struct buf *out)
 {
 	static const uint8_t zeros[FRAME_DATA_MAX];
@@ -187,7 +188,7 @@ static int exit_twice(struct attack *a, struct buf *out)
 	return r < 0 ? r : put_exit(a, out, a->channel, a->sent);
 }
 
-/* The rest never comes. */
+/* The rest is never sent. */
 static int exit_early(struct attack *a, struct buf *out)
 {
 	return a->fresh ? put_exit(a, out, a->channel, a->sent + 1000) : -EAGAIN;
@@ -220,7 +221,7 @@ static int noise(struct attack *a, struct buf *out)
 	return buf_append(out, bytes, sizeof(bytes));
 }
 
-/* Floods of what is allowed */
+/* Floods of valid frames */
 
 static int flood_nop(struct attack *a _unused_, struct buf *out)
 {
@@ -239,7 +240,7 @@ static int flood_started(struct attack *a, struct buf *out)
 	return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, a->channel, &m);
 }
 
-/* EXIT of protocol 1 where the newest was agreed on. */
+/* EXIT of protocol 1 although the newest was agreed on. */
 static int exit_short(struct attack *a, struct buf *out)
 {
 	static const uint8_t zeros[43];
@@ -247,7 +248,7 @@ static int exit_short(struct attack *a, struct buf *out)
 	return put_raw(out, sizeof(zeros), FRAME_EXIT, 0, a->channel, zeros, sizeof(zeros));
 }
 
-/* STARTED as an agent of a newer protocol may say it, which agreed on this one. */
+/* STARTED with the trailing fields of a newer protocol than agreed on. */
 static int put_longer(struct buf *out, uint32_t channel)
 {
 	static const uint8_t zeros[600];
@@ -260,7 +261,7 @@ static int fields_more(struct attack *a, struct buf *out)
 	return put_longer(out, a->channel);
 }
 
-/* The command could not be started, and the reason is not fit to be printed or quoted. */
+/* A failed start whose reason contains unprintable characters and quotes. */
 static int started_bytes(struct attack *a, struct buf *out)
 {
 	const struct msg_result m = { .error = 2, .what = (char *)"\033[2J\xff\xc3 \u202e" };
@@ -275,7 +276,7 @@ static int flood_setup_done(struct attack *a _unused_, struct buf *out)
 	return msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &m);
 }
 
-/* Each is answered by an EXIT_ACK, which the relay may be slow to take. */
+/* pyrod answers each by an EXIT_ACK, which the relay may take slowly. */
 static int flood_exits(struct attack *a, struct buf *out)
 {
 	return put_exit(a, out, (uint32_t)(1000 + next_random(a) % 1000000), 0);
@@ -295,8 +296,8 @@ static int channels(struct attack *a, struct buf *out)
 	return r < 0 ? r : msg_send(out, AGENT_PROTOCOL_MAX, result, FRAME_STARTED, channel, &m);
 }
 
-/* Mutations: a frame of a kind the agent may send, some of its bytes changed. Most are for channels nobody has, so
- * that thousands pass between two that cost the connection. */
+/* Mutations: changes some bytes of a frame that the agent may send. Most frames are for unused
+ * channels, so that thousands pass between two that cost the connection. */
 static int put_sound(struct attack *a, struct buf *out, uint32_t channel)
 {
 	const struct msg_result started = { 0 };
@@ -371,7 +372,7 @@ static const struct kind kinds[] = {
 	{ "exit-early", true, exit_early },
 	{ "exit-less", true, exit_less },
 	{ "welcome-again", true, welcome_again },
-	{ "no-started", true, nothing }, /* script.c does not say STARTED */
+	{ "no-started", true, nothing }, /* script.c does not send STARTED */
 	{ "no-started-but-bytes", true, started_bytes },
 	{ "no-exit", true, nothing },
 	{ "noise", true, noise },
@@ -440,7 +441,7 @@ bool attack_fill(struct attack *a, struct buf *out, uint64_t sent)
 		if (a->kind->put(a, out) < 0)
 			break;
 		a->fresh = false;
-		a->done += a->kind->put != mutate; /* those are counted when they have been read */
+		a->done += a->kind->put != mutate; /* mutations count once pyrod has read them */
 	}
 	return buf_len(out) > had;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * LD_PRELOAD of a daemon under test: one system call fails once. PYRO_FAULT_FILE is a file of struct fault that the
- * test and the daemon (with the children it forks) have mapped: the test chooses the class of calls and which of them
- * fails with what, and sees whether one did.
+ * LD_PRELOAD of a daemon under test: makes one system call fail once. PYRO_FAULT_FILE is a file of
+ * struct fault, mapped by the test and by the daemon with its children. The test chooses the class
+ * of calls, which of them fails and with what error, and sees whether it did.
  *
- * What must stay true: nothing but the chosen call behaves differently; a write fails only on a regular file, where a
- * disk can be full.
+ * What must stay true: only the chosen call behaves differently; a write fails only on a regular
+ * file, where a disk can be full.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -120,7 +120,7 @@ WRAP_OPEN(open64, , )
 WRAP_OPEN(openat, DIR_FD, DIR_FD_NAME)
 WRAP_OPEN(openat64, DIR_FD, DIR_FD_NAME)
 
-/* What _FORTIFY_SOURCE makes of them. */
+/* The variants that _FORTIFY_SOURCE calls. */
 WRAP(int, __open_2, CLASS_FD, 1, (const char *path, int flags), (path, flags))
 WRAP(int, __open64_2, CLASS_FD, 1, (const char *path, int flags), (path, flags))
 WRAP(int, __openat_2, CLASS_FD, 1, (int dir, const char *path, int flags), (dir, path, flags))

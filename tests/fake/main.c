@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fake VMM's process: its arguments (daemon/vmm/qemu-args.c), control socket, console and end. See fake.h.
+ * The fake VMM's process: arguments (daemon/vmm/qemu-args.c), control socket, console, exit. See
+ * fake.h.
  *
  *   pyro-fake-vmm --version
  *   pyro-fake-vmm QEMU'S ARGUMENTS
  *
- * What must stay true: it ends with its guest, by `quit` or by a signal, and says SHUTDOWN before, as QEMU does.
+ * What must stay true: it ends with its guest, by `quit` or by a signal, and sends SHUTDOWN first,
+ * as QEMU does.
  */
 
 #include "tests/fake/fake.h"
@@ -22,7 +24,7 @@
 enum { QMP_BYTES = 64 * 1024 };
 #define END_WAIT_USEC (2 * USEC_PER_SEC)
 
-/* A socket of the VMM's with one peer at a time. */
+/* A socket of the VMM, with one peer at a time. */
 struct channel {
 	struct fake *fake; /* borrowed */
 	struct source listening, peer;
@@ -40,7 +42,7 @@ struct fake {
 	int agent_fd;
 	enum fake_manner manner;
 	bool ending;
-	uint64_t still_until; /* monotonic; 0: its vCPUs run */
+	uint64_t still_until; /* monotonic; 0: the vCPUs run */
 };
 
 static struct fake self;
@@ -76,7 +78,7 @@ void fake_tell(const char *fmt, ...)
 	va_start(ap, fmt);
 	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	/* Nobody need be there. */
+	/* The observer is optional. */
 	(void)sendto(fd, text, (size_t)MIN_OF(n, (ssize_t)sizeof(text)), MSG_DONTWAIT,
 		(struct sockaddr *)&addr, sizeof(addr));
 }
@@ -140,7 +142,7 @@ void fake_stand(struct fake *f, uint64_t msec)
 	say_disk_full(&f->qmp);
 }
 
-/* Asked too early, the next write fails like the last. */
+/* A `cont` that comes too early: the next write fails like the last. */
 static void go_on(struct fake *f)
 {
 	say_event(&f->qmp, "RESUME", NULL);

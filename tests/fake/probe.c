@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a program in QEMU's place can do: pyrod starts it as a VMM, confined as one. It tries what an attacker would who has
- * broken out of a guest, and writes what came of it to the machine's own disk, a line each, "end" last. Then it waits to be
- * ended, so that a test can look at it from outside. Read by tests/confined.py.
+ * Tests the confinement of a VMM: pyrod starts this program as one. It tries what an attacker would
+ * after breaking out of a guest, and writes the results to the machine's own disk, one per line,
+ * "end" last. Then it waits to be killed, so that a test can inspect it from outside. Read by
+ * tests/confined.py.
  *
  *   pyro-probe-vmm --version
  *   pyro-probe-vmm QEMU'S ARGUMENTS
  *
- * A machine's memory of X32_MIB or I386_MIB makes it use that table of system calls before.
+ * With a machine's memory of X32_MIB or I386_MIB it first uses that table of system calls.
  */
 #include <fcntl.h>
 #include <linux/random.h>
@@ -54,7 +55,7 @@ static void tell(const char *fmt, ...)
 	self.n += (size_t)n;
 }
 
-/* "got", or the name of the error: what the test compares. */
+/* Writes "got" or the name of the error, which the test compares. */
 static void tell_result(const char *what, long r)
 {
 	tell("%s=%s\n", what, r >= 0 ? "got" : strerrorname_np(errno));
@@ -67,7 +68,7 @@ static void tell_open(const char *what, const char *path, int flags)
 	tell_result(what, fd);
 }
 
-/* System calls, with arguments that a kernel which gets to them answers with something else than a filter does. */
+/* System calls, with arguments for which the kernel and a seccomp filter give different errors. */
 
 static long fork_once(void)
 {
@@ -228,7 +229,7 @@ static void try_files(void)
 	}
 }
 
-/* What it is, where nobody outside can see it as well. */
+/* Reports properties that cannot be seen from outside. */
 static void tell_state(void)
 {
 	static const struct {
@@ -246,7 +247,7 @@ static void tell_state(void)
 				l.rlim_max == RLIM_INFINITY ? -1LL : (long long)l.rlim_max);
 }
 
-/* The machine's own disk is the one file that it may write. */
+/* The machine's own disk is the only file that it may write. */
 static int find_disk(void)
 {
 	struct stat st;

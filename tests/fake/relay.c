@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What virtio-serial and its socket are to a real guest: one host at a time, the next waits in the listening
- * socket's queue. Made by main.c; scripts cut it.
+ * Stands in for virtio-serial and its socket: one host at a time, the next one waits in the
+ * listening socket's backlog. Made by main.c; scripts cut it.
  *
- * What must stay true: as with QEMU, bytes on their way to a host that has gone are lost, bytes taken from it
- * have reached the guest; the guest is told nothing of either.
+ * What must stay true: as with QEMU, bytes on their way to a host that has disconnected are lost,
+ * bytes taken from it reach the guest, and the guest is notified of neither.
  */
 
 #include "tests/fake/fake.h"
@@ -20,7 +20,7 @@ struct relay {
 	struct source listening, host, guest;
 	int conn; /* owned */
 	struct buf in, out;
-	uint64_t cut_in, cut_out; /* bytes until the connection ends; UINT64_MAX: it does not */
+	uint64_t cut_in, cut_out; /* bytes until the connection ends; UINT64_MAX: never */
 	bool mute, still;
 };
 
@@ -35,7 +35,7 @@ static void drop_host(struct relay *r)
 	take_host(r);
 }
 
-/* Bytes moved into b from fd, at most max; -1: the other side is gone. */
+/* Moves at most max bytes from fd into b and returns their number; -1: the peer has closed. */
 static ssize_t fill(struct buf *b, int fd, uint64_t max)
 {
 	size_t room = RELAY_BYTES - buf_len(b);
@@ -80,7 +80,7 @@ static void add_noise(struct relay *r)
 	(void)buf_append(&r->out, noise, MIN_OF(sizeof(noise), RELAY_BYTES - buf_len(&r->out)));
 }
 
-/* One round in each direction; false when the host is to be dropped. */
+/* Moves bytes once in each direction. False when the host must be dropped. */
 static bool move(struct relay *r, bool *ret_any)
 {
 	ssize_t got = fill(&r->in, r->conn, r->cut_in), put, said = 0, told;
@@ -91,7 +91,7 @@ static bool move(struct relay *r, bool *ret_any)
 	if (r->p.manner == MANNER_DEAF)
 		buf_clear(&r->in);
 	put = drain(&r->in, r->p.port, UINT64_MAX);
-	/* While no host is there the guest's writes wait in its port. */
+	/* Without a host the guest's writes wait in its port. */
 	if (r->conn >= 0)
 		said = fill(&r->out, r->p.port, UINT64_MAX);
 	if (r->mute || r->p.manner == MANNER_DEAF || r->p.manner == MANNER_NOISE)
@@ -112,7 +112,7 @@ static void pump(struct relay *r)
 			drop_host(r);
 		return;
 	}
-	/* To the end: events come once. Each side's socket buffer bounds it. */
+	/* Reads until EAGAIN: events are edge-triggered. The sockets' buffers bound it. */
 	while (any)
 		if (!move(r, &any)) {
 			drop_host(r);
@@ -125,7 +125,7 @@ static void on_event(struct source *s, uint32_t events _unused_)
 	pump(s->userdata);
 }
 
-/* The next in the queue, when nobody is there. */
+/* Accepts the next host of the backlog, if none is connected. */
 static void take_host(struct relay *r)
 {
 	if (r->conn >= 0)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Commands as scripts: takes the place of the guest's exec.c behind serve.c (fake.h lists the steps). Streams are
- * the guest's own stream.c without pipes: output goes into the ring as far as the window allows, input waits in
- * the buffer until a step takes it.
+ * Commands as scripts: replaces the guest's exec.c behind serve.c (fake.h lists the steps). Streams
+ * are the guest's own stream.c without pipes: output goes into the ring up to the window, input
+ * waits in the buffer until a step takes it.
  *
- * What must stay true: what exec.c says of itself, so that the daemon sees the same protocol: held until EXIT_ACK,
- * nothing sent before START or RESUME named it on this connection, DATA before END before EXIT.
+ * What must stay true, as in exec.c, so that the daemon sees the same protocol: a command is held
+ * until EXIT_ACK; nothing is sent before START or RESUME named it on this connection; DATA comes
+ * before END, and END before EXIT.
  */
 
 #include "tests/fake/fake.h"
@@ -29,14 +30,14 @@ struct exec {
 	const char *at; /* in start.command: the next step */
 	enum step_kind step;
 	size_t stream;         /* of PRINT and TEXT */
-	uint64_t pos, n;       /* done of how many bytes */
+	uint64_t pos, n;       /* bytes done, and in all */
 	const char *text;      /* of TEXT; borrowed from the command */
 	struct attack *attack; /* owned */
 	struct timer sleep, timeout, nudge;
 	uint64_t started_at;
 	struct msg_exit exit;
 	bool exited, resumed, started_due, end_sent[EXEC_STREAMS], exit_sent;
-	bool never_started; /* says no STARTED */
+	bool never_started; /* sends no STARTED */
 };
 
 TAILQ_HEAD(exec_list, exec);
@@ -107,7 +108,7 @@ static void finish(struct exec *x, uint8_t code, uint8_t signo)
 	x->exited = true;
 }
 
-/* As many of the bytes as the window takes. */
+/* Writes as many of the bytes as the window allows. */
 static size_t put_out(struct out_stream *o, const void *p, size_t n)
 {
 	uint64_t end = MIN_OF(o->kept + STREAM_WINDOW, o->limit);
@@ -234,7 +235,8 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 	} else if (IS("exit")) {
 		finish(x, (uint8_t)number, 0);
 	} else if (IS("die")) {
-		/* The first process of a PID namespace is killed by no signal of its own but that of a fault. */
+		/* As PID 1 of its namespace the VMM cannot kill itself by a signal, except by a
+		 * fault. */
 		__builtin_trap();
 	} else if (IS("reboot")) {
 		fake_end(fake_self(), BYE_REBOOT);
@@ -260,7 +262,7 @@ static bool step_done(struct exec *x)
 	case STEP_TEXT: return step_text(x);
 	case STEP_CAT: return step_cat(x);
 	case STEP_ATTACK: return attack_over(x->attack);
-	case STEP_SLEEP: return false; /* its timer says so */
+	case STEP_SLEEP: return false; /* ended by its timer */
 	default: return true;
 	}
 }
@@ -285,7 +287,7 @@ static void advance(struct exec *x)
 	loop_again(x->execs->p.loop);
 }
 
-/* An attack goes on by itself. */
+/* Continues an attack, which waits for no event of its own. */
 static void on_nudge(struct timer *t)
 {
 	struct exec *x = t->userdata;
@@ -304,7 +306,7 @@ static void on_timeout(struct timer *t)
 	loop_again(x->execs->p.loop);
 }
 
-/* What the host says */
+/* Messages from the host */
 
 static struct exec *find_channel(struct execs *xs, uint32_t channel)
 {
@@ -445,7 +447,7 @@ int execs_ack(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t upto,
 		return -EBADMSG;
 	r = out_ack(&x->out[stream - STREAM_STDOUT], upto, limit);
 	advance(x);
-	/* The host acknowledges what an attack made up. */
+	/* The host acknowledges an EXIT that an attack made up. */
 	return x->step == STEP_ATTACK ? 0 : r;
 }
 
@@ -509,7 +511,7 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 	return 0;
 }
 
-/* What the host is told */
+/* Messages to the host */
 
 static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 {
@@ -590,7 +592,7 @@ bool execs_turn(struct execs *xs)
 {
 	struct exec *x;
 
-	/* An attack that is over lets its command go on. */
+	/* After an attack has ended its command goes on. */
 	TAILQ_FOREACH (x, &xs->list, entry)
 		if (x->step == STEP_ATTACK && attack_over(x->attack))
 			advance(x);
