@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libFuzzer target of the agent's messages: the first byte picks the message and the version, the rest is its
- * payload. What _get accepts, _put writes again to the same bytes, but for a newer peer's behind them: there is
- * one encoding of a message.
+ * Fuzz target of the agent's messages: the first byte selects the message and the version, the rest
+ * is the payload. _put must write the bytes that _get accepted, except trailing ones of a newer
+ * peer: each message has one encoding.
  */
 
 #include "proto/agent.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of pyrod.conf: a refusal always has its message; what is accepted is within the type's
- * bounds, with no relative path and no control character in it. After a first byte DIRECTORY the input
- * is the default places of a user: pyrod.conf and three files of conf.d, with SEPARATOR between them.
+ * Fuzz target of pyrod.conf: each refusal has a message; each accepted value is within its type's
+ * bounds, without relative paths and control characters. If the first byte is DIRECTORY, the rest
+ * is a user's default files: pyrod.conf and three files of conf.d, divided by SEPARATOR.
  */
 
 #include "daemon/config.h"
@@ -57,7 +57,7 @@ static void load(bool system, const char *path)
 		abort();
 }
 
-/* In the order in which they are read; the last is not one that pyrod reads. */
+/* In reading order; pyrod must not read the last one. */
 static const char *const places[] = { "pyro/pyrod.conf", "pyro/conf.d/10-a.conf",
 	"pyro/conf.d/20-b.conf", "pyro/conf.d/.hidden.conf" };
 static char folder[] = "/tmp/pyro-fuzz-config-XXXXXX";

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libFuzzer target of the frame decoder and assembler: the first byte picks the mode, the second how many
- * bytes arrive at a time, the rest is the stream. Whatever comes, every frame lies within its buffer, the
- * decoder takes all bytes or says -EBADMSG, and what was read is written again to the same bytes. A frame
- * of type SET_MARK changes the mark, as SETUP does with SYNC.
+ * Fuzz target of the frame decoder and assembler: the first byte selects the mode, the second how
+ * many bytes arrive at a time, the rest is the stream. Every frame must lie within its buffer, the
+ * decoder must take all bytes or return -EBADMSG, and a frame that was read must be written again
+ * as the same bytes. A frame of type SET_MARK changes the mark, as SETUP does with SYNC.
  */
 
 #include "proto/frame.h"
@@ -32,7 +32,8 @@ static void check_same(const struct buf *b, const struct frame *f)
 	decoder_done(&d);
 }
 
-/* Written again by the function of its type: the same frame, or nothing when the bound is too small. */
+/* Writes f again by the function of its type: the same frame, or nothing when the bound is too
+ * small. */
 static void check_written(const struct frame *f)
 {
 	struct frame_data data;
@@ -60,7 +61,7 @@ static void check_written(const struct frame *f)
 	}
 }
 
-/* A long message, cut into frames and put together, is the same message. */
+/* A long message that is cut into frames and reassembled is unchanged. */
 static void check_long(const struct frame *f)
 {
 	struct frame_assembler a;
@@ -95,7 +96,7 @@ static void check_long(const struct frame *f)
 	buf_done(&out);
 }
 
-/* Reads all of a frame, so that a sanitizer sees a byte outside. */
+/* Reads the whole frame, so that a sanitizer sees a byte out of bounds. */
 static void touch(const struct frame *f)
 {
 	struct frame_data data;
@@ -147,7 +148,8 @@ static bool take_frames(struct decoder *d, struct frame_assembler *a)
 	return true;
 }
 
-/* What a writer asks before it leaves the line quiet: is the end of it a beginning of SYNC? */
+/* Checks frame_needs_nop, which a writer calls before it goes idle: does the output end with a
+ * prefix of SYNC? */
 static void check_nop(const uint8_t *p, size_t n)
 {
 	bool begins = false;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of JSON from strangers: whatever the scanner passes json-c parses, what is written from
- * that passes again and means the same, and a refusal always says why. An object is read as an error
- * reply too and written as one, as a client does with a daemon's answer; the raw bytes become a string
- * of ours, as a guest's output does; mended or cut for an error's text they are UTF-8 and stay what they can.
- * The daemon's parser, which is kept from text to text, answers each one as a fresh parser does,
- * whatever the texts before it were.
+ * Fuzz target of untrusted JSON.
+ * - json-c parses what the scanner accepts. Written out, it is accepted again and means the same. A
+ *   refusal always has a reason.
+ * - An object is also read as an error reply and written as one, as a client does with a daemon's
+ *   answer.
+ * - The raw bytes become a string, as a guest's output does. Fixed or cut for an error's text they
+ *   are UTF-8 and otherwise unchanged.
+ * - The daemon's reused parser gives the same answer as a new parser, whatever the texts before.
  */
 
 #include "proto/json.h"
@@ -15,7 +17,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Parses what was written from o. */
+/* Parses the text of o. */
 static json_object *again(json_object *o)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -24,7 +26,7 @@ static json_object *again(json_object *o)
 	const char *text = json_object_to_json_string_length(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 
-	/* Escapes make text longer, so the reply's limits, which are the wider ones. */
+	/* Escapes make text longer, so this uses the wider limits of replies. */
 	if (!text || json_parse(text, n, &json_limits_reply, &ret, &err) < 0)
 		abort();
 	return ret;
@@ -43,7 +45,7 @@ static bool same(const char *a, const char *b)
 	return a && b ? streq(a, b) : a == b;
 }
 
-/* A daemon's error, read by a client, made anew and read again, is the same error. */
+/* A daemon's error is unchanged when a client reads it, writes it and reads it again. */
 static void check_error(json_object *o)
 {
 	_cleanup_error_ struct error e = ERROR_INIT, second = ERROR_INIT;
@@ -61,7 +63,7 @@ static void check_error(json_object *o)
 		abort();
 }
 
-/* Members by their type: the getters are asked only after the type is known. */
+/* Reads members by type. The getters are called only for the right type. */
 static void check_members(json_object *o)
 {
 	json_object_object_foreach(o, key, val)
@@ -83,7 +85,7 @@ static void check_members(json_object *o)
 	}
 }
 
-/* Bytes that are UTF-8 are a string of a reply and come back the same. */
+/* Valid UTF-8 becomes a reply's string and comes back unchanged. */
 static void check_string(const uint8_t *data, size_t size)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
@@ -100,7 +102,8 @@ static void check_string(const uint8_t *data, size_t size)
 	check_round(o);
 }
 
-/* A stranger's text for an error: mended it is UTF-8, and the same if it was; cut it fits, and is UTF-8 if it was. */
+/* Untrusted text in an error: when fixed it is UTF-8, and unchanged if it was; when cut it fits,
+ * and is UTF-8 if it was. */
 static void check_text(const uint8_t *data, size_t size)
 {
 	_cleanup_free_ char *text = calloc(1, size + 1);
@@ -123,7 +126,7 @@ static void check_text(const uint8_t *data, size_t size)
 		abort();
 }
 
-/* json_parse's verdict and value, by the one parser that all inputs share. */
+/* Compares json_parse's result with that of the parser that all inputs share. */
 static void check_kept(const char *text, size_t n, int parsed, json_object *o)
 {
 	static struct json_parser *parser;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of both escapers, the daemon's log lines and the client's terminal text: what comes out is
- * valid UTF-8 without controls, without what reorders a line, and fits. The first byte is the room the
- * log has. A log call makes one line on stderr and one record in the journal, which stands in here: its
- * fields have no newline, so that none can be forged.
+ * Fuzz target of both escapers: the daemon's log lines and the client's terminal text. The output
+ * must be valid UTF-8 without control characters and bidi controls, and must fit. The first byte is
+ * the size of the log's buffer. A log call makes one line on stderr and one record in the journal,
+ * which is faked here; a field without newlines cannot forge another field.
  */
 
 #include "client/text.h"
@@ -18,7 +18,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* The scalar value at p, whose text is valid. */
+/* Returns the scalar value at p; the text is valid. */
 static uint32_t next_char(const uint8_t *p, size_t *ret_n)
 {
 	size_t n = p[0] < 0x80 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
@@ -51,7 +51,7 @@ static void check_safe(const char *text, bool newlines)
 
 static unsigned records;
 
-/* In place of libsystemd's, which its macro calls. */
+/* Replaces the function of libsystemd that its macro calls. */
 int sd_journal_sendv_with_location(_unused_ const char *file, _unused_ const char *line,
 	_unused_ const char *func, const struct iovec *iov, int n)
 {
@@ -66,7 +66,7 @@ int sd_journal_sendv_with_location(_unused_ const char *file, _unused_ const cha
 	return 0;
 }
 
-/* The line that stderr got. */
+/* Returns the line that was written to stderr. */
 static char *read_line(int fd)
 {
 	char line[64 * 1024];
@@ -109,7 +109,7 @@ static void check_journal(int fd, int error, const char *text)
 		abort();
 }
 
-/* With stderr a file, as it is nobody's terminal. */
+/* With stderr as a file, not a terminal. */
 static void check_log(int error, const char *text)
 {
 	_cleanup_close_ int stderr_fd = dup(STDERR_FILENO);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the command line: NUL-separated words; after the global flags a method's name, whose verb it is.
- * A refusal has its message, an accepted line its checked parameters, the shell line made of several
- * words splits into the same words again, and sizes and durations that are accepted are what they say.
+ * Fuzz target of the command line: NUL-separated words; after the global flags comes a method's
+ * name, which selects the verb. A refusal has a message; an accepted line has checked parameters; a
+ * shell line made of several words splits into the same words again; accepted sizes and durations
+ * have the value of their text.
  */
 
 #include "client/options.h"
@@ -14,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { WORDS_MAX = 40 };
 
-/* The verb of a method, of a person's or of one that is only called; vm.run for any other word. */
+/* Returns the verb of a method, whether it has a CLI command or not; vm.run for an unknown word. */
 static struct verb verb_of(const char *name)
 {
 	struct verb v = { NULL, "run", API_M_vm_run, NULL, true, NULL, NULL };
@@ -25,7 +26,7 @@ static struct verb verb_of(const char *name)
 	return v;
 }
 
-/* Takes one word of a shell line that holds nothing but plain words and shell_join's quoting. */
+/* Takes one word of a shell line that contains only plain words and shell_join's quoting. */
 static const char *check_word(const char *line, const char *word)
 {
 	while (*line && *line != ' ') {

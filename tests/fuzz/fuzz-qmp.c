@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of a VMM that its guest has taken over: the first byte picks how many bytes arrive at a time, the
- * rest is what the VMM says. Whatever it is, each command is answered once, the end is told once and
- * nothing follows it, and no event has a control character in its name's way to a log line.
+ * Fuzz target of a VMM that its guest has taken over: the first byte selects how many bytes arrive
+ * at a time, the rest is the VMM's output. Each command must be answered once, the end must be
+ * reported once and nothing after it, and no event's name may bring a control character into a log
+ * line.
  */
 
 #include "daemon/vmm/qmp.h"
@@ -17,7 +18,7 @@ enum { COMMANDS = 3 };
 
 struct host {
 	unsigned ready, closed, answered[COMMANDS];
-	int asked[COMMANDS]; /* what qmp_execute said */
+	int asked[COMMANDS]; /* result of qmp_execute */
 };
 
 static struct host *current; /* of this input */
@@ -82,10 +83,10 @@ static void turns(sd_event *event)
 		if (r == 0)
 			return;
 	}
-	abort(); /* it spins */
+	abort(); /* a busy loop */
 }
 
-/* False when the host has hung up. */
+/* False when the host has closed. */
 static bool say(sd_event *event, int fd, const uint8_t *data, size_t size, size_t step)
 {
 	uint8_t nowhere[4096];

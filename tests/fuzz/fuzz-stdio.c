@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the daemon's end of a caller's live stdio: the first byte picks stdin, how the caller ends
- * and whether its connection is known to be lost, the rest is what it sends. Whatever comes, stdin is in
- * order and within the window, limits never go back, a broken protocol is reported once, after
- * stdio_finish the end comes, and nothing is acknowledged for a caller that was lost.
+ * Fuzz target of the daemon's end of a caller's live stdio: the first byte selects stdin, how the
+ * caller ends and whether its connection is known to be lost; the rest is the caller's output.
+ * Stdin must be in order and within the window, limits must not decrease, a protocol error is
+ * reported once, stdio_finish is followed by the end, and nothing is acknowledged for a lost
+ * caller.
  */
 
 #include "daemon/agent/stdio.h"
@@ -81,7 +82,7 @@ static void output(struct stdio *s, struct caller *c, uint8_t stream)
 		abort();
 }
 
-/* Runs what is due, and nothing that is not. */
+/* Runs the events that are due. */
 static void turns(sd_event *event)
 {
 	for (int i = 0; i < 1000; i++) {
@@ -110,7 +111,7 @@ static void talk(sd_event *event, struct stdio *s, struct caller *c, int fd, con
 		size_t n = MIN_OF(size, (size_t)1 + size % 7 * 100);
 
 		if (send(fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-			return; /* it hung up on us */
+			return; /* stdio has closed it */
 		data += n;
 		size -= n;
 		turns(event);
@@ -125,7 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const struct stdio_callbacks cb = { on_stdin, on_stdin_end, on_limit, on_drained,
 		on_broken };
 	struct caller c = { .with_stdin = size > 0 && (data[0] & 1) };
-	static struct receivers *rs; /* of the first input: its closer serves all */
+	static struct receivers *rs; /* made by the first input, for all */
 	static sd_event *event;
 	struct stdio *s = NULL;
 	int pair[2];
@@ -155,8 +156,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	fd_close(pair[1]);
 	turns(event);
-	/* One that broke off sends no more, but may come back: that is no end of its input. One that broke the rules is
-	 * gone, too. */
+	/* A lost caller may reconnect, so that is no end of its input. A caller that broke the
+	 * protocol counts as closed. */
 	if (c.drained < 1 || c.ends > 1 || ((data[0] & 6) == 2 && !c.broken && c.ends != 1))
 		abort();
 	stdio_free(s);

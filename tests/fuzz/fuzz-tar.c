@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of the tar reader and the merged tree: whatever the archive, names stay inside the root,
- * every entry hangs on a directory, link counts are right and data lies within its file. Mostly bare
- * tar: the decompressors are not ours to fuzz. An input of one byte beyond its blocks fails to be read at its end, one of
- * two bytes has a spool that cannot be written.
+ * Fuzz target of the tar reader and the merged tree: names must stay inside the root, every entry
+ * must be in a directory, link counts must be right and data must lie within its file. Mostly
+ * uncompressed tar, since decompressors are not tested here. One byte after the last block makes
+ * the read at the end fail, two bytes make the spool read-only.
  */
 
 #include "daemon/import/tar-read.h"
@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 struct input {
 	const uint8_t *p;
 	size_t n;
-	int end; /* what reading says there: 0, -errno */
+	int end; /* result of a read at the end: 0, -errno */
 };
 
 static ssize_t on_input(void *userdata, const void **ret)
@@ -63,7 +63,8 @@ static void check_entry(struct tree *t, const struct tree_entry *e, uint32_t *li
 	check_node(t, e->node);
 }
 
-/* The path an error would name leads back to its directory; it looks through all names, so only the first. */
+/* The path of an entry, as in an error, must lead back to its directory. Checked for the first
+ * entry only, since it searches all names. */
 static void check_path(struct tree *t, uint32_t node)
 {
 	_cleanup_free_ char *path = tree_path(t, node);
@@ -74,7 +75,7 @@ static void check_path(struct tree *t, uint32_t node)
 		abort();
 }
 
-/* What a refused entry left half made is not looked at: such a tree is thrown away. */
+/* A refused archive leaves a half-made tree, which is not checked: it is freed unused. */
 static void check_tree(struct tree *t)
 {
 	struct tree_listing list = { 0 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of kernels from outside: what is extracted can be booted by its own check, is no larger than
- * allowed and its version may become a folder's name; a refusal says why and leaves nothing behind.
+ * Fuzz target of untrusted kernels: an extracted kernel passes the boot check, is within the size
+ * limit, and has a version that is safe as a folder's name; a refusal has a reason and leaves
+ * nothing behind.
  */
 
 #include "daemon/import/vmlinux.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The mutator of the tar target, linked with libFuzzer only: it knows headers, so that most of what it makes
- * passes the checksum and reaches the tree. One seed in four goes to the blind mutator instead. Inputs
- * stay real archives: a corpus file can be given to `tar -tv`.
+ * The mutator of the tar target, linked with libFuzzer only. It knows headers, so most of its
+ * output passes the checksum and reaches the tree. One seed in four goes to the generic mutator
+ * instead. Inputs stay real archives: `tar -tv` reads a corpus file.
  */
 
 #include "proto/base.h"
@@ -17,7 +17,7 @@ struct field {
 	unsigned at, n;
 };
 
-/* ustar's, then those that GNU tar puts in place of the prefix. */
+/* Fields of ustar, then those that GNU tar has in place of the prefix. */
 static const struct field fields[] = { { 0, 100 }, { 100, 8 }, { 108, 8 }, { 116, 8 }, { 124, 12 },
 	{ 136, 12 }, { 156, 1 }, { 157, 100 }, { 257, 8 }, { 329, 8 }, { 337, 8 }, { 345, 155 },
 	{ 386, 96 }, { 482, 1 }, { 483, 12 } };
@@ -73,7 +73,7 @@ static size_t find_entries(const uint8_t *data, size_t size, struct entry ret[EN
 	return n;
 }
 
-/* One field of one header. */
+/* Mutates one field of one header. */
 static void mutate_field(uint8_t *head, unsigned *seed)
 {
 	const struct field *f = &fields[next(seed) % ARRAY_SIZE(fields)];
@@ -83,7 +83,7 @@ static void mutate_field(uint8_t *head, unsigned *seed)
 	memset(head + f->at + n, 0, f->n - n);
 }
 
-/* The records of a pax header after a blind mutation: each line gets its true length again. */
+/* Mutates the records of a pax header, then sets the true length of each line. */
 static size_t repair_pax(const char *in, size_t n, char *out, size_t max)
 {
 	size_t at = 0;
@@ -124,7 +124,7 @@ static void mutate_pax(uint8_t *entry, size_t n)
 	put_octal(entry + 124, 12, body);
 }
 
-/* Takes an entry out, or puts it in once more before another; moved is the entry at its new place. */
+/* Removes an entry, or repeats it before another one; moved is the copy. */
 static size_t move_entry(
 	uint8_t *data, size_t size, size_t max, struct entry from, struct entry to, bool more)
 {

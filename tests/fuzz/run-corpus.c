@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The plain runner of a fuzz target: feeds it every file of the folders it is given, each in memory of
- * exactly its size so that a sanitizer sees a byte beyond. Linked in place of libFuzzer by
- * tests/fuzz/meson.build; a folder without files is a failure, since nothing would be proven.
+ * Runs a fuzz target without libFuzzer: passes it every file of the given folders, each in an
+ * allocation of exactly its size so that a sanitizer sees a byte out of bounds. Linked by
+ * tests/fuzz/meson.build. A folder without files is a failure, since it would prove nothing.
  */
 
 #include <dirent.h>
@@ -29,7 +29,7 @@ static int feed(const char *path)
 	return 0;
 }
 
-/* The number of files fed. */
+/* Returns the number of files. */
 static int feed_folder(const char *folder)
 {
 	DIR *d = opendir(folder);
