@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The floor under the daemon's calls: one thread that reads lines from the socketpairs it inherits (descriptors
- * 3, 4, ...), parses each with json-c, builds a reply of a given size with its id, and writes what one read
- * brought in one write. It checks nothing, knows nothing and never waits for a slow reader but in write.
- * Started by rpc-load; ends with its last peer.
+ * The lower bound of the daemon's call times. One thread reads lines from the socketpairs that it
+ * inherits (descriptors 3, 4, ...), parses each with json-c, and builds a reply of a given size
+ * with its id. The replies to one read go out in one write. It checks nothing, keeps no state, and
+ * may block in write on a slow reader. Started by rpc-load; exits with its last peer.
  *
  *   echo COUNT REPLY_BYTES
  */
@@ -64,7 +64,7 @@ static void answer(struct json_tokener *tok, const char *line, size_t n)
 	json_object_put(q);
 }
 
-/* False when the peer has gone with calls under way. */
+/* False when the peer closed with calls pending. */
 static bool write_out(int fd)
 {
 	for (size_t done = 0; done < n_out;) {
@@ -79,7 +79,7 @@ static bool write_out(int fd)
 	return true;
 }
 
-/* False at the peer's end. */
+/* False when the peer has closed. */
 static bool serve(struct peer *p, int fd, struct json_tokener *tok)
 {
 	ssize_t n = read(fd, p->in + p->n_in, sizeof(p->in) - p->n_in);

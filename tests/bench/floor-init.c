@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PID 1 of the floor's machine: what a guest has to do before and for one command, and nothing else, so that its times are
- * the kernel's and QEMU's. Static, of libc alone; floor.py packs it, test_cold.py and test_exec.py compare with it, and
- * tests/unit/test-vmm-boot.c boots it with pyro's own driver.
+ * PID 1 of the machine of floor.py. It does only what a guest has to do before and for one command,
+ * so its times are those of the kernel and QEMU. Static, libc only. floor.py packs it, test_cold.py
+ * and test_exec.py compare with it, and tests/unit/test-vmm-boot.c boots it with pyro's own driver.
  *
- * It loads the modules of /modules/order, mounts the disk "env" for reading, opens the port org.pyro.agent and says "r".
- * Then it takes requests of one byte:
- *   e   is answered with "e"
- *   s   a root of overlayfs with its upper part on the disk "own", entered for good; "k"
- *   c   runs `bash -c true` there; the milliseconds from fork to its end as a line, -1 where it failed
- * With floor=boot on the kernel's command line it resets at once. What fails is told on the console, with FLOOR-FAIL, and
- * resets the machine. What must stay true: it waits for events, or looks again each two milliseconds where there is none.
+ * It loads the modules of /modules/order, mounts the disk "env" read-only, opens the port
+ * org.pyro.agent and sends "r". Then it takes requests of one byte:
+ *   e   answers "e"
+ *   s   mounts an overlayfs root, its upper part on the disk "own", enters it and answers "k"
+ *   c   runs `bash -c true` there and answers one line: milliseconds from fork to exit, -1: failed
+ * With floor=boot on the kernel's command line it resets at once. A failure is printed to the
+ * console with FLOOR-FAIL and resets the machine. What must stay true: it waits for events, or
+ * polls every two milliseconds where there is none.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -61,7 +62,7 @@ static void mount_at(const char *source, const char *target, const char *type, u
 		give_up("mount %s at %s", source, target);
 }
 
-/* The text of a small file without its last newline; false: there is none. */
+/* Reads a small file without its last newline. False: it cannot be read. */
 static bool read_text(const char *path, char *ret, size_t size)
 {
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -94,8 +95,8 @@ static void load_modules(void)
 }
 
 /*
- * Waits until an entry of the folder of /sys has this text in its file `attribute`; its name is /dev's too. The beginning of
- * the text is enough: pyro's driver writes more behind "env".
+ * Waits until an entry of the /sys folder has this text in its file `attribute`; its name in /dev
+ * is the same. A prefix is enough, since pyro's driver appends to "env".
  */
 static void find_device(
 	const char *folder, const char *attribute, const char *text, char *ret_dev, size_t size)
@@ -140,7 +141,7 @@ static void say(int port, const char *text)
 	}
 }
 
-/* The root that a command gets: what pyro's agent does for it at the least. */
+/* Sets up the root of commands, the minimum of what pyro's agent does. */
 static void enter_root(void)
 {
 	static const char *const folders[] = { "/own/upper", "/own/work", "/own/workspace" };
@@ -179,7 +180,7 @@ static void run_command(int port)
 	say(port, line);
 }
 
-/* One byte of the host's; the port has nothing for as long as nobody is connected to it. */
+/* Reads one byte from the host. The port returns nothing while no host is connected. */
 static char take_request(int port)
 {
 	struct pollfd p = { .fd = port, .events = POLLIN };

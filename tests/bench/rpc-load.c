@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A client that asks as fast as it gets answers, or at a fixed pace, and says how long each answer took. The
- * benches run it against pyrod and, by the same code, against the bare echo (echo.c), so that what it costs itself is on
- * both sides. One thread; each connection goes through the list of calls on its own, DEPTH at a time.
+ * A client that calls as fast as it gets answers, or at a fixed pace, and reports the time of each
+ * answer. The benches run it against pyrod and against the plain echo (echo.c), so that both
+ * results include its own cost. One thread; each connection cycles through the list of calls by
+ * itself, DEPTH at a time.
  *
  *   rpc-load [-c CONNECTIONS] [-d DEPTH] [-t SECONDS] [-i INTERVAL_USEC]
  *            (-s SOCKET | -e ECHO -n REPLY_BYTES) METHOD PARAMS [METHOD PARAMS...]
  *
- * -i: a call each INTERVAL on each connection, timed from when it was due (a late answer delays the next call, and that
- * counts), else the next call follows the answer. "@" in PARAMS is the machine the connection created last.
- * Prints one JSON object: calls, per_second, bytes of the longest reply, for each method its count and percentiles, for
- * each error code its count and first message. Status 1 when the server hung up.
+ * -i: one call per INTERVAL and connection, timed from its scheduled start, so a late answer also
+ * counts against the next call. Without -i the next call follows the answer. "@" in PARAMS is the
+ * machine that the connection created last. Prints one JSON object: calls, per_second, bytes of the
+ * longest reply; for each method its count and percentiles; for each error code its count and first
+ * message. Status 1 when the server closed the connection.
  */
 
 #include <errno.h>
@@ -44,7 +46,7 @@ struct samples {
 
 struct method {
 	const char *name, *params;
-	size_t same_as; /* the first of this name, whose samples count for all */
+	size_t same_as; /* the first of this name collects all samples */
 	struct samples samples;
 };
 
@@ -116,7 +118,7 @@ static void write_all(int fd, const char *p, size_t n)
 	}
 }
 
-/* params with "@" replaced. */
+/* Returns params with "@" replaced. */
 static size_t put_params(const struct conn *c, const char *params, char *p, size_t room)
 {
 	size_t n = 0;
@@ -161,7 +163,7 @@ static void ask(struct conn *c, size_t count, uint64_t since)
 	write_all(c->fd, text, n);
 }
 
-/* The JSON string after key, as far as it has no escapes. */
+/* Returns the JSON string after key, without unescaping. */
 static void text_after(const char *line, size_t n, const char *key, char *ret, size_t size)
 {
 	const char *at = memmem(line, n, key, strlen(key));
@@ -191,7 +193,7 @@ static void count_failure(const char *line, size_t n)
 		failures[i].n++;
 }
 
-/* One line of the server: an answer, or a notification. */
+/* Handles one line of the server: an answer or a notification. */
 static void take_line(struct conn *c, const char *line, size_t n, uint64_t now)
 {
 	static const char head[] = "{\"jsonrpc\":\"2.0\",\"id\":";
@@ -262,7 +264,7 @@ static int dial(void)
 	return fd;
 }
 
-/* The echo program, with its ends of the pairs from descriptor 3 on. */
+/* Starts the echo program with its ends of the socketpairs from descriptor 3 on. */
 static pid_t start_echo(void)
 {
 	int theirs[CONNECTIONS_MAX];
@@ -305,7 +307,7 @@ static uint64_t first_due(uint64_t end)
 	return due;
 }
 
-/* With an interval: the calls that are due. */
+/* Sends the calls that are due, with an interval. */
 static void ask_due(uint64_t now)
 {
 	for (size_t i = 0; i < arg_connections; i++) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The merged tree of the archive on stdin, for tests/t/test_tar_differential.py: a line for each name, sorted by
- * directory: path, type as tar prints it, permissions, uid, gid, size or device numbers, node, seconds and
- * nanoseconds of the mtime, sha256 of the contents and the link's target, separated by tabs; paths and targets in
- * hex. A refused archive is one line "refused" and the sentences on stderr.
+ * Prints the merged tree of the archive on stdin, for tests/t/test_tar_differential.py. One line
+ * per name, sorted by directory, fields divided by tabs: path, type as tar prints it, permissions,
+ * uid, gid, size or device numbers, node, seconds and nanoseconds of the mtime, sha256 of the
+ * contents, link target. Paths and targets are in hex. For a refused archive: the line "refused",
+ * and the error on stderr.
  */
 
 #include <inttypes.h>
@@ -30,7 +31,7 @@ static void print_hex(const char *s)
 		printf("%02x", (unsigned char)*s);
 }
 
-/* Feeds [from, to) of a file: what lies in the spool at `at`, or zeros. */
+/* Hashes [from, to) of a file: bytes of the spool from `at`, or zeros. */
 static void hash_bytes(struct sha256_ctx *c, int spool, uint64_t n, int64_t at)
 {
 	uint8_t bytes[TREE_BLOCK] = { 0 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the strict scanner makes of texts, for tests/t/test_json_differential.py: reads any number of {u32 little-endian
- * length, text} from stdin and writes a line for each: "yes " and the value as json-c writes it, or "no "
- * and the reason.
+ * Runs the strict scanner for tests/t/test_json_differential.py: reads {u32 little-endian length,
+ * text} records from stdin and prints a line for each: "yes " and the value as json-c writes it, or
+ * "no " and the reason.
  */
 
 #include <stdio.h>
@@ -18,7 +18,7 @@ static bool read_text(char **ret, size_t *ret_n)
 		return false;
 	size_t n = (size_t)head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 |
 		   (size_t)head[3] << 24;
-	/* Memory of exactly its size, so that a sanitizer sees a byte beyond. */
+	/* An allocation of exactly its size, so that a sanitizer sees a byte out of bounds. */
 	char *text = malloc(n ? n : 1);
 	if (!text || fread(text, 1, n, stdin) != n)
 		exit(EXIT_FAILURE);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints what our tables hold, for the black-box tests: `tables keys|methods|errors|words|flags`, one row a line, fields
- * parted by tabs. The tables are the programs' own, static ones included: a compiler reads them, no test does.
+ * Prints the programs' tables for the black-box tests: `tables keys|methods|errors|words|flags`,
+ * one row per line, fields divided by tabs. It links the tables themselves, including static ones,
+ * so no test has to parse C.
  */
 #include <inttypes.h>
 
@@ -30,7 +31,7 @@ static void print_errors(void)
 		printf("%s\n", error_code_name((enum error_code)i));
 }
 
-/* A fix or a cause says that the word stands for nothing here. */
+/* Words of other tools, which the CLI translates or explains. */
 static void print_words(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(foreign_words); i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Static, for environments without anything: says of each path its type, mode, link and file system, or its first line
- * (behind "="); built by test_odd_environments.py.
+ * A static program for environments without any others: prints for each path its type, mode, link
+ * and file system, or its first line (behind "="). Built by test_odd_environments.py.
  */
 
 #include <errno.h>
