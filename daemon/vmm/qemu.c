@@ -5,11 +5,10 @@
  * when the vCPUs run. The sockets listen before QEMU starts, so pyrod connects at once and waits
  * for data, never for a file to appear.
  *
- * What must stay true: only on_notify calls the owner's callbacks, one per iteration of the loop,
- * (on_agent excepted, which qemu_dial calls), in the order launched, started, resumed, paused,
- * failed, exited, so that the owner may free the object in any of them; the last of resumed and
- * paused is the present state; exited is called once, as the last, after the sockets' files are
- * removed.
+ * What must stay true: only on_notify calls the owner's callbacks, one per iteration of the loop
+ * (but qemu_dial calls on_agent), so the owner may free the object in any of them. Their order is
+ * launched, started, resumed, paused, failed, exited; the last of resumed and paused is the present
+ * state; exited is called once, after the sockets' files are removed.
  */
 #include "daemon/vmm/qemu.h"
 
