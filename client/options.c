@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads the command line of a verb by its method's table of parameters (proto/api.c), so that flags,
- * ranges and defaults are said once. Called by main.c before anything is connected: whatever is wrong
- * here changes nothing anywhere. A field whose name ends in _mib takes sizes (2G), one that ends in
- * _seconds durations (5m). For verbs that end in a command the options end at `--` or at the first word
- * after ENVIRONMENT; a verb's own flag comes before a global one of the same name (`run --user NAME`).
+ * Reads the command line of a verb by its method's table of parameters (proto/api.c), so that
+ * flags, ranges and defaults are defined once. Called by main.c before it connects: an error here
+ * changes nothing. A field whose name ends in _mib takes sizes (2G), one that ends in _seconds
+ * durations (5m). For verbs that end in a command the options end at `--` or at the first word
+ * after ENVIRONMENT. A verb's own flag, as in `run --user NAME`, takes precedence over a
+ * global one of the same name.
  */
 #include "options.h"
 
@@ -33,7 +34,7 @@ static const struct {
 	const char *name;
 	char letter;
 	bool takes_value;
-	bool first; /* before the command alone */
+	bool first; /* only before the command */
 } global_flags[] = {
 	[GLOBAL_SOCKET] = { "socket", 0, true, true },
 	[GLOBAL_USER] = { "user", 0, false, true },
@@ -66,18 +67,18 @@ struct flag {
 struct parser {
 	struct cli *cli;
 	const struct verb *verb;
-	const char *noun;               /* NULL unless one stands before, without its verb */
+	const char *noun;               /* a noun read without its verb; NULL: none */
 	const struct api_field *fields; /* NULL: only global flags */
 	struct cmdline *line;
 	int argc;
 	char **argv;
 	int i;
-	int at;       /* of the flag that is being read */
+	int at;       /* index of the flag being read */
 	char **words; /* owned array of borrowed strings */
 	size_t n_words;
-	int from, to; /* what is being read: argv from there to i, or, where it is not 0, to `to` */
-	int verb_end; /* where in argv the verb's own words begin */
-	int took_at;  /* of a flag that took a word of the verb's as its value; 0: none */
+	int from, to; /* the words being read: argv[from..to), or argv[from..i) if to is 0 */
+	int verb_end; /* index of the first word after the verb */
+	int took_at;  /* index of a flag that took a word of the verb as its value; 0: none */
 	struct error *err;
 };
 
@@ -88,7 +89,7 @@ const struct extra_flag *verb_extra_flags(const struct verb *v)
 	return v->method == API_M_vm_create ? create_flags : NULL;
 }
 
-/* The index-th of the comma-separated tokens in list; false when there are fewer. */
+/* Copies the index-th comma-separated token of list to ret; false when there are fewer. */
 static bool list_token(const char *list, size_t index, char *ret, size_t size)
 {
 	size_t n;
@@ -183,7 +184,7 @@ static bool flag_takes_value(const struct flag *f)
 	return f->global >= 0 && global_flags[f->global].takes_value;
 }
 
-/* " env pull", " run", "" */
+/* Writes " env pull", " run" or "". */
 static void verb_title(const struct verb *v, char *ret, size_t size)
 {
 	(void)snprintf(ret, size, "%s%s%s%s", v && v->noun ? " " : "", v && v->noun ? v->noun : "",
@@ -201,7 +202,7 @@ static int usage(const struct parser *p, const char *what, const char *value)
 		title[0] ? ": " : "", what, value ? " " : "", value ? value : "");
 }
 
-/* A word of the verb's is not there. Where a flag took one as its value, the fix is the line without that flag. */
+/* Reports a missing word. If a flag took a word as its value, the fix leaves out the flag. */
 static int missing(const struct parser *p, const char *what)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -218,11 +219,11 @@ static int missing(const struct parser *p, const char *what)
 		utf8_cut(value, VALUE_SHOWN), value);
 }
 
-/* A global flag behind the command: the fix is the line in its right order. */
+/* Reports a global flag after the command. The fix is the line in its right order. */
 static int misplaced(const struct parser *p, const char *flag)
 {
 	const char *word = p->argv[p->at];
-	/* At the line's end the value is missing, which nobody can guess. */
+	/* At the end of the line --socket has no value: the fix leaves it out. */
 	bool whole = !streq(word, "--socket") || p->i - p->at == 2;
 	_cleanup_free_ char *fix = whole ? suggest_moved(p->argc, p->argv, p->at, p->i)
 					 : correct_line(p->argc, p->argv, p->at, p->i, NULL);
@@ -234,7 +235,7 @@ static int misplaced(const struct parser *p, const char *flag)
 		p->verb ? title + 1 : p->noun, flag);
 }
 
-/* A flag of docker's that has no counterpart, or needs none. The fix is the line without it, or with ours. */
+/* Ignores a docker flag, or refuses it. The fix is the line without it, or with pyro's flag. */
 static int take_foreign(const struct parser *p, const struct foreign_flag *f, const char *value)
 {
 	_cleanup_free_ char *fix = NULL, *word = NULL, *ours = NULL;
@@ -270,7 +271,7 @@ static int unknown_option(const struct parser *p, const char *name)
 			const char *best = s.best;
 
 			suggest_try(&s, known[n]);
-			n += s.best != best; /* it has to live */
+			n += s.best != best; /* s.best points to it: keep it */
 		}
 	for (size_t i = 0; name[1] == '-' && i < ARRAY_SIZE(global_flags); i++) {
 		if (n == ARRAY_SIZE(known) || (p->verb && global_flags[i].first))
@@ -292,8 +293,8 @@ static int unknown_option(const struct parser *p, const char *name)
 }
 
 /*
- * True if what was taken as a flag's value is a word of the verb's: its value was forgotten. An environment is told by its
- * colon, a machine by its id.
+ * True if a word taken as a flag's value belongs to the verb, because the value was forgotten. An
+ * environment is recognized by its colon, a machine by its id.
  */
 static bool is_own_word(const struct parser *p, const char *word)
 {
@@ -310,8 +311,9 @@ static bool is_own_word(const struct parser *p, const char *word)
 	return false;
 }
 
-/* What stands for a flag whose value was not good: the flag with `good` (quoted), or, where that is NULL, nothing; then the word
- * that it took and that is not its value. Owned by the caller; NULL: no words, or out of memory. */
+/* Returns what replaces a flag with a bad value: the flag with `good` (quoted; NULL: no flag), then
+ * the verb's word that the flag took, if any. Owned by the caller; NULL: no words, or out of
+ * memory. */
 static char *good_flag(const struct parser *p, const char *flag, const char *good)
 {
 	const char *value = p->argv[p->i - 1];
@@ -323,7 +325,8 @@ static char *good_flag(const struct parser *p, const char *flag, const char *goo
 	return good ? str_printf("%s %s %s", flag, good, kept) : TAKE_PTR(kept);
 }
 
-/* Refuses the words that are being read. The fix is the line with `good` (quoted) as their value, NULL: without them. */
+/* Refuses the words being read. The fix has `good` (quoted) as their value; NULL: leaves them
+ * out. */
 static int refuse(const struct parser *p, const char *flag, const char *good, const char *cause,
 	const char *message)
 {
@@ -343,8 +346,8 @@ static int refuse(const struct parser *p, const char *flag, const char *good, co
 	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, fix, "%s", message);
 }
 
-/* A value that the fix can name: for a number of seconds that was too large the largest, else the default; owned. NULL where there
- * is none: the fix then leaves the option out. */
+/* Returns a value for the fix: the largest if a number of seconds was too large, else the default.
+ * Owned by the caller. NULL: there is none, and the fix leaves the option out. */
 static char *good_value(const struct api_field *f, bool above)
 {
 	bool seconds = strstr(f->name, "_seconds") != NULL;
@@ -420,7 +423,7 @@ static int take_int(
 	return json_add_int(p->line->params, f->name, v);
 }
 
-/* JSON carries no such bytes: the guest's shell can make them. */
+/* Refuses a value that JSON cannot carry. The fix makes its bytes in the guest's shell. */
 static int not_utf8_variable(
 	const struct parser *p, const char *flag, const char *key, const char *value)
 {
@@ -436,7 +439,7 @@ static int not_utf8_variable(
 		   : -ENOMEM;
 }
 
-/* K=V, or K with the value of our own environment (nothing is set when there is none, as docker does). */
+/* Takes K=V, or K with its value in the environment. An unset K is ignored, as in docker. */
 static int take_pair(
 	struct parser *p, const struct api_field *f, const char *flag, const char *value)
 {
@@ -533,7 +536,7 @@ static int take_global(struct parser *p, int global, const char *value)
 	return -EINVAL;
 }
 
-/* Applies one flag; value is what stood behind '=' or in the same word, NULL: the next word when needed. */
+/* Applies one flag. value: the text after '=' or in the same word; NULL: in the next word. */
 static int take_flag(struct parser *p, const char *name, const char *value, bool attached)
 {
 	struct flag f;
@@ -575,7 +578,7 @@ static int take_long(struct parser *p, const char *word)
 	return take_flag(p, name, eq ? eq + 1 : NULL, eq);
 }
 
-/* "-it", "-m2G", "-m 2G" */
+/* Reads "-it", "-m2G", "-m 2G". */
 static int take_short(struct parser *p, const char *word)
 {
 	int r = 0;
@@ -604,7 +607,7 @@ static bool ends_in_rest(const struct api_field *fields)
 	return false;
 }
 
-/* Where in argv the n-th word stands. */
+/* Returns the index in argv of the n-th positional word. */
 static int index_of(const struct parser *p, size_t n)
 {
 	int i = p->argc;
@@ -641,7 +644,7 @@ static int take_words(struct parser *p)
 	return 0;
 }
 
-/* Whatever bytes it has, the guest's shell takes it from standard input. */
+/* Refuses a word that JSON cannot carry. The fix sends the command to a guest shell by stdin. */
 static int not_utf8_word(const struct parser *p, size_t from, size_t n, const char *command)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -708,7 +711,7 @@ static int take_positionals(struct parser *p)
 	return used < p->n_words ? usage(p, "unexpected word", p->words[used]) : 0;
 }
 
-/* Refuses what later issues bring, before anything is connected. */
+/* Refuses features of later versions before anything is connected. */
 static int refuse_unsupported(struct parser *p)
 {
 	if (p->line->extra & EXTRA_TTY)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The printing half of the CLI: errors as three lines or as JSON, phase lines, plain objects. Called by
- * every command. Data goes to stdout and everything else to stderr; text that came from outside passes
- * text_escape first, so that no name, path or console line can play with the terminal. stdio's own stdout
- * loses what a non-blocking descriptor does not take, and the errno of what failed in mid-text: ours waits, and
- * remembers the first failure.
+ * Prints for the CLI: errors as three lines or as JSON, phase lines, plain objects. Called by every
+ * command. Data goes to stdout and everything else to stderr. Text from outside passes text_escape
+ * first, so that no name, path or console line can control the terminal. stdio's own stdout loses
+ * what a non-blocking descriptor does not take, and the errno of a failed write. The stdout made
+ * here waits, and keeps the first failure.
  */
 #include "output.h"
 
@@ -20,7 +20,7 @@
 #define SAY_USEC    (10 * USEC_PER_SEC)
 #define BAR_WIDTH   20
 
-/* fopencookie(3): all of it, or what was written before the failure. */
+/* Writes for fopencookie(3). Returns n, or the number of bytes written before the failure. */
 static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
 {
 	struct pollfd pfd = { .fd = STDOUT_FILENO, .events = POLLOUT };
@@ -33,7 +33,7 @@ static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
 		if (r >= 0)
 			done += (size_t)r;
 		else if (errno == EAGAIN)
-			(void)poll(&pfd, 1, -1); /* write() tells what is wrong */
+			(void)poll(&pfd, 1, -1); /* the next write() reports errors */
 		else if (errno != EINTR)
 			*error = -errno;
 	}
@@ -108,7 +108,7 @@ json_object *out_error_json(const struct error *err)
 	return TAKE_PTR(outer);
 }
 
-/* Words of the command line and paths are in it as they were given, and need not be UTF-8. */
+/* o may contain words of the command line and paths, which need not be UTF-8. */
 void out_json(json_object *o)
 {
 	_cleanup_free_ char *repaired = NULL, *safe = NULL;
@@ -193,7 +193,7 @@ json_object *out_sub(json_object *o, const char *key)
 	return json_object_is_type(v, json_type_object) ? v : NULL;
 }
 
-/* "vm_id" as "VM ID", "network_enabled" as "Network enabled". */
+/* Prints "vm_id" as "VM ID", "network_enabled" as "Network enabled". */
 static void put_name(const char *name)
 {
 	static const char *const words[][2] = { { "vm", "VM" }, { "id", "ID" }, { "ip", "IP" },
@@ -219,7 +219,7 @@ static void put_name(const char *name)
 	}
 }
 
-/* Strings as they are, lists of them with spaces between, the rest as JSON. */
+/* Prints strings as text, lists of strings with spaces between, and the rest as JSON. */
 static void put_value(json_object *v)
 {
 	if (!v) {
@@ -250,7 +250,7 @@ void out_object(json_object *o)
 	}
 }
 
-/* A cell as text, escaped; "-" for null. Owned by the caller. */
+/* Returns a cell as escaped text; "-" for null. Owned by the caller. */
 static char *cell(json_object *row, const struct out_column *c)
 {
 	json_object *v = json_get(row, c->key);
@@ -321,7 +321,7 @@ void out_progress_end(struct out_progress *p)
 	p->drawn = false;
 }
 
-/* A line that is drawn over needs a terminal that can, and a user who wants it (no-color.org). */
+/* True if a line may be redrawn: on a capable terminal, unless NO_COLOR is set (no-color.org). */
 static bool may_draw(void)
 {
 	const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
@@ -330,7 +330,7 @@ static bool may_draw(void)
 	       isatty(STDERR_FILENO);
 }
 
-/* "[pull] debian:12: write [#####     ] 50%" */
+/* Draws "[pull] debian:12: write [#####     ] 50%". */
 static void draw_bar(struct out_progress *p, const char *phase, int percent)
 {
 	_cleanup_free_ char *name = text_escape(phase, NULL),
@@ -344,7 +344,7 @@ static void draw_bar(struct out_progress *p, const char *phase, int percent)
 	p->drawn = true;
 }
 
-/* How far it is, where that is news. */
+/* Prints progress on a new step, after SAY_PERCENT more percent, or after SAY_USEC. */
 static void say_step(struct out_progress *p, const char *phase, int percent)
 {
 	_cleanup_free_ char *step = text_escape(phase, NULL),
@@ -379,7 +379,7 @@ void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 		else
 			draw_bar(p, phase, MIN_OF(percent, 100));
 	}
-	/* In lines it is installed, then ready; kernel and write are steps of the first. */
+	/* Lines know the phases install and ready; kernel and write are steps of install. */
 	if (streq(p->phase, ready ? "ready" : "install")) {
 		if (!may_draw() && !ready)
 			say_step(p, phase, percent);
