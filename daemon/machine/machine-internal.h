@@ -2,16 +2,17 @@
 #pragma once
 
 /*
- * The inside of a machine, for the files of daemon/machine alone. Files that stand lower here use those above them:
+ * The internals of a machine, for the files of daemon/machine only. A file may use those of the
+ * lines above its own:
  *
  *   steps proof limit quota              know no state of a machine, or only read it
- *   machine wait boot guest              the object and its parts; who waits for it
- *   reserve pause death                  what becomes of one
- *   engine                               what is wanted, and the way there
- *   stop images survivor events          what a step begins, and the events that it waits for
- *   talk adopt                           its guest's agent
+ *   machine wait boot guest              the object, its parts and its waiters
+ *   reserve pause death                  what can happen to a machine
+ *   engine                               the desired level and the steps to it
+ *   stop images survivor events          what a step starts, and the events that it waits for
+ *   talk adopt                           the guest's agent
  *   plan                                 the steps
- *   request start recover machines       what the rooms above call
+ *   request start recover machines       the calls of the layers above
  */
 
 #include "daemon/agent/exec.h"
@@ -24,7 +25,7 @@
 #include "daemon/vmm/vmm.h"
 
 enum machine_wait {
-	WAIT_BOOT, /* that it is at rest, then boots: becomes WAIT_STARTED */
+	WAIT_BOOT, /* for a resting state, then a boot: becomes WAIT_STARTED */
 	WAIT_STARTED,
 	WAIT_STOPPED,
 	WAIT_GONE,
@@ -32,45 +33,45 @@ enum machine_wait {
 
 struct machine_waiter;
 
-/* How much of it is wanted. It falls at any time, and rises only when the machine is at rest. */
+/* The desired level. It falls at any time, and rises only in a resting state. */
 enum machine_level {
 	LEVEL_GONE,
-	LEVEL_STOPPED, /* its disk and its row */
+	LEVEL_STOPPED, /* disk and row exist */
 	LEVEL_UP,
 };
 
-/* What is needed only until its guest is set up. */
+/* State needed only until the guest is set up. */
 struct boot {
 	int image_fd, own_fd;       /* owned */
 	struct kernel_files kernel; /* owned */
-	unsigned checks;            /* of what it boots from, under way: integrity knows us */
-	bool kernel_awaited;        /* its initramfs is being packed: kernels knows us */
-	bool failed;                /* what it boots from is to be read on the way down */
-	bool process_kept;          /* its VMM is in its row */
+	unsigned checks;            /* pending integrity checks; integrity_forget cancels them */
+	bool kernel_awaited;        /* initramfs is being packed; kernels_forget cancels it */
+	bool failed;                /* check image and kernel on the way down */
+	bool process_kept;          /* the row with the VMM's pid is committed */
 };
 
-/* Its guest, seen through the agent. */
+/* The guest as seen through its agent. */
 struct guest {
 	struct link *link;            /* owned */
 	sd_event_source *setup_timer; /* owned */
-	struct exec_list execs;       /* borrowed: each run's */
-	uint32_t channels;            /* given out */
+	struct exec_list execs;       /* borrowed: owned by their runs */
+	uint32_t channels;            /* highest one given out */
 	bool set_up;
-	bool boot_known; /* boot_nonce is the guest's */
+	bool boot_known; /* boot_nonce is valid */
 	uint8_t boot_nonce[16];
 	char *bye;       /* owned or NULL: why the guest ended itself */
-	bool stop_asked; /* by a caller of this daemon: also where it does not answer */
+	bool stop_asked; /* by a client of this daemon: stop it even if it does not answer */
 };
 
-/* Its VMM. */
+/* The VMM. */
 struct process {
-	struct vmm *vmm;            /* owned; NULL: none, or of an earlier daemon and not adopted */
+	struct vmm *vmm;            /* owned; NULL: none, or a previous daemon's, not adopted */
 	bool up;                    /* its vCPUs have run */
-	bool ended;                 /* its process has */
-	int pidfd;                  /* owned: of an earlier daemon, not adopted */
-	sd_event_source *pid_event; /* owned: its end */
-	struct unit *unit;          /* owned: its unit, which is to end */
-	sd_event_source *deadline;  /* owned: the guest's orderly end, then the VMM's */
+	bool ended;                 /* its process has exited */
+	int pidfd;                  /* owned: of a previous daemon's VMM, not adopted */
+	sd_event_source *pid_event; /* owned: watches pidfd */
+	struct unit *unit;          /* owned: the unit that is being stopped */
+	sd_event_source *deadline;  /* owned: for the guest's orderly end, then the VMM's */
 };
 
 struct pause {
@@ -78,16 +79,16 @@ struct pause {
 	bool disk_full;
 	sd_event_source *timer; /* owned */
 	uint64_t wait_usec;
-	uint64_t room_usec; /* monotonic: since then there is room all the same; 0: there is none */
+	uint64_t room_usec; /* monotonic: the last look, if it found room; else 0 */
 };
 
-/* Its vCPUs, stopped for want of space. */
+/* Pauses of the vCPUs. */
 struct hold {
 	struct pause *pause; /* owned; NULL: they run */
-	uint64_t asked_usec; /* monotonic, by reserve.c: told to stop; 0: not */
-	uint64_t again_usec; /* monotonic: told again from then on */
-	uint64_t idle_usec;  /* by pause.c: how long they stood for want of room that there was */
-	uint64_t blocks;     /* of 512 bytes on its disk, at reserve.c's last look; 0: none yet */
+	uint64_t asked_usec; /* monotonic, by reserve.c: first request to pause; 0: none */
+	uint64_t again_usec; /* monotonic: earliest next request */
+	uint64_t idle_usec;  /* by pause.c: time paused for a full disk that had room */
+	uint64_t blocks;     /* 512-byte blocks of its disk at reserve.c's last look; 0: none yet */
 };
 
 struct machine {
@@ -97,15 +98,15 @@ struct machine {
 	struct vm_row row;                 /* owned; row.state follows state (machine_set_state) */
 	enum machine_state state;
 	enum machine_level desired;
-	enum machine_state resting; /* what it becomes on the way down to LEVEL_STOPPED */
+	enum machine_state resting; /* its state after going down to LEVEL_STOPPED */
 	struct steps steps;
 	struct error failure; /* owned: why it goes down */
 	struct {
-		struct machine_callbacks cb; /* on_started NULL: it has been told */
+		struct machine_callbacks cb; /* on_started NULL: has been called */
 		void *userdata;
 	} starter;
 	TAILQ_HEAD(, machine_waiter) waiters; /* owned */
-	bool this_life;                       /* made by this daemon, not by an earlier one */
+	bool this_life;                       /* made by this daemon, not a previous one */
 	struct {
 		char *state_dir, *run_dir, *disk; /* owned */
 	} paths;
@@ -115,9 +116,9 @@ struct machine {
 	} accelerator;
 	struct {
 		char *key;         /* owned or NULL: what this boot is made of (proof.c) */
-		unsigned launches; /* by this daemon: from the second on its disk is not fresh */
+		unsigned launches; /* by this daemon: the disk is fresh only at the first */
 	} proof;
-	struct boot *boot; /* owned: NULL unless it boots, or goes down from a boot */
+	struct boot *boot; /* owned; NULL unless it boots or a boot is undone */
 	struct guest guest;
 	struct process process;
 	struct hold hold;
@@ -127,11 +128,11 @@ LIST_HEAD(machine_list, machine);
 
 struct kept_proof;
 
-/* What the steps of every machine are, from the ground up. */
+/* The steps of every machine, in order. */
 struct plan {
 	const struct step *steps;
 	size_t n;
-	size_t n_created; /* the first of them make one that does not run */
+	size_t n_created; /* the first n_created make a machine that does not run */
 };
 
 struct machines {
@@ -142,12 +143,12 @@ struct machines {
 	char boot_id[40];
 	TAILQ_HEAD(, kept_proof) proofs; /* owned; proof.c's */
 	size_t n_proofs;
-	sd_event_source *reserve;   /* owned: the next look at the free space */
+	sd_event_source *reserve;   /* owned: timer of the next look at the free space */
 	struct disk_op **leftovers; /* owned */
 	size_t n_leftovers;
 };
 
-/* proof.c: what it is made of, once that is open; what it has shown; that it could not be started. */
+/* proof.c: makes the key of a boot; records a boot; removes the proof after a failed start. */
 void machine_make_key(struct machine *mc);
 void machine_has_booted(struct machine *mc);
 void machine_has_failed(struct machine *mc);
@@ -156,124 +157,125 @@ void proofs_free(struct machines *ms);
 /* quota.c */
 int machine_check_quotas(struct machine *mc, struct error *err);
 int machine_check_host(struct machine *mc, struct error *err);
-/* How much its user could have asked for, of memory and of disk, in its place. */
+/* How much memory and disk its user could have requested instead. */
 uint64_t machine_memory_max(struct machine *mc);
 uint64_t machine_disk_max(struct machine *mc);
 
-/* machine.c. A new machine is in the list, and no step of it is taken. */
+/* machine.c: a new machine is in the list, and no step is taken. */
 int machine_new(struct machines *ms, const struct machine_owner *owner, const struct vm_row *row,
 	struct machine **ret);
 struct machine *machine_free(struct machine *mc);
 DEFINE_CLEANUP(struct machine *, machine_free)
-/* The one function that changes a state; the row follows with the next commit. */
+/* The only function that changes a state; the row is saved with the next commit. */
 void machine_set_state(struct machine *mc, enum machine_state state);
 /* Commits the row as it is; a failure is logged. */
 void machine_save(struct machine *mc);
-/* Kept with the next commit; told while it is stopped. */
+/* Saved with the next commit; reported while the machine is stopped. */
 void machine_set_stop_reason(struct machine *mc, const char *reason);
-/* Kept with the next commit. NULL: there is none. */
+/* Saved with the next commit. NULL: no error. */
 void machine_set_last_error(struct machine *mc, const char *text);
 bool machine_is_settled(const struct machine *mc); /* no step is being taken or undone */
 bool machine_goes_up(const struct machine *mc);
-/* Settled, and it has no VMM. */
+/* Settled without a VMM. */
 bool machine_is_down(const struct machine *mc);
 /* `COMMAND verb ID` of its owner's command; NULL when out of memory. */
 char *machine_fix(const struct machine *mc, const char *verb);
-/* How the same is had once more, for an end that was none of the guest's. */
+/* The fix that gets the same again: owner->again or `COMMAND start ID`. NULL when out of memory. */
 char *machine_again_fix(const struct machine *mc);
 
 /* wait.c */
-/* done comes once; late_usec: and then at the latest, 0: however long it takes. NULL: nobody waits. */
+/* Calls done once, after late_usec at the latest (0: no limit). done NULL: does nothing. */
 int machine_wait(struct machine *mc, enum machine_wait what, uint64_t late_usec,
 	machine_done_fn done, void *userdata);
-/* Tells those who wait for `what`; err NULL: it came about. */
+/* Notifies the waiters for `what`; err NULL: it has happened. */
 void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err);
-/* Those who wait for a boot wait for its end from now on. True: there are such. */
+/* Makes WAIT_BOOT waiters WAIT_STARTED ones. Returns whether there are any. */
 bool machine_boot_is_wanted(struct machine *mc);
-/* The daemon ends: none is left. */
+/* Ends all waits at the daemon's end. */
 void machine_end_waits(struct machine *mc);
 
 /* boot.c */
 int machine_boot_new(struct machine *mc);
 void machine_boot_free(struct machine *mc);
-/* Closes what it boots from, and waits for nothing of it any more. */
+/* Closes image, disk and kernel; cancels pending checks and packing. */
 void machine_forget_images(struct machine *mc);
 
-/* guest.c: the guest's part without a word to its agent. */
+/* guest.c: the guest's link, commands and boot. */
 void machine_link_close(struct machine *mc);
-/* Nobody waits with a command: the guest readies itself for one. */
+/* Lets an idle guest prepare for its first command. */
 void machine_expect_command(struct machine *mc);
-/* Its commands end with err, and it hears no more of them. */
+/* Ends its commands with err and removes them from the list. */
 void machine_fail_execs(struct machine *mc, const struct error *err);
-/* True when the WELCOME is of the guest that was set up, and of its only boot. */
+/* True if the WELCOME is from the guest that was set up, in the same boot. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 
-/* death.c: `what` and what its console told last, as the cause of its end; the whole of that goes to the log. */
+/* death.c: the cause of the guest's end, with the console's last message. Logs the console. */
 char *machine_death_cause(struct machine *mc, const char *what);
-/* What helps against it: a command. Both are owned, NULL when out of memory. */
+/* The fix for that cause. Both are owned, NULL when out of memory. */
 char *machine_death_fix(struct machine *mc, const char *cause);
-/* Nothing ever came from its guest; reset: but its end. Returns as error_set does. */
+/* The error of a guest that sent nothing; reset: it has reset itself. Returns as error_set does. */
 int machine_not_booted(const struct machine *mc, bool reset, struct error *err);
 
-/* reserve.c: disk_reserve_mib is kept free from now on, until no VMM runs. */
+/* reserve.c: reserve_watch keeps disk_reserve_mib free from now on, until no VMM runs. */
 int reserve_new(struct machines *ms);
 void reserve_watch(struct machines *ms);
-/* Of the file system that the machines' disks are on. */
+/* Free bytes of the file system of the machines' disks. */
 int machines_free_bytes(const struct machines *ms, uint64_t *ret);
-/* Whether a machine paused for want of space may go on. */
+/* Whether a machine paused for lack of space may resume. */
 bool machines_have_room(const struct machines *ms);
 
-/* pause.c: the VMM has stopped the vCPUs. They go on when there is room again. */
+/* pause.c: the VMM has stopped the vCPUs; has resumed them. */
 void machine_paused(struct machine *mc, const char *reason);
 void machine_unpaused(struct machine *mc);
 
-/* engine.c: what is wanted, and the way there. */
+/* engine.c: the desired level and the steps to it. */
 int machine_add_engine(struct machine *mc);
-/* At rest, or where a step waits for its guest: so much is wanted from now on. A boot that fails leaves it `failed`. */
+/* Sets the desired level while settled. A boot that fails leaves the machine `failed`. */
 void machine_want(struct machine *mc, enum machine_level level);
-/* The next step from what it is to what is wanted; what is under way ends first. */
+/* Takes the next step to the desired level; does nothing unless settled. */
 void machine_next(struct machine *mc);
-/* Less is wanted from now on: it goes down from wherever it is, in a later turn of the loop, unless it goes as far down
- * already. resting: what it is then. */
+/* Lowers the desired level: the machine goes down from any state, in a later iteration of the
+ * loop. resting: its state then. If it is going down already, only the level falls. */
 void machine_fall(struct machine *mc, enum machine_level to, enum machine_state resting,
 	const struct error *why);
-/* The same to where a machine of its owner's is at rest. */
+/* Does the same down to machine_rest_level, unless it is going down already. */
 void machine_come_to_rest(struct machine *mc, enum machine_state resting, const struct error *why);
-/* Where that is: nowhere, unless it has been there before. */
+/* The rollback target: LEVEL_GONE if its owner keeps nothing or its start is not reported yet. */
 enum machine_level machine_rest_level(const struct machine *mc);
-/* The event a step waited for; err: it failed. */
+/* Reports the event that a step waits for; err: it failed. */
 void machine_continue(struct machine *mc, const struct error *err);
-/* The guest is lost: its commands end with err. */
+/* Handles a lost guest: its commands end with err. */
 void machine_fail(struct machine *mc, enum machine_state state, const struct error *err);
 
-/* stop.c: asks the guest to end, and ends it itself after DEADLINE_STOP or where nobody can be asked. */
+/* stop.c: asks the guest to shut down; ends it after DEADLINE_STOP, or now if that fails. */
 void machine_shut_down(struct machine *mc);
-/* The stream was cut: the guest is asked again. */
+/* Asks the guest again after the stream was cut. */
 int machine_shut_down_again(struct machine *mc);
-/* It has ended, or must. */
+/* Completes the stop: the guest has ended, or is ended now. */
 void machine_shut_down_over(struct machine *mc);
 
-/* images.c: its environment and kernel. */
+/* images.c: the machine's environment and kernel. */
 int machine_pin_images(struct machine *mc, struct error *err);
 /* A step and its undo. */
 int machine_open_images(struct machine *mc, struct error *err);
 int machine_close_images(struct machine *mc);
-/* Its deletion does not wait for what its failed boot has read. */
+/* Cancels the checks after a failed boot, so that a deletion does not wait for them. */
 void machine_skip_reading(struct machine *mc);
-/* Its VMM has ended: where the guest's console told of a damaged file system, the image is read. */
+/* Checks the image if the console of the exited VMM reported a damaged file system. */
 void machine_heed_console(struct machine *mc);
 
-/* survivor.c: the VMM of an earlier daemon. */
+/* survivor.c: the VMM of a previous daemon. */
 enum machine_vmm {
-	VMM_GONE,  /* nothing of it runs */
-	VMM_LIVES, /* it surely is ours, and process.pidfd is open on it */
-	VMM_HALF, /* its unit runs, but it was not known when the daemon ended: it can only be ended */
-	VMM_UNSURE, /* never killed on doubt */
+	VMM_GONE,   /* nothing of it runs */
+	VMM_LIVES,  /* it surely is ours, and process.pidfd refers to it */
+	VMM_HALF,   /* its unit runs, but is not in the row: it can only be ended */
+	VMM_UNSURE, /* not certain: it is never killed */
 };
 enum machine_vmm machine_find_vmm(struct machine *mc);
-/* Ends it, if it surely is ours: 0 none, 1 killed (machine_continue comes), -EBUSY on doubt. */
+/* Ends it if it surely is ours. Returns 0: none runs; 1: being ended, machine_continue follows;
+ * -EBUSY: not certain. */
 int machine_end_survivor(struct machine *mc);
-/* Waits for its end no longer. */
+/* Stops waiting for its end. */
 void machine_forget_survivor(struct machine *mc);
 
 /* events.c: what a VMM reports. */
@@ -283,14 +285,15 @@ extern const struct vmm_callbacks machine_vmm_events;
 int machine_link_open(struct machine *mc, uint64_t first_usec);
 
 /* adopt.c */
-/* Takes over a VMM that lives: `started` when its agent has answered, and is set up if it was being started; then it is
- * stopped if it was being stopped. */
+/* Adopts a running VMM: `started` when its agent has answered. Completes an interrupted start or
+ * stop after that. */
 int machine_adopt(struct machine *mc, struct error *err);
-/* The agent has answered, or has been set up, or it will not answer. */
+/* The agent has answered; the adoption is complete; the agent does not answer. */
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
 void machine_taken_over(struct machine *mc);
 void machine_not_adopted(struct machine *mc, const struct error *err);
-/* A machine that may answer is, or is again, being adopted; who waits with WAIT_STARTED is told what came of it. */
+/* Starts the adoption of an unadopted machine again, unless it is under way. WAIT_STARTED
+ * waiters are notified of the outcome. */
 int machine_ask_again(struct machine *mc);
 
 /* plan.c */

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The machine: one microVM from row to removal. One enum of states, one table of successors, one
- * function that changes them. Intent is committed before anything is started. The rooms above read a
- * machine through these calls; its members are written in daemon/machine alone.
+ * The machine: one microVM from row to removal. It has one enum of states, one table of successors
+ * and one function that changes the state. Intent is committed before anything is started. The
+ * layers above read a machine through these calls; only daemon/machine writes its members.
  */
 
 #include "daemon/config.h"
@@ -31,7 +31,8 @@ enum machine_state {
 		MACHINE_STATE_MAX
 };
 const char *machine_state_name(enum machine_state s);
-/* The word clients see (contract.md section 4): starting -> preparing, stopping/deleting -> stopped. */
+/* The word for clients (contract.md section 4): starting -> preparing, stopping/deleting ->
+ * stopped. */
 const char *machine_state_public(enum machine_state s);
 bool machine_successor(enum machine_state from, enum machine_state to);
 
@@ -41,26 +42,27 @@ struct link;
 struct machine;
 struct vm_row;
 
-/* What a machine leaves when it has ended, in order or not. */
+/* What remains of a machine after its end, orderly or not. */
 enum machine_remains {
-	REMAINS_NOTHING, /* it goes with what it was made for; the next daemon removes what is left */
+	REMAINS_NOTHING, /* deleted with its command; the next daemon removes what is left */
 	REMAINS_DISK,    /* disk and row: it can be booted again */
 };
 
-/* Whose machine it is: one static object per noun. The mechanism asks it, and never which noun it is. */
+/* The owner of a machine: one static object per noun. daemon/machine calls it and never tests
+ * which noun it is. */
 struct machine_owner {
 	const char *noun;      /* for the log */
 	const char *command;   /* of the CLI: `COMMAND delete ID` deletes such a machine */
-	const char *id_prefix; /* of its machines, their directories and units */
-	const char *id_name;   /* stands for an id in a fix */
-	const char *log_field; /* of the journal, which takes the id */
-	const char *again;     /* how the same is had once more; NULL: by `COMMAND start ID` */
+	const char *id_prefix; /* of the names of machines, their directories and units */
+	const char *id_name;   /* placeholder for an id in a fix */
+	const char *log_field; /* journal field that holds the id */
+	const char *again;     /* fix that gets the same again; NULL: `COMMAND start ID` */
 	enum machine_remains remains;
-	/* It has come to rest in another state, or nothing is left of it and it is freed next (deleted). */
+	/* The machine has settled in another state. deleted: nothing is left, it is freed next. */
 	void (*on_state)(struct machine *mc, bool deleted);
-	/* Its vCPUs were stopped, or run again (machine_pause_cause). */
+	/* Its vCPUs were stopped or resumed (machine_pause_cause). */
 	void (*on_pause)(struct machine *mc);
-	/* A command that an earlier daemon started in it, without a caller. May be NULL: such are not kept. */
+	/* Adopts a command of a previous daemon, without a caller. NULL: commands are forgotten. */
 	int (*adopt_exec)(struct machine *mc, const struct exec_row *row);
 };
 
@@ -75,96 +77,99 @@ struct machine_spec {
 };
 
 /*
- * Loads the machines of an earlier daemon. owners ends with NULL; the first is the noun under whose command all machines are
- * listed. m->machines is *ret from before the first callback on.
+ * Loads the machines of a previous daemon. owners ends with NULL; the command of the first lists
+ * all machines. *ret is set before the first callback, which reads m->machines.
  */
 int machines_new(struct manager *m, const struct machine_owner *const *owners,
 	struct machines **ret, struct error *err);
 struct machines *machines_free(struct machines *ms);
-/* NULL: the first; NULL is returned after the last. */
+/* mc NULL: returns the first machine. Returns NULL after the last. */
 struct machine *machines_next(struct machines *ms, const struct machine *mc);
-size_t machines_count(struct machines *ms, uid_t uid);        /* uid's; 0: all */
+size_t machines_count(struct machines *ms, uid_t uid);        /* of uid; 0: all */
 bool machines_use_digest(const char *digest, void *machines); /* digest_in_use_fn */
 
-/* What is known of it. Strings and the row are borrowed, and change with the machine. */
+/* Attributes of a machine. Strings and the row are borrowed, and change with the machine. */
 struct manager *machine_manager(const struct machine *mc);
 const struct vm_row *machine_row(const struct machine *mc);
 const char *machine_id(const struct machine *mc);
 const struct machine_owner *machine_owner(const struct machine *mc);
 enum machine_state machine_state(const struct machine *mc);
-bool machine_is_new(const struct machine *mc); /* made by this daemon, not by an earlier one */
-/* Something is being done with it, or it runs a command. */
+bool machine_is_new(const struct machine *mc); /* made by this daemon, not a previous one */
+/* The machine is not settled, is stopping, or runs a command. */
 bool machine_busy(const struct machine *mc);
-/* Its way down has been decided: nothing that its guest says, or is late with, counts any more. */
+/* The machine is going down: its guest's messages and deadlines do not count any more. */
 bool machine_goes_down(const struct machine *mc);
-/* Its VMM runs and its agent has not answered (yet). */
+/* The machine is not adopted: its VMM runs, but its agent has not answered. */
 bool machine_may_answer(const struct machine *mc);
-/* Why the vCPUs are stopped and will go on later; NULL where they run, or will never run again. */
+/* Why the vCPUs are stopped, if they will resume; NULL if they run or will never resume. */
 const char *machine_pause_reason(const struct machine *mc);
-/* Why they are stopped, whatever comes of it: NULL where they run. */
+/* Why the vCPUs are stopped, whether or not they will resume; NULL if they run. */
 const char *machine_pause_cause(const struct machine *mc);
-/* For the one who waits: why the machine stands still and what lets it go on, or that it goes on. Owned by the caller. */
+/* A sentence for a waiting caller: why the machine is paused and what resumes it, or that it has
+ * resumed. The caller frees it. */
 char *machine_pause_detail(const struct machine *mc);
-const char *machine_execution_mode(const struct machine *mc);     /* NULL: nothing of it runs */
+const char *machine_execution_mode(const struct machine *mc);     /* NULL: it has no VMM */
 const char *machine_accelerator_reason(const struct machine *mc); /* why not KVM, or NULL */
 
 struct machine_callbacks {
 	/* The row is committed and the VMM is about to start. May be NULL. */
 	void (*on_launch)(struct machine *mc, void *userdata);
-	/* Required. Once: started (err NULL), or undone with nothing left (the machine is freed after this returns). */
+	/* Required. Called once. err NULL: started; else nothing is left, and it is freed next. */
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 
-/* Creates a machine, and boots it too if whole. */
+/* Creates a machine; if whole, boots it too. */
 int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
 	const struct machine_callbacks *cb, void *userdata, struct machine **ret,
 	struct error *err);
 
 /*
- * Ends the machine whatever state it is in and removes its disk and row. done (may be NULL) comes once,
- * later, r 0 when nothing of it is left. Callers may join a deletion under way.
+ * Ends the machine in any state and removes its disk and row. done (may be NULL) is called once,
+ * later; err is NULL when nothing is left. Several callers may wait for one deletion.
  */
 typedef void (*machine_done_fn)(const struct error *err, void *userdata);
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata);
 
 /*
- * Boots a machine that is created, stopped or failed. done comes once: started, or failed with the machine
- * kept. Returns 1, and done does not come, when it has been started; wrong_state when it can be neither.
+ * Boots a machine that is created, stopped or failed. done is called once: started, or failed with
+ * the machine kept. Returns 1, without a call of done, if it is started already. Fails with
+ * wrong_state if it cannot be booted.
  */
 int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err);
 /*
- * Ends the guest in order, within DEADLINE_STOP, else without; its disk stays. done comes when it is stopped.
- * Returns 1, and done does not come, when it does not run. reason: one of vm.stop's.
+ * Stops the guest in order within DEADLINE_STOP, else kills it; its disk stays. done is called when
+ * it is stopped. Returns 1, without a call of done, if it does not run. reason: a stop_reason.
  */
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
 	struct error *err);
-/* Drops what userdata waits for; its done does not come. */
+/* Removes the waiters with this userdata; their done is not called. */
 void machine_unwait(struct machine *mc, const void *userdata);
-/* A call uses it now; kept with the next commit. */
+/* Records that a call uses the machine now; saved with the next commit. */
 void machine_used(struct machine *mc);
 
-/* A channel no command of this machine has had. */
+/* Returns a channel that no command of this machine has had. */
 uint32_t machine_channel(struct machine *mc);
-/* Sends the command; the machine hands its frames to it until exec_list_remove. */
+/* Starts the command. The machine passes frames to it until exec_list_remove. */
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
-/* The same of a command that runs in its guest already. */
+/* Does the same for a command that already runs in the guest. */
 void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel);
 struct link *machine_link(struct machine *mc); /* NULL: its guest cannot be reached */
-/* A command of it has run to its end: a proof (proof.h). */
+/* Records that a command has run to its end: a proof (proof.h). */
 void machine_has_executed(struct machine *mc);
 
-/* Refuses more vCPUs or memory than this host has; the fix is what uid could have now. */
+/* Refuses more vCPUs or memory than this host has; the fix names what uid could have now. */
 int machines_check_size(
 	struct machines *ms, uid_t uid, int64_t vcpus, int64_t mem_mib, struct error *err);
-/* What all machines of one user together may have, as pyrod.conf and this host have it. */
+/* Limits of all machines of one user together, from pyrod.conf and this host. */
 struct user_limits {
 	int64_t vcpus, mem_mib, disk_mib;
-	int64_t total_mem_mib; /* of all users together, whose other totals pyrod.conf says */
+	int64_t total_mem_mib; /* of all users; pyrod.conf has their other totals */
 };
 void machines_user_limits(const struct manager *m, struct user_limits *ret);
 /*
- * Whether uid could start one more machine now: by the limits of users, by the host's memory, by the space on its disks. The
- * machine has the default size, or with least the smallest size that is allowed. The error is the one that the start would give.
+ * Check whether uid could start one more machine now: limits of users, the host's memory, space on
+ * its disks. The machine has the default size, or if least the smallest one allowed. err is what
+ * the start would return.
  */
 int machines_check_limits(struct machines *ms, uid_t uid, bool least, struct error *err);
 int machines_check_memory(struct machines *ms, uid_t uid, bool least, struct error *err);

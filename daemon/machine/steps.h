@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A list of named steps, each with its undo, and the engine that takes an object up the list and down again. It hands the
- * machine through and never looks into it.
+ * A list of named steps, each with its undo, and the engine that takes a machine up the list and
+ * down again. The engine passes the machine through and never looks into it.
  */
 
 #include "proto/base.h"
@@ -13,40 +13,40 @@
 struct machine;
 
 enum {
-	STEP_WAIT = 1, /* steps_continue comes */
+	STEP_WAIT = 1, /* not done yet: steps_continue follows */
 };
 
 struct step {
 	const char *name;
 	int (*run)(struct machine *mc, struct error *err); /* NULL: nothing to do */
 	int (*undo)(struct machine *mc);                   /* NULL: nothing to undo */
-	/* May be NULL. The event the undo waited for has come: is there more of the same step to undo? */
+	/* May be NULL. Called after the event of an undo: true if the undo must run again. */
 	bool (*undo_again)(const struct machine *mc);
 };
 
-/* Each comes in a turn of the loop of its own, so that no callback of the machine's sees it freed. */
+/* Called from the engine's own event source, so that no callback of the machine sees it freed. */
 struct steps_callbacks {
 	/* All steps up to the goal are done. */
 	void (*on_up)(struct machine *mc);
-	/* A step failed on the way up: steps_turn is called from within, and the way down begins at once. */
+	/* A step failed on the way up. Must call steps_turn; the way down begins at once. */
 	void (*on_failed)(struct machine *mc, const char *step, int r, struct error *err);
 	/* The way down begins. */
 	void (*on_turn)(struct machine *mc);
-	/* Before each undo. STEP_WAIT: something else comes first, then steps_begin_down. */
+	/* Called before each undo. STEP_WAIT: the undo waits for steps_begin_down. */
 	int (*before_undo)(struct machine *mc);
-	/* An undo has ended by its event. */
+	/* The event that an undo waited for has come. */
 	void (*on_undone)(struct machine *mc);
-	/* Nothing above the goal is left. The machine may be freed. */
+	/* All steps above the goal are undone. The callback may free the machine. */
 	void (*on_down)(struct machine *mc);
-	/* This step cannot be undone: it and those below it are still in place. why may be NULL. */
+	/* This step cannot be undone: it and the steps before it stay in place. why may be NULL. */
 	void (*on_stuck)(struct machine *mc, const char *step, int r, const struct error *why);
 };
 
 enum steps_phase {
-	STEPS_SETTLED, /* nothing is being done */
+	STEPS_SETTLED, /* no step is being taken or undone */
 	STEPS_UP,
-	STEPS_TURNING,    /* to go down in the next turn of the loop */
-	STEPS_COMMITTING, /* what before_undo waits for */
+	STEPS_TURNING,    /* goes down in the next iteration of the loop */
+	STEPS_COMMITTING, /* waits for steps_begin_down */
 	STEPS_DOWN,
 };
 
@@ -56,22 +56,24 @@ struct steps {
 	struct machine *machine;          /* borrowed: owns this */
 	enum steps_phase phase;
 	size_t at;             /* steps begun: these have to be undone */
-	size_t goal;           /* how many of them shall stand */
+	size_t goal;           /* how many of them are wanted */
 	bool waiting;          /* for the step's event */
 	struct error stuck;    /* owned: why the step cannot be undone */
-	sd_event_source *work; /* owned: the engine's turn */
+	sd_event_source *work; /* owned: runs the engine */
 };
 
-/* at: what stands already. */
+/* Settled, and no step is taken. */
 int steps_init(struct steps *s, sd_event *event, const struct step *table,
 	const struct steps_callbacks *cb, struct machine *mc);
 void steps_done(struct steps *s);
-/* Settled only. */
+/* Only while settled. */
 int steps_go_up(struct steps *s, size_t goal);
-/* The way down from wherever it is, in a later turn of the loop; or, once that has begun, to a lower goal. */
+/* Goes down to goal from any phase, in a later iteration of the loop. If it is going down
+ * already, only the goal falls. */
 void steps_turn(struct steps *s, size_t goal);
-/* What before_undo waited for has come. */
+/* Continues after the event that before_undo waits for. */
 void steps_begin_down(struct steps *s);
-/* The event a step waited for; err: it failed. On the way up a failure is the caller's to turn by. */
+/* Reports the event that a step waits for; err: an undo failed. A step that fails on the way up
+ * calls steps_turn instead. */
 void steps_continue(struct steps *s, const struct error *err);
 bool steps_go_down(const struct steps *s);
