@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine taken over from the daemon before this one. Called by recover.c at start, by what is asked of a machine that has not
- * answered, and by talk.c when the guest's agent has.
+ * Adopts a machine of the previous daemon. Called by recover.c at start, by requests for a machine
+ * that has not answered, and by talk.c when the guest's agent has.
  *
- * What must stay true: a machine is `adopting` until its agent has said which machine it is; whose agent does not answer within
- * DEADLINE_ADOPT is `unknown`, and its commands have failed. Its agent is asked again by the next call that needs the guest. A boot
- * that was cut off goes on where it was.
+ * What must stay true: a machine is `adopting` until its agent has said which machine it is. If the
+ * agent does not answer within DEADLINE_ADOPT the machine is `unknown` and its commands fail; the
+ * next call that needs the guest asks the agent again. An interrupted boot continues where it was.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -15,7 +15,7 @@
 
 int machine_adopt(struct machine *mc, struct error *err)
 {
-	/* Its guest may still boot, and may not know its SYNC yet. */
+	/* The guest may still be booting and not know its SYNC yet. */
 	const bool starting = mc->state == MACHINE_STARTING;
 	const struct vmm_adoption a = {
 		.driver = mc->row.driver,
@@ -45,7 +45,7 @@ int machine_adopt(struct machine *mc, struct error *err)
 	return 0;
 }
 
-/* Commands that nobody knows of are ended by being forgotten. */
+/* Makes the agent end and forget the commands that this daemon does not know. */
 static int forget_strays(struct machine *mc, const struct msg_welcome *w)
 {
 	int r = 0;
@@ -86,7 +86,7 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 
 void machine_not_adopted(struct machine *mc, const struct error *err)
 {
-	/* Only its owner, who is here and wants it, has it stopped when not in order. */
+	/* An unadopted machine is killed only if a client of this daemon asked for the stop. */
 	const bool stop = mc->guest.stop_asked;
 
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: its agent does not answer", mc->row.id);

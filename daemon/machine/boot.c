@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a machine needs until it is started: what it boots from, opened, and who is asked to make or to check that. Made by
- * the step "boot", freed when all steps are done or that one is undone.
+ * What a machine needs until it is started: the opened image, disk and kernel, and the pending
+ * checks and packing. Made by the step "boot", freed when all steps are done or it is undone.
  */
 
 #include "daemon/machine/machine-internal.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Says why a guest ended or does not answer: in one line without control characters to the caller, with the end of its
- * console to the log. Called by events.c and talk.c where they make the error.
+ * Tells why a guest ended or does not answer: one line without control characters for the caller,
+ * the end of its console for the log. Called by events.c and talk.c when they make the error.
  */
 
 #include "daemon/machine/limit.h"
@@ -12,9 +12,9 @@
 
 #define VMM_FIX        "sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data"
 #define CONSOLE_LOGGED 4096 /* bytes: a panic with its call trace */
-#define CONSOLE_LINES  40   /* fewer than LOG_LIMIT_BURST: the last of them tell why */
+#define CONSOLE_LINES  40   /* fewer than LOG_LIMIT_BURST, so that the last are logged */
 
-/* Where its last CONSOLE_LINES lines begin. */
+/* Returns the start of the last CONSOLE_LINES lines. */
 static char *last_lines(char *text)
 {
 	char *p = text + strlen(text);
@@ -25,7 +25,7 @@ static char *last_lines(char *text)
 	return p;
 }
 
-/* The guest chose each line, so each says whose it is, and its owner can fill no log with them. */
+/* The guest chose the lines: each names its machine and counts towards its owner's log limit. */
 static void log_console(struct machine *mc)
 {
 	_cleanup_free_ char *tail = NULL;
@@ -70,7 +70,7 @@ int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
 		"the VMM did not boot the kernel of machine %s", mc->row.id);
 }
 
-/* Memory that ran out is given; anything else is looked at in the whole console. */
+/* Out of memory: the flag for more. Anything else: the whole console in the log. */
 char *machine_death_fix(struct machine *mc, const char *cause)
 {
 	char flag[32];

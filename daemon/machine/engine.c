@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is wanted of a machine, what it is, and the way from one to the other: the steps of plan.c, up and down again. Called
- * by request.c and by every event.
+ * Takes a machine from its observed state to its desired level by the steps of plan.c, up or down.
+ * Called by request.c and by every event.
  *
- * What must stay true: what is wanted falls at any time and rises only at rest, so that a deletion is never taken back; the
- * first reason to go down is the one that is told; a step that cannot be undone leaves the machine `unknown` with everything
- * below it still in place. Waiters are told after the commit of what they are told.
+ * What must stay true: the desired level falls at any time and rises only in a resting state, so
+ * that a deletion is never taken back; the first reason to go down is the one that is reported; a
+ * step that cannot be undone leaves the machine `unknown` with all steps before it in place.
+ * Waiters are notified after the commit of what they are told.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -44,7 +45,7 @@ void machine_next(struct machine *mc)
 		if (steps_of(mc, mc->desired) > mc->steps.at)
 			(void)steps_go_up(&mc->steps, steps_of(mc, mc->desired));
 		break;
-	default: break; /* its guest's answer or its end comes */
+	default: break; /* an event of its guest or VMM follows */
 	}
 }
 
@@ -81,7 +82,7 @@ void machine_continue(struct machine *mc, const struct error *err)
 		steps_continue(&mc->steps, err);
 		return;
 	}
-	if (mc->process.vmm) { /* it was launched: the start that failed is a boot */
+	if (mc->process.vmm) { /* launched: the failed start is a boot */
 		machine_has_failed(mc);
 		if (mc->boot)
 			mc->boot->failed = true;
@@ -100,8 +101,7 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 	machine_save(mc);
 	machine_fail_execs(mc, err);
 	if (state == MACHINE_FAILED)
-		machine_come_to_rest(
-			mc, MACHINE_FAILED, err); /* nothing of the VMM is needed any more */
+		machine_come_to_rest(mc, MACHINE_FAILED, err); /* the VMM is not needed any more */
 }
 
 /* What the steps report */
@@ -138,7 +138,7 @@ static void on_turn(struct machine *mc)
 	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
 	machine_unpaused(mc);
 	machine_fail_execs(mc, &mc->failure);
-	/* Not a step's undo: one that could not be ended has none of that step, but may have been asked again. */
+	/* Not in an undo: a machine stuck below "agent" may have a link of a later adoption. */
 	machine_link_close(mc);
 }
 
@@ -152,14 +152,14 @@ static void on_intent(int r, const struct error *err, void *userdata)
 {
 	struct machine *mc = userdata;
 
-	/* It goes on all the same: a full disk must not be in the way of what makes room. */
+	/* The deletion goes on all the same: a full disk must not stop what frees space. */
 	if (r < 0)
 		log_intent(mc, r, err);
 	steps_begin_down(&mc->steps);
 }
 
-/* Before anything of it goes the row says that it will: else a daemon that ends meanwhile leaves a machine that seems
- * whole. */
+/* Commits the deletion before anything is removed: else a daemon that ends meanwhile leaves a
+ * machine that seems intact. */
 static int before_undo(struct machine *mc)
 {
 	int r;
@@ -167,7 +167,7 @@ static int before_undo(struct machine *mc)
 	if (mc->desired > LEVEL_GONE || mc->state == MACHINE_DELETING)
 		return 0;
 	machine_set_state(mc, MACHINE_DELETING);
-	/* Where nothing is to remain the next daemon removes it whatever its row says. */
+	/* The next daemon removes a machine that leaves nothing, whatever its row says. */
 	if (mc->owner->remains == REMAINS_NOTHING || mc->steps.at <= 1)
 		return 0;
 	r = store_vm_put(mc->machines->m->store, &mc->row, on_intent, mc);
@@ -199,7 +199,7 @@ static void gone(struct machine *mc)
 	last->owner->on_state(last, true);
 }
 
-/* It is at rest, and its row says so. */
+/* The machine is in a resting state, and its row is committed. */
 static void rest(struct machine *mc)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -221,7 +221,7 @@ static void on_down(struct machine *mc)
 		rest(mc);
 }
 
-/* It is kept, and a later deletion begins here again. */
+/* Keeps the machine; a later deletion begins at this step again. */
 static void on_stuck(struct machine *mc, const char *step, int r, const struct error *why)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -234,7 +234,7 @@ static void on_stuck(struct machine *mc, const char *step, int r, const struct e
 	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: step \"%s\" cannot be undone: %s", mc->row.id,
 		step, cause);
 	machine_set_last_error(mc, cause);
-	mc->desired = LEVEL_UP; /* who wanted less is told that it cannot be had */
+	mc->desired = LEVEL_UP; /* waiters for less get the error */
 	machine_set_state(mc, MACHINE_UNKNOWN);
 	machine_save(mc);
 	error_clear(&mc->failure);

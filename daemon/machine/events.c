@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a VMM reports, and what its machine makes of it. Called by the drivers.
+ * Handles what a VMM reports. Called by the drivers.
  *
- * What must stay true: the end of a VMM under way down is what that waits for; of one that is being stopped it is the end of the
- * stop; any other is a failure with a cause.
+ * What must stay true: the exit of a VMM on the way down completes the undo that waits for it;
+ * during a stop it completes the stop; any other exit is a failure with a cause.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -13,7 +13,7 @@
 #include "daemon/crash.h"
 #include "daemon/log.h"
 
-/* Nobody else tells of a VMM that was killed: the log has it too. */
+/* Logs the cause too: nothing else reports a VMM that was killed. */
 static char *exit_cause(struct machine *mc, const struct vmm_exit *e)
 {
 	_cleanup_free_ char *killed = NULL;
@@ -136,7 +136,7 @@ static void on_vmm_agent(_unused_ struct vmm *v, int fd, void *userdata)
 	if (mc->guest.link)
 		link_take(mc->guest.link, fd);
 	else
-		(void)fd_close(fd); /* the guest is not waited for */
+		(void)fd_close(fd); /* no link waits for it */
 }
 
 const struct vmm_callbacks machine_vmm_events = {

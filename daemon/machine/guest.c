@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's guest as far as nothing has to be asked of it: its link, its commands, and which boot it is. Called by core/, by
- * the engine and by talk.c.
+ * A machine's link and commands, and the identity of its guest's boot. Called by core/, by the
+ * engine and by talk.c.
  *
- * What must stay true: a command is in the list from its START to its end, and in that of one machine alone.
+ * What must stay true: a command is in the list of one machine alone, from its START to its end.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -18,7 +18,7 @@ void machine_fail_execs(struct machine *mc, const struct error *err)
 	}
 }
 
-/* The guest takes its nonce with SETUP: the first WELCOME after that tells it. */
+/* The guest has a nonce from SETUP on; the first WELCOME after that reports it. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w)
 {
 	if (w->state != AGENT_SET_UP ||
@@ -48,7 +48,7 @@ struct link *machine_link(struct machine *mc)
 
 void machine_expect_command(struct machine *mc)
 {
-	/* Lost, it costs the command the time that it would have saved. */
+	/* If the frame is lost, the command is only slower. */
 	if (mc->state == MACHINE_STARTED && mc->guest.link &&
 		agent_knows(link_version(mc->guest.link), FRAME_LOGIN) &&
 		frame_put(link_control(mc->guest.link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >=

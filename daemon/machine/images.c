@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's environment image and kernel: pinned when it is made, opened for each boot, and read again when one fails.
- * Called by plan.c's steps and by request.c.
+ * A machine's environment image and kernel: pinned when it is made, opened for each boot, and
+ * checked again after a failed one. Called by plan.c's steps and by request.c.
  *
- * What must stay true: what is known to be damaged is not booted, and neither is, unread, what was written to after it
- * was installed; a boot that fails once its VMM was launched has both read before anybody is told, since the damage is
- * then the cause that its user can do something about.
+ * What must stay true: what is known to be damaged is not booted; what was written to after its
+ * installation is checked before it is booted; after a boot that failed with its VMM launched both
+ * are checked before anybody is notified, so that damage is reported as the cause.
  */
 
 #include "daemon/machine/machine-internal.h"
 
 #include "daemon/log.h"
 
-#define CONSOLE_LOOKED_AT 8192 /* bytes of its end */
+#define CONSOLE_LOOKED_AT 8192 /* bytes, from its end */
 
 int machine_pin_images(struct machine *mc, struct error *err)
 {
@@ -41,8 +41,8 @@ int machine_pin_images(struct machine *mc, struct error *err)
 	return 0;
 }
 
-/* No pull makes the image of a machine again: packages are others by then. Its kernel comes again as long as it is
- * today's. NULL when out of memory. */
+/* A pull cannot make a machine's image again, since packages have changed; it restores the
+ * kernel while that is the current one. NULL when out of memory. */
 static char *make_fix(struct machine *mc, bool image)
 {
 	struct manager *m = mc->machines->m;
@@ -59,7 +59,7 @@ static char *make_fix(struct machine *mc, bool image)
 		mc->owner->command, name);
 }
 
-/* Whether what it boots from is known to be damaged. */
+/* Fails if the image or kernel is known to be damaged. */
 static int check_known(struct machine *mc, struct error *err)
 {
 	struct manager *m = mc->machines->m;
@@ -70,7 +70,7 @@ static int check_known(struct machine *mc, struct error *err)
 	if (!image && !kernel)
 		return 0;
 	fix = make_fix(mc, image);
-	/* Of a machine that goes with its failed start nobody knows. */
+	/* The message names no machine that is deleted with its failed start. */
 	if (mc->owner->remains == REMAINS_NOTHING && image)
 		return error_set(err, ERROR_START_FAILED, image, fix, "environment %s is damaged",
 			mc->row.environment);
@@ -104,7 +104,8 @@ static void on_packed(const struct error *err, void *userdata)
 	machine_continue(mc, err);
 }
 
-/* A machine that was made before an upgrade boots with today's agent, which its kernel may not be packed with yet. */
+/* A machine made before an upgrade boots with the current agent, which its kernel may not be
+ * packed with yet. */
 static int pack(struct machine *mc, struct error *err)
 {
 	int r = check_known(mc, err);
@@ -117,7 +118,7 @@ static int pack(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
-/* The reason of its failure, where reading has found one. */
+/* Replaces the reason of the failure by the damage that the checks have found, if any. */
 static void explain_failure(struct machine *mc)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -137,7 +138,7 @@ static void explain_failure(struct machine *mc)
 	error_move(&mc->failure, &why);
 }
 
-/* Both were read, before the boot or after one that failed. */
+/* Both are checked, before a boot or after a failed one. */
 static void on_all_read(struct machine *mc, const struct error *err)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -176,7 +177,7 @@ static void on_read(const struct error *err, void *userdata)
 	on_all_read(mc, err);
 }
 
-/* again: as integrity_check() has it. */
+/* again: as for integrity_check(). */
 static int read_both(struct machine *mc, bool again, struct error *err)
 {
 	struct manager *m = mc->machines->m;
@@ -211,7 +212,7 @@ int machine_close_images(struct machine *mc)
 	if (!mc->boot || !mc->boot->failed)
 		return 0;
 	mc->boot->failed = false;
-	/* Whoever has boots fail at will has nothing read by it that was read a short while ago. */
+	/* Not if checked a short while ago: users can make boots fail at will. */
 	return read_both(mc, false, NULL) == STEP_WAIT ? STEP_WAIT : 0;
 }
 
@@ -225,7 +226,7 @@ void machine_skip_reading(struct machine *mc)
 
 static void on_heard(_unused_ const struct error *err, _unused_ void *userdata)
 {
-	/* integrity.c has logged what it found, and knows it. */
+	/* integrity.c logs and records what it finds. */
 }
 
 void machine_heed_console(struct machine *mc)
@@ -237,7 +238,7 @@ void machine_heed_console(struct machine *mc)
 		vmm_console_tail(mc->process.vmm, CONSOLE_LOOKED_AT, &tail) < 0 ||
 		!strstr(tail, "EXT4-fs error"))
 		return;
-	/* The guest may print that at will: so nothing is read that was read a short while ago. */
+	/* Not if checked a short while ago: a guest can print this at will. */
 	(void)environments_check_image(
 		m->environments, mc->row.env_digest, false, on_heard, NULL, NULL);
 }

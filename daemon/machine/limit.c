@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which limit ended a command. Called by run.c when its EXIT has come and its machine is still there, and by death.c.
+ * Tells which limit ended a command. Called by run.c at EXIT while the machine still exists, and by
+ * death.c.
  *
- * What must stay true: the guest is hostile, so what it says only chooses between words; a command that succeeded was
- * ended by no limit; the flag that is named gives more and is accepted on this host, or there is none.
+ * What must stay true: the guest is hostile, so its report only chooses between our words; a
+ * command that succeeded was ended by no limit; the flag raises the limit and is accepted on this
+ * host, or is empty.
  */
 
 #include "daemon/machine/limit.h"
@@ -18,8 +20,7 @@ enum {
 	STATUS_KILLED = 128 + SIGKILL, /* of a shell whose child was killed */
 	TIMEOUT_FACTOR = 10,
 	MEMORY_STEP_MIB = 64,
-	PIDS_PER_MIB =
-		2, /* the guest gives somewhat more, unless something other than memory bounds it */
+	PIDS_PER_MIB = 2, /* the guest allows more if memory is what bounds it */
 };
 
 static void timeout_flag(uint64_t seconds, char ret[32])
@@ -41,7 +42,7 @@ static void timeout_flag(uint64_t seconds, char ret[32])
 		ret, 32, "--timeout %u%c", (unsigned)(more / units[i].seconds), units[i].unit);
 }
 
-/* Double, or what there is when that is a good deal more; 0: neither. */
+/* Doubles value, or returns max if that is at least a quarter more, else 0. */
 static uint64_t more_of(uint64_t value, uint64_t max, uint64_t step)
 {
 	if (max >= 2 * value)
@@ -116,7 +117,7 @@ void limit_of(struct machine *mc, const struct limit_end *e, struct limit *ret)
 		ret->ended_by = "disk";
 		of_disk(mc, ret);
 	} else if (failed && (ended->flags & ENDED_OOM_KILL)) {
-		/* A process of it was killed and it ended by itself, as make does: told, but not as what ended it. */
+		/* A process of it was killed, and it failed, as make does: only limit is set. */
 		of_memory(mc, ret);
 	}
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machine object: its states and their table, its memory, and what others may know of it. Called by every file of
- * this room and by the rooms above.
+ * The machine object: its states and their table, its memory, its attributes. Called by every file
+ * of daemon/machine and by the layers above.
  *
- * What must stay true: only machine_set_state changes a state, along the table of successors; a machine is freed by the
- * engine after its last step down and by nothing else while the loop runs.
+ * What must stay true: only machine_set_state changes a state, along the table of successors; while
+ * the loop runs, only the engine frees a machine, after its last step down.
  */
 
 #include "daemon/machine/machine.h"
@@ -74,8 +74,8 @@ void machine_set_state(struct machine *mc, enum machine_state state)
 	(void)snprintf(field, sizeof(field), "%s=%s", mc->owner->log_field, mc->row.id);
 	log_full(LOG_DEBUG, 0, field, "%s: %s -> %s", mc->row.id, state_names[mc->state],
 		state_names[state]);
-	/* The next daemon goes on with a deletion that was stuck. Until its agent has answered, what the daemon before
-	 * this one knew is worth most to the one after it. */
+	/* The row keeps `deleting` of a stuck deletion, which the next daemon continues. While
+	 * adopting, it keeps the state that the previous daemon recorded. */
 	keep = state == MACHINE_ADOPTING ||
 	       (mc->state == MACHINE_DELETING && state == MACHINE_UNKNOWN);
 	mc->state = state;
@@ -159,7 +159,7 @@ static int make_paths(struct machine *mc)
 	return mc->paths.state_dir && mc->paths.run_dir && mc->paths.disk ? 0 : -ENOMEM;
 }
 
-/* A state of an earlier daemon's row: what that daemon knew of a running machine is not known any more. */
+/* The state in a previous daemon's row; UNKNOWN for a name that is not in the table. */
 static enum machine_state state_from_row(const struct vm_row *row)
 {
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++)

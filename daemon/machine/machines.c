@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * All machines of this daemon: made when it starts, with those of an earlier one, and freed when it ends. Called by core/.
+ * All machines of this daemon: loaded at start, with those of the previous one, and freed at the
+ * end. Called by core/.
  *
- * What must stay true: what runs when the daemon ends goes on and is the next one's.
+ * What must stay true: a settled machine's VMM keeps running when the daemon ends.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -18,7 +19,7 @@ int machines_new(struct manager *m, const struct machine_owner *const *owners,
 	ms->m = m;
 	ms->owners = owners;
 	ms->plan = &machine_plan;
-	*ret = ms; /* what recovers asks for it */
+	*ret = ms; /* recovery reads m->machines */
 	LIST_INIT(&ms->list);
 	TAILQ_INIT(&ms->proofs);
 	r = reserve_new(ms);
@@ -40,7 +41,7 @@ struct machines *machines_free(struct machines *ms)
 	while (!LIST_EMPTY(&ms->list)) {
 		struct machine *mc = LIST_FIRST(&ms->list);
 
-		/* What runs goes on and is the next daemon's; a boot under way is ended. */
+		/* A settled machine's VMM keeps running; a boot under way is ended. */
 		if (machine_is_settled(mc) && !mc->process.ended)
 			mc->process.vmm = vmm_detach(mc->process.vmm);
 		machine_free(mc);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine whose VMM has stopped its vCPUs: because reserve.c asked for it, or because a write to its disk failed. When
- * the host's disk is full they go on as soon as there is room again; after another error they stay, for what was written
- * cannot be trusted. Called by events.c.
+ * A machine whose VMM has stopped its vCPUs, because reserve.c asked for it or because a write to
+ * its disk failed. After a full disk they resume when there is room again; after another error they
+ * stay stopped, since the disk's contents cannot be trusted. Called by events.c.
  *
- * What must stay true: while it stands still no deadline of its commands and of its agent runs; it can be deleted. The kernel
- * has no event for "there is room", so a timer looks, at most every LOOK_MAX_USEC.
+ * What must stay true: the deadlines of a paused machine's commands and agent do not run; it can be
+ * deleted. The kernel has no event for "there is room": a timer looks, at least every
+ * LOOK_MAX_USEC.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -35,8 +36,8 @@ static void say(struct machine *mc, const char *reason)
 }
 
 /*
- * Counts how long a VMM claims a full disk that is not. It holds the deadlines of its commands by that, so it may not do so for
- * ever, at once or again and again. A disk that really was full is forgiven all.
+ * Counts how long a VMM claims a full disk that has room, and kills it after DEADLINE_PAUSE in
+ * total, since the claim suspends its commands' deadlines. A disk that is full resets the count.
  */
 static void count_idle(struct machine *mc)
 {
@@ -73,7 +74,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
 	count_idle(mc);
 	if (p->room_usec > 0)
-		vmm_resume(mc->process.vmm); /* machine_unpaused follows, or we look again */
+		vmm_resume(mc->process.vmm); /* machine_unpaused follows, or the next look */
 	return 0;
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a machine is made of, as named steps from the ground up, each with its undo; the engine takes them. The first of them
- * make a machine that is `created`, the rest boot it.
+ * The named steps that make a machine, in order, each with its undo; the engine takes them. The
+ * first n_created make a machine that is `created`, the rest boot it.
  *
- * What must stay true: the row is committed before anything else exists and goes last; a boot begins with the commit that says
- * so, and ends with the commit of what the machine is without it.
+ * What must stay true: the row is committed before anything else exists and is deleted last; a boot
+ * begins with the commit of `starting`, and its undo ends with the commit of the resting state.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -60,7 +60,7 @@ static void on_row(int r, const struct error *err, void *userdata)
 	machine_continue(mc, r < 0 ? &why : NULL);
 }
 
-/* Goes on when the row is committed as it is now. */
+/* Commits the row as it is now; the step waits for that. */
 static int commit_row(struct machine *mc, struct error *err)
 {
 	int r = store_vm_put(mc->machines->m->store, &mc->row, on_row, mc);
@@ -70,8 +70,9 @@ static int commit_row(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
-/* It boots at once and leaves nothing: it is never seen as created, and is spared the commits of that. A machine that is to stay is
- * `preparing` until its disk is there: the next daemon would take it for one that has failed, and can be booted again. */
+/* True for a machine that boots at once and leaves nothing: it skips the commit of `created`. A
+ * machine that remains is `preparing` until its disk exists: the next daemon would take it for a
+ * failed one, which can be booted again. */
 static bool is_spared(const struct machine *mc)
 {
 	return mc->desired == LEVEL_UP && mc->owner->remains == REMAINS_NOTHING;
@@ -127,7 +128,7 @@ static int run_directory(struct machine *mc, struct error *err)
 	return make_dir(mc->paths.state_dir, err);
 }
 
-/* Below /run, which the host's restart empties: made for each boot. */
+/* Made for each boot, since it is below /run, which a restart of the host empties. */
 static int run_run_directory(struct machine *mc, struct error *err)
 {
 	return make_dir(mc->paths.run_dir, err);
@@ -141,7 +142,7 @@ static void on_removed(const struct error *err, void *userdata)
 	machine_continue(mc, err);
 }
 
-/* What is absent is done. */
+/* An absent directory counts as removed. */
 static int remove_dir(struct machine *mc, const char *path)
 {
 	int r;
@@ -180,7 +181,7 @@ static int run_disk(struct machine *mc, struct error *err)
 	return r < 0 ? r : STEP_WAIT;
 }
 
-/* A copy under way is waited for: its file would appear in a directory already removed. */
+/* Waits for a copy under way, whose file would otherwise appear in a removed directory. */
 static int undo_disk(struct machine *mc)
 {
 	return mc->disk_op ? STEP_WAIT : 0;
@@ -207,7 +208,7 @@ static int run_boot(struct machine *mc, struct error *err)
 	if (r >= 0)
 		r = choose_vmm(mc, err);
 	if (r < 0) {
-		mc->resting = mc->state; /* refused: it stays what it is */
+		mc->resting = mc->state; /* refused: the state stays */
 		return r;
 	}
 	mc->guest.set_up = mc->guest.boot_known = mc->process.up = mc->process.ended = false;
@@ -248,7 +249,7 @@ static int launch(struct machine *mc, struct error *err)
 	return vmm_start(mc->machines->m, &spec, &machine_vmm_events, mc, &mc->process.vmm, err);
 }
 
-/* Goes on when the process is in the row and its vCPUs run, in either order. */
+/* Continues when the process is in the row and the vCPUs run, in either order. */
 static int run_vmm(struct machine *mc, struct error *err)
 {
 	_cleanup_free_ char *fix = NULL;
@@ -293,7 +294,7 @@ static int undo_vmm(struct machine *mc)
 	}
 	if (!mc->process.vmm && mc->this_life)
 		return 0;
-	/* It was told to end before and has been late with it. */
+	/* Drops the wait of an earlier attempt that timed out. */
 	machine_forget_survivor(mc);
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->process.deadline,
 		CLOCK_MONOTONIC, deadline_usec(DEADLINE_VMM_END), 0, on_end_late, mc);
@@ -309,7 +310,7 @@ static int undo_vmm(struct machine *mc)
 	return STEP_WAIT;
 }
 
-/* It has been told to end, then ends, then is freed. */
+/* The first undo stops the VMM, the second frees it. */
 static bool undo_vmm_again(const struct machine *mc)
 {
 	return mc->process.vmm != NULL;
@@ -321,7 +322,7 @@ static int run_agent(struct machine *mc, struct error *err)
 {
 	int r;
 
-	machine_forget_images(mc); /* the VMM has them */
+	machine_forget_images(mc); /* the VMM has the descriptors */
 	r = machine_link_open(mc, deadline_usec(DEADLINE_BOOT));
 	if (r < 0)
 		return error_set_errno(err, ERROR_START_FAILED, r,
@@ -329,7 +330,7 @@ static int run_agent(struct machine *mc, struct error *err)
 	return STEP_WAIT;
 }
 
-/* Who started a machine is told after the commit; the command for which it goes does not wait for one more. */
+/* A start is reported after its commit, but a run's command does not wait for that. */
 static int run_started(struct machine *mc, struct error *err)
 {
 	machine_set_state(mc, MACHINE_STARTED);
@@ -340,7 +341,7 @@ static int run_started(struct machine *mc, struct error *err)
 	return 0;
 }
 
-/* NULL when out of memory: the row then says no reason. */
+/* NULL when out of memory: the row then has no reason. */
 static char *sentence(const struct error *err)
 {
 	return str_printf(
@@ -360,7 +361,7 @@ static void on_rest(int r, const struct error *err, void *userdata)
 	machine_continue(userdata, NULL);
 }
 
-/* Of what is being deleted the row says so already. */
+/* A deletion needs no commit here: before_undo makes it where it is needed. */
 static int undo_boot(struct machine *mc)
 {
 	_cleanup_free_ char *text = NULL;
@@ -394,7 +395,7 @@ static const struct step steps[] = {
 	{ "run directory", run_run_directory, undo_run_directory, NULL },
 	{ "images", machine_open_images, machine_close_images, NULL },
 	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
-	{ "agent", run_agent, NULL, NULL }, /* the way down begins with the end of its link */
+	{ "agent", run_agent, NULL, NULL }, /* on_turn closes the link */
 	{ "started", run_started, NULL, NULL },
 };
 

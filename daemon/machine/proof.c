@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Owns the proofs: which machines have booted and run commands, by what they were made of. Kept by plan.c and core/,
- * taken back by the engine, asked by doctor.
+ * Owns the proofs that machines have booted and run commands, by what they were made of. Recorded
+ * by plan.c and core/, removed by the engine, read by doctor.
  *
- * What must stay true: a machine's key is made of the descriptors that its VMM was given, so that what was installed
- * meanwhile does not get its proof; a machine of an earlier daemon has no key and proves nothing.
+ * What must stay true: a machine's key is made of the descriptors that its VMM was given, so that
+ * files installed meanwhile do not get its proof; a machine of a previous daemon has no key and
+ * proves nothing.
  */
 
 #include "daemon/machine/proof.h"
@@ -29,7 +30,7 @@ static void identify(const struct stat *st, char ret[FILE_TEXT])
 		(uintmax_t)st->st_mtim.tv_nsec);
 }
 
-/* A kernel need not have modules. */
+/* fd may be -EBADF: a kernel need not have modules. */
 static int identify_fd(int fd, char ret[FILE_TEXT])
 {
 	struct stat st = { 0 };
@@ -80,7 +81,7 @@ static void drop(struct machines *ms, struct kept_proof *p)
 	free(p);
 }
 
-/* NULL when out of memory: doctor then tries a machine itself. */
+/* NULL when out of memory: doctor then boots a machine itself. */
 static struct kept_proof *keep(struct machines *ms, const char *key)
 {
 	struct kept_proof *p = find(ms, key);
@@ -104,7 +105,7 @@ static struct kept_proof *keep(struct machines *ms, const char *key)
 void machine_make_key(struct machine *mc)
 {
 	free(TAKE_PTR(mc->proof.key));
-	/* Without one it proves nothing. */
+	/* Without a key the machine proves nothing. */
 	if (make_key(mc->machines->m, mc->boot->image_fd, &mc->boot->kernel, mc->accelerator.used,
 		    &mc->proof.key) < 0)
 		mc->proof.key = NULL;
@@ -126,7 +127,7 @@ void machine_has_executed(struct machine *mc)
 		p->proof.executed_usec = wall_usec();
 }
 
-/* A guest may have spoilt its own disk: only where that is fresh is the failure one of what all machines share. */
+/* Only a failure with a fresh disk counts: a guest may have damaged its own. */
 void machine_has_failed(struct machine *mc)
 {
 	struct kept_proof *p = mc->proof.key ? find(mc->machines, mc->proof.key) : NULL;
@@ -150,7 +151,7 @@ void proof_find(struct manager *m, const char *digest, enum accelerator a, struc
 	struct kept_proof *p;
 
 	*ret = (struct proof){ 0 };
-	/* What cannot be opened, or is not what the next machine gets, has shown nothing. */
+	/* Files that cannot be opened, or are not what the next machine gets, have no proof. */
 	if (!m->machines || !hash || kernels_is_configured(m->kernels, NULL) <= 0 ||
 		environments_open_image(m->environments, digest, &fd, NULL) < 0 ||
 		kernels_open(m->kernels, hash, &kernel, NULL) < 0 ||

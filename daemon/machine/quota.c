@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether a machine may have what it asks for: its owner's limits (from pyrod.conf), the limits of all together, and
- * what the host has left. Called by plan.c before anything of the machine exists, and before each of its boots.
+ * Checks whether a machine may have what it requests: its owner's limits (from pyrod.conf), the
+ * limits of all users together, and what the host has left. Called by plan.c before anything of the
+ * machine exists, and before each of its boots.
  *
- * What must stay true: a machine counts from its request until nothing of it is left, whatever its state; the one
- * asked about is in the list already, so its own share is counted; a user's subordinate uids count with theirs.
+ * What must stay true: a machine counts from its request until nothing of it is left, in any state;
+ * the machine that is checked is in the list already, so its own share is counted; a user's
+ * subordinate uids count as the user's.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -14,7 +16,7 @@
 #include "proto/limits.h"
 
 #define DISK_MARGIN_MIB 128 /* of free space, beyond disk_reserve_mib, for a new sparse disk */
-#define INODES_NEEDED   64 /* in each of its directories' file systems; its own are fewer than ten */
+#define INODES_NEEDED   64  /* in its directories' file systems; a machine uses fewer than ten */
 #define RUN_DIR_BYTES   MIB
 
 struct usage {
@@ -29,7 +31,7 @@ static void count(struct usage *u, const struct machine *mc)
 	u->disk_mib += (int64_t)mc->row.disk_mib;
 }
 
-/* What the account of uid uses, what of that its other uids do (NULL: not asked for), and what all accounts use. */
+/* Sums the usage of uid's account, the part of its other uids (ret_kin may be NULL), and of all. */
 static void count_usage(struct machines *ms, uid_t uid, struct usage *ret_own,
 	struct usage *ret_kin, struct usage *ret_total)
 {
@@ -54,7 +56,7 @@ static void count_usage(struct machines *ms, uid_t uid, struct usage *ret_own,
 	*ret_total = total;
 }
 
-/* What other machines that are being started have been promised and not touched yet. */
+/* Memory promised to other machines that are being started, which they have not touched yet. */
 static uint64_t promised_mib(struct machines *ms, const struct machine *mc)
 {
 	const struct machine *other;
@@ -66,7 +68,7 @@ static uint64_t promised_mib(struct machines *ms, const struct machine *mc)
 	return sum;
 }
 
-/* What of something a machine may have now, were it to ask for less; at most 0: nothing. */
+/* The most that a machine may request now; 0 or less: nothing. */
 struct most {
 	int64_t vcpus, mem_mib, disk_mib;
 };
@@ -87,7 +89,7 @@ void machines_user_limits(const struct manager *m, struct user_limits *ret)
 	uint64_t bytes = 0;
 	int64_t half;
 
-	(void)host_total_bytes(m->state_dir, &bytes); /* 0 when it cannot be told */
+	(void)host_total_bytes(m->state_dir, &bytes); /* 0 if unknown */
 	half = (int64_t)(bytes / 2 / MIB);
 	*ret = (struct user_limits){
 		.vcpus = max_of(c->max_vcpus, 4 * (int64_t)host_cpu_count()),
@@ -98,7 +100,7 @@ void machines_user_limits(const struct manager *m, struct user_limits *ret)
 	};
 }
 
-/* The room that a limit of a user and one of all leave, 0 being none of either. */
+/* What the limits of a user and of all users leave; 0 is no limit. */
 static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used)
 {
 	int64_t own = max ? max - used : INT64_MAX, all = total ? total - total_used : INT64_MAX;
@@ -106,13 +108,12 @@ static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used
 	return MIN_OF(own, all);
 }
 
-/* What uid could ask for, not counting `without`, a machine that is asked about (NULL: none). */
+/* What uid could request, not counting the machine `without` (may be NULL). */
 static struct most most_of(struct machines *ms, uid_t uid, const struct machine *without)
 {
 	const struct config *c = ms->m->config;
 	int64_t have = host_cpu_count();
-	int64_t available =
-		(int64_t)host_memory_available_mib() / 8 * 7; /* it changes all the time */
+	int64_t available = (int64_t)host_memory_available_mib() / 8 * 7; /* margin: it varies */
 	struct usage u, all, self = { 0 };
 	struct user_limits max;
 
@@ -121,7 +122,7 @@ static struct most most_of(struct machines *ms, uid_t uid, const struct machine 
 	if (without)
 		count(&self, without);
 	available -= (int64_t)promised_mib(ms, without) + c->memory_reserve_mib;
-	/* What it has now it gives back. */
+	/* A machine that runs gives back what it has now. */
 	if (without && without->state == MACHINE_STARTED)
 		available += self.mem_mib;
 	return (struct most){
@@ -154,7 +155,7 @@ uint64_t machine_disk_max(struct machine *mc)
 	return (uint64_t)MAX_OF(MIN_OF(most, (int64_t)DISK_MIB_MAX), INT64_C(0));
 }
 
-/* Something that is limited: its keys in pyrod.conf, how to ask for less of it, and how little a machine may have. */
+/* A limited resource: its keys in pyrod.conf, how to request less of it, a machine's minimum. */
 static const struct resource {
 	const char *what, *max_key, *total_key, *flag, *param;
 	int64_t least;
@@ -170,25 +171,24 @@ static const struct resource {
 
 #define FIX_HOST_FULL "end other programs or machines of this host, then try again"
 
-/* How to ask for what can be had: the flag and the parameter. */
+/* The fix that requests `most`: the flag and the parameter. */
 static char *ask_for(const struct resource *res, int64_t most)
 {
 	return str_printf("ask for at most %lld: %s %lld, %s=%lld", (long long)most, res->flag,
 		(long long)most, res->param, (long long)most);
 }
 
-/* One limit, and those machines that count beside the one asked about. */
+/* One limit, and the usage that counts besides the machine that is checked. */
 struct limit {
 	const struct resource *res;
 	const struct machine_owner *lister; /* whose command lists all machines */
 	bool total;                         /* of all users */
-	int64_t max;                        /* 0: none */
-	int64_t asked;                      /* by one machine */
-	int64_t own,
-		others; /* what the asking user's other machines have, and other users' where they count */
-	int64_t kin; /* of own: the account's other uids', which the asking user does not see */
-	bool is_kin; /* the asking user is a subordinate uid */
-	int64_t most; /* what could be asked for, by all limits and what the host has; -1: not to be asked for */
+	int64_t max;                        /* 0: no limit */
+	int64_t asked;                      /* by the machine */
+	int64_t own, others; /* of the user's other machines; of other users' if they count */
+	int64_t kin;  /* part of own: of the account's other uids, which the user does not see */
+	bool is_kin;  /* the asking user is a subordinate uid */
+	int64_t most; /* could be requested, by all limits and the host; -1: no size */
 };
 
 static const char *limit_key(const struct limit *l)
@@ -196,7 +196,7 @@ static const char *limit_key(const struct limit *l)
 	return l->total ? l->res->total_key : l->res->max_key;
 }
 
-/* What can be ended so that the rest is enough. NULL: nothing, or out of memory. */
+/* What to delete so that the machine fits. NULL: nothing helps, or out of memory. */
 static char *end_machines(const struct limit *l)
 {
 	const char *command = l->lister->command, *id = l->lister->id_name;
@@ -233,7 +233,7 @@ static char *limit_fix(const struct limit *l)
 		end ? end : "", end ? ", or " : "", limit_key(l), (long long)need);
 }
 
-/* Whose machines, that the asking user does not see, are in the sum. */
+/* Names the machines in the sum that the user does not see. */
 static const char *limit_kin(const struct limit *l)
 {
 	if (l->kin == 0)
@@ -271,7 +271,7 @@ static int check_limit(const struct limit *l, struct error *err)
 		(long long)l->max);
 }
 
-/* In the order of resources. */
+/* Lists u in the order of resources. */
 static void list_usage(const struct usage *u, int64_t ret[N_LIMITED])
 {
 	const int64_t n[] = { u->machines, u->vcpus, u->mem_mib, u->disk_mib };
@@ -279,7 +279,8 @@ static void list_usage(const struct usage *u, int64_t ret[N_LIMITED])
 	memcpy(ret, n, sizeof(n));
 }
 
-/* Whether uid may have one machine more of this size; `without` is that machine where it is in the list already. */
+/* Checks whether uid may have one more machine of this size; `without`: that machine, if it is
+ * in the list already. */
 static int check_quotas(struct machines *ms, uid_t uid, const struct usage *asked,
 	const struct machine *without, struct error *err)
 {
@@ -334,7 +335,7 @@ int machine_check_quotas(struct machine *mc, struct error *err)
 	return check_quotas(mc->machines, mc->row.owner_uid, &asked, mc, err);
 }
 
-/* More than the host has; perhaps nobody asked for it. */
+/* Refuses more than the host has; the size may be a default of pyrod.conf. */
 static int refuse_size(const struct resource *res, int64_t have, int64_t asked, int64_t most,
 	int64_t dflt, struct error *err)
 {
@@ -357,15 +358,15 @@ int machines_check_size(
 
 	if (vcpus > have)
 		return refuse_size(VCPUS, have, vcpus, most.vcpus, c->default_vcpu_count, err);
-	if (total > 0 && mem_mib > total) /* 0: not known now; the start says so */
+	if (total > 0 && mem_mib > total) /* 0: unknown; the start reports it */
 		return refuse_size(MEMORY, total, mem_mib, most.mem_mib, c->default_mem_mib, err);
 	return 0;
 }
 
-/* What makes room for a machine where there is none for the least one. */
+/* The fix when the memory is too small for the smallest machine. */
 static char *memory_fix(int64_t reserve, int64_t total, int64_t available, int64_t asked)
 {
-	int64_t most = available / 8 * 7 - asked; /* it changes all the time */
+	int64_t most = available / 8 * 7 - asked; /* margin: it varies */
 	bool ending_helps = reserve + asked <= total;
 
 	if (most < 0)
@@ -377,7 +378,7 @@ static char *memory_fix(int64_t reserve, int64_t total, int64_t available, int64
 		(long long)most);
 }
 
-/* mc is the machine that is to have it, where there is one. */
+/* mc: the machine that requests the memory, or NULL. */
 static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const struct machine *mc,
 	struct error *err)
 {
@@ -440,7 +441,7 @@ static int check_inodes(const char *dir, struct error *err)
 		"only %llu inodes are free in %s", (unsigned long long)n, dir);
 }
 
-/* What makes room; need is without the reserve. NULL when out of memory. */
+/* The fix that frees space; need is without the reserve. NULL when out of memory. */
 static char *bytes_fix(uint64_t need, uint64_t reserve, uint64_t available, uint64_t total)
 {
 	if (reserve == 0 || need + reserve <= total)
@@ -451,11 +452,10 @@ static char *bytes_fix(uint64_t need, uint64_t reserve, uint64_t available, uint
 				  "pyrod.conf to 0 and reload pyrod",
 			(unsigned long long)((need - available + MIB - 1) / MIB));
 	return str_printf("set disk_reserve_mib in pyrod.conf to at most %llu and reload pyrod",
-		(unsigned long long)((available - need) / 8 * 7 /
-				     MIB)); /* it changes all the time */
+		(unsigned long long)((available - need) / 8 * 7 / MIB)); /* margin */
 }
 
-/* reserve: what disk_reserve_mib adds to what is needed. */
+/* reserve: bytes of disk_reserve_mib, needed in addition. */
 static int check_bytes(
 	const char *dir, uint64_t need, uint64_t reserve, const char *why, struct error *err)
 {

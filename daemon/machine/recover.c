@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an earlier daemon left: rows, VMMs, commands, directories. Called once by machines_new, before the loop runs.
+ * Recovers the state of a previous daemon: rows, VMMs, commands, directories. Called once by
+ * machines_new, before the loop runs.
  *
- * What must stay true: what runs is taken over (adopt.c), and nothing is killed but by a deletion; on doubt the machine becomes
- * `unknown` and everything of it stays. A directory without a row is the rest of a deletion, since the row comes first and goes
- * last.
+ * What must stay true: what runs is adopted (adopt.c), and only a deletion kills anything; if it is
+ * not certain what runs, the machine becomes `unknown` and everything of it stays. A directory
+ * without a row is the rest of a deletion, since the row is made first and deleted last.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -21,7 +22,7 @@ static void on_recovered(const struct error *err, _unused_ void *userdata)
 			err->message ? err->message : "?", err->cause ? err->cause : "no cause");
 }
 
-/* Its row was committed so after its VMM had ended. */
+/* True if the row says so: it was committed after the VMM had exited. */
 static bool runs_not(const struct machine *mc)
 {
 	return mc->row.vmm_pid == 0 && machine_is_down(mc);
@@ -42,7 +43,7 @@ static int ended_meanwhile(struct machine *mc)
 	return 0;
 }
 
-/* It ran, or was about to. */
+/* Recovers a machine that ran or was about to run. */
 static int recover_vmm(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -71,7 +72,7 @@ static int recover_vmm(struct machine *mc)
 	return machine_delete(mc, "it cannot be adopted", on_recovered, NULL);
 }
 
-/* The column tells who leaves nothing. NULL: no such owner is known. */
+/* Finds the owner by the column one_shot: its machines leave nothing. NULL: there is none. */
 static const struct machine_owner *owner_of(const struct machines *ms, const struct vm_row *row)
 {
 	for (size_t i = 0; ms->owners[i]; i++)
@@ -91,7 +92,7 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 	if (r < 0)
 		return r;
 	mc->steps.at = ms->plan->n;
-	if (mc->state == MACHINE_PREPARING) /* nobody has been told of it */
+	if (mc->state == MACHINE_PREPARING) /* no client knows it */
 		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
 		return machine_delete(mc, "its deletion was asked for", on_recovered, NULL);
@@ -119,8 +120,8 @@ static void on_forgotten(int k, const struct error *err, _unused_ void *userdata
 			err && err->message ? err->message : strerror(-k));
 }
 
-/* The commands of the machines that are being adopted; those of others were never started, for their machine would
- * have gone with them. A machine that was to run one alone, and has none, has nothing to live for. */
+/* Adopts the commands of machines that are being adopted, and forgets the others, which do not
+ * run. Deletes a machine that was made for one command and has none. */
 static int recover_execs(struct machines *ms, struct error *err)
 {
 	struct exec_row *rows = NULL;
@@ -183,7 +184,7 @@ static bool names_machine(const struct machines *ms, const char *name)
 	return false;
 }
 
-/* Only what is named as a machine is ours to remove. */
+/* Removes the directories of machines without a row; other names are not ours. */
 static int sweep(struct machines *ms, const char *base, const char *sub)
 {
 	_cleanup_free_ char *parent = str_printf("%s/%s", base, sub);

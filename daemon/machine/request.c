@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What can be asked of a machine: that it is deleted, booted, stopped. Called by core/ and rpc/, and by recover.c.
+ * Requests to a machine: delete, boot, stop. Called by core/ and rpc/, and by recover.c.
  *
- * What must stay true: a deletion is never refused, from whatever state, and never taken back; a boot asked for on the way
- * to rest comes after it; who asks for what is being done already waits for the same end.
+ * What must stay true: a deletion is never refused, in any state, and never taken back; a boot
+ * requested on the way to a resting state comes after it; a request for what is under way waits for
+ * the same end.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -21,7 +22,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 
 	if (r < 0)
 		return r;
-	/* Read by those who wait for its start or stop too: what they asked for may be what ended it. */
+	/* Waiters for a start or stop get this error too. */
 	error_set(&why, ERROR_CANCELLED, became, fix, "machine %s was deleted", mc->row.id);
 	if (machine_goes_down(mc) && mc->failure.set && mc->failure.code == ERROR_CANCELLED) {
 		error_clear(&mc->failure);
@@ -41,7 +42,7 @@ static int wrong_state(struct machine *mc, const char *verb, const char *fix, st
 		verb);
 }
 
-/* On its way to where it can be booted from: the boot comes when it is there. */
+/* True on the way to a state that can be booted: the boot comes then. */
 static bool comes_to_rest(const struct machine *mc)
 {
 	if (machine_goes_down(mc))
@@ -49,7 +50,7 @@ static bool comes_to_rest(const struct machine *mc)
 	return machine_is_settled(mc) && mc->state == MACHINE_STOPPING;
 }
 
-/* Its guest has not answered (yet): what comes of that is waited for, for a while. */
+/* Waits, up to DEADLINE_ADOPT_CALL, for the outcome of the adoption. */
 static int boot_unadopted(struct machine *mc, machine_done_fn done, void *userdata)
 {
 	int r = machine_ask_again(mc);
@@ -82,7 +83,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 	return r < 0 ? error_no_memory(err, "cannot wait for machine %s", mc->row.id) : 0;
 }
 
-/* It leaves nothing, or something of it may be gone. */
+/* True if it leaves nothing, or something of it may be missing. */
 static bool can_only_be_deleted(const struct machine *mc)
 {
 	if (mc->steps.at < mc->machines->plan->n_created)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Keeps disk_reserve_mib of the disks' file system free while machines run: at the reserve the machines whose disks have
- * grown since the last look are paused (pause.c lets them go on). Called by events.c and adopt.c when a VMM runs.
+ * Keeps disk_reserve_mib of the disks' file system free while machines run: at the reserve it
+ * pauses the machines whose disks have grown since the last look (pause.c resumes them). Called by
+ * events.c and adopt.c when a VMM runs.
  *
- * What must stay true: the next look comes before a disk of FILL_RATE can have used up what is above the reserve, but not
- * more often than every LOOK_MIN_USEC; what is written in one such interval, and until QEMU has stopped, comes out of the
- * reserve. A machine that writes nothing is never paused. The kernel has no event for "the space runs out", so a timer
- * looks, only while a VMM runs.
+ * What must stay true: the next look comes before writes at FILL_RATE can use up the space above
+ * the reserve, but not more often than every LOOK_MIN_USEC; what is written in one such interval,
+ * and until QEMU has stopped, is taken from the reserve. A machine that writes nothing is never
+ * paused. The kernel has no event for low space: a timer looks while a VMM runs.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -21,7 +22,7 @@
 #define LOOK_MIN_USEC (50 * USEC_PER_MSEC)
 #define LOOK_MAX_USEC USEC_PER_SEC
 #define ACCURACY_USEC (5 * USEC_PER_MSEC)
-#define AGAIN_USEC    (5 * USEC_PER_SEC) /* until it is asked again */
+#define AGAIN_USEC    (5 * USEC_PER_SEC) /* until the next request to pause */
 #define ROOM_MIB      16                 /* less would be full again at once */
 
 static uint64_t reserve_bytes(const struct machines *ms)
@@ -54,7 +55,7 @@ static bool has_grown(struct machine *mc)
 	return before > 0 && mc->hold.blocks > before;
 }
 
-/* A VMM that goes on writing has been taken over by its guest, or hangs. */
+/* Kills a VMM that still writes after DEADLINE_PAUSE: its guest has taken it over, or it hangs. */
 static void pause_machine(struct machine *mc)
 {
 	uint64_t now = now_usec();
@@ -94,7 +95,7 @@ static bool look_at_machines(struct machines *ms, bool short_of)
 	return any;
 }
 
-/* How long until the reserve could be reached. */
+/* Microseconds until the reserve could be reached. */
 static uint64_t next_look(uint64_t above)
 {
 	return MIN_OF(MAX_OF(above * USEC_PER_SEC / FILL_RATE, LOOK_MIN_USEC), LOOK_MAX_USEC);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A new machine, from what is asked for to its first step. Called by core/.
+ * Makes a new machine, from the request to its first step. Called by core/.
  */
 
 #include "daemon/machine/machine-internal.h"

@@ -2,8 +2,8 @@
 /*
  * The engine of steps.h. Called by engine.c alone.
  *
- * What must stay true: the steps begun are undone in reverse order, whichever of them was half done, down to the goal, which
- * only falls meanwhile. The engine runs only in a turn of the loop of its own.
+ * What must stay true: the steps begun, including a half-done one, are undone in reverse order,
+ * down to the goal, which only falls meanwhile. The engine runs only from its own event source.
  */
 
 #include "daemon/machine/steps.h"
@@ -49,7 +49,7 @@ void steps_begin_down(struct steps *s)
 
 void steps_continue(struct steps *s, const struct error *err)
 {
-	/* What happens during a commit before the way down is seen by the undos that follow. */
+	/* Ignored during the commit before the way down: the undos look at what has happened. */
 	if (!s->waiting || s->phase == STEPS_COMMITTING || s->phase == STEPS_TURNING)
 		return;
 	if (err)
@@ -102,7 +102,7 @@ static void turn(struct steps *s)
 	go_down(s);
 }
 
-/* An undo has ended by its event. */
+/* The event that an undo waited for has come. */
 static void go_on_down(struct steps *s)
 {
 	const struct step *step = &s->table[s->at - 1];
@@ -136,7 +136,7 @@ static void go_up(struct steps *s)
 			return;
 		}
 		if (s->phase != STEPS_UP)
-			return; /* turned by what the step did */
+			return; /* the step has called steps_turn */
 	}
 	s->phase = STEPS_SETTLED;
 	crash_point();

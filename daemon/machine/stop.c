@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The orderly end of a machine that stays: the guest is asked to stop everything, writes back its disk,
- * says BYE and resets, and its VMM ends. Called by the engine, talk.c and events.c.
+ * Stops a machine that remains: its guest is asked to stop everything, writes back its disk, sends
+ * BYE and resets, and its VMM exits. Called by the engine, talk.c and events.c.
  *
- * What must stay true: whoever does not end within DEADLINE_STOP is ended; a guest that cannot be asked (no
- * stream, vCPUs paused) is ended at once; either way the machine is `stopped` and its disk there.
+ * What must stay true: a guest that does not end within DEADLINE_STOP is killed; a guest that
+ * cannot be asked (no stream, vCPUs paused) is killed at once; either way the machine is `stopped`
+ * and its disk remains.
  */
 
 #include "daemon/machine/machine-internal.h"

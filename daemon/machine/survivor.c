@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VMM that outlived the daemon that started it: whether it is ours, and its end. Called by recover.c at start, and by the
- * way down for a machine that was not adopted.
+ * A VMM that outlived the daemon that started it: whether it is ours, and how it is ended. Called
+ * by recover.c at start, and by the undo of the step "vmm" for a machine that was not adopted.
  *
- * What must stay true: a forked process is ours only when pid, start time, boot and the uuid on its command line
- * are all those of the row, looked at after its pidfd was opened; a unit's when boot, invocation and pid are, and it
- * stands in the cgroup of the unit that is named after the machine. It is killed only when it surely is ours; on doubt it is
- * left alone.
+ * What must stay true: a forked process is ours only when pid, start time, boot and the uuid on its
+ * command line all match the row, read after its pidfd was opened; a unit's only when boot,
+ * invocation and pid match and it is in the cgroup of the unit that is named after the machine. It
+ * is killed only when it surely is ours; else it is left alone.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -17,7 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/unit.h"
 
-/* What the process that pidfd is open on is. */
+/* Tells whether the process of pidfd is the machine's VMM. */
 static enum machine_vmm verify(struct machine *mc, pid_t pid)
 {
 	uint64_t started;
@@ -31,10 +31,10 @@ static enum machine_vmm verify(struct machine *mc, pid_t pid)
 	if (r == -ENOENT || r == -ESRCH)
 		return VMM_GONE;
 	if (r <= 0 && r != -ENODATA)
-		return VMM_UNSURE; /* same process, other words: not what we started, or it cannot be seen */
+		return VMM_UNSURE; /* other command line: not ours, or it cannot be read */
 	mc->row.vmm_pid = pid;
 	mc->row.vmm_start_time = started;
-	return VMM_LIVES; /* without words it is ending: its end is what is waited for */
+	return VMM_LIVES; /* no command line: it is exiting, which is waited for */
 }
 
 static enum machine_vmm open_pid(struct machine *mc, pid_t pid)
@@ -47,7 +47,7 @@ static enum machine_vmm open_pid(struct machine *mc, pid_t pid)
 	return errno == ESRCH ? VMM_GONE : VMM_UNSURE;
 }
 
-/* The row names a unit, or the machine's unit runs. */
+/* Identifies the VMM of the running unit by invocation and pid. */
 static enum machine_vmm find_unit(struct machine *mc, const char *name, const char *invocation)
 {
 	enum machine_vmm found;
@@ -74,9 +74,9 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 	int r;
 
 	if (!streq(mc->row.boot_id, mc->machines->boot_id))
-		return VMM_GONE; /* nothing outlives the host's restart */
+		return VMM_GONE; /* nothing outlives a restart of the host */
 	if (!unit || (!units && mc->row.vmm_invocation[0]) || !vmm_driver_find(mc->row.driver))
-		return VMM_UNSURE; /* nobody to ask */
+		return VMM_UNSURE; /* there is nothing to ask */
 	if (units) {
 		r = units_invocation(units, unit, invocation);
 		if (r >= 0)
@@ -115,7 +115,7 @@ static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unuse
 	return 0;
 }
 
-/* Systemd has said what its unit is: the end of its main process is waited for. */
+/* Stops the unit that systemd has reported, and waits for the exit of its main process. */
 static int end_unit(struct machine *mc, struct unit *u)
 {
 	pid_t pid = unit_pid(u);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's conversation with its agent: what is said on each WELCOME, SETUP, frames to its commands, and what becomes of
- * it when the guest is lost. plan.c and adopt.c open the link.
+ * A machine's conversation with its agent: the answer to each WELCOME, SETUP, frames to its
+ * commands, and the loss of the guest. plan.c and adopt.c open the link.
  *
- * What must stay true: SETUP is sent until the agent says it is set up, and only to the machine whose uuid it is; a guest that
- * restarted under a running command is an error, not a reconnection; the guest is hostile, and once its machine is to go down
- * nothing that it says counts.
+ * What must stay true: SETUP is sent until the agent reports that it is set up, and only to the
+ * machine with that uuid; a guest that restarted under a running command is an error, not a
+ * reconnection; the guest is hostile, and its messages do not count once its machine goes down.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -14,7 +14,7 @@
 #include "daemon/log.h"
 #include "proto/deadline.h"
 
-/* Up: the start fails. Stopping: so much the better. Started: its commands fail. */
+/* On the way up the start fails; a stop is complete; in a started machine the commands fail. */
 static void lost(struct machine *mc, const struct error *err)
 {
 	if (machine_goes_up(mc))
@@ -73,7 +73,7 @@ static int on_setup_late(_unused_ sd_event_source *source, _unused_ uint64_t use
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *cause = NULL, *fix = NULL;
 
-	/* A paused guest cannot answer: the time that it has begins again. */
+	/* A paused guest cannot answer: its deadline begins again. */
 	if (mc->hold.pause &&
 		sd_event_source_set_time_relative(
 			mc->guest.setup_timer, deadline_usec(DEADLINE_SETUP)) >= 0 &&
@@ -99,7 +99,7 @@ static int begin_setup(struct machine *mc)
 	return send_setup(mc);
 }
 
-/* The daemon that started it ended before SETUP: its boot goes on, but a command was never begun. */
+/* Continues a boot whose daemon ended before SETUP; the command was never begun and fails. */
 static int begin_setup_adopted(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -191,7 +191,7 @@ static const char *bye_text(uint8_t reason)
 	}
 }
 
-/* What remains is as after vm.stop. */
+/* Leaves the same as vm.stop. */
 static void ended_itself(struct machine *mc, const struct error *err)
 {
 	machine_set_stop_reason(mc, "guest");
@@ -226,11 +226,11 @@ static int take_bye(struct machine *mc, const struct frame *f)
 	if (machine_is_settled(mc) && mc->state == MACHINE_STARTED && by_itself)
 		ended_itself(mc, &err);
 	else if (mc->state != MACHINE_STOPPING)
-		lost(mc, &err); /* else its VMM ends next */
+		lost(mc, &err); /* not in a stop: there the VMM exits next */
 	return 0;
 }
 
-/* A command nobody knows any more: its EXIT is acknowledged, so that the agent forgets it. */
+/* Acknowledges the EXIT of an unknown command, so that the agent forgets it. */
 static int take_stray(struct machine *mc, const struct frame *f)
 {
 	int r;
@@ -257,11 +257,11 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, void *userda
 	switch (f->type) {
 	case FRAME_SETUP_DONE: return take_setup_done(mc, f);
 	case FRAME_BYE: return take_bye(mc, f);
-	default: return 0; /* what only a host says */
+	default: return 0; /* frames that only a host sends */
 	}
 }
 
-/* Each command with input gets its turn. */
+/* Lets each command add its input. */
 static void fill(_unused_ struct link *l, struct buf *out, void *userdata)
 {
 	struct machine *mc = userdata;
@@ -310,7 +310,7 @@ static int dial(void *userdata)
 
 	int r = mc->process.ended ? -ENOTCONN : vmm_dial(mc->process.vmm);
 
-	return r < 0 ? r : -EINPROGRESS; /* it comes by on_vmm_agent */
+	return r < 0 ? r : -EINPROGRESS; /* on_vmm_agent brings the stream */
 }
 
 int machine_link_open(struct machine *mc, uint64_t first_usec)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who waits for a machine. Called by the engine and by what is asked of a machine.
+ * The waiters of a machine. Called by the engine, adopt.c, talk.c and request.c.
  *
- * What must stay true: each waiter is told once, after the commit of what it is told, or dropped by machine_unwait.
+ * What must stay true: each waiter is notified once, after the commit of what it is told, or
+ * removed by machine_unwait.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -11,7 +12,7 @@ struct machine_waiter {
 	TAILQ_ENTRY(machine_waiter) entry;
 	struct machine *machine; /* borrowed: whose list this is in */
 	enum machine_wait what;
-	sd_event_source *late; /* owned or NULL: it waits no longer */
+	sd_event_source *late; /* owned or NULL: ends the wait */
 	machine_done_fn done;
 	void *userdata;
 };
@@ -24,7 +25,7 @@ static void tell(struct machine_waiter *w, const struct error *err)
 	free(w);
 }
 
-/* The daemon ends: the connections are closed, but what the callers' records hold is theirs to free. */
+/* At the daemon's end the connections are closed, but done still frees its caller's record. */
 void machine_end_waits(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
