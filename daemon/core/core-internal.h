@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The inside of struct core, for the files of core/ alone. */
+/* The internals of struct core, for the files of core/ only. */
 
 #include "daemon/core/core.h"
 #include "daemon/machine/machine.h"
@@ -14,26 +14,27 @@ LIST_HEAD(creation_list, creation);
 struct core {
 	struct run_list runs;           /* borrowed: exec.signal finds them here */
 	struct creation_list creations; /* borrowed: each frees itself when it has ended */
-	sd_event_source *reaper;        /* owned: the next expiry */
+	sd_event_source *reaper;        /* owned: timer of the next expiry */
 };
 
 /* The owners of machines. */
 extern const struct machine_owner vm_owner;  /* vm.c: stays until it is deleted */
-extern const struct machine_owner run_owner; /* run-attach.c: goes with its only command */
+extern const struct machine_owner run_owner; /* run-attach.c: deleted with its only command */
 
-/* run.c: mc was paused, or goes on: the caller of its command is told. */
+/* run.c: reports to the command's caller that mc was paused or resumed. */
 void run_on_pause(struct machine *mc);
-/* Frees the runs nobody waits for; the daemon is ending. */
+/* Frees the runs without a caller at the daemon's end. */
 void runs_end(struct core *core);
-/* create.c: the daemon ends. Each creation that still waits ends with an error to its caller. */
+/* create.c: ends each pending creation with an error at the daemon's end. */
 void creations_end(struct core *core);
 
 /* reaper.c */
 int reaper_new(struct manager *m, sd_event_source **ret);
-/* Something that decides the next expiry has changed. */
+/* Sets the timer again after a change that affects the next expiry. */
 void reaper_update(struct manager *m);
 /* on_state of every owner. */
 void reaper_on_state(struct machine *mc, bool deleted);
 
-/* run-attach.c: the run of a command that an earlier daemon started in mc, without a caller. */
+/* run-attach.c: makes the run, without a caller, of a command that a previous daemon started in
+ * mc. */
 int run_adopt(struct machine *mc, const struct exec_row *row);

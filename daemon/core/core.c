@@ -2,8 +2,8 @@
 /*
  * Starts and ends the nouns together with the machines that they own. Called by manager.c.
  *
- * What must stay true: the lists are there before the first machine is loaded, whose commands become runs in
- * them, and until the last machine is freed, whose end its runs are told.
+ * What must stay true: the lists exist before the first machine is loaded, since its commands
+ * become runs in them, and until the last machine is freed, since its runs are notified.
  */
 
 #include "daemon/core/core-internal.h"

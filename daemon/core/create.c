@@ -2,8 +2,8 @@
 /*
  * vm.create from request to machine. Called by rpc/vm.c.
  *
- * What must stay true: on_done comes once, in a turn of the loop later than creation_start; a cancelled
- * creation leaves nothing.
+ * What must stay true: on_done is called once, in a later iteration of the loop than
+ * creation_start; a cancelled creation leaves nothing.
  */
 
 #include "daemon/core/create.h"
@@ -15,12 +15,12 @@ struct creation {
 	struct manager *m; /* borrowed */
 	struct creation_callbacks cb;
 	void *userdata;
-	struct machine_spec spec; /* environment is owned: */
-	char *environment;
-	struct pull_wait *pull;  /* owned */
-	struct machine *machine; /* borrowed: while it is being made */
-	sd_event_source *later;  /* owned: the end, in a turn of its own */
-	struct error err;        /* owned */
+	struct machine_spec spec; /* its environment is the next member */
+	char *environment;        /* owned */
+	struct pull_wait *pull;   /* owned */
+	struct machine *machine;  /* borrowed; NULL before it is made */
+	sd_event_source *later;   /* owned: calls finish() from the loop */
+	struct error err;         /* owned */
 	bool listed;
 	LIST_ENTRY(creation) entry;
 };
@@ -146,7 +146,7 @@ void creation_cancel(struct creation *c)
 	fail_later(c, &err);
 }
 
-/* A machine that is being made is the next daemon's to remove. */
+/* The next daemon removes a machine that is being made. */
 void creations_end(struct core *core)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

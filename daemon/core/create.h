@@ -12,7 +12,8 @@ struct pull_progress;
 
 struct creation_callbacks {
 	void (*on_progress)(const struct pull_progress *p, void *userdata);
-	/* Once: mc is created and committed (borrowed, for the call), or NULL with err and nothing is left. */
+	/* Called once: mc is created and committed (borrowed during the call), or NULL with err
+	 * and nothing left. */
 	void (*on_done)(struct machine *mc, const struct error *err, void *userdata);
 };
 
@@ -20,5 +21,5 @@ struct creation_callbacks {
 int creation_start(struct manager *m, const struct machine_spec *spec,
 	const struct creation_callbacks *cb, void *userdata, struct creation **ret,
 	struct error *err);
-/* Its caller wants it no more: on_done comes with `cancelled`, unless it is done already. */
+/* Cancels the creation: on_done follows with `cancelled`, unless it is done already. */
 void creation_cancel(struct creation *c);

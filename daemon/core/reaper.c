@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Machines past their time to live: one timer for the next expiry, and vm.reap_expired. Called by
- * rpc/vm.c, and as on_state of each owner.
+ * Deletes machines past their time to live: one timer for the next expiry, and vm.reap_expired.
+ * Called by rpc/vm.c, and as on_state of each owner.
  *
- * What must stay true: nothing goes in mid-command; a machine made by an earlier daemon gets an hour
- * after this one's start (its owner may have been waiting for the host to come back).
+ * What must stay true: no machine is deleted while its command runs; a machine of a previous daemon
+ * gets an hour after this one's start (its owner may have been waiting for the host to come back).
  */
 
 #include "daemon/core/core-internal.h"
@@ -28,7 +28,7 @@ struct reap_one {
 	char id[16];
 };
 
-/* When the machine may go, in wall-clock time; 0 = never. */
+/* When the machine may be deleted, in wall-clock microseconds; 0: never. */
 static uint64_t due(const struct machine *mc)
 {
 	uint64_t expires = machine_row(mc)->expires_usec;
@@ -79,7 +79,7 @@ void reaper_update(struct manager *m)
 	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 
-		/* A busy machine calls again when it is not busy any more. */
+		/* A machine that is no longer busy calls this again. */
 		if (at != 0 && !machine_busy(mc))
 			next = MIN_OF(next, at);
 	}
@@ -170,7 +170,7 @@ int vm_reap_expired(struct manager *m, uid_t uid, reap_done_fn done, void *userd
 	}
 	reap->done = done;
 	reap->userdata = userdata;
-	reap->pending = 1; /* the answer never comes from within this call */
+	reap->pending = 1; /* done is never called from within this call */
 	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What lets a run outlive its caller's connection and its daemon: the row of its command, the run made
- * anew from it after an adoption, and exec.attach, by which a caller goes on by offset. Called by run.c,
- * recover.c and rpc/exec.c.
+ * Lets a run outlive its caller's connection and its daemon: the row of its command, the run made
+ * from that row after an adoption, and exec.attach, by which a caller continues by offset. Called
+ * by run.c, recover.c and rpc/exec.c.
  *
- * What must stay true: a command has a row before its START is sent; one caller at a time; a run without
- * one ends after DEADLINE_GRACE; output that was captured for a reply died with the daemon that held
- * it, and whoever asks for it is told so and not given half of it.
+ * What must stay true: a command has a row before its START is sent; a run has one caller at a
+ * time, and without one ends after DEADLINE_GRACE; output captured for a reply is lost with its
+ * daemon, and a caller that attaches then gets an error, not half of the output.
  */
 
 #include "daemon/core/run-internal.h"
@@ -114,7 +114,7 @@ static int gone(struct run *r, const char *cause, struct error *err)
 		exec_id(r->exec));
 }
 
-/* The new caller's socket takes the place of the old one's, and the guest goes on from its offsets. */
+/* The new caller's socket replaces the old one, and the guest continues at the caller's offsets. */
 static int attach_now(struct run *r, struct attach *a, struct error *err)
 {
 	struct stdio *s = NULL;
@@ -185,9 +185,9 @@ int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
 	if (exec_within_reach(r->exec)) {
 		k = attach_now(r, a, err);
 		if (k < 0) {
-			r->abandoned = true; /* its machine goes as if nobody had come */
+			r->abandoned = true; /* its machine is deleted as without a caller */
 			run_begin_grace(r);
-			a->fd = -EBADF; /* the caller's still */
+			a->fd = -EBADF; /* the caller still owns it */
 		}
 		attach_free(a);
 	} else {

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The inside of a run, for run.c (the flow), run-result.c (what its caller is told) and run-attach.c (its
- * row, and callers that come again).
+ * The internals of a run, for run.c (the flow), run-result.c (the result) and run-attach.c (its
+ * row, and callers that attach again).
  */
 
 #include "daemon/agent/capture.h"
@@ -19,10 +19,10 @@ struct attach;
 
 enum run_phase {
 	RUN_PULLING,
-	RUN_STARTING,  /* the machine's on_started will come */
-	RUN_EXECUTING, /* the exec's on_exit or on_failed will come */
-	RUN_DELETING, /* the deletion's done will come, of the machine or of a row in one that stays */
-	RUN_DRAINING, /* the machine is gone, stdio has bytes left */
+	RUN_STARTING,  /* waits for the machine's on_started */
+	RUN_EXECUTING, /* waits for the exec's on_exit or on_failed */
+	RUN_DELETING,  /* waits for the deletion of the machine, or of the row in one that stays */
+	RUN_DRAINING,  /* the machine is deleted, stdio has bytes left */
 	RUN_DONE,
 };
 
@@ -32,30 +32,30 @@ struct run {
 	struct run_callbacks cb;
 	void *userdata;
 	enum run_phase phase;
-	bool abandoned; /* nobody waits for its result */
+	bool abandoned; /* no caller waits for its result */
 	bool drained;
-	bool entering; /* the row of a command in a machine that is there is being committed, */
-	bool unwanted; /* ... and the end was asked for meanwhile */
+	bool entering; /* its row in an existing machine is being committed */
+	bool unwanted; /* its end was requested while entering */
 	bool entered;
-	bool live; /* its caller takes the output by offset, so that another may go on */
+	bool live; /* its caller reads output by offset, so that another may continue */
 	bool with_stdin;
 	uint32_t channel; /* of its command, in its row */
 
-	struct machine_spec spec;    /* environment is owned */
+	struct machine_spec spec;    /* its environment is the next member */
 	char *environment, *command; /* owned */
-	char *input;                 /* owned or NULL: what its stdin is, n_input bytes */
-	size_t n_input, n_fed;       /* of which the exec has so many */
+	char *input;                 /* owned or NULL: the text of its stdin */
+	size_t n_input, n_fed;       /* bytes of input; those passed to the exec */
 	char *environment_version;   /* owned or NULL: not known */
 	struct environment *env;     /* borrowed: the catalog's */
 	struct pull_wait *pull;      /* owned */
-	struct machine *machine;     /* borrowed: NULL before it is made and when it is gone */
+	struct machine *machine;     /* borrowed; NULL before it is made and after its deletion */
 	struct exec *exec;           /* owned */
 	struct stdio *stdio;         /* owned or NULL */
 	struct attach *attach;       /* owned: a caller that waits for the guest's agent */
-	sd_event_source *later;      /* owned: the answer, in a turn of its own */
-	sd_event_source *grace;      /* owned: after the caller has gone */
+	sd_event_source *later;      /* owned: answers from the loop */
+	sd_event_source *grace;      /* owned: deadline after the caller has disconnected */
 
-	struct capture out[2]; /* stdout, stderr, without stdio */
+	struct capture out[2]; /* stdout, stderr, if there is no stdio */
 	uint64_t bytes[2];
 	struct msg_exit exit;
 	struct limit limit;
@@ -69,12 +69,12 @@ struct run {
 struct run *run_new(
 	struct manager *m, const struct run_callbacks *cb, void *userdata, struct error *err);
 void run_progress(struct run *r, const char *phase);
-/* The run whose command has mc, or NULL. */
+/* The run whose command uses mc, or NULL. */
 struct run *run_of(const struct machine *mc);
-/* If its machine stands still now. */
+/* Reports a pause if its machine is paused now. */
 void run_report_paused(struct run *r);
 void run_fail(struct run *r, const struct error *err);
-/* Deletes its machine unless a caller is there again within DEADLINE_GRACE. */
+/* Deletes its machine unless a caller attaches within DEADLINE_GRACE. */
 void run_begin_grace(struct run *r);
 extern const struct exec_callbacks run_exec_events;
 extern const struct stdio_callbacks run_stdio_events;
@@ -82,7 +82,7 @@ extern const struct stdio_callbacks run_stdio_events;
 int run_add_later(struct run *r);
 
 /* run-result.c */
-/* Its machine is there: what is told of it when it is gone. */
+/* Copies from the machine what the result needs after its deletion. */
 int run_note_machine(struct run *r);
 int run_result(struct run *r, json_object **ret);
 

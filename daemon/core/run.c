@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.run from request to result: pull, start, execute, delete; and vm.exec, which finds its machine made.
- * Called by rpc/vm.c and rpc/exec.c.
+ * vm.run from request to result: pull, start, execute, delete; and vm.exec, which uses an existing
+ * machine. Called by rpc/vm.c and rpc/exec.c.
  *
- * What must stay true: on_done comes exactly once and last, when the machine is gone and the caller's
- * stdio has taken the last byte; whatever phase a cancellation, a failure or another's vm.delete meets,
- * nothing is left of the machine; an abandoned run reports nothing and frees itself.
+ * What must stay true: on_done is called exactly once and last, when the machine is deleted and the
+ * caller's stdio has the last byte; a cancellation, a failure or another caller's vm.delete leaves
+ * nothing of the machine in any phase; an abandoned run reports nothing and frees itself.
  */
 
 #include "daemon/core/run.h"
@@ -87,7 +87,7 @@ static int on_later(_unused_ sd_event_source *source, void *userdata)
 	return 0;
 }
 
-/* Answers when the machine is gone and stdio has nothing left; a failed run does not wait for its reader. */
+/* Answers when the machine is released and stdio drained; a failed run does not wait for stdio. */
 static void check_done(struct run *r)
 {
 	if (r->phase != RUN_DRAINING)
@@ -139,7 +139,7 @@ static void give_up(struct run *r)
 			r->unwanted = true;
 			break;
 		}
-		/* Its on_started comes when nothing is left. */
+		/* on_started follows when nothing is left. */
 		(void)machine_delete(r->machine, "its caller asked for it", NULL, NULL);
 		break;
 	case RUN_EXECUTING: delete_machine(r); break;
@@ -172,13 +172,13 @@ static int on_output(struct exec *x, uint8_t stream, const void *p, size_t n, vo
 	if (r->stdio)
 		return stdio_output(r->stdio, stream, p, n);
 	k = capture_add(&r->out[i], p, n);
-	/* Told in quarters of the window: one ACK for many frames. */
+	/* One ACK per quarter of the window, for many frames. */
 	if (k >= 0 && r->bytes[i] % (STREAM_WINDOW / 4) < n)
 		exec_set_limit(x, stream, r->bytes[i], r->bytes[i] + STREAM_WINDOW);
 	return k;
 }
 
-/* As much of the text that is its stdin as the window takes beyond upto, which the guest has. */
+/* Passes on as much of the stdin text as the window allows beyond upto, which the guest has. */
 static int feed(struct run *r, uint64_t upto)
 {
 	size_t room = (size_t)(STREAM_WINDOW - (r->n_fed - MIN_OF(upto, r->n_fed)));
@@ -241,8 +241,8 @@ static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdat
 	machine_has_executed(r->machine);
 	if (r->stdio)
 		stdio_finish(r->stdio);
-	/* Until its caller has the last byte the guest keeps it: were we to end now, the next daemon goes on.
-	 * A caller that reads slowly gets the rest from us. */
+	/* The guest keeps the output until the caller has the last byte, so that the next daemon
+	 * could continue. After DEADLINE_GRACE a slow caller gets the rest from this daemon. */
 	if (!r->stdio || r->abandoned)
 		delete_machine(r);
 	else
@@ -251,10 +251,10 @@ static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdat
 
 static void on_forgotten(_unused_ int k, _unused_ const struct error *err, void *userdata)
 {
-	machine_is_gone(userdata); /* a row that could not be removed goes at the next start */
+	machine_is_gone(userdata); /* the next daemon forgets a row that stays */
 }
 
-/* Nothing is left of the machine, or what is left is its owner's and only the command's row goes. */
+/* Releases a machine that is deleted, or that its owner keeps; then only the command's row goes. */
 static void leave_machine(struct run *r, const struct error *err)
 {
 	if (!r->err.set)
@@ -265,7 +265,7 @@ static void leave_machine(struct run *r, const struct error *err)
 		machine_is_gone(r);
 }
 
-/* An adopted command of which nothing has been seen: whether it was ever started is not known. */
+/* A machine that its owner keeps survives an adopted command that may never have started. */
 static void on_exec_failed(struct exec *x, const struct error *err, void *userdata)
 {
 	struct run *r = userdata;
@@ -335,7 +335,7 @@ const struct stdio_callbacks run_stdio_events = {
 
 /* The machine's events */
 
-/* Behind it the machine's own row is committed before anything can be started in it. */
+/* Not awaited: the machine's row is committed after this one, before anything starts in it. */
 static void on_row_kept(int k, const struct error *err, void *userdata)
 {
 	if (k < 0)
@@ -463,7 +463,7 @@ static int copy_params(struct run *r, const struct run_params *p)
 	return r->environment && r->command ? make_exec(r, p) : -ENOMEM;
 }
 
-/* Runs that have no machine (yet, or any more) are in no quota, but hold their request and output. */
+/* Limits the runs without a machine: they are in no quota, but hold their request and output. */
 static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 {
 	const struct accounts *a = self->m->accounts;
@@ -566,7 +566,7 @@ void run_on_pause(struct machine *mc)
 		report_pause(r);
 }
 
-/* Its row is committed: straight to the command, or by way of a boot. */
+/* The row is committed: starts the command, after a boot if needed. */
 static void on_entered(int k, const struct error *err, void *userdata)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -595,7 +595,7 @@ static int keep_entered(struct run *r, struct error *err)
 	return k < 0 ? error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command") : k;
 }
 
-/* The agent of an adopted machine has told which channels it holds: now one can be given out. */
+/* The agent has reported which channels it holds, so a new one can be given out. */
 static void on_adopted(const struct error *err, void *userdata)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -698,7 +698,7 @@ void run_begin_grace(struct run *r)
 	r->grace = sd_event_source_disable_unref(r->grace);
 	k = sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC,
 		deadline_usec(DEADLINE_GRACE), 0, on_grace_over, r);
-	/* -ESTALE: the loop has ended, and with it this daemon; the next one gives the caller his time. */
+	/* -ESTALE: the loop has ended; the next daemon gives the caller the grace time. */
 	if (k < 0 && k != -ESTALE)
 		give_up(r);
 }

@@ -3,7 +3,8 @@
 
 /*
  * vm.run: one command in a machine of its own. Pull if need be, create (row first), start, execute,
- * delete. vm.exec: the same in a machine there is. The caller owns the run until done has been called or run_free.
+ * delete. vm.exec: the same in an existing machine. The caller owns the run until it calls run_free
+ * or run_abandon.
  */
 
 #include "daemon/machine/machine.h"
@@ -21,13 +22,14 @@ struct run_params {
 	bool with_stdin;        /* stdin comes over stdio_fd or is stdin_text; else /dev/null */
 	const char *stdin_text; /* n_stdin bytes, copied; NULL: none */
 	size_t n_stdin;
-	int stdio_fd; /* taken over on success: the client's socket speaking DATA/ACK/END on
-	                         * channel 0; -EBADF: output is captured for the reply */
+	/* Owned by the run on success: the client's socket, which speaks DATA/ACK/END on channel 0.
+	 * -EBADF: output is captured for the reply. */
+	int stdio_fd;
 };
 
 struct run_progress {
-	const char *
-		phase; /* "kernel" "install" "write" (a pull), "create", "start", "execute", "paused", "resumed" */
+	/* "kernel" "install" "write" (a pull), "create", "start", "execute", "paused", "resumed" */
+	const char *phase;
 	const char *vm_id, *exec_id; /* NULL until known */
 	int percent;                 /* -1 unknown */
 	const char *detail;
@@ -38,8 +40,9 @@ struct run_progress {
 
 struct run_callbacks {
 	void (*on_progress)(struct run *r, const struct run_progress *p, void *userdata);
-	/* Exactly once, after the last byte went to stdio_fd and the machine is gone. result (owned by the
-	 * callee) has the run fields of contract.md section 4; NULL with err set on failure. */
+	/* Called once, after the last byte went to stdio_fd and the machine is deleted. result
+	 * (owned by the callee) has the run fields of contract.md section 4; NULL with err set
+	 * on failure. */
 	void (*on_done)(
 		struct run *r, json_object *result, const struct error *err, void *userdata);
 };
@@ -48,37 +51,38 @@ int run_start(struct manager *m, const struct run_params *p, const struct run_ca
 	void *userdata, struct run **ret, struct error *err);
 
 /*
- * vm.exec: one command in the machine mc of its owner, which is booted if it does not run, and deleted
- * afterwards. Of p->machine nothing is used. wrong_state when it is busy or cannot be booted.
+ * vm.exec: one command in the existing machine mc, which is booted if it does not run, and deleted
+ * afterwards. p->machine is ignored. Fails with wrong_state if mc is busy or cannot be booted.
  */
 int run_in_machine(struct machine *mc, const struct run_params *p, const struct run_callbacks *cb,
 	void *userdata, struct run **ret, struct error *err);
 
-/* The caller said cancel: the machine is deleted at once, on_done comes with `cancelled`. */
+/* Cancels the run: the machine is deleted at once, and on_done follows with `cancelled`. */
 void run_cancel(struct run *r);
-/* The caller's connection is gone: nothing is reported any more; the machine goes after DEADLINE_GRACE
- * or with its command, whichever is first. The run frees itself. */
+/* The caller's connection is closed: nothing is reported any more. The machine is deleted after
+ * DEADLINE_GRACE or with its command, whichever comes first. The run frees itself. */
 void run_abandon(struct run *r);
 struct run *run_free(struct run *r); /* after on_done */
 
 /*
- * The answer to a vm.stop of mc, if mc is gone by then, with the command that it was made for or was given: the machine as
- * it is, stopped, with its cleanup. *ret (owned by the caller) is NULL where no command has it.
+ * The answer to a vm.stop of mc if mc is deleted by then with its command: the machine as it is,
+ * stopped, with its cleanup. *ret (owned by the caller) is NULL if no command uses mc.
  */
 int run_stopped_json(struct machine *mc, const char *stop_reason, json_object **ret);
 
-/* By exec_id or unambiguous prefix, as uid may see it (root sees all): exec_not_found otherwise. */
+/* Finds a run that uid may see (root: all) by exec_id or unambiguous prefix; else
+ * exec_not_found. */
 int runs_find(
 	struct manager *m, const char *exec_id, uid_t uid, struct run **ret, struct error *err);
 
 /*
- * exec.attach: a caller of a live run comes again, after its connection or its daemon was lost; it has the
- * output below have[] (by stream). The rest goes to stdio_fd (taken over on success) and the result to
- * on_done, as for vm.run. wrong_state when it has a caller, outcome_unknown when what comes next is lost.
- * While the guest is being adopted it waits.
+ * exec.attach: attaches a caller to a live run again, after its connection or its daemon was lost;
+ * the caller has the output below have[] (by stream). The rest goes to stdio_fd (owned by the run
+ * on success) and the result to on_done, as for vm.run. Fails with wrong_state if the run has a
+ * caller, with outcome_unknown if the next output is lost. Waits while the guest is being adopted.
  */
 int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
 	const struct run_callbacks *cb, void *userdata, struct error *err);
 
-/* exec.signal: sends signo to its foreground group. */
+/* exec.signal: sends signo to the command's foreground process group. */
 int run_signal(struct run *r, int signo, json_object **ret, struct error *err);

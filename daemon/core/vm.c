@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machines that stay until they are deleted, and all machines as their users see them: look-up by id and owner, the
- * JSON of vm.list and vm.status. Called by rpc/.
+ * The machines that stay until they are deleted, and all machines as their users see them: look-up
+ * by id and owner, the JSON of vm.list and vm.status. Called by rpc/.
  *
  * What must stay true: another uid's machine is not found.
  */
@@ -90,7 +90,7 @@ static int add_spec(struct machine *mc, json_object *o)
 	return r;
 }
 
-/* Members of a network, which no machine has yet. */
+/* Adds the members of a network, which no machine has yet. */
 static int add_absent(json_object *o, const char *const *names, size_t n)
 {
 	int r = json_add_bool(o, "network_enabled", false);
@@ -157,7 +157,7 @@ int vm_network_json(struct machine *mc, json_object **ret)
 	return 0;
 }
 
-/* Last activity first. Rows of an older pyro do not know theirs. */
+/* Latest activity first. Rows of an older pyro have none recorded. */
 static int by_activity(const void *a, const void *b)
 {
 	const struct vm_row *x = machine_row(*(const struct machine *const *)a),
