@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is at a place where a daemon may listen, and what is said of it. Called by dial.c, which decides where to look,
- * and by libpyro for a daemon that does not answer. What must stay true: nothing is sent to a socket that nobody has
- * named unless the caller, root or the system daemon's user listens there; and a fix changes, ends or replaces only
- * what is known to be pyro's. Of any other thing that a path may name the fix says to leave it alone.
+ * Examines a place where a daemon may listen, and makes the errors about it. Called by dial.c,
+ * which decides where to look, and by libpyro for a daemon that does not answer. What must stay
+ * true: nothing is sent to a socket that the user did not name, unless the caller, root or the
+ * system daemon's user listens there. A fix changes, ends or replaces only what is known to be
+ * pyro's, and leaves all else alone.
  */
 #include "place.h"
 
@@ -18,7 +19,7 @@
 #include "proto/host.h"
 #include "proto/utf8.h"
 
-#define SYSTEM_NAME "pyro" /* of the group whose members may use the system's daemon */
+#define SYSTEM_NAME "pyro" /* the group whose members may use the system's daemon */
 
 static const char *sudo(void)
 {
@@ -30,7 +31,7 @@ static bool systemd_runs(void)
 	return access("/run/systemd/system", F_OK) == 0;
 }
 
-/* A word that stands on a line as it was meant when it is pasted; NULL: it cannot, or out of memory. Owned by the caller. */
+/* Quotes path for a line to be pasted. Owned by the caller; NULL: unprintable, or out of memory. */
 static char *paste(const char *path)
 {
 	for (const char *p = path; *p;) {
@@ -52,9 +53,10 @@ static char *folder_of(const char *path)
 }
 
 /*
- * Who may listen at a place beside root, who may be anybody: at the user's own place the user, at the system's the owner of
- * its folder, which only root can have made in /run. When systemd holds the listening socket the peer is systemd (root), or the
- * user's own; in a user namespace that root is not in, root is as much a stranger as the folder's owner.
+ * Returns the uid that may listen at a place besides root: at the user's own place the user; at the
+ * system's the owner of its folder, because only root can have made that in /run. With socket
+ * activation the peer is systemd: root, or the user. In a user namespace that does not map root,
+ * root and the folder's owner both show as the overflow uid (user_namespaces(7)).
  */
 static uid_t believed(const struct dialled *d)
 {
@@ -73,7 +75,7 @@ static char *name_uid(uid_t uid)
 	return pw ? str_printf("%s (uid %u)", pw->pw_name, uid) : str_printf("uid %u", uid);
 }
 
-/* The command that starts the daemon of this place. Owned by the caller; NULL: there is none that works, or out of memory. */
+/* Returns the command that starts this place's daemon, owned. NULL: none, or out of memory. */
 static char *start_command(const struct dialled *d, bool restart)
 {
 	_cleanup_free_ char *word = NULL, *folder = NULL;
@@ -92,7 +94,7 @@ static char *start_command(const struct dialled *d, bool restart)
 	return str_printf("pyrod --socket %s --detach", word);
 }
 
-/* What to do about a path that names something else. */
+/* Returns the fix for a path that is not the socket of a usable daemon. */
 static const char *name_another(const struct dialled *d)
 {
 	switch (d->named) {
@@ -102,7 +104,8 @@ static const char *name_another(const struct dialled *d)
 	}
 }
 
-/* What ends another user's daemon at a place that is the caller's, or, for the system's, root's to clean. */
+/* Returns the command that removes another user's socket, owned: from the system's place as root,
+ * or from the caller's own folder. NULL: the folder is another user's, or out of memory. */
 static char *clear_command(const struct dialled *d)
 {
 	_cleanup_free_ char *word = paste(d->path), *folder = folder_of(d->path), *place = NULL;
@@ -120,7 +123,7 @@ static char *clear_command(const struct dialled *d)
 	return str_printf("chmod go-w %s && rm -f %s", place, word);
 }
 
-/* uid: who owns the socket, or listens there. */
+/* Reports that the socket is another user's. uid: its owner or listener; does: which of these. */
 static int anothers(const struct dialled *d, uid_t uid, const char *does, struct error *err)
 {
 	_cleanup_free_ char *fix = clear_command(d), *who = name_uid(uid), *cause = NULL;
@@ -158,7 +161,7 @@ int place_check_peer(const struct dialled *d, struct error *err)
 	return anothers(d, peer.uid, "is served by", err);
 }
 
-/* The group whose members may use the socket: the socket's own, else pyro's. */
+/* Returns the group whose members may use the socket: the socket's own unless root's, else pyro. */
 static const struct group *socket_group(const struct stat *st)
 {
 	const struct group *g = st->st_gid != 0 ? getgrgid(st->st_gid) : NULL;
@@ -176,7 +179,7 @@ static bool group_has_user(const struct group *g, const struct passwd *pw)
 	return false;
 }
 
-/* Adds a command for root to the line; it has to succeed for the next. */
+/* Appends a command for root to the line, joined with && to the previous one. */
 static int add_command(char **line, const char *command, const char *word, const char *object)
 {
 	char *more =
@@ -190,7 +193,7 @@ static int add_command(char **line, const char *command, const char *word, const
 	return 0;
 }
 
-/* True if only root can put something else at the path meanwhile. */
+/* True if only root can replace what is at the path. */
 static bool is_roots_alone(const char *path)
 {
 	_cleanup_free_ char *folder = folder_of(path);
@@ -199,7 +202,8 @@ static bool is_roots_alone(const char *path)
 	return folder && lstat(folder, &st) == 0 && st.st_uid == 0 && !(st.st_mode & 0022);
 }
 
-/* The socket given to its group: the system's by what has made it, and by hand only what root alone can replace meanwhile. */
+/* Appends commands that open the socket to its group. A restart under systemd makes it again.
+ * Otherwise chgrp and chmod are used only where root alone can replace the file before they run. */
 static int add_opening(
 	char **line, const struct dialled *d, const struct stat *st, const struct group *g)
 {
@@ -219,7 +223,7 @@ static int add_opening(
 	return r;
 }
 
-/* What is in the way, the nearest first, and the one line that mends it all. */
+/* Finds the first reason for the refusal, and makes one line that fixes all reasons. */
 static int refused_because(const struct dialled *d, const struct stat *st, const struct group *g,
 	const struct passwd *pw, char **ret_cause, char **ret_fix)
 {
@@ -251,14 +255,14 @@ static int refused_because(const struct dialled *d, const struct stat *st, const
 static int set_refused(
 	const char *path, const char *cause, const char *fix, const char *other, struct error *err)
 {
-	/* The rest is a comment to the shell into which the line is pasted. */
+	/* After '#' the shell reads a comment when the line is pasted. */
 	_cleanup_free_ char *both = other ? str_printf("%s  # or: %s", fix, other) : NULL;
 
 	return error_set(err, ERROR_PERMISSION_DENIED, cause, both ? both : fix,
 		"no permission to use the socket %s", path);
 }
 
-/* The path leads through a folder that may not be entered. */
+/* Reports that the path leads through a folder that the caller may not enter. */
 static int shut_out(const struct dialled *d, const char *other, struct error *err)
 {
 	_cleanup_free_ char *word = paste(d->path),
@@ -269,8 +273,9 @@ static int shut_out(const struct dialled *d, const char *other, struct error *er
 }
 
 /*
- * True if the socket is that of a daemon which serves a group: to join the group of any other may be to become root. Beside the
- * system's place that is what bears the name, is root's, and lies where root alone can have put it.
+ * True if the socket belongs to a daemon that serves a group. Joining the group of any other socket
+ * might give root's rights. Besides the system's place, this is a socket named pyrod.sock, owned by
+ * root, where only root can have put it.
  */
 static bool is_systems(const struct dialled *d)
 {
@@ -328,7 +333,7 @@ static int no_socket(const struct dialled *d, const struct stat *st, struct erro
 		fix ? fix : name_another(d), "%s is not a socket", d->path);
 }
 
-/* A socket nobody listens at is a daemon's that has ended when it is where those are, or named as theirs. */
+/* True if a socket without a listener is that of a daemon that exited: by its place or its name. */
 static bool is_dead_daemons(const struct dialled *d)
 {
 	const char *slash = strrchr(d->path, '/');
@@ -376,8 +381,8 @@ int place_hung(const struct dialled *d, struct error *err)
 
 	if (d->fd >= 0 && getsockopt(d->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
 		peer.pid = 0;
-	/* With socket activation the peer is systemd, the system's or the user's, and what it is at any other place is for those to
-	 * know who have named it: neither is to be killed. */
+	/* Suggest to kill only pyrod. With socket activation the peer is systemd, the system's or
+	 * the user's; at a place that the user named it may be any program. */
 	if (peer.pid > 1 && is_named(peer.pid, "pyrod"))
 		fix = str_printf("%skill -9 %d; %s", d->system ? sudo() : "", (int)peer.pid,
 			start ? start : "pyrod");

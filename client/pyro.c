@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * libpyro: one connection to pyrod, its calls and their answers. The CLI, the MCP shim and other
- * programs link it. What comes from the daemon is held to the limits of proto/limits.h and scanned
- * strictly; whatever cannot be understood ends the connection. A call is answered exactly once: by its
- * reply, or by the error of the lost connection, which then stays. When a call that changes things was under
- * way, that error is outcome_unknown, for nobody can tell whether it was done.
+ * programs link it. Input from the daemon is held to the limits of proto/limits.h and parsed
+ * strictly; input that is not understood ends the connection. A call is answered exactly once: by
+ * its reply, or by the error of the lost connection, which is final. If a call that changes state
+ * was pending, that error is outcome_unknown, because the client cannot tell whether the call was
+ * carried out.
  */
 #include "client/pyro.h"
 
@@ -42,9 +43,9 @@ struct pyro {
 	size_t scanned;    /* bytes of `in` without a newline */
 	int64_t last_id;
 	struct pending pending[LIMIT_IN_FLIGHT];
-	TAILQ_HEAD(, queued) queue; /* events of other calls that pyro_call met */
-	struct error lost;          /* set: the connection is gone */
-	bool refused;               /* the daemon itself said why, in lost */
+	TAILQ_HEAD(, queued) queue; /* events of other calls, received in pyro_call() */
+	struct error lost;          /* set: the connection is closed */
+	bool refused;               /* lost holds the daemon's own error */
 };
 
 void pyro_error_free(struct pyro_error *e)
@@ -125,7 +126,7 @@ static struct pending *find_pending(struct pyro *p, int64_t id)
 	return NULL;
 }
 
-/* Ends the connection; the error stays for every later call. why names what happened. */
+/* Ends the connection; the error stays for every later call. why: the error's cause. */
 static int lose(struct pyro *p, const char *why)
 {
 	bool unknown = false;
@@ -141,7 +142,7 @@ static int lose(struct pyro *p, const char *why)
 		"the connection to pyrod at %s was lost", p->to.path);
 }
 
-/* Bytes read into `in`, 0 at the end, -EAGAIN when there is nothing or no room, -errno. */
+/* Reads into `in`. Returns the bytes read, 0 at the end, -EAGAIN (no data or no room) or -errno. */
 static ssize_t read_some(struct pyro *p)
 {
 	ssize_t n;
@@ -160,7 +161,7 @@ static char *json_text(json_object *o, size_t *ret_n)
 	return text ? strndup(text, *ret_n) : NULL;
 }
 
-/* Takes over the error member of a reply. */
+/* Converts the error member of a reply. */
 static struct pyro_error *reply_error(json_object *o)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -178,7 +179,7 @@ static int64_t member_id(json_object *o, const char *key)
 	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : 0;
 }
 
-/* 1: *ret is filled; 0: nothing for anybody; else the connection is lost. */
+/* Returns 1 with *ret filled, 0 if the reply is unwanted, or the error of the lost connection. */
 static int take_reply(struct pyro *p, json_object *o, struct pyro_event *ret)
 {
 	json_object *result = NULL, *error = json_get(o, "error");
@@ -213,7 +214,7 @@ static int take_progress(struct pyro *p, json_object *params, struct pyro_event 
 	struct pending *call = id > 0 ? find_pending(p, id) : NULL;
 	size_t n;
 
-	/* A call that has just been answered or given up may still be spoken of. */
+	/* Progress may still arrive for a call that was answered or given up. */
 	if (!call || call->unwanted)
 		return 0;
 	*ret = (struct pyro_event){ .id = id, .progress = json_text(params, &n) };
@@ -241,7 +242,7 @@ static int take_line(struct pyro *p, const char *line, size_t n, struct pyro_eve
 	return take_progress(p, params, ret);
 }
 
-/* The next event among the bytes that are here: 1, 0 none, -errno lost. */
+/* Parses the next event in `in`. Returns 1, 0 if there is none, or -errno. */
 static int next_event(struct pyro *p, struct pyro_event *ret)
 {
 	for (;;) {
@@ -274,7 +275,8 @@ static int lost_error(struct pyro *p, struct pyro_error **ret)
 	return give_error(&err, r < 0 ? r : -error_code_errno(p->lost.code), ret);
 }
 
-/* As pyro_process, without the queue. Reads once at most, so that a flood does not keep the caller from his clock. */
+/* As pyro_process(), without the queue. Reads at most once, so that a flood of input does not keep
+ * the caller from its deadlines. */
 static int process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret_error)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -308,7 +310,7 @@ int pyro_process(struct pyro *p, struct pyro_event *ret, struct pyro_error **ret
 	return 1;
 }
 
-/* Keeps an event of another call for pyro_process; progress is not worth keeping. */
+/* Queues an event of another call for pyro_process(); drops progress. */
 static int keep_event(struct pyro *p, struct pyro_event *e)
 {
 	struct queued *q;
@@ -327,7 +329,7 @@ static int keep_event(struct pyro *p, struct pyro_event *e)
 	return 0;
 }
 
-/* The daemon takes nothing any more. What it said before that is heard: it may have said why. */
+/* Handles a failed send. Reads what the daemon sent before, because that may name the reason. */
 static int lose_sending(struct pyro *p, const char *why, struct error *err)
 {
 	struct pyro_event e;
@@ -342,7 +344,7 @@ static int lose_sending(struct pyro *p, const char *why, struct error *err)
 	return error_copy(err, &p->lost) < 0 ? -ENOMEM : -error_code_errno(p->lost.code);
 }
 
-/* Waits until the socket takes more; reads meanwhile, since a daemon may wait for us to read first. */
+/* Waits until the socket takes more. Reads meanwhile, since the daemon may wait for that. */
 static int wait_writable(struct pyro *p, uint64_t deadline, struct error *err)
 {
 	for (;;) {
@@ -392,7 +394,7 @@ static int send_line(
 			return lose_sending(p, strerror((int)-sent), err);
 		r = wait_writable(p, deadline, err);
 		if (r < 0 || err->set) {
-			/* Half a line is out: nothing more can be said on this connection. */
+			/* Part of the line may be sent: the connection is unusable. */
 			if (!p->lost.set)
 				lose(p, "the daemon did not take a request");
 			return r < 0 ? r : -EPIPE;
@@ -495,7 +497,7 @@ int pyro_call_cancel(struct pyro *p, int64_t id)
 	return 0;
 }
 
-/* Waits for more bytes until the deadline (UINT64_MAX: none) at most. */
+/* Waits for more bytes, at most until the deadline (UINT64_MAX: none). */
 static int wait_readable(struct pyro *p, uint64_t deadline)
 {
 	struct pollfd pfd = { .fd = p->to.fd, .events = POLLIN };
@@ -509,7 +511,7 @@ static int wait_readable(struct pyro *p, uint64_t deadline)
 	return poll(&pfd, 1, timeout) < 0 && errno != EINTR ? -errno : 0;
 }
 
-/* The answer did not come in time: tell the daemon, forget the call. */
+/* Gives up a call whose answer is late: cancels it and drops its answer. */
 static int give_up(struct pyro *p, int64_t id, int timeout_ms, struct pyro_error **ret_error)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -564,7 +566,8 @@ int pyro_call(struct pyro *p, const char *method, const char *params, int timeou
 	return r;
 }
 
-/* The first call of a connection: it shows that a daemon answers there, and which. What it says itself is passed on. */
+/* Makes the first call of a connection, which shows that a daemon answers, and its version. An
+ * error from the daemon itself is passed on. */
 static int greet(struct pyro *p, struct error *err)
 {
 	struct pyro_error *e = NULL;
