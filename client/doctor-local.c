@@ -17,7 +17,7 @@
 
 #define FREE_WANTED_MIB \
 	UINT64_C( \
-		3584) /* for a pull with the default settings: an environment, and 512 MiB to spare */
+		3584) /* MiB for a pull by the default settings: an environment, and 512 to spare */
 #define SUBIDS_WANTED 65536
 
 static int add_check(

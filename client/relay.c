@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Carries live stdio between the daemon's socket and the caller's descriptors (design.md section 6: DATA,
- * ACK, END on channel 0, offsets absolute). Used by cmd-run.c. What must stay true: at most STREAM_WINDOW
- * bytes of each stream are held, because only what was *written* is acknowledged; the caller's descriptors
- * keep their flags, since the shell shares them: terminals and pipes are opened a second time with
- * O_NONBLOCK, sockets are used with MSG_DONTWAIT, and where neither can be, at most PIPE_BUF bytes are
- * written after poll() said so. So a slow terminal never keeps us from seeing Ctrl-C.
+ * Carries live stdio between the daemon's socket and the caller's descriptors (design.md section 6:
+ * DATA, ACK, END on channel 0, offsets absolute). Used by session.c. What must stay true: at most
+ * STREAM_WINDOW bytes of each stream are held, because only *written* bytes are acknowledged. The
+ * caller's descriptors keep their flags, because the shell shares them: terminals and pipes are
+ * opened a second time with O_NONBLOCK, sockets are used with MSG_DONTWAIT, and on other files at
+ * most PIPE_BUF bytes are written after poll() reported room. So a slow terminal never delays the
+ * handling of Ctrl-C.
  */
 #include "relay.h"
 
@@ -26,10 +27,10 @@ enum { POLL_SOCK, POLL_IN, POLL_OUT, POLL_ERR };
 
 /* One of the caller's descriptors. */
 struct port {
-	int fd;       /* what we use */
-	int own;      /* owned: opened by us, else -EBADF */
+	int fd;       /* in use: own, or the caller's */
+	int own;      /* owned: opened here, else -EBADF */
 	bool socket;  /* MSG_DONTWAIT works */
-	bool regular; /* never makes anybody wait */
+	bool regular; /* never blocks */
 	dev_t dev;
 	ino_t ino;
 	bool tty;
@@ -41,7 +42,7 @@ struct sink {
 	struct buf pending; /* owned */
 	uint64_t received, written, acked;
 	bool ended, gone;
-	bool with_stderr; /* its bytes and stderr's land in one place */
+	bool with_stderr; /* writes to the same place as stderr */
 };
 
 struct relay {
@@ -49,26 +50,27 @@ struct relay {
 	struct decoder dec; /* owned */
 	struct buf out;     /* owned */
 	struct port in;
-	struct buf held;                        /* owned: stdin that the command has not accepted */
+	struct buf held;                        /* owned: stdin not yet acknowledged */
 	uint64_t in_acked, in_framed, in_limit; /* in_acked: offset of held's first byte */
 	bool in_open;                           /* there may be more to read */
-	bool in_dead;                           /* the command has closed it, or we gave it up */
+	bool in_dead;                           /* closed by the command, or given up here */
 	bool in_end_sent;
-	bool in_unsure; /* a new daemon has not said yet from where it goes on */
+	bool in_unsure; /* a new daemon has not sent the offset to resume from */
 	struct sink sinks[2];
 	bool peer_gone;
 	bool discard;
 	bool stdout_gone;
-	uint8_t last; /* the last byte written where stderr goes, 0: none */
+	uint8_t last; /* the last byte written to stderr's place; 0: none */
 };
 
-/* Opens the terminal or pipe behind fd once more, for a description of our own. -EBADF where that cannot be. */
+/* Opens the terminal or pipe behind fd again, for an open file description of its own. Returns
+ * -EBADF if that is impossible. */
 static int reopen(int fd, const struct stat *st, int flags)
 {
 	char path[32];
 	int r;
 
-	/* /dev/ptmx would give a new terminal. */
+	/* Opening /dev/ptmx again would make a new terminal. */
 	if (!S_ISFIFO(st->st_mode) && (!isatty(fd) || st->st_rdev == makedev(5, 2)))
 		return -EBADF;
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -103,7 +105,7 @@ static bool port_ready(const struct port *p, short events)
 	return p->own >= 0 || p->socket || p->regular || poll(&pfd, 1, 0) > 0;
 }
 
-/* Bytes written, -EAGAIN, -errno; never waits. */
+/* Writes without waiting. Returns the number of bytes, -EAGAIN or -errno. */
 static ssize_t port_write(const struct port *p, const uint8_t *bytes, size_t n)
 {
 	ssize_t r;
@@ -148,7 +150,7 @@ struct relay *relay_free(struct relay *r)
 	return NULL;
 }
 
-/* Both are terminals, or one and the same file. */
+/* True if both are terminals, or the same file. */
 static bool same_place(const struct port *a, const struct port *b)
 {
 	return (a->dev == b->dev && a->ino == b->ino) || (a->tty && b->tty);
@@ -171,7 +173,7 @@ static int relay_open(struct relay *r, int in_fd, const int out_fds[2])
 	return q;
 }
 
-/* A new pair, on which the first frames say what we have of each stream and how much more may come. */
+/* Makes a socket pair and queues its first frames: each stream's written offset and its limit. */
 static int connect_pair(struct relay *r, int *ret_peer)
 {
 	int pair[2], q = 0;
@@ -211,7 +213,7 @@ int relay_renew(struct relay *r, int *ret_peer, struct error *err)
 	r->in_unsure = true;
 	r->in_end_sent = false;
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
-		r->sinks[i].ended = false; /* END is said again */
+		r->sinks[i].ended = false; /* the new daemon sends END again */
 	q = connect_pair(r, ret_peer);
 	return q < 0 ? error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot make a socket pair")
 		     : 0;
@@ -271,7 +273,7 @@ void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
 				(struct pollfd){ .fd = r->sinks[i].port.fd, .events = POLLOUT };
 }
 
-/* Tells how far this stream is written; in steps, or when nothing is left. */
+/* Acknowledges what is written, in steps of ACK_EVERY or when nothing is pending. */
 static int sink_ack(struct relay *r, struct sink *s)
 {
 	uint64_t since = s->written - s->acked;
@@ -296,7 +298,7 @@ static int sink_failed(struct relay *r, struct sink *s, int q, struct error *err
 	s->gone = true;
 	sink_drop(s);
 	if (s->stream != STREAM_STDOUT)
-		return 0; /* nobody is left to be told: as 2>&- would */
+		return 0; /* as with 2>&-: there is nowhere to report it */
 	if (q == -EPIPE) {
 		r->stdout_gone = true;
 		return 0;
@@ -337,7 +339,7 @@ static struct sink *find_sink(struct relay *r, uint8_t stream)
 	return NULL;
 }
 
-/* Offsets are absolute: what we have is skipped, a gap is the daemon's fault. */
+/* Takes DATA. Offsets are absolute: bytes received before are skipped, and a gap is an error. */
 static int take_data(struct relay *r, const struct frame *f, struct error *err)
 {
 	struct frame_data d;
@@ -395,7 +397,7 @@ static int take_end(struct relay *r, const struct frame *f)
 	if (q < 0)
 		return q;
 	s = find_sink(r, stream);
-	/* END of stdin: the command has closed it. */
+	/* END of stdin: the command closed it. */
 	if (!s) {
 		r->in_open = false;
 		r->in_dead = true;
@@ -415,11 +417,11 @@ static int take_frame(struct relay *r, const struct frame *f, struct error *err)
 	case FRAME_DATA: return take_data(r, f, err);
 	case FRAME_ACK: return take_ack(r, f);
 	case FRAME_END: return take_end(r, f);
-	default: return 0; /* a newer daemon may say more */
+	default: return 0; /* a newer daemon may send more types */
 	}
 }
 
-/* One round of reading from the daemon. */
+/* Reads once from the daemon and handles the frames. */
 static int read_frames(struct relay *r, struct error *err)
 {
 	struct frame f;
@@ -455,7 +457,7 @@ static int read_stdin(struct relay *r, struct error *err)
 
 	if (n == -EAGAIN)
 		return 0;
-	/* A terminal that is gone reads as EIO: that is its end. */
+	/* A terminal that was hung up gives EIO: treat it as the end. */
 	if (n == 0 || (n == -EIO && r->in.tty)) {
 		r->in_open = false;
 		return 0;
@@ -468,7 +470,7 @@ static int read_stdin(struct relay *r, struct error *err)
 	return buf_append(&r->held, bytes, (size_t)n);
 }
 
-/* Frames what is held and not framed yet, and the end behind the last byte. */
+/* Frames the held bytes that are not framed yet, and END after the last byte. */
 static int frame_stdin(struct relay *r)
 {
 	uint64_t to = MIN_OF(in_read(r), r->in_limit);
@@ -500,15 +502,16 @@ static void write_frames(struct relay *r)
 		n = buf_write_fd(&r->out, r->sock);
 		if (n == -EAGAIN)
 			return;
-		/* The daemon has closed its end; what it wrote before is still to be read. */
+		/* The daemon closed its end; what it wrote before is still to be read. */
 		if (n < 0) {
 			buf_clear(&r->out);
-			r->in_unsure = true; /* none of it reaches anybody */
+			r->in_unsure = true; /* none of it arrives */
 		}
 	}
 }
 
-/* Until the daemon takes no more, or nothing is left: what lay unframed would wait for an event that nobody causes. */
+/* Sends until the daemon takes no more or nothing is left. Unframed bytes would otherwise wait for
+ * an event that never comes. */
 static int send_frames(struct relay *r)
 {
 	bool any;
@@ -534,7 +537,7 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 			q = sink_flush(r, &r->sinks[i], err);
 	if (q >= 0 && may_read_stdin(r) && fds[POLL_IN].revents)
 		q = read_stdin(r, err);
-	/* Once more: an acknowledgement that found no room is made up for here. */
+	/* Retry acknowledgements for which `out` had no room. */
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++)
 		q = sink_ack(r, &r->sinks[i]);
 	if (q >= 0)

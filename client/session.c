@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The one poll() loop of the CLI: signals, the daemon's socket, live stdio. Called by main.c for the verb that was typed,
- * whose struct waiting says what is shown and what becomes of the result.
+ * The only poll() loop of the CLI: signals, the daemon's socket, live stdio. Called by main.c for
+ * the typed verb, whose struct waiting defines what is printed.
  *
- * What must stay true: nothing that the command made is left without its caller being told. After a signal, or when
- * stdout is gone, the call is cancelled and its answer awaited for CANCEL_WAIT; should that not come, closing the
- * connection lets the daemon delete what the call made. Every wait but that for the answer itself, and for a reader of
- * output, is bounded. The error that is reported is the first one.
+ * What must stay true: nothing that the command made is left without a report to the caller. After
+ * a signal, or when stdout is closed, the call is cancelled and its answer awaited for CANCEL_WAIT.
+ * If no answer comes, the daemon deletes what the call made when the connection closes. Every wait
+ * is bounded except those for the answer itself and for a reader of the output. The reported error
+ * is the first one.
  */
 #include "session.h"
 
@@ -21,9 +22,9 @@
 	(15 * USEC_PER_SEC) /* for the answer to a cancelled call: a machine's deletion */
 #define DRAIN_WAIT    (5 * USEC_PER_SEC) /* for the rest of the streams after the answer */
 #define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
-#define MAX_EVENTS    64                 /* of the daemon, before signals are looked at again */
-#define PAUSE_EVERY   (5 * USEC_PER_SEC) /* between two lines about a machine that stands still */
-#define SECOND_SIGNAL (2 * USEC_PER_SEC) /* two Ctrl-C within this end it */
+#define MAX_EVENTS    64                 /* from the daemon, before signals are checked again */
+#define PAUSE_EVERY   (5 * USEC_PER_SEC) /* between two lines about a paused machine */
+#define SECOND_SIGNAL (2 * USEC_PER_SEC) /* a second Ctrl-C within this ends the command */
 
 enum { POLL_SIGNAL, POLL_DAEMON, POLL_RELAY, N_POLLS = POLL_RELAY + RELAY_POLLS };
 
@@ -77,25 +78,26 @@ static int begin_call(struct session *s, struct error *err)
 	return s->id < 0 ? (int)s->id : 0;
 }
 
-/* The answer comes, or the deadline of its wait. */
+/* Cancels the call. The loop then waits for its answer or for the deadline. */
 static void cancel(struct session *s)
 {
 	if (s->cancelled)
 		return;
 	s->cancelled = true;
-	if (s->redialling) { /* nobody to be told: a daemon that comes deletes what nobody attaches to */
+	/* No daemon can be told: the next one deletes a machine to which no client attaches. */
+	if (s->redialling) {
 		s->redialling = false;
 		s->done = true;
 	}
 	s->deadline = now_usec();
 	if (s->relay)
 		relay_discard(s->relay);
-	/* When even this cannot be sent, the connection is lost, and pyro_process says so next. */
+	/* If this fails, the connection is lost, and pyro_process() reports that next. */
 	if (s->wait->unconfirmed && (s->done || pyro_call_cancel(s->pyro, s->id) >= 0))
 		s->deadline += CANCEL_WAIT;
 }
 
-/* The cancellation came too late. */
+/* Deletes a machine that the call made before its cancellation. */
 static void undo(struct session *s)
 {
 	_cleanup_json_ json_object *params = json_object_new_object();
@@ -111,8 +113,8 @@ static void undo(struct session *s)
 
 /* Signals */
 
-/* Blocks SIGINT, SIGTERM and SIGHUP, to be read. Those that were ignored when we were started (nohup, a background job)
- * stay ignored. */
+/* Blocks SIGINT, SIGTERM and SIGHUP and reads them by a signalfd. Signals ignored at the start
+ * (nohup, a background job) stay ignored. */
 static int open_signals(struct session *s, struct error *err)
 {
 	static const int wanted[] = { SIGINT, SIGTERM, SIGHUP };
@@ -151,7 +153,7 @@ static void take_signal(struct session *s, int sig)
 	if (sig == SIGINT && s->relay)
 		relay_key_echoed(s->relay);
 	if (s->cancelled && s->ended_by) {
-		s->deadline = now; /* asked again: do not wait for the deletion */
+		s->deadline = now; /* second signal: do not wait for the deletion */
 		return;
 	}
 	if (sig == SIGINT && s->exec_id[0] && !second && !s->done) {
@@ -172,7 +174,7 @@ static void read_signals(struct session *s)
 		take_signal(s, (int)si.ssi_signo);
 }
 
-/* What the daemon tells */
+/* Events of the daemon */
 
 void session_end_line(struct session *s)
 {
@@ -185,7 +187,8 @@ void session_pull_phase(struct session *s, const char *phase, json_object *progr
 	out_pull_phase(&s->progress, phase, (int)out_int(progress, "percent", -1));
 }
 
-/* A machine that stops and goes on again and again makes a line each PAUSE_EVERY; the last of them is right. */
+/* Prints that the machine was paused or resumed, at most once per PAUSE_EVERY. at_end: prints the
+ * last state at once. */
 static void note_pause(struct session *s, bool at_end)
 {
 	uint64_t now = now_usec();
@@ -211,7 +214,7 @@ static void take_pause(struct session *s, bool paused, const char *detail)
 	note_pause(s, false);
 }
 
-/* Takes an id as it has to be, and nothing else: it is printed, and sent back. */
+/* Copies a well-formed id and nothing else, because it is printed and sent back. */
 static void copy_id(char ret[API_ID_SIZE], const char *prefix, const char *id)
 {
 	size_t n = strlen(prefix);
@@ -236,7 +239,8 @@ static void take_progress(struct session *s, const char *json)
 		s->wait->on_phase(s, phase, o);
 }
 
-/* A command that the daemon we came back to does not know any more may well have ended. */
+/* Takes a call's error. A command that the daemon does not know after a reconnection may have
+ * run. */
 static void take_failure(struct session *s, struct pyro_error *e)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -252,7 +256,7 @@ static void take_failure(struct session *s, struct pyro_error *e)
 
 static void take_event(struct session *s, struct pyro_event *e)
 {
-	if (e->id != s->id) /* exec.signal's answer: had it failed, the command has just ended */
+	if (e->id != s->id) /* exec.signal's answer; it fails only if the command has just ended */
 		return;
 	if (e->progress) {
 		take_progress(s, e->progress);
@@ -269,7 +273,7 @@ static void take_event(struct session *s, struct pyro_event *e)
 		undo(s);
 }
 
-/* The connection is lost: a command that runs, and whose output comes by offset, is gone back to. */
+/* Handles a lost connection: reconnects to a running command with live output, else ends. */
 static void lose_daemon(struct session *s, struct pyro_error *lost)
 {
 	cli_take_error(lost, &s->failed);
@@ -282,8 +286,8 @@ static void lose_daemon(struct session *s, struct pyro_error *lost)
 	s->deadline = now_usec();
 }
 
-/* All events that are here, so that phases are told before the output that follows them; but no more than
- * MAX_EVENTS, for a daemon that never stops talking is no reason not to see a signal or the clock. */
+/* Handles all received events, so that phases are printed before the output that follows them. At
+ * most MAX_EVENTS, so that a flood of events does not delay signals and deadlines. */
 static void read_daemon(struct session *s)
 {
 	struct pyro_event e = { 0 };
@@ -319,7 +323,7 @@ static int64_t attach(struct session *s, struct pyro *pyro, struct error *err)
 	return r < 0 ? r : send_call(pyro, "exec.attach", params, peer, err);
 }
 
-/* Tries once. The first failure, that the daemon was lost, is what is told in the end. */
+/* Tries once to reconnect. The error reported at the end is the first one, the lost connection. */
 static void redial(struct session *s)
 {
 	_cleanup_(pyro_freep) struct pyro *pyro = NULL;
@@ -348,7 +352,7 @@ static bool finished(const struct session *s)
 	return s->done && (!s->relay || relay_finished(s->relay));
 }
 
-/* Time to wait in poll(); output that waits for a slow reader after the answer has no deadline. */
+/* Returns poll()'s timeout in ms. Output for a slow reader has no deadline after the answer. */
 static int poll_timeout(const struct session *s)
 {
 	uint64_t now = now_usec(), until = s->deadline;
@@ -395,11 +399,11 @@ static int step(struct session *s, struct error *err)
 	}
 	if (s->relay && relay_stdout_gone(s->relay))
 		cancel(s);
-	/* Once cancelled nobody wants what still comes, however much it is. */
+	/* After a cancellation the deadline holds even while events still come. */
 	return (n == 0 || s->cancelled) && now_usec() >= s->deadline ? 1 : 0;
 }
 
-/* Connects, makes the call and waits for what comes of it. */
+/* Connects, makes the call and waits for its result. */
 static int wait_for_it(struct session *s, struct error *err)
 {
 	int r = cli_connect(s->cli, &s->pyro, err);
@@ -424,7 +428,8 @@ static int wait_for_it(struct session *s, struct error *err)
 
 /* The end */
 
-/* A signal ended it, or nobody reads its stdout: what it made goes, and what it printed would be in vain. */
+/* Ends a command after a signal or without a reader of stdout: prints no result, but reports a
+ * deletion that was not confirmed. */
 static int leave(struct session *s)
 {
 	bool unsure = !s->done || s->failed.code == ERROR_OUTCOME_UNKNOWN ||
@@ -446,8 +451,8 @@ static int fail(struct session *s, struct error *why, struct error *err)
 	return -error_code_errno(err->code);
 }
 
-/* Prints the result, or what stands for it. Signals have their own effect again while a slow reader takes it, unless
- * it says what was made. */
+/* Prints the result or its replacement. Signals are unblocked first, so that they work while a
+ * reader is slow; but not if the result names a new machine. */
 static int finish(struct session *s, struct error *err)
 {
 	int status = 0;

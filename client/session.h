@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * The one place where a command of `pyro` waits for the daemon. A command is a verb and what the verb table says of its
- * waiting; session_run connects, makes the verb's call, carries live stdio, shows what the daemon tells meanwhile, hears
- * signals, goes back to a command whose daemon was lost, and prints what comes of it.
+ * The only place where a command of `pyro` waits for the daemon. A command is a verb with its
+ * struct waiting. session_run() connects, makes the verb's call, carries live stdio, shows
+ * progress, handles signals, reconnects to a command after its daemon was lost, and prints the
+ * result.
  */
 
 #include <signal.h>
@@ -16,39 +17,40 @@
 
 struct session;
 
-/* How a verb waits. All members may be left out. */
+/* How a verb waits. Every member may be left out. */
 struct waiting {
-	const char *tag; /* what the lines of its phases begin with: "run" for [run] */
-	bool live;       /* carries stdin, stdout and stderr as they come; not with --json */
+	const char *tag; /* the beginning of its phase lines: "run" for [run] */
+	bool live;       /* carries stdin, stdout and stderr live; not with --json */
 	int timeout_sec; /* 0: none */
-	/* Phases that are shown before the call and after it has worked. */
+	/* Phases that are shown before the call and after its success. */
 	const char *first_phase, *last_phase;
-	/* Shows what the daemon tells of a phase, as an object; NULL of those above. Left out: nothing is shown. */
+	/* Shows a phase. progress: from the daemon; NULL for those above. Left out: no output. */
 	void (*on_phase)(struct session *s, const char *phase, json_object *progress);
 	/*
-	 * Something is being made. A call that is cancelled, by a signal or because nobody reads stdout, is waited for, and this
-	 * is said when it is not known whether that is gone. Left out: a signal ends the command at once, whatever the daemon does.
+	 * For a call that makes something: the text that is printed when its deletion is not
+	 * confirmed. The command waits for the answer of a cancelled call. Left out: a signal ends
+	 * the command at once.
 	 */
 	const char *unconfirmed;
-	/* A machine that was made although the call was cancelled: the member with its id, and the method that deletes it. */
+	/* For a machine made before the cancellation: the id's member, and the deleting method. */
 	const char *made, *undo;
-	/* In place of the result, when there is none: why. NULL when out of memory. */
+	/* Makes a replacement when there is no result; why: the error. NULL when out of memory. */
 	json_object *(*without)(struct session *s, const struct error *why);
-	/* The result for people; --json prints it as it is. */
+	/* Prints the result as text; not called with --json. */
 	void (*print)(struct session *s, json_object *result);
-	/* After that: the exit status; left out: 0. */
+	/* Returns the exit status, after print. Left out: 0. */
 	int (*conclude)(struct session *s, json_object *result);
 };
 
-/* Of one command. What is public may be read by the functions above. */
+/* The state of one command. The functions above may read the public members. */
 struct session {
 	const struct cli *cli;                         /* borrowed */
 	const struct cmdline *line;                    /* borrowed */
 	struct out_progress progress;                  /* for on_phase */
-	char vm_id[API_ID_SIZE], exec_id[API_ID_SIZE]; /* as told by the daemon; else empty */
+	char vm_id[API_ID_SIZE], exec_id[API_ID_SIZE]; /* from the daemon; else empty */
 	struct error failed;                           /* why there is no result */
 
-	/* session.c's alone */
+	/* Private to session.c. */
 	const struct waiting *wait; /* borrowed */
 	struct pyro *pyro;          /* owned */
 	struct relay *relay;        /* owned; NULL unless live */
@@ -56,25 +58,25 @@ struct session {
 	sigset_t blocked_before;
 	int64_t id;          /* of the call */
 	json_object *result; /* owned */
-	struct error own;    /* what failed on our side: stdin, stdout, session_ask */
-	bool more;           /* events may be here that poll() does not tell of */
-	bool redialling;     /* the daemon is lost, its machine is not */
-	bool attached;       /* came back at least once */
+	struct error own;    /* a failure of the client: stdin, stdout, session_ask() */
+	bool more;           /* events may be buffered that poll() does not report */
+	bool redialling;     /* the daemon is lost: reconnecting */
+	bool attached;       /* reconnected at least once */
 	bool cancelled, undoing, done;
 	uint64_t redial_by, deadline; /* monotonic; UINT64_MAX: none */
-	int ended_by;                 /* signal, 0 */
-	uint64_t int_at;              /* when the last SIGINT went to the guest, 0 */
-	bool paused, pause_told;      /* the machine stands still; a line says so */
+	int ended_by;                 /* signal; 0: none */
+	uint64_t int_at;              /* monotonic: the last SIGINT to the guest; 0: none */
+	bool paused, pause_told;      /* the machine's state; the state last printed */
 	char *pause_detail;           /* owned or NULL */
 	uint64_t pause_note_at;       /* monotonic: the next line about it */
 };
 
-/* Runs the verb of line from its call to its exit status, which is returned; or -errno with err set. */
+/* Runs the verb of line. Returns its exit status, or -errno with err set. */
 int session_run(const struct cli *cli, const struct cmdline *line, struct error *err);
 
-/* For on_phase: a phase of a pull, as a bar or in lines. */
+/* For on_phase: shows a phase of a pull as a bar or in lines. */
 void session_pull_phase(struct session *s, const char *phase, json_object *progress);
-/* For print and conclude: one more call, whose result (an object, owned by the caller) is at hand. */
+/* For print and conclude: makes one more call. *ret (an object) is owned by the caller. */
 int session_ask(struct session *s, const char *method, json_object **ret);
-/* For conclude: what follows on stderr begins a line. */
+/* For conclude: ends an unfinished line, so that the next text on stderr begins a line. */
 void session_end_line(struct session *s);

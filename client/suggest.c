@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What to say to a command line that was nearly right. Called by main.c for commands and by options.c for flags. What
- * must stay true: every fix made here is a line that can be typed, with the user's own words quoted for the shell.
+ * Makes suggestions for a command line that was nearly right. Called by main.c for commands and by
+ * options.c for flags. What must stay true: every fix made here is a line that can be typed, with
+ * the user's words quoted for the shell.
  */
 #include "client/suggest.h"
 
@@ -16,7 +17,7 @@ void suggest_try(struct suggestion *s, const char *candidate)
 	if (n == 0)
 		return;
 	d = text_distance(s->word, candidate);
-	/* Of a short word a single letter may be wrong, of a long one two. */
+	/* One letter may be wrong in a short word, two in a long one. */
 	if (d <= (n > 4 ? 2U : 1U) && d < s->distance) {
 		s->best = candidate;
 		s->distance = d;
@@ -33,7 +34,7 @@ static int add_word(FILE *f, const char *word)
 	return 0;
 }
 
-/* Words of argv but those from..to. */
+/* Adds the words of argv except argv[from..to). */
 static int add_words(FILE *f, int argc, char **argv, int first, int from, int to)
 {
 	int r = 0;

@@ -2,12 +2,12 @@
 #pragma once
 
 /*
- * The fix of a command line that was nearly right: the line as it should have been, typos mended.
+ * The fix of a command line that was nearly right: the corrected line.
  */
 
 #include "client/cli.h"
 
-/* The candidate nearest to word, when it is near enough for a typo; NULL: none is. Borrowed. */
+/* The candidate nearest to a mistyped word. best is NULL if no candidate is near enough. */
 struct suggestion {
 	const char *word; /* what was typed */
 	const char *best; /* borrowed: the nearest so far */
@@ -19,6 +19,6 @@ struct suggestion {
 	}
 void suggest_try(struct suggestion *s, const char *candidate);
 
-/* "pyro" and argv[1..], quoted, with the words from..to (to not included) right after "pyro". NULL: out of memory, or
- * too long to be shown. Owned by the caller. */
+/* Makes the line "pyro" and argv[1..], quoted, with argv[from..to) moved to right after "pyro".
+ * Owned by the caller; NULL: out of memory, or the line is too long to show. */
 char *suggest_moved(int argc, char **argv, int from, int to);

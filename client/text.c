@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The words a person types and the words a person is shown: quoting of a command's words into one shell
- * line, sizes and durations, and the escaping of text from the daemon, the guest or the command line.
- * Called by the option parser and by everything that prints. Nothing here keeps state; whatever
- * text_escape returns cannot move the cursor, change colours or reorder the line it is printed in.
+ * Text that users type and read: quotes a command's words into one shell line, parses sizes and
+ * durations, and escapes text from the daemon, the guest or the command line. Called by the option
+ * parser and by everything that prints. Keeps no state. What must stay true: the result of
+ * text_escape() cannot move the cursor, change colours or reorder its line.
  */
 #include "text.h"
 
@@ -12,7 +12,7 @@
 
 #include "proto/utf8.h"
 
-/* Words the shell would take for its own grammar at the beginning of a line. */
+/* Reserved words of the shell at the beginning of a line. */
 static const char *const shell_reserved[] = {
 	"if",
 	"then",
@@ -42,7 +42,7 @@ static bool is_reserved(const char *word)
 	return false;
 }
 
-/* Ends a memory stream: 0 with *ret handed over, or -ENOMEM. */
+/* Ends a memory stream. Returns 0 with *ret (owned by the caller), or -ENOMEM. */
 static int stream_finish(FILE **f, char **text, char **ret)
 {
 	int r = ferror(*f) ? -ENOMEM : 0;
@@ -85,7 +85,7 @@ int shell_join(char *const *words, size_t n, char **ret)
 	return stream_finish(&f, &line, ret);
 }
 
-/* The digits at *s; moves *s behind them. */
+/* Parses the digits at *s and moves *s behind them. */
 static int take_number(const char **s, uint64_t *ret)
 {
 	uint64_t v = 0;
@@ -190,7 +190,7 @@ int parse_i64(const char *s, int64_t *ret)
 	return 0;
 }
 
-/* Length of the character at p, which ends in NUL; 0 when there is none. */
+/* Returns the length of the character at p, a NUL-terminated string; 0: not UTF-8. */
 static size_t utf8_char(const uint8_t *p, uint32_t *ret)
 {
 	return utf8_decode(p, strnlen((const char *)p, UTF8_MAX), ret);
@@ -210,14 +210,14 @@ bool text_is_utf8(const char *s)
 	return true;
 }
 
-/* Controls, and what changes the order or place of other characters. */
+/* True for control characters, and for those that change the order or place of others. */
 static bool char_is_unsafe(uint32_t c)
 {
 	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c || (c >= 0x200e && c <= 0x200f) ||
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff;
 }
 
-/* Writes one character, c, as one way of escaping has it: n bytes at p, or 0 where there is no UTF-8. */
+/* Writes character c in one form of escaping. n: its length at p, or 0 if p is not UTF-8. */
 typedef void (*put_fn)(FILE *f, const uint8_t *p, size_t n, uint32_t c, const char *indent);
 
 static char *escape(const char *s, put_fn put, const char *indent)
@@ -260,7 +260,7 @@ char *text_escape(const char *s, const char *indent)
 	return escape(s, put_plain, indent);
 }
 
-/* The library has written those below 0x20 so already, but for the line ends between members. */
+/* json-c has escaped characters below 0x20 already; line ends between members stay. */
 static void put_json(FILE *f, const uint8_t *p, size_t n, uint32_t c, const char *indent _unused_)
 {
 	if (c >= 0x20 && char_is_unsafe(c))

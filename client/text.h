@@ -2,35 +2,35 @@
 #pragma once
 
 /*
- * Words of the command line: shell quoting, sizes and durations as people type them, and the escaping
- * of text that came from outside before a terminal sees it.
+ * Words of the command line: shell quoting, sizes and durations as users type them, and the
+ * escaping of text from outside for a terminal.
  */
 
 #include "proto/base.h"
 
 /*
- * One shell line from the words of a command (contract.md section 1): several words are quoted and
- * joined, a single word passes as it is. *ret is owned by the caller. -ENOMEM.
+ * Makes one shell line from the words of a command (contract.md section 1): several words are
+ * quoted and joined, a single word is unchanged. *ret is owned by the caller. Returns 0 or -ENOMEM.
  */
 int shell_join(char *const *words, size_t n, char **ret);
 
-/* "2G", "512M", "1024" (MiB), "1TiB" to MiB. -EINVAL; -ERANGE when it overflows or is no whole MiB. */
+/* Converts "2G", "512M", "1024" (MiB), "1TiB" to MiB. -EINVAL; -ERANGE: overflow or not whole. */
 int parse_size_mib(const char *s, uint64_t *ret);
 
-/* "90", "5m", "1h30m", "2d" to seconds. -EINVAL, -ERANGE. */
+/* Converts "90", "5m", "1h30m", "2d" to seconds. -EINVAL, -ERANGE. */
 int parse_duration_seconds(const char *s, uint64_t *ret);
 
-/* A decimal number with an optional minus, the whole string. -EINVAL, -ERANGE. */
+/* Parses the whole string as a decimal number with an optional minus. -EINVAL, -ERANGE. */
 int parse_i64(const char *s, int64_t *ret);
 
 bool text_is_utf8(const char *s);
 
 /*
- * A copy that is safe on a terminal: control characters, invalid UTF-8 and characters that reorder a
- * line become \xNN or \u{NNNN}. Newlines become a newline and indent (NULL: "\n" spelled out).
- * NULL when out of memory.
+ * Returns a copy that is safe on a terminal: control characters, invalid UTF-8 and characters that
+ * reorder a line become \xNN or \u{NNNN}. A newline becomes a newline and indent (indent NULL: the
+ * two characters "\n"). Owned by the caller; NULL when out of memory.
  */
 char *text_escape(const char *s, const char *indent);
 
-/* A copy of JSON text in which characters that play with a terminal are written \uNNNN. NULL when out of memory. */
+/* Returns a copy of JSON text with unsafe characters written \uNNNN. NULL when out of memory. */
 char *text_escape_json(const char *s);
