@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See core-fakes.h. Linked into test-run in place of libimage and libvmm. The agent
- * honours offsets and limits as the real one does, so that the flow is proven against the protocol and
- * not against the host's own code.
+ * See core-fakes.h. Linked into test-run in place of libimage and libvmm. The fake agent honours
+ * offsets and limits as the real one does, so the tests prove the protocol and not only the host's
+ * code.
  */
 
 #include "tests/unit/core-fakes.h"
@@ -119,7 +119,7 @@ static void go_on(void)
 
 		produce(STREAM_STDOUT, zero, (size_t)MIN_OF(left, (uint64_t)sizeof(zero)));
 	}
-	/* What comes in is zeros, so that what was lost with a stream can be said once more. */
+	/* The input is zeros, so that bytes lost with a stream can be repeated. */
 	while (fake.command == COMMAND_CAT && buf_len(&fake.out) < 256 * 1024 &&
 		fake.sent[STREAM_STDOUT] < MIN_OF(fake.stdin_bytes, fake.limit[STREAM_STDOUT])) {
 		uint64_t left = MIN_OF(fake.stdin_bytes, fake.limit[STREAM_STDOUT]) -
@@ -258,7 +258,7 @@ static void take_kill(const struct frame *f)
 	fake.kills++;
 }
 
-/* BYE, and then the VMM's end. */
+/* Sends BYE, then ends the VMM. */
 static void take_shutdown(void)
 {
 	struct msg_bye bye = { .reason = BYE_SHUTDOWN };
@@ -319,8 +319,8 @@ static int on_agent(
 	if (n > 0)
 		decoder_fed(&fake.in, (size_t)n);
 	while ((r = decoder_next(&fake.in, &f)) != DECODER_MORE) {
-		/* Before SETUP it takes the host's SYNC for a frame, and so after it of the next daemon, which does not
-		 * know whether its guest has had SETUP and tries both. */
+		/* Accepts the initial SYNC until SETUP has replaced it. The next daemon does not
+		 * know whether its guest has had SETUP, so it tries both values. */
 		if (r < 0) {
 			ck_assert(!fake.set_up || fake.adopted > 0);
 			hang_up();
@@ -341,7 +341,7 @@ int fake_dial(void)
 	int pair[2];
 
 	fake.dials++;
-	fake.wait_resume = fake.running; /* nothing is sent anew before the host says from where */
+	fake.wait_resume = fake.running; /* nothing is sent again before the host gives an offset */
 	if (fake.refuse_dial)
 		return -ECONNREFUSED;
 	hang_up();
@@ -367,7 +367,7 @@ void fake_reset(sd_event *event)
 	buf_init(&fake.out, 64 * MIB);
 }
 
-/* At most one machine at a time has its image and its kernel read. */
+/* At most one machine at a time has its image and kernel checked. */
 static struct reading {
 	integrity_done_fn done;
 	void *userdata;
@@ -451,7 +451,7 @@ static void end_reading(void *arg)
 
 	*slot = (struct reading){ 0 };
 	if (!r.done)
-		return; /* forgotten */
+		return; /* forgotten by its caller */
 	fake.was_read = fake.fail != FAKE_READ;
 	if (fake.fail == FAKE_READ)
 		error_set(&err, ERROR_INTERNAL, NULL, "try again", "no pyro-import");
@@ -557,7 +557,7 @@ const char *kernels_current(_unused_ struct kernels *k)
 }
 
 static struct packing {
-	kernel_done_fn done; /* NULL: nobody waits */
+	kernel_done_fn done; /* NULL: no caller waits */
 	void *userdata;
 } packing;
 
@@ -693,7 +693,8 @@ struct vmm {
 };
 static struct vmm *the_vmm;
 
-/* identity.c is real: a test's VMM of an earlier daemon is a process with these words. */
+/* identity.c is not faked: a test's VMM of a previous daemon is a process with this command
+ * line. */
 const struct vmm_driver *vmm_driver_find(const char *name)
 {
 	static const struct vmm_driver d = { .name = FAKE_DRIVER, .id_option = "-uuid" };
@@ -770,7 +771,7 @@ int vmm_start(_unused_ struct manager *m, const struct vmm_spec *spec,
 	return 0;
 }
 
-/* The VMM of an earlier daemon is the one that vmm_detach left. */
+/* The VMM of a previous daemon is the one that vmm_detach left. */
 int vmm_adopt(_unused_ struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {

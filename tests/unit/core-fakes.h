@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The world below core/ for its unit tests: environments, kernels, disks and a VMM that do what they are
- * told, and a guest agent at the other end of a socketpair, all in the test's own loop.
+ * Fakes of what lies below core/, for its unit tests: environments, kernels, disks and a VMM that
+ * behave as configured, and a guest agent at the other end of a socketpair. All run in the test's
+ * own loop.
  */
 
 #include "daemon/manager.h"
@@ -26,33 +27,33 @@ enum fake_step {
 
 enum fake_command {
 	COMMAND_EXIT,  /* writes out_text, err_text, then exits with code/signal */
-	COMMAND_HANG,  /* says STARTED, nothing else */
+	COMMAND_HANG,  /* sends STARTED, nothing else */
 	COMMAND_CAT,   /* stdin to stdout, exits at its end */
 	COMMAND_FLOOD, /* flood_bytes of output, as the limit allows */
 };
 
-#define FAKE_DRIVER "a-driver" /* what vmm_choose takes, and all the rest must be given */
+#define FAKE_DRIVER "a-driver" /* chosen by vmm_choose; all other calls must be given it */
 
 struct fake {
 	sd_event *event;
-	/* what fails, or never comes */
+	/* what fails, or never completes */
 	enum fake_step fail, stall;
 	bool unpacked; /* each start waits until the kernel is packed with the agent */
-	bool suspect;  /* the image was written to after its installation, and not read since */
-	/* what reading finds, and what is known then */
+	bool suspect;  /* the image was modified after its installation, and not checked since */
+	/* what a check finds, and what is known afterwards */
 	const char *image_damage, *kernel_damage, *initrd_damage;
 	/* the agent's behaviour */
 	enum fake_command command;
 	const char *out_text, *err_text;
 	struct msg_exit exit;
-	uint16_t version_max; /* of the protocol; 0: the newest there is */
+	uint16_t version_max; /* of the protocol; 0: the newest */
 	uint64_t flood_bytes;
 	bool mute;   /* never answers HELLO */
-	bool unseen; /* the guest never says anything, and resets the VMM */
+	bool unseen; /* the guest sends nothing and resets the VMM */
 	bool refuse_dial;
 	bool never_ends; /* does not end when asked to shut down */
-	bool hangs;      /* the VMM, when it is killed */
-	bool writes_on;  /* the VMM, when it is to pause */
+	bool hangs;      /* the VMM does not exit when killed */
+	bool writes_on;  /* the VMM does not pause when asked */
 	/* what was seen */
 	int signo;      /* of the last KILL */
 	unsigned reads; /* of image and kernel */
@@ -80,25 +81,25 @@ extern struct fake fake;
 
 void fake_reset(sd_event *event);
 void fake_done(void);
-/* The host's end of a new connection; the old one breaks. */
+/* Returns the host's end of a new connection; the old one breaks. */
 int fake_dial(void);
-/* Breaks the stream under both. */
+/* Breaks the stream for both ends. */
 void fake_break(void);
-/* Raw bytes from the agent. */
+/* Sends raw bytes from the agent. */
 void fake_send(const void *p, size_t n);
 void fake_flush(void);
-/* There is one, and it has not ended. */
+/* True while there is a VMM that has not exited. */
 bool fake_vmm_runs(void);
-/* The VMM's process ends now. */
+/* Ends the VMM's process now. */
 void fake_vmm_die(void);
-/* The same in a later turn. */
+/* The same from a later iteration of the loop. */
 void fake_vmm_end_later(void);
-/* The VMM stops its vCPUs: the host's disk is full. */
+/* The VMM pauses its vCPUs because the host's disk is full. */
 void fake_vmm_pause(void);
 
 /* Runs the loop until *flag or the deadline; true when the flag came. */
 bool loop_until(sd_event *event, const bool *flag, uint64_t usec);
 
-/* A manager over a temporary directory with a real store; machines are not made yet. */
+/* Makes a manager over a temporary directory with a real store, but without machines yet. */
 struct manager *fake_manager(sd_event *event);
 void fake_manager_free(struct manager *m);

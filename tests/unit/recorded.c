@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See recorded.h. Used by the tests of the protocol's three ends: agent, frame, link. A line that is not understood fails the test.
+ * See recorded.h. Used by the tests of the protocol's three ends: agent, frame, link. A line that
+ * cannot be parsed fails the test.
  */
 
 #include "tests/unit/recorded.h"

@@ -2,22 +2,22 @@
 #pragma once
 
 /*
- * The frames that were recorded of each version of the agent protocol (tests/frames), line by line: of all but the newest,
- * which may still become something else.
+ * The recorded frames of each version of the agent protocol (tests/frames), line by line. The
+ * newest version has none, since it may still change.
  */
 
 #include "proto/frame.h"
 #include <stdio.h>
 
 struct recorded {
-	char way; /* '=': a machine begins; '-': a connection; '>': of the host; '<': of the agent */
-	char name[16]; /* as in wire.py; SYNC and NONCE are no frames */
+	char way;      /* '=': machine; '-': connection; '>': from the host; '<': from the agent */
+	char name[16]; /* as in wire.py; SYNC and NONCE are not frames */
 	uint8_t data[2048];
 	size_t n;
-	struct frame frame; /* of data; no type when it is no frame */
+	struct frame frame; /* of data; without a type when it is not a frame */
 };
 
-/* Fails the test when there is none. */
+/* Fails the test when there is no such file. */
 FILE *recorded_open(unsigned version);
-/* False at the end, which closes it. */
+/* False at the end, where it closes the file. */
 bool recorded_next(FILE *file, struct recorded *ret);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of proto/agent.c: each message in each version survives the way there and back, is refused when cut at
- * any byte, is read as before when a newer peer's fields follow, and under mutation is refused or within its
- * stated ranges. Run with sanitizers these also show that nothing leaks on a refusal.
+ * Tests of proto/agent.c. In each version each message is unchanged after encoding and decoding, is
+ * refused when cut at any byte, and ignores the trailing fields of a newer peer. A mutated message
+ * is refused or within its ranges. With sanitizers these tests also show that a refusal leaks
+ * nothing.
  */
 
 #include "proto/agent.h"
@@ -38,7 +39,8 @@ static const struct msg_bye a_bye = { BYE_ERROR, NULL };
 
 #define FRAME_OF(b) ((struct frame){ .payload = buf_head(b), .length = (uint32_t)buf_len(b) })
 
-/* Encode, decode, encode again: the same bytes; every cut is refused, and what follows is skipped. */
+/* Encodes, decodes and encodes again: the same bytes. Every cut is refused, and trailing bytes are
+ * skipped. */
 #define CHECK_ROUND_TRIP(name) \
 	do { \
 		struct buf b, again; \
@@ -65,7 +67,7 @@ static const struct msg_bye a_bye = { BYE_ERROR, NULL };
 
 static const uint8_t more_fields[600] = { 0xff };
 
-/* What _get accepts _put accepts too: nothing out of range comes through. */
+/* _put accepts what _get accepts: no value is out of range. */
 #define CHECK_MUTATIONS(name) \
 	do { \
 		struct buf b, again; \
@@ -110,7 +112,8 @@ START_TEST(mutations)
 }
 END_TEST
 
-/* EXIT has grown once: what an older peer does not say is zero, and what it does not know is not said. */
+/* EXIT has new fields since version 2: from an older peer they are zero, to an older peer they are
+ * not sent. */
 START_TEST(fields_of_a_version)
 {
 	struct msg_exit m;
@@ -130,13 +133,14 @@ START_TEST(fields_of_a_version)
 	ck_assert(m.tells && m.ended.flags == a_exit.ended.flags && m.ended.pids_max == 2569);
 	ck_assert_int_eq(msg_exit_get(&f, 1, &m), 0);
 	ck_assert(!m.tells && m.ended.flags == 0 && m.code == 255);
-	ck_assert_int_eq(msg_exit_get(&f, 0, &m), -EINVAL); /* nothing has been agreed on */
+	ck_assert_int_eq(msg_exit_get(&f, 0, &m), -EINVAL); /* no version agreed on yet */
 	ck_assert_int_eq(msg_exit_put(&b, 0, &a_exit), -EINVAL);
 	buf_done(&b);
 }
 END_TEST
 
-/* HELLO and WELCOME come before there is a version: a newer peer's are read, and an older one's. */
+/* HELLO and WELCOME come before a version is agreed on, so those of newer and older peers are
+ * read. */
 START_TEST(greetings_say_their_version)
 {
 	struct msg_hello hello = { 1, AGENT_PROTOCOL_MAX + 7, { 1 } }, h;
@@ -172,7 +176,7 @@ START_TEST(frames_of_a_version)
 	ck_assert(!agent_knows(1, FRAME_LOGIN) && agent_knows(2, FRAME_LOGIN));
 	ck_assert(agent_knows(1, FRAME_EXIT) && agent_knows(UINT16_MAX, FRAME_EXIT));
 	for (unsigned type = 0; type <= UINT16_MAX; type++)
-		ck_assert(!agent_knows(0, (uint16_t)type));             /* nothing before WELCOME */
+		ck_assert(!agent_knows(0, (uint16_t)type));             /* none before WELCOME */
 	ck_assert(!agent_knows(1, 37) && !agent_knows(UINT16_MAX, 37)); /* never used again */
 	buf_init(&b, LIMIT_MESSAGE_BYTES);
 	ck_assert_int_eq(msg_send(&b, 0, exit, FRAME_EXIT, 1, &a_exit), -EPROTONOSUPPORT);
@@ -280,7 +284,7 @@ START_TEST(start_environment_limits)
 	longer[sizeof(entry)] = '\0';
 	env[0] = longer;
 	ck_assert_int_eq(put_start(&m), -EINVAL);
-	/* The same said by a hostile peer: a count without entries. */
+	/* The same from a hostile peer: a count without entries. */
 	m = a_start;
 	m.n_env = 0;
 	buf_clear(&b);
@@ -415,7 +419,7 @@ START_TEST(send_long_start)
 }
 END_TEST
 
-/* Decoded and encoded again a recorded message is what it was. */
+/* A recorded message is unchanged when decoded and encoded again. */
 #define SAME(name) \
 	static void same_##name(const struct frame *f, uint16_t version) \
 	{ \
@@ -470,7 +474,7 @@ int main(void)
 	TCase *tc = tcase_create("agent");
 
 	tcase_set_timeout(tc, 60);
-	/* Also with a version that nobody knows yet. */
+	/* Also with a future version. */
 	tcase_add_loop_test(tc, round_trips, 1, AGENT_PROTOCOL_MAX + 2);
 	tcase_add_loop_test(tc, mutations, 1, AGENT_PROTOCOL_MAX + 2);
 	tcase_add_test(tc, fields_of_a_version);

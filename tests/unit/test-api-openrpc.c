@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table as an OpenRPC document: everything in the table is in it, and a client can be sent it. Run by
- * `meson test api-openrpc`. Whether it is valid OpenRPC, and whether real replies keep to its schemas, is
- * proven by tests/t/test_discover.py.
+ * The table as an OpenRPC document: it holds everything in the table, and fits a reply to a client.
+ * Run by `meson test api-openrpc`. tests/t/test_discover.py proves that it is valid OpenRPC, and
+ * that real replies match its schemas.
  */
 
 #include "proto/api.h"
@@ -39,7 +39,7 @@ START_TEST(is_what_discover_says)
 }
 END_TEST
 
-/* A reply, with its envelope, is bounded in bytes, depth and values. */
+/* A reply with its envelope has limits on bytes, depth and number of values. */
 START_TEST(fits_into_a_reply)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

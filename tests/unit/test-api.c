@@ -18,7 +18,8 @@ static const struct api_field *params_of(const char *method)
 	return api_methods[i].params;
 }
 
-/* The message for refused parameters; NULL when they are accepted. Lives until the next call. */
+/* Returns the message for refused parameters, valid until the next call; NULL when they are
+ * accepted. */
 static const char *refused(const char *method, const char *json, size_t n_fds)
 {
 	static char message[1000];
@@ -36,7 +37,8 @@ static const char *refused(const char *method, const char *json, size_t n_fds)
 
 #define RUN(members) "{\"environment\":\"debian:12\",\"command\":\"true\"" members "}"
 
-/* What the dispatcher must find before a method with this parameter begins; API_OBJ_NONE: nothing of its caller's. */
+/* The object that the dispatcher must look up before a method with this parameter; API_OBJ_NONE:
+ * none that belongs to a caller. */
 static enum api_object kind_of(const struct api_field *f)
 {
 	static const struct {
@@ -55,7 +57,8 @@ static enum api_object kind_of(const struct api_field *f)
 	return API_OBJ_NONE;
 }
 
-/* An id in the parameters is that of the method's object, which is its owner's: no handler is left to look one up. */
+/* An id in the parameters names the method's object, which the dispatcher looks up for its owner.
+ * No handler looks up one itself. */
 START_TEST(ids_are_looked_up)
 {
 	for (size_t i = 0; i < api_n_methods; i++) {

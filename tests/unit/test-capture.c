@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Captured output: exact below the limit, first quarter and last three quarters above it, always valid
- * UTF-8, and small enough as JSON whatever the bytes are.
+ * Captured output: complete below the limit, the first quarter and last three quarters above it,
+ * always valid UTF-8, and within its JSON limit for any bytes.
  */
 
 #include "daemon/agent/capture.h"
@@ -10,7 +10,7 @@
 
 #include "proto/json.h"
 
-/* One assertion for many bytes: libcheck notes each one, which is slow. */
+/* One assertion for many bytes, since libcheck records each one, which is slow. */
 static void expect_pattern(const char *s, size_t n, const char *pattern, size_t from)
 {
 	size_t length = strlen(pattern), wrong = 0;
@@ -142,7 +142,7 @@ START_TEST(invalid_becomes_replacement)
 }
 END_TEST
 
-/* Whatever the bytes, two streams and a command fit one reply. */
+/* Two streams and a command fit one reply, whatever their bytes. */
 START_TEST(json_stays_small)
 {
 	static const char *const worst[] = { "\x01", "\"", "\xff", "\\/", "\n", "a\x02" };

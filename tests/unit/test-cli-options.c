@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The command line by the interface table (client/options.c): which words are flags, what becomes of them,
- * and that whatever is wrong is an error that names the value.
+ * The command line by the interface table (client/options.c): which words are flags, which values
+ * they set, and that every mistake is an error that names the value.
  */
 #include "client/options.h"
 
@@ -15,7 +15,8 @@ static const struct verb verb_prune = { "env", "prune", API_M_env_prune, NULL, f
 static const struct verb verb_doctor = { NULL, "doctor", API_M_system_doctor, NULL, false, NULL,
 	"" };
 
-/* Parses NULL-terminated words for v; the params as text (owned by the caller) or NULL with *err set. */
+/* Parses NULL-terminated words for v. Returns the params as text (owned by the caller), or NULL
+ * with *err set. */
 static char *parse(
 	const struct verb *v, const char *const *words, struct cli *cli, struct error *err)
 {
@@ -132,7 +133,7 @@ START_TEST(test_bad)
 }
 END_TEST
 
-/* The fix of a wrong word is the whole line as it was meant. */
+/* The fix of a wrong word is the complete corrected line. */
 START_TEST(test_corrected)
 {
 	static const struct {

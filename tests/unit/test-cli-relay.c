@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The client's relay of live stdio (client/relay.c) against a peer on the other end of its socketpair that
- * speaks well and badly: windows, acknowledgements, ends, a slow reader, a gone reader, broken rules.
+ * The client's relay of live stdio (client/relay.c) against a peer on the other end of its
+ * socketpair: windows, acknowledgements, ends, a slow reader, a closed reader, protocol errors.
  */
 #include "client/relay.h"
 
@@ -15,7 +15,7 @@
 struct side {
 	struct relay *relay;
 	int peer;         /* the daemon's end */
-	int in, out, err; /* our ends of the caller's descriptors */
+	int in, out, err; /* the test's ends of the caller's descriptors */
 	struct decoder dec;
 	uint64_t upto[STREAM_MAX], limit[STREAM_MAX], stdin_at;
 	bool stdin_ended;
@@ -61,7 +61,7 @@ static int turn(struct side *s)
 	return relay_process(s->relay, fds, &e);
 }
 
-/* Turns as the program takes them: none without an event. */
+/* Runs the loop as the program does: no iteration without an event. */
 static void turns_until_it_waits(struct side *s)
 {
 	_cleanup_error_ struct error e = ERROR_INIT;
@@ -165,7 +165,7 @@ START_TEST(test_first_limits)
 }
 END_TEST
 
-/* A reader that takes 4 KiB at a time: nothing lost, the window holds, everything acknowledged at the end. */
+/* A slow reader, 4 KiB at a time: no byte is lost, the window is kept, and all is acknowledged. */
 START_TEST(test_slow_reader)
 {
 	uint64_t sent = 0, got = 0, total = 3 * STREAM_WINDOW + 123;
@@ -269,7 +269,7 @@ START_TEST(test_broken_rules)
 }
 END_TEST
 
-/* The daemon sends on beyond the limit while nobody reads stdout. */
+/* The daemon sends beyond the limit while stdout is not read. */
 START_TEST(test_beyond_the_limit)
 {
 	static const uint8_t bytes[FRAME_DATA_MAX];
@@ -340,8 +340,8 @@ START_TEST(test_stdin_follows_the_limit)
 }
 END_TEST
 
-/* The daemon dies with a window of stdin under way: the next one is sent all of it from where the guest is, though no
- * further byte can be read. */
+/* The daemon dies with a window of stdin in flight. The next daemon gets all of it from the guest's
+ * offset on, although no further byte can be read. */
 START_TEST(test_held_stdin_is_sent_again)
 {
 	static const uint8_t bytes[4096];
@@ -385,7 +385,7 @@ START_TEST(test_mid_line)
 	say_data(&s, STREAM_STDOUT, 0, 1);
 	for (int i = 0; i < 3; i++)
 		ck_assert_int_eq(turn(&s), 0);
-	ck_assert(!relay_end_line(s.relay)); /* another place than stderr's */
+	ck_assert(!relay_end_line(s.relay)); /* another file than stderr's */
 	tear_down(&s);
 }
 END_TEST

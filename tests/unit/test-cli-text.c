@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Quoting, sizes, durations and escaping of the command line (client/text.c). Quoting is checked against
- * the shell itself: whatever the words are, the shell must see them again as they were.
+ * Quoting, sizes, durations and escaping of the command line (client/text.c). A real shell checks
+ * the quoting: it must split the line into the original words.
  */
 #include "client/text.h"
 
@@ -36,7 +36,7 @@ START_TEST(test_join)
 }
 END_TEST
 
-/* What the shell makes of the line, its words NUL-terminated. */
+/* Returns the words of the line as split by the shell, NUL-terminated. */
 static size_t shell_words(const char *line, char *ret, size_t size)
 {
 	int fds[2], status;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What doctor says of the sandbox of imports, against a pyro-import that is a shell script of the test:
- * unknown before the answer, whole, without layers, and not to be had. Run by `meson test`.
+ * What doctor reports about the sandbox of imports, against a pyro-import that is a shell script of
+ * the test: unknown before the answer, complete, without layers, unavailable. Run by `meson test`.
  */
 #include "daemon/config.h"
 #include "daemon/image/confinement.h"
@@ -68,7 +68,7 @@ static void teardown(void)
 	(void)nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-/* Turns the loop until doctor's line holds the word; whether it counts as good. */
+/* Runs the loop until doctor's line contains the word. Returns whether the check passed. */
 static bool until_says(const char *word)
 {
 	uint64_t deadline = now_usec() + DEADLINE_USEC;
@@ -108,7 +108,7 @@ START_TEST(a_pull_updates_it)
 	_cleanup_json_ json_object *worse = json_tokener_parse("{\"unconfined\":[\"Landlock\"]}"),
 				   *odd = json_tokener_parse("{\"unconfined\":{}}");
 	script("echo '{\"result\":{\"unconfined\":[]}}'");
-	confinement_take(m.environments, worse); /* nobody has asked: nothing to tell */
+	confinement_take(m.environments, worse); /* not queried yet: nothing to report */
 	ck_assert_int_eq(confinement_ask(m.environments), 0);
 	ck_assert(until_says("without network"));
 	confinement_take(m.environments, worse);
@@ -141,7 +141,7 @@ static void on_known(const struct error *err, void *userdata)
 	++*(int *)userdata;
 }
 
-/* Whoever waits is told once, also of an answer that is none: it must not be waited for for ever. */
+/* A waiter is notified once, also when the answer is invalid, so that no caller waits for ever. */
 START_TEST(an_answer_is_waited_for)
 {
 	int told = 0, left = 0;
@@ -165,7 +165,7 @@ START_TEST(ended_while_it_is_asked)
 	script("exec sleep 1000");
 	ck_assert_int_eq(confinement_ask(m.environments), 0);
 	ck_assert_int_ge(
-		sd_event_run(m.event, 0), 0); /* nothing else is to be done: it is asked now */
+		sd_event_run(m.event, 0), 0); /* no other work is pending: it is queried now */
 	ck_assert(until_says("not yet"));
 }
 END_TEST

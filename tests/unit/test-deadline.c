@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Deadlines that tests set: the table's own without a setting, those that are named, and no wrong names. */
+/* Deadlines that tests set: the defaults of the table, named ones, and refusal of unknown names. */
 
 #include "proto/deadline.h"
 
 #include <check.h>
 #include <signal.h>
 
-/* Each case is a process of its own. */
+/* Each case runs in a process of its own. */
 static void set(const char *value)
 {
 	ck_assert_int_eq(setenv("PYRO_DEADLINES", value, 1), 0);

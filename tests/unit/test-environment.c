@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Tests of the environment cache, the kernel store and disks (daemon/image/{environment,pull,prune,
- * kernel,disk,install}.c) against a pyro-import that is a shell script of the test: it does what the
- * file "mode" says and waits at the FIFO "gate" when there is one, so that a test can act in the
- * middle of a pull. Every wait is a turn of the event loop with a deadline.
+ * kernel,disk,install}.c). pyro-import is a shell script of the test: the file "mode" selects what
+ * it does, and it waits at the FIFO "gate" if there is one, so that a test can act in the middle of
+ * a pull. Every wait runs the event loop with a deadline.
  */
 
 #include <dirent.h>
@@ -86,7 +86,7 @@ static struct {
 	struct config config;
 } t;
 
-/* What a waiter heard. */
+/* What a waiter was notified of. */
 struct heard {
 	unsigned done, progress;
 	bool installed_phase, kernel_phase, ready_phase;
@@ -343,7 +343,7 @@ START_TEST(installs)
 	ck_assert_msg(
 		api_check_result(api_methods[method].result, list, &err) == 0, "%s", err.message);
 
-	/* And after a restart. */
+	/* The same after a restart. */
 	stop_all();
 	start_all();
 	ck_assert(environment_installed(env_of("debian:12")));
@@ -380,7 +380,7 @@ START_TEST(two_share_one_pull_and_one_leaves)
 	pull("debian:12", false, &a);
 	pull("debian:12", false, &b);
 	pull("debian:12", false, &c);
-	/* a makes c leave while it is told of progress. */
+	/* a makes c leave during a's own progress report. */
 	a.leave = TAKE_PTR(c.wait);
 	until_in_install(&a);
 	b.wait = pull_wait_free(b.wait);
@@ -408,7 +408,7 @@ START_TEST(goes_on_when_all_leave)
 }
 END_TEST
 
-/* What is installed is used at once while it is made again, and after that has failed too. */
+/* An installed environment is used while it is built again, and after that build has failed too. */
 START_TEST(a_forced_pull_holds_up_nobody)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -439,7 +439,7 @@ START_TEST(a_forced_pull_holds_up_nobody)
 }
 END_TEST
 
-/* Two that force it share one pull, and so do all who have nothing to use meanwhile. */
+/* Two forced pulls share one build, and so do callers that have nothing installed to use. */
 START_TEST(forced_pulls_are_shared)
 {
 	struct heard first = { 0 }, a = { 0 }, b = { 0 }, c = { 0 };
@@ -460,7 +460,7 @@ START_TEST(forced_pulls_are_shared)
 }
 END_TEST
 
-/* Processor time of ten lines of progress that n waiters are told. */
+/* Returns the processor time of ten progress reports to n waiters. */
 static uint64_t time_of_progress(unsigned n)
 {
 	struct heard *h = calloc(n, sizeof(*h));
@@ -486,7 +486,7 @@ static uint64_t time_of_progress(unsigned n)
 	       (uint64_t)(end.tv_nsec - begin.tv_nsec + 999) / 1000;
 }
 
-/* Thirty times the waiters cost thirty times as much; it was nine hundred times. */
+/* Thirty times the waiters take thirty times as long, not nine hundred times. */
 START_TEST(progress_costs_one_step_for_each_waiter)
 {
 	uint64_t few, many;
@@ -535,7 +535,7 @@ START_TEST(failures_install_nothing)
 	wait_no_staging("kernels");
 	ck_assert(!there("cache/debian:12.json"));
 
-	/* It is not held against the next one. */
+	/* It does not count for the next pull. */
 	put("mode", "ok");
 	pull("debian:12", false, &again);
 	until_done(&again);
@@ -577,7 +577,7 @@ START_TEST(half_installed_is_not_installed)
 	stop_all();
 	start_all();
 	ck_assert(!environment_installed(env_of("debian:12")));
-	/* Without the name nothing is half there: the image is merely superseded. */
+	/* Without the name the image is superseded, not half-installed. */
 	if (_i < 5)
 		ck_assert_ptr_nonnull(environment_damage(env_of("debian:12")));
 	pull("debian:12", false, &again);
@@ -652,7 +652,7 @@ START_TEST(prunes_kernels)
 	ck_assert_int_eq(mkdir(path_of("kernels/2222222222222222"), 0755), 0);
 	ck_assert_int_eq(mkdir(path_of("kernels/unrelated"), 0755), 0);
 	put("kernels/2222222222222222/vmlinux", "a kernel that Debian has replaced");
-	/* Without a current kernel nothing is superseded. */
+	/* Without a current kernel no kernel is superseded. */
 	prune(false, false, NULL, 0);
 	pull("debian:12", false, &h);
 	until_done(&h);
@@ -728,7 +728,8 @@ static void until_gone(const char *name)
 		turn(deadline);
 }
 
-/* 0: no machine uses it, so it goes with the pull; 1: one does; 2: one does, and a pull runs when that is deleted. */
+/* 0: no machine uses it, so the pull deletes it; 1: a machine uses it; 2: a machine uses it, and a
+ * pull runs when that machine is deleted. */
 START_TEST(superseded_goes_when_unused)
 {
 	struct heard h = { 0 }, newer = { 0 }, forced = { 0 };
@@ -744,7 +745,7 @@ START_TEST(superseded_goes_when_unused)
 	if (_i > 0) {
 		prune(false, false, DIGEST, 0);
 		ck_assert(there("cache/sha256-" HEX "/image.ext4"));
-		environments_release(t.m.environments, DIGEST); /* another still uses it */
+		environments_release(t.m.environments, DIGEST); /* another machine still uses it */
 		if (_i > 1) {
 			make_gate();
 			pull("debian:12-base", false, &forced);
@@ -781,7 +782,7 @@ START_TEST(prune_spares_a_pull_under_way)
 }
 END_TEST
 
-/* The name of the one staging folder in the cache. */
+/* Returns the name of the only staging folder in the cache. */
 static void staging_name(char *ret, size_t n)
 {
 	DIR *d = opendir(path_of("cache"));
@@ -796,7 +797,8 @@ static void staging_name(char *ret, size_t n)
 	ck_assert(ret[0]);
 }
 
-/* While install.c copies what another user wrote, and writes the name: both lie beside the staging folder. */
+/* While install.c copies another user's files and writes the name: both are beside the staging
+ * folder. */
 START_TEST(prune_spares_an_installation_under_way)
 {
 	char staging[64], own[96], ref[96];
@@ -824,7 +826,7 @@ END_TEST
 static const struct {
 	const char *name;
 	enum error_code code;
-	const char *cause; /* how it begins */
+	const char *cause; /* its prefix */
 } names[] = {
 	{ "python:3.12", ERROR_ENVIRONMENT_UNKNOWN, "it is not in the catalog" },
 	{ "grafana/grafana", ERROR_ENVIRONMENT_UNKNOWN, "it is not in the catalog" },
@@ -882,7 +884,7 @@ START_TEST(kernels)
 	kernel_files_done(&f);
 	ck_assert_int_lt(kernels_open(t.m.kernels, "../../..", &f, &err), 0);
 
-	/* A new agent gets a new initramfs of the same kernel, and the old one goes. */
+	/* A new agent gets a new initramfs of the same kernel; the old one is deleted. */
 	put("agent", "another agent");
 	ensure();
 	ck_assert_uint_eq(calls("kernel"), 1);
@@ -901,7 +903,7 @@ START_TEST(kernels)
 	ensure();
 	ck_assert_uint_eq(calls("kernel"), 3);
 
-	/* A lost file is made again. */
+	/* A missing file is built again. */
 	t.config.kernel = NULL;
 	ck_assert_int_eq(unlink(path_of("kernels/00112233aabbccdd/vmlinux")), 0);
 	ensure();
@@ -916,7 +918,8 @@ static int pack(const char *hash, struct heard *h, struct error *err)
 	return kernels_pack(t.m.kernels, hash, on_plain_done, h, err);
 }
 
-/* A machine made before an upgrade starts: its kernel, current or not, is packed with the new agent. */
+/* A machine made before an upgrade starts: its kernel is packed with the new agent, even if it is
+ * not the current one. */
 START_TEST(kernels_of_earlier_machines)
 {
 	static const char *const current = "00112233aabbccdd", *const old = "ffeeddccbbaa9988";
@@ -931,7 +934,8 @@ START_TEST(kernels_of_earlier_machines)
 	put("kernels/ffeeddccbbaa9988/initrd-0123456789abcdef", "of the earlier agent");
 	put("agent", "another agent");
 
-	/* All at once: one piece of work for each kernel, and nobody who left is told. */
+	/* Many requests at once: one job for each kernel, and a caller that left is not
+	 * notified. */
 	ck_assert_int_eq(pack(old, &a, &err), 0);
 	ck_assert_int_eq(pack(current, &b, &err), 0);
 	ck_assert_int_eq(pack(old, &c, &err), 0);
@@ -954,11 +958,11 @@ START_TEST(kernels_of_earlier_machines)
 
 	ck_assert_int_lt(pack("0000000000000000", &a, &none), 0);
 	ck_assert_int_eq(none.code, ERROR_START_FAILED);
-	ck_assert_int_eq(pack(old, &a, &err), 1); /* and what failed is over */
+	ck_assert_int_eq(pack(old, &a, &err), 1); /* and the failed job is done */
 }
 END_TEST
 
-/* One fails, the next still gets his. */
+/* One job fails, the next one still runs. */
 START_TEST(kernel_work_goes_on_after_a_failure)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -992,7 +996,7 @@ START_TEST(missing_agent_is_told)
 }
 END_TEST
 
-/* What is installed, read again */
+/* Checks of installed files */
 
 #define KERNEL "00112233aabbccdd"
 
@@ -1024,7 +1028,7 @@ static void install_it(void)
 	ck_assert_msg(!h.err.set, "%s", h.err.message);
 }
 
-/* The error with which a machine's use of it is refused. */
+/* Returns the error with which its use by a machine is refused. */
 static void use_is_refused(const char *message, const char *cause)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -1054,7 +1058,7 @@ START_TEST(whole_is_read_once)
 	ck_assert_uint_eq(calls("check"), 1);
 	read_image(true, &c);
 	ck_assert_uint_eq(calls("check"), 2);
-	/* Another file under the same name is not what was read. */
+	/* A replaced file counts as not checked. */
 	put("cache/sha256-" HEX "/image.ext4", "xyz");
 	ck_assert_uint_eq(environments_image_whole_usec(t.m.environments, DIGEST), 0);
 	read_image(false, &d);
@@ -1080,7 +1084,7 @@ START_TEST(checks_are_shared)
 			0);
 	while (calls("check") == 0)
 		turn(deadline);
-	/* This one will have what lies there from now on. */
+	/* This caller needs a check that starts from now on, so it joins none. */
 	ck_assert_int_eq(
 		environments_check_image(t.m.environments, DIGEST, true, on_plain_done, &own, &err),
 		0);
@@ -1109,7 +1113,8 @@ START_TEST(a_check_that_cannot_be_made_is_no_verdict)
 }
 END_TEST
 
-/* It stays known over a restart, is not used, and the pull that its error names makes it again. */
+/* The damage is known after a restart, the image is not used, and the pull that its error names
+ * builds it again. */
 START_TEST(damaged_image)
 {
 	static const char said[] = "image.ext4 is not what was installed";
@@ -1126,7 +1131,7 @@ START_TEST(damaged_image)
 			i == 0 ? said : "it is not what was installed");
 		ck_assert(there("cache/sha256-" HEX "/damaged.json"));
 		ck_assert(!there("cache/sha256-" HEX "/meta.json"));
-		prune(false, true, NULL, 0); /* it has an owner, which names it in its fix */
+		prune(false, true, NULL, 0); /* kept: an environment's fix names it */
 		stop_all();
 		start_all();
 	}
@@ -1135,7 +1140,7 @@ START_TEST(damaged_image)
 		pull("debian:12", false, &again);
 		until_done(&again);
 		ck_assert_uint_eq(calls("environment"), 2);
-	} else { /* it was put right by hand: the next reading sees that */
+	} else { /* repaired by hand: the next check notices */
 		read_image(true, &again);
 		ck_assert_uint_eq(calls("environment"), 1);
 	}
@@ -1167,12 +1172,12 @@ START_TEST(damaged_kernel)
 	until_done(&again);
 	ck_assert_msg(!again.err.set, "%s", again.err.message);
 	ck_assert_uint_eq(calls("kernel"), 2);
-	ck_assert_uint_eq(calls("environment"), 1); /* which was whole */
+	ck_assert_uint_eq(calls("environment"), 1); /* which was intact */
 	ck_assert_ptr_null(kernels_damage(t.m.kernels, KERNEL));
 }
 END_TEST
 
-/* Whoever forces a pull has a reason: the kernel is read, and fetched again only where that finds something. */
+/* A forced pull checks the kernel, and fetches it again only if that is damaged. */
 START_TEST(forced_pull_reads_the_kernel)
 {
 	struct heard h = { 0 };
@@ -1189,7 +1194,7 @@ START_TEST(forced_pull_reads_the_kernel)
 }
 END_TEST
 
-/* It is made of what is there: the next start makes it again, and nothing needs a pull. */
+/* The initramfs is built from local files: the next start builds it again, without a pull. */
 START_TEST(damaged_initramfs)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -1211,7 +1216,7 @@ START_TEST(damaged_initramfs)
 }
 END_TEST
 
-/* Written to after its installation: not to be used before somebody has read it. */
+/* Modified after its installation: not used before it is checked. */
 START_TEST(written_to_is_suspect)
 {
 	struct heard h = { 0 };
@@ -1223,7 +1228,7 @@ START_TEST(written_to_is_suspect)
 	put("kernels/" KERNEL "/vmlinux", "L");
 	ck_assert(environments_image_is_suspect(t.m.environments, DIGEST));
 	ck_assert(kernels_is_suspect(t.m.kernels, KERNEL));
-	/* The same bytes, say, copied without their times: the next daemon does not ask again. */
+	/* The same bytes, e.g. copied without their times: the next daemon does not check again. */
 	read_image(true, &h);
 	ck_assert(!environments_image_is_suspect(t.m.environments, DIGEST));
 	stop_all();
@@ -1271,7 +1276,7 @@ START_TEST(disks_are_sparse_copies)
 }
 END_TEST
 
-/* One size after the other: the blanks of those used last stay, in the order of their use. */
+/* Uses one size after the other: the blanks used last are kept, in the order of their use. */
 START_TEST(blanks_are_few)
 {
 	char name[48];
@@ -1324,7 +1329,8 @@ static void ck_assert_ours(const char *name)
 	ck_assert_uint_eq(st.st_uid, 0);
 }
 
-/* It can reach none of our folders by its path, works in them all the same, and what it made ends up ours. */
+/* pyro-import cannot reach the daemon's folders by path, but works in them, and its files end up
+ * owned by the daemon. */
 START_TEST(import_runs_as_its_own_user)
 {
 	static const char *const closed[] = { "cache", "kernels", "disks" };
@@ -1386,7 +1392,7 @@ static void on_done_free(const struct error *err, void *userdata)
 	*op = disk_op_free(*op);
 }
 
-/* Given up before the end, within it, and after it. */
+/* Cancelled before the end, at the end, and after it. */
 START_TEST(disk_ops_can_go_at_any_time)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -1425,7 +1431,7 @@ START_TEST(removes_without_following_links)
 	ck_assert(!h.err.set);
 	ck_assert(!there("vm") && there("kept/file"));
 	op = disk_op_free(op);
-	/* What is not there is removed already. */
+	/* Removing a missing file succeeds. */
 	ck_assert_int_eq(disk_remove(&t.m, path_of("vm"), on_plain_done, &none, &op, &err), 0);
 	until_done(&none);
 	ck_assert(!none.err.set);

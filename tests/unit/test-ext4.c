@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image writer read back through libext2fs: inode fields, times at the edges, sparse and fragmented
- * files, devices, links, attributes, and the same bytes for the same tree. Run by `meson test`; what
- * e2fsck and a kernel make of images is in tests/t/test_image.py.
+ * Reads images of the writer back through libext2fs: inode fields, extreme times, sparse and
+ * fragmented files, devices, links, attributes, and the same bytes for the same tree. Run by `meson
+ * test`; e2fsck and a kernel check images in tests/t/test_image.py.
  */
 #include "daemon/import/ext4.h"
 #include <check.h>
@@ -162,7 +162,7 @@ START_TEST(symbolic_links)
 }
 END_TEST
 
-/* Every other block of a file is a hole: an extent each, so a tree of extents. */
+/* Every other block is a hole, so each block is an extent and the extents need a tree. */
 START_TEST(many_extents)
 {
 	const unsigned n = 5000;
@@ -232,7 +232,7 @@ START_TEST(attributes)
 	ext2fs_free_mem(&value);
 	ck_assert_int_eq(ext2fs_xattrs_close(&h), 0);
 	ext2fs_free(fs);
-	/* More than ext4 holds is refused with the attribute's name, not cut. */
+	/* Attributes larger than ext4 allows are refused by name, not cut. */
 	ck_assert_int_eq(tree_add_xattr(tree, node, "user.huge", big, sizeof(big), NULL), 0);
 	ck_assert_int_eq(unlink(path), 0);
 	ck_assert_int_lt(write_to(path, &err), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of proto/frame.c: every way a stream can be split, cut short and taken up again; the
- * hold-back rule; long messages; and a hundred thousand mutated streams.
+ * Tests of proto/frame.c: every way to split, cut and resume a stream; the hold-back rule; long
+ * messages; and a hundred thousand mutated streams.
  */
 
 #include "proto/agent.h"
@@ -11,7 +11,7 @@
 
 static const uint8_t *const SYNC = frame_sync_initial;
 
-/* Feeds all bytes, `step` at a time, and counts the frames; the last frame's channel is kept. */
+/* Feeds all bytes, `step` at a time, counts the frames and keeps the last one's channel. */
 struct seen {
 	unsigned frames, resyncs, errors;
 	uint32_t last_channel;
@@ -49,7 +49,7 @@ static void feed(struct decoder *d, const uint8_t *p, size_t n, size_t step, str
 	while (n > 0) {
 		size_t room;
 		uint8_t *at = decoder_space(d, &room);
-		if (!at) /* after an error nothing is taken any more */
+		if (!at) /* no input is accepted after an error */
 			return;
 		size_t k = MIN_OF(MIN_OF(n, step), room);
 		memcpy(at, p, k);
@@ -109,13 +109,14 @@ START_TEST(byte_by_byte)
 }
 END_TEST
 
-/* A frame cut anywhere, then a new connection: never that frame, always the next one. */
+/* A frame is cut anywhere, then a new connection opens: the cut frame is dropped, the next one is
+ * always read. */
 START_TEST(cut_short)
 {
 	for (size_t payload = 0; payload < 64; payload += 7) {
 		struct buf whole;
 		uint8_t bytes[64];
-		memset(bytes, SYNC[0], sizeof(bytes)); /* looks like the beginning of SYNC */
+		memset(bytes, SYNC[0], sizeof(bytes)); /* a prefix of SYNC */
 		stream_begin(&whole);
 		ck_assert_int_eq(frame_put(&whole, FRAME_KILL, 11, bytes, payload), 0);
 		size_t n = buf_len(&whole);
@@ -142,8 +143,8 @@ START_TEST(cut_short)
 }
 END_TEST
 
-/* The frame's missing end has just the length of SYNC or less: only holding back tells them apart.
- */
+/* The missing end of the frame is at most as long as SYNC: only the hold-back rule distinguishes
+ * them. */
 START_TEST(held_back_until_clear)
 {
 	for (size_t k = 1; k < SYNC_SIZE; k++) {
@@ -155,7 +156,7 @@ START_TEST(held_back_until_clear)
 		ck_assert(frame_needs_nop(SYNC, buf_head(&b), buf_len(&b)));
 		decoder_init(&d, DECODER_SYNC, SYNC);
 		feed(&d, buf_head(&b), buf_len(&b), SIZE_MAX, &seen);
-		ck_assert_uint_eq(seen.frames, 0); /* it might yet be SYNC */
+		ck_assert_uint_eq(seen.frames, 0); /* may still become SYNC */
 		buf_clear(&b);
 		ck_assert_int_eq(frame_put(&b, FRAME_NOP, 0, NULL, 0), 0);
 		ck_assert(!frame_needs_nop(SYNC, buf_head(&b), buf_len(&b)));
@@ -194,7 +195,7 @@ START_TEST(payload_of_beginnings)
 }
 END_TEST
 
-/* A mark whose own beginning repeats inside it. */
+/* A mark whose prefix occurs again inside it. */
 START_TEST(self_similar_mark)
 {
 	uint8_t mark[SYNC_SIZE];
@@ -242,7 +243,7 @@ START_TEST(nonce_throws_away)
 	ck_assert_uint_lt(buf_len(&d.in), NONCE_SIZE);
 	buf_init(&b, MIB);
 	ck_assert_int_eq(buf_append(&b, nonce + NONCE_SIZE - 1, 1), 0);
-	/* Once synced the nonce is data like any other, and nothing is held back. */
+	/* After synchronisation the nonce is plain data, and nothing is held back. */
 	ck_assert_int_eq(frame_put(&b, FRAME_DATA, 8, nonce, NONCE_SIZE), 0);
 	ck_assert_int_eq(frame_put(&b, FRAME_DATA, 9, nonce, NONCE_SIZE - 1), 0);
 	feed(&d, buf_head(&b), buf_len(&b), 5, &seen);
@@ -447,7 +448,7 @@ START_TEST(hostile_parts)
 	ck_assert_int_eq(assemble(&a, FRAME_START, FRAME_FLAG_MORE, 1, NULL, 0, &f), -EBADMSG);
 	ck_assert_int_eq(assemble(&a, FRAME_START, 2, 1, NULL, 0, &f), -EBADMSG);
 	ck_assert_int_eq(assemble(&a, FRAME_START, FRAME_FLAG_MORE, 1, "123456", 6, &f), 0);
-	frame_assembler_reset(&a); /* the connection went away in the middle */
+	frame_assembler_reset(&a); /* the connection closed in the middle */
 	ck_assert_int_eq(assemble(&a, FRAME_KILL, 0, 9, "x", 1, &f), 1);
 	ck_assert_uint_eq(f.length, 1);
 	ck_assert_int_eq(assemble(&a, FRAME_START, FRAME_FLAG_MORE, 1, "12345", 5, &f), 0);
@@ -457,7 +458,7 @@ START_TEST(hostile_parts)
 }
 END_TEST
 
-/* Mutated streams: no crash, no read outside (sanitizers), and it always comes to an end. */
+/* Mutated streams: no crash, no read out of bounds (sanitizers), and it always terminates. */
 START_TEST(mutations)
 {
 	unsigned seed = 42;
@@ -515,7 +516,8 @@ static void one_event(struct decoder *d, const struct recorded *line)
 	ck_assert_mem_eq(f.payload, line->frame.payload, f.length);
 }
 
-/* The last byte of each frame that was recorded completes it, on both sides: nothing waits for the next. */
+/* Each recorded frame is complete with its last byte, on both sides: it does not wait for the
+ * next. */
 START_TEST(recorded_frames)
 {
 	FILE *file = recorded_open((unsigned)_i);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of what guest/conf.c, file.c, device.c and system.c make of an environment's files and the kernel's words:
- * sysctl.d lines, folders behind odd links, device events, sizes.
+ * Tests of guest/conf.c, file.c, device.c and system.c on an environment's files and the kernel's
+ * messages: sysctl.d lines, folders behind unusual links, device events, sizes.
  */
 
 #include "guest/conf.h"
@@ -34,7 +34,7 @@ START_TEST(settings)
 	check_settings(
 		"kernel.pid_max = 99\nvm.swappiness=1", "kernel/pid_max=99;vm/swappiness=1;");
 	check_settings(" \tnet/ipv4/ip_forward\t=\t1 \r\n", "net/ipv4/ip_forward=1;");
-	/* Whichever comes first separates: the interface eth0.5. */
+	/* The first of the two separators counts: the interface eth0.5. */
 	check_settings("net.ipv4.conf.eth0/5.rp_filter=2\nnet/ipv4/conf/eth0.5/rp_filter=1",
 		"net/ipv4/conf/eth0.5/rp_filter=2;net/ipv4/conf/eth0.5/rp_filter=1;");
 	check_settings("-kernel.x = 1\n-net.ipv4.conf.all.rp_filter\nnet.ipv4.conf.*.rp_filter = 2",
@@ -140,11 +140,11 @@ START_TEST(folders_where_something_else_is)
 	ck_assert_int_eq(file_dir(in("ping")), 0);
 	ck_assert_int_eq(mkfifo(in("fifo"), 0600), 0);
 	ck_assert_int_eq(file_dir(in("fifo")), 0);
-	/* Not for what is above it: that is somebody's file. */
+	/* A file in a parent's place is not replaced. */
 	ck_assert_int_eq(file_replace(in("parent"), "x"), 0);
 	ck_assert_int_eq(file_dir(in("parent/child")), -ENOTDIR);
 	ck_assert(!is_dir("parent"));
-	/* Links that grow are given up. */
+	/* Links that expand without end fail. */
 	ck_assert_int_eq(symlink("grow/x", in("grow")), 0);
 	ck_assert_int_lt(file_dir(in("grow/y")), 0);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of guest/module.c on indexes as depmod writes them: which files are loaded for a name, in which order, with
- * which options; what is not there; lines and names of any length.
+ * Tests of guest/module.c on indexes in depmod's format: which files are loaded for a name, in
+ * which order, with which options; missing modules; lines and names of any length.
  */
 
 #include "guest/module.h"
@@ -13,7 +13,7 @@
 static char dir[] = "/tmp/pyro-test-module-XXXXXX";
 static int dir_fd = -EBADF;
 
-/* What the loader was called for: "PATH(OPTIONS) …". */
+/* The calls of the loader: "PATH(OPTIONS) …". */
 struct log {
 	char text[4096];
 	const char *fails; /* its path */
@@ -100,7 +100,7 @@ START_TEST(names_and_aliases)
 	check("rtnl-link-veth", 0, "kernel/net/veth.ko");
 	check("crc_t10dif", 0, "kernel/a/crc-t10dif.ko");
 	check("crc-t10dif", 0, "kernel/a/crc-t10dif.ko");
-	/* Every module of an alias, once; dashes inside brackets are a range. */
+	/* Loads every module of an alias once; a dash inside brackets is a range. */
 	check("crypto-many", 0, "kernel/net/veth.ko kernel/a/crc-t10dif.ko");
 	check("of:NfooTkx", 0, "kernel/net/veth.ko");
 	check("of:NfooT_x", -ENOENT, "");
@@ -137,7 +137,7 @@ START_TEST(a_dependency_that_fails_ends_it)
 
 	ck_assert_int_eq(module_request(dir_fd, "top", load, &log), -ENODEV);
 	ck_assert_str_eq(log.text, "kernel/net/base.ko.xz kernel/net/middle.ko");
-	/* Of several, one that works is enough. */
+	/* Of several modules one success is enough. */
 	log = (struct log){ .fails = "kernel/net/veth.ko" };
 	ck_assert_int_eq(module_request(dir_fd, "crypto-many", load, &log), 0);
 }
@@ -147,7 +147,7 @@ START_TEST(soft_dependencies)
 {
 	check("xt_LOG", 0,
 		"kernel/x_tables.ko kernel/nf_log_syslog.ko kernel/xt_LOG.ko kernel/net/veth.ko");
-	/* A ring of them ends. */
+	/* A dependency cycle terminates. */
 	check("loop-a", 0, "kernel/loop-b.ko kernel/loop-a.ko");
 }
 END_TEST

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of guest/tmp.c on a folder that stands for the own disk: what an earlier run may have left in tmp and in place
- * of tmp and trash, and that nothing outside of it is touched.
+ * Tests of guest/tmp.c on a folder that stands in for the machine's own disk: files of an earlier
+ * run in tmp, other files in place of tmp and trash, and nothing outside is touched.
  */
 
 #include "guest/tmp.h"
@@ -66,7 +66,7 @@ static void write_file(int at, const char *name)
 	ck_assert_int_eq(write_all(f, "x", 1), 0);
 }
 
-/* After a start: /tmp is new, the rest is gone once the deletion has ended. */
+/* After a start /tmp is new, and the rest is deleted when the deletion has finished. */
 static void check_renewed(void)
 {
 	_cleanup_close_ int trash = -EBADF;
@@ -115,7 +115,7 @@ START_TEST(links_are_not_followed)
 	ck_assert_int_eq(symlinkat(outside, fd, "tmp/d/link"), 0);
 	check_renewed();
 	ck_assert_uint_eq(count(out, "."), 1);
-	/* In place of the two folders themselves. */
+	/* Other files in place of the two folders. */
 	ck_assert_int_eq(unlinkat(fd, "trash", AT_REMOVEDIR), 0);
 	ck_assert_int_eq(symlinkat(outside, fd, "trash"), 0);
 	check_renewed();
@@ -181,7 +181,8 @@ START_TEST(immutable_files)
 }
 END_TEST
 
-/* No folder can be made any more, neither the trash nor a new tmp, until some of the old is gone; that is no more than needed. */
+/* Neither the trash nor a new tmp can be created until some old files are deleted; only as many as
+ * needed are. */
 START_TEST(full_disk)
 {
 	struct stat st;
@@ -224,7 +225,7 @@ START_TEST(in_a_process_of_its_own)
 }
 END_TEST
 
-/* A deletion that was cut short goes on with the next start. */
+/* An interrupted deletion continues at the next start. */
 START_TEST(what_an_earlier_start_left)
 {
 	ck_assert_int_eq(mkdirat(fd, "trash", 0700), 0);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of `pyro-import initramfs` (daemon/import/initramfs.c): what the archive holds, that the same
- * inputs give the same bytes, and that a damaged list of modules or a missing file is refused without
- * leaving a file behind. The reports of import-output.c are caught here.
+ * Tests of `pyro-import initramfs` (daemon/import/initramfs.c): the archive's content, the same
+ * bytes for the same inputs, and refusal of a damaged list of modules or a missing file without
+ * leaving a file behind. The test captures the reports of import-output.c.
  */
 
 #include <fcntl.h>

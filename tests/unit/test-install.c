@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What another user left in a staging folder becomes ours: given to us where we are root, else copied. Needs root, to be two
- * users; skipped without. (What is installed, and how, is in test-environment.c.)
+ * Another user's files in a staging folder become the daemon's: by chown if it is root, otherwise
+ * by copy. Needs root, for a second user; skipped otherwise. (test-environment.c has the rest of
+ * the installation.)
  */
 #include <check.h>
 #include <fcntl.h>
@@ -39,8 +40,8 @@ static void make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 	ck_assert_int_eq(chmod(path, mode), 0);
 }
 
-/* As pyro-import leaves it (its folders' modes: tests/t/test_image.py): image.ext4 with a hole, a folder with a file, all
- * theirs and their group's. */
+/* Makes the folder as pyro-import leaves it: image.ext4 with a hole, and a folder with a file, all
+ * owned by its user and group. (Modes: tests/t/test_image.py.) */
 static void begin(struct fixture *t)
 {
 	const gid_t groups[] = { THEM };
@@ -126,7 +127,7 @@ START_TEST(becomes_ours)
 	ck_assert_int_eq(nftw(".", check_ours, 16, FTW_PHYS), 0);
 	ck_assert_int_eq(stat("sha256-x/image.ext4", &st), 0);
 	ck_assert_int_eq(st.st_size, 64 * MIB + 3);
-	ck_assert_int_lt(st.st_blocks, 1024); /* the hole is still one */
+	ck_assert_int_lt(st.st_blocks, 1024); /* the hole is kept */
 	ck_assert_int_ge(read_file_at(AT_FDCWD, "sha256-x/boot/order", 16, &text, &n), 0);
 	ck_assert_str_eq(text, "1");
 	ck_assert_int_lt(access(".staging-1", F_OK), 0);
@@ -135,7 +136,8 @@ START_TEST(becomes_ours)
 }
 END_TEST
 
-/* Nothing of theirs is followed, linked or waited for; what was there before stays as it was. */
+/* No link or special file of the other user is followed, linked or waited for; existing files stay
+ * unchanged. */
 START_TEST(hostile)
 {
 	for (int i = 0; i < 4; i++) {

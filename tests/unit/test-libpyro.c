@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libpyro by its public interface alone, against a peer in a child process that answers by a script: each
- * line of the script is sent for one request, "@" standing for its id. Lost connections, answers out of
- * order, progress, cancellation, limits.
+ * libpyro by its public interface alone, against a peer in a child process that answers by a
+ * script: it sends one line of the script per request, with "@" for the request's id. Lost
+ * connections, answers out of order, progress, cancellation, limits.
  */
 #include "client/pyro.h"
 
@@ -41,7 +41,7 @@ struct script {
 	size_t n;
 };
 
-/* Serves one connection; NULL in the script: no answer; the end of the script: close. */
+/* Serves one connection. NULL in the script: no answer; end of the script: close. */
 static void serve_script(int listener, const void *what)
 {
 	const struct script *script = what;
@@ -61,7 +61,7 @@ static void serve_script(int listener, const void *what)
 			send_script(fd, script->lines[i], id);
 	}
 	while (n > 0 && !script->lines[n - 1] && f && getline(&line, &size, f) > 0)
-		; /* until the client goes */
+		; /* until the client closes */
 	_exit(0);
 }
 
@@ -223,7 +223,8 @@ static void expect_refusal(struct pyro_error *e)
 	expect_error(e, "quota_exceeded");
 }
 
-/* A refusal is told in the daemon's words: where the greeting is read, and where a request cannot be sent. */
+/* A refusal has the daemon's text, both when the greeting is read and when a request cannot be
+ * sent. */
 START_TEST(test_refusal)
 {
 	struct pyro_event ev = { 0 };
@@ -294,7 +295,8 @@ static void wait_event(struct pyro *c, struct pyro_event *ev)
 	ck_assert_msg(r == 1, "%s", e ? e->message : "?");
 }
 
-/* Two calls under way, the second answered first; pyro_call in between keeps the others' events. */
+/* Two calls are pending and the second is answered first; pyro_call in between keeps their
+ * events. */
 START_TEST(test_out_of_order)
 {
 	struct pyro_event ev = { 0 };
@@ -327,7 +329,7 @@ START_TEST(test_out_of_order)
 }
 END_TEST
 
-/* The answer of the cancel itself is nobody's event. */
+/* The answer to the cancel itself makes no event. */
 START_TEST(test_cancel)
 {
 	struct pyro_event ev = { 0 };
@@ -375,7 +377,7 @@ static void nothing(_unused_ const char *json, _unused_ void *userdata)
 {
 }
 
-/* Answers the first request, then says the same line for ever, faster than it can be read. */
+/* Answers the first request, then sends the same line for ever, faster than it can be read. */
 static void flood(int listener, const void *line)
 {
 	static char lines[256 * 1024];
@@ -392,7 +394,7 @@ static void flood(int listener, const void *line)
 	_exit(0);
 }
 
-/* Whatever comes without end, events or what is nobody's, the deadline is kept. */
+/* An endless stream of events or unknown lines does not extend the deadline. */
 START_TEST(test_flood_keeps_the_deadline)
 {
 	static const char *const lines[] = {
@@ -449,7 +451,8 @@ START_TEST(test_nobody_there)
 }
 END_TEST
 
-/* A peer at a path of this test's own /run, with an owner and a mode; it goes with this process. */
+/* Starts a peer at a path of this test's own /run, with an owner and a mode; it exits with this
+ * process. */
 static void peer_start_at(struct peer *p, const char *dir, uid_t uid, mode_t mode)
 {
 	static const char *const lines[] = { PING };
@@ -474,7 +477,8 @@ static void peer_start_at(struct peer *p, const char *dir, uid_t uid, mode_t mod
 #define NOBODY     65534
 #define NOBODY_RUN "/run/user/65534"
 
-/* A server of another user's in a folder in which everybody can write; ends well when nothing is said to it. */
+/* A server of another user in a folder that all users can write. Exits cleanly when it receives
+ * nothing. */
 static void serve_as(struct peer *p, const char *dir, uid_t uid)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -503,7 +507,7 @@ static void serve_as(struct peer *p, const char *dir, uid_t uid)
 	(void)close(listener);
 }
 
-/* /run is this process' own, and the process user nobody, whom the system's socket refuses. */
+/* The process has its own /run and runs as nobody, whom the system's socket refuses. */
 static void be_refused(struct peer *system, struct peer *own, uid_t server)
 {
 	ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
@@ -532,16 +536,16 @@ START_TEST(test_refused_gives_way_to_ones_own)
 	struct peer system, own;
 
 	if (getuid() != 0)
-		return; /* needs root, to be somebody else */
+		return; /* needs root, to change the user */
 	be_refused(&system, &own, NOBODY);
 	ck_assert_msg(pyro_connect(NULL, PYRO_AUTO | PYRO_NO_START, &c, &e) == 0, "%s",
 		e ? e->message : "?");
 	ck_assert_str_eq(pyro_socket_path(c), own.path);
-	/* Whoever names the system's gets its error, whose fix tells of one way. */
+	/* A caller that names the system's socket gets its error, whose fix names only one way. */
 	ck_assert_int_eq(pyro_connect(NULL, PYRO_SYSTEM, &again, &e), -EACCES);
 	ck_assert_ptr_null(strstr(e->fix, "--user"));
 	expect_error(e, "permission_denied");
-	/* A lost connection is made again where it was. */
+	/* A lost connection is reopened at the same socket. */
 	ck_assert_int_lt(pyro_connect_again(c, &again, &e), 0);
 	ck_assert_ptr_nonnull(strstr(e->message, own.path));
 	expect_error(e, "daemon_unreachable");
@@ -566,7 +570,7 @@ START_TEST(test_refused_names_both_ways)
 }
 END_TEST
 
-/* Whose the file is says nothing of who listens. */
+/* The owner of the file does not show who listens. */
 START_TEST(test_another_users_server_is_told_nothing)
 {
 	struct pyro_error *e = NULL;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The flag that gives a machine more: double where its owner and the host allow it, what there is where that helps, or none.
- * Which limit it is that ended a command is in test-run.c.
+ * The flag in a fix that gives a machine more: double where its owner's limits and the host allow
+ * it, less where that still helps, or none. test-run.c tests which limit ended a command.
  */
 
 #include "daemon/machine/limit.h"
@@ -94,7 +94,7 @@ END_TEST
 START_TEST(pids)
 {
 	ck_assert_str_eq(flag_of(254, 0, ENDED_PIDS, 140, 0), "-m 128M");
-	/* Not memory bounds it: more of that would give no more. */
+	/* Limited by something else than memory: more memory would not help. */
 	ck_assert_str_eq(flag_of(254, 0, ENDED_PIDS, 127, 0), "");
 }
 END_TEST

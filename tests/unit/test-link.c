@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host's end of an agent stream over socketpairs, with an agent made of the same decoder the guest
- * uses: greeting, both directions cut at every byte of a frame, junk before the nonce, and a peer that
+ * The host's end of an agent stream over socketpairs, with an agent that uses the guest's decoder:
+ * greeting, both directions cut at every byte of a frame, junk before the nonce, and a peer that
  * breaks the protocol. Run by `meson test link`.
  */
 
@@ -25,12 +25,12 @@ static struct world {
 	int agent; /* owned: the agent's end of the present connection */
 	struct decoder in;
 	bool refuse; /* a dial fails */
-	bool later;  /* a dial promises a stream, */
-	bool within; /* ... or hands it up itself */
+	bool later;  /* a dial returns -EINPROGRESS, */
+	bool within; /* or calls link_take itself */
 	unsigned dials, welcomes, frames, dead, syncs, hellos;
 	struct msg_hello hello;
-	uint64_t bytes; /* of DATA that reached the host, which starts anew with each connection */
-	bool fill;      /* there is bulk data for the agent */
+	uint64_t bytes; /* of DATA that reached the host; restarts with each connection */
+	bool fill;      /* bulk data for the agent is pending */
 	uint64_t filled;
 	unsigned at_agent; /* whole DATA frames the agent has decoded */
 	struct error err;
@@ -72,7 +72,7 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, _unused_ voi
 
 	if (r < 0)
 		return r;
-	/* A frame that mixes two connections would show here. */
+	/* A frame made of two connections would fail here. */
 	ck_assert_uint_eq(f->channel, CHANNEL);
 	ck_assert_uint_eq(d.offset, w.bytes);
 	ck_assert_uint_eq(d.n, sizeof(text));
@@ -117,7 +117,7 @@ static void teardown(void)
 	w.event = sd_event_unref(w.event);
 }
 
-/* The agent decodes what is there. */
+/* Lets the agent decode its pending input. */
 static void agent_read(void)
 {
 	struct frame f;
@@ -188,7 +188,7 @@ static void greet(void)
 	ck_assert(link_is_up(w.link));
 }
 
-/* The bytes of one DATA frame from the agent. */
+/* Makes the bytes of one DATA frame from the agent. */
 static size_t make_data(uint64_t offset, struct buf *ret)
 {
 	buf_init(ret, LIMIT_MESSAGE_BYTES);
@@ -220,9 +220,9 @@ START_TEST(greets)
 END_TEST
 
 /*
- * What an earlier connection left in the pipe comes before the nonce and is thrown away, the beginning of
- * the nonce too. All but its last byte would be the whole nonce whenever that byte equals the first, once
- * in 256 times; after half of it the other 16 bytes would have to equal it.
+ * Bytes of an earlier connection, left in the pipe, come before the nonce and are discarded. They
+ * include half of the nonce. With all but its last byte, a byte that equals the first would
+ * complete the whole nonce by chance, once in 256 runs; with half, 16 bytes would have to match.
  */
 START_TEST(junk_before_the_nonce)
 {
@@ -237,7 +237,8 @@ START_TEST(junk_before_the_nonce)
 }
 END_TEST
 
-/* The connection ends at the _i-th byte of a frame of the agent's: no byte of it is taken for the next one's. */
+/* The connection ends at the _i-th byte of a frame from the agent: none of its bytes becomes part
+ * of the next frame. */
 START_TEST(agent_cut_in_a_frame)
 {
 	greet();
@@ -254,7 +255,7 @@ START_TEST(agent_cut_in_a_frame)
 }
 END_TEST
 
-/* The host's frame is cut at the _i-th byte; the agent hears SYNC of the next connection right behind it. */
+/* The host's frame is cut at the _i-th byte, and SYNC of the next connection follows directly. */
 START_TEST(host_cut_in_a_frame)
 {
 	struct buf b;
@@ -266,7 +267,7 @@ START_TEST(host_cut_in_a_frame)
 	uint8_t *p = decoder_space(&w.in, &room);
 	ck_assert_ptr_nonnull(p);
 	memcpy(p, buf_head(&b), (size_t)_i);
-	decoder_fed(&w.in, (size_t)_i); /* all that arrived of it */
+	decoder_fed(&w.in, (size_t)_i); /* the part that arrived */
 	buf_done(&b);
 	w.agent = fd_close(w.agent);
 	greet();
@@ -278,7 +279,7 @@ START_TEST(host_cut_in_a_frame)
 }
 END_TEST
 
-/* With the machine's secret unsure both openings are tried; confirmed, only the secret. */
+/* An unconfirmed secret alternates with the initial SYNC; a confirmed one is the only one sent. */
 START_TEST(secret)
 {
 	uint8_t sync[SYNC_SIZE];
@@ -294,7 +295,7 @@ START_TEST(secret)
 }
 END_TEST
 
-/* A stream that a dial has promised comes a turn later, or is handed up within it. */
+/* A promised stream comes by link_take, later or from within the dial. */
 START_TEST(stream_handed_up)
 {
 	w.later = _i == 0;
@@ -315,7 +316,8 @@ START_TEST(stream_handed_up)
 }
 END_TEST
 
-/* The guest dials: the new stream takes the old one's place, and what it says on that one is nobody's. */
+/* The guest dials: the new stream replaces the old one, and further bytes on the old one are
+ * ignored. */
 START_TEST(guest_dials)
 {
 	int before;
@@ -333,7 +335,7 @@ START_TEST(guest_dials)
 }
 END_TEST
 
-/* A hostile guest dials without end: its link ends as one whose streams keep breaking. */
+/* A hostile guest dials without end: its link ends, as one whose streams keep breaking. */
 START_TEST(guest_dials_without_end)
 {
 	greet();
@@ -341,7 +343,7 @@ START_TEST(guest_dials_without_end)
 		link_take(w.link, new_stream());
 	ck_assert_uint_eq(w.dead, 1);
 	ck_assert_int_eq(w.err.code, ERROR_GUEST_UNRESPONSIVE);
-	link_take(w.link, new_stream()); /* closed: nobody is there */
+	link_take(w.link, new_stream()); /* closed */
 	ck_assert_int_eq(send(w.agent, "x", 1, MSG_NOSIGNAL), -1);
 }
 END_TEST
@@ -351,9 +353,9 @@ static const struct {
 	uint32_t length;
 } wrong[] = {
 	{ FRAME_DATA, FRAME_PAYLOAD_MAX + 1 }, { FRAME_DATA, UINT32_MAX },
-	{ FRAME_DATA, 1 },     /* shorter than its own head */
+	{ FRAME_DATA, 1 },     /* shorter than its header */
 	{ FRAME_WELCOME, 0 },  /* a second one */
-	{ FRAME_WELCOME, 40 }, /* and one that is cut */
+	{ FRAME_WELCOME, 40 }, /* and a cut one */
 };
 
 /* Wrong frames drop the connection, and connections that keep breaking end the link, once. */
@@ -383,7 +385,7 @@ START_TEST(broken_protocol)
 }
 END_TEST
 
-/* A version nobody speaks, and a frame before WELCOME. */
+/* An unsupported version, and a frame before WELCOME. */
 START_TEST(bad_welcome)
 {
 	until(&w.hellos, 1);
@@ -399,8 +401,8 @@ START_TEST(bad_welcome)
 }
 END_TEST
 
-/* A guest that has not come up yet is dialled again and again. */
-/* A guest that stands still answers nobody: its time begins when it goes on. */
+/* A guest that has not booted yet is dialled again and again. */
+/* A paused guest answers nothing: its time starts when it is resumed. */
 START_TEST(no_deadline_while_it_stands_still)
 {
 	uint64_t end = now_usec() + 400 * USEC_PER_MSEC, left;
@@ -409,7 +411,7 @@ START_TEST(no_deadline_while_it_stands_still)
 	w.refuse = true;
 	ck_assert_int_ge(link_new(w.event, &callbacks, NULL, 200 * USEC_PER_MSEC, &w.link), 0);
 	link_hold(w.link, true);
-	link_hold(w.link, true); /* said twice */
+	link_hold(w.link, true); /* sent twice */
 	while (now_usec() < end)
 		ck_assert_int_ge(sd_event_run(w.event, 10 * USEC_PER_MSEC), 0);
 	ck_assert_uint_eq(w.dead, 0);
@@ -434,7 +436,7 @@ END_TEST
 
 static struct {
 	unsigned version;
-	struct recorded want; /* the agent has said this */
+	struct recorded want; /* sent by the agent */
 	unsigned came;
 } played;
 
@@ -461,7 +463,7 @@ static void play_line(const struct recorded *line)
 {
 	static const struct link_callbacks cb = { dial, recorded_welcome, recorded_frame, fill,
 		on_dead };
-	enum { SECRET = 64 + 8 + 16 }; /* where it begins in SETUP */
+	enum { SECRET = 64 + 8 + 16 }; /* its offset in SETUP */
 
 	if (line->way == '=') {
 		teardown();
@@ -480,13 +482,13 @@ static void play_line(const struct recorded *line)
 		played.want = *line;
 		played.want.frame.payload = played.want.data + FRAME_HEAD_SIZE;
 		agent_send(line->data, line->n);
-		/* What is none of this version's is passed over. */
+		/* Frame types unknown to this version are skipped. */
 		if (agent_knows((uint16_t)played.version, line->frame.type))
 			until(&played.came, played.came + 1);
 	}
 }
 
-/* The link takes what an agent of each version said, by one connection after the other. */
+/* The link accepts the recorded frames of each version's agent, one connection after the other. */
 START_TEST(recorded_agent)
 {
 	FILE *file = recorded_open((unsigned)_i);
