@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine through its public calls alone, over fakes of the rooms below, a store in memory and a clock that the test
- * turns: each situation that it can be in × each request × each event against a table of what it must become, and a random
- * walk against what must hold at any time. Run by `meson test machine-walk`; `PYRO_TEST_WALK=SEED,STEPS` takes another walk,
- * and `test-machine-walk table` prints the table as it is.
+ * A machine through its public calls alone, over fakes of the lower layers, a store in memory and a
+ * clock that the test sets. It checks every combination of situation, request and event against a
+ * table of results, then a random walk against invariants. Run by `meson test machine-walk`;
+ * `PYRO_TEST_WALK=SEED,STEPS` takes another walk, and `test-machine-walk table` prints the present
+ * table.
  */
 
 #include "daemon/machine/machine.h"
@@ -25,7 +26,8 @@
 static sd_event *event;
 static struct manager *m;
 
-/* The clock: nothing is due before the test says so (the linker's --wrap brings the daemon's calls here). */
+/* The clock: no timer expires before the test sets it (the linker's --wrap redirects the daemon's
+ * calls here). */
 
 struct timer {
 	sd_event_source *source; /* a reference */
@@ -100,7 +102,7 @@ int __wrap_sd_event_source_set_time_relative(sd_event_source *s, uint64_t usec)
 	return __wrap_sd_event_source_set_time(s, now + usec);
 }
 
-/* The next timer is due. False: there is none. */
+/* Advances the clock to the next timer. False: there is none. */
 static bool let_time_pass(void)
 {
 	struct timer *next = NULL;
@@ -118,7 +120,7 @@ static bool let_time_pass(void)
 	return true;
 }
 
-/* The store, in memory: commits complete in order, each in a turn of its own. */
+/* The store, in memory: commits complete in order, each in its own iteration of the loop. */
 
 #define ROWS_MAX 4
 
@@ -132,7 +134,7 @@ static struct vm_row rows[ROWS_MAX]; /* owned; id "": free */
 static struct commit queue[64];
 static size_t n_queued;
 static sd_event_source *committer;
-static bool store_fails, store_failed; /* now, ever */
+static bool store_fails, store_failed; /* pending now, and in all */
 
 int vm_row_copy(struct vm_row *dst, const struct vm_row *src)
 {
@@ -263,7 +265,7 @@ int store_new(_unused_ sd_event *e, _unused_ const char *path, struct store **re
 	return 0;
 }
 
-/* keep: what is queued is committed, as at an orderly end; else it is lost, as at a crash. */
+/* keep: commits the queue, as at an orderly exit; otherwise it is lost, as at a crash. */
 static void end_store(bool keep)
 {
 	for (size_t i = 0; i < n_queued; i++) {
@@ -283,7 +285,7 @@ struct store *store_free(_unused_ struct store *s)
 	return NULL;
 }
 
-/* Its owner, and who waits for it. */
+/* Its owner, and the waiters. */
 
 static unsigned states_heard;
 static void on_state(_unused_ struct machine *mc, _unused_ bool deleted)
@@ -310,10 +312,10 @@ static const struct machine_owner *const owners[] = { &keeper, NULL };
 enum request { NOTHING, BOOT, STOP, DELETE, REQUEST_MAX };
 static const char *const request_names[] = { "nothing", "boot", "stop", "delete" };
 
-/* What was asked and not answered yet, and what the last answer was. */
+/* The pending request and the last answer. */
 static struct {
 	unsigned waiting, told;
-	char last; /* '+' it came about, '!' an error, '-' none */
+	char last; /* '+' done, '!' an error, '-' none */
 } asked[REQUEST_MAX];
 static bool deletion_accepted; /* and not failed since */
 
@@ -352,7 +354,7 @@ static void on_started(_unused_ struct machine *mc, const struct error *err, _un
 	asked[NOTHING].last = err ? '!' : '+';
 }
 
-/* '0' it goes on, '1' it was so already, 'w' wrong_state. */
+/* '0' pending, '1' already done, 'w' wrong_state. */
 static char ask(enum request what)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -393,7 +395,7 @@ static char ask(enum request what)
 
 /* The world */
 
-static pid_t survivor; /* stands for the VMM of an earlier daemon */
+static pid_t survivor; /* stands in for the VMM of a previous daemon */
 
 static void end_survivor(void)
 {
@@ -421,7 +423,7 @@ static uint64_t start_time_of(pid_t pid)
 	return strtoull(p + 1, NULL, 10);
 }
 
-/* uuid of zeros: another program's process. */
+/* uuid of zeros: a process of another program. */
 static void begin_survivor(const uint8_t u[16])
 {
 	char uuid[40], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", flag[] = "-uuid";
@@ -435,7 +437,7 @@ static void begin_survivor(const uint8_t u[16])
 		n += (size_t)sprintf(
 			uuid + n, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", u[i]);
 	ck_assert_int_eq(posix_spawn(&survivor, sh, NULL, NULL, argv, NULL), 0);
-	/* posix_spawn returns before the new program's words can be read. */
+	/* posix_spawn returns before the new program's command line can be read. */
 	(void)snprintf(path, sizeof(path), "/proc/%d/cmdline", survivor);
 	for (int i = 0; i < 100000 && r <= 0; i++) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -449,14 +451,14 @@ static void begin_survivor(const uint8_t u[16])
 
 enum fate { LIVES, DIED, UNSURE };
 
-/* The daemon ends, in order or not, and the next one begins. */
+/* Ends the daemon, orderly or not, and starts the next one. */
 static void next_daemon(enum fate vmm, bool in_order)
 {
 	bool left = the_machine() && fake_vmm_runs();
 	struct vm_row *row;
 
 	m->machines = machines_free(m->machines);
-	/* One that ends in order takes what is not settled with it. */
+	/* An orderly exit also drops what is not settled. */
 	left = left && (!in_order || fake.vmms > 0);
 	end_store(in_order);
 	fake_break();
@@ -539,14 +541,15 @@ static bool at_rest(void)
 	return !mc || (!machine_busy(mc) && machine_state(mc) != MACHINE_ADOPTING);
 }
 
-/* All that comes of what has happened: in as long as an agent's silence is borne, and as much longer as it takes. */
+/* Runs all consequences of an event: for the longest time that an agent may stay silent, then as
+ * long as needed. */
 static void settle(void)
 {
 	uint64_t end = now + 40 * USEC_PER_SEC;
 
 	for (int i = 0; i < 1000 && (now < end || !at_rest()); i++) {
 		turns(1000);
-		/* The kernel tells of a process's end when it likes. */
+		/* The kernel reports the exit of a process at any time. */
 		for (int k = 0; k < 100 && survivor > 0 && the_machine() &&
 				machine_goes_down(the_machine());
 			k++) {
@@ -559,7 +562,7 @@ static void settle(void)
 	turns(1000);
 }
 
-/* Situations that a machine can be in, and how it comes there. */
+/* Situations that a machine can be in, and how each is reached. */
 
 enum situation {
 	CREATED,
@@ -647,7 +650,7 @@ static void reach(enum situation s)
 				: s == LAUNCHING ? FAKE_VMM_START
 						 : FAKE_SETUP);
 		if (s == ADOPTING_STARTING) {
-			/* Its VMM outlives a daemon that is killed; one that ends in order takes a boot with it. */
+			/* The VMM survives a killed daemon; an orderly exit cancels a boot. */
 			fake.mute = true;
 			next_daemon(LIVES, false);
 			turns(1000);
@@ -717,7 +720,7 @@ static void reach(enum situation s)
 		break;
 	default: break;
 	}
-	if (s == LATE_TO_STOP) { /* the guest has been given its time, and its VMM is killed */
+	if (s == LATE_TO_STOP) { /* the guest's time is over, and its VMM is killed */
 		fake.hangs = true;
 		for (int i = 0; i < 100 && !machine_goes_down(the_machine()); i++) {
 			let_time_pass();
@@ -824,7 +827,7 @@ static unsigned entries(const char *base, const char *sub)
 	return n;
 }
 
-/* What holds whenever nothing is being done. */
+/* Invariants while no work is pending. */
 static void check_world(void)
 {
 	struct machine *mc = the_machine();
@@ -846,7 +849,8 @@ static void check_world(void)
 	case MACHINE_FAILED:
 		ck_assert_uint_eq(fake.vmms, 0);
 		ck_assert_uint_eq(entries(m->runtime_dir, "vm"), 0);
-		/* A deletion goes on where its intent cannot be committed, and the next daemon does not know of it. */
+		/* A deletion goes on if its intent cannot be committed; the next daemon then does
+		 * not know of it. */
 		if (!store_failed)
 			ck_assert_msg(entries(m->state_dir, "machines") == 1, "%s without a disk",
 				machine_state_name(machine_state(mc)));
@@ -863,13 +867,14 @@ static void check_world(void)
 	}
 }
 
-/* What a machine must become. */
+/* The results. */
 struct expected {
 	enum situation situation;
 	enum request request;
 	char answer; /* as of ask() */
-	/* For each event: the state when all has come of it, '-': nothing is left; and what the request was told: '+' it came
-	 * about, '!' an error, '.' nothing, for it waits, was not accepted, or its daemon is gone. */
+	/* For each event: the final state ('-': nothing is left), and the answer to the request:
+	 * '+' done, '!' an error, '.' none, because it is pending, was not accepted, or its daemon
+	 * has exited. */
 	const char *outcomes;
 };
 
@@ -941,8 +946,8 @@ START_TEST(the_table_is_whole)
 }
 END_TEST
 
-/* A machine that boots as soon as it is made, and is to stay: wherever its creation is cut off, either nothing is left of it or
- * it can be booted. */
+/* A machine that is to stay, and boots once it is created. If its creation is interrupted anywhere,
+ * either nothing is left or it can be booted. */
 START_TEST(cut_off_at_its_creation)
 {
 	setup();
@@ -982,7 +987,7 @@ static void heal(void)
 		false;
 }
 
-/* One thing that can go wrong from now on, or be well again. */
+/* Makes one kind of fault begin or end. */
 static void turn_a_fault(void)
 {
 	static const enum fake_step steps[] = { FAKE_NONE, FAKE_IMAGE, FAKE_KERNEL, FAKE_PACK,
@@ -1001,7 +1006,8 @@ static void turn_a_fault(void)
 	}
 }
 
-/* Whatever has happened, once the world is well again the machine can be deleted, and everybody is told. */
+/* After any sequence of faults, once they have ended, the machine can be deleted and all waiters
+ * are notified. */
 static void end_it(void)
 {
 	heal();
@@ -1065,7 +1071,7 @@ START_TEST(random_walk)
 
 	if (given)
 		ck_assert_int_eq(sscanf(given, "%llu,%llu", &from, &steps), 2);
-	/* Each case is a walk of its own, from a seed of its own. */
+	/* Each case is a separate walk with its own seed. */
 	steps /= 20;
 	seed = from * 1000 + (uint64_t)_i;
 	setup();

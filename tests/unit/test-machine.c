@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of a machine's states: complete, named, and without a state that holds a machine for ever.
- * Run by `meson test machine`; what the engine makes of it is in test-run.c.
+ * The table of a machine's states: complete, named, and without a state that a machine cannot
+ * leave. Run by `meson test machine`; test-run.c tests the engine that uses it.
  */
 
 #include "daemon/machine/machine-internal.h"
 
 #include <check.h>
 
-/* Every state from which `to` can be reached, as bits. */
+/* Returns all states from which `to` can be reached, as a bit set. */
 static unsigned reaches(enum machine_state to)
 {
 	unsigned seen = 1U << to, before;
@@ -28,7 +28,7 @@ START_TEST(names)
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++) {
 		ck_assert_ptr_nonnull(machine_state_name(i));
 		ck_assert_int_gt(strlen(machine_state_name(i)), 0);
-		/* the row's column and the JSON take it */
+		/* fits the row's column and the JSON */
 		ck_assert_uint_lt(
 			strlen(machine_state_name(i)), sizeof(((struct vm_row *)0)->state));
 		for (unsigned k = 0; k < i; k++)
@@ -37,7 +37,7 @@ START_TEST(names)
 }
 END_TEST
 
-/* contract.md section 4 lists what clients may see. */
+/* contract.md section 4 lists the states that clients see. */
 START_TEST(public_names)
 {
 	static const char *const known[] = { "preparing", "created", "started", "suspended",
@@ -53,15 +53,15 @@ START_TEST(public_names)
 }
 END_TEST
 
-/* status, list and delete work whatever state it is in: deletion is one step away from each. */
+/* status, list and delete work in any state: deletion is one step away from each. */
 START_TEST(each_can_be_deleted)
 {
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++)
 		ck_assert_msg(i == MACHINE_DELETING || machine_successor(i, MACHINE_DELETING), "%s",
 			machine_state_name(i));
-	/* a deletion that is stuck can be tried again */
+	/* a failed deletion can be retried */
 	ck_assert(machine_successor(MACHINE_DELETING, MACHINE_UNKNOWN));
-	/* on doubt, from everywhere: what a daemon finds after its start */
+	/* reached from all states, when a new daemon cannot tell the state */
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++)
 		ck_assert_msg(i == MACHINE_UNKNOWN || machine_successor(i, MACHINE_UNKNOWN), "%s",
 			machine_state_name(i));
@@ -76,7 +76,7 @@ START_TEST(none_is_unreachable)
 }
 END_TEST
 
-/* Nothing begins anew, nothing runs again without having been started, a deletion is not taken back. */
+/* No machine is created again, none runs without a start, and no deletion is undone. */
 START_TEST(forbidden)
 {
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++) {

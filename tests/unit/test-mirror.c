@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which mirror the host's apt sources name: both formats, third parties passed over, whether apt has fetched from them
- * yet or not, other systems ignored;
- * and what a configured one has.
+ * Which mirror the host's apt sources name: both formats; third-party sources are skipped, whether
+ * apt has fetched from them or not; other systems are ignored; the content of a configured mirror.
  * Run by `meson test`; each case writes a root of its own.
  */
 #include "daemon/import/mirror.h"
@@ -23,7 +22,7 @@ static void put(const char *name, const char *text)
 	ck_assert_int_eq(fclose(f), 0);
 }
 
-/* The folder below root and those that lead to it. */
+/* Makes the folder below root and its parents. */
 static void put_dirs(const char *name)
 {
 	char path[128];
@@ -92,7 +91,7 @@ END_TEST
 
 #define KEYRINGS "/usr/share/keyrings/"
 
-/* Named as Debian's suites and components are, and first by its file's name. */
+/* Named like Debian's suites and components, and first by file name. */
 START_TEST(third_party)
 {
 	static const char *const theirs[] = {
@@ -120,7 +119,7 @@ END_TEST
 
 #define SIGNED "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n"
 
-/* What apt has fetched counts, whatever address and keyring look like. */
+/* Files that apt has fetched count, regardless of address and keyring. */
 START_TEST(fetched)
 {
 	put("etc/apt/sources.list",
@@ -147,7 +146,7 @@ START_TEST(not_debian)
 }
 END_TEST
 
-/* No network is needed for what lies in a folder; http goes to a proxy that is not there. */
+/* A mirror in a folder needs no network; http uses a proxy that does not exist. */
 START_TEST(configured)
 {
 	char here[PATH_MAX], work[PATH_MAX + 32], uri[PATH_MAX + 64];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The QMP client against a peer that behaves, one that is silent, and several that lie. The peer is the
- * other end of a socketpair; the loop is run until the expected thing has happened.
+ * The QMP client against a correct peer, a silent one, and several that lie. The peer is the other
+ * end of a socketpair; the loop runs until the expected event.
  */
 #include <check.h>
 #include <sys/eventfd.h>
@@ -96,7 +96,7 @@ static void say(struct fixture *t, const char *text)
 	ck_assert_int_eq(write_all(t->peer, text, strlen(text)), 0);
 }
 
-/* What the client has sent so far, as text. */
+/* Returns the client's output so far as text. */
 static void hear(struct fixture *t, char *ret, size_t n)
 {
 	ssize_t got = recv(t->peer, ret, n - 1, 0);
@@ -174,7 +174,7 @@ START_TEST(version)
 }
 END_TEST
 
-/* The driver hears of no event before it was told that QEMU is ready. */
+/* The driver gets no event before it is notified that QEMU is ready. */
 START_TEST(no_event_before_ready)
 {
 	struct fixture t;
@@ -220,7 +220,7 @@ static int on_other(sd_event_source *s, int fd, uint32_t revents, void *userdata
 	return 0;
 }
 
-/* Whoever says much at once is heard message by message, and others have their turns in between. */
+/* A burst of messages is handled one by one, with other events in between. */
 START_TEST(a_flood_leaves_turns)
 {
 	static const char event[] = "{\"event\": \"RESUME\"}\n";
@@ -238,7 +238,7 @@ START_TEST(a_flood_leaves_turns)
 	say(&t, flood);
 	ck_assert_int_ge(sd_event_add_io(t.event, &other, fd, EPOLLIN, on_other, &others), 0);
 	run_until(&t, &t.events, 1000);
-	ck_assert_uint_ge(others, 5); /* each after 40 us; it was one */
+	ck_assert_uint_ge(others, 5); /* they run after each 40 us of messages */
 	sd_event_source_disable_unref(other);
 	(void)close(fd);
 	end(&t);
@@ -255,7 +255,7 @@ START_TEST(silence_has_a_deadline)
 	ck_assert_int_eq(qmp_execute(t.q, "stop", NULL, WAIT_USEC, on_reply, &t), -ENOTCONN);
 	end(&t);
 
-	/* greets, then says nothing */
+	/* greets, then stays silent */
 	begin(&t, 200 * USEC_PER_MSEC);
 	say(&t, GREETING);
 	run_until(&t, &t.closed, 1);

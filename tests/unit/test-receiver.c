@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sockets of strangers: what may be read, what a receiver keeps and closes, and that nothing that was sent
- * holds pyrod up. The descriptor whose close waits is a TCP socket with SO_LINGER and unsent bytes.
+ * Untrusted sockets: what may be read, what a receiver keeps and closes, and that no descriptor
+ * sent to pyrod can block it. The descriptor whose close blocks is a TCP socket with SO_LINGER and
+ * unsent bytes.
  */
 
 #include "daemon/receiver.h"
@@ -19,7 +20,7 @@
 
 static sd_event *event;
 static struct receivers *rs;
-static int pair[2]; /* pyrod's end, the stranger's */
+static int pair[2]; /* pyrod's end, the peer's end */
 static struct received got;
 static char bytes[256];
 static unsigned n_got;
@@ -73,7 +74,7 @@ static void begin(int fd)
 	ck_assert_int_eq(receipt_new(rs, &me, fd, sizeof(bytes), on_received, NULL, &rt), 0);
 }
 
-/* Connected, with more unsent than the other end takes. */
+/* Makes a connected socket with more unsent bytes than the peer takes. */
 static int lingering(void)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -87,7 +88,7 @@ static int lingering(void)
 	ck_assert_int_eq(getsockname(server, (struct sockaddr *)&a, &size), 0);
 	ck_assert_int_eq(listen(server, 1), 0);
 	ck_assert_int_eq(connect(fd, (struct sockaddr *)&a, size), 0);
-	/* The accepted end stays open for the rest of this test's process. */
+	/* The accepted end stays open until this process exits. */
 	ck_assert_int_ge(accept4(server, NULL, NULL, SOCK_CLOEXEC), 0);
 	while (send(fd, block, sizeof(block), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
 		;
@@ -95,7 +96,7 @@ static int lingering(void)
 	return fd;
 }
 
-/* Sends the descriptor and keeps none. */
+/* Sends the descriptor and closes it. */
 static void send_away(int to, int fd, int flags)
 {
 	ck_assert_int_eq(fd_send(to, "x", 1, &fd, 1, flags), 1);
@@ -190,8 +191,8 @@ START_TEST(more_than_may_wait)
 }
 END_TEST
 
-/* The answer comes before the close; the next receipt finds the receiver stuck and fails, the one after
- * that has a new one. */
+/* The answer comes before the close. The next receipt finds the receiver stuck and fails; the one
+ * after that gets a new receiver. */
 START_TEST(a_lingering_socket_holds_up_its_sender_alone)
 {
 	uint64_t begun;
@@ -228,7 +229,7 @@ START_TEST(closing_over_a_queued_descriptor)
 }
 END_TEST
 
-/* A peek passes over an out-of-band byte, and a read drops it with what it carries. */
+/* A peek skips an out-of-band byte, and a read drops it with its control data. */
 START_TEST(out_of_band)
 {
 	char p[16];
@@ -240,7 +241,7 @@ START_TEST(out_of_band)
 }
 END_TEST
 
-/* Whoever holds a copy of the end that was passed takes the mark away, and reads the byte. */
+/* A holder of a copy of the passed end can take the mark away and read the byte. */
 START_TEST(out_of_band_hidden_by_a_copy)
 {
 	const int off = 0;
@@ -281,7 +282,7 @@ START_TEST(cancelled_receipts)
 }
 END_TEST
 
-/* Each uid has a receiver of its own; idle ones make room. */
+/* Each uid has its own receiver; idle ones are replaced. */
 START_TEST(many_uids)
 {
 	for (uid_t uid = 100000; uid < 100000 + 2 * LIMIT_RECEIVERS; uid++) {
@@ -297,13 +298,14 @@ START_TEST(many_uids)
 }
 END_TEST
 
-/* An account whose receivers are all at work gets no more; others, its idle ones and root do. */
+/* An account whose receivers are all busy gets no more; others do, from its idle ones too, and root
+ * does. */
 START_TEST(one_account_has_few)
 {
 	struct receipt *rt;
 	int n = 0, r = 0;
 
-	/* Not run meanwhile, the loop keeps each at work. */
+	/* The loop does not run, so each stays busy. */
 	for (uid_t uid = 200000; r == 0 && n <= LIMIT_RECEIVERS; uid++, n++) {
 		const struct receiver_user many = { uid, 7 };
 		r = receipt_new(rs, &many, pair[0], 1, on_received, NULL, &rt);

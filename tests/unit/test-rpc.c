@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The daemon's front over a real socket, with core, image and vmm replaced by rpc-fakes.c: lines,
+ * The daemon's API over a real socket, with core, image and vmm replaced by rpc-fakes.c: lines,
  * errors, descriptors, limits, the life of calls. Run by `meson test rpc`. The loop runs in this
- * process: each step turns it until the answer is there or 10 s have passed.
+ * process: each step runs it until the answer comes, at most 10 s.
  */
 
 #include <check.h>
@@ -66,7 +66,7 @@ static int dial(void)
 	return fd;
 }
 
-/* The next line, or NULL at the connection's end. */
+/* Returns the next line, or NULL at the end of the connection. */
 static const char *receive(int fd)
 {
 	size_t n = 0;
@@ -87,7 +87,7 @@ static const char *receive(int fd)
 	ck_abort_msg("no answer");
 }
 
-/* Sends everything, turning the loop while the socket is full. */
+/* Sends everything, running the loop while the socket is full. */
 static void transmit(int fd, const void *p, size_t n)
 {
 	const char *at = p;
@@ -301,7 +301,7 @@ START_TEST(run_and_progress)
 }
 END_TEST
 
-/* No stream socket, and descriptors that no line owns. */
+/* A descriptor that is not a stream socket, and descriptors that no line claims. */
 START_TEST(wrong_descriptors)
 {
 	_cleanup_close_ int fd = dial(), null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -349,13 +349,13 @@ START_TEST(caller_gone)
 	while (server_connections(m.server) > 0)
 		turn();
 	ck_assert_int_eq(fake.abandoned, 1);
-	ck_assert_int_eq(fake.waits_freed, 1); /* its end is nobody's any more */
+	ck_assert_int_eq(fake.waits_freed, 1); /* no caller is left */
 	fake.reap_done(json_object_new_object(), NULL, fake.reap_userdata);
 }
 END_TEST
 
-/* The machine's life where the caller gives none: default_ttl_seconds, but not less than a command's time
- * limit and a minute; 0 is for ever. */
+/* A machine's TTL if the caller gives none: default_ttl_seconds, but at least a command's timeout
+ * and a minute; 0: no limit. */
 START_TEST(default_ttl)
 {
 	static const struct {
@@ -382,7 +382,8 @@ START_TEST(default_ttl)
 }
 END_TEST
 
-/* vm.create: progress on the way, cancelled, and its caller gone, when it goes on and tells nobody. */
+/* vm.create: progress, cancellation, and a lost caller, after which it goes on without an
+ * answer. */
 START_TEST(creating)
 {
 	static const char create[] = CALL_("1", "vm.create", "{\"environment\":\"debian:12\"}");
@@ -409,7 +410,8 @@ START_TEST(creating)
 }
 END_TEST
 
-/* What outlives its connection is bounded, whatever method it is of; what does not is served meanwhile. */
+/* Calls that outlive their connection are limited, over all methods; other calls are served
+ * meanwhile. */
 START_TEST(detached_limit)
 {
 	static const char create[] = CALL_("1", "vm.create", "{\"environment\":\"debian:12\"}"),
@@ -444,7 +446,8 @@ START_TEST(detached_limit)
 }
 END_TEST
 
-/* A pull takes minutes: clients that ask for it and go, again and again, must leave nothing waiting. */
+/* A pull takes minutes: clients that ask for it and disconnect, repeatedly, must leave no
+ * waiters. */
 START_TEST(callers_come_and_go)
 {
 	static const char pull[] = CALL_("2", "env.pull", "{\"environment\":\"debian:12\"}");
@@ -463,7 +466,7 @@ START_TEST(callers_come_and_go)
 }
 END_TEST
 
-/* Descriptors without the end of their line are held for a few lines' worth only. */
+/* Descriptors without the end of their line are limited to those of a few lines. */
 START_TEST(hoarded_descriptors)
 {
 	_cleanup_close_ int fd = dial(), null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -479,11 +482,11 @@ START_TEST(hoarded_descriptors)
 }
 END_TEST
 
-/* doctor has been asked, and what is installed is being read. */
+/* doctor was called, and the installed files are being read. */
 static void ask_doctor(int fd)
 {
 	static const char doctor[] = CALL_("1", "system.doctor", "{}");
-	m.environments = (struct environments *)(void *)&m; /* the fakes never look */
+	m.environments = (struct environments *)(void *)&m; /* unused by the fakes */
 	fake.installed = true;
 	transmit(fd, doctor, sizeof(doctor) - 1);
 	while (fake.reads == 0)
@@ -515,7 +518,7 @@ static const char *vm_boot(json_object *o)
 	return json_get_str(json_get(o, "capabilities"), "vm_boot", "");
 }
 
-/* Reading comes first, and who leaves or cancels then is not called back. */
+/* Files are read first; a caller that disconnects or cancels then is not called back. */
 START_TEST(doctor_is_left_while_reading)
 {
 	_cleanup_close_ int fd = dial();
@@ -534,7 +537,7 @@ START_TEST(doctor_is_left_while_reading)
 }
 END_TEST
 
-/* A check that could not be made has not passed. */
+/* A check that could not be made does not pass. */
 START_TEST(doctor_cannot_read)
 {
 	_cleanup_close_ int fd = dial();
@@ -554,7 +557,7 @@ START_TEST(doctor_cannot_read)
 }
 END_TEST
 
-/* The same error of the probe machine, of the host's and of a limit of its caller's. */
+/* The same error from the probe machine, from the host, and from a limit of its caller. */
 START_TEST(doctor_is_refused_a_machine)
 {
 	static const struct {
@@ -576,7 +579,7 @@ START_TEST(doctor_is_refused_a_machine)
 }
 END_TEST
 
-/* What nobody has tried is unknown: no pass, and no failure either. */
+/* A capability that was not tried is unknown: no pass and no failure. */
 START_TEST(doctor_without_an_environment)
 {
 	_cleanup_close_ int fd = dial();
@@ -591,7 +594,7 @@ START_TEST(doctor_without_an_environment)
 }
 END_TEST
 
-/* cancel meets a probe whose machine has just ended well. */
+/* cancel comes just after the probe machine has ended successfully. */
 START_TEST(cancelled_too_late)
 {
 	_cleanup_close_ int fd = dial();
@@ -647,7 +650,7 @@ START_TEST(connections_limit)
 }
 END_TEST
 
-/* A client that only writes: its requests wait, memory is bounded, others are served. */
+/* A client that only writes: its requests wait, memory is bounded, other clients are served. */
 START_TEST(never_reads)
 {
 	_cleanup_close_ int fd = dial(), other = dial();
@@ -669,7 +672,7 @@ START_TEST(never_reads)
 }
 END_TEST
 
-/* The lines that have arrived; what is there of them is thrown away. */
+/* Counts the complete lines that have arrived; the input is discarded. */
 static size_t arrived(int fd)
 {
 	size_t lines = 0;
@@ -679,7 +682,7 @@ static size_t arrived(int fd)
 	return lines;
 }
 
-/* A call that is answered at once goes out in the turn that it came in: more turns are system calls wasted. */
+/* An immediate answer is written in the turn of its call: another turn would waste system calls. */
 START_TEST(one_turn_a_call)
 {
 	_cleanup_close_ int fd = dial();
@@ -688,12 +691,12 @@ START_TEST(one_turn_a_call)
 		transmit(fd, ping, sizeof(ping) - 1);
 		turn();
 		ck_assert_uint_eq(arrived(fd), 1);
-		ck_assert_int_eq(sd_event_run(m.event, 0), 0); /* nothing is left to do */
+		ck_assert_int_eq(sd_event_run(m.event, 0), 0); /* no work is left */
 	}
 }
 END_TEST
 
-/* However many connections a uid asks on, what it gets before others have their turn is the same. */
+/* The number of a uid's connections does not change how much it is served before others. */
 START_TEST(connections_share_a_turn)
 {
 	enum { CONNS = 4, ASKED = 64 };
@@ -732,7 +735,7 @@ START_TEST(internal_errors)
 }
 END_TEST
 
-/* One that was written for people keeps its sentence and its fix; the cause stays in the log. */
+/* An error written for people keeps its sentence and its fix; its cause stays in the log. */
 START_TEST(internal_errors_with_a_fix)
 {
 	_cleanup_close_ int fd = dial();
@@ -744,7 +747,7 @@ START_TEST(internal_errors_with_a_fix)
 }
 END_TEST
 
-/* An answer beyond LIMIT_REPLY_BYTES is an error of its own, and the connection goes on. */
+/* An answer above LIMIT_REPLY_BYTES becomes an error, and the connection goes on. */
 START_TEST(answer_too_long)
 {
 	_cleanup_close_ int fd = dial();
@@ -781,7 +784,8 @@ START_TEST(degraded)
 }
 END_TEST
 
-/* Each method that acts on somebody's object: it is asked for as its caller, and no handler runs without it. */
+/* Each method that acts on an owned object: the look-up uses the caller's uid, and no handler runs
+ * without it. */
 START_TEST(objects_are_found_as_their_caller)
 {
 	_cleanup_close_ int fd = dial();
@@ -827,7 +831,7 @@ START_TEST(signals_what_was_found)
 }
 END_TEST
 
-/* A prefix that was given is not looked up again: by then another machine may begin so. */
+/* A given prefix is not looked up again: by then another machine may match it. */
 START_TEST(found_again_by_its_whole_id)
 {
 	_cleanup_close_ int fd = dial();
@@ -854,7 +858,7 @@ START_TEST(found_again_by_its_whole_id)
 }
 END_TEST
 
-/* A path where somebody listens is not taken over; one that a dead daemon has left is. */
+/* The path of a live socket is not taken over; one left by a dead daemon is. */
 START_TEST(socket_path)
 {
 	struct server *second = NULL;

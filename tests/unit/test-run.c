@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.run over fakes: the flow, a failure and a cancellation at every step with nothing left behind, the
- * state table, reconnection under a command, and live stdio from end to end.
+ * vm.run over fakes: the flow, a failure and a cancellation at every step that must leave nothing
+ * behind, the state table, reconnection while a command runs, and live stdio from end to end.
  */
 
 #include "daemon/core/run.h"
@@ -177,7 +177,7 @@ START_TEST(simple)
 	ck_assert_str_eq(fake.command_line, "git --version");
 	ck_assert_uint_ge(proof().booted_usec, before);
 	ck_assert_uint_ge(proof().executed_usec, proof().booted_usec);
-	proof_find(m, "sha256:00", ACCELERATOR_KVM, &other); /* which it has not shown */
+	proof_find(m, "sha256:00", ACCELERATOR_KVM, &other); /* not proven by it */
 	ck_assert_uint_eq(other.booted_usec, 0);
 	nothing_left();
 }
@@ -192,7 +192,7 @@ START_TEST(signalled_and_timed_out)
 	fake_reset(event);
 	fake.exit.signal = SIGKILL;
 	fake.exit.timed_out = 1;
-	run_it(); /* long before its time limit: that is not believed */
+	run_it(); /* long before its timeout, so it is not believed */
 	ck_assert_int_eq(json_get_int(result, "exit_code", -1), 137);
 	ck_assert(!json_get_bool(result, "timed_out", true));
 	forget_run();
@@ -206,7 +206,8 @@ START_TEST(signalled_and_timed_out)
 }
 END_TEST
 
-/* What its agent tells, and what comes of it: the machine has 128 MiB and a disk of 64. */
+/* Reports of the agent and the resulting errors. The machine has 128 MiB of memory and a disk of 64
+ * MiB. */
 static const struct {
 	uint8_t code, signal, timed_out;
 	uint32_t flags, pids_max;
@@ -238,7 +239,7 @@ START_TEST(limits_are_named)
 		.timed_out = ends[_i].timed_out,
 		.ended = { ends[_i].flags, ends[_i].pids_max },
 	};
-	timeout_usec = ends[_i].timed_out ? 1 : timeout_usec; /* it is reached */
+	timeout_usec = ends[_i].timed_out ? 1 : timeout_usec; /* limit reached */
 	run_it();
 	ck_assert_msg(!failure.set, "%s", failure.message);
 	ck_assert_str_eq(json_get_str(result, "ended_by", "null"),
@@ -256,7 +257,7 @@ START_TEST(limits_are_named)
 }
 END_TEST
 
-/* An agent of protocol 1: nothing is made up. */
+/* An agent of protocol 1 reports no cause, and none is made up. */
 START_TEST(an_agent_that_does_not_tell)
 {
 	fake.version_max = 1;
@@ -310,7 +311,7 @@ static void run_again(void)
 	fake_reset(event);
 }
 
-/* One success does not count for ever: the next start that fails takes it back. */
+/* A success is not kept for ever: the next failed start revokes it. */
 START_TEST(failed_start_takes_the_proof_back)
 {
 	static const enum fake_step steps[] = { FAKE_VMM_START, FAKE_SETUP };
@@ -318,8 +319,7 @@ START_TEST(failed_start_takes_the_proof_back)
 	run_it();
 	ck_assert_uint_ne(proof().executed_usec, 0);
 	run_again();
-	fake.fail =
-		FAKE_DISK; /* no boot: the host's disk is full, which says nothing of those before */
+	fake.fail = FAKE_DISK; /* the host's disk is full: earlier boots still count */
 	run_it();
 	ck_assert_int_eq(failure.code, ERROR_NO_SPACE);
 	ck_assert_uint_ne(proof().executed_usec, 0);
@@ -331,7 +331,7 @@ START_TEST(failed_start_takes_the_proof_back)
 }
 END_TEST
 
-/* A command that was lost shows nothing, but its machine has booted. */
+/* A lost command proves nothing, but its machine has booted. */
 START_TEST(boot_and_command_are_shown_apart)
 {
 	fake.command = COMMAND_HANG;
@@ -356,7 +356,7 @@ static const struct {
 	{ NULL, NULL, NULL, "could not be set up", "pyro env pull --force debian:12" },
 };
 
-/* A boot that fails has its files read before anybody is told. */
+/* After a failed boot its files are checked before the waiters are notified. */
 START_TEST(failed_start_finds_the_damage)
 {
 	fake.fail = FAKE_SETUP;
@@ -368,7 +368,7 @@ START_TEST(failed_start_finds_the_damage)
 	ck_assert_msg(strstr(failure.message, damages[_i].message), "%s", failure.message);
 	ck_assert_msg(startswith(failure.fix, damages[_i].fix), "%s", failure.fix);
 	expect_failure(ERROR_START_FAILED);
-	/* From now on it is known, and nothing is booted. */
+	/* From now on the damage is known, and nothing is booted. */
 	if (!damages[_i].image && !damages[_i].kernel)
 		return;
 	forget_run();
@@ -379,7 +379,7 @@ START_TEST(failed_start_finds_the_damage)
 }
 END_TEST
 
-/* What was written to after it was installed is not booted unread. */
+/* A file modified after its installation is not booted unchecked. */
 START_TEST(suspect_is_read_first)
 {
 	fake.suspect = true;
@@ -399,7 +399,7 @@ START_TEST(suspect_is_read_first)
 }
 END_TEST
 
-/* Before the boot and after one that failed: who cancels does not wait for a slow disk. */
+/* Before a boot and after a failed one: a cancelling caller does not wait for a slow disk. */
 START_TEST(cancelled_while_reading)
 {
 	fake.stall = FAKE_READ;
@@ -416,7 +416,7 @@ START_TEST(cancelled_while_reading)
 }
 END_TEST
 
-/* Cancels after n turns of the loop, wherever that is. */
+/* Cancels after n iterations of the loop. */
 START_TEST(cancelled_after_n_turns)
 {
 	fake.command = COMMAND_HANG;
@@ -455,7 +455,7 @@ START_TEST(vmm_dies_under_the_command)
 }
 END_TEST
 
-/* Its VMM is up and its agent is asked. */
+/* The VMM runs and the agent is being queried. */
 static void until_dialled(void)
 {
 	for (int i = 0; i < 500 && fake.dials == 0; i++)
@@ -474,7 +474,7 @@ START_TEST(vmm_dies_before_the_agent)
 }
 END_TEST
 
-/* Its caller is told before there is a command as well. */
+/* The caller is notified before there is a command as well. */
 START_TEST(paused_while_it_boots)
 {
 	fake.mute = true;
@@ -482,7 +482,7 @@ START_TEST(paused_while_it_boots)
 	until_dialled();
 	fake_vmm_pause();
 	ck_assert_str_eq(phases, "create start paused ");
-	for (int k = 0; k < 200 && !strstr(phases, "resumed"); k++) /* looked for room */
+	for (int k = 0; k < 200 && !strstr(phases, "resumed"); k++) /* checked for space */
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
 	ck_assert_str_eq(phases, "create start paused resumed ");
 	fake_vmm_die();
@@ -491,7 +491,7 @@ START_TEST(paused_while_it_boots)
 }
 END_TEST
 
-/* Nothing came from the guest: what is told is the VMM, and what about it could be wrong. */
+/* The guest sent nothing: the error names the VMM and possible faults of it. */
 START_TEST(vmm_boots_no_kernel)
 {
 	static const char *const fixes[] = {
@@ -572,7 +572,8 @@ START_TEST(quota)
 }
 END_TEST
 
-/* The machine quota counts machines; runs that wait for a pull have none, and a limit of their own. */
+/* The machine quota counts machines. Runs that wait for a pull have none, and a limit of their
+ * own. */
 START_TEST(waiting_runs)
 {
 	struct run *waiting[LIMIT_RUNS_WAITING];
@@ -627,7 +628,7 @@ START_TEST(stream_lost_for_good)
 }
 END_TEST
 
-/* What a hostile guest may say; each must end in a bounded way, with the daemon alive. */
+/* Attacks of a hostile guest: each must end within a deadline, and the daemon goes on. */
 static void say_gap(void)
 {
 	ck_assert_int_ge(frame_put_data(&fake.out, fake.channel, STREAM_STDOUT, 1000, "x", 1), 0);
@@ -839,7 +840,7 @@ START_TEST(stdio_slow_reader)
 }
 END_TEST
 
-/* The caller closes its end: the command still finishes, its output is counted. */
+/* The caller closes its end: the command still finishes, and its output is counted. */
 START_TEST(stdio_closed_early)
 {
 	struct client c = { 0 };
@@ -865,7 +866,8 @@ START_TEST(stdio_closed_early)
 }
 END_TEST
 
-/* Callers are lost and others go on where they were, while the guest sends: what is under way is no fault of its. */
+/* Callers are lost and new ones continue at their offset while the guest sends: frames in flight
+ * are no fault of the guest. */
 START_TEST(attached_under_output)
 {
 	struct client c = { 0 };
@@ -911,7 +913,8 @@ static int signal_run(const char *id, uid_t uid, int signo, json_object **ret)
 	return r < 0 ? r : run_signal(found, signo, ret, NULL);
 }
 
-/* A signal while the stream is broken comes when it is whole again; KILL is not lost to a milder one. */
+/* A signal during a broken stream is sent after the reconnection; SIGKILL is not replaced by a
+ * weaker one. */
 START_TEST(signalled_while_broken)
 {
 	json_object *o = NULL;
@@ -973,7 +976,7 @@ START_TEST(stdio_wrong_descriptor)
 	ck_assert_int_eq(socketpair(AF_UNIX, _i ? SOCK_DGRAM : SOCK_SEQPACKET, 0, pair), 0);
 	ck_assert_int_lt(begin(pair[0], false, &err), 0);
 	ck_assert_int_eq(err.code, ERROR_INVALID_ARGUMENT);
-	ck_assert_int_eq(close(pair[0]), 0); /* still ours */
+	ck_assert_int_eq(close(pair[0]), 0); /* still owned by the test */
 	close(pair[1]);
 	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
 }
@@ -998,7 +1001,7 @@ START_TEST(signals)
 }
 END_TEST
 
-/* A row, a directory and no process, as a daemon killed at any point leaves them. */
+/* A row and a directory without a process, as left by a daemon that was killed. */
 static void on_kept(int r, _unused_ const struct error *err, void *userdata)
 {
 	ck_assert_int_ge(r, 0);
@@ -1030,7 +1033,7 @@ START_TEST(recovery)
 
 	row.environment = (char *)"debian:12";
 	if (_i == 1) {
-		/* this boot, this pid, but another start time: the pid was used again */
+		/* this boot and pid, another start time: the pid was reused */
 		strcpy(row.boot_id, m->machines->boot_id);
 		row.vmm_start_time = 1;
 	}

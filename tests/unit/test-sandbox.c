@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image writer's sandbox, tried from inside by a program that links the same sandbox.c: each attempt
- * succeeds outside and must fail inside, as root, as a plain user and as root without CAP_SYS_ADMIN; then
- * from outside, what the kernel says of the confined process. Run by `meson test`.
+ * The image writer's sandbox, tested from inside by a program that links the same sandbox.c. Each
+ * attempt succeeds outside and must fail inside: as root, as a plain user, and as root without
+ * CAP_SYS_ADMIN. Then the test reads from outside what the kernel reports about the confined
+ * process. Run by `meson test`.
  */
 #include "daemon/import/sandbox.h"
 #include <arpa/inet.h>
@@ -24,12 +25,12 @@
 #define FILE_BYTES (UINT64_C(1) << 20)
 #define REFUSED    0  /* the attempt failed */
 #define SUCCEEDED  42 /* it did not */
-#define BROKEN     43 /* the sandbox did not stand */
+#define BROKEN     43 /* the sandbox could not be set up */
 #define WAIT_MS    30000
 
 enum who { AS_WE_ARE, AS_USER, AS_ROOT_WITHOUT_ADMIN, WHO_MAX };
 
-/* Made before the sandbox, as a bug would leave them open. */
+/* Opened before the sandbox, as a bug might leave them. */
 static struct {
 	int root, port, file;
 	unsigned n_missing;
@@ -78,7 +79,7 @@ static void become(enum who who)
 		_exit(BROKEN);
 }
 
-/* Each returns whether it got what it wanted. */
+/* Each returns whether its attempt succeeded. */
 static bool open_passwd(void)
 {
 	return open("/etc/passwd", O_RDONLY | O_CLOEXEC) >= 0;
@@ -145,7 +146,7 @@ static bool exec_true(void)
 	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
 }
 
-/* Without a fork before it; outside, it fails the same way only because of the path. */
+/* Not forked before; outside it fails in the same way, but only because of the path. */
 static bool exec_in_place(void)
 {
 	(void)execl("/nonexistent/program", "program", NULL);
@@ -215,7 +216,7 @@ static bool new_x32_call(void)
 {
 	errno = 0;
 	(void)syscall(0x40000000 | SYS_getpid);
-	return true; /* outside it is at most an error */
+	return true; /* outside this is only an error */
 }
 
 static const struct {
@@ -261,7 +262,7 @@ static void setup(void)
 	ck_assert(given.root >= 0 && given.file >= 0);
 }
 
-/* Runs one attempt in a child; its wait status. */
+/* Runs one attempt in a child and returns its wait status. */
 static int attempt(bool (*try)(void), bool inside, enum who who)
 {
 	int status;
@@ -294,7 +295,7 @@ START_TEST(attempts_fail_inside)
 }
 END_TEST
 
-/* What the writer does go on to do. */
+/* Operations that the writer needs. */
 static bool compute(void)
 {
 	char c = 0, *p = malloc(16 << 20);
@@ -362,7 +363,7 @@ START_TEST(memory_ends)
 END_TEST
 #endif
 
-/* A confined process that says it is there and then waits; *ret_alive ends with it. */
+/* Starts a confined process that reports its start and then waits; *ret_alive ends with it. */
 static pid_t start_waiting(int *ret_alive)
 {
 	int alive[2], hold[2];
@@ -375,7 +376,7 @@ static pid_t start_waiting(int *ret_alive)
 		(void)close(alive[0]);
 		if (enter(20) < 0 || write(alive[1], "x", 1) != 1)
 			_exit(BROKEN);
-		_exit(read(hold[0], &c, 1) < 0); /* nobody writes: it waits for ever */
+		_exit(read(hold[0], &c, 1) < 0); /* no writer: it waits for ever */
 	}
 	(void)close(alive[1]);
 	ck_assert_int_eq(read(alive[0], &c, 1), 1);

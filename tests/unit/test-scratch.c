@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The folders of pyro-import's tools: reachable, locked while the run lives, gone with it or with the next.
- * Run by `meson test`; each case has a TMPDIR of its own.
+ * The folders of pyro-import's tools: accessible, locked while the run lives, deleted by it or by
+ * the next run. Run by `meson test`; each case has a TMPDIR of its own.
  */
 #include "daemon/import/scratch.h"
 #include <check.h>
@@ -20,7 +20,7 @@ static void setup(void)
 	ck_assert_int_eq(setenv("TMPDIR", base, 1), 0);
 }
 
-/* Fails when a case left something. */
+/* Fails when a case left files. */
 static void teardown(void)
 {
 	ck_assert_int_eq(rmdir(base), 0);
@@ -51,11 +51,11 @@ START_TEST(reachable_and_removed)
 	ck_assert_int_eq(mkdir(below, 0700), 0);
 	scratch_done(&s);
 	ck_assert(!there(below));
-	scratch_done(&s); /* once more does nothing */
+	scratch_done(&s); /* a second call does nothing */
 }
 END_TEST
 
-/* Tries to enter as uid, in a process of its own. */
+/* Tries to enter as uid, in a separate process. */
 static bool can_enter(const char *path, uid_t uid)
 {
 	int status;
@@ -72,7 +72,8 @@ static bool can_enter(const char *path, uid_t uid)
 	return WEXITSTATUS(status) == 0;
 }
 
-/* Folders of the tree are everybody's to write to, and the image is everybody's. */
+/* The tree's folders and the image are writable for all users, so the folder around them must keep
+ * others out. */
 START_TEST(nobody_else_gets_in)
 {
 	const struct passwd *apt = getpwnam("_apt");
@@ -95,7 +96,7 @@ START_TEST(the_living_stay_the_dead_go)
 	make(&living);
 	make(&dead);
 	ck_assert(there(living.path));
-	ck_assert_int_eq(close(dead.lock_fd), 0); /* as its process's end does */
+	ck_assert_int_eq(close(dead.lock_fd), 0); /* as the exit of its process does */
 	make(&next);
 	ck_assert(there(living.path));
 	ck_assert(!there(dead.path));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program that is forked, comes to the launch socket and is handed what it is to be: this test plays both ends, the program
- * being itself with other arguments. (Units are played in test-unit.c.)
+ * A forked program connects to the launch socket and receives its arguments and descriptors. The
+ * test plays both ends: it runs itself as the program, with other arguments. (test-unit.c tests
+ * units.)
  */
 #include <check.h>
 #include <fcntl.h>
@@ -24,14 +25,14 @@ struct fixture {
 	sd_event *event;
 	struct launcher *launcher;
 	struct service *service;
-	int out; /* what the program was handed, to read from */
+	int out; /* a descriptor given to the program, to read from */
 	unsigned n_known, n_replies, n_exited;
 	pid_t pid;
 	int status;
 	bool free_when_exited, kill_when_known;
 };
 
-/* The program: says by its handed stdout what it found, and by a reply on the connection. */
+/* The program: reports what it found on its given stdout, and by a reply on the connection. */
 static int play_program(const char *id, const char *path)
 {
 	_cleanup_(launch_msg_done) struct launch_msg m = {};
@@ -66,7 +67,7 @@ static void on_known(struct service *s, void *userdata)
 		struct pollfd p = { .fd = pidfd_open(t->pid, 0), .events = POLLIN };
 
 		service_kill(s);
-		/* Its end of the connection is closed before anything is handed over. */
+		/* Its end of the connection is closed before it receives anything. */
 		ck_assert_int_eq(poll(&p, 1, 30000), 1);
 		(void)close(p.fd);
 	}
@@ -186,7 +187,7 @@ START_TEST(killed_and_freed)
 }
 END_TEST
 
-/* One that never comes ends by itself, and that is told. */
+/* A program that exits without connecting is reported. */
 START_TEST(does_not_come)
 {
 	struct fixture t;
@@ -204,7 +205,7 @@ START_TEST(does_not_come)
 }
 END_TEST
 
-/* A process of an earlier daemon: its end is seen, its status not. */
+/* A process of a previous daemon: its exit is seen, but not its status. */
 START_TEST(adopts)
 {
 	struct service_adoption a = { .id = ID, .template = "none", .invocation = "" };
@@ -212,7 +213,8 @@ START_TEST(adopts)
 	struct fixture t;
 
 	begin(&t);
-	ck_assert_int_ge(start(&t, "/bin/cat"), 0); /* ends for want of files of these names */
+	ck_assert_int_ge(
+		start(&t, "/bin/cat"), 0); /* exits because there are no files of these names */
 	first = t.service;
 	a.pid = service_pid(first);
 	a.start_time = service_start_time(first);
@@ -227,7 +229,7 @@ START_TEST(adopts)
 }
 END_TEST
 
-/* A unit cannot be adopted where there is no service manager: nobody could say what it is. */
+/* A unit cannot be adopted without a service manager, which alone could identify it. */
 START_TEST(adopts_no_unit)
 {
 	const struct service_adoption a = { .id = ID,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The store: what is reported committed is there after a kill, a newer or damaged file is refused with a
- * fix and left as it is, failures of one call do not touch its neighbours; each table's description and its schema
- * agree, and every column comes back as it was put.
+ * The store: reported commits survive a kill; a newer or damaged file is refused with a fix and not
+ * changed; a failed call does not affect others of its batch; each table's description matches its
+ * schema, and every column is read back unchanged.
  */
 
 #include "daemon/store/migrations.h"
@@ -109,7 +109,7 @@ START_TEST(put_load_delete)
 	wait_done();
 	row.last_error = (char *)"x";
 	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
-	s = store_free(s); /* finishes what is queued */
+	s = store_free(s); /* finishes the queue */
 	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
 	rows = load(s, &n);
 	ck_assert_uint_eq(n, 1);
@@ -267,7 +267,8 @@ static void writer(void)
 	}
 }
 
-/* Kills a writer after it has reported n commits: at least these are there, and the file is sound. */
+/* Kills a writer after it has reported n commits: at least these are stored, and the file is
+ * intact. */
 static void kill_round(unsigned n)
 {
 	struct vm_row *rows;
@@ -324,7 +325,7 @@ static void *member(void *row, const struct column *c)
 	return (char *)row + c->offset;
 }
 
-/* The largest or smallest value that each member has, text and bytes that differ by column. */
+/* Fills each member with its largest or smallest value; text and bytes differ by column. */
 static void fill(const struct table *t, void *row, bool least)
 {
 	for (size_t i = 0; i < t->n_columns; i++) {
@@ -372,7 +373,8 @@ START_TEST(every_column_comes_back)
 	struct store *s;
 
 	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
-	for (int round = 0; round < 3; round++) { /* inserted, updated with the least, and again */
+	for (int round = 0; round < 3;
+		round++) { /* inserts, updates with the smallest values, and updates again */
 		_cleanup_free_ char *row = calloc(1, t->row_size);
 		void *rows;
 		size_t n;
@@ -443,7 +445,7 @@ START_TEST(schema_and_description_agree)
 }
 END_TEST
 
-/* What a member cannot hold: a damaged file, or one that somebody has changed. */
+/* Values that do not fit their member, from a damaged or modified file. */
 static const char *const beyond[] = {
 	"UPDATE vm SET vcpu_count = 4294967296",
 	"UPDATE vm SET vcpu_count = -1",
@@ -484,7 +486,7 @@ START_TEST(commands_go_with_their_machine)
 	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
 	ck_assert_int_eq(store_vm_put(s, &row, NULL, NULL), 0);
 	ck_assert_int_eq(store_exec_put(s, &command, NULL, NULL), 0);
-	row.vcpu_count = 3; /* an update leaves its commands */
+	row.vcpu_count = 3; /* an update keeps its commands */
 	ck_assert_int_eq(store_vm_put(s, &row, on_done, NULL), 0);
 	wait_done();
 	ck_assert_int_eq(store_exec_load(s, &rows, &n, NULL), 0);
@@ -501,7 +503,7 @@ START_TEST(commands_go_with_their_machine)
 }
 END_TEST
 
-/* A file of each earlier version, with a machine that this version made. */
+/* Opens a file of each earlier version, with a machine that was made by that version. */
 START_TEST(older_versions_come_along)
 {
 	struct vm_row *rows;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The merged path tree: what tar would leave, nothing outside the root, bounds on names and depth. Run by
- * `meson test`. Each case builds a tree of its own.
+ * The merged path tree: the result matches tar's, nothing is outside the root, names and depth are
+ * limited. Run by `meson test`. Each case builds a tree of its own.
  */
 #include "daemon/import/epoch.h"
 #include "daemon/import/tree.h"
@@ -222,7 +222,7 @@ static void has_time(uint32_t node, int64_t sec, uint32_t nsec)
 	ck_assert_uint_eq(tree_node(tree, node)->atime.nsec, nsec);
 }
 
-/* What is later than the newest changelog of a package gets its date, and nothing else does. */
+/* Times later than the newest changelog of a package are set to its date; no others are changed. */
 START_TEST(epoch)
 {
 	uint32_t early = put_at("bin/early", S_IFREG | 0755, 400, 7);
@@ -230,7 +230,7 @@ START_TEST(epoch)
 	uint32_t dir = put_at("etc", S_IFDIR | 0755, 501, 0);
 	uint32_t link = put_at("etc/link", S_IFLNK | 0777, 500, 6);
 	ck_assert_int_eq(epoch_apply(tree), 0);
-	has_time(late, 900, 0); /* nothing says what it should be */
+	has_time(late, 900, 0); /* without a reference date */
 	(void)put_at("usr/share/doc/a/changelog.gz", S_IFREG | 0644, 300, 0);
 	(void)put_at("usr/share/doc/b/changelog.Debian.gz", S_IFREG | 0644, 500, 5);
 	(void)put_at("usr/share/doc/b/copyright", S_IFREG | 0644, 800, 0);

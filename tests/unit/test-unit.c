@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Units and the launch socket against a service manager that this test plays itself, on a real bus: dbus-daemon on a
- * socket of its own, and a second connection that owns org.freedesktop.systemd1. Skipped without dbus-daemon.
+ * Units and the launch socket against a service manager that the test plays, on a real bus:
+ * dbus-daemon on a private socket, and a second connection that owns org.freedesktop.systemd1.
+ * Skipped without dbus-daemon.
  */
 #include <check.h>
 #include <fcntl.h>
@@ -27,7 +28,7 @@ static const uint8_t invoked[16] = { 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0
 
 enum play {
 	PLAY_WELL,
-	PLAY_DENY,   /* polkit says no */
+	PLAY_DENY,   /* polkit refuses */
 	PLAY_FAIL,   /* the job fails */
 	PLAY_SILENT, /* no answer at all */
 	PLAY_OTHER_LIMITS,
@@ -41,7 +42,7 @@ struct fixture {
 	struct units *units;
 	struct unit *unit;
 	enum play play;
-	pid_t pid; /* what it says is the main process */
+	pid_t pid; /* the main process that it reports */
 	bool active;
 	struct unit_limits limits;
 	unsigned n_started, n_limited, n_looked, n_ended, n_stops, n_exited, n_gets;
@@ -68,7 +69,7 @@ static int on_start(sd_bus_message *m, void *userdata, sd_bus_error *e)
 			"Interactive authentication required.\x1b[2J");
 	t->active = t->play != PLAY_FAIL;
 	ck_assert_int_ge(sd_bus_reply_method_return(m, "o", JOB), 0);
-	/* Another's job, whose end says nothing. */
+	/* Another unit's job, whose end must be ignored. */
 	ck_assert_int_ge(
 		sd_bus_emit_signal(t->manager, "/org/freedesktop/systemd1", SYSTEMD ".Manager",
 			"JobRemoved", "uoss", 6, "/org/freedesktop/systemd1/job/6", NAME, "failed"),
@@ -193,7 +194,7 @@ static void own_name(struct fixture *t)
 		sd_bus_add_fallback(t->manager, NULL, "/org/freedesktop/systemd1", on_call, t), 0);
 }
 
-/* dbus-daemon says its address when it listens. */
+/* dbus-daemon prints its address when it listens. */
 static void start_bus(struct fixture *t)
 {
 	_cleanup_free_ char *config = str_printf("%s/bus.conf", t->dir),
@@ -339,7 +340,7 @@ START_TEST(starts_and_ends)
 	start_well(&t);
 	ck_assert_int_eq(unit_pid(t.unit), getpid());
 	ck_assert_str_eq(unit_invocation(t.unit), INVOKED);
-	ck_assert(!unit_owns(t.unit, getpid())); /* systemd says so; the kernel does not */
+	ck_assert(!unit_owns(t.unit, getpid())); /* systemd reports it; the kernel does not */
 	ck_assert(!unit_owns(t.unit, getppid()));
 	end_main_process(&t, CLD_EXITED, 3);
 	run_until(&t, &t.n_ended, 1);
@@ -361,7 +362,7 @@ START_TEST(refusals_have_a_fix)
 	t.play = PLAY_DENY;
 	make_unit(&t);
 	unit_start(t.unit);
-	ck_assert_uint_eq(t.n_started, 0); /* never from within the call */
+	ck_assert_uint_eq(t.n_started, 0); /* not from within the call */
 	run_until(&t, &t.n_started, 1);
 	ck_assert_int_eq(t.error.code, ERROR_VM_UNAVAILABLE);
 	ck_assert_ptr_nonnull(strstr(t.error.fix, "polkit"));
@@ -390,7 +391,7 @@ START_TEST(looks)
 	run_until(&t, &t.n_looked, 2);
 	ck_assert_int_eq(t.found, 1);
 	ck_assert_str_eq(unit_invocation(t.unit), INVOKED);
-	end_main_process(&t, CLD_EXITED, 0); /* one that was found is watched too */
+	end_main_process(&t, CLD_EXITED, 0); /* a found unit is watched too */
 	run_until(&t, &t.n_ended, 1);
 	end(&t);
 }
@@ -405,7 +406,7 @@ START_TEST(limits_are_read_back)
 	start_well(&t);
 	unit_limit(t.unit, &limits);
 	run_until(&t, &t.n_limited, 1);
-	/* The cgroup that was named is not there: where the kernel has the means, that is a refusal. */
+	/* The reported cgroup does not exist: a refusal, if the kernel has the controllers. */
 	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0)
 		ck_assert_int_eq(t.error.code, ERROR_START_FAILED);
 	else
@@ -420,7 +421,8 @@ START_TEST(limits_are_read_back)
 }
 END_TEST
 
-/* The bus dies with a call under way, and comes back: that call has failed, what ran is looked at, a stop is asked for again. */
+/* The bus dies with a call pending and comes back: the call fails, running units are queried, and a
+ * stop is requested again. */
 START_TEST(bus_goes_and_comes)
 {
 	struct fixture t;
@@ -436,12 +438,12 @@ START_TEST(bus_goes_and_comes)
 	end_bus(&t);
 	run_until(&t, &t.n_started, 2);
 	ck_assert(t.error.set);
-	unit_stop(other); /* nobody is there to hear it */
+	unit_stop(other); /* no service manager to receive it */
 	unit_look(t.unit);
 	run_until(&t, &t.n_looked, 1);
 	ck_assert_int_lt(t.found, 0);
 	t.play = PLAY_WELL;
-	t.active = false; /* it has ended meanwhile */
+	t.active = false; /* it has exited meanwhile */
 	start_bus(&t);
 	own_name(&t);
 	run_until(&t, &t.n_stops, 1);
@@ -452,7 +454,7 @@ START_TEST(bus_goes_and_comes)
 }
 END_TEST
 
-/* A stop asked for last of all is answered before the bus is left. */
+/* The last request, a stop, is answered before the bus is closed. */
 START_TEST(stops_reach_systemd_at_the_end)
 {
 	struct fixture t;
@@ -499,7 +501,8 @@ static void on_exited(
 		ck_assert_int_eq(error_copy(&t->error, err), 0);
 }
 
-/* Whoever comes to the launch socket without being the unit's main process gets nothing, though systemd says its pid. */
+/* A process that connects to the launch socket but is not the unit's main process gets nothing,
+ * even if systemd reports its pid. */
 START_TEST(impostor_at_the_launch_socket)
 {
 	static const struct service_callbacks cb = { .on_exited = on_exited };
@@ -535,7 +538,7 @@ START_TEST(impostor_at_the_launch_socket)
 		ck_assert_int_ge(sd_event_run(t.event, USEC_PER_SEC), 0);
 	ck_assert_int_le(n, 0);
 	ck_assert_int_eq(service_pid(s), 0);
-	run_until(&t, &t.n_gets, 4); /* it has started, as far as systemd knows */
+	run_until(&t, &t.n_gets, 4); /* started, according to systemd */
 	end_main_process(&t, CLD_EXITED, 1);
 	run_until(&t, &t.n_exited, 1);
 	ck_assert_int_eq(t.status, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UTF-8: every sequence of up to three bytes and every character, against the table of RFC 3629 section 4.
- * Run by `meson test utf8`.
+ * UTF-8: every sequence of up to three bytes and every character, against the table of RFC 3629
+ * section 4. Run by `meson test utf8`.
  */
 
 #include "proto/utf8.h"
@@ -87,7 +87,7 @@ START_TEST(cut_at_a_border)
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		ck_assert_int_eq(utf8_cut(rows[i].text, rows[i].max), rows[i].n);
-	/* Of what is no UTF-8, something is shown all the same. */
+	/* Invalid UTF-8 is still shown in some form. */
 	ck_assert_int_gt(utf8_cut("\x80\x80\x80\x80\x80\x80\x80\x80\x80", 8), 0);
 }
 END_TEST

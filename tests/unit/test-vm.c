@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine that stays, over fakes: created, booted, stopped in order and by force, booted again, given its
- * one command, deleted from every state; what a failed boot, a guest that dies and an earlier daemon leave.
- * Run by `meson test vm`.
+ * A machine that is kept, over fakes: created, booted, stopped orderly and by force, booted again,
+ * given its one command, deleted from every state; a failed boot, a guest that dies, and the state
+ * of a previous daemon. Run by `meson test vm`.
  */
 
 #include "daemon/core/create.h"
@@ -32,7 +32,7 @@ static char id[API_ID_SIZE];
 static bool done;
 static struct error failure;
 static json_object *result;
-static pid_t vmm_process; /* stands for the VMM of an earlier daemon */
+static pid_t vmm_process; /* stands in for the VMM of a previous daemon */
 
 static void setup(void)
 {
@@ -128,7 +128,7 @@ static void on_kept(int r, _unused_ const struct error *err, void *userdata)
 	*(bool *)userdata = true;
 }
 
-/* The row as the store has it now. */
+/* Returns the row that is stored now. */
 static void row_says(const char *state)
 {
 	struct vm_row *rows = NULL;
@@ -212,7 +212,7 @@ START_TEST(life)
 		ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
 		ck_assert_int_eq(machine_boot(the_machine(), on_done, NULL, NULL), 1);
 		stop();
-		ck_assert_uint_eq(fake.logins, round); /* it was idle: a command may come */
+		ck_assert_uint_eq(fake.logins, round); /* it was idle, so a command may start */
 		ck_assert_uint_eq(fake.shutdowns, round);
 		ck_assert_uint_eq(fake.disks, 1); /* the same disk */
 		ck_assert_int_eq(machine_stop(the_machine(), "user", on_done, NULL, NULL), 1);
@@ -222,7 +222,7 @@ START_TEST(life)
 }
 END_TEST
 
-/* Two ask for the same: one boot, one shutdown, both are told. */
+/* Two equal requests: one boot, one shutdown, and both callers are notified. */
 static unsigned told;
 static void on_told(const struct error *err, _unused_ void *userdata)
 {
@@ -270,7 +270,7 @@ START_TEST(boot_fails)
 }
 END_TEST
 
-/* After an upgrade its kernel is packed with the new agent first. */
+/* After an upgrade its kernel is first packed with the new agent. */
 START_TEST(packed_before_the_boot)
 {
 	created();
@@ -305,7 +305,7 @@ START_TEST(creation_cancelled)
 		for (int k = 1; k < _i; k++)
 			(void)sd_event_run(event, 0);
 	if (done)
-		return; /* it was quicker: the machine is there */
+		return; /* completed before the cancellation: the machine exists */
 	creation_cancel(c);
 	wait_done();
 	ck_assert_int_eq(failure.code, ERROR_CANCELLED);
@@ -314,7 +314,7 @@ START_TEST(creation_cancelled)
 }
 END_TEST
 
-/* A daemon that stops tells who waits, once, and keeps nothing of it: the leak checker says so. */
+/* A daemon that stops notifies each waiter once and frees its state (leak checker). */
 START_TEST(creation_ends_with_the_daemon)
 {
 	bool never = false;
@@ -328,7 +328,8 @@ START_TEST(creation_ends_with_the_daemon)
 }
 END_TEST
 
-/* The guest dies by itself: the machine is `failed`, nothing of the VMM is left, and it boots again. */
+/* The guest dies by itself: the machine is `failed`, no part of the VMM is left, and it boots
+ * again. */
 START_TEST(guest_dies)
 {
 	created();
@@ -344,7 +345,7 @@ START_TEST(guest_dies)
 }
 END_TEST
 
-/* Deletion meets it in each state and on each way between two. */
+/* Deletes a machine in each state and on each transition. */
 START_TEST(deleted_after_n_turns)
 {
 	created();
@@ -367,7 +368,7 @@ START_TEST(deleted_while_stopping)
 }
 END_TEST
 
-/* A boot that is asked for while it stops, or dies, comes when it stands. */
+/* A boot requested while the machine stops or dies starts when the machine is settled. */
 START_TEST(booted_while_stopping)
 {
 	created();
@@ -417,7 +418,7 @@ START_TEST(wrong_states)
 }
 END_TEST
 
-/* A guest that switches itself off is stopped, not failed, and the row says who did it. */
+/* A guest that powers itself off is stopped, not failed, and the row has the reason. */
 START_TEST(guest_switches_itself_off)
 {
 	struct msg_bye bye = { .reason = BYE_POWEROFF };
@@ -443,7 +444,7 @@ START_TEST(guest_switches_itself_off)
 }
 END_TEST
 
-/* SHUTDOWN is lost with the connection: it is said again. */
+/* SHUTDOWN is lost with the connection and sent again. */
 START_TEST(stop_survives_a_cut)
 {
 	created();
@@ -461,7 +462,7 @@ START_TEST(stop_survives_a_cut)
 }
 END_TEST
 
-/* A full disk: it stands still, says so, and goes on. */
+/* A full disk: the machine pauses, reports it, and resumes. */
 START_TEST(paused_and_resumed)
 {
 	created();
@@ -477,7 +478,8 @@ START_TEST(paused_and_resumed)
 }
 END_TEST
 
-/* A VMM that says for too long, in all, that a disk with ample room is full is killed: commands' deadlines are held meanwhile. */
+/* A VMM that reports a full disk for too long in all, although there is space, is killed: each
+ * pause holds back the commands' deadlines. */
 START_TEST(claims_a_full_disk)
 {
 	created();
@@ -512,7 +514,8 @@ static void write_to_disk(void)
 	(void)close(fd);
 }
 
-/* The host's free space is below the reserve: only a machine whose disk grows is paused, and it goes on above. */
+/* The host's free space is below the reserve: only a machine whose disk grows is paused, and it
+ * resumes above the reserve. */
 START_TEST(paused_at_the_reserve)
 {
 	created();
@@ -520,7 +523,7 @@ START_TEST(paused_at_the_reserve)
 	boot();
 	m->config->disk_reserve_mib = INT64_C(1) << 30;
 	for (uint64_t end = now_usec() + 2 * USEC_PER_SEC;
-		now_usec() < end;) /* looks each second, then more often */
+		now_usec() < end;) /* checks each second, then more often */
 		(void)sd_event_run(event, 50 * USEC_PER_MSEC);
 	ck_assert_uint_gt(the_machine()->hold.blocks, 0);
 	ck_assert_uint_eq(fake.pauses, 0);
@@ -540,7 +543,7 @@ START_TEST(paused_at_the_reserve)
 }
 END_TEST
 
-/* A VMM that does not stand still is killed: it would fill the disk. */
+/* A VMM that does not pause is killed: it would fill the disk. */
 START_TEST(writes_on_at_the_reserve)
 {
 	created();
@@ -560,7 +563,7 @@ START_TEST(writes_on_at_the_reserve)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(the_machine()->state, MACHINE_STARTED);
 	ck_assert_uint_eq(fake.pauses, 1);
-	the_machine()->hold.again_usec = 1; /* it is asked again after 5 s */
+	the_machine()->hold.again_usec = 1; /* asked again after 5 s */
 	for (int k = 0; k < 200 && fake.pauses == 1; k++) {
 		write_to_disk();
 		(void)sd_event_run(event, 20 * USEC_PER_MSEC);
@@ -597,7 +600,8 @@ static struct run *exec_in(struct error *err)
 	return r;
 }
 
-/* vm.exec in a running machine and in one that has to be booted: one command, then it is gone. */
+/* vm.exec in a running machine and in one that must be booted: one command, then the machine is
+ * deleted. */
 START_TEST(executes)
 {
 	struct run *r;
@@ -617,14 +621,14 @@ START_TEST(executes)
 	ck_assert_str_eq(json_get_str(result, "stdout", ""), "hello");
 	ck_assert_int_eq(json_get_int(result, "exit_code", 0), 3);
 	ck_assert_str_eq(json_get_str(result, "accelerator", ""), "emulation");
-	/* Booted for its command, it had better begin it. */
+	/* A machine booted for a command must start that command. */
 	ck_assert_uint_eq(fake.logins, _i == 1 ? 1 : 0);
 	run_free(r);
 	nothing_left();
 }
 END_TEST
 
-/* A machine whose boot fails under vm.exec is its owner's still. */
+/* A machine whose boot fails in vm.exec is kept for its owner. */
 START_TEST(exec_without_boot)
 {
 	struct run *r;
@@ -653,7 +657,7 @@ static size_t exec_rows(void)
 	return n;
 }
 
-/* Nothing of a command that was refused is left for the next daemon to find. */
+/* A refused command leaves no state for the next daemon. */
 START_TEST(refused_command_leaves_no_row)
 {
 	static const enum fake_step fails[] = { FAKE_IMAGE, FAKE_VMM, FAKE_VMM_START };
@@ -671,7 +675,8 @@ START_TEST(refused_command_leaves_no_row)
 }
 END_TEST
 
-/* One that was about to begin when the daemon died: the next one drops it, and keeps the machine. */
+/* A command that was about to start when the daemon died: the next daemon drops it and keeps the
+ * machine. */
 START_TEST(command_that_never_began)
 {
 	const struct exec_row row = {
@@ -694,7 +699,7 @@ START_TEST(command_that_never_began)
 }
 END_TEST
 
-/* Given up while its row is being committed, n turns after it was asked for. */
+/* Cancelled while its row is being committed, n iterations after the request. */
 START_TEST(command_cancelled_after_n_turns)
 {
 	struct run *r;
@@ -714,7 +719,7 @@ START_TEST(command_cancelled_after_n_turns)
 }
 END_TEST
 
-/* The next daemon finds it as it was, and its owner's limits count it. */
+/* The next daemon finds the machine unchanged, and counts it in its owner's limits. */
 START_TEST(next_daemon)
 {
 	created();
@@ -739,7 +744,8 @@ static void on_swept(json_object *answer, const struct error *err, _unused_ void
 	done = true;
 }
 
-/* What expired while no daemon ran has an hour from the start of the next one on, and then goes by itself. */
+/* A machine that expired while no daemon ran is kept for an hour from the next start, then
+ * deleted. */
 START_TEST(an_hour_after_a_start)
 {
 	bool never = false;
@@ -762,7 +768,7 @@ START_TEST(an_hour_after_a_start)
 }
 END_TEST
 
-/* The host was restarted under a running machine: it has failed, and boots again. */
+/* The host rebooted while a machine ran: the machine has failed, and boots again. */
 START_TEST(after_the_hosts_restart)
 {
 	struct machine *mc;
@@ -775,7 +781,7 @@ START_TEST(after_the_hosts_restart)
 	ck_assert_int_eq(store_vm_put(m->store, &mc->row, NULL, NULL), 0);
 	(void)loop_until(event, &never, 50 * USEC_PER_MSEC);
 	core_end(m);
-	fake.vmms = 0; /* the VMM that was left went with the host */
+	fake.vmms = 0; /* the VMM ended with the host */
 	ck_assert_int_eq(core_start(m, NULL), 0);
 	for (int i = 0; i < 500 && !machine_is_settled(the_machine()); i++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
@@ -787,7 +793,7 @@ START_TEST(after_the_hosts_restart)
 }
 END_TEST
 
-/* Of the VMM the next daemon sees a process with the machine's uuid on its command line. */
+/* The next daemon sees the VMM as a process with the machine's uuid on its command line. */
 static void begin_vmm_process(const uint8_t u[16])
 {
 	char uuid[40], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", flag[] = "-uuid";
@@ -800,7 +806,7 @@ static void begin_vmm_process(const uint8_t u[16])
 		n += (size_t)sprintf(
 			uuid + n, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", u[i]);
 	ck_assert_int_eq(posix_spawn(&vmm_process, sh, NULL, NULL, argv, NULL), 0);
-	/* posix_spawn returns before the new program's words can be read. */
+	/* posix_spawn returns before the new program's command line can be read. */
 	(void)snprintf(path, sizeof(path), "/proc/%d/cmdline", vmm_process);
 	for (int i = 0; i < 100000 && r <= 0; i++) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -812,7 +818,7 @@ static void begin_vmm_process(const uint8_t u[16])
 	ck_assert_int_gt(r, 0);
 }
 
-/* The daemon ends without a word; its machine's VMM lives and is found by the next one. */
+/* The daemon crashes; the VMM lives and is found by the next daemon. */
 static void restart_over_a_vmm(void)
 {
 	struct machine *mc = the_machine();
@@ -835,7 +841,7 @@ static void until_setup(unsigned n)
 	ck_assert_uint_eq(fake.setups, n);
 }
 
-/* What ends the machine, by its last word or its first error, and then: all is well. In one write. */
+/* The guest sends what ends the machine (BYE or an error), and then a success, in one write. */
 static void say_the_end_and_all_is_well(bool bye)
 {
 	struct msg_bye last = { .reason = BYE_REBOOT };
@@ -850,7 +856,8 @@ static void say_the_end_and_all_is_well(bool bye)
 	fake_flush();
 }
 
-/* Once its machine fails nothing that a guest says counts, whether it boots under its own daemon or the next. */
+/* Once its machine has failed, further messages of a guest are ignored, under its own daemon and
+ * under the next. */
 START_TEST(a_failed_guest_says_all_is_well)
 {
 	const bool bye = _i % 2, adopted = _i / 2;
@@ -878,7 +885,7 @@ START_TEST(a_failed_guest_says_all_is_well)
 }
 END_TEST
 
-/* A guest that is lost while it is set up, and asked again later, has all the time there is for that. */
+/* A guest that is lost during SETUP gets the full deadline when it is asked again. */
 START_TEST(lost_in_setup_and_asked_again)
 {
 	created();
@@ -902,7 +909,7 @@ START_TEST(lost_in_setup_and_asked_again)
 }
 END_TEST
 
-/* A machine whose VMM an earlier daemon started and this one cannot adopt. */
+/* A machine whose VMM was started by a previous daemon and cannot be adopted. */
 static void not_adopted(void)
 {
 	created();
@@ -913,7 +920,7 @@ static void not_adopted(void)
 	fake.fail = FAKE_NONE;
 }
 
-/* The VMM of an earlier daemon has been ended by its pid: nothing waits for that any more. */
+/* The VMM of a previous daemon was killed by its pid: no wait for it is left. */
 START_TEST(ended_by_pid)
 {
 	not_adopted();
@@ -925,7 +932,7 @@ START_TEST(ended_by_pid)
 }
 END_TEST
 
-/* What an end that failed still waits for does not go on when the machine is ended anew. */
+/* A wait that a failed stop left behind does not go on when the machine is stopped again. */
 START_TEST(ended_again)
 {
 	static const struct unit_callbacks none = { 0 };
@@ -941,7 +948,7 @@ START_TEST(ended_again)
 				 UINT64_MAX, 0, NULL, NULL),
 		0);
 	late = sd_event_source_ref(mc->process.pid_event);
-	if (_i == 1) /* it has ended by itself meanwhile */
+	if (_i == 1) /* exited by itself meanwhile */
 		end_vmm_process();
 	stop();
 	ck_assert_int_eq(sd_event_source_get_enabled(late, NULL), SD_EVENT_OFF);
@@ -953,7 +960,7 @@ START_TEST(ended_again)
 }
 END_TEST
 
-/* The guest that has not stopped is to be ended just when the machine is deleted. */
+/* The deadline for a guest to stop expires just when the machine is deleted. */
 START_TEST(deleted_when_a_stop_is_late)
 {
 	struct machine *mc;
@@ -966,7 +973,7 @@ START_TEST(deleted_when_a_stop_is_late)
 	for (int k = 0; k < 500 && fake.shutdowns == 0; k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(machine_delete(mc, "it was asked for", on_done, NULL), 0);
-	if (_i == 0) /* between the call and the engine's turn */
+	if (_i == 0) /* between the call and the engine's next step */
 		machine_shut_down_over(mc);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
@@ -980,7 +987,7 @@ START_TEST(deleted_when_a_stop_is_late)
 }
 END_TEST
 
-/* Of what was to be deleted something may be gone: it can be deleted still, and nothing else. */
+/* After a failed deletion some parts may be deleted: the machine can only be deleted. */
 START_TEST(stopped_after_a_deletion_that_failed)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -998,7 +1005,8 @@ START_TEST(stopped_after_a_deletion_that_failed)
 }
 END_TEST
 
-/* A VMM that does not end when it is killed, is asked whether it lives, and ends: nothing listens to it any more. */
+/* A VMM that does not exit when killed is queried, and then exits: no object listens to it any
+ * more. */
 START_TEST(asked_after_a_stop_that_failed)
 {
 	struct machine *mc;
@@ -1008,11 +1016,11 @@ START_TEST(asked_after_a_stop_that_failed)
 	mc = the_machine();
 	fake.never_ends = fake.hangs = true;
 	ck_assert_int_eq(machine_stop(mc, "user", on_done, NULL, NULL), 0);
-	machine_shut_down_over(mc); /* it is late */
+	machine_shut_down_over(mc); /* the answer is late */
 	for (int k = 0; k < 500 && !(mc->steps.phase == STEPS_DOWN && mc->process.deadline); k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_ptr_nonnull(mc->process.deadline);
-	(void)sd_event_source_set_time_relative(mc->process.deadline, 0); /* so is its VMM */
+	(void)sd_event_source_set_time_relative(mc->process.deadline, 0); /* and its VMM too */
 	wait_done();
 	ck_assert(failure.set);
 	boot();

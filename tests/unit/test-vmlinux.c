@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of daemon/import/vmlinux.c: boot images made here in every compression come out as they went in;
- * cut at any length and with hostile values in every field of the headers they are refused, or give a
- * kernel that passed the checks, without reading outside the buffer (run under ASan, where each image
- * is exactly as long as its allocation).
+ * Tests of daemon/import/vmlinux.c. Boot images made here are extracted unchanged for every
+ * compression. Images that are cut at any length, or have hostile values in any header field, are
+ * refused or give a kernel that passed the checks, without a read out of bounds (run under ASan,
+ * where each allocation is exactly as long as its image).
  */
 
 #include <elf.h>
@@ -198,7 +198,7 @@ START_TEST(takes_an_elf_as_it_is)
 }
 END_TEST
 
-/* Every length from nothing on: refused, as the payload or a segment is cut off. */
+/* Every length from 0 on is refused, since the payload or a segment is cut off. */
 START_TEST(refuses_cut_images)
 {
 	struct vmlinux v = VMLINUX_INIT;
@@ -226,7 +226,7 @@ static void set_and_extract(const struct blob *b, size_t at, size_t width, uint6
 	free(copy);
 }
 
-/* Values at every edge in every field: nothing is read outside the image. */
+/* Extreme values in every field: nothing is read outside the image. */
 START_TEST(survives_hostile_fields)
 {
 	static const uint64_t values[] = { 0, 1, 3, 4, 15, 16, 0x7f, 0x80, 0xff, 0x100, 0x7fff,
@@ -256,7 +256,7 @@ START_TEST(survives_hostile_fields)
 }
 END_TEST
 
-/* Each byte of the payload inverted in turn: an error, or (in a checksum's shadow) a checked kernel. */
+/* Inverts each byte of the payload: an error, or (where no checksum covers it) a checked kernel. */
 START_TEST(survives_damaged_payloads)
 {
 	struct blob k = kernel_new(), b = image_new((enum packing)_i, &k);
@@ -286,7 +286,7 @@ START_TEST(refuses_other_elf_files)
 	refuse_elf(offsetof(Elf64_Ehdr, e_type), ET_DYN);
 	refuse_elf(offsetof(Elf64_Ehdr, e_phnum), 0);
 	refuse_elf(offsetof(Elf64_Ehdr, e_phentsize), 1);
-	/* Nothing to load, then no PVH note of that owner, then of that type. */
+	/* No segment to load, then no PVH note of that owner, then none of that type. */
 	refuse_elf(sizeof(Elf64_Ehdr), PT_NULL);
 	refuse_elf(NOTE_OFFSET + 28, 'x');
 	refuse_elf(NOTE_OFFSET + 24, 17);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The qemu driver with a real QEMU, emulated: from vmm_start to the end of the process. Needs QEMU and
- * pyro-vmm (beside this program's build); the tests that boot a guest also need PYRO_TEST_KERNEL, a
- * directory with vmlinux and an initrd whose init resets when "floor=boot" is absent or waits for a disk.
- * Three groups, each a test of meson's: no argument, `qemu`, `guest`; one whose needs are missing is skipped
- * whole, with the reason. Run it as root and as a plain user: both are different paths.
+ * The qemu driver with a real QEMU, emulated: from vmm_start to the end of the process. Needs QEMU
+ * and pyro-vmm (beside this program's build). The tests that boot a guest also need
+ * PYRO_TEST_KERNEL, a directory with vmlinux and an initrd whose init resets when "floor=boot" is
+ * absent or waits for a disk. Three groups, each a test of meson's: no argument, `qemu`, `guest`; a
+ * group whose needs are missing is skipped as a whole, with the reason. Run it as root and as a
+ * plain user: both take different paths.
  */
 #include <check.h>
 #include <dirent.h>
@@ -39,7 +40,7 @@ struct fixture {
 	struct vmm_exit exit;
 	char *reason;
 	bool free_when_started, free_when_failed;
-	int agent; /* owned: a stream that has been handed up */
+	int agent; /* owned: a stream from on_agent */
 };
 
 static char *libexec_dir(void)
@@ -91,7 +92,7 @@ static void on_agent(_unused_ struct vmm *v, int fd, void *userdata)
 	t->agent = fd;
 }
 
-/* The stream is the caller's. */
+/* The caller owns the stream. */
 static int dial_agent(struct fixture *t)
 {
 	ck_assert_int_eq(vmm_dial(t->v), 0);
@@ -106,7 +107,7 @@ static const struct vmm_callbacks callbacks = {
 	.on_exited = on_exited,
 };
 
-/* A file in the fixture's directory, read back by its descriptor. */
+/* Makes a file in the fixture's directory, which is read back by its descriptor. */
 static int make_file(struct fixture *t, const char *name, size_t size, const char *text)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", t->dir, name);
@@ -122,7 +123,7 @@ static int make_file(struct fixture *t, const char *name, size_t size, const cha
 	return r;
 }
 
-/* An ext4 file system of 16 MiB. */
+/* Makes an ext4 file system of 16 MiB. */
 static int make_ext4(struct fixture *t, const char *name, int flags)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", t->dir, name);
@@ -210,7 +211,7 @@ static void run_until(struct fixture *t, const unsigned *counter)
 	}
 }
 
-/* Nothing of the machine is left: no child, no socket. */
+/* No part of the machine is left: no child, no socket. */
 static void end(struct fixture *t)
 {
 	const uint64_t deadline = now_usec() + WAIT_USEC;
@@ -230,7 +231,7 @@ static void end(struct fixture *t)
 	sd_event_unref(t->m.event);
 }
 
-/* A field of /proc/PID/status as text. */
+/* Returns a field of /proc/PID/status as text. */
 static void status_field(pid_t pid, const char *name, char *ret, size_t n)
 {
 	_cleanup_free_ char *path = str_printf("/proc/%d/status", pid), *text = NULL;
@@ -266,7 +267,8 @@ static void assert_contained(pid_t pid)
 		ck_assert_str_eq(value, "");
 }
 
-/* No descriptor of ours has come along: only what QEMU makes itself, its sockets and the files given. */
+/* QEMU inherits no other descriptors: it has only those that it opens, its sockets and the given
+ * files. */
 static void assert_descriptors(pid_t pid)
 {
 	_cleanup_free_ char *dir = str_printf("/proc/%d/fd", pid);
@@ -293,7 +295,7 @@ static void assert_descriptors(pid_t pid)
 	ck_assert_uint_lt(n, 40);
 }
 
-/* The namespaces that could be had on this host, by what the launcher does itself. */
+/* Returns the namespaces that are available on this host, found in the launcher's way. */
 static void assert_namespaces(pid_t pid)
 {
 	static const char *const kinds[] = { "pid", "net", "ipc", "uts", "mnt" };
@@ -310,7 +312,7 @@ static void assert_namespaces(pid_t pid)
 	}
 }
 
-/* What the VMM sees of the host's file system; only root may look. */
+/* The part of the host's file system that the VMM sees; only root may read it. */
 static void assert_view(pid_t pid)
 {
 	static const char *const absent[] = { "etc/passwd", "tmp", "home", "root", "proc/1", "sys",
@@ -358,7 +360,7 @@ START_TEST(boots)
 	assert_descriptors(vmm_pid(t.v));
 	assert_namespaces(vmm_pid(t.v));
 	assert_view(vmm_pid(t.v));
-	/* The init finds no file system on its disk, says so on the console, and resets. */
+	/* The init finds no file system on its disk, prints that on the console, and resets. */
 	while (!t.exited) {
 		if (t.v) {
 			free(TAKE_PTR(tail));
@@ -403,7 +405,8 @@ static void expect_byte(struct fixture *t, int fd, char want)
 	ck_assert_int_eq(got, want);
 }
 
-/* The floor's init on real disks: it mounts one read-only and the other for writing, over the port. */
+/* floor-init on real disks: it mounts one read-only and the other for writing, as requested over
+ * the port. */
 START_TEST(disks_and_port)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -489,7 +492,7 @@ START_TEST(no_launcher)
 }
 END_TEST
 
-/* A program that is no VMM: it ends at once, and its last words are the reason. */
+/* A program that is not a VMM exits at once, and its last line is the reason. */
 START_TEST(not_a_vmm)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -507,7 +510,7 @@ START_TEST(not_a_vmm)
 }
 END_TEST
 
-/* Somebody else on the launch socket, and first: it gets nothing, and the launch goes on. */
+/* Another process connects to the launch socket first: it gets nothing, and the launch goes on. */
 START_TEST(impostor)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -606,9 +609,9 @@ END_TEST
 	"{\"event\": \"BLOCK_IO_ERROR\", \"data\": {\"action\": \"stop\", \"nospace\": true}}\r\n"
 #define GOES_ON "{\"event\": \"RESUME\"}\r\n"
 
-/* A process that is a VMM by its three sockets alone. */
+/* A process that looks like a VMM only by its three sockets. */
 struct pretence {
-	struct fixture t; /* first: what callbacks get */
+	struct fixture t; /* first: passed to callbacks */
 	int listening[3], qmp;
 	pid_t pid;
 	char told[64]; /* P: paused, R: resumed */
@@ -635,7 +638,7 @@ static void say(struct pretence *p, const char *text)
 	ck_assert_int_eq(write_all(p->qmp, text, strlen(text)), 0);
 }
 
-/* Takes what was sent, whichever command it is. */
+/* Takes the command that was sent. */
 static const char *answer(struct pretence *p, const char *text)
 {
 	struct pollfd f = { .fd = p->qmp, .events = POLLIN };
@@ -700,7 +703,7 @@ static void pretended(struct pretence *p)
 	end(&p->t);
 }
 
-/* What the VMM says at once is told so that the last that is told is how it is. */
+/* Of several events at once, the last one reported is the present state. */
 START_TEST(pauses)
 {
 	static const struct {
@@ -719,7 +722,7 @@ START_TEST(pauses)
 	while (strlen(p.told) < (cases[_i].first[0] ? 1 : 0))
 		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
 	say(&p, cases[_i].then);
-	exits(&p); /* after all that was said */
+	exits(&p); /* after all events */
 	ck_assert_str_eq(p.told, cases[_i].told);
 	pretended(&p);
 }
@@ -738,13 +741,14 @@ static void told(struct pretence *p, const char *what)
 	ck_assert_str_eq(p->told, what);
 }
 
-/* A VMM that refuses to stop is asked again, and where it stops all the same, however late, it goes on when asked. */
+/* A VMM that refuses to pause is asked again. If it pauses after all, however late, it can be
+ * resumed. */
 START_TEST(stops_late)
 {
 	struct pretence p;
 
 	pretend(&p);
-	say(&p, "{\"event\": \"STOP\"}\r\n"); /* nobody asked: not our pause */
+	say(&p, "{\"event\": \"STOP\"}\r\n"); /* not requested: not pyrod's pause */
 	all(&p);
 	for (int id = 3; id < 5; id++) {
 		_cleanup_free_ char *refusal = str_printf(
@@ -752,7 +756,7 @@ START_TEST(stops_late)
 			id);
 
 		vmm_pause(p.t.v);
-		vmm_pause(p.t.v); /* one is under way */
+		vmm_pause(p.t.v); /* one is pending */
 		ck_assert_str_eq(
 			answer(&p, refusal), id == 3 ? "{\"execute\":\"stop\",\"id\":3}\n"
 						     : "{\"execute\":\"stop\",\"id\":4}\n");
@@ -779,7 +783,8 @@ static unsigned count_pauses(const struct pretence *p)
 	return n;
 }
 
-/* A VMM that pauses and goes on without end: few of its pauses are passed on, and the last is how it is. */
+/* A VMM that pauses and resumes without end: few pauses are reported, and the last report is the
+ * present state. */
 START_TEST(pauses_without_end)
 {
 	struct pretence p;
@@ -843,7 +848,7 @@ static const struct group {
 	{ "guest", add_guest, true, true },
 };
 
-/* Why the group cannot run here; NULL when it can. */
+/* Returns why the group cannot run here, or NULL. */
 static const char *missing(const struct group *g)
 {
 	if (g->qemu && access("/usr/bin/qemu-system-x86_64", X_OK) < 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The parts of the VMM layer that need no VM: the launch messages against hostile bytes, QEMU's command
- * line, the console's ring, sockets with long paths, the choice of the accelerator.
+ * The parts of the VMM layer that need no VM: the launch messages against hostile bytes, QEMU's
+ * command line, the console's ring, sockets with long paths, the choice of accelerator.
  */
 #include <check.h>
 #include <fcntl.h>
@@ -46,7 +46,7 @@ START_TEST(launch_round_trip)
 }
 END_TEST
 
-/* Every truncation, and every single flipped byte, is refused or decodes to something within bounds. */
+/* Every truncation and every flipped byte is refused, or decodes to values within bounds. */
 START_TEST(launch_hostile)
 {
 	struct launch_msg m;
@@ -134,7 +134,7 @@ static struct vmm_spec base_spec(void)
 	};
 }
 
-/* The whole line, joined by newlines with one at each end. */
+/* Returns the whole line, joined by newlines with one at each end. */
 static char *join(const struct qemu_args *a)
 {
 	size_t n = 2;
@@ -356,7 +356,7 @@ START_TEST(console_survives_a_flood)
 	ck_assert_uint_eq(strlen(text), 1000);
 	t.writer = fd_close(t.writer);
 	ck_assert_int_ge(
-		sd_event_run(t.event, 0), 0); /* the end: the source goes, the text stays */
+		sd_event_run(t.event, 0), 0); /* at the end the source is freed, the text is kept */
 	ck_assert_int_eq(sd_event_run(t.event, 0), 0);
 	console_drain(t.console);
 	ring_close(&t);
@@ -378,7 +378,7 @@ START_TEST(sock_long_path)
 	ck_assert_int_eq(mkdir(path, 0700), 0);
 	strcat(path, "/s");
 	ck_assert_int_eq(sock_dial(path, SOCK_STREAM), -ENOENT);
-	for (int i = 0; i < 2; i++) { /* the second replaces what the first left */
+	for (int i = 0; i < 2; i++) { /* the second replaces the socket that the first left */
 		listener = fd_close(listener);
 		listener = sock_listen(path, SOCK_STREAM, 1);
 		ck_assert_int_ge(listener, 0);
@@ -397,7 +397,7 @@ START_TEST(sock_long_path)
 }
 END_TEST
 
-/* A driver is found by the name in a machine's row; no two have one. */
+/* A driver is found by the name in a machine's row; names are unique. */
 START_TEST(drivers)
 {
 	ck_assert_ptr_null(vmm_driver_find(""));
@@ -430,8 +430,7 @@ START_TEST(choice)
 	ck_assert_int_eq(setenv("PYRO_TEST_DRIVER", "fake", 1), 0);
 	ck_assert_int_eq(vmm_choose(&m, ACCELERATOR_AUTO, &c, NULL), 0);
 	ck_assert_str_eq(c.driver, "fake");
-	ck_assert_int_eq(
-		c.accelerator, ACCELERATOR_EMULATION); /* it has no KVM, where there is one */
+	ck_assert_int_eq(c.accelerator, ACCELERATOR_EMULATION); /* the driver has no KVM */
 	ck_assert_ptr_nonnull(c.reason);
 	_cleanup_error_ struct error err = ERROR_INIT;
 	ck_assert_int_eq(setenv("PYRO_TEST_DRIVER", "none-of-these", 1), 0);
@@ -442,7 +441,7 @@ START_TEST(choice)
 }
 END_TEST
 
-/* A process with these words, which stands still. */
+/* Starts a process with this command line, which only waits. */
 static pid_t spawn_words(const char *option, const uint8_t uuid[16])
 {
 	char text[VMM_UUID_TEXT], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", word[32];
