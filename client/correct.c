@@ -8,7 +8,7 @@
 
 #include "client/text.h"
 
-#define LINE_BYTES 1000 /* nobody reads longer lines */
+#define LINE_BYTES 1000 /* bytes; longer lines are not shown */
 
 bool correct_prints(const char *s)
 {

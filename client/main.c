@@ -226,7 +226,7 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 
 	if (!f)
 		find_meant(noun, &s, meant);
-	if (!f && !meant[0] && noun && streq(argv[at - 1], noun)) /* vm kill */
+	if (!f && !meant[0] && noun && streq(argv[at - 1], noun)) /* as in `vm kill` */
 		f = foreign_word_find(argv[at], NULL, vm);
 	if (!f)
 		return unknown(&w, meant[0] ? meant : NULL, NULL, NULL, err);

@@ -87,8 +87,8 @@ struct pyro_event {
 	int64_t id; /* the call */
 	bool done;
 	char *progress;           /* owned: JSON text, when not done */
-	char *result;             /* owned: JSON text, when done and it worked */
-	struct pyro_error *error; /* owned: when done and it failed */
+	char *result;             /* owned: JSON text, when done and successful */
+	struct pyro_error *error; /* owned: when done and failed */
 };
 PYRO_EXPORT void pyro_event_done(struct pyro_event *e);
 /* Handles received data without waiting, with at most one read. Returns 1 with *ret filled (call

@@ -84,7 +84,7 @@ static void cancel(struct session *s)
 	if (s->cancelled)
 		return;
 	s->cancelled = true;
-	/* No daemon can be told: the next one deletes a machine to which no client attaches. */
+	/* No daemon is connected. The next one deletes a machine to which no client attaches. */
 	if (s->redialling) {
 		s->redialling = false;
 		s->done = true;
