@@ -37,7 +37,7 @@ static void set_stall(struct conn *c, uint64_t usec)
 		c->broken = true;
 }
 
-/* Tells epoll what this connection can do next. */
+/* Sets the epoll events for what this connection can do next. */
 static void rearm(struct conn *c)
 {
 	uint32_t events = 0;

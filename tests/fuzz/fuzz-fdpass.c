@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target of descriptors beside bytes: each input byte is one act of a sender or the receiver.
- * Whatever the order, a descriptor that has arrived is in the queue, taken, or closed.
+ * Fuzz target of descriptor passing: each input byte is one step of the sender or the receiver. In
+ * any order, a received descriptor is in the queue, taken, or closed.
  */
 
 #include "proto/fdpass.h"

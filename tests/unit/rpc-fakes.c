@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Stand-ins for what the handlers call (core, image, vmm), so that test-rpc.c links the daemon's
- * front alone and decides when a run ends. What must stay true: each does what its header promises
- * about order and ownership.
+ * Fakes of the functions that handlers call (core, image, vmm), so that test-rpc.c links only rpc/
+ * and decides when a run ends. What must stay true: each fake keeps its header's promises about
+ * order and ownership.
  */
 
 #include "rpc-fakes.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What the stand-ins of rpc-fakes.c have seen, and the callbacks a test ends their work by. */
+/* What the fakes of rpc-fakes.c have recorded, and the callbacks with which a test ends their
+ * work. */
 
 #include "daemon/core/create.h"
 #include "daemon/core/run.h"
@@ -17,16 +18,16 @@ struct fake {
 	char env[64];
 	int runs, abandoned, freed, waits_freed;
 	char machine_id[16]; /* of the one machine; "" when there is none */
-	uid_t found_as;      /* as whom the last machine or command was looked up */
+	uid_t found_as;      /* the uid of the last look-up of a machine or command */
 	int signo;
 	machine_done_fn state_done; /* of a start or stop */
 	void *state_userdata;
-	bool installed; /* the one environment is */
+	bool installed; /* the only environment is installed */
 	bool vmm_usable;
 	int reads; /* of its image */
 	integrity_done_fn read_done;
 	void *read_userdata;
-	bool cancel_late; /* run_cancel finds the result on its way */
+	bool cancel_late; /* the result comes just before run_cancel */
 	struct creation_callbacks creation;
 	void *creation_userdata;
 	int creations;

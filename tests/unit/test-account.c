@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Subordinate uids and whose limits count for them. */
+/* Subordinate uids, and the account whose limits count for each. */
 
 #include "daemon/account.h"
 
@@ -53,8 +53,8 @@ START_TEST(owners)
 		{ 0, 0 }, { 1000, 1000 }, { 99999, 99999 }, { 100000, 1000 }, { 165535, 1000 },
 		{ 165536, 1001 }, { 231071, 1001 }, { 231072, 231072 }, { 300009, 1002 },
 		{ 300010, 300010 },
-		{ 400003, 400000 },                 /* unknown owner: all of it is one account */
-		{ 500000, 1000 }, { 600004, 1000 }, /* of a uid that is ann's */
+		{ 400003, 400000 },                 /* unknown owner: the range is one account */
+		{ 500000, 1000 }, { 600004, 1000 }, /* ranges of ann's uid */
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)

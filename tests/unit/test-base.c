@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of proto/base.c and proto/error.c: boundaries of numbers, files at and beyond their limit,
- * what happens to the first error and to later ones.
+ * Tests of proto/base.c and proto/error.c: limits of numbers, files up to and beyond their limit,
+ * the first error and later ones.
  */
 
 #include "proto/base.h"
@@ -70,10 +70,10 @@ START_TEST(files)
 	ck_assert_int_eq(read_file_at(d, ".", 9, &empty, &n), -EISDIR);
 	ck_assert_int_eq(mkfifoat(d, "fifo", 0600), 0);
 	_cleanup_free_ char *fifo = NULL;
-	ck_assert_int_eq(read_file_at(d, "fifo", 9, &fifo, &n), 0); /* nobody writes: no wait */
+	ck_assert_int_eq(read_file_at(d, "fifo", 9, &fifo, &n), 0); /* no writer: returns at once */
 	_cleanup_free_ char *proc = NULL;
 	ck_assert_int_eq(read_file_at(AT_FDCWD, "/proc/self/status", 65536, &proc, &n), 0);
-	ck_assert_uint_gt(n, 100); /* a file whose size reads 0 */
+	ck_assert_uint_gt(n, 100); /* a file that reports size 0 */
 	ck_assert_int_eq(write_all(d, "x", 1), -EBADF);
 	(void)unlinkat(d, "f", 0);
 	(void)unlinkat(d, "fifo", 0);

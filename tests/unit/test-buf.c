@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of proto/buf.c: the limit holds exactly, a queue that is filled and drained for long keeps
- * its bytes and does not grow, and readers over hostile spans never pass their end.
+ * Tests of proto/buf.c: the limit is exact; a queue that is filled and drained for long keeps its
+ * bytes and does not grow; readers never pass the end of hostile spans.
  */
 
 #include "proto/buf.h"
@@ -73,7 +73,7 @@ START_TEST(descriptors)
 	struct buf b;
 
 	buf_init(&b, 10);
-	/* Blocking sockets: the buffer must not wait on them. */
+	/* The sockets are blocking: the buffer must not wait on them. */
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
 	ck_assert_int_eq(buf_read_fd(&b, s[0], 100), -EAGAIN);
 	ck_assert_int_eq(write_all(s[1], "hello world", 11), 0);
@@ -146,7 +146,7 @@ START_TEST(hostile_strings)
 	struct rd lies = { .p = (const uint8_t *)"\376\377\377\377abc", .n = 7 };
 	ck_assert_int_eq(get_str(&lies, SIZE_MAX, &s), -EBADMSG);
 	ck_assert_ptr_null(s);
-	ck_assert_uint_eq(get_u8(&lies), 0); /* failed for good */
+	ck_assert_uint_eq(get_u8(&lies), 0); /* the failure is permanent */
 	struct rd left = { .p = (const uint8_t *)"\0\0\0\0x", .n = 5 };
 	ck_assert_int_eq(get_str(&left, 0, &s), 0);
 	ck_assert_str_eq(s, "");

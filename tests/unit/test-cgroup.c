@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether a cgroup is held to its limits, against files as the kernel writes them.
+ * Tests whether a cgroup is limited, on files as the kernel writes them.
  */
 #include <check.h>
 #include <fcntl.h>
@@ -58,7 +58,7 @@ START_TEST(holds)
 	begin();
 	ck_assert_int_eq(ask(), 1);
 	put("u/cpu.max", "12500 10000\n"); /* another period */
-	put("u/pids.max", "7\n");          /* an admin's own, tighter */
+	put("u/pids.max", "7\n");          /* a tighter limit of an admin */
 	ck_assert_int_eq(ask(), 1);
 	end();
 }
@@ -92,7 +92,7 @@ START_TEST(does_not_hold)
 }
 END_TEST
 
-/* No controller of that kind, or no cgroup v2 at all. */
+/* No such controller, or no cgroup v2 at all. */
 START_TEST(has_not_the_means)
 {
 	_cleanup_free_ char *path = NULL;
@@ -101,7 +101,7 @@ START_TEST(has_not_the_means)
 	put("cgroup.controllers", "cpu pids\n");
 	put("u/memory.max", "max\n");
 	ck_assert_int_eq(ask(), 0);
-	put("u/pids.max", "max\n"); /* one that is there must still hold */
+	put("u/pids.max", "max\n"); /* an existing controller must still limit */
 	ck_assert_int_eq(ask(), -ERANGE);
 	path = str_printf("%s/cgroup.controllers", root);
 	ck_assert_int_eq(unlink(path), 0);

@@ -97,7 +97,7 @@ START_TEST(only_named_descriptors)
 }
 END_TEST
 
-/* Sources that are each other's targets. */
+/* Descriptors that swap their numbers. */
 START_TEST(crossed_descriptors)
 {
 	int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
@@ -141,7 +141,7 @@ START_TEST(failures_come_back)
 	spec.n_fds = 1;
 	ck_assert_int_eq(child_spawn(&spec, &pid, &pidfd), -EBADF);
 	bad = 999;
-	ck_assert_int_eq(child_spawn(&spec, &pid, &pidfd), -EBADF); /* found out in the child */
+	ck_assert_int_eq(child_spawn(&spec, &pid, &pidfd), -EBADF); /* detected in the child */
 	spec.n_fds = 1000;
 	ck_assert_int_eq(child_spawn(&spec, &pid, &pidfd), -EINVAL);
 	spec.n_fds = 0;
@@ -167,7 +167,7 @@ START_TEST(signals_are_reset)
 	ck_assert_str_eq(status, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 	sigset_t now;
 	ck_assert_int_eq(sigprocmask(SIG_BLOCK, NULL, &now), 0);
-	ck_assert_int_eq(sigismember(&now, SIGUSR2), 1); /* ours is as it was */
+	ck_assert_int_eq(sigismember(&now, SIGUSR2), 1); /* the parent's mask is unchanged */
 }
 END_TEST
 
@@ -239,7 +239,7 @@ START_TEST(function_in_the_child)
 }
 END_TEST
 
-/* In the child: 0 when a key of the parent's session is found. */
+/* Runs in the child: returns 0 when a key of the parent's session is found. */
 static int finds_key(void *arg)
 {
 	return syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", arg, 0) < 0
@@ -260,7 +260,7 @@ START_TEST(no_keys_of_the_session)
 }
 END_TEST
 
-/* A filter that stands for a host without: a container, say. */
+/* Simulates a host without PID namespaces, e.g. a container, by a filter. */
 static void forbid_pid_namespaces(void)
 {
 	struct filter f;
@@ -273,7 +273,8 @@ static void forbid_pid_namespaces(void)
 
 enum { AS_WE_ARE, AS_PLAIN_USER, WHERE_IT_IS_DENIED, PID_CASES, PLAIN_UID = 61004 };
 
-/* It is who it was, as process 1, known outside by the pid that child_spawn tells. */
+/* The child keeps its user, is process 1 of its namespace, and has the pid of child_spawn
+ * outside. */
 START_TEST(pid_namespace)
 {
 	const struct child_spec like = { NO_FDS, .pid_namespace = true };
@@ -281,7 +282,7 @@ START_TEST(pid_namespace)
 
 	if (_i == AS_PLAIN_USER && geteuid() != 0)
 		return;
-	/* A change of user hides /proc/self from it, which exec as that user does not. */
+	/* A change of user makes /proc/self unreadable, as an exec by that user does not. */
 	if (_i == AS_PLAIN_USER)
 		ck_assert_int_eq(setresgid(PLAIN_UID, PLAIN_UID, PLAIN_UID) |
 					 setresuid(PLAIN_UID, PLAIN_UID, PLAIN_UID) |
@@ -311,7 +312,7 @@ START_TEST(nothing_outlives_a_pid_namespace)
 	ck_assert_int_eq(read(p[0], &c, 1), 1);
 	ck_assert_int_eq(pidfd_send_signal(pidfd, SIGKILL, NULL, 0), 0);
 	ck_assert_int_eq(finish(pid, pidfd), -SIGKILL);
-	ck_assert_int_eq(read(p[0], &c, 1), 0); /* both have gone */
+	ck_assert_int_eq(read(p[0], &c, 1), 0); /* both have exited */
 	close(p[0]);
 }
 END_TEST

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyrod.conf: every key's type and range, and what is refused with file and line; and the escaping
- * of log lines. Run by `meson test config`.
+ * pyrod.conf: every key's type and range, and refusals with file and line. Also the escaping of log
+ * lines. Run by `meson test config`.
  */
 
 #include "daemon/config.h"
@@ -38,7 +38,8 @@ static void teardown(void)
 	}
 }
 
-/* Loads text as the one file; the error's message and fix when it is refused, else NULL. */
+/* Loads text as the only file. Returns the error's message and fix when it is refused, otherwise
+ * NULL. */
 static const char *refused(const char *text, struct config **ret)
 {
 	static char message[1000];
@@ -123,7 +124,7 @@ START_TEST(long_line)
 }
 END_TEST
 
-/* conf.d comes after the main file, in order of name; other names are not read. */
+/* conf.d is read after the main file, in order of names; files with other names are not read. */
 START_TEST(order)
 {
 	_cleanup_free_ char *a = str_printf("%s/pyro", dir), *b = str_printf("%s/pyro/conf.d", dir);

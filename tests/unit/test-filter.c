@@ -12,7 +12,7 @@
 
 enum { BROKEN = 100, FINE = 0 };
 
-/* Each returns what the call under test met: 0 or its errno. */
+/* Each returns the result of the call under test: 0 or its errno. */
 static int met(long r)
 {
 	return r < 0 ? errno : 0;
@@ -125,7 +125,7 @@ START_TEST(rules)
 }
 END_TEST
 
-/* A program that would be cut is no filter. */
+/* A program that does not fit is refused, not cut. */
 START_TEST(too_long)
 {
 	int calls[FILTER_MAX];
@@ -137,7 +137,7 @@ START_TEST(too_long)
 	filter_begin(&f);
 	filter_calls(&f, calls, ARRAY_SIZE(calls), FILTER_ALLOW);
 	ck_assert_int_eq(filter_install(&f, FILTER_ALLOW), -E2BIG);
-	filter_begin(&f); /* a jump is of 255 instructions at most */
+	filter_begin(&f); /* a jump spans at most 255 instructions */
 	filter_values(&f, SYS_fcntl, 1, values, 127, FILTER_ALLOW, FILTER_KILL);
 	ck_assert_int_eq(filter_install(&f, FILTER_ALLOW), -E2BIG);
 }

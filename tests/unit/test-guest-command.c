@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of guest/command.c, environ.c and login.c's parser: what becomes of a shell line with and
- * without a shell, which variable wins, and what a profile may print without being believed.
+ * Tests of guest/command.c, environ.c and login.c's parser: a command line with and without a
+ * shell, the precedence of variables, and output of a profile that must be ignored.
  */
 
 #include "guest/command.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Tests of guest/stream.c and loop.c: the ring wraps without mixing bytes, never reads beyond
- * window or limit, resumes from what is acknowledged; input takes every byte once; timers come in
- * order and a source that is gone is never called.
+ * window or limit, and resumes from the acknowledged offset; input takes every byte once; timers
+ * fire in order, and a removed source is never called.
  */
 
 #include "guest/stream.h"
@@ -93,7 +93,7 @@ START_TEST(ring)
 	ck_assert_int_eq(out_ack(&out, 3000, 0), 0);
 	ck_assert_int_eq(out_fill(loop, &out), 3000);
 	take(STREAM_WINDOW + 3000);
-	ck_assert_int_eq(out_ack(&out, 2000, 0), 0); /* older: nothing */
+	ck_assert_int_eq(out_ack(&out, 2000, 0), 0); /* older: ignored */
 	ck_assert_uint_eq(out.kept, 3000);
 	ck_assert_int_eq(out_ack(&out, STREAM_WINDOW + 3001, 0), -EBADMSG);
 	ck_assert_int_eq(out_resume(&out, 100, 0), 0);
@@ -159,7 +159,7 @@ START_TEST(input_window)
 	ck_assert_uint_lt(at, sizeof(b));
 	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, at), 0);
 	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, 1), -EBADMSG);
-	/* The reader goes: everything vanishes, acknowledged. */
+	/* The reader closes: all input is dropped but acknowledged. */
 	theirs = fd_close(theirs);
 	(void)signal(SIGPIPE, SIG_IGN);
 	in_flush(loop, &in);
@@ -182,7 +182,7 @@ static void on_timer(struct timer *t)
 		loop_stop(loop);
 }
 
-/* Whichever comes first takes the other away. */
+/* The first of the two sources removes the other. */
 static void on_event(struct source *s, uint32_t events)
 {
 	(void)events;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of guest/user.c: names, numbers and groups out of passwd and group files, malformed ones
- * among them, since the files are the guest's.
+ * Tests of guest/user.c: names, numbers and groups from passwd and group files, including malformed
+ * ones, since the files belong to the guest.
  */
 
 #include "guest/user.h"

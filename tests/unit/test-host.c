@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of proto/host.c. What the machine really has differs, so these compare two sources (the
- * measured TSC rate with the kernel's) or give files and variables of their own.
+ * Tests of proto/host.c. Hosts differ, so these tests compare two sources (the measured TSC rate
+ * with the kernel's), or use their own files and variables.
  */
 
 #include "proto/host.h"
@@ -46,7 +46,7 @@ START_TEST(tsc)
 	ck_assert_uint_eq(host_tsc_khz(), khz);
 	if (read_file_at(AT_FDCWD, "/proc/cpuinfo", 4 * MIB, &info, NULL) < 0)
 		return;
-	/* "cpu MHz" follows the clock of the moment except where a hypervisor gives the TSC's. */
+	/* "cpu MHz" is the present clock rate, except where a hypervisor reports the TSC's. */
 	const char *mhz = strstr(info, "cpu MHz");
 	if (!mhz || !strstr(info, "constant_tsc") || !strstr(info, " hypervisor"))
 		return;
@@ -176,7 +176,7 @@ START_TEST(places)
 }
 END_TEST
 
-/* Of another user's, of root's, of the caller's, and a link of another user's. */
+/* A home of another user, of root, of the caller, and a link of another user. */
 START_TEST(whose_home)
 {
 	_cleanup_free_ char *home = str_printf("%s/home", dir), *local = NULL, *mine = NULL,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of daemon/job.c: lines and ends arrive once and in order, a held pipe or an endless writer
- * never keeps the loop, cancelling is safe from everywhere, and no process is left. A job that
- * hangs fails by the time limit of its test.
+ * Tests of daemon/job.c: lines and exits are reported once and in order, a held pipe or an endless
+ * writer never blocks the loop, cancelling is safe from every callback, and no process is left. A
+ * job that hangs fails by the timeout of its test.
  */
 
 #include "daemon/job.h"
@@ -155,8 +155,8 @@ START_TEST(timeout)
 }
 END_TEST
 
-/* Another session, so that the group's end does not end it: it holds the pipes open and goes on
- * writing. The substitution ends when it does so. */
+/* The child has its own session, so killing the group does not end it: it holds the pipes open and
+ * keeps writing. The command substitution ends when it starts. */
 START_TEST(held_pipe)
 {
 	struct result r = { 0 };
@@ -168,7 +168,7 @@ START_TEST(held_pipe)
 }
 END_TEST
 
-/* Its own group ends with it. */
+/* The job's process group is killed when the job ends. */
 START_TEST(background_children_end)
 {
 	struct result r = { 0 };
@@ -189,12 +189,12 @@ START_TEST(background_children_end)
 	close(p[1]);
 	loop(&r);
 	ck_assert_int_eq(r.status, 0);
-	ck_assert_int_eq(read(p[0], &c, 1), 0); /* the last holder of the pipe is gone */
+	ck_assert_int_eq(read(p[0], &c, 1), 0); /* the last process that held the pipe has exited */
 	close(p[0]);
 }
 END_TEST
 
-/* Only the cancelled job's watch is left to wait for. */
+/* Waits for the cancelled job's watch, the only thing left. */
 static void loop_until_reaped(struct result *r)
 {
 	siginfo_t si;
@@ -222,13 +222,13 @@ START_TEST(cancel_from_line)
 
 	(void)start(&r, "echo 1; echo 2; echo 3; sleep 1000", 0);
 	ck_assert_int_ge(sd_event_loop(r.event), 0);
-	r.event = sd_event_unref(r.event); /* with the watch still waiting: freed with the loop */
+	r.event = sd_event_unref(r.event); /* the watch is still pending: freed with the loop */
 	ck_assert_uint_eq(r.lines, 1);
 	ck_assert_uint_eq(r.done, 0);
 }
 END_TEST
 
-/* The line is delivered while the end is handled: nothing is left to kill. */
+/* The line is delivered while the exit is handled: no process is left to kill. */
 START_TEST(cancel_from_last_line)
 {
 	struct result r = { .cancel = CANCEL_IN_LINE };
@@ -301,7 +301,7 @@ static int wait_for_ever(void *arg _unused_)
 	return 0;
 }
 
-/* However early it is: before the child has run at all, too. */
+/* Cancelled early, also before the child has run at all. */
 START_TEST(cancelled_function)
 {
 	struct result r = { 0 };

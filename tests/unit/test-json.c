@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The strict scanner (every class of reliability.md section 7), the parser behind it, and the
- * error object. Run by `meson test json`. What must stay true: what is refused here never reaches
- * json-c.
+ * The strict scanner (every class of reliability.md section 7), the parser behind it, and the error
+ * object. Run by `meson test json`. What must stay true: refused text never reaches json-c.
  */
 
 #include "proto/json.h"
@@ -130,7 +129,7 @@ START_TEST(refuses)
 }
 END_TEST
 
-/* Every beginning of a good text is refused, unless it is a number or empty brackets by itself. */
+/* Every prefix of a valid text is refused, unless the text is a number or empty brackets. */
 START_TEST(truncation)
 {
 	static const char text[] =
@@ -160,7 +159,7 @@ START_TEST(depth)
 }
 END_TEST
 
-/* max_values 10000: the outer array is one. */
+/* max_values 10000: the outer array counts */
 START_TEST(values)
 {
 	static char text[2 * 10000 + 2];
@@ -188,7 +187,7 @@ START_TEST(size)
 }
 END_TEST
 
-/* Many keys with a long common beginning: the check for duplicates is not quadratic. */
+/* Many keys with a long common prefix: the check for duplicates is not quadratic. */
 START_TEST(many_keys)
 {
 	size_t at = 1, cap = 1024 * 1024;
@@ -250,7 +249,7 @@ START_TEST(adders)
 }
 END_TEST
 
-/* A parser goes on after whatever it has met. */
+/* A parser can be used again after any input. */
 START_TEST(parser_again)
 {
 	static const struct {
@@ -292,7 +291,7 @@ START_TEST(error_object)
 }
 END_TEST
 
-/* Whatever an error quotes, the reply is JSON. */
+/* The reply is valid JSON, whatever text an error quotes. */
 START_TEST(error_object_of_bytes)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
@@ -306,7 +305,7 @@ START_TEST(error_object_of_bytes)
 }
 END_TEST
 
-/* A daemon of another version, or something that is no daemon, is answering. */
+/* Answers of a daemon of another version, or of another program. */
 START_TEST(error_object_hostile)
 {
 	static const char *const texts[] = { "[]", "{}", "{\"message\":1}",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is logged without a journal: how often one message, and how much one file holds. */
+/* Logging without a journal: the rate limit of a message, and the size limit of a file. */
 
 #include "daemon/log.h"
 
@@ -68,7 +68,7 @@ START_TEST(one_uid_hides_nothing_of_another)
 }
 END_TEST
 
-/* A user may have 65,536 subordinate uids; the limit is one, and the text names each. */
+/* A user may have 65,536 subordinate uids: they share one limit, and each message names its uid. */
 START_TEST(subordinate_uids_have_one_limit)
 {
 	_cleanup_(accounts_freep) struct accounts *a = NULL;
@@ -107,7 +107,8 @@ START_TEST(what_was_left_out_is_counted)
 }
 END_TEST
 
-/* More kinds than the table holds: each is still logged, and nothing grows. */
+/* More kinds of messages than the table holds: each is still logged, and the table does not
+ * grow. */
 START_TEST(many_kinds)
 {
 	char field[32];
@@ -126,7 +127,7 @@ START_TEST(the_file_is_bounded)
 
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = '\0';
-	ck_assert_int_eq(log_keep_file(before), 0); /* another file is left alone */
+	ck_assert_int_eq(log_keep_file(before), 0); /* another file is not changed */
 	ck_assert_int_eq(log_keep_file(path), 1);
 	for (int i = 0; i < 20000; i++) {
 		(void)snprintf(kind, sizeof(kind), "N=%d", i);
@@ -143,7 +144,7 @@ START_TEST(a_file_that_was_moved_away_is_begun_again)
 {
 	size_t old;
 
-	ck_assert_int_eq(log_reopen(), 0); /* none of ours */
+	ck_assert_int_eq(log_reopen(), 0); /* no log file yet */
 	ck_assert_int_eq(access(path, F_OK), 0);
 	ck_assert_int_eq(log_keep_file(path), 1);
 	log_info("first");

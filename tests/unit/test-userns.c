@@ -9,7 +9,7 @@
 
 enum { PLAIN_UID = 61005 };
 
-/* As a plain user, for whom there is one to enter. */
+/* Runs the tests as a plain user, the one that needs a user namespace. */
 static void setup(void)
 {
 	if (geteuid() != 0)
