@@ -81,7 +81,7 @@ bool exec_was_killed(const struct exec *x);
 /* The guest is paused (still) or resumed. Deadlines do not run while it is paused. */
 void exec_hold(struct exec *x, bool still);
 
-/* Ends the exec with an error, because its machine is gone. */
+/* Ends the exec with an error, because its machine has failed or exited. */
 void exec_fail(struct exec *x, const struct error *err);
 
 /* Called by the link's owner: for a frame of this channel, for the agent's list after WELCOME, and

@@ -49,8 +49,8 @@ struct stdio *stdio_disown(struct stdio *s);
 int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n);
 /* Input below upto was accepted: the caller may send STREAM_WINDOW bytes beyond it. */
 void stdio_ack_stdin(struct stdio *s, uint64_t upto);
-/* The caller's connection is lost: once its stdio socket is closed too, output is not discarded,
- * and not acknowledged in the caller's place. */
+/* The caller's connection is lost: once its stdio socket is closed too, no output is acknowledged
+ * in the caller's place, so the guest keeps it. */
 void stdio_hold(struct stdio *s);
 /* No more output follows: sends END of both streams after the last byte, then calls on_drained. */
 void stdio_finish(struct stdio *s);

@@ -32,7 +32,7 @@ struct vmm_spec {
 	int vmlinux_fd, initrd_fd;    /* borrowed */
 	struct vmm_disk disks[VMM_DISKS_MAX];
 	size_t n_disks;
-	/* RUNTIME/vm/ID, an existing 0700 directory of ours, for the sockets */
+	/* RUNTIME/vm/ID, an existing 0700 directory of pyrod's, for the sockets */
 	const char *run_dir;
 };
 
