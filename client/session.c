@@ -21,7 +21,7 @@
 #define CANCEL_WAIT \
 	(15 * USEC_PER_SEC) /* for the answer to a cancelled call: a machine's deletion */
 #define DRAIN_WAIT    (5 * USEC_PER_SEC) /* for the rest of the streams after the answer */
-#define REDIAL_EVERY  50                 /* ms; there is no event for a socket that listens again */
+#define REDIAL_EVERY  50                 /* ms; no event reports a listening socket */
 #define MAX_EVENTS    64                 /* from the daemon, before signals are checked again */
 #define PAUSE_EVERY   (5 * USEC_PER_SEC) /* between two lines about a paused machine */
 #define SECOND_SIGNAL (2 * USEC_PER_SEC) /* a second Ctrl-C within this ends the command */

@@ -34,7 +34,7 @@ struct waiting {
 	const char *unconfirmed;
 	/* For a machine made before the cancellation: the id's member, and the deleting method. */
 	const char *made, *undo;
-	/* Makes a replacement when there is no result; why: the error. NULL when out of memory. */
+	/* Makes a result from the error `why` if the call failed. NULL when out of memory. */
 	json_object *(*without)(struct session *s, const struct error *why);
 	/* Prints the result as text; not called with --json. */
 	void (*print)(struct session *s, json_object *result);
@@ -48,7 +48,7 @@ struct session {
 	const struct cmdline *line;                    /* borrowed */
 	struct out_progress progress;                  /* for on_phase */
 	char vm_id[API_ID_SIZE], exec_id[API_ID_SIZE]; /* from the daemon; else empty */
-	struct error failed;                           /* why there is no result */
+	struct error failed;                           /* why the call failed */
 
 	/* Private to session.c. */
 	const struct waiting *wait; /* borrowed */

@@ -386,8 +386,8 @@ static void on_unit_limited(
 		return;
 	}
 	if (!enforced && s->launcher->limits != 0)
-		log_warning(
-			"Memory, CPU and task limits of units are not enforced: a cgroup v2 controller is missing.");
+		log_warning("Memory, CPU and task limits of units are not enforced: a cgroup v2 "
+			    "controller is missing.");
 	s->launcher->limits = enforced;
 	hand_over(s);
 }

@@ -79,7 +79,7 @@ void reaper_update(struct manager *m)
 	for (mc = machines_next(m->machines, NULL); mc; mc = machines_next(m->machines, mc)) {
 		uint64_t at = due(mc);
 
-		/* A machine that is no longer busy calls this again. */
+		/* Skips busy machines: this runs again when one becomes idle. */
 		if (at != 0 && !machine_busy(mc))
 			next = MIN_OF(next, at);
 	}

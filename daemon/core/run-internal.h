@@ -55,7 +55,7 @@ struct run {
 	sd_event_source *later;      /* owned: answers from the loop */
 	sd_event_source *grace;      /* owned: deadline after the caller has disconnected */
 
-	struct capture out[2]; /* stdout, stderr, if there is no stdio */
+	struct capture out[2]; /* stdout, stderr; used without stdio */
 	uint64_t bytes[2];
 	struct msg_exit exit;
 	struct limit limit;

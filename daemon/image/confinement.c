@@ -32,7 +32,7 @@ struct confinement {
 	struct import_job *job; /* owned */
 	bool known;
 	char *missing;      /* owned; missing layers: "a, b", "" for none, NULL without a sandbox */
-	struct error error; /* why there is no sandbox */
+	struct error error; /* why the sandbox failed */
 	struct waiters waiters;
 };
 

@@ -52,7 +52,7 @@ void environment_forget(struct environment *env)
 	env->packages = NULL;
 }
 
-/* *ret is NULL when there is no such file; -EBADMSG when it cannot be parsed. */
+/* Sets *ret to NULL if the file does not exist. Returns -EBADMSG if it cannot be parsed. */
 static int read_object(const char *path, json_object **ret)
 {
 	_cleanup_free_ char *text = NULL;

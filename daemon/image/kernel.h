@@ -43,8 +43,7 @@ int kernels_ensure(struct kernels *k, kernel_progress_fn on_progress, kernel_don
 
 /*
  * Provides the initramfs that an earlier machine's kernel needs for the current agent. Returns 1
- * when it exists, 0 when on_done will be called in a later iteration, -errno when there is no such
- * kernel.
+ * if it exists, 0 if on_done is called later, -errno if the kernel does not exist.
  */
 int kernels_pack(struct kernels *k, const char *hash, kernel_done_fn on_done, void *userdata,
 	struct error *err);

@@ -143,7 +143,8 @@ char *machine_pause_detail(const struct machine *mc)
 		return str_printf("there is space on %s again", m->state_dir);
 	if (!mc->hold.pause->disk_full)
 		return str_printf(
-			"a write to its disk failed on the host, and it does not go on; end it: %s delete %s",
+			"a write to its disk failed on the host, and it does not go on; end it: "
+			"%s delete %s",
 			mc->owner->command, mc->row.id);
 	return str_printf("the host's disk is %s; free space on %s and it goes on",
 		m->config->disk_reserve_mib > 0 ? "almost full (disk_reserve_mib)" : "full",

@@ -3,9 +3,10 @@
  * Recovers the state of a previous daemon: rows, VMMs, commands, directories. Called once by
  * machines_new, before the loop runs.
  *
- * What must stay true: what runs is adopted (adopt.c), and only a deletion kills anything; if it is
- * not certain what runs, the machine becomes `unknown` and everything of it stays. A directory
- * without a row is the rest of a deletion, since the row is made first and deleted last.
+ * What must stay true: a running VMM is adopted (adopt.c). It is killed only for a deletion, or if
+ * its unit was never handed its descriptors (VMM_HALF). If it is not certain what runs, the machine
+ * becomes `unknown` and everything of it stays. A directory without a row is the rest of a deletion,
+ * since the row is made first and deleted last.
  */
 
 #include "daemon/machine/machine-internal.h"
