@@ -78,7 +78,7 @@ static void show_phase(struct session *s, const char *phase, json_object *o)
 
 /* Reports the limit that ended the command or one of its processes, and the flag that raises it.
  * Prints only if show is set. Returns true if there is such a limit. */
-static bool tell_limit(const struct session *s, bool show)
+static bool report_limit(const struct session *s, bool show)
 {
 	json_object *limit = out_sub(s->result, "limit");
 	const char *name = out_member(limit, "name"), *flag = out_member(limit, "flag");
@@ -107,7 +107,7 @@ static bool tell_limit(const struct session *s, bool show)
 	return true;
 }
 
-static void tell_timeout(const struct session *s)
+static void report_timeout(const struct session *s)
 {
 	const char *flag = out_member(out_sub(s->result, "limit"), "flag");
 
@@ -128,12 +128,12 @@ static int conclude(struct session *s, json_object *result)
 	bool timed_out = out_bool(result, "timed_out", false), entered = s->line->verb->noun;
 	const char *subject = entered ? "vm_id" : "environment";
 
-	if (timed_out || tell_limit(s, false) || !s->cli->quiet)
+	if (timed_out || report_limit(s, false) || !s->cli->quiet)
 		session_end_line(s);
 	if (timed_out)
-		tell_timeout(s);
+		report_timeout(s);
 	else
-		(void)tell_limit(s, true);
+		(void)report_limit(s, true);
 	if (s->cli->quiet)
 		return status;
 	fprintf(stderr, "[%s] %s=", s->wait->tag, subject);

@@ -87,7 +87,7 @@ struct typed {
 	const struct verb *verb;
 	const char *flag; /* borrowed: a flag whose value is the next word */
 	size_t n_words;   /* positional words of the verb */
-	bool over;        /* `--` was read */
+	bool flags_ended; /* `--` was read */
 };
 
 static void offer(const char *candidate, const char *last)
@@ -158,10 +158,10 @@ static void take_words(struct typed *t, int n, char **words)
 			if (streq(t->flag, "--socket"))
 				t->cli.socket = word;
 			t->flag = NULL;
-		} else if (t->over || word[0] != '-' || word[1] == '\0') {
+		} else if (t->flags_ended || word[0] != '-' || word[1] == '\0') {
 			take_word(t, word);
 		} else if (streq(word, "--")) {
-			t->over = true;
+			t->flags_ended = true;
 		} else if (startswith(word, "--socket=")) {
 			t->cli.socket = word + strlen("--socket=");
 		} else if (!t->verb && streq(word, "--user")) {
@@ -284,7 +284,7 @@ void complete_print(int n, char **words)
 	} else if (shell && !t.verb) {
 		for (size_t i = 0; i < ARRAY_SIZE(scripts); i++)
 			offer(scripts[i].shell, last);
-	} else if (last[0] == '-' && !t.over &&
+	} else if (last[0] == '-' && !t.flags_ended &&
 		   !(t.verb && t.verb->guest_status && t.n_words > 1)) {
 		offer_flags(t.verb, last);
 	} else if (!t.verb) {

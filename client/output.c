@@ -15,10 +15,10 @@
 #include "proto/json.h"
 #include "proto/utf8.h"
 
-#define BAR         "####################"
-#define SAY_PERCENT 10
-#define SAY_USEC    (10 * USEC_PER_SEC)
-#define BAR_WIDTH   20
+#define BAR           "####################"
+#define PRINT_PERCENT 10
+#define PRINT_USEC    (10 * USEC_PER_SEC)
+#define BAR_WIDTH     20
 
 /* Writes for fopencookie(3). Returns n, or the number of bytes written before the failure. */
 static ssize_t write_stdout(void *cookie, const char *bytes, size_t n)
@@ -344,8 +344,8 @@ static void draw_bar(struct out_progress *p, const char *phase, int percent)
 	p->drawn = true;
 }
 
-/* Prints progress on a new step, after SAY_PERCENT more percent, or after SAY_USEC. */
-static void say_step(struct out_progress *p, const char *phase, int percent)
+/* Prints progress on a new step, after PRINT_PERCENT more percent, or after PRINT_USEC. */
+static void print_step(struct out_progress *p, const char *phase, int percent)
 {
 	_cleanup_free_ char *step = text_escape(phase, NULL),
 			    *env = text_escape(p->environment, NULL);
@@ -355,11 +355,11 @@ static void say_step(struct out_progress *p, const char *phase, int percent)
 	if (!step || !env)
 		return;
 	if (strncmp(p->step, phase, sizeof(p->step) - 1) == 0 &&
-		percent < p->percent + SAY_PERCENT && now - p->said_usec < SAY_USEC)
+		percent < p->percent + PRINT_PERCENT && now - p->printed_usec < PRINT_USEC)
 		return;
 	(void)snprintf(p->step, sizeof(p->step), "%s", phase);
 	p->percent = percent;
-	p->said_usec = now;
+	p->printed_usec = now;
 	if (percent >= 0)
 		(void)snprintf(text, sizeof(text), " percent=%d", MIN_OF(percent, 100));
 	out_note(p->cli, "[pull] phase=install environment=%s step=%s%s seconds=%llu", env, step,
@@ -382,14 +382,14 @@ void out_pull_phase(struct out_progress *p, const char *phase, int percent)
 	/* Lines know the phases install and ready; kernel and write are steps of install. */
 	if (streq(p->phase, ready ? "ready" : "install")) {
 		if (!may_draw() && !ready)
-			say_step(p, phase, percent);
+			print_step(p, phase, percent);
 		return;
 	}
 	(void)snprintf(p->phase, sizeof(p->phase), "%s", ready ? "ready" : "install");
 	env = text_escape(p->environment, NULL);
 	if (!may_draw() && env)
 		out_note(p->cli, "[pull] phase=%s environment=%s", p->phase, env);
-	p->begin_usec = p->said_usec = now_usec();
+	p->begin_usec = p->printed_usec = now_usec();
 	if (!may_draw() && !ready && percent >= 0)
-		say_step(p, phase, percent);
+		print_step(p, phase, percent);
 }

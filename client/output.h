@@ -66,7 +66,7 @@ struct out_progress {
 	bool drawn; /* a bar is on the terminal */
 	/* For lines: when the pull began (monotonic), and the last line's time, step and
 	 * percent. */
-	uint64_t begin_usec, said_usec;
+	uint64_t begin_usec, printed_usec;
 	char step[32];
 	int percent;
 };

@@ -57,9 +57,9 @@ struct relay {
 	bool in_end_sent;
 	bool in_unsure; /* a new daemon has not sent the offset to resume from */
 	struct sink sinks[2];
-	bool peer_gone;
+	bool peer_closed;
 	bool discard;
-	bool stdout_gone;
+	bool stdout_closed;
 	uint8_t last; /* the last byte written to stderr's place; 0: none */
 };
 
@@ -208,7 +208,7 @@ int relay_renew(struct relay *r, int *ret_peer, struct error *err)
 	buf_clear(&r->out);
 	decoder_done(&r->dec);
 	decoder_init(&r->dec, DECODER_PLAIN, NULL);
-	r->peer_gone = false;
+	r->peer_closed = false;
 	r->in_limit = 0;
 	r->in_unsure = true;
 	r->in_end_sent = false;
@@ -254,7 +254,7 @@ static uint64_t in_read(const struct relay *r)
 
 static bool may_read_stdin(const struct relay *r)
 {
-	return r->in_open && !r->in_unsure && !r->peer_gone && in_read(r) < r->in_limit &&
+	return r->in_open && !r->in_unsure && !r->peer_closed && in_read(r) < r->in_limit &&
 	       buf_len(&r->held) < STREAM_WINDOW && buf_len(&r->out) < OUT_BUSY;
 }
 
@@ -262,7 +262,7 @@ void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
 {
 	for (size_t i = 0; i < RELAY_POLLS; i++)
 		fds[i] = (struct pollfd){ .fd = -1 };
-	if (!r->peer_gone)
+	if (!r->peer_closed)
 		fds[POLL_SOCK] = (struct pollfd){ .fd = r->sock,
 			.events = (short)(POLLIN | (buf_len(&r->out) > 0 ? POLLOUT : 0)) };
 	if (may_read_stdin(r))
@@ -279,7 +279,7 @@ static int sink_ack(struct relay *r, struct sink *s)
 	uint64_t since = s->written - s->acked;
 	int q;
 
-	if (r->peer_gone || since == 0 || (since < ACK_EVERY && buf_len(&s->pending) > 0))
+	if (r->peer_closed || since == 0 || (since < ACK_EVERY && buf_len(&s->pending) > 0))
 		return 0;
 	q = frame_put_ack(&r->out, CHANNEL, s->stream, s->written, s->written + STREAM_WINDOW);
 	if (q >= 0)
@@ -300,7 +300,7 @@ static int sink_failed(struct relay *r, struct sink *s, int q, struct error *err
 	if (s->stream != STREAM_STDOUT)
 		return 0; /* as with 2>&-: there is nowhere to report it */
 	if (q == -EPIPE) {
-		r->stdout_gone = true;
+		r->stdout_closed = true;
 		return 0;
 	}
 	return error_set_errno(
@@ -436,7 +436,7 @@ static int read_frames(struct relay *r, struct error *err)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n <= 0) {
-		r->peer_gone = true;
+		r->peer_closed = true;
 		return 0;
 	}
 	decoder_fed(&r->dec, (size_t)n);
@@ -476,7 +476,7 @@ static int frame_stdin(struct relay *r)
 	uint64_t to = MIN_OF(in_read(r), r->in_limit);
 	int q = 0;
 
-	if (r->in_dead || r->in_unsure || r->peer_gone)
+	if (r->in_dead || r->in_unsure || r->peer_closed)
 		return 0;
 	while (q >= 0 && r->in_framed < to && buf_len(&r->out) < OUT_BUSY) {
 		size_t n = (size_t)MIN_OF(to - r->in_framed, (uint64_t)FRAME_DATA_MAX);
@@ -498,7 +498,7 @@ static void write_frames(struct relay *r)
 {
 	ssize_t n;
 
-	while (!r->peer_gone && buf_len(&r->out) > 0) {
+	while (!r->peer_closed && buf_len(&r->out) > 0) {
 		n = buf_write_fd(&r->out, r->sock);
 		if (n == -EAGAIN)
 			return;
@@ -545,7 +545,7 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 	if (q >= 0)
 		return 0;
 	if (q == -EBADMSG || q == -ENOBUFS) {
-		r->peer_gone = true;
+		r->peer_closed = true;
 		error_set_errno(err, ERROR_INTERNAL, q,
 			"pyro --version shows whether client and daemon are of one version",
 			"the daemon broke the rules of live stdio");
@@ -554,14 +554,14 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 	return q;
 }
 
-bool relay_stdout_gone(const struct relay *r)
+bool relay_stdout_closed(const struct relay *r)
 {
-	return r->stdout_gone;
+	return r->stdout_closed;
 }
 
 bool relay_ended(const struct relay *r)
 {
-	return r->peer_gone || (r->sinks[0].ended && r->sinks[1].ended);
+	return r->peer_closed || (r->sinks[0].ended && r->sinks[1].ended);
 }
 
 bool relay_finished(const struct relay *r)

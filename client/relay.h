@@ -41,7 +41,7 @@ void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS]);
 int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct error *err);
 
 /* True if stdout has no reader any more (EPIPE). */
-bool relay_stdout_gone(const struct relay *r);
+bool relay_stdout_closed(const struct relay *r);
 /* True if relay_ended() and all output is written. */
 bool relay_finished(const struct relay *r);
 /* True if the daemon's end is closed, or both streams have ended. */

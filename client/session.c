@@ -193,9 +193,9 @@ static void note_pause(struct session *s, bool at_end)
 {
 	uint64_t now = now_usec();
 
-	if (s->paused == s->pause_told || (!at_end && now < s->pause_note_at))
+	if (s->paused == s->pause_reported || (!at_end && now < s->pause_note_at))
 		return;
-	s->pause_told = s->paused;
+	s->pause_reported = s->paused;
 	s->pause_note_at = now + PAUSE_EVERY;
 	if (s->cli->quiet)
 		return;
@@ -363,7 +363,7 @@ static int poll_timeout(const struct session *s)
 		return REDIAL_EVERY;
 	if (s->done && !s->cancelled && s->relay && relay_ended(s->relay))
 		return -1;
-	if (s->paused != s->pause_told)
+	if (s->paused != s->pause_reported)
 		until = MIN_OF(until, s->pause_note_at);
 	if (until == UINT64_MAX)
 		return -1;
@@ -397,7 +397,7 @@ static int step(struct session *s, struct error *err)
 		error_internal(&s->own, NULL, "live output failed");
 		cancel(s);
 	}
-	if (s->relay && relay_stdout_gone(s->relay))
+	if (s->relay && relay_stdout_closed(s->relay))
 		cancel(s);
 	/* After a cancellation the deadline holds even while events still come. */
 	return (n == 0 || s->cancelled) && now_usec() >= s->deadline ? 1 : 0;
@@ -503,7 +503,7 @@ int session_run(const struct cli *cli, const struct cmdline *line, struct error 
 		error_set_errno(&s.failed, error_code_for_errno(r), r, NULL, "the command failed");
 	if (s.own.set)
 		return fail(&s, &s.own, err);
-	if (s.ended_by || (s.relay && relay_stdout_gone(s.relay)))
+	if (s.ended_by || (s.relay && relay_stdout_closed(s.relay)))
 		return leave(&s);
 	return finish(&s, err);
 }

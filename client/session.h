@@ -66,7 +66,7 @@ struct session {
 	uint64_t redial_by, deadline; /* monotonic; UINT64_MAX: none */
 	int ended_by;                 /* signal; 0: none */
 	uint64_t int_at;              /* monotonic: the last SIGINT to the guest; 0: none */
-	bool paused, pause_told;      /* the machine's state; the state last printed */
+	bool paused, pause_reported;  /* the machine's state; the state last printed */
 	char *pause_detail;           /* owned or NULL */
 	uint64_t pause_note_at;       /* monotonic: the next line about it */
 };

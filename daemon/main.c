@@ -247,7 +247,7 @@ static int block_signals(void)
 	return 0;
 }
 
-static void say_ready(const struct manager *m)
+static void report_ready(const struct manager *m)
 {
 	(void)sd_notifyf(false, "READY=1\nSTATUS=%s",
 		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
@@ -269,7 +269,7 @@ static int on_hangup(
 	} else {
 		log_info("configuration reloaded");
 	}
-	say_ready(m);
+	report_ready(m);
 	return 0;
 }
 
@@ -412,7 +412,7 @@ static int serve(bool system, int ready, struct error *err)
 		return error_no_memory(err, "out of memory");
 	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
 		m->socket_path);
-	say_ready(m);
+	report_ready(m);
 	r = sd_event_loop(m->event);
 	(void)sd_notify(false, "STOPPING=1");
 	sd_event_source_disable_unref(watchdog.timer);

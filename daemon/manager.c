@@ -207,7 +207,7 @@ static int open_lock(const char *path, int *ret, struct error *err)
 
 /* A daemon that stops cleanly empties its lock file: a pid in it means that the previous daemon was
  * killed. */
-static void note_earlier_end(const char *dir, int lock_fd)
+static void note_previous_end(const char *dir, int lock_fd)
 {
 	char text[LOCK_TEXT_MAX];
 	ssize_t n = pread(lock_fd, text, sizeof(text) - 1, 0);
@@ -270,7 +270,7 @@ static int take_lock(
 		return error_set_errno(err, ERROR_INTERNAL, -errno,
 			"put that directory on a file system with locks", "cannot lock %s", path);
 	if (streq(name, STATE_LOCK))
-		note_earlier_end(dir, fd);
+		note_previous_end(dir, fd);
 	int n = snprintf(text, sizeof(text), "%d\n", getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
 		log_warning_errno(
@@ -383,7 +383,7 @@ static int open_subsystems(struct manager *m, struct error *err)
 	if (r >= 0 && m->store)
 		r = core_start(m, err);
 	if (r >= 0 && m->store)
-		environments_heed_use(m->environments, machines_use_digest, m->machines);
+		environments_set_in_use(m->environments, machines_use_digest, m->machines);
 	return r;
 }
 

@@ -68,11 +68,11 @@ struct service {
 	int fds[LAUNCH_FDS_MAX]; /* owned until sent */
 	size_t n_fds;
 	unsigned n_replies;
-	bool waiting, up; /* waiting: in the list; up: the unit has started */
-	bool killed;      /* it is no longer wanted: send it nothing */
-	bool gone;        /* its process has exited */
-	bool exited;      /* on_exited has been called */
-	bool adopted;     /* of a previous daemon: not a child, nothing to reap */
+	bool waiting, up;    /* waiting: in the list; up: the unit has started */
+	bool killed;         /* it is no longer wanted: send it nothing */
+	bool process_exited; /* its process has exited */
+	bool exited;         /* on_exited has been called */
+	bool adopted;        /* of a previous daemon: not a child, nothing to reap */
 	int status;
 	struct error error;
 };
@@ -269,7 +269,7 @@ static int on_process_exit(
 	int r;
 
 	if (s->unit) {
-		s->gone = true;
+		s->process_exited = true;
 		if (s->status != INT_MIN || s->error.set)
 			finish(s);
 		else
@@ -378,7 +378,7 @@ static void on_unit_limited(
 {
 	struct service *s = userdata;
 
-	if (s->exited || s->gone)
+	if (s->exited || s->process_exited)
 		return;
 	if (err) {
 		(void)error_copy(&s->error, err);
@@ -398,7 +398,7 @@ static void on_unit_ended(_unused_ struct unit *u, int status, void *userdata)
 
 	if (status != UNIT_UNKNOWN_EXIT)
 		s->status = status;
-	if (!s->exit_source || s->gone)
+	if (!s->exit_source || s->process_exited)
 		finish(s); /* else on_process_exit follows at once */
 }
 

@@ -61,7 +61,7 @@ struct unit {
 	sd_bus_slot *call;              /* owned: the pending call of the task */
 	sd_bus_slot *facts[FACTS_MAX];  /* owned */
 	/* owned: reports a task that failed to start, in the next iteration */
-	sd_event_source *turn;
+	sd_event_source *step;
 	enum unit_task task;
 	unsigned n_facts; /* pending replies */
 	int fact_error;   /* the first error of a property */
@@ -131,7 +131,7 @@ static void finish(struct unit *u, int found)
 		u->cb->on_looked(u, found, u->userdata);
 }
 
-static int on_turn(_unused_ sd_event_source *s, void *userdata)
+static int on_step(_unused_ sd_event_source *s, void *userdata)
 {
 	struct unit *u = userdata;
 
@@ -146,7 +146,7 @@ static void fail(struct unit *u, int r)
 		(void)error_set_errno(&u->error, ERROR_VM_UNAVAILABLE, r,
 			"systemctl status dbus.service", "systemd cannot be asked about %s",
 			u->name);
-	(void)sd_event_source_set_enabled(u->turn, SD_EVENT_ONESHOT);
+	(void)sd_event_source_set_enabled(u->step, SD_EVENT_ONESHOT);
 }
 
 /* Properties */
@@ -632,9 +632,9 @@ int unit_new(struct units *us, const char *name, const struct unit_callbacks *cb
 	r = u->name ? sd_bus_path_encode("/org/freedesktop/systemd1/unit", name, &u->path)
 		    : -ENOMEM;
 	if (r >= 0)
-		r = sd_event_add_defer(us->event, &u->turn, on_turn, u);
+		r = sd_event_add_defer(us->event, &u->step, on_step, u);
 	if (r >= 0)
-		r = sd_event_source_set_enabled(u->turn, SD_EVENT_OFF);
+		r = sd_event_source_set_enabled(u->step, SD_EVENT_OFF);
 	if (r >= 0 && us->bus)
 		r = listen_to(u);
 	if (r < 0)
@@ -648,7 +648,7 @@ struct unit *unit_free(struct unit *u)
 	if (!u)
 		return NULL;
 	LIST_REMOVE(u, entry);
-	sd_event_source_disable_unref(u->turn);
+	sd_event_source_disable_unref(u->step);
 	drop_calls(u);
 	sd_bus_slot_unref(u->properties);
 	sd_bus_slot_unref(u->jobs);

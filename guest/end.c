@@ -38,7 +38,7 @@ static void enter(struct end *e, int phase, uint64_t usec)
 	loop_arm(e->loop, &e->timer, now_usec() + usec);
 }
 
-static void say_bye(struct end *e)
+static void send_bye(struct end *e)
 {
 	int r = machine_quiesce(e->machine, &e->what);
 
@@ -58,7 +58,7 @@ static void on_timer(struct timer *t)
 		(void)kill(-1, SIGKILL);
 		enter(e, END_KILL, KILL_USEC);
 		break;
-	case END_KILL: say_bye(e); break;
+	case END_KILL: send_bye(e); break;
 	default: end_reset();
 	}
 }
@@ -91,7 +91,7 @@ void end_error(struct end *e, const char *what)
 void end_reaped(struct end *e)
 {
 	if ((e->phase == END_TERM || e->phase == END_KILL) && !loop_has_children(e->loop))
-		say_bye(e);
+		send_bye(e);
 }
 
 void end_bye_sent(struct end *e)
@@ -100,7 +100,7 @@ void end_bye_sent(struct end *e)
 		enter(e, END_LEAVE, LEAVE_USEC);
 }
 
-void end_host_gone(struct end *e)
+void end_host_closed(struct end *e)
 {
 	if (e->phase == END_LEAVE)
 		end_reset();

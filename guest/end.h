@@ -24,6 +24,6 @@ void end_begin(struct end *e, enum bye_reason reason);
 void end_error(struct end *e, const char *what);
 void end_reaped(struct end *e);   /* call after processes were reaped */
 void end_bye_sent(struct end *e); /* call after BYE was sent */
-void end_host_gone(struct end *e);
+void end_host_closed(struct end *e);
 /* Resets the machine now. */
 _noreturn_ void end_reset(void);

@@ -72,8 +72,8 @@ void exec_run(struct exec *x);  /* starts it: becomes EXEC_FAILED or a process *
 void exec_fill(struct exec *x); /* continues to read after the host made room */
 void exec_kill_all(struct exec *x);
 void exec_fail(struct exec *x, int r, char *what /* owned */);
-bool exec_is_gone(struct exec *x); /* has no process and no open pipe */
-void exec_release(struct exec *x); /* frees all members, but not x */
+bool exec_is_released(struct exec *x); /* has no process and no open pipe */
+void exec_release(struct exec *x);     /* frees all members, but not x */
 
 /* exec.c: handles a change of state; frees x if it is no longer needed. Call only as the last act
  * of a callback. */

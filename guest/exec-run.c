@@ -51,7 +51,7 @@ static bool all_ended(const struct exec *x)
 
 /* True if processes of the command still run. Processes killed by the timeout may still be exiting,
  * so they do not count. Without a cgroup only a process with an open pipe is detected. */
-static bool has_left(struct exec *x)
+static bool has_processes(struct exec *x)
 {
 	if (x->exit.timed_out)
 		return false;
@@ -67,7 +67,7 @@ static void finish(struct exec *x)
 		x->exit.produced[STREAM_STDOUT + i] = x->out[i].produced;
 	}
 	x->exit.produced[STREAM_STDIN] = x->in.accepted;
-	if (has_left(x))
+	if (has_processes(x))
 		x->exit.ended.flags |= ENDED_LEFT;
 	x->state = EXEC_EXITED;
 }
@@ -419,7 +419,7 @@ void exec_run(struct exec *x)
 	run_in(x, login);
 }
 
-bool exec_is_gone(struct exec *x)
+bool exec_is_released(struct exec *x)
 {
 	if (x->child.pid > 0 || !all_ended(x))
 		return false;

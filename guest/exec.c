@@ -87,7 +87,7 @@ void exec_changed(struct exec *x)
 {
 	if (x->state == EXEC_FAILED && !x->started_due && !x->forgotten)
 		forget(x);
-	if (x->forgotten && x->state != EXEC_LOGIN && exec_is_gone(x))
+	if (x->forgotten && x->state != EXEC_LOGIN && exec_is_released(x))
 		exec_free(x);
 }
 
@@ -398,7 +398,7 @@ bool execs_send_data(struct execs *xs, struct buf *out)
 	return false;
 }
 
-bool execs_turn(struct execs *xs)
+bool execs_step(struct execs *xs)
 {
 	struct exec *x, *next;
 	bool more = false;

@@ -50,4 +50,4 @@ bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out);
 bool execs_send_data(struct execs *xs, struct buf *out);
 /* Does bounded background work (discards output after the end of a command); true if there is
  * more. */
-bool execs_turn(struct execs *xs);
+bool execs_step(struct execs *xs);

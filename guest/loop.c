@@ -15,7 +15,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
-enum { EVENTS_PER_TURN = 64 };
+enum { EVENTS_PER_RUN = 64 };
 
 TAILQ_HEAD(timer_list, timer);
 TAILQ_HEAD(child_list, child);
@@ -26,10 +26,10 @@ struct loop {
 	struct source signals;
 	struct timer_list timers;   /* borrowed from their owners, earliest first */
 	struct child_list children; /* borrowed from their owners */
-	struct epoll_event events[EVENTS_PER_TURN];
+	struct epoll_event events[EVENTS_PER_RUN];
 	int n_events; /* of this iteration */
-	loop_turn_fn on_turn;
-	void *turn_userdata; /* borrowed */
+	loop_step_fn on_step;
+	void *step_userdata; /* borrowed */
 	loop_signal_fn on_signal;
 	void *signal_userdata; /* borrowed */
 	void (*on_reaped)(void *userdata);
@@ -62,10 +62,10 @@ struct loop *loop_free(struct loop *l)
 	return NULL;
 }
 
-void loop_set_turn(struct loop *l, loop_turn_fn fn, void *userdata)
+void loop_set_step(struct loop *l, loop_step_fn fn, void *userdata)
 {
-	l->on_turn = fn;
-	l->turn_userdata = userdata;
+	l->on_step = fn;
+	l->step_userdata = userdata;
 }
 
 void loop_set_reaped(struct loop *l, void (*fn)(void *userdata), void *userdata)
@@ -241,7 +241,7 @@ static void run_timers(struct loop *l)
 int loop_run(struct loop *l)
 {
 	while (!l->stopped) {
-		int n = epoll_wait(l->epoll_fd, l->events, EVENTS_PER_TURN, wait_msec(l));
+		int n = epoll_wait(l->epoll_fd, l->events, EVENTS_PER_RUN, wait_msec(l));
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		l->again = false;
@@ -253,7 +253,7 @@ int loop_run(struct loop *l)
 		}
 		l->n_events = 0;
 		run_timers(l);
-		if (l->on_turn && l->on_turn(l->turn_userdata))
+		if (l->on_step && l->on_step(l->step_userdata))
 			l->again = true;
 	}
 	return 0;

@@ -38,7 +38,7 @@ struct child {
 };
 
 /* Called in each iteration after all events; returns true to run the next one without waiting. */
-typedef bool (*loop_turn_fn)(void *userdata);
+typedef bool (*loop_step_fn)(void *userdata);
 /* Called for a signal other than SIGCHLD. */
 typedef void (*loop_signal_fn)(int signo, void *userdata);
 
@@ -47,7 +47,7 @@ struct loop *loop_free(struct loop *l);
 DEFINE_CLEANUP(struct loop *, loop_free)
 #define _cleanup_loop_ _cleanup_(loop_freep)
 
-void loop_set_turn(struct loop *l, loop_turn_fn fn, void *userdata);
+void loop_set_step(struct loop *l, loop_step_fn fn, void *userdata);
 /* Sets a function that is called after processes were reaped. */
 void loop_set_reaped(struct loop *l, void (*fn)(void *userdata), void *userdata);
 /* Blocks the signals that end or reboot a machine and delivers them here. */

@@ -41,7 +41,7 @@ struct agent {
 static const char *arg_workspace = "/workspace";
 static int arg_serve_fd = -1;
 
-static void say(const char *what, int r)
+static void report(const char *what, int r)
 {
 	(void)dprintf(
 		STDERR_FILENO, "pyro-agent: %s: %s\n", what ? what : "out of memory", strerror(-r));
@@ -61,7 +61,7 @@ static int guest_setup(
 	}
 	r = machine_setup(&a->machine, m, ret_what);
 	if (r < 0)
-		say(*ret_what, r);
+		report(*ret_what, r);
 	*ret_cgroup_fd = a->machine.cgroup_fd;
 	return r;
 }
@@ -74,7 +74,7 @@ static void guest_finish(void *userdata)
 	machine_finish(&a->machine);
 	r = devices_watch(&a->machine.devices, a->loop);
 	if (r < 0)
-		say("watch devices", r);
+		report("watch devices", r);
 }
 
 static void guest_shutdown(void *userdata)
@@ -95,7 +95,7 @@ static void guest_hangup(int r _unused_, void *userdata)
 {
 	struct agent *a = userdata;
 
-	end_host_gone(&a->end);
+	end_host_closed(&a->end);
 }
 
 static const struct serve_hooks guest_hooks = {
@@ -150,12 +150,12 @@ static int boot(struct agent *a)
 
 	r = init_system(&what);
 	if (r < 0) {
-		say(what, r);
+		report(what, r);
 		return r;
 	}
 	environment = init_environment(&a->machine.disks, &what);
 	if (environment < 0) {
-		say(what, environment);
+		report(what, environment);
 		broken = str_printf("%s: %s", what ? what : "boot", strerror(-environment));
 		free(TAKE_PTR(what));
 	}
@@ -165,7 +165,7 @@ static int boot(struct agent *a)
 	if (r >= 0)
 		r = start_serving(a, port, &guest_hooks);
 	if (r < 0) {
-		say(what, r);
+		report(what, r);
 		return r;
 	}
 	TAKE_FD(port);
@@ -186,7 +186,7 @@ static _noreturn_ void run_guest(void)
 		r = boot(&a);
 	if (r >= 0)
 		r = loop_run(a.loop);
-	say("the agent cannot go on", r);
+	report("the agent cannot go on", r);
 	end_reset();
 }
 
@@ -265,7 +265,7 @@ static int run_plain(void)
 	if (r >= 0)
 		r = a.result;
 	if (r < 0)
-		say("serve", r);
+		report("serve", r);
 	if (a.serve)
 		serve_kill_commands(a.serve);
 	serve_free(a.serve);

@@ -321,7 +321,7 @@ static bool write_port(struct serve *s)
 	return s->writable && (i == WRITE_ROUNDS || buf_len(&s->control) > 0);
 }
 
-static bool turn(void *userdata)
+static bool on_step(void *userdata)
 {
 	struct serve *s = userdata;
 	bool more = false;
@@ -329,7 +329,7 @@ static bool turn(void *userdata)
 	if (s->readable)
 		read_port(s);
 	if (s->execs)
-		more = execs_turn(s->execs);
+		more = execs_step(s->execs);
 	more |= write_port(s);
 	finish_setup(s); /* the answer to SETUP was written first */
 	return more || (s->readable && buf_len(&s->control) < CONTROL_STOP);
@@ -371,7 +371,7 @@ int serve_new(const struct serve_params *p, struct serve **ret)
 		serve_free(s);
 		return r;
 	}
-	loop_set_turn(p->loop, turn, s);
+	loop_set_step(p->loop, on_step, s);
 	*ret = s;
 	return 0;
 }
@@ -380,7 +380,7 @@ struct serve *serve_free(struct serve *s)
 {
 	if (!s)
 		return NULL;
-	loop_set_turn(s->p.loop, NULL, NULL);
+	loop_set_step(s->p.loop, NULL, NULL);
 	loop_unwatch(s->p.loop, &s->port);
 	execs_free(s->execs);
 	decoder_done(&s->in);

@@ -139,7 +139,7 @@ struct sweep {
 	uint64_t until_usec; /* ends then or when ROOM_BYTES are free; 0: when all is deleted */
 };
 
-static bool is_over(const struct sweep *s)
+static bool is_finished(const struct sweep *s)
 {
 	struct statvfs st;
 
@@ -186,11 +186,11 @@ static bool each_entry(
 		struct dirent *e;
 		again = false;
 		rewinddir(dir);
-		while (!is_over(s) && (e = readdir(dir)))
+		while (!is_finished(s) && (e = readdir(dir)))
 			if (!streq(e->d_name, ".") && !streq(e->d_name, "..") &&
 				fn(fd, e->d_name, s))
 				again = any = true;
-		again = again && !is_over(s);
+		again = again && !is_finished(s);
 	}
 	if (dir)
 		(void)closedir(dir);

@@ -77,7 +77,7 @@ uint32_t exec_channel(const struct exec *x)
 	return x->channel;
 }
 
-bool exec_is_over(const struct exec *x)
+bool exec_has_ended(const struct exec *x)
 {
 	return x->state == EXEC_OVER;
 }
@@ -260,7 +260,7 @@ static int send_start(struct exec *x)
 		x->sent_usec = now_usec();
 	r = link_send(x->link, start, FRAME_START, x->channel, &x->start);
 	if (r >= 0)
-		link_kick(x->link);
+		link_schedule(x->link);
 	return r;
 }
 
@@ -284,7 +284,7 @@ static void sent(struct exec *x, int r)
 	if (r < 0)
 		link_fault(x->link);
 	else
-		link_kick(x->link);
+		link_schedule(x->link);
 }
 
 void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limit)
@@ -323,7 +323,7 @@ int exec_stdin(struct exec *x, const void *p, size_t n)
 	if (r >= 0)
 		x->in_next += n - again;
 	if (r >= 0 && link_usable(x))
-		link_kick(x->link);
+		link_schedule(x->link);
 	return r;
 }
 
@@ -331,7 +331,7 @@ void exec_stdin_end(struct exec *x)
 {
 	x->in_ended = true;
 	if (link_usable(x))
-		link_kick(x->link);
+		link_schedule(x->link);
 }
 
 /* Appends as many bytes as the guest's limit and one frame allow; END after the last byte. */
@@ -388,7 +388,7 @@ static void started(struct exec *x)
 		no_deadline(x);
 	x->cb.on_started(x, x->userdata);
 	if (link_usable(x))
-		link_kick(x->link);
+		link_schedule(x->link);
 }
 
 static bool is_output(uint8_t stream)
@@ -401,12 +401,12 @@ static int send_exit_ack(struct exec *x)
 	int r = frame_put(link_control(x->link), FRAME_EXIT_ACK, x->channel, NULL, 0);
 
 	if (r >= 0)
-		link_kick(x->link);
+		link_schedule(x->link);
 	return r;
 }
 
 /* Ends the exec when EXIT has come and no byte is missing. */
-static int check_over(struct exec *x)
+static int check_ended(struct exec *x)
 {
 	int r;
 
@@ -448,7 +448,7 @@ static int take_data(struct exec *x, const struct frame *f)
 		return -EBADMSG;
 	o->received = d.offset + d.n;
 	r = x->cb.on_output(x, d.stream, d.bytes + skip, d.n - skip, x->userdata);
-	return r < 0 ? r : check_over(x);
+	return r < 0 ? r : check_ended(x);
 }
 
 static int take_ack(struct exec *x, const struct frame *f)
@@ -468,7 +468,7 @@ static int take_ack(struct exec *x, const struct frame *f)
 		ack_stdin(x);
 	}
 	if (link_usable(x))
-		link_kick(x->link);
+		link_schedule(x->link);
 	return 0;
 }
 
@@ -529,7 +529,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 	if (r < 0)
 		return r;
 	if (x->state == EXEC_EXITED) /* repeated after a RESUME */
-		return check_over(x);
+		return check_ended(x);
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
 		if (e.produced[i] < x->out[i].received)
 			return -EBADMSG;
@@ -537,7 +537,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 	x->exit = e;
 	x->exit.timed_out = e.timed_out && may_have_timed_out(x);
 	x->state = EXEC_EXITED;
-	return check_over(x);
+	return check_ended(x);
 }
 
 /* Used only for the text that the caller gets; no decision depends on it. */
@@ -569,7 +569,7 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 }
 
 /* Fails a command that the agent does not hold any more. */
-static int gone(struct exec *x)
+static int report_lost(struct exec *x)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
@@ -592,7 +592,7 @@ static int send_resume(struct exec *x)
 	}
 	r = link_send(x->link, resume, FRAME_RESUME, x->channel, &m);
 	if (r >= 0)
-		link_kick(x->link);
+		link_schedule(x->link);
 	return r;
 }
 
@@ -644,7 +644,7 @@ int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
 		if (streq(w->held[i].exec_id, exec_id(x)))
 			h = &w->held[i];
 	if (!h && x->state != EXEC_SENT)
-		return gone(x);
+		return report_lost(x);
 	if (h)
 		r = x->adopted ? note_held(x, h) : resume(x, h);
 	else

@@ -54,7 +54,7 @@ DEFINE_CLEANUP(struct exec *, exec_free)
 
 const char *exec_id(const struct exec *x);
 uint32_t exec_channel(const struct exec *x);
-bool exec_is_over(const struct exec *x);
+bool exec_has_ended(const struct exec *x);
 
 /* Sends START over the link (borrowed until the exec is over or freed). */
 int exec_start(struct exec *x, struct link *link, uint32_t channel);

@@ -201,9 +201,9 @@ static void write_now(struct link *l)
 	(void)sd_event_source_set_io_events(l->io, r == -EAGAIN ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
-void link_kick(struct link *l)
+void link_schedule(struct link *l)
 {
-	/* Only schedules the write: the connection must not change inside a caller of link_kick. */
+	/* Only schedules the write: the connection must not change inside a caller of link_schedule. */
 	if (l->fd >= 0)
 		(void)sd_event_source_set_io_events(l->io, EPOLLIN | EPOLLOUT);
 }

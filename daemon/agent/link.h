@@ -52,13 +52,13 @@ bool link_is_up(const struct link *l);
 /* The protocol version from WELCOME; 0 while the link is not up. */
 uint16_t link_version(const struct link *l);
 
-/* The queue of control frames: append with link_send or frame_put, then call link_kick. The queue
- * is dropped when the connection is lost; on_welcome sends its content again. */
+/* The queue of control frames: append with link_send or frame_put, then call link_schedule. The
+ * queue is dropped when the connection is lost; on_welcome sends its content again. */
 struct buf *link_control(struct link *l);
 #define link_send(l, name, frame_type, channel, msg) \
 	msg_send(link_control(l), link_version(l), name, frame_type, channel, msg)
 /* Schedules a write: of control frames, or of bulk data from fill. */
-void link_kick(struct link *l);
+void link_schedule(struct link *l);
 /* The guest is paused (still) or resumed. No deadline ends the link while it is paused. */
 void link_hold(struct link *l, bool still);
 /* Takes over a non-blocking stream socket: the one that dial promised, or one that the guest

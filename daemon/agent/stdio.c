@@ -72,7 +72,7 @@ static uint64_t output_end(const struct output *o)
 	return o->framed + buf_len(&o->pending);
 }
 
-static void tell_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit)
+static void notify_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit)
 {
 	struct output *o = output_of(s, stream);
 
@@ -86,10 +86,10 @@ static void tell_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t 
 /* Acknowledges output in the caller's place, up to the given offset. */
 static void self_ack(struct stdio *s, uint8_t stream, uint64_t upto)
 {
-	tell_limit(s, stream, upto, upto + STREAM_WINDOW);
+	notify_limit(s, stream, upto, upto + STREAM_WINDOW);
 }
 
-static void input_over(struct stdio *s)
+static void input_ended(struct stdio *s)
 {
 	if (s->in_ended)
 		return;
@@ -113,7 +113,7 @@ static int on_lost(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 	s->discards = true;
 	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
 		self_ack(s, i, output_of(s, i)->framed);
-	input_over(s);
+	input_ended(s);
 	return 0;
 }
 
@@ -200,7 +200,7 @@ static void write_now(struct stdio *s)
 	check_drained(s);
 }
 
-static void kick(struct stdio *s)
+static void schedule(struct stdio *s)
 {
 	uint32_t in = s->half_closed ? 0 : EPOLLIN;
 
@@ -221,7 +221,7 @@ int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n)
 	}
 	r = buf_append(&o->pending, p, n);
 	if (r >= 0)
-		kick(s);
+		schedule(s);
 	return r;
 }
 
@@ -236,7 +236,7 @@ void stdio_ack_stdin(struct stdio *s, uint64_t upto)
 		return;
 	if (frame_put_ack(&s->out, 0, STREAM_STDIN, upto, upto + STREAM_WINDOW) >= 0)
 		s->in_limit = upto + STREAM_WINDOW;
-	kick(s);
+	schedule(s);
 }
 
 void stdio_hold(struct stdio *s)
@@ -248,7 +248,7 @@ void stdio_hold(struct stdio *s)
 void stdio_finish(struct stdio *s)
 {
 	s->finish = true;
-	kick(s);
+	schedule(s);
 	check_drained(s);
 }
 
@@ -278,7 +278,7 @@ static int take_ack(struct stdio *s, const struct frame *f)
 		return -EBADMSG;
 	if (upto > output_of(s, stream)->framed || limit < upto || limit - upto > STREAM_WINDOW)
 		return -EBADMSG;
-	tell_limit(s, stream, upto, limit);
+	notify_limit(s, stream, upto, limit);
 	return 0;
 }
 
@@ -292,7 +292,7 @@ static int take_end(struct stdio *s, const struct frame *f)
 		return r;
 	if (stream != STREAM_STDIN || offset != s->in_received)
 		return -EBADMSG;
-	input_over(s);
+	input_ended(s);
 	return 0;
 }
 
@@ -354,7 +354,7 @@ static int read_some(struct stdio *s)
 	}
 	if (n == 0) {
 		s->half_closed = true;
-		input_over(s);
+		input_ended(s);
 		return 0;
 	}
 	decoder_fed(&s->in, (size_t)n);

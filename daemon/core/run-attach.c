@@ -107,7 +107,7 @@ int run_adopt(struct machine *mc, const struct exec_row *row)
 	return 0;
 }
 
-static int gone(struct run *r, const char *cause, struct error *err)
+static int not_attached(struct run *r, const char *cause, struct error *err)
 {
 	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause, "pyro vm list shows what there is",
 		"command %s may have been carried out, but its output cannot be had any more",
@@ -121,7 +121,7 @@ static int attach_now(struct run *r, struct attach *a, struct error *err)
 	int k = exec_has(r->exec, a->have);
 
 	if (k < 0)
-		return gone(r, "its guest does not hold what comes next", err);
+		return not_attached(r, "its guest does not hold what comes next", err);
 	k = stdio_new_at(r->m->event, r->m->receivers, a->fd, r->with_stdin,
 		exec_stdin_accepted(r->exec), a->have, &run_stdio_events, r, &s, err);
 
@@ -158,9 +158,9 @@ static int check_free(struct run *r, struct error *err)
 		return error_set(err, ERROR_WRONG_STATE, "its output goes to one caller at a time",
 			"wait until that one is gone", "command %s has a caller", exec_id(r->exec));
 	if (!r->live)
-		return gone(r, "it was kept for the reply to its first caller", err);
-	if (r->phase != RUN_EXECUTING || exec_is_over(r->exec))
-		return gone(r, "it has ended and its machine is being deleted", err);
+		return not_attached(r, "it was kept for the reply to its first caller", err);
+	if (r->phase != RUN_EXECUTING || exec_has_ended(r->exec))
+		return not_attached(r, "it has ended and its machine is being deleted", err);
 	return 0;
 }
 

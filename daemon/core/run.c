@@ -97,7 +97,7 @@ static void check_done(struct run *r)
 	(void)sd_event_source_set_enabled(r->later, SD_EVENT_ONESHOT);
 }
 
-static void machine_is_gone(struct run *r)
+static void machine_is_deleted(struct run *r)
 {
 	r->machine = NULL;
 	r->phase = RUN_DRAINING;
@@ -109,7 +109,7 @@ static void on_deleted(const struct error *err, void *userdata)
 	struct run *r = userdata;
 
 	r->deleted = !err;
-	machine_is_gone(r);
+	machine_is_deleted(r);
 }
 
 static void delete_machine(struct run *r)
@@ -122,7 +122,7 @@ static void delete_machine(struct run *r)
 	k = machine_delete(r->machine, "it goes with its only command", on_deleted, r);
 	if (k < 0) {
 		error_no_memory(&r->err, "cannot delete machine %s", r->vm_id);
-		machine_is_gone(r);
+		machine_is_deleted(r);
 	}
 }
 
@@ -132,7 +132,7 @@ static void give_up(struct run *r)
 	switch (r->phase) {
 	case RUN_PULLING:
 		r->pull = pull_wait_free(r->pull);
-		machine_is_gone(r);
+		machine_is_deleted(r);
 		break;
 	case RUN_STARTING:
 		if (r->entering) {
@@ -251,7 +251,7 @@ static void on_exec_exit(struct exec *x, const struct msg_exit *e, void *userdat
 
 static void on_forgotten(_unused_ int k, _unused_ const struct error *err, void *userdata)
 {
-	machine_is_gone(userdata); /* the next daemon forgets a row that stays */
+	machine_is_deleted(userdata); /* the next daemon forgets a row that stays */
 }
 
 /* Releases a machine that is deleted, or that its owner keeps; then only the command's row goes. */
@@ -262,7 +262,7 @@ static void leave_machine(struct run *r, const struct error *err)
 	r->machine = NULL;
 	r->phase = RUN_DELETING;
 	if (!r->entered || store_exec_forget(r->m->store, exec_id(r->exec), on_forgotten, r) < 0)
-		machine_is_gone(r);
+		machine_is_deleted(r);
 }
 
 /* A machine that its owner keeps survives an adopted command that may never have started. */
@@ -623,7 +623,7 @@ static int takes_no_command(const struct machine *mc, struct error *err)
 
 static int enter(struct run *r, struct machine *mc, struct error *err)
 {
-	bool adopting = machine_may_answer(mc);
+	bool adopting = machine_is_unadopted(mc);
 	int k;
 
 	if (machine_busy(mc) || (machine_state(mc) == MACHINE_UNKNOWN && !adopting))
@@ -685,7 +685,7 @@ void run_cancel(struct run *r)
 	run_fail(r, &err);
 }
 
-static int on_grace_over(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+static int on_grace_end(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
 	give_up(userdata);
 	return 0;
@@ -697,7 +697,7 @@ void run_begin_grace(struct run *r)
 
 	r->grace = sd_event_source_disable_unref(r->grace);
 	k = sd_event_add_time_relative(r->m->event, &r->grace, CLOCK_MONOTONIC,
-		deadline_usec(DEADLINE_GRACE), 0, on_grace_over, r);
+		deadline_usec(DEADLINE_GRACE), 0, on_grace_end, r);
 	/* -ESTALE: the loop has ended; the next daemon gives the caller the grace time. */
 	if (k < 0 && k != -ESTALE)
 		give_up(r);

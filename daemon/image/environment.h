@@ -101,7 +101,7 @@ typedef bool (*digest_in_use_fn)(const char *digest, void *userdata);
  * From now on, superseded images that no machine uses are removed: after the pull that has replaced
  * them, or by environments_release.
  */
-void environments_heed_use(struct environments *envs, digest_in_use_fn in_use, void *userdata);
+void environments_set_in_use(struct environments *envs, digest_in_use_fn in_use, void *userdata);
 /* Called after the deletion of a machine that named the digest; in_use no longer reports it. */
 void environments_release(struct environments *envs, const char *digest);
 

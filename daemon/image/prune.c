@@ -274,7 +274,7 @@ int environments_prune(struct environments *envs, bool all, bool dry_run, prune_
 	return 0;
 }
 
-void environments_heed_use(struct environments *envs, digest_in_use_fn in_use, void *userdata)
+void environments_set_in_use(struct environments *envs, digest_in_use_fn in_use, void *userdata)
 {
 	envs->in_use = in_use;
 	envs->in_use_userdata = userdata;

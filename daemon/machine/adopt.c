@@ -59,7 +59,7 @@ static int forget_strays(struct machine *mc, const struct msg_welcome *w)
 	return r;
 }
 
-void machine_taken_over(struct machine *mc)
+void machine_adopt_done(struct machine *mc)
 {
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: adopted, its VMM is pid %d", mc->row.id,
 		(int)mc->row.vmm_pid);
@@ -80,11 +80,11 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 		machine_fail(mc, MACHINE_FAILED, &err);
 		return 0;
 	}
-	machine_taken_over(mc);
+	machine_adopt_done(mc);
 	return forget_strays(mc, w);
 }
 
-void machine_not_adopted(struct machine *mc, const struct error *err)
+void machine_adopt_failed(struct machine *mc, const struct error *err)
 {
 	/* An unadopted machine is killed only if a client of this daemon asked for the stop. */
 	const bool stop = mc->guest.stop_asked;
@@ -94,14 +94,14 @@ void machine_not_adopted(struct machine *mc, const struct error *err)
 	machine_set_last_error(mc, err->message);
 	machine_save(mc);
 	machine_fail_execs(mc, err);
-	machine_tell(mc, WAIT_STARTED, err);
+	machine_notify(mc, WAIT_STARTED, err);
 	if (!stop)
-		machine_tell(mc, WAIT_BOOT, err);
+		machine_notify(mc, WAIT_BOOT, err);
 	if (machine_is_settled(mc))
 		machine_want(mc, stop ? LEVEL_STOPPED : LEVEL_UP);
 }
 
-int machine_ask_again(struct machine *mc)
+int machine_readopt(struct machine *mc)
 {
 	int r;
 

@@ -23,7 +23,7 @@ static size_t steps_of(const struct machine *mc, enum machine_level level)
 
 enum machine_level machine_rest_level(const struct machine *mc)
 {
-	return mc->owner->remains == REMAINS_NOTHING || mc->starter.cb.on_started ? LEVEL_GONE
+	return mc->owner->remains == REMAINS_NOTHING || mc->starter.cb.on_started ? LEVEL_DELETED
 										  : LEVEL_STOPPED;
 }
 
@@ -67,7 +67,7 @@ void machine_fall(struct machine *mc, enum machine_level to, enum machine_state 
 		mc->resting = resting;
 		(void)error_copy(&mc->failure, why);
 	}
-	steps_turn(&mc->steps, steps_of(mc, mc->desired));
+	steps_go_down(&mc->steps, steps_of(mc, mc->desired));
 }
 
 void machine_come_to_rest(struct machine *mc, enum machine_state resting, const struct error *why)
@@ -106,20 +106,20 @@ void machine_fail(struct machine *mc, enum machine_state state, const struct err
 
 /* What the steps report */
 
-static void tell_started(struct machine *mc, const struct error *err)
+static void report_started(struct machine *mc, const struct error *err)
 {
 	struct machine_callbacks cb = mc->starter.cb;
 
 	mc->starter.cb.on_started = NULL;
 	if (cb.on_started)
 		cb.on_started(mc, err, mc->starter.userdata);
-	machine_tell(mc, WAIT_STARTED, err);
+	machine_notify(mc, WAIT_STARTED, err);
 }
 
 static void on_up(struct machine *mc)
 {
 	machine_boot_free(mc);
-	tell_started(mc, NULL);
+	report_started(mc, NULL);
 	if (machine_is_settled(mc) && LIST_EMPTY(&mc->guest.execs))
 		machine_expect_command(mc);
 	mc->owner->on_state(mc, false);
@@ -132,7 +132,7 @@ static void on_failed(struct machine *mc, const char *step, int r, struct error 
 	machine_fall(mc, machine_rest_level(mc), mc->resting, err);
 }
 
-static void on_turn(struct machine *mc)
+static void on_going_down(struct machine *mc)
 {
 	mc->guest.stop_asked = false;
 	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
@@ -164,7 +164,7 @@ static int before_undo(struct machine *mc)
 {
 	int r;
 
-	if (mc->desired > LEVEL_GONE || mc->state == MACHINE_DELETING)
+	if (mc->desired > LEVEL_DELETED || mc->state == MACHINE_DELETING)
 		return 0;
 	machine_set_state(mc, MACHINE_DELETING);
 	/* The next daemon removes a machine that leaves nothing, whatever its row says. */
@@ -182,7 +182,7 @@ static void on_undone(struct machine *mc)
 }
 
 /* Nothing is left of it. */
-static void gone(struct machine *mc)
+static void deleted(struct machine *mc)
 {
 	_cleanup_(machine_freep) struct machine *last = mc;
 	struct machines *ms = mc->machines;
@@ -192,10 +192,10 @@ static void gone(struct machine *mc)
 	last->entry.le_prev = NULL;
 	if (last->row.env_digest)
 		environments_release(ms->m->environments, last->row.env_digest);
-	tell_started(last, &last->failure);
-	machine_tell(last, WAIT_BOOT, &last->failure);
-	machine_tell(last, WAIT_STOPPED, &last->failure);
-	machine_tell(last, WAIT_GONE, NULL);
+	report_started(last, &last->failure);
+	machine_notify(last, WAIT_BOOT, &last->failure);
+	machine_notify(last, WAIT_STOPPED, &last->failure);
+	machine_notify(last, WAIT_DELETED, NULL);
 	last->owner->on_state(last, true);
 }
 
@@ -206,8 +206,8 @@ static void rest(struct machine *mc)
 
 	crash_point();
 	error_move(&why, &mc->failure);
-	tell_started(mc, &why);
-	machine_tell(mc, WAIT_STOPPED, NULL);
+	report_started(mc, &why);
+	machine_notify(mc, WAIT_STOPPED, NULL);
 	if (machine_is_settled(mc) && machine_boot_is_wanted(mc))
 		machine_want(mc, LEVEL_UP);
 	mc->owner->on_state(mc, false);
@@ -215,8 +215,8 @@ static void rest(struct machine *mc)
 
 static void on_down(struct machine *mc)
 {
-	if (mc->desired == LEVEL_GONE)
-		gone(mc);
+	if (mc->desired == LEVEL_DELETED)
+		deleted(mc);
 	else
 		rest(mc);
 }
@@ -230,7 +230,7 @@ static void on_stuck(struct machine *mc, const char *step, int r, const struct e
 
 	error_set(&err, ERROR_INTERNAL, cause, why && why->fix ? why->fix : fix,
 		"machine %s cannot be %s", mc->row.id,
-		mc->desired > LEVEL_GONE ? "stopped" : "removed");
+		mc->desired > LEVEL_DELETED ? "stopped" : "removed");
 	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: step \"%s\" cannot be undone: %s", mc->row.id,
 		step, cause);
 	machine_set_last_error(mc, cause);
@@ -238,10 +238,10 @@ static void on_stuck(struct machine *mc, const char *step, int r, const struct e
 	machine_set_state(mc, MACHINE_UNKNOWN);
 	machine_save(mc);
 	error_clear(&mc->failure);
-	tell_started(mc, &err);
-	machine_tell(mc, WAIT_BOOT, &err);
-	machine_tell(mc, WAIT_STOPPED, &err);
-	machine_tell(mc, WAIT_GONE, &err);
+	report_started(mc, &err);
+	machine_notify(mc, WAIT_BOOT, &err);
+	machine_notify(mc, WAIT_STOPPED, &err);
+	machine_notify(mc, WAIT_DELETED, &err);
 }
 
 int machine_add_engine(struct machine *mc)
@@ -249,7 +249,7 @@ int machine_add_engine(struct machine *mc)
 	static const struct steps_callbacks cb = {
 		.on_up = on_up,
 		.on_failed = on_failed,
-		.on_turn = on_turn,
+		.on_going_down = on_going_down,
 		.before_undo = before_undo,
 		.on_undone = on_undone,
 		.on_down = on_down,

@@ -97,7 +97,7 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 		return;
 	}
 	if (!machine_goes_up(mc) && mc->state == MACHINE_STOPPING) {
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 		return;
 	}
 	if (machine_goes_up(mc) && e->guest_ended && !mc->guest.boot_known &&

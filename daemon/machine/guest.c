@@ -53,7 +53,7 @@ void machine_expect_command(struct machine *mc)
 		agent_knows(link_version(mc->guest.link), FRAME_LOGIN) &&
 		frame_put(link_control(mc->guest.link), FRAME_LOGIN, AGENT_CHANNEL_NONE, NULL, 0) >=
 			0)
-		link_kick(mc->guest.link);
+		link_schedule(mc->guest.link);
 }
 
 void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel)

@@ -224,12 +224,12 @@ void machine_skip_reading(struct machine *mc)
 	machine_continue(mc, NULL);
 }
 
-static void on_heard(_unused_ const struct error *err, _unused_ void *userdata)
+static void on_checked(_unused_ const struct error *err, _unused_ void *userdata)
 {
 	/* integrity.c logs and records what it finds. */
 }
 
-void machine_heed_console(struct machine *mc)
+void machine_check_console(struct machine *mc)
 {
 	struct manager *m = mc->machines->m;
 	_cleanup_free_ char *tail = NULL;
@@ -240,5 +240,5 @@ void machine_heed_console(struct machine *mc)
 		return;
 	/* Not if checked a short while ago: a guest can print this at will. */
 	(void)environments_check_image(
-		m->environments, mc->row.env_digest, false, on_heard, NULL, NULL);
+		m->environments, mc->row.env_digest, false, on_checked, NULL, NULL);
 }

@@ -28,14 +28,14 @@ enum machine_wait {
 	WAIT_BOOT, /* for a resting state, then a boot: becomes WAIT_STARTED */
 	WAIT_STARTED,
 	WAIT_STOPPED,
-	WAIT_GONE,
+	WAIT_DELETED,
 };
 
 struct machine_waiter;
 
 /* The desired level. It falls at any time, and rises only in a resting state. */
 enum machine_level {
-	LEVEL_GONE,
+	LEVEL_DELETED,
 	LEVEL_STOPPED, /* disk and row exist */
 	LEVEL_UP,
 };
@@ -106,7 +106,7 @@ struct machine {
 		void *userdata;
 	} starter;
 	TAILQ_HEAD(, machine_waiter) waiters; /* owned */
-	bool this_life;                       /* made by this daemon, not a previous one */
+	bool is_new;                          /* made by this daemon, not a previous one */
 	struct {
 		char *state_dir, *run_dir, *disk; /* owned */
 	} paths;
@@ -188,7 +188,7 @@ char *machine_again_fix(const struct machine *mc);
 int machine_wait(struct machine *mc, enum machine_wait what, uint64_t late_usec,
 	machine_done_fn done, void *userdata);
 /* Notifies the waiters for `what`; err NULL: it has happened. */
-void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err);
+void machine_notify(struct machine *mc, enum machine_wait what, const struct error *err);
 /* Makes WAIT_BOOT waiters WAIT_STARTED ones. Returns whether there are any. */
 bool machine_boot_is_wanted(struct machine *mc);
 /* Ends all waits at the daemon's end. */
@@ -240,7 +240,7 @@ void machine_fall(struct machine *mc, enum machine_level to, enum machine_state 
 	const struct error *why);
 /* Does the same down to machine_rest_level, unless it is going down already. */
 void machine_come_to_rest(struct machine *mc, enum machine_state resting, const struct error *why);
-/* The rollback target: LEVEL_GONE if its owner keeps nothing or its start is not reported yet. */
+/* The rollback target: LEVEL_DELETED if its owner keeps nothing or its start is not reported. */
 enum machine_level machine_rest_level(const struct machine *mc);
 /* Reports the event that a step waits for; err: it failed. */
 void machine_continue(struct machine *mc, const struct error *err);
@@ -252,7 +252,7 @@ void machine_shut_down(struct machine *mc);
 /* Asks the guest again after the stream was cut. */
 int machine_shut_down_again(struct machine *mc);
 /* Completes the stop: the guest has ended, or is ended now. */
-void machine_shut_down_over(struct machine *mc);
+void machine_shut_down_done(struct machine *mc);
 
 /* images.c: the machine's environment and kernel. */
 int machine_pin_images(struct machine *mc, struct error *err);
@@ -262,14 +262,14 @@ int machine_close_images(struct machine *mc);
 /* Cancels the checks after a failed boot, so that a deletion does not wait for them. */
 void machine_skip_reading(struct machine *mc);
 /* Checks the image if the console of the exited VMM reported a damaged file system. */
-void machine_heed_console(struct machine *mc);
+void machine_check_console(struct machine *mc);
 
 /* survivor.c: the VMM of a previous daemon. */
 enum machine_vmm {
-	VMM_GONE,   /* nothing of it runs */
-	VMM_LIVES,  /* it surely is ours, and process.pidfd refers to it */
-	VMM_HALF,   /* its unit runs, but is not in the row: it can only be ended */
-	VMM_UNSURE, /* not certain: it is never killed */
+	VMM_NONE,      /* nothing of it runs */
+	VMM_RUNS,      /* it surely is ours, and process.pidfd refers to it */
+	VMM_PARTIAL,   /* its unit runs, but is not in the row: it can only be ended */
+	VMM_UNCERTAIN, /* not certain: it is never killed */
 };
 enum machine_vmm machine_find_vmm(struct machine *mc);
 /* Ends it if it surely is ours. Returns 0: none runs; 1: being ended, machine_continue follows;
@@ -290,11 +290,11 @@ int machine_link_open(struct machine *mc, uint64_t first_usec);
 int machine_adopt(struct machine *mc, struct error *err);
 /* The agent has answered; the adoption is complete; the agent does not answer. */
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
-void machine_taken_over(struct machine *mc);
-void machine_not_adopted(struct machine *mc, const struct error *err);
+void machine_adopt_done(struct machine *mc);
+void machine_adopt_failed(struct machine *mc, const struct error *err);
 /* Starts the adoption of an unadopted machine again, unless it is under way. WAIT_STARTED
  * waiters are notified of the outcome. */
-int machine_ask_again(struct machine *mc);
+int machine_readopt(struct machine *mc);
 
 /* plan.c */
 extern const struct plan machine_plan;

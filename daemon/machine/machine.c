@@ -132,7 +132,7 @@ bool machine_goes_up(const struct machine *mc)
 
 bool machine_goes_down(const struct machine *mc)
 {
-	return steps_go_down(&mc->steps);
+	return steps_is_going_down(&mc->steps);
 }
 
 bool machine_is_down(const struct machine *mc)
@@ -142,7 +142,7 @@ bool machine_is_down(const struct machine *mc)
 		       mc->state == MACHINE_FAILED);
 }
 
-bool machine_may_answer(const struct machine *mc)
+bool machine_is_unadopted(const struct machine *mc)
 {
 	return machine_is_settled(mc) &&
 	       (mc->state == MACHINE_ADOPTING || mc->state == MACHINE_UNKNOWN) && mc->process.vmm &&
@@ -257,7 +257,7 @@ enum machine_state machine_state(const struct machine *mc)
 
 bool machine_is_new(const struct machine *mc)
 {
-	return mc->this_life;
+	return mc->is_new;
 }
 
 const char *machine_execution_mode(const struct machine *mc)

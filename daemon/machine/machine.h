@@ -100,7 +100,7 @@ bool machine_busy(const struct machine *mc);
 /* The machine is going down: its guest's messages and deadlines do not count any more. */
 bool machine_goes_down(const struct machine *mc);
 /* The machine is not adopted: its VMM runs, but its agent has not answered. */
-bool machine_may_answer(const struct machine *mc);
+bool machine_is_unadopted(const struct machine *mc);
 /* Why the vCPUs are stopped, if they will resume; NULL if they run or will never resume. */
 const char *machine_pause_reason(const struct machine *mc);
 /* Why the vCPUs are stopped, whether or not they will resume; NULL if they run. */

@@ -27,7 +27,7 @@ static void hold(struct machine *mc, bool held)
 		link_hold(mc->guest.link, held);
 }
 
-static void say(struct machine *mc, const char *reason)
+static void report(struct machine *mc, const char *reason)
 {
 	_cleanup_free_ char *text = reason ? str_printf("paused: %s", reason) : NULL;
 
@@ -96,7 +96,7 @@ void machine_paused(struct machine *mc, const char *reason)
 	mc->hold.pause->disk_full = streq(reason, "disk_full");
 	mc->hold.pause->wait_usec = LOOK_MIN_USEC;
 	hold(mc, true);
-	say(mc, reason);
+	report(mc, reason);
 	mc->owner->on_pause(mc);
 	count_idle(mc);
 	if (!mc->hold.pause->disk_full)
@@ -121,7 +121,7 @@ void machine_unpaused(struct machine *mc)
 		return;
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
 	hold(mc, false);
-	say(mc, NULL);
+	report(mc, NULL);
 	mc->owner->on_pause(mc);
 }
 

@@ -288,11 +288,11 @@ static int undo_vmm(struct machine *mc)
 
 	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
 	if (mc->process.vmm && mc->process.ended) {
-		machine_heed_console(mc);
+		machine_check_console(mc);
 		mc->process.vmm = vmm_free(mc->process.vmm);
 		return 0;
 	}
-	if (!mc->process.vmm && mc->this_life)
+	if (!mc->process.vmm && mc->is_new)
 		return 0;
 	/* Drops the wait of an earlier attempt that timed out. */
 	machine_forget_survivor(mc);
@@ -368,7 +368,7 @@ static int undo_boot(struct machine *mc)
 	int r;
 
 	machine_boot_free(mc);
-	if (mc->desired == LEVEL_GONE)
+	if (mc->desired == LEVEL_DELETED)
 		return 0;
 	machine_set_state(mc, mc->resting);
 	mc->row.vmm_pid = 0;
@@ -395,7 +395,7 @@ static const struct step steps[] = {
 	{ "run directory", run_run_directory, undo_run_directory, NULL },
 	{ "images", machine_open_images, machine_close_images, NULL },
 	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
-	{ "agent", run_agent, NULL, NULL }, /* on_turn closes the link */
+	{ "agent", run_agent, NULL, NULL }, /* on_going_down closes the link */
 	{ "started", run_started, NULL, NULL },
 };
 

@@ -132,7 +132,7 @@ void machine_has_failed(struct machine *mc)
 {
 	struct kept_proof *p = mc->proof.key ? find(mc->machines, mc->proof.key) : NULL;
 
-	if (p && mc->this_life && mc->proof.launches == 1)
+	if (p && mc->is_new && mc->proof.launches == 1)
 		drop(mc->machines, p);
 }
 

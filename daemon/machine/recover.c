@@ -4,9 +4,9 @@
  * machines_new, before the loop runs.
  *
  * What must stay true: a running VMM is adopted (adopt.c). It is killed only for a deletion, or if
- * its unit was never handed its descriptors (VMM_HALF). If it is not certain what runs, the machine
- * becomes `unknown` and everything of it stays. A directory without a row is the rest of a deletion,
- * since the row is made first and deleted last.
+ * its unit was never handed its descriptors (VMM_PARTIAL). If it is not certain what runs, the
+ * machine becomes `unknown` and everything of it stays. A directory without a row is the rest of a
+ * deletion, since the row is made first and deleted last.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -24,7 +24,7 @@ static void on_recovered(const struct error *err, _unused_ void *userdata)
 }
 
 /* True if the row says so: it was committed after the VMM had exited. */
-static bool runs_not(const struct machine *mc)
+static bool has_no_vmm(const struct machine *mc)
 {
 	return mc->row.vmm_pid == 0 && machine_is_down(mc);
 }
@@ -53,14 +53,14 @@ static int recover_vmm(struct machine *mc)
 	if (!machine_successor(mc->state, MACHINE_ADOPTING))
 		machine_set_state(mc, MACHINE_UNKNOWN);
 	switch (machine_find_vmm(mc)) {
-	case VMM_HALF:
-	case VMM_GONE: machine_set_state(mc, MACHINE_UNKNOWN); return ended_meanwhile(mc);
-	case VMM_UNSURE:
+	case VMM_PARTIAL:
+	case VMM_NONE: machine_set_state(mc, MACHINE_UNKNOWN); return ended_meanwhile(mc);
+	case VMM_UNCERTAIN:
 		machine_set_state(mc, MACHINE_UNKNOWN);
 		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
 			"%s: whether its VMM runs cannot be told; it is left alone", mc->row.id);
 		return 0;
-	case VMM_LIVES: break;
+	case VMM_RUNS: break;
 	}
 	if (machine_adopt(mc, &err) >= 0)
 		return 0;
@@ -97,7 +97,7 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
 		return machine_delete(mc, "its deletion was asked for", on_recovered, NULL);
-	if (!runs_not(mc))
+	if (!has_no_vmm(mc))
 		return recover_vmm(mc);
 	mc->steps.at = ms->plan->n_created;
 	mc->desired = LEVEL_STOPPED;

@@ -18,7 +18,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 		str_printf("%s; what ran in it has ended, its disk is gone", reason);
 	_cleanup_free_ char *fix =
 		str_printf("%s create ENVIRONMENT, for another machine", mc->owner->command);
-	int r = machine_wait(mc, WAIT_GONE, 0, done, userdata);
+	int r = machine_wait(mc, WAIT_DELETED, 0, done, userdata);
 
 	if (r < 0)
 		return r;
@@ -28,7 +28,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 		error_clear(&mc->failure);
 		(void)error_copy(&mc->failure, &why);
 	}
-	machine_fall(mc, LEVEL_GONE, mc->resting, &why);
+	machine_fall(mc, LEVEL_DELETED, mc->resting, &why);
 	machine_skip_reading(mc);
 	return 0;
 }
@@ -46,14 +46,14 @@ static int wrong_state(struct machine *mc, const char *verb, const char *fix, st
 static bool comes_to_rest(const struct machine *mc)
 {
 	if (machine_goes_down(mc))
-		return mc->desired > LEVEL_GONE;
+		return mc->desired > LEVEL_DELETED;
 	return machine_is_settled(mc) && mc->state == MACHINE_STOPPING;
 }
 
 /* Waits, up to DEADLINE_ADOPT_CALL, for the outcome of the adoption. */
 static int boot_unadopted(struct machine *mc, machine_done_fn done, void *userdata)
 {
-	int r = machine_ask_again(mc);
+	int r = machine_readopt(mc);
 
 	if (r < 0)
 		return r;
@@ -70,7 +70,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 		return 1;
 	if (comes_to_rest(mc)) {
 		r = machine_wait(mc, WAIT_BOOT, 0, done, userdata);
-	} else if (machine_may_answer(mc)) {
+	} else if (machine_is_unadopted(mc)) {
 		r = boot_unadopted(mc, done, userdata);
 	} else {
 		if (!machine_goes_up(mc) || mc->desired < LEVEL_UP) {
@@ -88,8 +88,8 @@ static bool can_only_be_deleted(const struct machine *mc)
 {
 	if (mc->steps.at < mc->machines->plan->n_created)
 		return true;
-	return machine_goes_up(mc) ? machine_rest_level(mc) == LEVEL_GONE
-				   : machine_goes_down(mc) && mc->desired == LEVEL_GONE;
+	return machine_goes_up(mc) ? machine_rest_level(mc) == LEVEL_DELETED
+				   : machine_goes_down(mc) && mc->desired == LEVEL_DELETED;
 }
 
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
@@ -108,7 +108,7 @@ int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, v
 	if (r < 0)
 		return error_no_memory(err, "cannot wait for machine %s", mc->row.id);
 	machine_set_stop_reason(mc, reason);
-	if (machine_may_answer(mc) && machine_ask_again(mc) >= 0)
+	if (machine_is_unadopted(mc) && machine_readopt(mc) >= 0)
 		mc->guest.stop_asked = true;
 	if (machine_is_settled(mc))
 		machine_want(mc, LEVEL_STOPPED);

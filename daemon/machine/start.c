@@ -52,7 +52,7 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 	if (r < 0)
 		return error_set_errno(
 			err, error_code_for_errno(r), r, NULL, "cannot create a machine");
-	mc->this_life = true;
+	mc->is_new = true;
 	mc->accelerator.wanted = spec->accelerator;
 	if (mc->accelerator.wanted == ACCELERATOR_AUTO)
 		mc->accelerator.wanted = ms->m->config->accelerator;

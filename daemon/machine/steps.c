@@ -15,9 +15,9 @@ static void schedule(struct steps *s)
 	(void)sd_event_source_set_enabled(s->work, SD_EVENT_ONESHOT);
 }
 
-bool steps_go_down(const struct steps *s)
+bool steps_is_going_down(const struct steps *s)
 {
-	return s->phase >= STEPS_TURNING;
+	return s->phase >= STEPS_REVERSING;
 }
 
 int steps_go_up(struct steps *s, size_t goal)
@@ -28,14 +28,14 @@ int steps_go_up(struct steps *s, size_t goal)
 	return sd_event_source_set_enabled(s->work, SD_EVENT_ONESHOT);
 }
 
-void steps_turn(struct steps *s, size_t goal)
+void steps_go_down(struct steps *s, size_t goal)
 {
-	if (steps_go_down(s)) {
+	if (steps_is_going_down(s)) {
 		s->goal = MIN_OF(s->goal, goal);
 		return;
 	}
 	s->goal = goal;
-	s->phase = STEPS_TURNING;
+	s->phase = STEPS_REVERSING;
 	schedule(s);
 }
 
@@ -50,7 +50,7 @@ void steps_begin_down(struct steps *s)
 void steps_continue(struct steps *s, const struct error *err)
 {
 	/* Ignored during the commit before the way down: the undos look at what has happened. */
-	if (!s->waiting || s->phase == STEPS_COMMITTING || s->phase == STEPS_TURNING)
+	if (!s->waiting || s->phase == STEPS_COMMITTING || s->phase == STEPS_REVERSING)
 		return;
 	if (err)
 		(void)error_copy(&s->stuck, err);
@@ -94,11 +94,11 @@ static void go_down(struct steps *s)
 	s->cb->on_down(s->machine);
 }
 
-static void turn(struct steps *s)
+static void reverse(struct steps *s)
 {
 	s->phase = STEPS_DOWN;
 	s->waiting = false;
-	s->cb->on_turn(s->machine);
+	s->cb->on_going_down(s->machine);
 	go_down(s);
 }
 
@@ -128,7 +128,7 @@ static void go_up(struct steps *s)
 		r = step->run ? step->run(s->machine, &err) : 0;
 		if (r < 0) {
 			s->cb->on_failed(s->machine, step->name, r, &err);
-			turn(s);
+			reverse(s);
 			return;
 		}
 		if (r == STEP_WAIT) {
@@ -136,7 +136,7 @@ static void go_up(struct steps *s)
 			return;
 		}
 		if (s->phase != STEPS_UP)
-			return; /* the step has called steps_turn */
+			return; /* the step has called steps_go_down */
 	}
 	s->phase = STEPS_SETTLED;
 	crash_point();
@@ -147,8 +147,8 @@ static int on_work(_unused_ sd_event_source *source, void *userdata)
 {
 	struct steps *s = userdata;
 
-	if (s->phase == STEPS_TURNING) {
-		turn(s);
+	if (s->phase == STEPS_REVERSING) {
+		reverse(s);
 	} else if (s->phase == STEPS_UP && !s->waiting) {
 		go_up(s);
 	} else if (s->phase == STEPS_COMMITTING && !s->waiting) {

@@ -28,10 +28,10 @@ struct step {
 struct steps_callbacks {
 	/* All steps up to the goal are done. */
 	void (*on_up)(struct machine *mc);
-	/* A step failed on the way up. Must call steps_turn; the way down begins at once. */
+	/* A step failed on the way up. Must call steps_go_down; the way down begins at once. */
 	void (*on_failed)(struct machine *mc, const char *step, int r, struct error *err);
 	/* The way down begins. */
-	void (*on_turn)(struct machine *mc);
+	void (*on_going_down)(struct machine *mc);
 	/* Called before each undo. STEP_WAIT: the undo waits for steps_begin_down. */
 	int (*before_undo)(struct machine *mc);
 	/* The event that an undo waited for has come. */
@@ -45,7 +45,7 @@ struct steps_callbacks {
 enum steps_phase {
 	STEPS_SETTLED, /* no step is being taken or undone */
 	STEPS_UP,
-	STEPS_TURNING,    /* goes down in the next iteration of the loop */
+	STEPS_REVERSING,  /* goes down in the next iteration of the loop */
 	STEPS_COMMITTING, /* waits for steps_begin_down */
 	STEPS_DOWN,
 };
@@ -70,10 +70,10 @@ void steps_done(struct steps *s);
 int steps_go_up(struct steps *s, size_t goal);
 /* Goes down to goal from any phase, in a later iteration of the loop. If it is going down
  * already, only the goal falls. */
-void steps_turn(struct steps *s, size_t goal);
+void steps_go_down(struct steps *s, size_t goal);
 /* Continues after the event that before_undo waits for. */
 void steps_begin_down(struct steps *s);
 /* Reports the event that a step waits for; err: an undo failed. A step that fails on the way up
- * calls steps_turn instead. */
+ * calls steps_go_down instead. */
 void steps_continue(struct steps *s, const struct error *err);
-bool steps_go_down(const struct steps *s);
+bool steps_is_going_down(const struct steps *s);

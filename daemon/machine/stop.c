@@ -14,7 +14,7 @@
 #include "daemon/log.h"
 #include "proto/deadline.h"
 
-void machine_shut_down_over(struct machine *mc)
+void machine_shut_down_done(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
@@ -32,7 +32,7 @@ static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid,
 		"%s: its guest did not stop in %u s and is ended", mc->row.id,
 		(unsigned)(deadline_usec(DEADLINE_STOP) / USEC_PER_SEC));
-	machine_shut_down_over(mc);
+	machine_shut_down_done(mc);
 	return 0;
 }
 
@@ -42,7 +42,7 @@ int machine_shut_down_again(struct machine *mc)
 		link_control(mc->guest.link), FRAME_SHUTDOWN, AGENT_CHANNEL_NONE, NULL, 0);
 
 	if (r >= 0)
-		link_kick(mc->guest.link);
+		link_schedule(mc->guest.link);
 	return r;
 }
 
@@ -67,5 +67,5 @@ void machine_shut_down(struct machine *mc)
 		machine_save(mc);
 	}
 	if (!running || ask(mc) < 0)
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 }

@@ -24,17 +24,17 @@ static enum machine_vmm verify(struct machine *mc, pid_t pid)
 	int r = vmm_process_start_time(pid, &started);
 
 	if (r < 0)
-		return r == -ENOENT || r == -ESRCH ? VMM_GONE : VMM_UNSURE;
+		return r == -ENOENT || r == -ESRCH ? VMM_NONE : VMM_UNCERTAIN;
 	if (mc->row.vmm_pid != 0 && started != mc->row.vmm_start_time)
-		return VMM_GONE; /* the pid belongs to another process by now */
+		return VMM_NONE; /* the pid belongs to another process by now */
 	r = vmm_process_is(mc->row.driver, pid, mc->row.uuid);
 	if (r == -ENOENT || r == -ESRCH)
-		return VMM_GONE;
+		return VMM_NONE;
 	if (r <= 0 && r != -ENODATA)
-		return VMM_UNSURE; /* other command line: not ours, or it cannot be read */
+		return VMM_UNCERTAIN; /* other command line: not ours, or it cannot be read */
 	mc->row.vmm_pid = pid;
 	mc->row.vmm_start_time = started;
-	return VMM_LIVES; /* no command line: it is exiting, which is waited for */
+	return VMM_RUNS; /* no command line: it is exiting, which is waited for */
 }
 
 static enum machine_vmm open_pid(struct machine *mc, pid_t pid)
@@ -42,9 +42,9 @@ static enum machine_vmm open_pid(struct machine *mc, pid_t pid)
 	fd_close(mc->process.pidfd);
 	mc->process.pidfd = pidfd_open(pid, 0);
 	if (mc->process.pidfd >= 0)
-		return VMM_LIVES;
+		return VMM_RUNS;
 	mc->process.pidfd = -EBADF;
-	return errno == ESRCH ? VMM_GONE : VMM_UNSURE;
+	return errno == ESRCH ? VMM_NONE : VMM_UNCERTAIN;
 }
 
 /* Identifies the VMM of the running unit by invocation and pid. */
@@ -53,13 +53,13 @@ static enum machine_vmm find_unit(struct machine *mc, const char *name, const ch
 	enum machine_vmm found;
 
 	if (!mc->row.vmm_invocation[0])
-		return VMM_HALF;
+		return VMM_PARTIAL;
 	if (!streq(mc->row.vmm_invocation, invocation))
-		return VMM_UNSURE;
+		return VMM_UNCERTAIN;
 	found = open_pid(mc, mc->row.vmm_pid);
-	if (found == VMM_LIVES && !units_has(mc->machines->m->units, name, mc->row.vmm_pid))
-		found = VMM_GONE; /* the pid belongs to another process by now */
-	if (found != VMM_LIVES)
+	if (found == VMM_RUNS && !units_has(mc->machines->m->units, name, mc->row.vmm_pid))
+		found = VMM_NONE; /* the pid belongs to another process by now */
+	if (found != VMM_RUNS)
 		mc->process.pidfd = fd_close(mc->process.pidfd);
 	return found;
 }
@@ -74,35 +74,35 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 	int r;
 
 	if (!streq(mc->row.boot_id, mc->machines->boot_id))
-		return VMM_GONE; /* nothing outlives a restart of the host */
+		return VMM_NONE; /* nothing outlives a restart of the host */
 	if (!unit || (!units && mc->row.vmm_invocation[0]) || !vmm_driver_find(mc->row.driver))
-		return VMM_UNSURE; /* there is nothing to ask */
+		return VMM_UNCERTAIN; /* there is nothing to ask */
 	if (units) {
 		r = units_invocation(units, unit, invocation);
 		if (r >= 0)
 			return find_unit(mc, unit, invocation);
 		if (r != -ENOENT)
-			return VMM_UNSURE;
+			return VMM_UNCERTAIN;
 		if (mc->row.vmm_invocation[0])
-			return VMM_GONE;
+			return VMM_NONE;
 	}
 	if (pid == 0)
 		pid = vmm_process_find(mc->row.driver, mc->row.uuid);
 	if (pid == 0)
-		return VMM_GONE;
+		return VMM_NONE;
 	found = open_pid(mc, pid);
-	if (found != VMM_LIVES)
+	if (found != VMM_RUNS)
 		return found;
 	found = verify(mc, pid);
-	if (found != VMM_LIVES)
+	if (found != VMM_RUNS)
 		mc->process.pidfd = fd_close(mc->process.pidfd);
 	return found;
 }
 
 /* Its end */
 
-static int on_pid_gone(_unused_ sd_event_source *source, _unused_ int fd, _unused_ uint32_t revents,
-	void *userdata)
+static int on_pid_exited(_unused_ sd_event_source *source, _unused_ int fd,
+	_unused_ uint32_t revents, void *userdata)
 {
 	struct machine *mc = userdata;
 
@@ -131,7 +131,7 @@ static int end_unit(struct machine *mc, struct unit *u)
 	if (!unit_owns(u, pid))
 		return -EBUSY;
 	r = sd_event_add_io(mc->machines->m->event, &mc->process.pid_event, mc->process.pidfd,
-		EPOLLIN, on_pid_gone, mc);
+		EPOLLIN, on_pid_exited, mc);
 	if (r < 0)
 		return r;
 	log_uid(LOG_INFO, 0, mc->row.owner_uid,
@@ -174,13 +174,13 @@ int machine_end_survivor(struct machine *mc)
 {
 	enum machine_vmm found = machine_find_vmm(mc);
 
-	if (found == VMM_HALF || (found == VMM_LIVES && mc->row.vmm_invocation[0]))
+	if (found == VMM_PARTIAL || (found == VMM_RUNS && mc->row.vmm_invocation[0]))
 		return kill_unit(mc);
 	switch (found) {
-	case VMM_HALF:
-	case VMM_GONE: return 0;
-	case VMM_UNSURE: return -EBUSY;
-	case VMM_LIVES: break;
+	case VMM_PARTIAL:
+	case VMM_NONE: return 0;
+	case VMM_UNCERTAIN: return -EBUSY;
+	case VMM_RUNS: break;
 	}
 	if (pidfd_send_signal(mc->process.pidfd, SIGKILL, NULL, 0) < 0)
 		return errno == ESRCH ? 0 : -EBUSY;
@@ -188,7 +188,7 @@ int machine_end_survivor(struct machine *mc)
 		"%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
 		(int)mc->row.vmm_pid);
 	if (sd_event_add_io(mc->machines->m->event, &mc->process.pid_event, mc->process.pidfd,
-		    EPOLLIN, on_pid_gone, mc) < 0)
+		    EPOLLIN, on_pid_exited, mc) < 0)
 		return -EBUSY;
 	return 1;
 }

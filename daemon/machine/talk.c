@@ -20,7 +20,7 @@ static void lost(struct machine *mc, const struct error *err)
 	if (machine_goes_up(mc))
 		machine_continue(mc, err);
 	else if (mc->state == MACHINE_STOPPING)
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 	else
 		machine_fail(mc, MACHINE_FAILED, err);
 }
@@ -37,7 +37,7 @@ static int send_setup(struct machine *mc)
 	r = link_send(mc->guest.link, setup, FRAME_SETUP, AGENT_CHANNEL_NONE, &m);
 	explicit_bzero(m.entropy, sizeof(m.entropy));
 	if (r >= 0)
-		link_kick(mc->guest.link);
+		link_schedule(mc->guest.link);
 	return r;
 }
 
@@ -53,9 +53,9 @@ static void set_up(struct machine *mc)
 		machine_continue(mc, NULL);
 		return;
 	}
-	machine_taken_over(mc);
+	machine_adopt_done(mc);
 	if (mc->state == MACHINE_STARTED)
-		machine_tell(mc, WAIT_STARTED, NULL);
+		machine_notify(mc, WAIT_STARTED, NULL);
 }
 
 static void not_set_up(struct machine *mc, const struct error *err)
@@ -110,7 +110,7 @@ static int begin_setup_adopted(struct machine *mc)
 	return machine_is_settled(mc) ? begin_setup(mc) : 0;
 }
 
-static void began_anew(struct machine *mc)
+static void guest_rebooted(struct machine *mc)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *cause = machine_death_cause(mc, "it restarted");
@@ -140,7 +140,7 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	if (w->state == AGENT_READY && !mc->guest.set_up)
 		return begin_setup(mc);
 	if (!machine_is_same(mc, w)) {
-		began_anew(mc);
+		guest_rebooted(mc);
 		return 0;
 	}
 	set_up(mc); /* its SETUP_DONE may have been lost */
@@ -150,9 +150,9 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	}
 	if (r >= 0 && mc->state == MACHINE_STOPPING)
 		r = machine_shut_down_again(mc);
-	link_kick(l);
+	link_schedule(l);
 	if (adopted && mc->state == MACHINE_STARTED)
-		machine_tell(mc, WAIT_STARTED, NULL);
+		machine_notify(mc, WAIT_STARTED, NULL);
 	return r;
 }
 
@@ -198,7 +198,7 @@ static void ended_itself(struct machine *mc, const struct error *err)
 	machine_set_state(mc, MACHINE_STOPPING);
 	machine_fail_execs(mc, err);
 	if (machine_is_settled(mc))
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 }
 
 static int take_bye(struct machine *mc, const struct frame *f)
@@ -239,7 +239,7 @@ static int take_stray(struct machine *mc, const struct frame *f)
 		return 0;
 	r = frame_put(link_control(mc->guest.link), FRAME_EXIT_ACK, f->channel, NULL, 0);
 	if (r >= 0)
-		link_kick(mc->guest.link);
+		link_schedule(mc->guest.link);
 	return r;
 }
 
@@ -281,11 +281,11 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 		return;
 	mc->guest.setup_timer = sd_event_source_disable_unref(mc->guest.setup_timer);
 	if (mc->state == MACHINE_STOPPING) {
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 		return;
 	}
 	if (mc->state == MACHINE_ADOPTING) {
-		machine_not_adopted(mc, err);
+		machine_adopt_failed(mc, err);
 		return;
 	}
 	if (!machine_goes_up(mc)) {

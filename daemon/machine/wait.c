@@ -17,7 +17,7 @@ struct machine_waiter {
 	void *userdata;
 };
 
-static void tell(struct machine_waiter *w, const struct error *err)
+static void notify(struct machine_waiter *w, const struct error *err)
 {
 	TAILQ_REMOVE(&w->machine->waiters, w, entry);
 	sd_event_source_disable_unref(w->late);
@@ -35,7 +35,7 @@ void machine_end_waits(struct machine *mc)
 		error_cancelled(
 			&err, "pyrod stops", "machine %s is not waited for any more", mc->row.id);
 	while ((w = TAILQ_FIRST(&mc->waiters)))
-		tell(w, &err);
+		notify(w, &err);
 }
 
 static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -46,7 +46,7 @@ static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec
 
 	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "pyrod has asked it since it began, and goes on",
 		fix, "the guest of machine %s has not answered yet", w->machine->row.id);
-	tell(w, &err);
+	notify(w, &err);
 	return 0;
 }
 
@@ -100,12 +100,12 @@ static struct machine_waiter *next_waiter(struct machine *mc, enum machine_wait 
 	return NULL;
 }
 
-void machine_tell(struct machine *mc, enum machine_wait what, const struct error *err)
+void machine_notify(struct machine *mc, enum machine_wait what, const struct error *err)
 {
 	struct machine_waiter *w;
 
 	while ((w = next_waiter(mc, what)))
-		tell(w, err);
+		notify(w, err);
 }
 
 bool machine_boot_is_wanted(struct machine *mc)

@@ -44,7 +44,7 @@ static void call_unlink(struct call *c)
 	if (c->conn) {
 		TAILQ_REMOVE(&c->conn->calls, c, entry);
 		c->conn->n_calls--;
-		conn_kick(c->conn);
+		conn_schedule(c->conn);
 	} else {
 		TAILQ_REMOVE(server_detached(c->server), c, entry);
 	}
@@ -175,7 +175,7 @@ bool call_cancel(struct call *c)
 	return true;
 }
 
-void call_conn_gone(struct call *c)
+void call_conn_closed(struct call *c)
 {
 	if (!c->outlives) {
 		c->on_end(c, CALL_GONE, c->userdata);
@@ -217,7 +217,7 @@ static void answer_impossible(struct call *c, int r)
 	log_uid(LOG_ERR, r, call_uid(c), "cannot answer %s: the connection is dropped",
 		c->method->name);
 	c->conn->broken = true;
-	conn_kick(c->conn);
+	conn_schedule(c->conn);
 }
 
 #ifdef PYRO_CHECK_RESULTS

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One client: splits bytes into lines, passes lines to the dispatcher, writes answers. Owned by the
- * server. A turn (work) handles the buffered lines and then writes what they and other calls have
- * queued, so that an idle socket costs three system calls a call: wait, read, write.
+ * server. Each run of work() handles the buffered lines and then writes what they and other calls
+ * have queued, so that an idle socket costs three system calls a call: wait, read, write.
  *
  * What must stay true:
  * - both queues are bounded: no request is read while more than half of the out queue waits, and a
@@ -22,13 +22,13 @@
 #include "proto/deadline.h"
 #include "proto/limits.h"
 
-#define READ_ROUND     (64 * 1024)
-#define TURN_USEC      500 /* for the lines of all connections of a uid */
-#define LINES_PER_TURN 64
-#define LINGER_USEC    (5 * USEC_PER_SEC) /* for reading the last answer of a closing connection */
-#define DISCARD_MAX    (64 * MIB)         /* input discarded while closing */
-#define OUT_HALF       (LIMIT_CONN_OUT_BYTES / 2)
-#define OUT_NOTIFY     (LIMIT_CONN_OUT_BYTES / 8) /* above it progress is dropped */
+#define READ_ROUND    (64 * 1024)
+#define RUN_USEC      500 /* for the lines of all connections of a uid */
+#define LINES_PER_RUN 64
+#define LINGER_USEC   (5 * USEC_PER_SEC) /* for reading the last answer of a closing connection */
+#define DISCARD_MAX   (64 * MIB)         /* input discarded while closing */
+#define OUT_HALF      (LIMIT_CONN_OUT_BYTES / 2)
+#define OUT_NOTIFY    (LIMIT_CONN_OUT_BYTES / 8) /* above it progress is dropped */
 
 static void set_stall(struct conn *c, uint64_t usec)
 {
@@ -41,7 +41,7 @@ static void set_stall(struct conn *c, uint64_t usec)
 static void rearm(struct conn *c)
 {
 	uint32_t events = 0;
-	/* Lines are left for the next turn: wait for EPOLLOUT, which a socket with room reports at
+	/* Lines are left for the next run: wait for EPOLLOUT, which a socket with room reports at
 	 * once, after the events of all other connections. A defer source would run before them,
 	 * because sd-event counts it as the oldest. */
 	if (buf_len(&c->out) > 0 || c->more)
@@ -55,14 +55,14 @@ static void rearm(struct conn *c)
 	if (r < 0) {
 		log_uid(LOG_ERR, r, c->peer.uid, "cannot watch a client's socket");
 		c->broken = true;
-		conn_kick(c);
+		conn_schedule(c);
 	}
 }
 
-void conn_kick(struct conn *c)
+void conn_schedule(struct conn *c)
 {
-	/* A running turn checks everything itself before it ends. */
-	if (!c->in_turn)
+	/* work() checks everything itself before it ends. */
+	if (!c->handling)
 		(void)sd_event_source_set_enabled(c->work, SD_EVENT_ONESHOT);
 }
 
@@ -80,7 +80,7 @@ int conn_send_text(struct conn *c, const struct iovec *parts, size_t n_parts)
 		p = mempcpy(p, parts[i].iov_base, parts[i].iov_len);
 	*p = '\n';
 	buf_commit(&c->out, n);
-	conn_kick(c);
+	conn_schedule(c);
 	return 0;
 }
 
@@ -104,7 +104,7 @@ static void end_calls(struct conn *c)
 {
 	struct call *call;
 	while ((call = TAILQ_FIRST(&c->calls)))
-		call_conn_gone(call);
+		call_conn_closed(call);
 }
 
 static struct receivers *receivers_of(struct conn *c)
@@ -127,7 +127,7 @@ static void start_closing(struct conn *c)
 	buf_clear(&c->in);
 	drop_fds(c);
 	set_stall(c, LINGER_USEC);
-	conn_kick(c);
+	conn_schedule(c);
 }
 
 void conn_refuse(struct conn *c, json_object *id, int number, const struct error *err, bool close)
@@ -138,7 +138,7 @@ void conn_refuse(struct conn *c, json_object *id, int number, const struct error
 		json_add(o, "id", json_object_get(id)) < 0 ||
 		json_add(o, "error", TAKE_PTR(e)) < 0 || conn_send(c, o) < 0) {
 		c->broken = true;
-		conn_kick(c);
+		conn_schedule(c);
 		return;
 	}
 	if (close)
@@ -237,12 +237,12 @@ static void write_output(struct conn *c, bool lines_handled)
 /* Handles the buffered lines and writes the answers. Frees the connection when it is finished. */
 static void work(struct conn *c)
 {
-	/* The connections of a uid share one turn's budget, so that their number does not delay
+	/* The connections of a uid share the budget of one run, so that their number does not delay
 	 * other uids. A slow line counts by the time that it takes. */
-	size_t lines = 0, share = MAX_OF(LINES_PER_TURN / c->siblings, (size_t)1);
-	uint64_t end = now_usec() + TURN_USEC / c->siblings;
+	size_t lines = 0, share = MAX_OF(LINES_PER_RUN / c->siblings, (size_t)1);
+	uint64_t end = now_usec() + RUN_USEC / c->siblings;
 
-	c->in_turn = true;
+	c->handling = true;
 	while (lines < share && work_one(c)) {
 		lines++;
 		if (now_usec() >= end)
@@ -254,7 +254,7 @@ static void work(struct conn *c)
 	c->more = (lines == share || buf_len(&c->out) > OUT_HALF) && next_line(c) != -EAGAIN;
 	if (!c->broken)
 		write_output(c, lines > 0);
-	c->in_turn = false;
+	c->handling = false;
 	if (c->state == CONN_CLOSING && buf_len(&c->out) == 0)
 		(void)shutdown(c->fd, SHUT_WR); /* fails only after EPOLLHUP */
 	if (finished(c)) {

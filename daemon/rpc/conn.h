@@ -49,7 +49,7 @@ struct conn {
 	struct call_list calls;  /* borrowed by the handlers that keep them */
 	size_t n_calls;
 	bool input_ended; /* recv returned 0: EPOLLIN would be reported for ever */
-	bool in_turn;     /* buffered lines are being handled */
+	bool handling;    /* buffered lines are being handled */
 	bool more;        /* lines may be left for the next turn */
 	bool stalled;     /* output waits for the client, the stall timer runs */
 	bool broken;      /* an answer could not be queued: the next turn closes it */
@@ -73,7 +73,7 @@ void conn_notify(struct conn *c, json_object *o);
  * client has read it. */
 void conn_refuse(struct conn *c, json_object *id, int number, const struct error *err, bool close);
 /* Schedules a turn: after a call ended, there may be room for the next request. */
-void conn_kick(struct conn *c);
+void conn_schedule(struct conn *c);
 
 /* dispatch.c: handles one line, without its newline. */
 void dispatch_line(struct conn *c, const char *line, size_t n);
@@ -121,4 +121,4 @@ int call_look_up(struct call *c, struct error *err);
  * cancelled. */
 bool call_cancel(struct call *c);
 /* The connection is closing: ends the call, or detaches it when its work goes on. */
-void call_conn_gone(struct call *c);
+void call_conn_closed(struct call *c);

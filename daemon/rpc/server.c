@@ -27,7 +27,7 @@
 
 #define LISTEN_BACKLOG    128
 #define ACCEPT_PAUSE_USEC USEC_PER_SEC
-#define ACCEPTS_PER_TURN  16
+#define ACCEPTS_PER_RUN   16
 #define GROUPS_MAX        65536 /* NGROUPS_MAX of Linux */
 #define GROUP_USERS       "pyro"
 #define GROUP_ADMINS      "pyro-admin"
@@ -104,7 +104,7 @@ static size_t connections_of(const struct server *s, uid_t account)
 }
 
 /* Updates the number of connections in each connection of the account. */
-static void tell_siblings(struct server *s, uid_t account)
+static void notify_siblings(struct server *s, uid_t account)
 {
 	size_t n = connections_of(s, account);
 	struct conn *c;
@@ -122,14 +122,14 @@ void server_add(struct server *s, struct conn *c)
 {
 	TAILQ_INSERT_TAIL(&s->conns, c, entry);
 	s->n_conns++;
-	tell_siblings(s, c->peer.account);
+	notify_siblings(s, c->peer.account);
 }
 
 void server_remove(struct server *s, struct conn *c)
 {
 	TAILQ_REMOVE(&s->conns, c, entry);
 	s->n_conns--;
-	tell_siblings(s, c->peer.account);
+	notify_siblings(s, c->peer.account);
 }
 
 /* True if the peer had the group when it connected. */
@@ -165,7 +165,7 @@ static int read_peer(const struct server *s, int fd, struct peer *ret)
 }
 
 /* Sends one line with the reason, as far as a fresh socket's buffer takes it. */
-static void tell(int fd, const struct error *err)
+static void send_error(int fd, const struct error *err)
 {
 	_cleanup_json_ json_object *o = json_object_new_object(), *e = json_error_object(err);
 	if (!o || !e || json_add_str(o, "jsonrpc", "2.0") < 0 || json_add(o, "id", NULL) < 0 ||
@@ -213,7 +213,7 @@ static bool welcome(struct server *s, int fd)
 	if (admit(s, &peer, &err) < 0) {
 		server_log_client(
 			peer.uid, peer.pid, "refused", err.message ? err.message : "out of memory");
-		tell(fd, &err);
+		send_error(fd, &err);
 		return false;
 	}
 	r = conn_new(s, fd, &peer, &conn);
@@ -222,7 +222,7 @@ static bool welcome(struct server *s, int fd)
 			&err, error_code_for_errno(r), r, NULL, "cannot serve this connection");
 		log_uid(LOG_WARNING, r, peer.uid, "cannot serve client uid=%u pid=%d", peer.uid,
 			peer.pid);
-		tell(fd, &err);
+		send_error(fd, &err);
 		return false;
 	}
 	return true;
@@ -239,7 +239,7 @@ static void starved(struct server *s, int r)
 		(void)error_set(&err, ERROR_QUOTA_EXCEEDED, "its limit of open files is reached",
 			"try again in a second, or raise LimitNOFILE",
 			"pyrod has no descriptors left");
-		tell(fd, &err);
+		send_error(fd, &err);
 		receivers_close(s->manager->receivers, fd, true);
 	}
 	s->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -252,7 +252,7 @@ static int on_accept(
 	_unused_ sd_event_source *src, int listen_fd, _unused_ uint32_t revents, void *userdata)
 {
 	struct server *s = userdata;
-	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+	for (int i = 0; i < ACCEPTS_PER_RUN; i++) {
 		int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
 			if (!welcome(s, fd))
@@ -269,7 +269,7 @@ static int on_accept(
 	return 0;
 }
 
-static int on_pause_over(_unused_ sd_event_source *src, _unused_ uint64_t usec, void *userdata)
+static int on_pause_end(_unused_ sd_event_source *src, _unused_ uint64_t usec, void *userdata)
 {
 	struct server *s = userdata;
 	(void)sd_event_source_set_enabled(s->io, SD_EVENT_ON);
@@ -401,7 +401,7 @@ static int add_sources(struct server *s)
 	if (r < 0)
 		return r;
 	r = sd_event_add_time_relative(
-		event, &s->pause, CLOCK_MONOTONIC, ACCEPT_PAUSE_USEC, 0, on_pause_over, s);
+		event, &s->pause, CLOCK_MONOTONIC, ACCEPT_PAUSE_USEC, 0, on_pause_end, s);
 	if (r < 0)
 		return r;
 	r = sd_event_source_set_enabled(s->pause, SD_EVENT_OFF);

@@ -10,7 +10,7 @@
 #include "daemon/log.h"
 #include "proto/utf8.h"
 
-enum { READ_SIZE = 4096, READS_PER_TURN = 16, DRAIN_READS = 256, CAUSE_BYTES = 200 };
+enum { READ_SIZE = 4096, READS_PER_RUN = 16, DRAIN_READS = 256, CAUSE_BYTES = 200 };
 
 #define PANIC "Kernel panic - not syncing"
 
@@ -238,7 +238,7 @@ static int on_readable(
 {
 	struct console *c = userdata;
 
-	if (pull(c, READS_PER_TURN) < 0)
+	if (pull(c, READS_PER_RUN) < 0)
 		end(c);
 	return 0;
 }

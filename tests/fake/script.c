@@ -588,7 +588,7 @@ bool execs_send_data(struct execs *xs, struct buf *out)
 	return false;
 }
 
-bool execs_turn(struct execs *xs)
+bool execs_step(struct execs *xs)
 {
 	struct exec *x;
 

@@ -302,11 +302,11 @@ START_TEST(test_reader_gone)
 	s.out = fd_close(s.out);
 	for (int i = 0; i < 4; i++)
 		ck_assert_int_eq(turn(&s), 0);
-	ck_assert(!relay_stdout_gone(s.relay)); /* nothing was written yet */
+	ck_assert(!relay_stdout_closed(s.relay)); /* nothing was written yet */
 	say_data(&s, STREAM_STDOUT, 0, 10);
 	for (int i = 0; i < 4; i++)
 		ck_assert_int_eq(turn(&s), 0);
-	ck_assert(relay_stdout_gone(s.relay));
+	ck_assert(relay_stdout_closed(s.relay));
 	listen_to(&s);
 	ck_assert_uint_eq(s.upto[STREAM_STDOUT], 10);
 	tear_down(&s);

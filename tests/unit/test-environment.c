@@ -624,7 +624,7 @@ static void prune(bool all, bool dry_run, const char *used, int expect)
 	struct heard h = { 0 };
 	int method = api_find("env.prune");
 
-	environments_heed_use(t.m.environments, in_use, (void *)used);
+	environments_set_in_use(t.m.environments, in_use, (void *)used);
 	ck_assert_int_eq(
 		environments_prune(t.m.environments, all, dry_run, on_pruned, &h, &err), 0);
 	ck_assert_uint_eq(h.done, 0);
@@ -656,7 +656,7 @@ START_TEST(prunes_kernels)
 	prune(false, false, NULL, 0);
 	pull("debian:12", false, &h);
 	until_done(&h);
-	environments_heed_use(t.m.environments, kernel_in_use, &t);
+	environments_set_in_use(t.m.environments, kernel_in_use, &t);
 	ck_assert_int_eq(
 		environments_prune(t.m.environments, false, false, on_pruned, &pruned, &err), 0);
 	until_done(&pruned);
@@ -736,7 +736,7 @@ START_TEST(superseded_goes_when_unused)
 
 	pull("debian:12", false, &h);
 	until_done(&h);
-	environments_heed_use(t.m.environments, in_use, _i > 0 ? (void *)DIGEST : NULL);
+	environments_set_in_use(t.m.environments, in_use, _i > 0 ? (void *)DIGEST : NULL);
 	put("mode", "newer");
 	pull("debian:12", true, &newer);
 	until_done(&newer);
@@ -751,7 +751,7 @@ START_TEST(superseded_goes_when_unused)
 			pull("debian:12-base", false, &forced);
 			until_in_install(&forced);
 		}
-		environments_heed_use(t.m.environments, in_use, NULL);
+		environments_set_in_use(t.m.environments, in_use, NULL);
 		environments_release(t.m.environments, DIGEST);
 		if (_i > 1) {
 			put("mode", "fail");

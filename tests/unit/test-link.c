@@ -214,7 +214,7 @@ START_TEST(greets)
 	send_data(0, SIZE_MAX);
 	until(&w.frames, 1);
 	w.fill = true;
-	link_kick(w.link);
+	link_schedule(w.link);
 	until(&w.at_agent, 1);
 }
 END_TEST
@@ -274,7 +274,7 @@ START_TEST(host_cut_in_a_frame)
 	ck_assert_uint_eq(w.syncs, 2);
 	ck_assert_uint_eq(w.at_agent, 0);
 	w.fill = true;
-	link_kick(w.link);
+	link_schedule(w.link);
 	until(&w.at_agent, 1);
 }
 END_TEST

@@ -753,7 +753,7 @@ static const char *const happening_names[] = { "nothing", "VMM dies", "stream br
 	"store fails", "removal fails", "daemon restarts", "host restarts" };
 static_assert(ARRAY_SIZE(happening_names) == HAPPENING_MAX, "a name for each");
 
-static void say_bye(uint8_t reason)
+static void send_bye(uint8_t reason)
 {
 	struct msg_bye bye = { .reason = reason };
 
@@ -778,8 +778,8 @@ static void happen(enum happening what)
 		fake.mute = true;
 		fake_break();
 		break;
-	case GUEST_REBOOTS: say_bye(BYE_REBOOT); break;
-	case GUEST_POWERS_OFF: say_bye(BYE_POWEROFF); break;
+	case GUEST_REBOOTS: send_bye(BYE_REBOOT); break;
+	case GUEST_POWERS_OFF: send_bye(BYE_POWEROFF); break;
 	case VMM_PAUSES:
 		if (fake_vmm_runs())
 			fake_vmm_pause();

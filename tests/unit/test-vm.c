@@ -974,7 +974,7 @@ START_TEST(deleted_when_a_stop_is_late)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_int_eq(machine_delete(mc, "it was asked for", on_done, NULL), 0);
 	if (_i == 0) /* between the call and the engine's next step */
-		machine_shut_down_over(mc);
+		machine_shut_down_done(mc);
 	for (int k = 0; k < _i; k++)
 		(void)sd_event_run(event, 0);
 	if (!done && !machine_is_settled(mc) && mc->process.deadline) {
@@ -1016,7 +1016,7 @@ START_TEST(asked_after_a_stop_that_failed)
 	mc = the_machine();
 	fake.never_ends = fake.hangs = true;
 	ck_assert_int_eq(machine_stop(mc, "user", on_done, NULL, NULL), 0);
-	machine_shut_down_over(mc); /* the answer is late */
+	machine_shut_down_done(mc); /* the answer is late */
 	for (int k = 0; k < 500 && !(mc->steps.phase == STEPS_DOWN && mc->process.deadline); k++)
 		(void)sd_event_run(event, 10 * USEC_PER_MSEC);
 	ck_assert_ptr_nonnull(mc->process.deadline);
