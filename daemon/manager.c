@@ -36,6 +36,9 @@
 #define LOCK_TEXT_MAX  32
 #define STATE_LOCK     "lock"
 #define LOCK_WAIT_MSEC 1000
+/* An orderly end: requests in progress are saved, receivers end. */
+#define LOCK_STOP_WAIT_MSEC 30000
+#define LOCK_STOPPING       "\nstopping\n" /* behind the pid */
 
 /* Creates a directory with mode, and its parents with 0700 (by the umask). */
 static int make_dirs(const char *path, mode_t mode)
@@ -166,19 +169,9 @@ static int make_places(struct manager *m, struct error *err)
 	return r;
 }
 
-/* Waits briefly for the holder of the lock: a daemon that was just killed holds it until it has
- * exited. */
-static void await_end(pid_t pid)
-{
-	_cleanup_close_ int fd = pid > 0 ? pidfd_open(pid, 0) : -EBADF;
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	if (fd >= 0)
-		(void)poll(&p, 1, LOCK_WAIT_MSEC);
-}
-
 /* Takes a record lock: unlike with flock(2), a child forked just before the daemon was killed does
  * not inherit it. */
-static int try_lock(int fd, pid_t *ret_holder)
+static int try_lock(int fd, pid_t *ret_holder, bool *ret_stopping)
 {
 	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	char text[LOCK_TEXT_MAX] = "";
@@ -188,10 +181,36 @@ static int try_lock(int fd, pid_t *ret_holder)
 		return -errno;
 	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
 	text[MAX_OF(n, 0)] = '\0';
+	*ret_stopping = strstr(text, LOCK_STOPPING) != NULL;
 	text[strspn(text, "0123456789")] = '\0';
 	uint64_t pid = 0;
 	*ret_holder = parse_u64(text, 1, INT32_MAX, &pid) < 0 ? 0 : (pid_t)pid;
 	return -EWOULDBLOCK;
+}
+
+static void await_end(pid_t pid, int timeout_msec)
+{
+	_cleanup_close_ int fd = pid > 0 ? pidfd_open(pid, 0) : -EBADF;
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	if (fd >= 0)
+		(void)poll(&p, 1, timeout_msec);
+}
+
+/* Waits for the daemon that holds the lock: briefly, since one that was just killed holds it until
+ * it has exited; longer if it has recorded that it stops. */
+static int wait_for_lock(int fd, pid_t *ret_holder)
+{
+	bool stopping = false;
+	int r = try_lock(fd, ret_holder, &stopping);
+	if (r == -EWOULDBLOCK) {
+		await_end(*ret_holder, LOCK_WAIT_MSEC);
+		r = try_lock(fd, ret_holder, &stopping);
+	}
+	if (r == -EWOULDBLOCK && stopping) {
+		await_end(*ret_holder, LOCK_STOP_WAIT_MSEC);
+		r = try_lock(fd, ret_holder, &stopping);
+	}
+	return r;
 }
 
 static int open_lock(const char *path, int *ret, struct error *err)
@@ -222,6 +241,26 @@ static void note_previous_end(const char *dir, int lock_fd)
 			dir, pid);
 }
 
+/* Records the pid of this daemon in its lock file, and whether it stops. */
+static int write_lock(int fd, bool stopping)
+{
+	char text[LOCK_TEXT_MAX];
+	int n = snprintf(text, sizeof(text), "%d%s", getpid(), stopping ? LOCK_STOPPING : "\n");
+
+	if (pwrite(fd, text, (size_t)n, 0) != n)
+		return -ENOSPC;
+	return ftruncate(fd, n) < 0 ? -errno : 0;
+}
+
+/* A daemon that waits for the lock then waits for the end of this one. */
+static void record_stopping(int fd)
+{
+	int r = fd >= 0 ? write_lock(fd, true) : 0;
+
+	if (r < 0)
+		log_warning_errno(r, "cannot record that this daemon stops");
+}
+
 static void release_lock(int *fd)
 {
 	if (*fd >= 0 && ftruncate(*fd, 0) < 0)
@@ -244,18 +283,13 @@ static int take_lock(
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", dir, name);
 	_cleanup_close_ int fd = -EBADF;
-	char text[LOCK_TEXT_MAX] = "";
 	pid_t holder = 0;
 	if (!path)
 		return error_no_memory(err, "out of memory");
 	int r = open_lock(path, &fd, err);
 	if (r < 0)
 		return r;
-	r = try_lock(fd, &holder);
-	if (r == -EWOULDBLOCK) {
-		await_end(holder);
-		r = try_lock(fd, &holder);
-	}
+	r = wait_for_lock(fd, &holder);
 	if (r == -EWOULDBLOCK) {
 		_cleanup_free_ char *fix = stop_fix(otherwise, holder);
 		return error_set(err, ERROR_WRONG_STATE, NULL, fix,
@@ -271,10 +305,9 @@ static int take_lock(
 			"put that directory on a file system with locks", "cannot lock %s", path);
 	if (streq(name, STATE_LOCK))
 		note_previous_end(dir, fd);
-	int n = snprintf(text, sizeof(text), "%d\n", getpid());
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
-		log_warning_errno(
-			-errno, "cannot write %s", path); /* the disk may be full: the lock holds */
+	r = write_lock(fd, false);
+	if (r < 0) /* the disk may be full: the lock holds */
+		log_warning_errno(r, "cannot write %s", path);
 	*ret = TAKE_FD(fd);
 	return 0;
 }
@@ -441,6 +474,8 @@ struct manager *manager_free(struct manager *m)
 {
 	if (!m)
 		return NULL;
+	record_stopping(m->cache_lock_fd);
+	record_stopping(m->lock_fd);
 	if (m->server)
 		server_stop(m->server); /* ends the calls before the subsystems that serve them */
 	core_end(m);

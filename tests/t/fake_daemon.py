@@ -232,11 +232,11 @@ class Connection:
 
 class FakeDaemon:
     """Listens at path from construction to close(). raw_answers maps a method to bytes ("ID" becomes the call's id),
-    "hang" or "close"; guest is called with a Run for each vm.run and returns its result."""
+    "hang" or "close"; results maps a method to its result or Failure; guest is called with a Run for each vm.run and returns its result."""
 
-    def __init__(self, path, guest=None, backlog=16, accept=True):
+    def __init__(self, path, guest=None, backlog=16, accept=True, results=None):
         self.path, self.guest = path, guest
-        self.raw_answers, self.results = {}, {}
+        self.raw_answers, self.results = {}, dict(results or {})
         self.calls, self.ended, self.broken = [], [], []
         self.called = threading.Condition()
         self.ignore_cancel = False

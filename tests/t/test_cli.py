@@ -630,8 +630,7 @@ from fake_daemon import FakeDaemon
 assert sys.argv[1:] == ["--user"]
 open(%r, "a").write("%%d\\n" %% os.getpid())
 os.makedirs(os.environ["PYRO_RUNTIME_DIR"], exist_ok=True)
-d = FakeDaemon(os.environ["PYRO_RUNTIME_DIR"] + "/pyrod.sock")
-d.results["env.list"] = {"catalog_version": "1", "environments": []}
+d = FakeDaemon(os.environ["PYRO_RUNTIME_DIR"] + "/pyrod.sock", results={"env.list": {"catalog_version": "1", "environments": []}})
 n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 n.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
 n.send(b"READY=1")

@@ -33,8 +33,7 @@ place = sys.argv[1:] == ["--user"] and os.environ["HOME"] + "/.local/state/pyro/
 os.makedirs(place, exist_ok=True)
 if os.path.exists(place + "/pyrod.sock"):
     os.unlink(place + "/pyrod.sock")
-d = FakeDaemon(place + "/pyrod.sock")
-d.results["env.list"] = {"catalog_version": "own", "environments": []}
+d = FakeDaemon(place + "/pyrod.sock", results={"env.list": {"catalog_version": "own", "environments": []}})
 n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 n.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
 n.send(b"READY=1")

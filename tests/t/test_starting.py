@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
@@ -38,8 +39,8 @@ class Shell:
         return r.returncode, r.stdout, r.stderr
 
     def pid(self):
-        text = open(self.root + "/state/lock").read().strip()
-        return int(text) if text else 0
+        text = open(self.root + "/state/lock").read().split()
+        return int(text[0]) if text else 0
 
     def end(self):
         if os.path.exists(self.root + "/state/lock") and self.pid():
@@ -103,9 +104,34 @@ def test_second_daemon_says_how_to_stop_the_first(sh):
     code, _, err = sh("pyrod --user --socket /tmp/pyro/second.sock --detach")
     assert (code, err) == (1, "pyrod: another pyrod (pid %d) owns %s/state (fix: use the running one, or stop that one first: kill %d)\n"
                            % (sh.pid(), sh.root, sh.pid()))
+    first = sh.pid()
     assert sh(re.search(r"kill \d+", err).group())[0] == 0
     assert sh("pyrod --user --socket /tmp/pyro/second.sock --detach") == (0, "", "")  # it waits for the other's end
+    assert sh.pid() not in (0, first)
     assert sh("pyro --socket /tmp/pyro/second.sock -q vm list") == (0, "", "")
+
+
+# Holds the lock as a daemon does that has begun its orderly end, for longer than pyrod waits for one that has not.
+STOPPING = """
+import fcntl, os, sys, threading
+f = open(sys.argv[1], "w")
+fcntl.lockf(f, fcntl.LOCK_EX)
+f.write("%d\\nstopping\\n" % os.getpid())
+f.flush()
+print("ready", flush=True)
+sys.stdin.read()
+threading.Event().wait(1.5)
+f.truncate(0)
+"""
+
+
+def test_a_daemon_that_stops_slowly_is_waited_for(sh):
+    os.mkdir(sh.root + "/state", 0o700)
+    with subprocess.Popen([sys.executable, "-c", STOPPING, sh.root + "/state/lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.close()
+        assert sh(examples()[1]) == (0, "", "") and other.wait(10) == 0
+    assert sh.pid() not in (0, other.pid)
 
 
 def test_socket_of_another_daemon(sh, tmp_path):
