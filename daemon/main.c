@@ -139,9 +139,9 @@ static bool system_by_default(void)
 }
 
 /*
- * --detach: forks; the child becomes the daemon in a new session and gets the pipe for
- * detach_ready. The parent waits until the daemon serves or has failed, and exits here with the
- * status. Called before threads exist.
+ * --detach: forks; the child becomes the daemon in a new session and gets the pipe in which it
+ * reports that it serves. The parent waits until the daemon serves or has failed, and exits here
+ * with the status. Called before threads exist.
  */
 static int detach(void)
 {
@@ -160,8 +160,8 @@ static int detach(void)
 	_exit(read(ready[0], &said, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
-/* Reports readiness to the parent and replaces the terminal by /dev/null and the log file. */
-static int detach_ready(int ready, const struct manager *m)
+/* Replaces the terminal by /dev/null and the log file. */
+static int detach_terminal(const struct manager *m)
 {
 	_cleanup_free_ char *path = str_printf("%s/pyrod.log", m->state_dir);
 	if (!path)
@@ -175,7 +175,7 @@ static int detach_ready(int ready, const struct manager *m)
 		dup2(log, STDERR_FILENO) < 0)
 		return -errno;
 	log_init("pyrod");
-	return write_all(ready, "R", 1);
+	return 0;
 }
 
 /* The signals of a fault; systemd's watchdog sends ABRT. */
@@ -247,7 +247,7 @@ static int block_signals(void)
 	return 0;
 }
 
-static void report_ready(const struct manager *m)
+static void notify_ready(const struct manager *m)
 {
 	(void)sd_notifyf(false, "READY=1\nSTATUS=%s",
 		m->degraded.set ? "Degraded: only doctor is served" : "Serving");
@@ -269,7 +269,7 @@ static int on_hangup(
 	} else {
 		log_info("configuration reloaded");
 	}
-	report_ready(m);
+	notify_ready(m);
 	return 0;
 }
 
@@ -402,7 +402,7 @@ static int serve(bool system, int ready, struct error *err)
 	if (r < 0)
 		return r;
 	if (ready >= 0) {
-		r = detach_ready(ready, m);
+		r = detach_terminal(m);
 		if (r < 0)
 			return error_set_errno(err, ERROR_INTERNAL, r, NULL,
 				"cannot log to pyrod.log in %s", m->state_dir);
@@ -412,7 +412,11 @@ static int serve(bool system, int ready, struct error *err)
 		return error_no_memory(err, "out of memory");
 	log_info("pyrod %s serves %s at %s", PYRO_VERSION, system ? "the system" : "its user",
 		m->socket_path);
-	report_ready(m);
+	notify_ready(m);
+	if (ready >= 0)
+		r = write_all(ready, "R", 1);
+	if (r < 0)
+		log_warning_errno(r, "cannot report to the process that started pyrod");
 	r = sd_event_loop(m->event);
 	(void)sd_notify(false, "STOPPING=1");
 	sd_event_source_disable_unref(watchdog.timer);
