@@ -30,6 +30,7 @@ IMPORT = BUILD + "/stage/usr/local/libexec/pyro/pyro-import"
 NOT_NEEDED = {"virtio-rng.ko", "rng-core.ko"}
 ARGUMENTS = ("console=ttyS0 quiet loglevel=1 reboot=t panic=-1 tsc=reliable no_timer_check init_on_alloc=0 audit=0 apparmor=0 "
              "cryptomgr.notests rcupdate.rcu_expedited=1 tsc_early_khz=%d")
+FIRMWARE = "qboot.rom"  # the machine's default is a link to it on Debian 12 only, and Debian 13's loads no kernel
 BOARD = "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=ram"
 MEMORY_MIB, OWN_DISK = 1024, "4G"
 DEADLINE = 120  # seconds for whatever a machine of the floor has to do
@@ -105,7 +106,7 @@ class Machine:
         for serial, path, flag in (("env", image, "on"), ("own", own, "off")):
             disks += ["-blockdev", "driver=raw,node-name=%s,read-only=%s,file.driver=file,file.locking=off,file.filename=%s" % (serial, flag, path),
                       "-device", "virtio-blk-device,drive=%s,serial=%s" % (serial, serial)]
-        words = ["qemu-system-x86_64", "-M", BOARD, "-accel", "tcg,tb-size=64", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB),
+        words = ["qemu-system-x86_64", "-M", BOARD, "-bios", FIRMWARE, "-accel", "tcg,tb-size=64", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB),
                  "-object", "memory-backend-file,id=ram,share=on,size=%dM,mem-path=%s/ram" % (MEMORY_MIB, work),
                  "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", folder + "/vmlinux", "-initrd", folder + "/initrd",
                  "-append", ARGUMENTS % tsc_khz(), "-serial", "file:" + work + "/console",
