@@ -24,9 +24,10 @@
 	X(DRAIN, drain, 30)          /* EXIT arrived, output is still missing */ \
 	X(LATE, late, 30)            /* the guest did not enforce a command's timeout */ \
 	X(GRACE, grace, 10)          /* before a one-shot whose caller disconnected is deleted */ \
-	X(STALL, stall, 30)          /* a client that reads nothing */ \
-	X(REPORT, report, 10)        /* between two reports of a job that shows no progress */ \
-	X(REDIAL, redial, 10)        /* pyro run reconnects to a restarted daemon */
+	X(EXPIRED, expired, 3600) /* from a daemon's start, for machines that expired before it */ \
+	X(STALL, stall, 30)       /* a client that reads nothing */ \
+	X(REPORT, report, 10)     /* between two reports of a job that shows no progress */ \
+	X(REDIAL, redial, 10)     /* pyro run reconnects to a restarted daemon */
 
 enum deadline {
 #define X(symbol, name, seconds) DEADLINE_##symbol,

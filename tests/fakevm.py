@@ -14,7 +14,7 @@ from conftest import BUILD, Daemon
 
 ENV = "debian:12"
 LINE = 16
-MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refuses", "noise", "qmp-silent", "qmp-noise", "console", "old"))}
+MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refuses", "noise", "qmp-silent", "qmp-noise", "console", "old", "full"))}
 
 
 def lines(n):

@@ -4,16 +4,16 @@
  * Called by rpc/vm.c, and as on_state of each owner.
  *
  * What must stay true: no machine is deleted while its command runs; a machine of a previous daemon
- * gets an hour after this one's start (its owner may have been waiting for the host to come back).
+ * stays for DEADLINE_EXPIRED after this one's start (its owner may have been waiting for the host
+ * to come back).
  */
 
 #include "daemon/core/core-internal.h"
 #include "daemon/core/vm.h"
 #include "daemon/log.h"
 #include "daemon/store/store.h"
+#include "proto/deadline.h"
 #include "proto/json.h"
-
-#define FIRST_HOUR_USEC (3600 * USEC_PER_SEC)
 
 struct reap {
 	json_object *deleted; /* owned */
@@ -33,11 +33,12 @@ static uint64_t due(const struct machine *mc)
 {
 	uint64_t expires = machine_row(mc)->expires_usec;
 	uint64_t up = now_usec() - machine_manager(mc)->started_usec;
+	uint64_t kept = deadline_usec(DEADLINE_EXPIRED);
 
 	if (expires == 0 || machine_goes_down(mc))
 		return 0;
-	if (!machine_is_new(mc) && up < FIRST_HOUR_USEC)
-		return MAX_OF(expires, wall_usec() + FIRST_HOUR_USEC - up);
+	if (!machine_is_new(mc) && up < kept)
+		return MAX_OF(expires, wall_usec() + kept - up);
 	return expires;
 }
 

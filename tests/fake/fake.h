@@ -15,6 +15,7 @@
  *   ended FLAGS PIDS      sets what EXIT reports about the end, as numbers
  *   timed-out             the command is killed, as by its timeout
  *   exit CODE
+ *   killed SIGNO          the command is killed by that signal
  *   die                   the VMM crashes
  *   reboot                the guest ends itself
  *   panic                 its kernel panics, as Linux does on a console, and it restarts
@@ -44,6 +45,7 @@ enum fake_manner {
 	MANNER_QMP_NOISE,  /* an endless line on the control socket */
 	MANNER_CONSOLE,    /* floods its console */
 	MANNER_OLD,        /* speaks protocol 1 */
+	MANNER_FULL,       /* its disk cannot be written for a while, from SETUP on */
 	MANNER_MAX
 };
 

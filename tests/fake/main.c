@@ -21,7 +21,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { QMP_BYTES = 64 * 1024 };
+enum { QMP_BYTES = 64 * 1024, FULL_MSEC = 300 };
 #define END_WAIT_USEC (2 * USEC_PER_SEC)
 
 /* A socket of the VMM, with one peer at a time. */
@@ -275,6 +275,8 @@ static int on_setup(
 	fake_tell("setup");
 	if (f->manner == MANNER_MUTE)
 		relay_mute(f->relay);
+	if (f->manner == MANNER_FULL)
+		fake_stand(f, FULL_MSEC);
 	if (f->manner != MANNER_REFUSES)
 		return 0;
 	*ret_what = strdup("refuse\n\033[31mwith all its might");

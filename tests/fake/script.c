@@ -232,6 +232,8 @@ static void begin_step(struct exec *x, const char *p, size_t n)
 	} else if (IS("timed-out")) {
 		x->exit.timed_out = 1;
 		finish(x, 0, SIGKILL);
+	} else if (IS("killed")) {
+		finish(x, 0, (uint8_t)number);
 	} else if (IS("exit")) {
 		finish(x, (uint8_t)number, 0);
 	} else if (IS("die")) {
@@ -484,6 +486,7 @@ void execs_kill_all(struct execs *xs)
 /* Scripts have no environment. */
 int execs_login(_unused_ struct execs *xs)
 {
+	fake_tell("login");
 	return 0;
 }
 

@@ -18,6 +18,7 @@ START_TEST(test_table)
 	ck_assert_uint_eq(deadline_usec(DEADLINE_BOOT), 90 * USEC_PER_SEC);
 	ck_assert_uint_eq(deadline_usec(DEADLINE_GRACE), 10 * USEC_PER_SEC);
 	ck_assert_uint_eq(deadline_usec(DEADLINE_STALL), 30 * USEC_PER_SEC);
+	ck_assert_uint_eq(deadline_usec(DEADLINE_EXPIRED), 3600 * USEC_PER_SEC);
 	ck_assert_uint_eq(deadline_usec(DEADLINE_REDIAL), 10 * USEC_PER_SEC);
 	set("grace=1");
 	ck_assert_uint_eq(deadline_usec(DEADLINE_GRACE), 10 * USEC_PER_SEC);
