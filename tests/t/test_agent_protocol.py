@@ -116,6 +116,8 @@ def test_what_an_agent_tells_of_an_end(fake, manner, limit):
     r = fake.call("vm.run", fake.spec(manner, command="echo here; ended 3 300; exit 137"))["result"]
     assert (r["stdout"], r["exit_code"], r["limit"]) == ("here\n", 137, limit), r
     assert (r["ended_by"], r["background_left"]) == (("memory", True) if limit else (None, None)), r
+    r = fake.call("vm.run", fake.spec(manner, command="killed 9"))["result"]  # the signal itself is told by each
+    assert (r["exit_code"], r["ended_by"], r["background_left"]) == (137, "signal", False if limit else None), r
     fake.wait_clean()
 
 

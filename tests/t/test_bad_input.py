@@ -52,6 +52,8 @@ RUN = {"environment": "debian:12", "command": "true"}
     ({"stdio": 0}, "stdio"),
     ({"stdio": 3}, "stdio"),
     ({"env": {"A": 1}}, "env"),
+    ({"env": {"A=B": ""}}, "A=B"),
+    ({"stdin": True}, "stdin"),
     ({"accelerator": "warp"}, "accelerator"),
     ({"environment": None}, "environment"),
 ])
@@ -63,7 +65,7 @@ def test_parameters(served, change, names):
     assert served.vms() == []
 
 
-@pytest.mark.parametrize("change", [{"network": True}, {"allow_host_compat": True}])
+@pytest.mark.parametrize("change", [{"network": True}, {"allow_host_compat": True}, {"wait_ms": 1}])
 def test_later_features_are_refused(served, change):
     assert error(served.call("vm.run", dict(RUN, **change))) == "unsupported"
 
@@ -155,14 +157,19 @@ def test_descriptors_where_none_belong(served):
         assert "error" in raw.line()
 
 
-def test_a_pipe_is_no_stream_socket(served):
-    r, w = os.pipe()
+@pytest.mark.parametrize("kind", ["pipe", socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_what_is_no_stream_socket(served, kind):
+    r, w = os.pipe() if kind == "pipe" else (s.detach() for s in socket.socketpair(socket.AF_UNIX, kind))
     params = json.dumps(dict(RUN, stdio=0)).encode()
     with Raw(served.socket, 10) as raw:
         raw.sock.sendmsg([b'{"jsonrpc":"2.0","id":1,"method":"vm.run","fds":1,"params":' + params + b"}\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [w]))])
         assert error(raw.line()) == "invalid_argument"
     os.close(w)
-    assert os.read(r, 1) == b""
+    if kind == socket.SOCK_DGRAM:
+        with socket.socket(fileno=os.dup(r)) as s, pytest.raises(ConnectionRefusedError):  # its other end is closed
+            s.send(b"x")
+    else:
+        assert os.read(r, 1) == b"", "the daemon kept the descriptor"
     os.close(r)
     assert served.vms() == []
 

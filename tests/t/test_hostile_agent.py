@@ -99,11 +99,20 @@ def test_reason_that_is_no_text(fake):
     ("ended 4294967295 4294967295; exit 0", None, None),
     ("ended 4294967280 1; exit 9", None, None),
     ("exit 137", None, None),
+    ("ended 2 300; killed 9", "memory", {"name": "mem_mib", "value": 200, "flag": "-m 400M"}),
+    ("ended 14 300; killed 15", "signal", None),
+    ("killed 9", "signal", None),
+    ("ended 4 0; exit 254", None, None),
+    ("ended 4 300; exit 254", "pids", {"name": "pids", "value": 300, "flag": None}),
+    ("ended 8 300; killed 7", "disk", {"name": "disk_mib", "value": 64, "flag": "--disk-mib 128"}),
+    ("ended 1 0; exit 3", None, None),
 ])
 def test_what_a_guest_says_of_its_end_is_words(fake, words, ended_by, limit):
     """True or not: it changes nothing but what its own caller is told."""
     r = fake.call("vm.run", fake.spec(command="echo here; " + words))["result"]
-    assert (r["stdout"], r["exit_code"], r["ended_by"], r["limit"]) == ("here\n", int(words.split()[-1]), ended_by, limit), r
+    number = int(words.split()[-1]) + (128 if "killed" in words else 0)
+    assert (r["stdout"], r["exit_code"], r["ended_by"], r["limit"]) == ("here\n", number, ended_by, limit), r
+    assert r["background_left"] == (words.startswith("ended") and int(words.split()[1]) % 2 == 1), r  # LEFT is the lowest bit
     fake.wait_clean()
 
 
@@ -116,7 +125,7 @@ def test_timeout_that_was_not_reached(fake, timeout):
 
 
 def test_timeout_that_was_reached(fake):
-    r = fake.call("vm.run", fake.spec(command="echo here; sleep 0", timeout_seconds=1))["result"]
+    r = fake.call("vm.run", fake.spec(command="echo here; ended 4294967295 300; sleep 0", timeout_seconds=1))["result"]
     assert (r["exit_code"], r["timed_out"], r["ended_by"], r["limit"]["value"]) == (124, True, "timeout", 1), r
     fake.wait_clean()
 

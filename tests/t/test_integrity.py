@@ -14,7 +14,7 @@ import time
 import jsonschema
 import pytest
 
-from conftest import BUILD, BUILD_ASAN, stage
+from conftest import BUILD, BUILD_ASAN, Raw, stage
 from fakevm import sha256
 
 ENV = "debian:12"
@@ -26,7 +26,11 @@ case $verb in
 environment|kernel)
 	while [ $# -gt 0 ]; do [ "$1" != --output ] || out=$2; shift; done
 	cp -r "$again/$verb/." "$out" && cat "$again/$verb.json" ;;
-check) echo >> %(again)s.checks; exec %(real)s "$@" ;;
+check)
+	echo >> %(again)s.checks
+	[ ! -p %(again)s.gate ] || read line < %(again)s.gate
+	[ ! -e %(again)s.broken ] || exit 1
+	exec %(real)s "$@" ;;
 *) exec %(real)s "$@" ;;
 esac
 """
@@ -248,6 +252,38 @@ def test_every_reply_and_the_clients_own_report_keep_to_the_table(d):
     jsonschema.validate(report, schema, jsonschema.Draft7Validator)
     assert r.status == 1 and (report["runtime"]["ok"], report["runtime"]["verdict"]) == (False, "fail")
     assert set(report["capabilities"].values()) == {"unknown"} and report["daemon"] is None
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left"])
+def test_doctor_that_is_given_up_while_it_reads(d, how):
+    """A disk may be slow: nobody waits for it, and no probe machine follows."""
+    gate = d.root + "/again.gate"
+    os.mkfifo(gate)
+    os.chmod(gate, 0o666)
+    with Raw(d.socket) as raw:
+        raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.doctor"}\n')
+        until(lambda: os.path.getsize(d.root + "/again.checks") > 0)
+        if how == "cancelled":
+            raw.send(b'{"jsonrpc":"2.0","id":2,"method":"cancel","params":{"id":1}}\n')
+            replies = {line["id"]: line for line in (raw.line(), raw.line())}
+            assert replies[1]["error"]["data"]["code"] == "cancelled" and replies[2]["result"]["cancelled"], replies
+    fd = os.open(gate, os.O_RDWR)
+    os.write(fd, b"\n" * 8)
+    os.unlink(gate)
+    d.wait_clean(30)
+    os.close(fd)
+    assert "made for uid" not in d.log_text()
+    Doctor(d).passes()
+
+
+def test_check_that_cannot_be_made_does_not_pass(d):
+    """Though the probe machine ran."""
+    with open(d.root + "/again.broken", "w"):
+        pass
+    detail, fix = Doctor(d).fails("integrity", can="yes")
+    assert "pyro-import" in detail and fix, (detail, fix)
+    os.unlink(d.root + "/again.broken")
+    Doctor(d).passes()
 
 
 # Damage
