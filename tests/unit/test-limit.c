@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The flag in a fix that gives a machine more: double where its owner's limits and the host allow
- * it, less where that still helps, or none. test-run.c tests which limit ended a command.
+ * it, less where that still helps, or none. Which limit ended a command, and what its caller is
+ * told of it, is in tests/t/test_hostile_agent.py.
  */
 
 #include "daemon/machine/limit.h"
@@ -9,40 +10,24 @@
 #include <check.h>
 #include <signal.h>
 
-#include "daemon/core/core-internal.h"
-#include "daemon/core/vm.h"
-#include "daemon/machine/machine-internal.h"
+#include "daemon/config.h"
 #include "proto/host.h"
-#include "tests/unit/core-fakes.h"
+#include "tests/unit/machine-frame.h"
 
-static sd_event *event;
-static struct manager *m;
-static struct machine *mc;
-
-static void setup(void)
+/* A machine of so much memory and disk. */
+static void machine_of(uint64_t mem_mib, uint64_t disk_mib)
 {
-	struct vm_row row = { .id = "vm-0123456789ab",
-		.owner_uid = 1000,
-		.vcpu_count = 1,
-		.mem_mib = 64,
-		.disk_mib = 10240,
-		.state = "created" };
-
-	ck_assert_int_ge(sd_event_new(&event), 0);
-	fake_reset(event);
-	m = fake_manager(event);
-	ck_assert_int_eq(core_start(m, NULL), 0);
-	row.environment = strdup("debian:12");
-	ck_assert_int_eq(machine_new(m->machines, &vm_owner, &row, &mc), 0);
-	free(row.environment);
+	if (the_machine())
+		request(DELETE);
+	create_of(mem_mib, disk_mib, false);
+	settle();
+	must_be(MACHINE_CREATED);
 }
 
-static void teardown(void)
+static void small_machine(void)
 {
-	core_end(m);
-	fake_manager_free(m);
-	fake_done();
-	event = sd_event_unref(event);
+	setup();
+	machine_of(64, 10240);
 }
 
 static const char *flag_of(
@@ -55,7 +40,7 @@ static const char *flag_of(
 		.exit = &x, .ended = &ended, .timeout_usec = seconds * USEC_PER_SEC
 	};
 
-	limit_of(mc, &e, &l);
+	limit_of(the_machine(), &e, &l);
 	return l.flag;
 }
 
@@ -78,14 +63,15 @@ START_TEST(memory)
 	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "-m 128M");
 	m->config->max_memory_mib = 127; /* less than a quarter more, in whole steps */
 	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "");
-	mc->row.mem_mib = 512;
+	m->config->max_memory_mib = 0;
+	machine_of(512, 64);
 	m->config->max_memory_mib = 800;
 	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "-m 768M");
 	m->config->max_memory_mib = 512;
 	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "");
-	/* More than the host has. */
-	mc->row.mem_mib = host_memory_mib();
+	/* The host keeps the rest. */
 	m->config->max_memory_mib = (int64_t)(8 * host_memory_mib());
+	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "-m 1G");
 	m->config->memory_reserve_mib = (int64_t)host_memory_mib();
 	ck_assert_str_eq(flag_of(0, SIGKILL, ENDED_OOM_KILL, 0, 0), "");
 }
@@ -103,7 +89,7 @@ START_TEST(disk)
 {
 	uint64_t bytes = 0;
 
-	mc->row.disk_mib = 64;
+	machine_of(64, 64);
 	ck_assert_int_eq(host_free_bytes(m->state_dir, &bytes), 0);
 	ck_assert_uint_ge(bytes / MIB, 64);
 	m->config->disk_reserve_mib = 0;
@@ -125,7 +111,7 @@ int main(void)
 	SRunner *sr;
 	int failed;
 
-	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_checked_fixture(tc, small_machine, teardown);
 	tcase_add_test(tc, timeouts);
 	tcase_add_test(tc, memory);
 	tcase_add_test(tc, pids);

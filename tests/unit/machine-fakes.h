@@ -2,10 +2,12 @@
 #pragma once
 
 /*
- * Fakes of what lies below core/, for its unit tests: environments, kernels, disks and a VMM that
- * behave as configured, and a guest agent at the other end of a socketpair. All run in the test's
- * own loop.
+ * What machines stand on, as the tests of daemon/machine have it: environments, kernels and disks
+ * (daemon/image's headers), a VMM (vmm.h) that behaves as configured, and a guest's agent at the
+ * other end of a socketpair. All of it runs in the test's own loop.
  */
+
+#include <limits.h>
 
 #include "daemon/manager.h"
 #include "proto/agent.h"
@@ -13,7 +15,6 @@
 
 enum fake_step {
 	FAKE_NONE,
-	FAKE_PULL,
 	FAKE_IMAGE,
 	FAKE_KERNEL,
 	FAKE_PACK,
@@ -25,13 +26,6 @@ enum fake_step {
 	FAKE_REMOVE
 };
 
-enum fake_command {
-	COMMAND_EXIT,  /* writes out_text, err_text, then exits with code/signal */
-	COMMAND_HANG,  /* sends STARTED, nothing else */
-	COMMAND_CAT,   /* stdin to stdout, exits at its end */
-	COMMAND_FLOOD, /* flood_bytes of output, as the limit allows */
-};
-
 #define FAKE_DRIVER "a-driver" /* chosen by vmm_choose; all other calls must be given it */
 
 struct fake {
@@ -40,14 +34,7 @@ struct fake {
 	enum fake_step fail, stall;
 	bool unpacked; /* each start waits until the kernel is packed with the agent */
 	bool suspect;  /* the image was modified after its installation, and not checked since */
-	/* what a check finds, and what is known afterwards */
-	const char *image_damage, *kernel_damage, *initrd_damage;
 	/* the agent's behaviour */
-	enum fake_command command;
-	const char *out_text, *err_text;
-	struct msg_exit exit;
-	uint16_t version_max; /* of the protocol; 0: the newest */
-	uint64_t flood_bytes;
 	bool mute;   /* never answers HELLO */
 	bool unseen; /* the guest sends nothing and resets the VMM */
 	bool refuse_dial;
@@ -55,13 +42,10 @@ struct fake {
 	bool hangs;      /* the VMM does not exit when killed */
 	bool writes_on;  /* the VMM does not pause when asked */
 	/* what was seen */
-	int signo;      /* of the last KILL */
 	unsigned reads; /* of image and kernel */
 	bool was_read;
-	unsigned vmms, launches, disks, dials, setups, starts, exit_acks, kills, logins, shutdowns,
-		resumes, pauses, adopted;
-	uint64_t stdin_bytes;
-	char *command_line; /* owned: of the last START */
+	unsigned vmms, launches, disks, dials, setups, logins, shutdowns, resumes, pauses, adopted;
+	char disk_path[PATH_MAX]; /* of the last disk made */
 	/* the agent */
 	int fd;
 	sd_event_source *io;
@@ -69,13 +53,8 @@ struct fake {
 	struct frame_assembler parts;
 	struct buf out;
 	uint16_t version; /* agreed on */
-	bool greeted, set_up, running, exited, wait_resume;
+	bool greeted, set_up;
 	uint8_t sync[SYNC_SIZE], machine_id[16];
-	char exec_id[AGENT_EXEC_ID_SIZE];
-	uint32_t channel;
-	uint64_t sent[STREAM_MAX], limit[STREAM_MAX], upto[STREAM_MAX];
-	bool stdin_ended;
-	uint64_t stdin_limit;
 };
 extern struct fake fake;
 
@@ -96,10 +75,3 @@ void fake_vmm_die(void);
 void fake_vmm_end_later(void);
 /* The VMM pauses its vCPUs because the host's disk is full. */
 void fake_vmm_pause(void);
-
-/* Runs the loop until *flag or the deadline; true when the flag came. */
-bool loop_until(sd_event *event, const bool *flag, uint64_t usec);
-
-/* Makes a manager over a temporary directory with a real store, but without machines yet. */
-struct manager *fake_manager(sd_event *event);
-void fake_manager_free(struct manager *m);

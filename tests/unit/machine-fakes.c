@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See core-fakes.h. Linked into test-run in place of libimage and libvmm. The fake agent honours
- * offsets and limits as the real one does, so the tests prove the protocol and not only the host's
- * code.
+ * See machine-fakes.h. Linked in place of libimage and of libvmm but its identity.c: a test's VMM of
+ * a previous daemon is a process with the machine's uuid on its command line.
  */
 
-#include "tests/unit/core-fakes.h"
+#include "tests/unit/machine-fakes.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -17,8 +16,6 @@
 #include "daemon/image/disk.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
-#include "daemon/receiver.h"
-#include "daemon/store/store.h"
 #include "daemon/vmm/vmm.h"
 
 struct fake fake;
@@ -50,15 +47,6 @@ static void later(void (*fn)(void *), void *arg)
 	ck_assert_int_ge(sd_event_add_defer(fake.event, &source, on_later, l), 0);
 }
 
-bool loop_until(sd_event *event, const bool *flag, uint64_t usec)
-{
-	uint64_t end = now_usec() + usec;
-
-	while (!*flag && now_usec() < end)
-		ck_assert_int_ge(sd_event_run(event, end - MIN_OF(end, now_usec())), 0);
-	return *flag;
-}
-
 /* The agent */
 
 void fake_flush(void)
@@ -82,81 +70,26 @@ void fake_send(const void *p, size_t n)
 	fake_flush();
 }
 
-static void say_result(uint16_t type, uint32_t channel, int error)
+static void send_setup_done(int error)
 {
 	struct msg_result m = { .error = (uint32_t)error,
 		.what = (char *)(error ? "mount /workspace" : NULL) };
 
-	ck_assert_int_ge(msg_send(&fake.out, fake.version, result, type, channel, &m), 0);
-}
-
-static void say_exit(void)
-{
-	struct msg_exit m = fake.exit;
-
-	memcpy(m.produced, fake.sent, sizeof(m.produced));
-	fake.exited = true;
-	ck_assert_int_ge(msg_send(&fake.out, fake.version, exit, FRAME_EXIT, fake.channel, &m), 0);
-}
-
-static void produce(uint8_t stream, const void *p, size_t n)
-{
 	ck_assert_int_ge(
-		frame_put_data(&fake.out, fake.channel, stream, fake.sent[stream], p, n), 0);
-	fake.sent[stream] += n;
+		msg_send(&fake.out, fake.version, result, FRAME_SETUP_DONE, AGENT_CHANNEL_NONE, &m),
+		0);
 }
 
-static void go_on(void)
-{
-	static const uint8_t zero[FRAME_DATA_MAX];
-
-	if (!fake.running || fake.exited || fake.wait_resume)
-		return;
-	while (fake.command == COMMAND_FLOOD && buf_len(&fake.out) < 256 * 1024 &&
-		fake.sent[STREAM_STDOUT] < MIN_OF(fake.flood_bytes, fake.limit[STREAM_STDOUT])) {
-		uint64_t left = MIN_OF(fake.flood_bytes, fake.limit[STREAM_STDOUT]) -
-				fake.sent[STREAM_STDOUT];
-
-		produce(STREAM_STDOUT, zero, (size_t)MIN_OF(left, (uint64_t)sizeof(zero)));
-	}
-	/* The input is zeros, so that bytes lost with a stream can be repeated. */
-	while (fake.command == COMMAND_CAT && buf_len(&fake.out) < 256 * 1024 &&
-		fake.sent[STREAM_STDOUT] < MIN_OF(fake.stdin_bytes, fake.limit[STREAM_STDOUT])) {
-		uint64_t left = MIN_OF(fake.stdin_bytes, fake.limit[STREAM_STDOUT]) -
-				fake.sent[STREAM_STDOUT];
-
-		produce(STREAM_STDOUT, zero, (size_t)MIN_OF(left, (uint64_t)sizeof(zero)));
-		fake.stdin_limit =
-			MAX_OF(fake.stdin_limit, fake.sent[STREAM_STDOUT] + STREAM_WINDOW);
-		ck_assert_int_ge(frame_put_ack(&fake.out, fake.channel, STREAM_STDIN,
-					 fake.stdin_bytes, fake.stdin_limit),
-			0);
-	}
-	if ((fake.command == COMMAND_FLOOD && fake.sent[STREAM_STDOUT] == fake.flood_bytes) ||
-		(fake.command == COMMAND_CAT && fake.stdin_ended &&
-			fake.sent[STREAM_STDOUT] == fake.stdin_bytes))
-		say_exit();
-	fake_flush();
-}
-
-static void say_welcome(const struct frame *f)
+static void send_welcome(const struct frame *f)
 {
 	struct msg_hello hello;
-	struct msg_held held = { .channel = fake.channel, .stdin_accepted = fake.stdin_bytes };
 	struct msg_welcome w = { .state = fake.set_up ? AGENT_SET_UP : AGENT_READY };
 
 	ck_assert_int_ge(msg_hello_get(f, AGENT_PROTOCOL_MAX, &hello), 0);
 	if (fake.mute)
 		return;
-	fake.version = w.version = fake.version_max ? fake.version_max : hello.version_max;
+	fake.version = w.version = hello.version_max;
 	memcpy(w.machine_id, fake.machine_id, sizeof(w.machine_id));
-	memcpy(held.exec_id, fake.exec_id, sizeof(held.exec_id));
-	memcpy(held.produced, fake.sent, sizeof(held.produced));
-	memcpy(held.kept, fake.upto, sizeof(held.kept));
-	if (fake.running) {
-		w.n_held = 1;
-		w.held = &held;
-	}
 	fake_send(hello.nonce, sizeof(hello.nonce));
 	ck_assert_int_ge(msg_send(&fake.out, fake.version, welcome, FRAME_WELCOME, 0, &w), 0);
 	fake.greeted = true;
@@ -174,88 +107,9 @@ static void take_setup(const struct frame *f)
 	if (fake.stall == FAKE_SETUP)
 		return;
 	fake.set_up = fake.fail != FAKE_SETUP;
-	say_result(FRAME_SETUP_DONE, 0, fake.fail == FAKE_SETUP ? EIO : 0);
+	send_setup_done(fake.fail == FAKE_SETUP ? EIO : 0);
 	if (fake.set_up)
 		decoder_set_mark(&fake.in, fake.sync);
-}
-
-static void take_start(const struct frame *f)
-{
-	struct msg_start m = { 0 };
-
-	ck_assert_int_ge(msg_start_get(f, fake.version, &m), 0);
-	fake.starts++;
-	fake.channel = f->channel;
-	fake.running = true;
-	memcpy(fake.exec_id, m.exec_id, sizeof(fake.exec_id));
-	memcpy(fake.limit, m.limit, sizeof(fake.limit));
-	free(fake.command_line);
-	fake.command_line = TAKE_PTR(m.command);
-	msg_start_done(&m);
-	say_result(FRAME_STARTED, fake.channel, 0);
-	ck_assert_int_ge(frame_put_ack(&fake.out, fake.channel, STREAM_STDIN, 0, STREAM_WINDOW), 0);
-	if (fake.command != COMMAND_EXIT)
-		return;
-	if (fake.out_text)
-		produce(STREAM_STDOUT, fake.out_text, strlen(fake.out_text));
-	if (fake.err_text)
-		produce(STREAM_STDERR, fake.err_text, strlen(fake.err_text));
-	say_exit();
-}
-
-static void take_stdin(const struct frame *f)
-{
-	static const uint8_t zeros[FRAME_DATA_MAX];
-	struct frame_data d;
-	size_t skip;
-
-	ck_assert_int_ge(frame_get_data(f, &d), 0);
-	ck_assert_uint_le(d.offset, fake.stdin_bytes);
-	skip = (size_t)(fake.stdin_bytes - d.offset);
-	if (skip >= d.n)
-		return;
-	ck_assert_mem_eq((const uint8_t *)d.bytes + skip, zeros, d.n - skip);
-	fake.stdin_bytes += d.n - skip;
-}
-
-static void take_end(const struct frame *f)
-{
-	uint64_t offset;
-	uint8_t stream;
-
-	ck_assert_int_ge(frame_get_end(f, &stream, &offset), 0);
-	ck_assert_uint_eq(stream, STREAM_STDIN);
-	ck_assert_uint_eq(offset, fake.stdin_bytes);
-	fake.stdin_ended = true;
-}
-
-static void take_limits(uint8_t stream, uint64_t upto, uint64_t limit)
-{
-	ck_assert_uint_le(upto, fake.sent[stream]);
-	ck_assert_uint_le(limit, MAX_OF(upto, fake.upto[stream]) + STREAM_WINDOW);
-	fake.upto[stream] = MAX_OF(fake.upto[stream], upto);
-	fake.limit[stream] = MAX_OF(fake.limit[stream], limit);
-}
-
-static void take_resume(const struct frame *f)
-{
-	struct msg_resume m;
-
-	ck_assert_int_ge(msg_resume_get(f, fake.version, &m), 0);
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		take_limits(i, m.upto[i], m.limit[i]);
-		fake.sent[i] = m.upto[i];
-	}
-	fake.wait_resume = false;
-}
-
-static void take_kill(const struct frame *f)
-{
-	struct msg_kill m;
-
-	ck_assert_int_ge(msg_kill_get(f, fake.version, &m), 0);
-	fake.signo = m.signal;
-	fake.kills++;
 }
 
 /* Sends BYE, then ends the VMM. */
@@ -274,24 +128,11 @@ static void take_shutdown(void)
 
 static void take_frame(const struct frame *f)
 {
-	uint64_t upto, limit;
-	uint8_t stream;
-
 	switch (f->type) {
-	case FRAME_HELLO: say_welcome(f); break;
+	case FRAME_HELLO: send_welcome(f); break;
 	case FRAME_SETUP: take_setup(f); break;
-	case FRAME_START: take_start(f); break;
-	case FRAME_DATA: take_stdin(f); break;
-	case FRAME_END: take_end(f); break;
-	case FRAME_RESUME: take_resume(f); break;
-	case FRAME_EXIT_ACK: fake.exit_acks++; break;
-	case FRAME_KILL: take_kill(f); break;
 	case FRAME_SHUTDOWN: take_shutdown(); break;
 	case FRAME_LOGIN: fake.logins++; break;
-	case FRAME_ACK:
-		ck_assert_int_ge(frame_get_ack(f, &stream, &upto, &limit), 0);
-		take_limits(stream, upto, limit);
-		break;
 	default: break;
 	}
 }
@@ -331,7 +172,6 @@ static int on_agent(
 		else if (frame_assembler_add(&fake.parts, &f) == 1)
 			take_frame(&f);
 	}
-	go_on();
 	fake_flush();
 	return 0;
 }
@@ -341,7 +181,6 @@ int fake_dial(void)
 	int pair[2];
 
 	fake.dials++;
-	fake.wait_resume = fake.running; /* nothing is sent again before the host gives an offset */
 	if (fake.refuse_dial)
 		return -ECONNREFUSED;
 	hang_up();
@@ -380,7 +219,6 @@ void fake_done(void)
 	decoder_done(&fake.in);
 	frame_assembler_done(&fake.parts);
 	buf_done(&fake.out);
-	free(fake.command_line);
 	memset(&fake, 0, sizeof(fake));
 	memset(readings, 0, sizeof(readings));
 	fake.fd = -EBADF;
@@ -390,11 +228,6 @@ void fake_done(void)
 
 struct environment {
 	int unused;
-};
-struct pull_wait {
-	pull_done_fn done;
-	void *userdata;
-	bool left;
 };
 static struct environment the_environment;
 
@@ -427,21 +260,9 @@ int environments_open_image(_unused_ struct environments *envs, _unused_ const c
 	return 0;
 }
 
-static void end_pull(void *arg)
-{
-	struct pull_wait *w = arg;
-	_cleanup_error_ struct error err = ERROR_INIT;
-
-	if (fake.fail == FAKE_PULL)
-		error_set(&err, ERROR_PULL_FAILED, NULL, "mend it", "no mirror");
-	if (!w->left)
-		w->done(err.set ? &err : NULL, w->userdata);
-	free(w);
-}
-
 bool environment_installed(_unused_ const struct environment *env)
 {
-	return !(fake.was_read && fake.image_damage);
+	return true;
 }
 
 static void end_reading(void *arg)
@@ -480,7 +301,7 @@ void integrity_forget(_unused_ struct integrity *in, const void *userdata)
 const char *environments_image_damage(
 	_unused_ struct environments *envs, _unused_ const char *digest)
 {
-	return fake.was_read ? fake.image_damage : NULL;
+	return NULL;
 }
 
 bool environments_image_is_suspect(_unused_ struct environments *envs, _unused_ const char *digest)
@@ -496,12 +317,12 @@ int environments_check_image(_unused_ struct environments *envs, _unused_ const 
 
 const char *kernels_damage(_unused_ struct kernels *k, _unused_ const char *hash)
 {
-	return fake.was_read ? fake.kernel_damage : NULL;
+	return NULL;
 }
 
 const char *kernels_initrd_damage(_unused_ struct kernels *k, _unused_ const char *hash)
 {
-	return fake.was_read ? fake.initrd_damage : NULL;
+	return NULL;
 }
 
 bool kernels_is_suspect(_unused_ struct kernels *k, _unused_ const char *hash)
@@ -517,33 +338,6 @@ int kernels_check(_unused_ struct kernels *k, _unused_ const char *hash, _unused
 
 void environments_release(_unused_ struct environments *envs, _unused_ const char *digest)
 {
-}
-
-int environment_pull(_unused_ struct environment *env, _unused_ enum pull_why why,
-	pull_progress_fn on_progress, pull_done_fn on_done, void *userdata, struct pull_wait **ret,
-	_unused_ struct error *err)
-{
-	struct pull_wait *w = calloc(1, sizeof(*w));
-	struct pull_progress p = { .phase = "install", .percent = 50 };
-
-	w->done = on_done;
-	w->userdata = userdata;
-	*ret = w;
-	(void)on_progress;
-	(void)p;
-	if (fake.stall != FAKE_PULL)
-		later(end_pull, w);
-	return 0;
-}
-
-struct pull_wait *pull_wait_free(struct pull_wait *w)
-{
-	if (!w)
-		return NULL;
-	w->left = true;
-	if (fake.stall == FAKE_PULL)
-		free(w);
-	return NULL;
 }
 
 int kernels_is_configured(_unused_ struct kernels *k, _unused_ struct error *err)
@@ -650,6 +444,7 @@ int disk_create(_unused_ struct manager *m, const char *path, _unused_ uint64_t 
 	ck_assert_int_ge(fd, 0);
 	fd_close(fd);
 	fake.disks++;
+	(void)snprintf(fake.disk_path, sizeof(fake.disk_path), "%s", path);
 	op->fail = fake.fail == FAKE_DISK;
 	*ret = op;
 	later(end_disk, op);
@@ -761,7 +556,7 @@ int vmm_start(_unused_ struct manager *m, const struct vmm_spec *spec,
 	the_vmm->userdata = userdata;
 	fake.vmms++;
 	fake.launches++;
-	fake.set_up = fake.running = fake.exited = false; /* another guest */
+	fake.set_up = false; /* another guest */
 	decoder_set_mark(&fake.in, frame_sync_initial);
 	*ret = the_vmm;
 	if (fake.fail == FAKE_VMM_START)
@@ -900,37 +695,4 @@ struct vmm *vmm_free(struct vmm *v)
 		fake.vmms--;
 	free(v);
 	return NULL;
-}
-
-/* The manager */
-
-struct manager *fake_manager(sd_event *event)
-{
-	char dir[] = "/tmp/pyro-core-XXXXXX";
-	struct manager *m = calloc(1, sizeof(*m));
-	_cleanup_free_ char *db = NULL;
-
-	ck_assert_ptr_nonnull(mkdtemp(dir));
-	m->event = event;
-	m->state_dir = strdup(dir);
-	m->runtime_dir = str_printf("%s/run", dir);
-	m->started_usec = now_usec();
-	ck_assert_int_eq(receivers_new(event, &m->receivers), 0);
-	m->config = calloc(1, sizeof(*m->config));
-	m->config->max_machines = 4;
-	ck_assert_int_eq(mkdir(m->runtime_dir, 0700), 0);
-	db = str_printf("%s/pyro.db", dir);
-	ck_assert_int_eq(store_new(event, db, &m->store, NULL), 0);
-	return m;
-}
-
-void fake_manager_free(struct manager *m)
-{
-	store_free(m->store);
-	receivers_free(m->receivers);
-	(void)nftw(m->state_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-	free(m->state_dir);
-	free(m->runtime_dir);
-	free(m->config);
-	free(m);
 }
