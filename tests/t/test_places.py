@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -67,11 +68,26 @@ MALLORY = 54399
 
 def serving(path, name, mode=0o666, uid=0, gid=0):
     """A fake daemon whose list of environments tells which one it is."""
-    d = FakeDaemon(path)
-    os.chown(path, uid, gid)
-    os.chmod(path, mode)
-    d.results["env.list"] = {"catalog_version": name, "environments": []}
+    d = FakeDaemon(path + "~", results={"env.list": {"catalog_version": name, "environments": []}})
+    os.chown(d.path, uid, gid)
+    os.chmod(d.path, mode)
+    os.rename(d.path, path)  # nobody meets it before it is theirs
+    d.path = path
     return d
+
+
+def loses_its_client(daemon):
+    """Makes it close the connection of a run when the returned event is set: after nobody can reach it any more."""
+    unlisted = threading.Event()
+
+    def guest(run):
+        run.phases()
+        unlisted.wait(20)
+        run.conn.sock.shutdown(2)
+        run.cancelled.wait(20)
+        return run.result()
+    daemon.guest = guest
+    return unlisted
 
 
 class Host:
@@ -389,18 +405,13 @@ def test_a_lost_daemon_that_another_user_replaces(host):
     """The connection is made again to the place, and believed no more than the first time."""
     first = host.own()
     os.chmod(os.path.dirname(first.path), 0o777)
-
-    def guest(run):
-        run.phases()
-        run.conn.sock.shutdown(2)
-        run.cancelled.wait(20)
-        return run.result()
-    first.guest = guest
+    unlisted = loses_its_client(first)
     with host.popen("run", "debian:12", "--", "true", env={"PYRO_DAEMON": "/bin/false", "PYRO_DEADLINES": "redial=1000"}) as p:
         first.wait_called("vm.run")
         first.close()
         os.unlink(first.path)
         host.impostor(first.path)
+        unlisted.set()
         err = p.communicate(timeout=40)[1]
         assert p.returncode == 125 and "evil" not in err, err
     assert "exec.attach" not in host.heard()
@@ -440,24 +451,20 @@ def test_a_lost_daemon_is_looked_for_where_it_was(host, refused):
         first = host.own()
     else:
         first = host.system(mode=0o666)
-
-    def guest(run):
-        run.phases()
-        run.conn.sock.shutdown(2)
-        run.cancelled.wait(20)
-        return run.result()
-    first.guest = guest
+    unlisted = loses_its_client(first)
     with host.popen("run", "debian:12", "--", "true") as p:
         first.wait_called("vm.run")
         first.close()
         os.unlink(first.path)
         if refused:
+            unlisted.set()
             until = time.monotonic() + 20
             while not host.started():
                 assert time.monotonic() < until
                 select.select([], [], [], 0.02)
         else:
             os.rmdir(host.top + "/run/pyro")
+            unlisted.set()
             host.system(mode=0o666).wait_called("exec.attach")
             assert host.started() == []
         p.kill()
