@@ -17,7 +17,6 @@
 #include <systemd/sd-journal.h>
 #include <time.h>
 
-#include "daemon/account.h"
 #include "daemon/log-limit.h"
 #include "proto/utf8.h"
 
@@ -28,6 +27,7 @@ static const char *log_ident = "pyro";
 static int log_level = LOG_INFO;
 static bool log_journal;
 static const struct accounts *log_accounts; /* borrowed: the manager's */
+static uid_t (*log_find_account)(const struct accounts *a, uid_t uid);
 static char *log_path;    /* owned, never freed; NULL: stderr is not our log file */
 static uint64_t log_size; /* of the file at log_path; both used by the loop thread only */
 
@@ -54,9 +54,10 @@ void log_set_level(int level)
 	log_level = level;
 }
 
-void log_set_accounts(const struct accounts *a)
+void log_set_accounts(const struct accounts *a, uid_t (*find)(const struct accounts *a, uid_t uid))
 {
 	log_accounts = a;
+	log_find_account = find;
 }
 
 /* True for control characters, line separators (U+2028/9) and bidi marks, embeddings and
@@ -246,7 +247,8 @@ void log_uid(int level, int error, uid_t uid, const char *fmt, ...)
 	char field[32];
 	unsigned left_out;
 	va_list ap;
-	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", accounts_find(log_accounts, uid));
+	(void)snprintf(field, sizeof(field), "PYRO_UID=%u",
+		log_accounts ? log_find_account(log_accounts, uid) : uid);
 	if (!admit(level, fmt, field, &left_out))
 		return;
 	(void)snprintf(field, sizeof(field), "PYRO_UID=%u", uid);

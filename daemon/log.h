@@ -15,8 +15,9 @@ struct accounts;
 
 void log_init(const char *ident);
 void log_set_level(int level); /* LOG_DEBUG .. LOG_ERR */
-/* a: borrowed until the next call; NULL: each uid is its own account. */
-void log_set_accounts(const struct accounts *a);
+/* find returns the account whose limit a uid's messages count against. a: borrowed until the next
+ * call; NULL: each uid is its own account. */
+void log_set_accounts(const struct accounts *a, uid_t (*find)(const struct accounts *a, uid_t uid));
 /* If stderr is the file at path, rotates it from now on: a full file is renamed to path.1. Returns
  * 1, 0 if stderr is another file, or -ENOMEM. */
 int log_keep_file(const char *path);

@@ -443,7 +443,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	if (r < 0)
 		return error_set_errno(
 			err, ERROR_INTERNAL, r, NULL, "cannot prepare to take descriptors");
-	log_set_accounts(m->accounts);
+	log_set_accounts(m->accounts, accounts_find);
 	r = config_load(system, config_path, &m->config, err);
 	if (r >= 0)
 		r = find_places(m, socket_path, err);
@@ -487,7 +487,7 @@ struct manager *manager_free(struct manager *m)
 	m->launcher = launcher_free(m->launcher);
 	m->units = units_free(m->units);
 	m->receivers = receivers_free(m->receivers);
-	log_set_accounts(NULL);
+	log_set_accounts(NULL, NULL);
 	m->accounts = accounts_free(m->accounts);
 	config_free(m->config);
 	error_clear(&m->degraded);

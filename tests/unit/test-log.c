@@ -79,14 +79,14 @@ START_TEST(subordinate_uids_have_one_limit)
 	(void)close(fd);
 	ck_assert_int_eq(accounts_new(subuid, subuid, &a), 0);
 	accounts_refresh(a);
-	log_set_accounts(a);
+	log_set_accounts(a, accounts_find);
 	for (uid_t i = 0; i < 65536; i++)
 		log_uid(LOG_INFO, 0, 100000 + i, "client uid=%u refused", 100000 + i);
 	log_uid(LOG_INFO, 0, 1001, "client uid=%u refused", 1001U);
 	ck_assert_uint_eq(count("client uid=1000"), LOG_LIMIT_BURST);
 	ck_assert_uint_eq(count("client uid=100049 "), 1);
 	ck_assert_uint_eq(count("client uid=1001 "), 1);
-	log_set_accounts(NULL);
+	log_set_accounts(NULL, NULL);
 	ck_assert_int_eq(unlink(subuid), 0);
 }
 END_TEST
