@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The table of subordinate uids and their owners. Created by manager.c; queried at each connection
- * and each count of a user's machines. It reads local files only: a name service may block, and the
- * loop must not.
+ * and each count of a user's machines. It reads local files only, since a name service may block
+ * and the loop must not: subid.c asks one, about the uids that are in none of the files. What must
+ * stay true: such a uid never has an account of its own before the answer.
  */
 
 #include "daemon/account.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
+
+#include "daemon/subid.h"
 
 enum {
 	FILE_BYTES_MAX = 4 * 1024 * 1024,
@@ -30,7 +33,23 @@ struct accounts {
 	struct file subuid, passwd;
 	struct range *ranges; /* owned; sorted by start */
 	size_t n;
+	struct file nsswitch;  /* with subids */
+	struct subids *subids; /* owned; NULL: no name service is used */
+	bool has_service;      /* nsswitch names one */
+	uid_t *users;          /* owned; sorted: those of passwd, with has_service */
+	size_t n_users;
+	void (*on_change)(void *userdata);
+	void *userdata;
 };
+
+const char *account_has(uid_t account, char ret[ACCOUNT_TEXT_SIZE])
+{
+	if (account == ACCOUNT_UNKNOWN)
+		(void)snprintf(ret, ACCOUNT_TEXT_SIZE, "uids of unknown owner have");
+	else
+		(void)snprintf(ret, ACCOUNT_TEXT_SIZE, "uid %u has", account);
+	return ret;
+}
 
 int accounts_new(const char *subuid_path, const char *passwd_path, struct accounts **ret)
 {
@@ -50,11 +69,43 @@ struct accounts *accounts_free(struct accounts *a)
 {
 	if (!a)
 		return NULL;
+	subids_free(a->subids);
 	free(a->subuid.path);
 	free(a->passwd.path);
+	free(a->nsswitch.path);
 	free(a->ranges);
+	free(a->users);
 	free(a);
 	return NULL;
+}
+
+static void notify(void *userdata)
+{
+	const struct accounts *a = userdata;
+
+	if (a->on_change)
+		a->on_change(a->userdata);
+}
+
+int accounts_use_service(struct accounts *a, const struct accounts_service *service)
+{
+	const struct subids_spec spec = {
+		.event = service->event,
+		.program = service->program,
+		.uid = service->uid,
+		.gid = service->gid,
+		.on_answer = notify,
+		.userdata = a,
+	};
+
+	a->nsswitch.path = strdup(service->nsswitch_path);
+	return a->nsswitch.path ? subids_new(&spec, &a->subids) : -ENOMEM;
+}
+
+void accounts_watch(struct accounts *a, void (*fn)(void *userdata), void *userdata)
+{
+	a->on_change = fn;
+	a->userdata = userdata;
 }
 
 /* True if the file has changed since it was read. */
@@ -133,21 +184,13 @@ static int by_start(const void *pa, const void *pb)
 	return a->start < b->start ? -1 : a->start > b->start;
 }
 
-static int load(struct accounts *a)
+/* Reads all lines of the text of a subuid file. */
+static int read_ranges(char *subuid, const char *passwd, struct range **ret, size_t *ret_n)
 {
-	_cleanup_free_ char *subuid = NULL, *passwd = NULL;
 	struct range *ranges = NULL;
 	size_t n = 0;
 	char *line;
-	int r;
 
-	r = read_file_at(AT_FDCWD, a->subuid.path, FILE_BYTES_MAX, &subuid, NULL);
-	if (r >= 0) {
-		r = read_file_at(AT_FDCWD, a->passwd.path, FILE_BYTES_MAX, &passwd, NULL);
-		r = r == -ENOENT ? 0 : r;
-	}
-	if (r < 0 && r != -ENOENT)
-		return r;
 	for (char *at = subuid; (line = strsep(&at, "\n")) && n < RANGES_MAX;) {
 		struct range one, *more;
 
@@ -163,26 +206,113 @@ static int load(struct accounts *a)
 	}
 	if (n > 0)
 		qsort(ranges, n, sizeof(*ranges), by_start);
+	*ret = ranges;
+	*ret_n = n;
+	return 0;
+}
+
+static int by_uid(const void *pa, const void *pb)
+{
+	const uid_t *a = pa, *b = pb;
+
+	return *a < *b ? -1 : *a > *b;
+}
+
+/* Lists the uids in the text of a passwd file, which it cuts into fields. */
+static int read_users(char *passwd, uid_t **ret, size_t *ret_n)
+{
+	uid_t *users = NULL;
+	size_t n = 0;
+	char *line;
+
+	for (char *at = passwd; (line = strsep(&at, "\n"));) {
+		char *fields[3];
+		uint64_t uid;
+		uid_t *more;
+
+		if (split(line, fields, ARRAY_SIZE(fields)) != ARRAY_SIZE(fields) ||
+			parse_u64(fields[2], 0, UINT32_MAX - 1, &uid) < 0)
+			continue;
+		more = reallocarray(users, n + 1, sizeof(*more));
+		if (!more) {
+			free(users);
+			return -ENOMEM;
+		}
+		users = more;
+		users[n++] = (uid_t)uid;
+	}
+	if (n > 0)
+		qsort(users, n, sizeof(*users), by_uid);
+	*ret = users;
+	*ret_n = n;
+	return 0;
+}
+
+/* A missing file is read as NULL. */
+static int read_file(const struct file *f, char **ret)
+{
+	int r = read_file_at(AT_FDCWD, f->path, FILE_BYTES_MAX, ret, NULL);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+/* A file that cannot be read may name a service, so it counts as if it did. */
+static void load_source(struct accounts *a)
+{
+	_cleanup_free_ char *text = NULL;
+	char source[SUBID_SOURCE_SIZE] = "";
+	int r = read_file(&a->nsswitch, &text);
+
+	a->has_service = r < 0 || (text && subid_source(text, source));
+	subids_set_source(a->subids, a->has_service ? source : NULL);
+}
+
+static int load(struct accounts *a)
+{
+	_cleanup_free_ char *subuid = NULL, *passwd = NULL;
+	_cleanup_free_ struct range *ranges = NULL;
+	_cleanup_free_ uid_t *users = NULL;
+	size_t n = 0, n_users = 0;
+	int r;
+
+	if (a->subids)
+		load_source(a);
+	r = read_file(&a->subuid, &subuid);
+	if (r >= 0)
+		r = read_file(&a->passwd, &passwd);
+	if (r >= 0)
+		r = read_ranges(subuid, passwd, &ranges, &n);
+	if (r >= 0 && a->has_service)
+		r = read_users(passwd, &users, &n_users);
+	if (r < 0)
+		return r;
 	free(a->ranges);
-	a->ranges = ranges;
+	a->ranges = TAKE_PTR(ranges);
 	a->n = n;
+	free(a->users);
+	a->users = TAKE_PTR(users);
+	a->n_users = n_users;
 	return 0;
 }
 
 /* On failure the table stays unchanged and the next call tries again. */
 void accounts_refresh(struct accounts *a)
 {
-	struct stat subuid, passwd;
+	struct stat subuid, passwd, nsswitch = { 0 };
 	bool changed;
 
 	if (!a)
 		return;
 	changed = has_changed(&a->subuid, &subuid);
 	changed |= has_changed(&a->passwd, &passwd);
+	if (a->subids)
+		changed |= has_changed(&a->nsswitch, &nsswitch);
 	if (!changed || load(a) < 0)
 		return;
 	a->subuid.st = subuid;
 	a->passwd.st = passwd;
+	a->nsswitch.st = nsswitch;
+	notify(a);
 }
 
 static const struct range *range_of(const struct accounts *a, uid_t uid)
@@ -204,10 +334,18 @@ static const struct range *range_of(const struct accounts *a, uid_t uid)
 	return NULL;
 }
 
+static bool is_user(const struct accounts *a, uid_t uid)
+{
+	return a->n_users > 0 && bsearch(&uid, a->users, a->n_users, sizeof(uid), by_uid);
+}
+
 uid_t accounts_find(const struct accounts *a, uid_t uid)
 {
 	if (!a || uid == 0)
 		return uid;
+	if (a->has_service && !range_of(a, uid) && !is_user(a, uid) &&
+		!subids_find(a->subids, uid, &uid))
+		return ACCOUNT_UNKNOWN;
 	for (int i = 0; i < OWNERS_DEEP; i++) {
 		const struct range *r = range_of(a, uid);
 

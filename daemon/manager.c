@@ -35,6 +35,7 @@
 
 #define LOCK_TEXT_MAX  32
 #define STATE_LOCK     "lock"
+#define UID_NOBODY     65534 /* runs what needs no rights, if pyrod is root */
 #define LOCK_WAIT_MSEC 1000
 /* An orderly end: requests in progress are saved, receivers end. */
 #define LOCK_STOP_WAIT_MSEC 30000
@@ -399,12 +400,51 @@ static int open_launcher(struct manager *m, struct error *err)
 	return 0;
 }
 
+static void on_accounts_changed(void *userdata)
+{
+	struct manager *m = userdata;
+
+	if (m->receivers)
+		receivers_recount(m->receivers, m->accounts);
+	if (m->server)
+		server_recount(m->server);
+}
+
+/* Needs import_uid. A user's own daemon serves that uid and root alone, so it asks nothing. */
+static int open_accounts(struct manager *m, struct error *err)
+{
+	_cleanup_free_ char *program = str_printf("%s/pyro-subid", m->libexec_dir);
+	struct accounts_service service = {
+		.event = m->event,
+		.nsswitch_path = "/etc/nsswitch.conf",
+		.program = program,
+	};
+	int r;
+
+	accounts_watch(m->accounts, on_accounts_changed, m);
+	if (!m->system)
+		return 0;
+	if (!program)
+		return error_no_memory(err, "out of memory");
+	if (geteuid() == 0) {
+		service.uid = m->import_uid ? m->import_uid : UID_NOBODY;
+		service.gid = m->import_uid ? m->import_gid : UID_NOBODY;
+	}
+	r = accounts_use_service(m->accounts, &service);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL,
+			"cannot prepare to ask for the owners of uids");
+	return 0;
+}
+
 static int open_subsystems(struct manager *m, struct error *err)
 {
 	int r = open_launcher(m, err);
 	if (r >= 0)
 		r = open_store(m, err);
 	import_job_user(m);
+	if (r >= 0)
+		r = open_accounts(m, err);
 	if (r >= 0 && integrity_new(m, &m->integrity) < 0)
 		r = error_no_memory(err, "out of memory");
 	if (r >= 0)

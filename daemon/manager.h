@@ -31,7 +31,7 @@ struct manager {
 	char *state_dir;       /* owned; pyro.db, machines/ID/, kernels/, disks/ */
 	char *runtime_dir;     /* owned; pyrod.sock, launch/launch.sock, vm/ID/ */
 	char *cache_dir;       /* owned; environments */
-	char *libexec_dir;     /* owned; where pyro-vmm and pyro-import are */
+	char *libexec_dir;     /* owned; where pyro-vmm, pyro-import and pyro-subid are */
 	char *agent_path;      /* owned; the static pyro-agent that goes into the initramfs */
 	char *socket_path;     /* owned; what clients connect to */
 	char *config_path;     /* owned or NULL; --config */

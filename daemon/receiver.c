@@ -27,6 +27,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "daemon/account.h"
 #include "daemon/child.h"
 #include "daemon/log.h"
 #include "daemon/receiver-child.h"
@@ -418,6 +419,15 @@ static bool have_place(struct receivers *rs, const struct receiver_user *user)
 		!evict_idle(rs, user->account))
 		return false;
 	return rs->n < LIMIT_RECEIVERS || evict_idle(rs, NOBODY);
+}
+
+void receivers_recount(struct receivers *rs, const struct accounts *a)
+{
+	struct receiver *v;
+
+	TAILQ_FOREACH (v, &rs->list, entry)
+		if (v->user.uid != NOBODY)
+			v->user.account = accounts_find(a, v->user.uid);
 }
 
 static int receiver_for(

@@ -20,12 +20,16 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+struct accounts;
 struct receivers;
 struct receipt;
 
 int receivers_new(sd_event *event, struct receivers **ret);
 struct receivers *receivers_free(struct receivers *rs);
 DEFINE_CLEANUP(struct receivers *, receivers_free)
+
+/* Assigns each receiver to its account again, after accounts have changed. */
+void receivers_recount(struct receivers *rs, const struct accounts *a);
 
 /* Returned by receivers_read if descriptors are next in the queue. */
 #define RECEIVERS_FDS (-EXFULL)

@@ -27,6 +27,7 @@
 	X(EXPIRED, expired, 3600) /* from a daemon's start, for machines that expired before it */ \
 	X(STALL, stall, 30)       /* a client that reads nothing */ \
 	X(REPORT, report, 10)     /* between two reports of a job that shows no progress */ \
+	X(OWNER, owner, 5)        /* a name service's answer about the owner of a uid */ \
 	X(REDIAL, redial, 10)     /* pyro run reconnects to a restarted daemon */
 
 enum deadline {

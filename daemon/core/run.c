@@ -468,6 +468,7 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 {
 	const struct accounts *a = self->m->accounts;
 	uid_t account = accounts_find(a, uid);
+	char who[ACCOUNT_TEXT_SIZE];
 	const struct run *r;
 	unsigned n = 0;
 
@@ -478,7 +479,7 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 	return error_set(err, ERROR_QUOTA_EXCEEDED,
 		"they wait for an environment or for somebody to read their output",
 		"wait for one of them to end, or end its client with Ctrl-C",
-		"uid %u has %u runs without a machine, which is the limit", account, n);
+		"%s %u runs without a machine, which is the limit", account_has(account, who), n);
 }
 
 int run_add_later(struct run *r)

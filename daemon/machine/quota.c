@@ -186,9 +186,10 @@ struct limit {
 	int64_t max;                        /* 0: no limit */
 	int64_t asked;                      /* by the machine */
 	int64_t own, others; /* of the user's other machines; of other users' if they count */
-	int64_t kin;  /* part of own: of the account's other uids, which the user does not see */
-	bool is_kin;  /* the asking user is a subordinate uid */
-	int64_t most; /* could be requested, by all limits and the host; -1: no size */
+	int64_t kin;     /* part of own: of the account's other uids, which the user does not see */
+	bool is_kin;     /* the asking user is a subordinate uid */
+	bool is_unknown; /* the owner of its uid is not known */
+	int64_t most;    /* could be requested, by all limits and the host; -1: no size */
 };
 
 static const char *limit_key(const struct limit *l)
@@ -238,6 +239,8 @@ static const char *limit_kin(const struct limit *l)
 {
 	if (l->kin == 0)
 		return "";
+	if (l->is_unknown)
+		return "; machines of other uids whose owner is unknown count too";
 	return l->is_kin ? "; machines of the user whose subordinate uid you are count too"
 			 : "; machines of your subordinate uids count too";
 }
@@ -289,6 +292,7 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 	int64_t own[N_LIMITED], kin[N_LIMITED], all[N_LIMITED], want[N_LIMITED],
 		self[N_LIMITED] = { 0 };
 	struct usage u, theirs, total;
+	const uid_t account = accounts_find(ms->m->accounts, uid);
 	struct user_limits max;
 	int r = 0;
 
@@ -318,7 +322,8 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 				.asked = want[k],
 				.own = own[k] - self[k],
 				.kin = kin[k],
-				.is_kin = accounts_find(ms->m->accounts, uid) != uid,
+				.is_kin = account != uid,
+				.is_unknown = account == ACCOUNT_UNKNOWN,
 				.others = of_all ? all[k] - own[k] : 0,
 				.most = mosts[k],
 			},

@@ -28,7 +28,6 @@ int call_new(struct conn *c, const struct api_method *method, json_object *id, s
 		.method = method,
 		.id = json_object_get(id),
 		.uid = c->peer.uid,
-		.account = c->peer.account,
 		.admin = c->peer.admin,
 	};
 	for (size_t i = 0; i < LIMIT_FDS_PER_LINE; i++)

@@ -100,7 +100,7 @@ struct call {
 	const struct api_method *method;
 	json_object *id;     /* owned; NULL: a notification, never answered */
 	json_object *params; /* owned */
-	uid_t uid, account;
+	uid_t uid;
 	bool admin;
 	int fds[LIMIT_FDS_PER_LINE]; /* owned */
 	size_t n_fds;

@@ -10,6 +10,7 @@
  *   connection.
  */
 
+#include "daemon/account.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/rpc/call.h"
@@ -168,12 +169,13 @@ static int check_fds(struct call *c, struct error *err)
  * not make the daemon hold ever more. */
 static int check_detached(struct call *c, struct error *err)
 {
+	const struct accounts *a = c->manager->accounts;
 	const struct call *other;
 	unsigned n = 0;
 	if (c->method->life != API_KEPT)
 		return 0;
 	TAILQ_FOREACH (other, server_detached(c->server), entry)
-		n += other->account == c->account;
+		n += accounts_find(a, other->uid) == accounts_find(a, c->uid);
 	if (n < LIMIT_DETACHED_UID)
 		return 0;
 	return error_set(err, ERROR_QUOTA_EXCEEDED, "what they have begun goes on without them",

@@ -132,6 +132,16 @@ void server_remove(struct server *s, struct conn *c)
 	notify_siblings(s, c->peer.account);
 }
 
+void server_recount(struct server *s)
+{
+	struct conn *c;
+
+	TAILQ_FOREACH (c, &s->conns, entry)
+		c->peer.account = accounts_find(s->manager->accounts, c->peer.uid);
+	TAILQ_FOREACH (c, &s->conns, entry)
+		c->siblings = connections_of(s, c->peer.account);
+}
+
 /* True if the peer had the group when it connected. */
 static bool peer_in_group(int fd, gid_t primary, gid_t gid)
 {
@@ -189,11 +199,11 @@ static int admit(const struct server *s, const struct peer *p, struct error *err
 			p->admin ? NULL : "the others are for root and group pyro-admin",
 			"close a connection and try again",
 			"pyrod has %zu connections, which is its limit", s->n_conns);
+	char who[ACCOUNT_TEXT_SIZE];
 	if (connections_of(s, p->account) >= LIMIT_CONNECTIONS_UID)
 		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
-			"close a connection and try again",
-			"uid %u has %d connections, which is the limit", p->account,
-			LIMIT_CONNECTIONS_UID);
+			"close a connection and try again", "%s %d connections, which is the limit",
+			account_has(p->account, who), LIMIT_CONNECTIONS_UID);
 	return 0;
 }
 

@@ -21,4 +21,6 @@ int server_new(struct manager *m, const call_handler_fn *handlers,
 void server_stop(struct server *s);
 struct server *server_free(struct server *s);
 size_t server_connections(struct server *s);
+/* Assigns each connection to its account again, after accounts have changed. */
+void server_recount(struct server *s);
 DEFINE_CLEANUP(struct server *, server_free)

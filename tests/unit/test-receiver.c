@@ -323,6 +323,23 @@ START_TEST(one_account_has_few)
 }
 END_TEST
 
+/* Busy receivers count for the account that their uid has now. */
+START_TEST(accounts_that_change)
+{
+	struct receipt *rt;
+	int r = 0;
+
+	for (uid_t uid = 200000; r == 0; uid++) {
+		const struct receiver_user many = { uid, 7 };
+		r = receipt_new(rs, &many, pair[0], 1, on_received, NULL, &rt);
+	}
+	ck_assert_int_eq(r, -EBUSY);
+	receivers_recount(rs, NULL); /* each uid is its own account */
+	const struct receiver_user another = { 300000, 7 };
+	ck_assert_int_eq(receipt_new(rs, &another, pair[0], 1, on_received, NULL, &rt), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("receiver");
@@ -343,6 +360,7 @@ int main(void)
 	tcase_add_test(t, cancelled_receipts);
 	tcase_add_test(t, many_uids);
 	tcase_add_test(t, one_account_has_few);
+	tcase_add_test(t, accounts_that_change);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
