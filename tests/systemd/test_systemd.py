@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confined  # noqa: E402
 import container  # noqa: E402
-from conftest import CACHE, TOP  # noqa: E402
+from conftest import BUILD, CACHE, TOP  # noqa: E402
 
 UNITS = ("pyrod.service", "pyro-vm@.service", "pyro-import@.service", "pyro-machines.service")
 WITHIN = 300  # seconds for one command of a user, emulated on a loaded host
@@ -404,6 +404,28 @@ def test_units_are_hardened_or_say_why_not(host, unit):
     for name in names:
         setting = re.match(r"[A-Za-z]+=", name).group(0)
         assert setting in reasons, "no reason for " + name
+
+
+def test_what_asks_a_name_service_may_do(host):
+    """pyro-subid inside pyrod.service: its module tries, and the bits of what it could do are in the owner that it names
+    (tests/fake/subid.c)."""
+    files = host.root + "/usr/local/lib/libsubid_pyrotest.so", host.root + "/etc/nsswitch.conf"
+    with open(files[1]) as f:
+        before = f.read()
+    shutil.copy(BUILD + "/tests/fake/libsubid_pyrotest.so", files[0])
+    host.run("ldconfig")
+    try:
+        with open(files[1], "a") as f:
+            f.write("subid: pyrotest\n")
+        host.run("setpriv", "--reuid=1400000", "--regid=pyro", "--clear-groups", "pyro", "vm", "list")
+        host.wait_for("the answer", "journalctl -u pyrod -o cat --no-pager | grep 'uid 1400000 '", lambda text: text != "")
+        said = host.run("sh", "-c", "journalctl -u pyrod -o cat --no-pager | grep 'uid 1400000 '").stdout
+        assert 'uid 1400000 counts as uid 62000, which owns it by subid source "pyrotest"' in said, said
+    finally:
+        with open(files[1], "w") as f:
+            f.write(before)
+        os.unlink(files[0])
+        host.run("ldconfig")
 
 
 def test_every_shipped_unit_is_looked_at(host):

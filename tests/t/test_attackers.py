@@ -26,6 +26,7 @@ from conftest import BUILD, BUILD_ASAN, N, Raw, keep
 from fakevm import ENV
 from fuse_server import stuck_file, taken
 from test_crash_points import fake_mmdebstrap
+from test_fake_vmm import wait_for
 
 ATTACKER = 61001
 CONNECTIONS = 32  # LIMIT_CONNECTIONS_UID
@@ -531,6 +532,195 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
     assert "client uid=%d " % (SUBUIDS + 100) in log
     for vm in made[:3]:
         daemon.call("vm.delete", {"vm_id": vm})
+
+
+# Uids as tests/fake/subid.c knows them: the first of each kind.
+UNNAMED, GATED, HANGING, CRASHING, HUGE, OF_MEMBER, BOASTED, NOT_FOUND, PROBING = (
+    800000, 890000, 900000, 910000, 920000, 930000, 1200000, 1300000, 1400000)
+SERVICE = """mount --bind "$0/lib" /usr/local/lib && ldconfig -C "$0/ld.so.cache" && chmod 644 "$0/ld.so.cache" || exit
+for f in passwd group nsswitch.conf ld.so.cache; do mount --bind "$0/$f" "/etc/$f" || exit; done
+exec "$@"
+"""
+
+
+def with_subid_service(daemon, place, source="pyrotest"):
+    """Has the daemon see a host whose name service assigns subordinate uids: ATTACKER's from SUBUIDS on, and those above."""
+    (place / "lib").mkdir()
+    (place / "lib/libsubid_pyrotest.so").write_bytes(open(BUILD + "/tests/fake/libsubid_pyrotest.so", "rb").read())
+    users = {"attacker": ATTACKER, "member": ATTACKER + 2, "boaster": ATTACKER + 3}
+    added = {"passwd": "".join("%s:x:%d:%d::/:/bin/false\n" % (name, uid, uid) for name, uid in users.items()),
+             "group": "pyro:x:61000:nobody-here,member\n", "nsswitch.conf": "subid: %s\n" % source}
+    for name, lines in added.items():
+        with open("/etc/" + name) as f:
+            kept = [line for line in f if not line.startswith(("pyro:", "subid:"))]
+        (place / name).write_text("".join(kept) + lines)
+        (place / name).chmod(0o644)
+    (place / "lib").chmod(0o755)
+    daemon.prefix = ["unshare", "--mount", "--", "sh", "-c", SERVICE, str(place)]
+    daemon.start()
+    os.chmod(daemon.socket, 0o666)
+    return daemon
+
+
+def code(reply):
+    return reply["error"]["data"]["code"] if "error" in reply else "ok"
+
+
+def greeting(raw):
+    """What pyrod says to a new connection: "ok", or why it is refused."""
+    with contextlib.suppress(BrokenPipeError):
+        raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping","params":{}}\n')
+    reply = raw.line()
+    return reply["error"]["message"] if "error" in reply else "ok"
+
+
+def ask_about(daemon, uid):
+    with connected_as(uid, daemon.socket) as raw:
+        assert greeting(raw) == "ok"
+
+
+def accepted_as(daemon, uid):
+    """True if a connection of that uid is accepted now."""
+    with connected_as(uid, daemon.socket) as raw:
+        return greeting(raw) == "ok"
+
+
+def owned_by(uid, owner):
+    return "uid %d counts as uid %d, which owns it by subid source" % (uid, owner)
+
+
+def test_subordinate_uids_of_a_name_service(root_only, make_fake, tmp_path):
+    """Which are in no file of the host: one user had 65,536 times each limit with them."""
+    daemon = with_subid_service(make_fake(conf=["max_machines = 3"]), tmp_path)
+    made = []
+    ask_about(daemon, SUBUIDS + 7)
+    wait_for(lambda: owned_by(SUBUIDS + 7, ATTACKER) in daemon.log_text())
+    for uid in (SUBUIDS, ATTACKER, SUBUIDS + 1, SUBUIDS + 65535):
+        with connected_as(uid, daemon.socket) as raw:
+            reply = raw.call("vm.create", daemon.spec())
+            made.append(reply["result"]["vm_id"] if "result" in reply else code(reply))
+    assert made[3] == "quota_exceeded" and all(vm.startswith("vm-") for vm in made[:3]), made
+    assert reply["error"]["data"]["cause"].endswith("; machines of the user whose subordinate uid you are count too"), reply
+    with connected_as(SUBUIDS, daemon.socket) as raw:  # for authority each is a uid of its own
+        assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[0]]
+        assert code(raw.call("vm.status", {"vm_id": made[1]})) == "vm_not_found"
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected_as(SUBUIDS + 100 + i, daemon.socket)) for i in range(CONNECTIONS + 1)]
+        assert {greeting(raw) for raw in held[:-1]} == {"ok"}
+        assert greeting(held[-1]) == "uid %d has 32 connections, which is the limit" % ATTACKER
+    assert daemon.log_text().count(" counts as uid %d" % ATTACKER) == 1  # one question for the whole range
+    for uid, owner in ((UNNAMED, ATTACKER + 1), (UNNAMED + 1, ATTACKER + 1), (OF_MEMBER + 9, ATTACKER + 2), (BOASTED, ATTACKER + 3)):
+        ask_about(daemon, uid)
+        wait_for(lambda: owned_by(uid, owner) in daemon.log_text())
+    for vm in made[:3]:
+        daemon.call("vm.delete", {"vm_id": vm})
+
+
+def test_connections_move_to_the_account_of_the_answer(root_only, make_fake, tmp_path):
+    """Uids without an answer have one user's limits together, and their own or their owner's with it. The first question is held
+    up at a gate, so that the others wait."""
+    gate = "/run/pyro-test-subid"
+    os.mkfifo(gate)
+    os.chmod(gate, 0o666)
+    try:
+        daemon = with_subid_service(make_fake(build=BUILD_ASAN, deadlines={"owner": 600}, conf=["max_machines = 1"]), tmp_path)
+        ask_about(daemon, GATED)
+        with contextlib.ExitStack() as stack:
+            with connected_as(5000, daemon.socket) as raw:
+                vm = raw.call("vm.create", daemon.spec())["result"]["vm_id"]
+            with connected_as(5001, daemon.socket) as raw:
+                refused = raw.call("vm.create", daemon.spec())
+                assert code(refused) == "quota_exceeded", refused
+                assert refused["error"]["data"]["cause"].endswith("; machines of other uids whose owner is unknown count too"), refused
+            held = [stack.enter_context(connected_as(SUBUIDS + i % 10, daemon.socket)) for i in range(CONNECTIONS)]
+            assert {greeting(raw) for raw in held} == {"ok"}
+            with connected_as(5001, daemon.socket) as raw:
+                assert greeting(raw) == "uids of unknown owner have 32 connections, which is the limit"
+            assert accepted_as(daemon, ATTACKER)  # in /etc/passwd
+            with open(gate, "w"):
+                wait_for(lambda: owned_by(SUBUIDS, ATTACKER) in daemon.log_text())
+            wait_for(lambda: accepted_as(daemon, 5001))
+            with connected_as(ATTACKER, daemon.socket) as raw:
+                assert greeting(raw) == "uid %d has 32 connections, which is the limit" % ATTACKER
+            with connected_as(5001, daemon.socket) as raw:  # users of a name service have limits of their own
+                assert daemon.call("vm.delete", {"vm_id": raw.call("vm.create", daemon.spec())["result"]["vm_id"]})["result"]
+            with connected_as(5000, daemon.socket) as raw:
+                assert code(raw.call("vm.create", daemon.spec())) == "quota_exceeded"
+        daemon.call("vm.delete", {"vm_id": vm})
+    finally:
+        os.unlink(gate)
+
+
+def children_called(daemon, name):
+    return [pid for pid, text in daemon.processes() if name in text]
+
+
+def test_a_name_service_that_hangs(root_only, make_fake, tmp_path):
+    daemon = with_subid_service(make_fake(build=BUILD_ASAN, deadlines={"owner": 600}), tmp_path)
+    before = pings(daemon.socket, 1)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected_as(HANGING + i, daemon.socket)) for i in range(CONNECTIONS)]
+        assert {greeting(raw) for raw in held} == {"ok"}
+        during = pings(daemon.socket, 1)
+        assert during[len(during) * 99 // 100] < 8 * before[len(before) * 99 // 100] + 10, (before[-9:], during[-9:])
+        assert len(children_called(daemon, "pyro-subid")) == 1
+        for uid in (HANGING, 5000, SUBUIDS):
+            with connected_as(uid, daemon.socket) as raw:
+                assert greeting(raw) == "uids of unknown owner have 32 connections, which is the limit"
+        child = os.pidfd_open(children_called(daemon, "pyro-subid")[0])
+        assert daemon.stop(wait=20) == 0
+        assert select.select([child], [], [], 20)[0]  # it ends too
+        os.close(child)
+
+
+def test_a_name_service_that_answers_late(root_only, make_fake, tmp_path):
+    daemon = with_subid_service(make_fake(build=BUILD_ASAN, deadlines={"owner": 2}), tmp_path)
+    ask_about(daemon, HANGING)
+    ask_about(daemon, SUBUIDS)
+    wait_for(lambda: owned_by(SUBUIDS, ATTACKER) in daemon.log_text())
+    assert ("cannot find the owner of uid %d by the subid source \"pyrotest\" of nsswitch.conf: it did not answer in time; uids of "
+            "unknown owner have one user's limits together until it answers" % HANGING) in daemon.log_text()
+
+
+@pytest.mark.parametrize("uid, why", [(CRASHING, "it was ended by signal 11"), (HUGE, "libsubid lists 2147483647 owners")],
+                         ids=["crash", "count"])
+def test_a_name_service_that_fails(root_only, make_fake, tmp_path, uid, why):
+    daemon = with_subid_service(make_fake(conf=["max_machines = 1"]), tmp_path)
+    ask_about(daemon, uid)
+    wait_for(lambda: "cannot find the owner of uid %d by the subid source \"pyrotest\" of nsswitch.conf: %s; " % (uid, why)
+             in daemon.log_text())
+    with connected_as(uid, daemon.socket) as raw:
+        vm = raw.call("vm.create", daemon.spec())["result"]["vm_id"]
+    ask_about(daemon, NOT_FOUND)
+    wait_for(lambda: "uid %d counts with all uids of unknown owner" % NOT_FOUND in daemon.log_text())
+    with connected_as(NOT_FOUND, daemon.socket) as raw:
+        assert code(raw.call("vm.create", daemon.spec())) == "quota_exceeded"
+    with connected_as(ATTACKER, daemon.socket) as raw:
+        assert daemon.call("vm.delete", {"vm_id": raw.call("vm.create", daemon.spec())["result"]["vm_id"]})["result"]
+    daemon.call("vm.delete", {"vm_id": vm})
+
+
+def test_a_name_service_that_is_not_installed(root_only, make_fake, tmp_path):
+    """Fails closed, and is logged once."""
+    daemon = with_subid_service(make_fake(conf=["max_machines = 1"]), tmp_path, source="files [NOTFOUND=continue] nothere")
+    ask_about(daemon, 5000)
+    wait_for(lambda: "cannot load libsubid_nothere.so" in daemon.log_text())
+    with connected_as(5000, daemon.socket) as raw:
+        vm = raw.call("vm.create", daemon.spec())["result"]["vm_id"]
+    with connected_as(5001, daemon.socket) as raw:
+        assert code(raw.call("vm.create", daemon.spec())) == "quota_exceeded"
+    with connected_as(ATTACKER, daemon.socket) as raw:
+        assert daemon.call("vm.delete", {"vm_id": raw.call("vm.create", daemon.spec())["result"]["vm_id"]})["result"]
+    assert daemon.log_text().count("cannot load libsubid_nothere.so") == 1
+    daemon.call("vm.delete", {"vm_id": vm})
+
+
+def test_what_asks_a_name_service_may_do(root_only, make_fake, tmp_path):
+    """Its module in pyro-subid tries: the bits of what it could do are in the owner that it names."""
+    daemon = with_subid_service(make_fake(), tmp_path)
+    ask_about(daemon, PROBING)
+    wait_for(lambda: "uid %d counts as uid " % PROBING in daemon.log_text())
+    assert owned_by(PROBING, 62000) in daemon.log_text()
 
 
 def test_places_are_kept_for_root(root_only, make_fake):
