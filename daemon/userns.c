@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writes the id maps of a new user namespace. Called by child.c, whose child starts in one, and by
- * vmm/confine.c and import/sandbox.c, which need one as a plain user to create other namespaces.
- * What must stay true: only the caller's own ids are mapped.
+ * namespaces.c, which needs one as a plain user to create other namespaces. What must stay true: only the caller's own ids are mapped.
  */
 #include "daemon/userns.h"
 

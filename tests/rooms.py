@@ -20,7 +20,7 @@ ALLOWED = {
 # Where only some headers of a place may be included: two programs share what they agree on and how a process is started.
 HEADERS = {
     ("daemon/image", "daemon/import"): {"contract"},
-    ("daemon/import", "daemon"): {"child", "filter", "handover", "landlock", "launch-msg", "remove", "sock", "userns"},
+    ("daemon/import", "daemon"): {"child", "filter", "handover", "landlock", "launch-msg", "namespaces", "remove", "sock"},
 }
 # main.c and manager.c put the whole daemon together.
 TOP = {"daemon/main.c", "daemon/manager.c"}

@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 
 #include "daemon/landlock.h"
-#include "daemon/userns.h"
+#include "daemon/namespaces.h"
 
 #define UID_BASE   0x70000000u
 #define UID_NOBODY 65534u /* in a container whose user namespace does not map UID_BASE */
@@ -37,37 +37,6 @@
 static void note(const struct sandbox_spec *spec, const char *what, int r)
 {
 	spec->note(what, r, spec->userdata);
-}
-
-/* Returns the CLONE_NEW* flags that succeeded. */
-static int enter_namespaces(const struct sandbox_spec *spec)
-{
-	static const struct {
-		int flag;
-		const char *name;
-	} kinds[] = {
-		{ CLONE_NEWNET, "network namespace" },
-		{ CLONE_NEWIPC, "IPC namespace" },
-		{ CLONE_NEWUTS, "UTS namespace" },
-		{ CLONE_NEWNS, "mount namespace" },
-		{ CLONE_NEWPID, "PID namespace" },
-	};
-	int had = 0, r;
-
-	if (geteuid() != 0) {
-		r = userns_enter();
-		if (r < 0) {
-			note(spec, "user namespace, and with it all others", r);
-			return 0;
-		}
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (unshare(kinds[i].flag) == 0)
-			had |= kinds[i].flag;
-		else
-			note(spec, kinds[i].name, -errno);
-	}
-	return had;
 }
 
 /* Waits, in the parent of the confined process, and exits with the same status or signal. */
@@ -249,7 +218,9 @@ int sandbox_enter(const struct sandbox_spec *spec, const char **ret_what)
 	_cleanup_close_ int above = -EBADF;
 	int had, r;
 
-	had = enter_namespaces(spec);
+	had = namespaces_enter(
+		CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWPID, spec->note,
+		spec->userdata);
 	*ret_what = "enter a PID namespace";
 	r = had & CLONE_NEWPID ? enter_pid_namespace(parent, &above) : 0;
 	if (r < 0)

@@ -6,16 +6,13 @@
  * to its open descriptors and its memory.
  */
 
-#include "proto/base.h"
-
-/* Called for a layer that is not possible: what, and a negative errno. */
-typedef void (*sandbox_note_fn)(const char *what, int r, void *userdata);
+#include "daemon/namespaces.h"
 
 struct sandbox_spec {
 	uint64_t memory_bytes; /* of address space; not kept in builds with AddressSanitizer */
 	uint64_t file_bytes;   /* the largest offset it may write at */
 	unsigned cpu_seconds, open_files;
-	sandbox_note_fn note;
+	namespaces_note_fn note; /* called for each layer that is not possible */
 	void *userdata;
 };
 

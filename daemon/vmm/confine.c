@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 
 #include "daemon/landlock.h"
-#include "daemon/userns.h"
+#include "daemon/namespaces.h"
 
 #define UID_BASE 0x70000000u
 /* Used where the range above is not mapped (in a container's user namespace): the uids of systemd's
@@ -85,32 +85,16 @@ static void limit(const struct confine_spec *spec)
 	}
 }
 
-/* Returns true if this process has its own mount namespace. A process has pid 1 only in a PID
- * namespace of its own. */
+/* Returns true if this process has its own mount namespace. It has pid 1 only in a PID namespace of
+ * its own. */
 static bool enter_namespaces(const struct confine_spec *spec)
 {
-	static const struct {
-		int flag;
-		const char *name;
-	} kinds[] = {
-		{ CLONE_NEWNET, "network namespace" },
-		{ CLONE_NEWIPC, "IPC namespace" },
-		{ CLONE_NEWUTS, "UTS namespace" },
-		{ CLONE_NEWNS, "mount namespace" },
-	};
-	bool mounts = false;
+	const int had = namespaces_enter(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS,
+		spec->note, spec->userdata);
 
 	if (getpid() != 1)
 		note(spec, "PID namespace", -EPERM);
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		bool ok = unshare(kinds[i].flag) == 0;
-
-		if (!ok)
-			note(spec, kinds[i].name, -errno);
-		if (kinds[i].flag == CLONE_NEWNS)
-			mounts = ok;
-	}
-	return mounts;
+	return had & CLONE_NEWNS;
 }
 
 /* True if the current user namespace maps this id; path is its uid_map or gid_map. */
@@ -234,12 +218,8 @@ static int separate(const struct confine_spec *spec, const struct confine_paths 
 	if (root) {
 		uid = choose_uid(spec); /* reads /proc, which the view lacks */
 		n_groups = kvm_group(spec, &group);
-	} else if (!spec->unit) {
-		r = userns_enter();
-		if (r < 0)
-			note(spec, "user namespace, hence no other namespace", r);
 	}
-	if (r >= 0 && !spec->unit && enter_namespaces(spec)) {
+	if (!spec->unit && enter_namespaces(spec)) {
 		r = confine_view(paths);
 		if (r < 0)
 			note(spec, "empty mount view", r);

@@ -5,18 +5,15 @@
  * The sandbox that pyro-vmm enters before it executes a VMM. Linked into pyro-vmm only.
  */
 
-#include "proto/base.h"
-
-/* Reports a containment step that failed: its name and a negative errno. */
-typedef void (*confine_note_fn)(const char *what, int r, void *userdata);
+#include "daemon/namespaces.h"
 
 struct confine_spec {
 	const char *program; /* absolute path of the program to execute */
 	int first_fd;        /* the descriptors it gets: first_fd ... first_fd + n_fds - 1 */
 	unsigned n_fds;
-	bool unit; /* the systemd unit has set up the namespaces and the mount view */
-	bool kvm;  /* the VMM opens /dev/kvm */
-	confine_note_fn note;
+	bool unit;               /* the systemd unit has set up the namespaces and the mount view */
+	bool kvm;                /* the VMM opens /dev/kvm */
+	namespaces_note_fn note; /* called for each step that failed */
 	void *userdata;
 };
 
