@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writes the id maps of a new user namespace. Called by child.c, whose child starts in one, and by
- * namespaces.c, which needs one as a plain user to create other namespaces. What must stay true: only the caller's own ids are mapped.
+ * namespaces.c, which needs one as a plain user to create other namespaces. What must stay true:
+ * only the caller's own ids are mapped.
  */
 #include "daemon/userns.h"
 

@@ -14,7 +14,7 @@ from conftest import BUILD, Daemon
 
 ENV = "debian:12"
 LINE = 16
-MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refuses", "noise", "qmp-silent", "qmp-noise", "console", "old", "full"))}
+MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refuses", "noise", "qmp-silent", "qmp-noise", "console", "old", "full", "qmp-late"))}
 
 
 def lines(n):
@@ -111,6 +111,15 @@ class FakeDaemon(Daemon):
             text = self.observer.recv(512).decode(errors="replace")
             if text.startswith(want):
                 return text
+
+    def told_so_far(self):
+        """Everything that the fake VMMs have said and nobody has read."""
+        found = []
+        try:
+            while True:
+                found.append(self.observer.recv(512, socket.MSG_DONTWAIT).decode(errors="replace"))
+        except BlockingIOError:
+            return found
 
     def vmm_pids(self):
         """Every fake VMM of this daemon and of those before it, whoever is its parent."""

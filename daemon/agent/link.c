@@ -290,6 +290,15 @@ void link_take(struct link *l, int fd)
 		set_timer(l, l->slot_end);
 }
 
+void link_restart(struct link *l)
+{
+	if (l->dead)
+		return;
+	disconnect(l);
+	l->has_sync = false;
+	set_timer(l, now_usec());
+}
+
 static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
 {
 	struct link *l = userdata;

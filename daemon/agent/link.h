@@ -46,6 +46,8 @@ DEFINE_CLEANUP(struct link *, link_free)
 /* Sets the machine's secret, which is used from the next connection on. While confirmed is false,
  * the guest may not know it yet, so connections alternate between the secret and the constant. */
 void link_set_sync(struct link *l, const uint8_t sync[SYNC_SIZE], bool confirmed);
+/* The guest is only now being booted: forgets the secret and connects again at once. */
+void link_restart(struct link *l);
 
 /* True between WELCOME and the loss of the connection. */
 bool link_is_up(const struct link *l);

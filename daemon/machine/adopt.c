@@ -18,7 +18,7 @@ int machine_adopt(struct machine *mc, struct error *err)
 	/* The guest may still be booting and not know its SYNC yet. */
 	const bool starting = mc->state == MACHINE_STARTING;
 	const struct vmm_adoption a = {
-		.driver = mc->row.driver,
+		.driver = vmm_driver_find(mc->row.driver),
 		.id = mc->row.id,
 		.owner_uid = mc->row.owner_uid,
 		.pid = mc->row.vmm_pid,
@@ -32,6 +32,8 @@ int machine_adopt(struct machine *mc, struct error *err)
 	if (r < 0)
 		return r;
 	mc->process.pidfd = -EBADF;
+	vmm_boot(
+		mc->process.vmm); /* the previous daemon may have died before it booted the guest */
 	r = machine_link_open(
 		mc, starting ? deadline_usec(DEADLINE_BOOT) : deadline_usec(DEADLINE_ADOPT));
 	if (r < 0)

@@ -73,6 +73,9 @@ static void on_vmm_started(_unused_ struct vmm *v, void *userdata)
 
 	mc->process.up = true;
 	reserve_watch(mc->machines);
+	/* A previous daemon ended between launch and boot. */
+	if (mc->state == MACHINE_ADOPTING && !mc->guest.set_up && mc->guest.link)
+		link_restart(mc->guest.link);
 	if (machine_goes_up(mc) && mc->boot && mc->boot->process_kept)
 		machine_continue(mc, NULL);
 }

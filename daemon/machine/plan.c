@@ -221,17 +221,17 @@ static int run_boot(struct machine *mc, struct error *err)
 
 /* VMM */
 
-static void add_disk(struct vmm_spec *spec, const char *serial, int fd, bool read_only)
+static void add_disk(struct vmm_spec *spec, enum vmm_disk_kind what, int fd, bool read_only)
 {
 	if (fd >= 0)
 		spec->disks[spec->n_disks++] =
-			(struct vmm_disk){ .serial = serial, .fd = fd, .read_only = read_only };
+			(struct vmm_disk){ .what = what, .fd = fd, .read_only = read_only };
 }
 
 static int launch(struct machine *mc, struct error *err)
 {
 	struct vmm_spec spec = {
-		.driver = mc->row.driver,
+		.driver = vmm_driver_find(mc->row.driver),
 		.id = mc->row.id,
 		.owner_uid = mc->row.owner_uid,
 		.vcpu_count = mc->row.vcpu_count,
@@ -243,10 +243,10 @@ static int launch(struct machine *mc, struct error *err)
 	};
 
 	memcpy(spec.uuid, mc->row.uuid, sizeof(spec.uuid));
-	add_disk(&spec, DISK_SERIAL_ENV, mc->boot->image_fd, true);
-	add_disk(&spec, DISK_SERIAL_OWN, mc->boot->own_fd, false);
-	add_disk(&spec, DISK_SERIAL_MODULES, mc->boot->kernel.modules_fd, true);
-	return vmm_start(mc->machines->m, &spec, &machine_vmm_events, mc, &mc->process.vmm, err);
+	add_disk(&spec, VMM_DISK_ENVIRONMENT, mc->boot->image_fd, true);
+	add_disk(&spec, VMM_DISK_OWN, mc->boot->own_fd, false);
+	add_disk(&spec, VMM_DISK_MODULES, mc->boot->kernel.modules_fd, true);
+	return vmm_launch(mc->machines->m, &spec, &machine_vmm_events, mc, &mc->process.vmm, err);
 }
 
 /* Continues when the process is in the row and the vCPUs run, in either order. */
@@ -267,7 +267,10 @@ static int run_vmm(struct machine *mc, struct error *err)
 	mc->proof.launches++;
 	r = launch(mc, err);
 	crash_point();
-	return r < 0 ? r : STEP_WAIT;
+	if (r < 0)
+		return r;
+	vmm_boot(mc->process.vmm);
+	return STEP_WAIT;
 }
 
 static int on_end_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)

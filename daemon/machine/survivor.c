@@ -27,7 +27,7 @@ static enum machine_vmm verify(struct machine *mc, pid_t pid)
 		return r == -ENOENT || r == -ESRCH ? VMM_NONE : VMM_UNCERTAIN;
 	if (mc->row.vmm_pid != 0 && started != mc->row.vmm_start_time)
 		return VMM_NONE; /* the pid belongs to another process by now */
-	r = vmm_process_is(mc->row.driver, pid, mc->row.uuid);
+	r = vmm_process_is(vmm_driver_find(mc->row.driver), pid, mc->row.uuid);
 	if (r == -ENOENT || r == -ESRCH)
 		return VMM_NONE;
 	if (r <= 0 && r != -ENODATA)
@@ -67,6 +67,7 @@ static enum machine_vmm find_unit(struct machine *mc, const char *name, const ch
 enum machine_vmm machine_find_vmm(struct machine *mc)
 {
 	_cleanup_free_ char *unit = vmm_unit(mc->row.id);
+	const struct vmm_driver *driver = vmm_driver_find(mc->row.driver);
 	const struct units *units = mc->machines->m->units;
 	char invocation[UNIT_INVOCATION];
 	pid_t pid = mc->row.vmm_pid;
@@ -75,7 +76,7 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 
 	if (!streq(mc->row.boot_id, mc->machines->boot_id))
 		return VMM_NONE; /* nothing outlives a restart of the host */
-	if (!unit || (!units && mc->row.vmm_invocation[0]) || !vmm_driver_find(mc->row.driver))
+	if (!unit || (!units && mc->row.vmm_invocation[0]) || !driver)
 		return VMM_UNCERTAIN; /* there is nothing to ask */
 	if (units) {
 		r = units_invocation(units, unit, invocation);
@@ -87,7 +88,7 @@ enum machine_vmm machine_find_vmm(struct machine *mc)
 			return VMM_NONE;
 	}
 	if (pid == 0)
-		pid = vmm_process_find(mc->row.driver, mc->row.uuid);
+		pid = vmm_process_find(driver, mc->row.uuid);
 	if (pid == 0)
 		return VMM_NONE;
 	found = open_pid(mc, pid);

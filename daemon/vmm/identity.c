@@ -10,8 +10,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 
-#include "daemon/vmm/vmm-base.h"
-
 enum {
 	CMDLINE_MAX = 256 * 1024,
 	STAT_MAX = 4096,
@@ -72,9 +70,8 @@ static int has_words(pid_t pid, const char *option, const char *value)
 	return 0;
 }
 
-int vmm_process_is(const char *driver, pid_t pid, const uint8_t uuid[16])
+int vmm_process_is(const struct vmm_driver *d, pid_t pid, const uint8_t uuid[16])
 {
-	const struct vmm_driver *d = vmm_driver_find(driver);
 	char text[VMM_UUID_TEXT];
 
 	if (!d)
@@ -83,17 +80,17 @@ int vmm_process_is(const char *driver, pid_t pid, const uint8_t uuid[16])
 	return has_words(pid, d->id_option, text);
 }
 
-pid_t vmm_process_find(const char *driver, const uint8_t uuid[16])
+pid_t vmm_process_find(const struct vmm_driver *d, const uint8_t uuid[16])
 {
 	DIR *proc = opendir("/proc");
-	struct dirent *d;
+	struct dirent *entry;
 	pid_t found = 0;
 
-	while (proc && found == 0 && (d = readdir(proc))) {
+	while (proc && found == 0 && (entry = readdir(proc))) {
 		uint64_t pid;
 
-		if (parse_u64(d->d_name, 2, INT32_MAX, &pid) >= 0 &&
-			vmm_process_is(driver, (pid_t)pid, uuid) > 0)
+		if (parse_u64(entry->d_name, 2, INT32_MAX, &pid) >= 0 &&
+			vmm_process_is(d, (pid_t)pid, uuid) > 0)
 			found = (pid_t)pid;
 	}
 	if (proc)

@@ -9,10 +9,9 @@
  */
 #include "daemon/vmm/qemu-args.h"
 
+#include <assert.h>
 #include <inttypes.h>
-#include <stdarg.h>
 
-#include "daemon/launch-msg.h"
 #include "proto/agent.h"
 #include "proto/limits.h"
 
@@ -29,35 +28,12 @@ enum { SLOT_SERIAL = 23, SLOT_RNG = 22, SLOT_DISKS = 21 };
 	"console=ttyS0 quiet loglevel=3 reboot=t panic=-1 init_on_alloc=0 audit=0 apparmor=0 " \
 	"cryptomgr.notests no_timer_check rcupdate.rcu_expedited=1"
 
-static void add(struct qemu_args *a, int *r, const char *fmt, ...) _printf_(3, 4);
-
-/* Appends one argument; *r keeps the first failure. */
-static void add(struct qemu_args *a, int *r, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (*r < 0)
-		return;
-	if (a->n + 1 >= ARRAY_SIZE(a->args)) {
-		*r = -E2BIG;
-		return;
-	}
-	va_start(ap, fmt);
-	if (vasprintf(&a->args[a->n], fmt, ap) < 0) {
-		a->args[a->n] = NULL;
-		*r = -ENOMEM;
-	} else {
-		a->n++;
-	}
-	va_end(ap);
-}
-
-void qemu_args_done(struct qemu_args *a)
-{
-	for (size_t i = 0; i < a->n; i++)
-		free(a->args[i]);
-	a->n = 0;
-}
+static const char *const serials[] = {
+	[VMM_DISK_ENVIRONMENT] = DISK_SERIAL_ENV,
+	[VMM_DISK_OWN] = DISK_SERIAL_OWN,
+	[VMM_DISK_MODULES] = DISK_SERIAL_MODULES,
+};
+static_assert(ARRAY_SIZE(serials) == VMM_DISK_MAX, "a serial for each disk");
 
 static int child_fd(size_t i)
 {
@@ -81,17 +57,17 @@ static bool needs_barriers(const struct vmm_spec *s)
 	return s->accelerator == ACCELERATOR_EMULATION && s->vcpu_count == 1;
 }
 
-static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
+static void add_machine(struct vmm_command *a, int *r, const struct vmm_spec *s)
 {
 	char uuid[VMM_UUID_TEXT];
 
 	vmm_uuid_text(s->uuid, uuid);
-	add(a, r, "-name");
-	add(a, r, "%s", s->id);
-	add(a, r, "%s", vmm_driver_find(s->driver)->id_option);
-	add(a, r, "%s", uuid);
-	add(a, r, "-M");
-	add(a, r,
+	vmm_command_add(a, r, "-name");
+	vmm_command_add(a, r, "%s", s->id);
+	vmm_command_add(a, r, "%s", s->driver->id_option);
+	vmm_command_add(a, r, "%s", uuid);
+	vmm_command_add(a, r, "-M");
+	vmm_command_add(a, r,
 		"microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,"
 		"mem-merge=off,dump-guest-core=off,memory-backend=mem");
 	/*
@@ -99,30 +75,31 @@ static void add_machine(struct qemu_args *a, int *r, const struct vmm_spec *s)
 	 * bios-microvm.bin, is a link to qboot on Debian 12 only; elsewhere it is SeaBIOS, which
 	 * needs option ROMs to load a kernel.
 	 */
-	add(a, r, "-bios");
-	add(a, r, QEMU_FIRMWARE);
-	add(a, r, "-object");
+	vmm_command_add(a, r, "-bios");
+	vmm_command_add(a, r, QEMU_FIRMWARE);
+	vmm_command_add(a, r, "-object");
 	/* Anonymous memory may have huge pages and is freed in 10 ms; freeing the 4 KiB pages of a
 	 * memfd takes 50 ms at the end of every run. */
-	add(a, r, "memory-backend-ram,id=mem,size=%" PRIu64 "M", s->mem_mib);
-	add(a, r, "-m");
-	add(a, r, "%" PRIu64 "M", s->mem_mib);
-	add(a, r, "-smp");
-	add(a, r, needs_barriers(s) ? "%u,maxcpus=2" : "%u", s->vcpu_count);
-	add(a, r, "-accel");
+	vmm_command_add(a, r, "memory-backend-ram,id=mem,size=%" PRIu64 "M", s->mem_mib);
+	vmm_command_add(a, r, "-m");
+	vmm_command_add(a, r, "%" PRIu64 "M", s->mem_mib);
+	vmm_command_add(a, r, "-smp");
+	vmm_command_add(a, r, needs_barriers(s) ? "%u,maxcpus=2" : "%u", s->vcpu_count);
+	vmm_command_add(a, r, "-accel");
 	if (s->accelerator == ACCELERATOR_KVM)
-		add(a, r, "kvm");
+		vmm_command_add(a, r, "kvm");
 	else
 		/* One thread per vCPU, even for a single one: a boot is 8 % faster than with the
 		 * round-robin thread. */
-		add(a, r, "tcg,tb-size=64,thread=multi");
-	add(a, r, "-cpu");
-	add(a, r, "%s", s->accelerator == ACCELERATOR_KVM ? "host" : "max");
+		vmm_command_add(a, r, "tcg,tb-size=64,thread=multi");
+	vmm_command_add(a, r, "-cpu");
+	vmm_command_add(a, r, "%s", s->accelerator == ACCELERATOR_KVM ? "host" : "max");
 }
 
-static void add_defaults(struct qemu_args *a, int *r)
+static void add_defaults(struct vmm_command *a, int *r)
 {
 	static const char *const fixed[] = {
+		"-S", /* no guest runs before the first `cont` */
 		"-nodefaults",
 		"-no-user-config",
 		"-display",
@@ -135,103 +112,103 @@ static void add_defaults(struct qemu_args *a, int *r)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
-		add(a, r, "%s", fixed[i]);
+		vmm_command_add(a, r, "%s", fixed[i]);
 }
 
-static void add_kernel(struct qemu_args *a, int *r, const struct vmm_spec *s, uint32_t tsc_khz)
+static void add_kernel(struct vmm_command *a, int *r, const struct vmm_spec *s, uint32_t tsc_khz)
 {
 	const char *cpus = needs_barriers(s) ? " possible_cpus=1" : "";
 
-	add(a, r, "-kernel");
-	add(a, r, "/proc/self/fd/%d", child_fd(QEMU_FD_VMLINUX));
-	add(a, r, "-initrd");
-	add(a, r, "/proc/self/fd/%d", child_fd(QEMU_FD_INITRD));
-	add(a, r, "-append");
+	vmm_command_add(a, r, "-kernel");
+	vmm_command_add(a, r, "/proc/self/fd/%d", child_fd(QEMU_FD_VMLINUX));
+	vmm_command_add(a, r, "-initrd");
+	vmm_command_add(a, r, "/proc/self/fd/%d", child_fd(QEMU_FD_INITRD));
+	vmm_command_add(a, r, "-append");
 	if (s->accelerator == ACCELERATOR_EMULATION && tsc_khz > 0)
-		add(a, r, KERNEL_ARGS "%s tsc=reliable tsc_early_khz=%u", cpus, tsc_khz);
+		vmm_command_add(
+			a, r, KERNEL_ARGS "%s tsc=reliable tsc_early_khz=%u", cpus, tsc_khz);
 	else
-		add(a, r, KERNEL_ARGS "%s", cpus);
+		vmm_command_add(a, r, KERNEL_ARGS "%s", cpus);
 }
 
-static void add_sockets(struct qemu_args *a, int *r)
+static void add_sockets(struct vmm_command *a, int *r)
 {
-	add(a, r, "-chardev");
-	add(a, r, "socket,id=qmp,fd=%d,server=on,wait=off", child_fd(QEMU_FD_QMP));
-	add(a, r, "-mon");
-	add(a, r, "chardev=qmp,mode=control");
-	add(a, r, "-chardev");
-	add(a, r, "socket,id=console,fd=%d,server=on,wait=off", child_fd(QEMU_FD_CONSOLE));
-	add(a, r, "-serial");
-	add(a, r, "chardev:console");
-	add(a, r, "-chardev");
-	add(a, r, "socket,id=agent,fd=%d,server=on,wait=off", child_fd(QEMU_FD_AGENT));
-	add(a, r, "-device");
+	vmm_command_add(a, r, "-chardev");
+	vmm_command_add(a, r, "socket,id=qmp,fd=%d,server=on,wait=off", child_fd(QEMU_FD_QMP));
+	vmm_command_add(a, r, "-mon");
+	vmm_command_add(a, r, "chardev=qmp,mode=control");
+	vmm_command_add(a, r, "-chardev");
+	vmm_command_add(
+		a, r, "socket,id=console,fd=%d,server=on,wait=off", child_fd(QEMU_FD_CONSOLE));
+	vmm_command_add(a, r, "-serial");
+	vmm_command_add(a, r, "chardev:console");
+	vmm_command_add(a, r, "-chardev");
+	vmm_command_add(a, r, "socket,id=agent,fd=%d,server=on,wait=off", child_fd(QEMU_FD_AGENT));
+	vmm_command_add(a, r, "-device");
 	/* Port 0 is for consoles; each port costs two queues in the guest. */
-	add(a, r, "virtio-serial-device,id=serial,max_ports=2,bus=virtio-mmio-bus.%d", SLOT_SERIAL);
-	add(a, r, "-device");
-	add(a, r, "virtserialport,id=agent,bus=serial.0,nr=1,chardev=agent,name=%s",
+	vmm_command_add(a, r, "virtio-serial-device,id=serial,max_ports=2,bus=virtio-mmio-bus.%d",
+		SLOT_SERIAL);
+	vmm_command_add(a, r, "-device");
+	vmm_command_add(a, r, "virtserialport,id=agent,bus=serial.0,nr=1,chardev=agent,name=%s",
 		AGENT_PORT_NAME);
-	add(a, r, "-object");
-	add(a, r, "rng-builtin,id=rng");
-	add(a, r, "-device");
-	add(a, r, "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.%d", SLOT_RNG);
+	vmm_command_add(a, r, "-object");
+	vmm_command_add(a, r, "rng-builtin,id=rng");
+	vmm_command_add(a, r, "-device");
+	vmm_command_add(a, r, "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.%d", SLOT_RNG);
 }
 
 /* Many VMMs share a read-only image that is never written: it needs no locks. */
-static void add_disk(struct qemu_args *a, int *r, const struct vmm_disk *d, size_t i)
+static void add_disk(struct vmm_command *a, int *r, const struct vmm_disk *d, size_t i)
 {
 	const int fd = child_fd(QEMU_FD_DISKS + i);
 
-	add(a, r, "-add-fd");
-	add(a, r, "fd=%d,set=%d", fd, fd);
-	add(a, r, "-blockdev");
+	vmm_command_add(a, r, "-add-fd");
+	vmm_command_add(a, r, "fd=%d,set=%d", fd, fd);
+	vmm_command_add(a, r, "-blockdev");
 	if (d->read_only)
-		add(a, r,
+		vmm_command_add(a, r,
 			"driver=raw,node-name=disk%zu,read-only=on,file.driver=file,"
 			"file.filename=/dev/fdset/%d,file.locking=off",
 			i, fd);
 	else
-		add(a, r,
+		vmm_command_add(a, r,
 			"driver=raw,node-name=disk%zu,read-only=off,discard=unmap,"
 			"detect-zeroes=unmap,file.driver=file,file.filename=/dev/fdset/%d,"
 			"file.discard=unmap",
 			i, fd);
-	add(a, r, "-device");
-	add(a, r, "virtio-blk-device,id=%s,drive=disk%zu,serial=%s,bus=virtio-mmio-bus.%zu%s",
-		d->serial, i, d->serial, SLOT_DISKS - i,
+	vmm_command_add(a, r, "-device");
+	vmm_command_add(a, r,
+		"virtio-blk-device,id=%s,drive=disk%zu,serial=%s,bus=virtio-mmio-bus.%zu%s",
+		serials[d->what], i, serials[d->what], SLOT_DISKS - i,
 		d->read_only ? "" : ",werror=enospc,rerror=report");
 }
 
 static bool spec_is_sane(const struct vmm_spec *s)
 {
-	if (!vmm_driver_find(s->driver) || !is_word(s->id) || s->n_disks > VMM_DISKS_MAX ||
-		s->vcpu_count < VCPU_MIN || s->vcpu_count > VCPU_MAX || s->mem_mib < MEM_MIB_MIN ||
-		s->mem_mib > MEM_MIB_MAX)
+	if (!is_word(s->id) || s->n_disks > VMM_DISK_MAX || s->vcpu_count < VCPU_MIN ||
+		s->vcpu_count > VCPU_MAX || s->mem_mib < MEM_MIB_MIN || s->mem_mib > MEM_MIB_MAX)
 		return false;
 	if (s->accelerator != ACCELERATOR_KVM && s->accelerator != ACCELERATOR_EMULATION)
 		return false;
 	for (size_t i = 0; i < s->n_disks; i++)
-		if (!is_word(s->disks[i].serial) || s->disks[i].fd < 0)
+		if (s->disks[i].what >= VMM_DISK_MAX || s->disks[i].fd < 0)
 			return false;
 	return s->vmlinux_fd >= 0 && s->initrd_fd >= 0;
 }
 
 int qemu_args_make(
-	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct qemu_args *ret)
+	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct vmm_command *c)
 {
-	int r = 0;
+	int r = spec_is_sane(spec) ? 0 : -EINVAL;
 
-	*ret = (struct qemu_args){};
-	if (!spec_is_sane(spec))
-		return -EINVAL;
-	add(ret, &r, "%s", program);
-	add_machine(ret, &r, spec);
-	add_defaults(ret, &r);
-	add_kernel(ret, &r, spec, tsc_khz);
-	add_sockets(ret, &r);
-	for (size_t i = 0; i < spec->n_disks; i++)
-		add_disk(ret, &r, &spec->disks[i], i);
 	if (r < 0)
-		qemu_args_done(ret);
+		return r;
+	vmm_command_add(c, &r, "%s", program);
+	add_machine(c, &r, spec);
+	add_defaults(c, &r);
+	add_kernel(c, &r, spec, tsc_khz);
+	add_sockets(c, &r);
+	for (size_t i = 0; i < spec->n_disks; i++)
+		add_disk(c, &r, &spec->disks[i], i);
 	return r;
 }

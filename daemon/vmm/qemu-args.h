@@ -5,7 +5,7 @@
  * QEMU's command line for one machine, and the order of its descriptors in the launch message.
  */
 
-#include "daemon/vmm/vmm.h"
+#include "daemon/vmm/vmm-base.h"
 
 /* Looked up in QEMU's data directories; in Debian's package qemu-system-data. */
 #define QEMU_FIRMWARE "qboot.rom"
@@ -20,13 +20,7 @@ enum qemu_fd {
 	QEMU_FD_DISKS
 };
 
-struct qemu_args {
-	char *args[80]; /* owned, NULL-terminated */
-	size_t n;
-};
-
-/* tsc_khz: the host's TSC rate, for emulation; 0 if unknown. -EINVAL for a spec that QEMU cannot
- * run. */
+/* Appends the arguments. tsc_khz: the host's TSC rate, for emulation; 0 if unknown. -EINVAL for a
+ * spec that QEMU cannot run. */
 int qemu_args_make(
-	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct qemu_args *ret);
-void qemu_args_done(struct qemu_args *a);
+	const struct vmm_spec *spec, const char *program, uint32_t tsc_khz, struct vmm_command *c);

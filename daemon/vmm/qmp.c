@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The part of QMP that pyrod uses: greeting, qmp_capabilities, commands with a reply callback,
- * events. Owned by the qemu driver's object. What must stay true: no command is sent before the
+ * events. Owned by the object of a driver. What must stay true: no command is sent before the
  * greeting; once closed, no command is accepted, every pending one has been answered with an error,
- * and on_closed has been called. One timer serves the greeting and all pending commands.
+ * and on_closed has been called.
  */
 #include "daemon/vmm/qmp.h"
 
@@ -36,7 +36,6 @@ static const struct json_limits qmp_limits = {
 struct qmp_pending {
 	bool used;
 	int32_t id;
-	uint64_t deadline_usec; /* CLOCK_MONOTONIC, or QMP_NO_DEADLINE */
 	qmp_reply_fn fn;
 	void *userdata;
 };
@@ -45,11 +44,10 @@ enum qmp_state { QMP_GREETING, QMP_NEGOTIATING, QMP_READY, QMP_CLOSED, QMP_STATE
 
 struct qmp {
 	enum qmp_state state;
-	int fd;                             /* owned */
-	sd_event_source *io_source, *timer; /* owned */
-	const struct qmp_callbacks *cb;     /* borrowed: static of the driver */
+	int fd;                         /* owned */
+	sd_event_source *io_source;     /* owned */
+	const struct qmp_callbacks *cb; /* borrowed: static of the driver */
 	void *userdata;
-	uint64_t greeting_deadline_usec;
 	struct buf in, out;
 	size_t scanned;         /* bytes of `in` without a newline */
 	bool more;              /* `in` may hold complete lines to handle before reading */
@@ -93,7 +91,6 @@ struct qmp *qmp_free(struct qmp *q)
 		return NULL;
 	assert(q->depth == 0);
 	sd_event_source_disable_unref(q->io_source);
-	sd_event_source_disable_unref(q->timer);
 	sd_event_source_disable_unref(q->again);
 	buf_done(&q->in);
 	buf_done(&q->out);
@@ -118,7 +115,6 @@ static void close_with(struct qmp *q, int r, const char *what)
 		return;
 	q->state = QMP_CLOSED;
 	q->io_source = sd_event_source_disable_unref(q->io_source);
-	q->timer = sd_event_source_disable_unref(q->timer);
 	q->again = sd_event_source_disable_unref(q->again);
 	q->fd = fd_close(q->fd);
 	for (size_t i = 0; i < QMP_PENDING_MAX; i++)
@@ -127,24 +123,6 @@ static void close_with(struct qmp *q, int r, const char *what)
 	q->depth++;
 	q->cb->on_closed(q, r, what, q->userdata);
 	q->depth--;
-}
-
-/* Sets the timer to the earliest deadline. */
-static void arm(struct qmp *q)
-{
-	uint64_t next = q->state == QMP_GREETING ? q->greeting_deadline_usec : UINT64_MAX;
-
-	for (size_t i = 0; i < QMP_PENDING_MAX; i++)
-		if (q->pending[i].used)
-			next = MIN_OF(next, q->pending[i].deadline_usec);
-	if (q->state == QMP_CLOSED)
-		return;
-	if (next == UINT64_MAX) {
-		(void)sd_event_source_set_enabled(q->timer, SD_EVENT_OFF);
-		return;
-	}
-	(void)sd_event_source_set_time(q->timer, next);
-	(void)sd_event_source_set_enabled(q->timer, SD_EVENT_ONESHOT);
 }
 
 static void watch(struct qmp *q)
@@ -206,8 +184,8 @@ static int queue_command(struct qmp *q, json_object *o)
 	return r < 0 ? r : buf_append(&q->out, "\n", 1);
 }
 
-int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t timeout_usec,
-	qmp_reply_fn fn, void *userdata)
+int qmp_execute(
+	struct qmp *q, const char *command, json_object *args, qmp_reply_fn fn, void *userdata)
 {
 	_cleanup_json_ json_object *o = NULL;
 	struct qmp_pending *p = NULL;
@@ -226,11 +204,8 @@ int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t 
 	r = queue_command(q, o);
 	if (r < 0)
 		return r;
-	if (timeout_usec != QMP_NO_DEADLINE)
-		timeout_usec += now_usec();
-	*p = (struct qmp_pending){ true, q->next_id, timeout_usec, fn, userdata };
+	*p = (struct qmp_pending){ true, q->next_id, fn, userdata };
 	q->next_id = q->next_id == INT32_MAX ? 1 : q->next_id + 1;
-	arm(q);
 	flush(q);
 	return 0;
 }
@@ -276,17 +251,15 @@ const char *qmp_version(const struct qmp *q)
 static void greeted(struct qmp *q, json_object *o)
 {
 	json_object *greeting = member(o, "QMP", json_type_object);
-	uint64_t left, now = now_usec();
 	int r;
 
 	if (!greeting) {
-		close_with(q, -EPROTO, "QEMU's control socket sent no greeting in time");
+		close_with(q, -EPROTO, "QEMU's control socket sent no greeting");
 		return;
 	}
 	keep_version(q, greeting);
 	q->state = QMP_NEGOTIATING;
-	left = q->greeting_deadline_usec > now ? q->greeting_deadline_usec - now : 0;
-	r = qmp_execute(q, "qmp_capabilities", NULL, left, on_capabilities, NULL);
+	r = qmp_execute(q, "qmp_capabilities", NULL, on_capabilities, NULL);
 	if (r < 0)
 		close_with(q, r, "cannot use QEMU's control socket");
 }
@@ -334,7 +307,6 @@ static void handle(struct qmp *q, json_object *o)
 	} else if (json_object_object_get_ex(o, "return", &value)) {
 		answer(q, p, 0, value, NULL);
 	}
-	arm(q);
 }
 
 static void handle_line(struct qmp *q, const char *line, size_t n)
@@ -424,14 +396,8 @@ static int on_again(sd_event_source *s _unused_, uint64_t usec _unused_, void *u
 	return 0;
 }
 
-static int on_timer(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
-{
-	close_with(userdata, -ETIMEDOUT, "QEMU's control socket does not answer");
-	return 0;
-}
-
-int qmp_new(sd_event *event, int fd, const struct qmp_callbacks *cb, void *userdata,
-	uint64_t timeout_usec, struct qmp **ret)
+int qmp_new(
+	sd_event *event, int fd, const struct qmp_callbacks *cb, void *userdata, struct qmp **ret)
 {
 	_cleanup_(qmp_freep) struct qmp *q = calloc(1, sizeof(*q));
 	int r;
@@ -442,14 +408,9 @@ int qmp_new(sd_event *event, int fd, const struct qmp_callbacks *cb, void *userd
 	q->cb = cb;
 	q->userdata = userdata;
 	q->next_id = 1;
-	q->greeting_deadline_usec = now_usec() + timeout_usec;
 	buf_init(&q->in, QMP_LINE_BYTES);
 	buf_init(&q->out, QMP_OUT_BYTES);
 	r = sd_event_add_io(event, &q->io_source, fd, EPOLLIN, on_io, q);
-	if (r < 0)
-		return r;
-	r = sd_event_add_time(event, &q->timer, CLOCK_MONOTONIC, q->greeting_deadline_usec,
-		10 * USEC_PER_MSEC, on_timer, q);
 	if (r < 0)
 		return r;
 	r = sd_event_add_time(event, &q->again, CLOCK_MONOTONIC, 0, 1, on_again, q);

@@ -3,7 +3,8 @@
 
 /*
  * A QMP client on the loop. The peer is a QEMU that its guest may have taken over: lines are
- * bounded and strictly parsed, commands have deadlines, unexpected answers are ignored.
+ * bounded and strictly parsed, unexpected answers are ignored. No command has a deadline: whoever
+ * waits for an answer bounds its own wait.
  *
  * A struct qmp must not be freed from one of its own callbacks.
  */
@@ -19,7 +20,7 @@ struct qmp_callbacks {
 	/* data: borrowed, an object or NULL, not validated; read it with qmp_str and qmp_bool */
 	void (*on_event)(struct qmp *q, const char *name, json_object *data, void *userdata);
 	/* Called once, as the last callback. r: -ECONNRESET or -EPIPE if the peer closed, else its
-	 * fault (also -ETIMEDOUT). what: one static sentence. */
+	 * fault. what: one static sentence. */
 	void (*on_closed)(struct qmp *q, int r, const char *what, void *userdata);
 };
 
@@ -28,20 +29,15 @@ struct qmp_callbacks {
 typedef void (*qmp_reply_fn)(
 	struct qmp *q, int r, json_object *ret, const char *desc, void *userdata);
 
-/* fd: connected and non-blocking, owned on success. The greeting must arrive within
- * timeout_usec. */
-int qmp_new(sd_event *event, int fd, const struct qmp_callbacks *cb, void *userdata,
-	uint64_t timeout_usec, struct qmp **ret);
+/* fd: connected and non-blocking, owned on success. */
+int qmp_new(
+	sd_event *event, int fd, const struct qmp_callbacks *cb, void *userdata, struct qmp **ret);
 struct qmp *qmp_free(struct qmp *q);
 DEFINE_CLEANUP(struct qmp *, qmp_free)
 
-/* For a command without a deadline. */
-#define QMP_NO_DEADLINE UINT64_MAX
-
-/* args (borrowed) may be NULL. Closes the connection if no answer arrives within timeout_usec.
- * -ENOTCONN once closed, -EBUSY with too many pending commands. */
-int qmp_execute(struct qmp *q, const char *command, json_object *args, uint64_t timeout_usec,
-	qmp_reply_fn fn, void *userdata);
+/* args (borrowed) may be NULL. -ENOTCONN once closed, -EBUSY with too many pending commands. */
+int qmp_execute(
+	struct qmp *q, const char *command, json_object *args, qmp_reply_fn fn, void *userdata);
 
 /* Returns the version of the greeting, "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", escaped; "" if
  * there was none. */

@@ -1,21 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMM interface for the rest of the daemon: the array of drivers, the choice between KVM and
- * emulation, and calls passed on to the driver of the machine. Called by core and by the handlers
- * of system.*. What must stay true: without a usable driver no machine runs.
+ * The array of drivers, and the choice of driver and accelerator for the next machine. Called by
+ * machine/ and by the handlers of system.*. What must stay true: without a usable driver no machine
+ * runs.
  */
 #include "daemon/vmm/vmm.h"
 
 #include <sys/stat.h>
 
 #include "daemon/unit.h"
-#include "daemon/vmm/console.h"
-#include "daemon/vmm/launch.h"
 #include "daemon/vmm/qemu.h"
-#include "daemon/vmm/vmm-base.h"
 #include "proto/host.h"
 
 #ifdef PYRO_CRASH_POINTS
+#include "daemon/vmm/fake.h"
 #define TEST_DRIVER "PYRO_TEST_DRIVER" /* names the driver of new machines */
 #endif
 
@@ -201,107 +199,5 @@ int vmm_program(struct manager *m, enum accelerator a, char **ret)
 {
 	const struct vmm_driver *d = choose_driver(m, a);
 
-	return d ? d->program(m, ret) : -ENOENT;
-}
-
-int vmm_start(struct manager *m, const struct vmm_spec *spec, const struct vmm_callbacks *cb,
-	void *userdata, struct vmm **ret, struct error *err)
-{
-	const struct vmm_driver *d = vmm_driver_find(spec->driver);
-
-	return d ? d->start(m, spec, cb, userdata, ret, err)
-		 : error_internal(err, spec->driver, "there is no such driver");
-}
-
-char *vmm_unit(const char *id)
-{
-	return str_printf(LAUNCH_TEMPLATE "@%s.service", id);
-}
-
-int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_callbacks *cb,
-	void *userdata, struct vmm **ret, struct error *err)
-{
-	const struct vmm_driver *d = vmm_driver_find(a->driver);
-
-	return d ? d->adopt(m, a, cb, userdata, ret, err)
-		 : error_internal(err, a->driver, "there is no such driver");
-}
-
-struct vmm *vmm_detach(struct vmm *v)
-{
-	if (v)
-		v->driver->detach(v);
-	return NULL;
-}
-
-int vmm_dial(struct vmm *v)
-{
-	return v->driver->dial(v);
-}
-
-void vmm_pause(struct vmm *v)
-{
-	v->driver->pause(v);
-}
-
-void vmm_resume(struct vmm *v)
-{
-	v->driver->resume(v);
-}
-
-void vmm_stop(struct vmm *v)
-{
-	v->driver->stop(v);
-}
-
-pid_t vmm_pid(const struct vmm *v)
-{
-	return launch_pid(v->launch);
-}
-
-uint64_t vmm_start_time(const struct vmm *v)
-{
-	return launch_start_time(v->launch);
-}
-
-const char *vmm_invocation(const struct vmm *v)
-{
-	return launch_invocation(v->launch);
-}
-
-const char *vmm_execution_mode(const struct vmm *v)
-{
-	return v->driver->execution_mode;
-}
-
-const char *vmm_version(const struct vmm *v)
-{
-	return v->version[0] ? v->version : "the VMM";
-}
-
-bool vmm_guest_seen(const struct vmm *v)
-{
-	return v->agent_seen || (v->console && console_written(v->console));
-}
-
-int vmm_console_tail(struct vmm *v, size_t max, char **ret)
-{
-	if (!v->console) {
-		*ret = strdup("");
-		return *ret ? 0 : -ENOMEM;
-	}
-	return console_tail(v->console, max, ret);
-}
-
-int vmm_console_cause(struct vmm *v, char **ret)
-{
-	*ret = NULL;
-	return v->console ? console_cause(v->console, ret) : 0;
-}
-
-struct vmm *vmm_free(struct vmm *v)
-{
-	if (v)
-		v->driver->free(v);
-	return NULL;
+	return d ? d->program(m, ret, NULL) : -ENOENT;
 }

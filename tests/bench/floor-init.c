@@ -96,7 +96,8 @@ static void load_modules(void)
 
 /*
  * Waits until an entry of the /sys folder has this text in its file `attribute`; its name in /dev
- * is the same. A prefix is enough, since pyro's driver appends to "env".
+ * is the same. The serials are those of pyro's disks: test-vmm-boot boots this guest with pyro's
+ * driver.
  */
 static void find_device(
 	const char *folder, const char *attribute, const char *text, char *ret_dev, size_t size)
@@ -147,7 +148,7 @@ static void enter_root(void)
 	static const char *const folders[] = { "/own/upper", "/own/work", "/own/workspace" };
 	char dev[PATH_SIZE];
 
-	find_device("/sys/block", "serial", "own", dev, sizeof(dev));
+	find_device("/sys/block", "serial", "pyro-own", dev, sizeof(dev));
 	mount_at(dev, "/own", "ext4", MS_NOATIME, NULL);
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
 		if (mkdir(folders[i], 0755) < 0 && errno != EEXIST)
@@ -214,7 +215,7 @@ int main(void)
 	(void)setenv("HOME", "/root", 1);
 	(void)setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
 	load_modules();
-	find_device("/sys/block", "serial", "env", dev, sizeof(dev));
+	find_device("/sys/block", "serial", "pyro-env", dev, sizeof(dev));
 	mount_at(dev, "/env", "ext4", MS_RDONLY, "noload");
 	find_device("/sys/class/virtio-ports", "name", PORT_NAME, dev, sizeof(dev));
 	port = open(dev, O_RDWR | O_CLOEXEC);

@@ -103,7 +103,7 @@ class Machine:
         self.port, theirs = socket.socketpair()
         self.port.settimeout(DEADLINE)
         disks = []
-        for serial, path, flag in (("env", image, "on"), ("own", own, "off")):
+        for serial, path, flag in (("pyro-env", image, "on"), ("pyro-own", own, "off")):
             disks += ["-blockdev", "driver=raw,node-name=%s,read-only=%s,file.driver=file,file.locking=off,file.filename=%s" % (serial, flag, path),
                       "-device", "virtio-blk-device,drive=%s,serial=%s" % (serial, serial)]
         words = ["qemu-system-x86_64", "-M", BOARD, "-bios", FIRMWARE, "-accel", "tcg,tb-size=64", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB),

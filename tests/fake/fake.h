@@ -46,6 +46,7 @@ enum fake_manner {
 	MANNER_CONSOLE,    /* floods its console */
 	MANNER_OLD,        /* speaks protocol 1 */
 	MANNER_FULL,       /* its disk cannot be written for a while, from SETUP on */
+	MANNER_QMP_LATE,   /* no greeting on the first connection to the control socket */
 	MANNER_MAX
 };
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fake VMM's process: arguments (daemon/vmm/qemu-args.c), control socket, console, exit. See
- * fake.h.
+ * The fake VMM's process: arguments (daemon/vmm/qemu-args.c, daemon/vmm/fake.c), control socket,
+ * console, exit. See fake.h.
  *
  *   pyro-fake-vmm --version
  *   pyro-fake-vmm QEMU'S ARGUMENTS
+ *   pyro-fake-vmm --fake-id UUID --memory MIB --control FD --agent FD --console FD
  *
- * What must stay true: it ends with its guest, by `quit` or by a signal, and sends SHUTDOWN first,
- * as QEMU does.
+ * What must stay true: its guest does not run before the first `cont`, as with QEMU's -S; it ends
+ * with its guest, by `quit` or by a signal, and sends SHUTDOWN first, as QEMU does.
  */
 
 #include "tests/fake/fake.h"
@@ -29,6 +30,7 @@ struct channel {
 	struct fake *fake; /* borrowed */
 	struct source listening, peer;
 	int listen_fd, conn; /* owned */
+	unsigned peers;      /* accepted */
 	struct buf in;
 	bool qmp;
 };
@@ -41,7 +43,7 @@ struct fake {
 	struct timer end, flood;
 	int agent_fd;
 	enum fake_manner manner;
-	bool ending;
+	bool booted, ending;
 	uint64_t still_until; /* monotonic; 0: the vCPUs run */
 };
 
@@ -142,16 +144,25 @@ void fake_stand(struct fake *f, uint64_t msec)
 	say_disk_full(&f->qmp);
 }
 
-/* A `cont` that comes too early: the next write fails like the last. */
+/* The first `cont` boots the guest. One that comes too early: the next write fails like the last. */
 static void go_on(struct fake *f)
 {
 	say_event(&f->qmp, "RESUME", NULL);
-	if (f->still_until > now_usec()) {
+	if (!f->booted) {
+		f->booted = true;
+		fake_tell("boot");
+		relay_still(f->relay, false);
+	} else if (f->still_until > now_usec()) {
 		say_disk_full(&f->qmp);
 	} else if (f->still_until > 0) {
 		f->still_until = 0;
 		relay_still(f->relay, false);
 	}
+}
+
+static const char *run_state(const struct fake *f)
+{
+	return !f->booted ? "prelaunch" : f->still_until ? "io-error" : "running";
 }
 
 static void take_command(struct channel *c, json_object *o)
@@ -165,8 +176,8 @@ static void take_command(struct channel *c, json_object *o)
 		say(c,
 			"{\"return\": {\"status\": \"%s\", \"singlestep\": false, \"running\": %s}, "
 			"\"id\": %lld}\r\n",
-			c->fake->still_until ? "io-error" : "running",
-			c->fake->still_until ? "false" : "true", id);
+			run_state(c->fake), streq(run_state(c->fake), "running") ? "true" : "false",
+			id);
 	else if (streq(name, "qmp_capabilities") || streq(name, "cont"))
 		say(c, "{\"return\": {}, \"id\": %lld}\r\n", id);
 	else if (!streq(name, "quit"))
@@ -229,7 +240,9 @@ static void take_peer(struct channel *c)
 	c->peer = (struct source){ .on_event = on_peer, .userdata = c };
 	if (loop_watch(c->fake->loop, &c->peer, c->conn, EPOLLIN | EPOLLRDHUP) < 0)
 		abort();
-	if (c->qmp && c->fake->manner != MANNER_QMP_SILENT && c->fake->manner != MANNER_QMP_NOISE)
+	c->peers++;
+	if (c->qmp && c->fake->manner != MANNER_QMP_SILENT && c->fake->manner != MANNER_QMP_NOISE &&
+		(c->fake->manner != MANNER_QMP_LATE || c->peers > 1))
 		say(c, "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 0}, "
 		       "\"package\": \"fake\"}, \"capabilities\": [\"oob\"]}}\r\n");
 }
@@ -342,6 +355,7 @@ static int start_agent(struct fake *f)
 	r = relay_new(&rp, &f->relay);
 	if (r < 0)
 		return r;
+	relay_still(f->relay, true);
 	sp.fd = pair[1];
 	return serve_new(&sp, &f->serve);
 }
@@ -362,13 +376,26 @@ static void take_chardev(struct fake *f, const char *text)
 
 static int take_arguments(struct fake *f, int argc, char **argv)
 {
+	bool waits = false;
+
 	f->qmp.listen_fd = f->console.listen_fd = f->agent_fd = -EBADF;
-	for (int i = 1; i + 1 < argc; i++) {
+	for (int i = 1; i < argc; i++) {
+		const char *value = i + 1 < argc ? argv[i + 1] : "";
+
 		if (streq(argv[i], "-chardev"))
-			take_chardev(f, argv[i + 1]);
-		if (streq(argv[i], "-m"))
-			f->manner = (enum fake_manner)(atoi(argv[i + 1]) - FAKE_MEM_MIB);
+			take_chardev(f, value);
+		else if (streq(argv[i], "--control"))
+			f->qmp.listen_fd = atoi(value);
+		else if (streq(argv[i], "--agent"))
+			f->agent_fd = atoi(value);
+		else if (streq(argv[i], "--console"))
+			f->console.listen_fd = atoi(value);
+		else if (streq(argv[i], "-m") || streq(argv[i], "--memory"))
+			f->manner = (enum fake_manner)(atoi(value) - FAKE_MEM_MIB);
+		waits = waits || streq(argv[i], "-S") || streq(argv[i], "--fake-id");
 	}
+	if (!waits)
+		return -EINVAL; /* pyrod boots it by `cont` */
 	if (f->manner < MANNER_GOOD || f->manner >= MANNER_MAX)
 		f->manner = MANNER_GOOD;
 	return f->qmp.listen_fd < 0 || f->console.listen_fd < 0 || f->agent_fd < 0 ? -EINVAL : 0;

@@ -43,7 +43,7 @@ static void ask(struct qmp *q)
 		abort();
 	for (size_t i = 0; i < COMMANDS; i++)
 		current->asked[i] = qmp_execute(q, i ? "query-status" : "block_resize",
-			i ? NULL : args, 60 * USEC_PER_SEC, on_reply, &current->answered[i]);
+			i ? NULL : args, on_reply, &current->answered[i]);
 }
 
 static void on_ready(struct qmp *q, void *userdata)
@@ -118,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	current = &h;
 	if (sd_event_new(&event) < 0 ||
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0 ||
-		qmp_new(event, pair[0], &cb, &h, 60 * USEC_PER_SEC, &q) < 0)
+		qmp_new(event, pair[0], &cb, &h, &q) < 0)
 		abort();
 	bool open = say(event, pair[1], data + 1, size - 1, (size_t)data[0] + 1);
 	if (!open && !h.closed)
@@ -131,7 +131,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t i = 0; i < COMMANDS; i++)
 		if (h.answered[i] != (h.ready && h.asked[i] >= 0))
 			abort();
-	if (qmp_execute(q, "stop", NULL, USEC_PER_SEC, on_reply, &h.answered[0]) != -ENOTCONN)
+	if (qmp_execute(q, "stop", NULL, on_reply, &h.answered[0]) != -ENOTCONN)
 		abort();
 	qmp_free(q);
 	(void)sd_event_unref(event);

@@ -128,3 +128,26 @@ def test_a_stop_and_then_a_start_in_a_row(fake, vm):
         replies = [raw.line(), raw.line()]
     assert [r["id"] for r in replies] == ["stop", "start"] and all("result" in r for r in replies), replies
     assert state(fake, vm) == "started" and fake.vmm_pids() != [pid]
+
+
+@pytest.mark.parametrize("driver", ["qemu", "fake"])
+def test_died_between_launch_and_boot(make_fake, driver):
+    """A VMM without a guest is left, for its control socket did not answer in time: the next daemon boots it."""
+    d = make_fake(build=BUILD_ASAN, env={"PYRO_TEST_DRIVER": driver}).start()
+    vm = d.call("vm.create", d.spec("qmp-late"))["result"]["vm_id"]
+    with Raw(d.socket, 60) as raw:
+        ask(raw, vm, "start")
+        while not d.vmm_pids():
+            time.sleep(0.01)
+        d.kill()
+    pid, = d.vmm_pids()
+    d.start()
+    reply = d.call("vm.start", {"vm_id": vm}, timeout=60)
+    assert reply.get("result", {}).get("state") == "started", reply  # it waits for the adoption
+    assert d.vmm_pids() == [pid]
+    told = [d.told("")]
+    while told[-1] != "setup":
+        told.append(d.told(""))
+    assert told.count("boot") == 1, told
+    assert d.call("vm.exec", {"vm_id": vm, "command": "echo here; exit 3"}, timeout=60)["result"]["exit_code"] == 3
+    d.wait_clean()

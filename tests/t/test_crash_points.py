@@ -109,16 +109,12 @@ def settle(d, s):
         time.sleep(0.05)
 
 
-def one_death(make_fake, story, n):
-    """False when the story came to its end untouched."""
-    d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)}, deadlines={"grace": 0.5, "redial": 0.3})
-    if story is pull:
-        fake_mmdebstrap(d)
+def dies(d, story, s):
+    """False when the story came to its end untouched, and the daemon was stopped."""
     try:
         d.start()
     except RuntimeError:
         pass  # the way up has places too
-    s = Story(d)
     died = d.process.poll() is not None
     if not died:
         try:
@@ -131,6 +127,17 @@ def one_death(make_fake, story, n):
         return False
     wait_death(d)
     d.process = None
+    return True
+
+
+def one_death(make_fake, story, n):
+    """False when the story came to its end untouched."""
+    d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)}, deadlines={"grace": 0.5, "redial": 0.3})
+    if story is pull:
+        fake_mmdebstrap(d)
+    s = Story(d)
+    if not dies(d, story, s):
+        return False
     Workload(d, 0).check_store() if os.path.exists(d.state + "/pyro.db") else None
     del d.env["PYRO_CRASH_AT"]
     begin = time.monotonic()
@@ -179,3 +186,28 @@ def test_every_place(make_fake, story):
             return
         n += 1 if N > 1 else STRIDE
     raise AssertionError("no end after %d places" % LIMIT)
+
+
+def test_between_launch_and_boot(make_fake):
+    """The VMM is left without a guest: the next daemon boots it. Which place that is, is found by halving."""
+    low, high = 0, 100
+    while True:
+        n = (low + high) // 2
+        assert low < n < high, "there is no such place"
+        d = make_fake(build=BUILD_ASAN, env={"PYRO_CRASH_AT": str(n)})
+        s = Story(d)
+        died = dies(d, life_of_a_machine, s)
+        if not died or "boot" in d.told_so_far():
+            high = n
+        elif not d.vmm_pids():
+            low = n
+        else:
+            break
+    print("place", n)
+    pid, = d.vmm_pids()
+    del d.env["PYRO_CRASH_AT"]
+    d.start()
+    assert d.call("vm.start", {"vm_id": s.vm})["result"]["state"] == "started"  # it waits for the adoption
+    assert d.vmm_pids() == [pid] and "boot" in d.told_so_far()
+    assert d.call("vm.exec", {"vm_id": s.vm, "command": "exit 3"})["result"]["exit_code"] == 3
+    d.wait_clean()

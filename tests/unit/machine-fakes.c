@@ -484,7 +484,7 @@ struct disk_op *disk_op_free(struct disk_op *op)
 struct vmm {
 	struct vmm_callbacks cb;
 	void *userdata;
-	bool exited;
+	bool exited, adopted;
 };
 static struct vmm *the_vmm;
 
@@ -545,10 +545,10 @@ static void vmm_refuse(void *arg)
 	later(vmm_end, v);
 }
 
-int vmm_start(_unused_ struct manager *m, const struct vmm_spec *spec,
+int vmm_launch(_unused_ struct manager *m, const struct vmm_spec *spec,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
-	ck_assert_str_eq(spec->driver, FAKE_DRIVER);
+	ck_assert_str_eq(spec->driver->name, FAKE_DRIVER);
 	if (fake.fail == FAKE_VMM)
 		return error_set(err, ERROR_VM_UNAVAILABLE, NULL, "mend it", "no qemu");
 	the_vmm = calloc(1, sizeof(*the_vmm));
@@ -559,24 +559,31 @@ int vmm_start(_unused_ struct manager *m, const struct vmm_spec *spec,
 	fake.set_up = false; /* another guest */
 	decoder_set_mark(&fake.in, frame_sync_initial);
 	*ret = the_vmm;
-	if (fake.fail == FAKE_VMM_START)
-		later(vmm_refuse, the_vmm);
-	else if (fake.stall != FAKE_VMM_START)
-		later(vmm_up, the_vmm);
 	return 0;
+}
+
+void vmm_boot(struct vmm *v)
+{
+	if (v->adopted)
+		return;
+	if (fake.fail == FAKE_VMM_START)
+		later(vmm_refuse, v);
+	else if (fake.stall != FAKE_VMM_START)
+		later(vmm_up, v);
 }
 
 /* The VMM of a previous daemon is the one that vmm_detach left. */
 int vmm_adopt(_unused_ struct manager *m, const struct vmm_adoption *a,
 	const struct vmm_callbacks *cb, void *userdata, struct vmm **ret, struct error *err)
 {
-	ck_assert_str_eq(a->driver, FAKE_DRIVER);
+	ck_assert_str_eq(a->driver->name, FAKE_DRIVER);
 	if (fake.fail == FAKE_VMM)
 		return error_internal(err, NULL, "no socket");
 	the_vmm = calloc(1, sizeof(*the_vmm));
 	the_vmm->cb = *cb;
 	the_vmm->userdata = userdata;
 	fake.vmms = 1;
+	the_vmm->adopted = true;
 	fake.adopted++;
 	(void)close(a->pidfd);
 	*ret = the_vmm;

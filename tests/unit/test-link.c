@@ -295,6 +295,22 @@ START_TEST(secret)
 }
 END_TEST
 
+/* A guest that is only now booted does not know the secret: it is greeted at once with the
+ * constant, not after a try with the secret. */
+START_TEST(restarted)
+{
+	uint8_t sync[SYNC_SIZE];
+
+	frame_make_sync(sync);
+	link_set_sync(w.link, sync, true);
+	until(&w.dials, 1);
+	link_restart(w.link);
+	greet();
+	ck_assert_uint_eq(w.dials, 2);
+	ck_assert_uint_eq(w.syncs, 1);
+}
+END_TEST
+
 /* A promised stream comes by link_take, later or from within the dial. */
 START_TEST(stream_handed_up)
 {
@@ -517,6 +533,7 @@ int main(void)
 	tcase_add_loop_test(t, agent_cut_in_a_frame, 0, frame);
 	tcase_add_loop_test(t, host_cut_in_a_frame, 0, frame);
 	tcase_add_test(t, secret);
+	tcase_add_test(t, restarted);
 	tcase_add_loop_test(t, stream_handed_up, 0, 2);
 	tcase_add_test(t, guest_dials);
 	tcase_add_test(t, guest_dials_without_end);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The qemu driver with a real QEMU, emulated: from vmm_start to the end of the process. Needs QEMU
+ * The qemu driver with a real QEMU, emulated: from vmm_launch to the end of the process. Needs QEMU
  * and pyro-vmm (beside this program's build). The tests that boot a guest also need
  * PYRO_TEST_KERNEL, a directory with vmlinux and an initrd whose init resets when "floor=boot" is
  * absent or waits for a disk. Three groups, each a test of meson's: no argument, `qemu`, `guest`; a
@@ -34,7 +34,7 @@ struct fixture {
 	struct vmm *v;
 	char dir[64], run_dir[128];
 	int files[FILES];
-	unsigned started, failed, exited;
+	unsigned launched, started, failed, exited;
 	uint64_t begun_usec, started_usec;
 	struct error error;
 	struct vmm_exit exit;
@@ -52,6 +52,13 @@ static char *libexec_dir(void)
 	path[n] = 0;
 	*strrchr(path, '/') = 0;
 	return str_printf("%s/../../daemon/vmm", path);
+}
+
+static void on_launched(_unused_ struct vmm *v, void *userdata)
+{
+	struct fixture *t = userdata;
+
+	t->launched++;
 }
 
 static void on_started(struct vmm *v, void *userdata)
@@ -102,6 +109,7 @@ static int dial_agent(struct fixture *t)
 
 static const struct vmm_callbacks callbacks = {
 	.on_agent = on_agent,
+	.on_launched = on_launched,
 	.on_started = on_started,
 	.on_failed = on_failed,
 	.on_exited = on_exited,
@@ -176,10 +184,10 @@ static void use_kernel(struct fixture *t)
 }
 
 /* own: a second disk, writable, or -EBADF */
-static int start_with(struct fixture *t, unsigned vcpus, int own, struct error *err)
+static int launch_with(struct fixture *t, unsigned vcpus, int own, struct error *err)
 {
 	const struct vmm_spec spec = {
-		.driver = "qemu",
+		.driver = vmm_driver_find("qemu"),
 		.id = "vm-0123456789ab",
 		.uuid = { 1, 2, 3 },
 		.vcpu_count = vcpus,
@@ -187,13 +195,23 @@ static int start_with(struct fixture *t, unsigned vcpus, int own, struct error *
 		.accelerator = ACCELERATOR_EMULATION,
 		.vmlinux_fd = t->files[KERNEL],
 		.initrd_fd = t->files[INITRD],
-		.disks = { { "env", t->files[DISK], true }, { "own", own, false } },
+		.disks = { { VMM_DISK_ENVIRONMENT, t->files[DISK], true },
+			{ VMM_DISK_OWN, own, false } },
 		.n_disks = own >= 0 ? 2 : 1,
 		.run_dir = t->run_dir,
 	};
 
 	t->begun_usec = now_usec();
-	return vmm_start(&t->m, &spec, &callbacks, t, &t->v, err);
+	return vmm_launch(&t->m, &spec, &callbacks, t, &t->v, err);
+}
+
+static int start_with(struct fixture *t, unsigned vcpus, int own, struct error *err)
+{
+	int r = launch_with(t, vcpus, own, err);
+
+	if (r >= 0)
+		vmm_boot(t->v);
+	return r;
 }
 
 static int start(struct fixture *t, unsigned vcpus, struct error *err)
@@ -584,6 +602,67 @@ START_TEST(stopped)
 }
 END_TEST
 
+/* Leaves the VMM, and adopts it as the next daemon does. */
+static void adopt_again(struct fixture *t)
+{
+	struct vmm_adoption a = { .driver = vmm_driver_find("qemu"),
+		.id = "vm-0123456789ab",
+		.invocation = "",
+		.run_dir = t->run_dir,
+		.pid = vmm_pid(t->v),
+		.start_time = vmm_start_time(t->v) };
+
+	a.pidfd = pidfd_open(a.pid, 0);
+	ck_assert_int_ge(a.pidfd, 0);
+	t->v = vmm_detach(t->v);
+	ck_assert_int_eq(vmm_adopt(&t->m, &a, &callbacks, t, &t->v, NULL), 0);
+}
+
+static void run_until_it_answers(struct fixture *t)
+{
+	const uint64_t deadline = now_usec() + WAIT_USEC;
+
+	while (!startswith(vmm_version(t->v), "QEMU ")) {
+		ck_assert_uint_lt(now_usec(), deadline);
+		ck_assert_int_ge(sd_event_run(t->m.event, WAIT_USEC), 0);
+	}
+}
+
+/* A VMM is launched without a guest, left to the next daemon, and its guest is booted there. */
+START_TEST(booted_later)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *tail = NULL;
+	struct fixture t;
+
+	begin(&t);
+	use_kernel(&t);
+	ck_assert_int_eq(launch_with(&t, 1, -EBADF, &err), 0);
+	run_until(&t, &t.launched);
+	run_until_it_answers(&t);
+	ck_assert_uint_eq(t.started, 0);
+	ck_assert(!vmm_guest_seen(t.v));
+	if (_i) {
+		adopt_again(&t);
+		run_until_it_answers(&t);
+		ck_assert_uint_eq(t.started, 0);
+	}
+	vmm_boot(t.v);
+	vmm_boot(t.v); /* once is enough */
+	run_until(&t, &t.started);
+	while (!t.exited) { /* the init finds no file system and resets */
+		free(TAKE_PTR(tail));
+		ck_assert_int_eq(vmm_console_tail(t.v, 4096, &tail), 0);
+		ck_assert_int_ge(sd_event_run(t.m.event, WAIT_USEC), 0);
+	}
+	ck_assert_uint_eq(t.started, 1);
+	ck_assert_uint_eq(t.failed, 0);
+	ck_assert(t.exit.guest_ended);
+	ck_assert_ptr_nonnull(strstr(tail, "FLOOR-FAIL"));
+	end(&t);
+}
+END_TEST
+
 START_TEST(version)
 {
 	struct vmm_probe p = {};
@@ -654,8 +733,11 @@ static const char *answer(struct pretence *p, const char *text)
 	return command;
 }
 
-static void pretend(struct pretence *p)
+/* status: of its run state. */
+static void pretend_to_be(struct pretence *p, const char *status)
 {
+	_cleanup_free_ char *reply =
+		str_printf("{\"return\": {\"status\": \"%s\"}, \"id\": 2}\r\n", status);
 	static const struct vmm_callbacks cb = {
 		.on_started = on_started,
 		.on_failed = on_failed,
@@ -666,7 +748,9 @@ static void pretend(struct pretence *p)
 	static const char *const names[] = { "qmp", "agent", "console" };
 	char program[] = "/bin/sleep",
 	     seconds[] = "1000", *const argv[] = { program, seconds, NULL };
-	struct vmm_adoption a = { .driver = "qemu", .id = "vm-0123456789ab", .invocation = "" };
+	struct vmm_adoption a = {
+		.driver = vmm_driver_find("qemu"), .id = "vm-0123456789ab", .invocation = ""
+	};
 
 	*p = (struct pretence){ 0 };
 	begin(&p->t);
@@ -685,7 +769,12 @@ static void pretend(struct pretence *p)
 	ck_assert_int_ge(p->qmp, 0);
 	say(p, GREETING);
 	answer(p, "{\"return\": {}, \"id\": 1}\r\n");
-	answer(p, "{\"return\": {\"status\": \"running\"}, \"id\": 2}\r\n");
+	answer(p, reply);
+}
+
+static void pretend(struct pretence *p)
+{
+	pretend_to_be(p, "running");
 }
 
 static void exits(struct pretence *p)
@@ -703,19 +792,23 @@ static void pretended(struct pretence *p)
 	end(&p->t);
 }
 
-/* Of several events at once, the last one reported is the present state. */
+/* Of several events at once, reports alternate, and the last one is the present state. Events that
+ * one iteration handles are reported together. */
 START_TEST(pauses)
 {
 	static const struct {
-		const char *first, *then, *told;
+		const char *first, *then;
+		char last; /* 0: there may be none */
 	} cases[] = {
-		{ NO_ROOM, GOES_ON NO_ROOM, "PRP" },
-		{ NO_ROOM, GOES_ON NO_ROOM GOES_ON, "PR" },
-		{ "", NO_ROOM GOES_ON NO_ROOM, "RP" },
-		{ "", NO_ROOM GOES_ON, "R" },
-		{ "", NO_ROOM, "P" },
+		{ NO_ROOM, GOES_ON NO_ROOM, 'P' },
+		{ NO_ROOM, GOES_ON NO_ROOM GOES_ON, 'R' },
+		{ "", NO_ROOM GOES_ON NO_ROOM, 'P' },
+		{ "", NO_ROOM GOES_ON, 0 },
+		{ "", NO_ROOM, 'P' },
 	};
+	const char last = cases[_i].last;
 	struct pretence p;
+	size_t n;
 
 	pretend(&p);
 	say(&p, cases[_i].first);
@@ -723,7 +816,10 @@ START_TEST(pauses)
 		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
 	say(&p, cases[_i].then);
 	exits(&p); /* after all events */
-	ck_assert_str_eq(p.told, cases[_i].told);
+	n = strlen(p.told);
+	for (size_t i = 0; i < n; i++)
+		ck_assert_msg(p.told[i] == (i % 2 ? 'R' : 'P'), "%s", p.told);
+	ck_assert_msg(n > 0 ? p.told[n - 1] == (last ? last : 'R') : !last, "%s", p.told);
 	pretended(&p);
 }
 END_TEST
@@ -774,6 +870,79 @@ START_TEST(stops_late)
 }
 END_TEST
 
+/* `cont` may be answered at any time: it is asked for once, and the way to resume is never
+ * closed. */
+START_TEST(resumes_late)
+{
+	struct pretence p;
+
+	ck_assert_int_eq(setenv("PYRO_DEADLINES", "vmm=1", 1), 0); /* if the build has them */
+	pretend(&p);
+	say(&p, NO_ROOM);
+	told(&p, "P");
+	vmm_resume(p.t.v);
+	all(&p);
+	ck_assert_int_eq(sd_event_run(p.t.m.event, 100 * USEC_PER_MSEC), 0);
+	vmm_resume(p.t.v); /* one is pending */
+	ck_assert_str_eq(answer(&p, "{\"error\": {\"desc\": \"busy\"}, \"id\": 3}\r\n"),
+		"{\"execute\":\"cont\",\"id\":3}\n");
+	all(&p);
+	vmm_resume(p.t.v);
+	ck_assert_str_eq(answer(&p, "{\"return\": {}, \"id\": 4}\r\n" GOES_ON),
+		"{\"execute\":\"cont\",\"id\":4}\n");
+	told(&p, "PR");
+	exits(&p);
+	pretended(&p);
+}
+END_TEST
+
+/* The daemon before died between launch and boot: the guest runs when its owner wants it. */
+START_TEST(adopted_before_its_boot)
+{
+	static const char *const answers[] = {
+		"{\"return\": {}, \"id\": 3}\r\n",
+		GOES_ON "{\"return\": {}, \"id\": 3}\r\n",
+		GOES_ON,
+		"{\"error\": {\"desc\": \"no\"}, \"id\": 3}\r\n",
+	};
+	const bool refused = _i == ARRAY_SIZE(answers) - 1;
+	struct pretence p;
+
+	pretend_to_be(&p, "prelaunch");
+	all(&p);
+	say(&p, NO_ROOM GOES_ON); /* lies: no guest runs */
+	all(&p);
+	ck_assert_str_eq(p.told, "");
+	ck_assert_uint_eq(p.t.started, 0);
+	vmm_boot(p.t.v);
+	vmm_boot(p.t.v);
+	ck_assert_str_eq(answer(&p, answers[_i]), "{\"execute\":\"cont\",\"id\":3}\n");
+	all(&p);
+	ck_assert_uint_eq(p.t.started, refused ? 0 : 1);
+	ck_assert_uint_eq(p.t.failed, 0); /* it is not killed on doubt */
+	exits(&p);
+	ck_assert_uint_eq(p.t.failed, 0);
+	pretended(&p);
+}
+END_TEST
+
+/* No guest is booted where one runs. */
+START_TEST(adopted_after_its_boot)
+{
+	static const char *const states[] = { "running", "paused", "io-error", "shutdown", "?" };
+	struct pretence p;
+
+	pretend_to_be(&p, states[_i]);
+	vmm_boot(p.t.v);
+	all(&p);
+	ck_assert_int_eq(recv(p.qmp, &(char){ 0 }, 1, MSG_DONTWAIT), -1);
+	ck_assert_uint_eq(p.t.started, 0);
+	ck_assert_str_eq(p.told, _i == 1 || _i == 2 ? "P" : "");
+	exits(&p);
+	pretended(&p);
+}
+END_TEST
+
 static unsigned count_pauses(const struct pretence *p)
 {
 	unsigned n = 0;
@@ -819,6 +988,9 @@ static void add_bare(TCase *tc)
 	tcase_add_test(tc, not_a_vmm);
 	tcase_add_loop_test(tc, pauses, 0, 5);
 	tcase_add_test(tc, stops_late);
+	tcase_add_test(tc, resumes_late);
+	tcase_add_loop_test(tc, adopted_before_its_boot, 0, 4);
+	tcase_add_loop_test(tc, adopted_after_its_boot, 0, 5);
 	tcase_add_test(tc, pauses_without_end);
 }
 
@@ -834,6 +1006,7 @@ static void add_guest(TCase *tc)
 {
 	tcase_add_test(tc, freed_when_started);
 	tcase_add_test(tc, stopped);
+	tcase_add_loop_test(tc, booted_later, 0, 2);
 	tcase_add_loop_test(tc, boots, 1, 3);
 	tcase_add_test(tc, disks_and_port);
 }

@@ -121,7 +121,7 @@ END_TEST
 static struct vmm_spec base_spec(void)
 {
 	return (struct vmm_spec){
-		.driver = "qemu",
+		.driver = vmm_driver_find("qemu"),
 		.id = "vm-0123456789ab",
 		.uuid = { 0xde, 0xad, 0xbe, 0xef },
 		.vcpu_count = 1,
@@ -129,23 +129,24 @@ static struct vmm_spec base_spec(void)
 		.accelerator = ACCELERATOR_EMULATION,
 		.vmlinux_fd = 50,
 		.initrd_fd = 51,
-		.disks = { { DISK_SERIAL_ENV, 52, true }, { DISK_SERIAL_OWN, 53, false } },
-		.n_disks = 2,
+		.disks = { { VMM_DISK_ENVIRONMENT, 52, true }, { VMM_DISK_OWN, 53, false },
+			{ VMM_DISK_MODULES, 54, true } },
+		.n_disks = 3,
 	};
 }
 
 /* Returns the whole line, joined by newlines with one at each end. */
-static char *join(const struct qemu_args *a)
+static char *join(const struct vmm_command *a)
 {
 	size_t n = 2;
 	char *s, *p;
 
-	for (size_t i = 0; i < a->n; i++)
+	for (size_t i = 0; i < a->n_args; i++)
 		n += strlen(a->args[i]) + 1;
 	s = p = malloc(n);
 	ck_assert_ptr_nonnull(s);
 	*p++ = '\n';
-	for (size_t i = 0; i < a->n; i++)
+	for (size_t i = 0; i < a->n_args; i++)
 		p += sprintf(p, "%s\n", a->args[i]);
 	return s;
 }
@@ -159,7 +160,7 @@ START_TEST(args_emulation)
 {
 	struct vmm_spec spec = base_spec();
 	_cleanup_free_ char *line = NULL;
-	struct qemu_args a;
+	struct vmm_command a = { .n_args = 0 };
 
 	ck_assert_int_eq(qemu_args_make(&spec, "/usr/bin/qemu", 2100000, &a), 0);
 	line = join(&a);
@@ -183,7 +184,9 @@ START_TEST(args_emulation)
 			 "file.filename=/dev/fdset/9");
 	assert_has(line, "serial=pyro-env,bus=virtio-mmio-bus.21\n");
 	assert_has(line, "serial=pyro-own,bus=virtio-mmio-bus.20,");
-	qemu_args_done(&a);
+	assert_has(line, "serial=pyro-modules,bus=virtio-mmio-bus.19\n");
+	assert_has(line, "\n-S\n");
+	vmm_command_done(&a);
 }
 END_TEST
 
@@ -191,7 +194,7 @@ START_TEST(args_kvm)
 {
 	struct vmm_spec spec = base_spec();
 	_cleanup_free_ char *line = NULL;
-	struct qemu_args a;
+	struct vmm_command a = { .n_args = 0 };
 
 	spec.accelerator = ACCELERATOR_KVM;
 	spec.vcpu_count = 4;
@@ -200,22 +203,22 @@ START_TEST(args_kvm)
 	assert_has(line, "\n-smp\n4\n-accel\nkvm\n-cpu\nhost\n");
 	ck_assert_ptr_null(strstr(line, "tsc_early_khz"));
 	ck_assert_ptr_null(strstr(line, "possible_cpus"));
-	qemu_args_done(&a);
+	vmm_command_done(&a);
 	spec.accelerator = ACCELERATOR_EMULATION;
 	ck_assert_int_eq(qemu_args_make(&spec, "/usr/bin/qemu", 0, &a), 0);
 	free(line);
 	line = join(&a);
 	ck_assert_ptr_null(strstr(line, "tsc_early_khz"));
-	qemu_args_done(&a);
+	vmm_command_done(&a);
 }
 END_TEST
 
 static void assert_refused(const struct vmm_spec *spec)
 {
-	struct qemu_args a;
+	struct vmm_command a = { .n_args = 0 };
 
 	ck_assert_int_eq(qemu_args_make(spec, "/usr/bin/qemu", 0, &a), -EINVAL);
-	ck_assert_uint_eq(a.n, 0);
+	ck_assert_uint_eq(a.n_args, 0);
 }
 
 START_TEST(args_refused)
@@ -226,14 +229,13 @@ START_TEST(args_refused)
 	s = base_spec(), s.vcpu_count = VCPU_MAX + 1, assert_refused(&s);
 	s = base_spec(), s.mem_mib = MEM_MIB_MIN - 1, assert_refused(&s);
 	s = base_spec(), s.mem_mib = MEM_MIB_MAX + 1, assert_refused(&s);
-	s = base_spec(), s.n_disks = VMM_DISKS_MAX + 1, assert_refused(&s);
+	s = base_spec(), s.n_disks = VMM_DISK_MAX + 1, assert_refused(&s);
 	s = base_spec(), s.id = "vm,debug-threads=on", assert_refused(&s);
 	s = base_spec(), s.id = "", assert_refused(&s);
-	s = base_spec(), s.disks[0].serial = "a,b=c", assert_refused(&s);
+	s = base_spec(), s.disks[0].what = VMM_DISK_MAX, assert_refused(&s);
 	s = base_spec(), s.disks[1].fd = -EBADF, assert_refused(&s);
 	s = base_spec(), s.initrd_fd = -EBADF, assert_refused(&s);
 	s = base_spec(), s.accelerator = ACCELERATOR_AUTO, assert_refused(&s);
-	s = base_spec(), s.driver = "no-driver", assert_refused(&s);
 }
 END_TEST
 
@@ -409,6 +411,9 @@ START_TEST(drivers)
 		ck_assert_ptr_eq(vmm_driver_find(d->name), d);
 		ck_assert_uint_lt(strlen(d->name), VMM_DRIVER_NAME);
 		ck_assert_uint_ne(d->can & (VMM_KVM | VMM_EMULATION), 0);
+		ck_assert(d->probe && d->program && d->command && d->connect && d->boot &&
+			  d->pause && d->resume && d->dial && d->exited && d->free);
+		ck_assert(d->title && d->sockets && d->size >= sizeof(struct vmm));
 		ck_assert_ptr_nonnull(
 			strstr("guest_vsock guest_serial host_compat", d->execution_mode));
 		for (size_t j = 0; j < i; j++)
@@ -460,26 +465,27 @@ START_TEST(identity)
 {
 	const uint8_t uuid[16] = { 0xde, 0xad, 0xbe, 0xef, 1 }, other[16] = { 0xde, 0xad, 0xbe };
 	pid_t pid = spawn_words("-uuid", uuid);
+	const struct vmm_driver *qemu = vmm_driver_find("qemu");
 	uint64_t begun = 0, again = 0;
 
-	ck_assert_int_eq(vmm_process_is("qemu", pid, uuid), 1);
-	ck_assert_int_eq(vmm_process_is("qemu", pid, other), 0);
-	ck_assert_int_eq(vmm_process_is("no-driver", pid, uuid), -ENODEV);
-	ck_assert_int_eq(vmm_process_find("qemu", uuid), pid);
-	ck_assert_int_eq(vmm_process_find("qemu", other), 0);
-	ck_assert_int_eq(vmm_process_find("no-driver", uuid), 0);
+	ck_assert_int_eq(vmm_process_is(qemu, pid, uuid), 1);
+	ck_assert_int_eq(vmm_process_is(qemu, pid, other), 0);
+	ck_assert_int_eq(vmm_process_is(NULL, pid, uuid), -ENODEV);
+	ck_assert_int_eq(vmm_process_find(qemu, uuid), pid);
+	ck_assert_int_eq(vmm_process_find(qemu, other), 0);
+	ck_assert_int_eq(vmm_process_find(NULL, uuid), 0);
 #ifdef PYRO_CRASH_POINTS
-	ck_assert_int_eq(vmm_process_is("fake", pid, uuid), 0);
-	ck_assert_int_eq(vmm_process_find("fake", uuid), 0);
+	ck_assert_int_eq(vmm_process_is(vmm_driver_find("fake"), pid, uuid), 0);
+	ck_assert_int_eq(vmm_process_find(vmm_driver_find("fake"), uuid), 0);
 #endif
 	ck_assert_int_eq(vmm_process_start_time(pid, &begun), 0);
 	ck_assert_int_eq(vmm_process_start_time(pid, &again), 0);
 	ck_assert_uint_gt(begun, 0);
 	ck_assert_uint_eq(begun, again);
 	ck_assert_int_eq(kill(pid, SIGKILL), 0);
-	ck_assert_int_eq(vmm_process_is("qemu", getpid(), uuid), 0);
+	ck_assert_int_eq(vmm_process_is(qemu, getpid(), uuid), 0);
 	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
-	ck_assert_int_lt(vmm_process_is("qemu", pid, uuid), 0);
+	ck_assert_int_lt(vmm_process_is(qemu, pid, uuid), 0);
 }
 END_TEST
 
