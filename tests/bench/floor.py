@@ -100,6 +100,7 @@ class Machine:
     """One that boots: ready is the time to the guest's first byte; close() ends it."""
 
     def __init__(self, folder, work, image, own):
+        self.work = work
         self.port, theirs = socket.socketpair()
         self.port.settimeout(DEADLINE)
         disks = []
@@ -150,6 +151,8 @@ class Machine:
         self.process.kill()
         self.process.wait()
         self.port.close()
+        for name in ("ram", "own"):
+            os.unlink("%s/%s" % (self.work, name))
 
 
 class Floor:
@@ -162,7 +165,10 @@ class Floor:
         subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", self.own, OWN_DISK], check=True, stdout=subprocess.DEVNULL)
 
     def boot(self):
-        return Machine(self.folder, self.work, self.image, self.own)
+        """Each machine has its memory's file, console and disk to itself: several may run."""
+        work = tempfile.mkdtemp(dir=self.work)
+        subprocess.run(["cp", "--sparse=always", self.own, work + "/own"], check=True)
+        return Machine(self.folder, work, self.image, work + "/own")
 
     def cold(self):
         """Milliseconds to a guest that is ready, and of one hot command there."""
