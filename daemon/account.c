@@ -24,6 +24,12 @@ struct range {
 	uid_t account;
 };
 
+/* A line of a passwd file. */
+struct user {
+	const char *name; /* borrowed: the file's text */
+	uid_t uid;
+};
+
 struct file {
 	char *path;     /* owned */
 	struct stat st; /* of the file that was read; zero: none */
@@ -31,7 +37,7 @@ struct file {
 
 struct accounts {
 	struct file subuid, passwd;
-	struct range *ranges; /* owned; sorted by start */
+	struct range *ranges; /* owned; sorted by start, none overlaps another */
 	size_t n;
 	struct file nsswitch;  /* with subids */
 	struct subids *subids; /* owned; NULL: no name service is used */
@@ -130,37 +136,67 @@ static size_t split(char *line, char **fields, size_t n)
 	return k;
 }
 
-/* Finds the uid of a name in the text of a passwd file. */
-static int uid_of(const char *passwd, const char *name, uid_t *ret)
+static size_t count_lines(const char *text)
 {
-	size_t len = strlen(name);
+	size_t n = 0;
 
-	for (const char *p = passwd; p && *p; p = strchr(p, '\n'), p += p != NULL) {
-		char number[16];
-		const char *field;
+	for (const char *p = text; p && *p; p = strchr(p, '\n'), p += p != NULL)
+		n++;
+	return n;
+}
+
+/* By name; of one name, the earlier line first. */
+static int by_name(const void *pa, const void *pb)
+{
+	const struct user *a = pa, *b = pb;
+	int r = strcmp(a->name, b->name);
+
+	return r ? r : (a->name > b->name) - (a->name < b->name);
+}
+
+/* Lists the users in the text of a passwd file, which it cuts into fields. */
+static int read_users(char *passwd, struct user **ret, size_t *ret_n)
+{
+	struct user *users = calloc(count_lines(passwd) + 1, sizeof(*users));
+	size_t n = 0;
+	char *line;
+
+	if (!users)
+		return -ENOMEM;
+	for (char *at = passwd; (line = strsep(&at, "\n"));) {
+		char *fields[3];
 		uint64_t uid;
-		size_t n;
 
-		if (strncmp(p, name, len) != 0 || p[len] != ':')
-			continue;
-		field = p + len + 1 + strcspn(p + len + 1, ":\n");
-		if (*field != ':')
-			continue;
-		n = strcspn(++field, ":\n");
-		if (n >= sizeof(number))
-			continue;
-		memcpy(number, field, n);
-		number[n] = '\0';
-		if (parse_u64(number, 0, UINT32_MAX - 1, &uid) < 0)
-			continue;
-		*ret = (uid_t)uid;
-		return 0;
+		if (split(line, fields, ARRAY_SIZE(fields)) == ARRAY_SIZE(fields) &&
+			parse_u64(fields[2], 0, UINT32_MAX - 1, &uid) >= 0)
+			users[n++] = (struct user){ fields[0], (uid_t)uid };
 	}
-	return -ENOENT;
+	qsort(users, n, sizeof(*users), by_name);
+	*ret = users;
+	*ret_n = n;
+	return 0;
+}
+
+static int uid_of(const struct user *users, size_t n_users, const char *name, uid_t *ret)
+{
+	size_t low = 0, high = n_users;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (strcmp(users[middle].name, name) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == n_users || !streq(users[low].name, name))
+		return -ENOENT;
+	*ret = users[low].uid;
+	return 0;
 }
 
 /* Parses a line OWNER:START:COUNT; false if it is malformed. */
-static bool read_range(char *line, const char *passwd, struct range *ret)
+static bool read_range(char *line, const struct user *users, size_t n_users, struct range *ret)
 {
 	uint64_t start, count, number;
 	char *fields[3];
@@ -170,44 +206,73 @@ static bool read_range(char *line, const char *passwd, struct range *ret)
 		parse_u64(fields[2], 1, UINT32_MAX, &count) < 0)
 		return false;
 	*ret = (struct range){ .start = start, .end = start + count };
-	if (uid_of(passwd, fields[0], &ret->account) >= 0)
+	if (uid_of(users, n_users, fields[0], &ret->account) >= 0)
 		return true;
 	ret->account =
 		parse_u64(fields[0], 0, UINT32_MAX - 1, &number) < 0 ? (uid_t)start : (uid_t)number;
 	return true;
 }
 
+/* By start; of one start, the range that counts last: the shorter one, then the smaller account. */
 static int by_start(const void *pa, const void *pb)
 {
 	const struct range *a = pa, *b = pb;
 
-	return a->start < b->start ? -1 : a->start > b->start;
+	if (a->start != b->start)
+		return a->start < b->start ? -1 : 1;
+	if (a->end != b->end)
+		return a->end > b->end ? -1 : 1;
+	return (a->account < b->account) - (a->account > b->account);
 }
 
 /* Reads all lines of the text of a subuid file. */
-static int read_ranges(char *subuid, const char *passwd, struct range **ret, size_t *ret_n)
+static int read_ranges(
+	char *subuid, const struct user *users, size_t n_users, struct range **ret, size_t *ret_n)
 {
-	struct range *ranges = NULL;
-	size_t n = 0;
+	size_t max = MIN_OF(count_lines(subuid), (size_t)RANGES_MAX), n = 0;
+	struct range *ranges = calloc(max + 1, sizeof(*ranges));
 	char *line;
 
-	for (char *at = subuid; (line = strsep(&at, "\n")) && n < RANGES_MAX;) {
-		struct range one, *more;
-
-		if (!read_range(line, passwd, &one))
-			continue;
-		more = reallocarray(ranges, n + 1, sizeof(*more));
-		if (!more) {
-			free(ranges);
-			return -ENOMEM;
-		}
-		ranges = more;
-		ranges[n++] = one;
-	}
-	if (n > 0)
-		qsort(ranges, n, sizeof(*ranges), by_start);
+	if (!ranges)
+		return -ENOMEM;
+	for (char *at = subuid; n < max && (line = strsep(&at, "\n"));)
+		n += read_range(line, users, n_users, &ranges[n]);
+	qsort(ranges, n, sizeof(*ranges), by_start);
 	*ret = ranges;
 	*ret_n = n;
+	return 0;
+}
+
+/* Cuts sorted ranges where they overlap: of several, the one that starts last has the uid. */
+static int separate(const struct range *ranges, size_t n, struct range **ret, size_t *ret_n)
+{
+	_cleanup_free_ struct range *parts = calloc(2 * n + 1, sizeof(*parts)),
+				    *active = calloc(n + 1, sizeof(*active));
+	size_t n_parts = 0, n_active = 0;
+	uint64_t at = 0;
+
+	if (!parts || !active)
+		return -ENOMEM;
+	for (size_t i = 0; i <= n; i++) {
+		uint64_t next = i < n ? ranges[i].start : UINT64_MAX;
+
+		while (n_active > 0 && at < next) {
+			const struct range *last = &active[n_active - 1];
+
+			if (last->end <= at) {
+				n_active--;
+				continue;
+			}
+			parts[n_parts++] =
+				(struct range){ at, MIN_OF(last->end, next), last->account };
+			at = MIN_OF(last->end, next);
+		}
+		at = next;
+		if (i < n)
+			active[n_active++] = ranges[i];
+	}
+	*ret = TAKE_PTR(parts);
+	*ret_n = n_parts;
 	return 0;
 }
 
@@ -218,33 +283,16 @@ static int by_uid(const void *pa, const void *pb)
 	return *a < *b ? -1 : *a > *b;
 }
 
-/* Lists the uids in the text of a passwd file, which it cuts into fields. */
-static int read_users(char *passwd, uid_t **ret, size_t *ret_n)
+static int list_uids(const struct user *users, size_t n, uid_t **ret)
 {
-	uid_t *users = NULL;
-	size_t n = 0;
-	char *line;
+	uid_t *uids = calloc(n + 1, sizeof(*uids));
 
-	for (char *at = passwd; (line = strsep(&at, "\n"));) {
-		char *fields[3];
-		uint64_t uid;
-		uid_t *more;
-
-		if (split(line, fields, ARRAY_SIZE(fields)) != ARRAY_SIZE(fields) ||
-			parse_u64(fields[2], 0, UINT32_MAX - 1, &uid) < 0)
-			continue;
-		more = reallocarray(users, n + 1, sizeof(*more));
-		if (!more) {
-			free(users);
-			return -ENOMEM;
-		}
-		users = more;
-		users[n++] = (uid_t)uid;
-	}
-	if (n > 0)
-		qsort(users, n, sizeof(*users), by_uid);
-	*ret = users;
-	*ret_n = n;
+	if (!uids)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		uids[i] = users[i].uid;
+	qsort(uids, n, sizeof(*uids), by_uid);
+	*ret = uids;
 	return 0;
 }
 
@@ -267,11 +315,14 @@ static void load_source(struct accounts *a)
 	subids_set_source(a->subids, a->has_service ? source : NULL);
 }
 
+/* Any local user can have the files read again and again (chsh(1) changes one): the time grows with
+ * their lines, not with the lines of one times those of the other. */
 static int load(struct accounts *a)
 {
 	_cleanup_free_ char *subuid = NULL, *passwd = NULL;
-	_cleanup_free_ struct range *ranges = NULL;
-	_cleanup_free_ uid_t *users = NULL;
+	_cleanup_free_ struct range *ranges = NULL, *parts = NULL;
+	_cleanup_free_ struct user *users = NULL;
+	_cleanup_free_ uid_t *uids = NULL;
 	size_t n = 0, n_users = 0;
 	int r;
 
@@ -281,17 +332,21 @@ static int load(struct accounts *a)
 	if (r >= 0)
 		r = read_file(&a->passwd, &passwd);
 	if (r >= 0)
-		r = read_ranges(subuid, passwd, &ranges, &n);
-	if (r >= 0 && a->has_service)
 		r = read_users(passwd, &users, &n_users);
+	if (r >= 0)
+		r = read_ranges(subuid, users, n_users, &ranges, &n);
+	if (r >= 0)
+		r = separate(ranges, n, &parts, &n);
+	if (r >= 0 && a->has_service)
+		r = list_uids(users, n_users, &uids);
 	if (r < 0)
 		return r;
 	free(a->ranges);
-	a->ranges = TAKE_PTR(ranges);
+	a->ranges = TAKE_PTR(parts);
 	a->n = n;
 	free(a->users);
-	a->users = TAKE_PTR(users);
-	a->n_users = n_users;
+	a->users = TAKE_PTR(uids);
+	a->n_users = a->users ? n_users : 0;
 	return 0;
 }
 
@@ -327,11 +382,7 @@ static const struct range *range_of(const struct accounts *a, uid_t uid)
 		else
 			high = middle;
 	}
-	/* Ranges may overlap, so the nearest range that starts before uid need not contain it. */
-	while (low > 0)
-		if (uid < a->ranges[--low].end)
-			return &a->ranges[low];
-	return NULL;
+	return low > 0 && uid < a->ranges[low - 1].end ? &a->ranges[low - 1] : NULL;
 }
 
 static bool is_user(const struct accounts *a, uid_t uid)
