@@ -249,7 +249,7 @@ static char *split_fix(char *line)
 static int start_failed(const struct starter *s, char outcome, struct error *err)
 {
 	_cleanup_free_ char *said = find_reason(s), *fix = split_fix(said);
-	const char *cause = said ? said : "it said nothing";
+	const char *cause = said ? said : "it printed nothing";
 
 	if (!fix) /* in the foreground it prints what is wrong */
 		fix = str_printf("%s --user", s->program);
@@ -306,7 +306,7 @@ int autostart(const char *path, struct error *err)
 		return -ENOMEM;
 	if (access(s.program, X_OK) < 0)
 		return error_set(err, ERROR_DAEMON_UNREACHABLE,
-			"there is no pyrod to start for you",
+			"pyro found no pyrod that it could start",
 			"install pyro (./quickstart), or name the daemon's socket with --socket",
 			"pyrod does not run at %s, and %s cannot be started", path, s.program);
 	r = open_lock(&s);

@@ -63,9 +63,8 @@ static void note_own_daemon(const struct cli *cli, struct pyro *p)
 		return;
 	dir = strndup(system, (size_t)(strrchr(system, '/') - system));
 	if (dir && (access(dir, F_OK) == 0 || getpwnam("pyro")))
-		out_note(cli,
-			"[note] the system's pyrod does not run: this is a daemon of your own, "
-			"with machines of its own (pyro --user says so)");
+		out_note(cli, "[note] the system's pyrod is not running: this is your own daemon, "
+			      "with its own machines (pyro --user omits this note)");
 }
 
 int cli_connect(const struct cli *cli, struct pyro **ret, struct error *err)
@@ -87,7 +86,7 @@ int cli_take_result(const char *text, const char *method, json_object **ret, str
 		return r;
 	if (!json_object_is_type(o, json_type_object))
 		return error_set(err, ERROR_INTERNAL, NULL, "pyro --version",
-			"the result of %s is no object", method);
+			"the result of %s is not a JSON object", method);
 	*ret = TAKE_PTR(o);
 	return 0;
 }

@@ -82,7 +82,7 @@ static void note_kept(struct session *s, json_object *deleted)
 			continue;
 		fputs("kept: ", stderr);
 		out_text(stderr, name);
-		fputs(", of which there are machines, or a pull is under way\n", stderr);
+		fputs(", because machines use it or a pull is in progress\n", stderr);
 	}
 }
 
@@ -100,7 +100,8 @@ static void print_pruned(struct session *s, json_object *result)
 		out_int(result, "bytes_freed", 0));
 	if (!out_bool(result, "permitted", true))
 		out_note(s->cli,
-			"removing them is for root and group pyro-admin: sudo pyro env prune --all");
+			"only root and group pyro-admin may remove them: sudo pyro env prune "
+			"--all");
 	if (json_get_bool(s->line->checked, "all", false) && !s->cli->quiet)
 		note_kept(s, deleted);
 }

@@ -38,7 +38,7 @@ static bool first_emulation(void)
 /* Notes emulation: every time if the CPU could do better, else only the first time. */
 static void note_emulation(const struct session *s, const char *reason)
 {
-	const char *fix = "use a host with hardware virtualization; emulation works, slower";
+	const char *fix = "use a host with hardware virtualization; emulation works, but slowly";
 	struct host_kvm kvm;
 
 	if (s->cli->quiet)
@@ -102,7 +102,7 @@ static bool report_limit(const struct session *s, bool show)
 		out_member(s->result, "ended_by")[0] ? "command ended"
 						     : "a process of the command was killed",
 		what, out_int(limit, "value", 0), unit, verb);
-	out_text(stderr, flag[0] ? flag : "nothing more can be had here");
+	out_text(stderr, flag[0] ? flag : "this host has no more");
 	fputs(")\n", stderr);
 	return true;
 }

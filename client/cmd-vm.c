@@ -60,7 +60,8 @@ static void print_stopped(struct session *s, json_object *vm)
 		return;
 	}
 	print_deleted(s, vm);
-	out_note(s->cli, "[note] it has gone with its only command, and its disk");
+	out_note(
+		s->cli, "[note] the machine and its disk were deleted when its only command ended");
 }
 
 const struct waiting wait_vm_stop = { .print = print_stopped };
@@ -78,8 +79,8 @@ static void print_created(struct session *s, json_object *vm)
 const struct waiting wait_vm_create = {
 	.tag = "vm-create",
 	.on_phase = session_pull_phase,
-	.unconfirmed =
-		"the machine's deletion was not confirmed; see with `pyro vm list` what is there",
+	.unconfirmed = "the machine's deletion was not confirmed; `pyro vm list` shows whether it "
+		       "still exists",
 	.made = "vm_id",
 	.undo = "vm.delete",
 	.print = print_created,
@@ -97,7 +98,7 @@ static void print_reaped(struct session *s, json_object *result)
 					       : "");
 	}
 	if (!ids || json_object_array_length(ids) == 0)
-		out_note(s->cli, "no machine is past its time to live");
+		out_note(s->cli, "no machine has exceeded its time to live");
 }
 
 const struct waiting wait_vm_reap = { .print = print_reaped };

@@ -17,11 +17,11 @@
 #define DAEMON_WAIT 50 /* ms; short, because the user waits for it while typing */
 
 static const char bash_script[] =
-	"# Completion of `pyro` for bash: the command itself knows what may follow. It needs nothing else.\n"
+	"# Completion of `pyro` for bash: the command itself lists what may follow. It needs nothing else.\n"
 	"_pyro()\n"
 	"{\n"
 	"\tlocal rest=${COMP_LINE:0:COMP_POINT} cut word i words=() prefix\n"
-	"\t# bash has cut at the characters of COMP_WORDBREAKS (: and =); what stands together on the line is one word.\n"
+	"\t# bash splits words at COMP_WORDBREAKS (: and =): join what has no space between.\n"
 	"\tfor ((i = 0; i <= COMP_CWORD; i++)); do\n"
 	"\t\tcut=${rest#\"${rest%%[![:space:]]*}\"}\n"
 	"\t\tword=${COMP_WORDS[i]:0:${#cut}}\n"
@@ -43,7 +43,7 @@ static const char bash_script[] =
 
 static const char zsh_script[] =
 	"#compdef pyro\n"
-	"# Completion of `pyro` for zsh: the command itself knows what may follow.\n"
+	"# Completion of `pyro` for zsh: the command itself lists what may follow.\n"
 	"_pyro() {\n"
 	"\tlocal -a candidates\n"
 	"\tcandidates=(${(f)\"$(pyro __complete \"${(@)words[2,CURRENT]}\" 2>/dev/null)\"})\n"
@@ -52,7 +52,7 @@ static const char zsh_script[] =
 	"if [[ $funcstack[1] == _pyro ]]; then _pyro \"$@\"; else compdef _pyro pyro; fi\n";
 
 static const char fish_script[] =
-	"# Completion of `pyro` for fish: the command itself knows what may follow.\n"
+	"# Completion of `pyro` for fish: the command itself lists what may follow.\n"
 	"function __pyro_complete\n"
 	"    set -l words (commandline -opc) (commandline -ct)\n"
 	"    pyro __complete $words[2..-1] 2>/dev/null\n"

@@ -139,13 +139,13 @@ static int user_socket(char **ret, struct error *err)
 			return r;
 		return error_set(err, ERROR_DAEMON_UNREACHABLE, HOST_NO_HOME,
 			"set HOME to the absolute path of your home directory",
-			"no place for the socket of a daemon of yours");
+			"no directory for the socket of your own daemon");
 	}
 	if (!host_is_ours(dir, strlen(dir)) || host_has_foreign_link(dir))
 		return error_set(err, ERROR_PERMISSION_DENIED,
-			"it is a folder of another user's, or a link of theirs leads there",
+			"the directory or a link on its path belongs to another user",
 			"unset PYRO_RUNTIME_DIR",
-			"PYRO_RUNTIME_DIR=%s cannot hold the socket of a daemon of your own", dir);
+			"PYRO_RUNTIME_DIR=%s cannot hold the socket of your own daemon", dir);
 	*ret = str_printf("%s/pyrod.sock", dir);
 	return *ret ? 0 : -ENOMEM;
 }
@@ -195,8 +195,8 @@ static int dial_auto(bool start, struct dialled *ret, struct error *err)
 
 	if (r == -ENOMEM)
 		return r;
-	r = dial_system(&system, own ? "pyro --user ..., which starts a daemon of your own" : NULL,
-		&system_err);
+	r = dial_system(
+		&system, own ? "pyro --user ..., which starts your own daemon" : NULL, &system_err);
 	if (r >= 0) {
 		*ret = system;
 		system = (struct dialled){ .fd = -EBADF };

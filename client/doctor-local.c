@@ -62,10 +62,11 @@ static int check_kvm(json_object *checks, const struct host_kvm *kvm)
 
 	if (kvm->usable)
 		return add_check(checks, "kvm", true, "usable", NULL);
-	detail = str_printf("%s: machines run emulated, which is slower and no security boundary",
-		!kvm->exists ? "there is no /dev/kvm"
-		: kvm->error ? strerror(kvm->error)
-			     : "not usable by you");
+	detail =
+		str_printf("%s: machines run emulated, which is slower and not a security boundary",
+			!kvm->exists ? "there is no /dev/kvm"
+			: kvm->error ? strerror(kvm->error)
+				     : "not usable by you");
 	return add_check(checks, "kvm", true, detail, NULL);
 }
 
@@ -81,7 +82,7 @@ static int check_subids(json_object *checks)
 		if (host_subid(files[i], getuid(), SUBIDS_WANTED, &start, &count) >= 0 ||
 			getuid() == 0)
 			continue;
-		detail = str_printf("%s gives you no range of %d ids", files[i], SUBIDS_WANTED);
+		detail = str_printf("%s has no range of %d ids for you", files[i], SUBIDS_WANTED);
 		if (host_subid_command(getuid(), SUBIDS_WANTED, &fix) < 0)
 			fix = strdup("use pyro as a user with an account");
 		return add_check(checks, "subuid", false, detail, fix);
@@ -100,12 +101,12 @@ static int check_space(json_object *checks, const char *path)
 	if (r < 0) {
 		detail = str_printf("%s: %s", path, strerror(-r));
 		return add_check(checks, "space", false, detail,
-			"set PYRO_ENVIRONMENT_CACHE_DIR to a folder of yours");
+			"set PYRO_ENVIRONMENT_CACHE_DIR to a directory that you own");
 	}
 	mib = bytes / MIB;
 	detail = str_printf("%" PRIu64 " MiB free for %s", mib, path);
 	fix = str_printf("free at least %" PRIu64
-			 " MiB there, or set PYRO_ENVIRONMENT_CACHE_DIR to another folder",
+			 " MiB there, or set PYRO_ENVIRONMENT_CACHE_DIR to another directory",
 		FREE_WANTED_MIB - MIN_OF(mib, FREE_WANTED_MIB));
 	return add_check(checks, "space", mib >= FREE_WANTED_MIB, detail, fix);
 }
@@ -117,7 +118,7 @@ static int check_cache(json_object *checks, int r)
 		return add_check(checks, "space", false,
 			"PYRO_ENVIRONMENT_CACHE_DIR is not an absolute path",
 			"set it to an absolute path, or unset it");
-	return add_check(checks, "space", false, HOST_NO_HOME ": no place for environments",
+	return add_check(checks, "space", false, HOST_NO_HOME ": no directory for environments",
 		"set HOME to the absolute path of your home directory");
 }
 

@@ -9,24 +9,24 @@
 #define LIST "pyro vm list"
 
 #define NO_TERMINAL \
-	.cause = \
-		"this version runs commands without a terminal; a shell takes them from standard input", \
+	.cause = "this version runs commands without a terminal; a shell reads them from " \
+		 "standard input", \
 	.fix = "pyro run -i debian:12 -- sh"
 #define NO_IMAGES \
-	.cause = \
-		"an environment is one of the catalog: this version makes, takes and gives no images", \
+	.cause = "environments come from the catalog: this version cannot build, import or " \
+		 "export images", \
 	.fix = "pyro env list"
 #define NO_REGISTRY \
-	.cause = \
-		"this version uses no registry: the environments of the catalog are made from Debian's packages", \
+	.cause = "this version uses no registry: the environments of the catalog are made from " \
+		 "Debian's packages", \
 	.fix = "pyro env list"
 #define NO_VOLUMES \
-	.cause = \
-		"a machine shares no folder with the host: files go in and out by standard input and output", \
+	.cause = "a machine shares no directory with the host: files go in and out by standard " \
+		 "input and output", \
 	.fix = "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"
 #define NO_NETWORK .cause = "this version gives machines no network", .fix = "pyro --help"
 #define NO_SINGLE_REMOVAL \
-	.cause = "no environment is removed by itself: pruning removes all that no machine uses", \
+	.cause = "single environments cannot be removed: pruning removes all unused ones", \
 	.fix = "pyro env prune --all --dry-run"
 #define NO_LOGS \
 	.cause = "the output of a command goes to the caller, and is not kept in this version", \
@@ -38,8 +38,9 @@
 #define NO_PAUSE \
 	.cause = "a machine is stopped, and keeps its disk: pyro vm stop, later pyro vm start", \
 	.fix = LIST
-#define NO_CHANGE .cause = "a machine stays as it was made", .fix = "pyro vm create --help"
-#define LATER     .cause = "it comes with a later version", .fix = "pyro --help"
+#define NO_CHANGE \
+	.cause = "a machine cannot be changed after its creation", .fix = "pyro vm create --help"
+#define LATER .cause = "it comes with a later version", .fix = "pyro --help"
 
 #define AS(w, m) \
 	{ \
@@ -65,7 +66,7 @@ static const struct foreign_word foreign_words[] = {
 		.fix = "tar c /etc/hostname | pyro run -i debian:12 -- tar xv"),
 	{ .words = "exec",
 		.means = "vm exec",
-		.cause = "a machine that stays takes one command, and is deleted after it",
+		.cause = "a machine runs one command and is deleted after it",
 		.fix = "pyro run debian:12 -- uname -a" },
 	AS("kill", "vm stop"),
 	AS("halt", "vm stop"),
@@ -119,7 +120,7 @@ static const struct foreign_word foreign_words[] = {
 	NONE("login", NO_REGISTRY),
 	NONE("logout", NO_REGISTRY),
 	NONE("registry", NO_REGISTRY),
-	NONE("compose", .cause = "each machine is started by itself",
+	NONE("compose", .cause = "each machine is started separately",
 		.fix = "pyro vm create --help"),
 	NONE("network", NO_NETWORK),
 	NONE("port", NO_NETWORK),
@@ -150,7 +151,7 @@ static const struct foreign_word foreign_words[] = {
 	NONE("container", .cause = "containers are machines here", .fix = "pyro vm --help"),
 	AS("system prune", "env prune"),
 	AS("system info", "doctor"),
-	NONE("system", .cause = "this host is looked at by doctor", .fix = "pyro doctor"),
+	NONE("system", .cause = "pyro doctor checks this host", .fix = "pyro doctor"),
 	NONE("workspace", LATER),
 	NONE("ws", LATER),
 	NONE("demo", LATER),
@@ -187,21 +188,18 @@ const struct foreign_word *foreign_word_find(const char *first, const char *seco
 #define NO_PORTS .cause = "this version gives machines no network", .fix = NULL
 #define NO_NAMES .cause = "machines have ids and no names in this version", .fix = NULL
 #define NO_DETACH \
-	.cause = \
-		"a command runs in the foreground in this version; a machine that stays is made by pyro vm create", \
+	.cause = "this version runs commands in the foreground; pyro vm create makes a machine " \
+		 "that runs without one", \
 	.fix = NULL
 #define NO_ENTRYPOINT .cause = "the command is the words after ENVIRONMENT", .fix = NULL
-#define NO_PRIVILEGE \
-	.cause = "the command is root in a machine of its own, with all that belongs to it", \
-	.fix = NULL
-#define NO_LIMIT  .cause = "a machine is limited by --cpus, -m and --disk-mib", .fix = NULL
-#define NO_POLICY .cause = "the machine is deleted when its command has ended", .fix = NULL
+#define NO_PRIVILEGE  .cause = "the command already runs as root in its own machine", .fix = NULL
+#define NO_LIMIT      .cause = "a machine is limited by --cpus, -m and --disk-mib", .fix = NULL
+#define NO_POLICY     .cause = "the machine is deleted when its command has ended", .fix = NULL
 #define NO_FILE \
-	.cause = "variables are given one by one: -e K=V, or -e K for the value of yours", \
-	.fix = NULL
+	.cause = "variables are given one by one: -e K=V, or -e K to copy yours", .fix = NULL
 #define NO_PULL \
 	.cause = "a missing environment is pulled; pyro env pull brings it up to date", .fix = NULL
-#define NO_PLATFORM .cause = "a machine is of the host's own architecture", .fix = NULL
+#define NO_PLATFORM .cause = "a machine has the architecture of its host", .fix = NULL
 
 #define FLAG(n, ...) \
 	{ \
@@ -242,8 +240,8 @@ static const struct foreign_flag foreign_flags[] = {
 	VALUE("--cap-add", NO_PRIVILEGE),
 	VALUE("--cap-drop", NO_PRIVILEGE),
 	VALUE("--security-opt", NO_PRIVILEGE),
-	VALUE("--device", .cause = "a machine has no devices of the host's", .fix = NULL),
-	VALUE("--gpus", .cause = "a machine has no devices of the host's", .fix = NULL),
+	VALUE("--device", .cause = "a machine has none of the host's devices", .fix = NULL),
+	VALUE("--gpus", .cause = "a machine has none of the host's devices", .fix = NULL),
 	VALUE("--memory-swap", NO_LIMIT),
 	VALUE("--shm-size", NO_LIMIT),
 	VALUE("--ulimit", NO_LIMIT),

@@ -27,7 +27,7 @@ static const char global_help[] =
 	"  --user, --system          your own daemon, or the system's (PYRO_SCOPE=user|system)\n"
 	"Anywhere:\n"
 	"  --json                    print the result, or {\"ok\": false, \"error\": ...}, as JSON\n"
-	"  -q, --quiet               no phases, no summary; of lists the ids or names alone\n"
+	"  -q, --quiet               no phases, no summary; lists show only ids or names\n"
 	"  -h, --help                this text\n"
 	"  --version                 the versions of client and daemon\n";
 

@@ -22,7 +22,8 @@
 const struct verb verbs[] = {
 	{ NULL, "run", API_M_vm_run, &wait_run, true, NULL,
 		"  pyro run debian:12 -- git --version\n"
-		"  tar c src | pyro run -i -m 2G --timeout 5m debian:12 -- sh -c 'tar x && make -C src'" },
+		"  tar c src | pyro run -i -m 2G --timeout 5m debian:12 -- sh -c 'tar x && make "
+		"-C src'" },
 	{ NULL, "doctor", API_M_system_doctor, &wait_doctor, false, NULL,
 		"  pyro doctor --no-probe" },
 	{ "env", "list", API_M_env_list, &wait_env_list, false, NULL, "  pyro env list" },
@@ -434,7 +435,8 @@ int main(int argc, char **argv)
 			error_set_errno(
 				&err, error_code_for_errno(r), r, NULL, "the command failed");
 		if (err.code == ERROR_INTERNAL)
-			error_default_fix(&err, "pyro --version, and report it with that");
+			error_default_fix(
+				&err, "pyro --version, and report the error with its output");
 		aim_fix(&cli, &err);
 		out_error(&cli, &err);
 		r = failure_status(v, &err);

@@ -254,8 +254,8 @@ static int take_foreign(const struct parser *p, const struct foreign_flag *f, co
 		fix = str_printf("leave out %s", f->name);
 	verb_title(p->verb, title, sizeof(title));
 	return error_set(p->err, ERROR_USAGE, f->cause, f->fix ? f->fix : fix,
-		"%s: there is no %s%s%s%s", title + 1, f->name, f->means ? "; did you mean " : "",
-		f->means ? f->means : "", f->means ? "?" : "");
+		"%s: unknown option %s%s%s%s", title + 1, f->name,
+		f->means ? "; did you mean " : "", f->means ? f->means : "", f->means ? "?" : "");
 }
 
 static int unknown_option(const struct parser *p, const char *name)

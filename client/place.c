@@ -133,7 +133,7 @@ static int anothers(const struct dialled *d, uid_t uid, const char *does, struct
 	return error_set(err, ERROR_PERMISSION_DENIED, cause,
 		fix             ? fix
 		: dir && dir[0] ? "unset PYRO_RUNTIME_DIR"
-				: "set HOME to a folder in which only you can write",
+				: "set HOME to a directory in which only you can write",
 		"the socket %s is another user's", d->path);
 }
 
@@ -242,13 +242,16 @@ static int refused_because(const struct dialled *d, const struct stat *st, const
 		return r;
 	if (!*ret_fix)
 		*ret_fix = str_printf("newgrp %s", group);
-	*ret_cause = !g       ? str_printf("it is for group %s, which does not exist", group)
-		     : !open  ? str_printf("it is not open to group %s", group)
-		     : member ? str_printf("you are in group %s, but this login began before that",
-					group)
-			      : str_printf("you are not in group %s (which counts from the next "
-					   "login on)",
-					group);
+	*ret_cause =
+		!g      ? str_printf("it is for group %s, which does not exist", group)
+		: !open ? str_printf("it is not open to group %s", group)
+		: member
+			? str_printf("you are in group %s, but this login session began before you "
+				     "were",
+				  group)
+			: str_printf("you are not in group %s (a change takes effect at the next "
+				     "login)",
+				  group);
 	return *ret_fix && *ret_cause ? 0 : -ENOMEM;
 }
 
@@ -268,7 +271,7 @@ static int shut_out(const struct dialled *d, const char *other, struct error *er
 	_cleanup_free_ char *word = paste(d->path),
 			    *fix = word ? str_printf("namei -l %s", word) : NULL;
 
-	return set_refused(d->path, "a folder on the way to it may not be entered",
+	return set_refused(d->path, "you may not enter a directory on its path",
 		fix ? fix : name_another(d), other, err);
 }
 
@@ -314,9 +317,9 @@ static int refused(
 static const char *kind(mode_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFDIR: return "it is a folder";
+	case S_IFDIR: return "it is a directory";
 	case S_IFREG: return "it is a file";
-	case S_IFLNK: return "it is a link that leads nowhere";
+	case S_IFLNK: return "it is a broken symbolic link";
 	case S_IFIFO: return "it is a pipe";
 	default: return "it is a device";
 	}
@@ -358,9 +361,9 @@ int place_failed(const struct dialled *d, int r, const char *other, struct error
 	if (exists ? r == -ECONNREFUSED && is_dead_daemons(d) : r == -ENOENT)
 		start = start_command(d, false);
 	return error_set(err, ERROR_DAEMON_UNREACHABLE,
-		r == -ENOENT || r == -ENOTDIR ? "there is no such socket"
-		: r == -ECONNREFUSED ? "nobody listens there: what has listened there has ended"
-				     : strerror(-r),
+		r == -ENOENT || r == -ENOTDIR ? "the socket does not exist"
+		: r == -ECONNREFUSED          ? "the daemon that listened there has ended"
+					      : strerror(-r),
 		start ? start : name_another(d), "pyrod does not run at %s", d->path);
 }
 

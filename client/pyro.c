@@ -67,7 +67,7 @@ static struct pyro_error *public_error(struct error *err)
 	if (!e)
 		return NULL;
 	if (err->code == ERROR_INTERNAL)
-		error_default_fix(err, "pyro --version, and report it with that");
+		error_default_fix(err, "pyro --version, and report the error with its output");
 	e->code = strdup(error_code_name(err->set ? err->code : ERROR_INTERNAL));
 	e->message = err->message ? TAKE_PTR(err->message) : strdup("out of memory");
 	e->cause = TAKE_PTR(err->cause);
@@ -136,7 +136,8 @@ static int lose(struct pyro *p, const char *why)
 			unknown = true;
 	if (unknown)
 		return error_set(&p->lost, ERROR_OUTCOME_UNKNOWN, why, "pyro vm list",
-			"the connection to pyrod at %s was lost; the call may have been carried out or not",
+			"the connection to pyrod at %s was lost; the call may or may not have "
+			"been carried out",
 			p->to.path);
 	return error_set(&p->lost, ERROR_DAEMON_UNREACHABLE, why, "pyro doctor",
 		"the connection to pyrod at %s was lost", p->to.path);
@@ -194,7 +195,7 @@ static int take_reply(struct pyro *p, json_object *o, struct pyro_event *ret)
 	}
 	if (!call || has_result == (error != NULL))
 		return lose(
-			p, "the daemon answered a call that was not made, or not as JSON-RPC says");
+			p, "the daemon answered a call that was not made, or violated JSON-RPC");
 	call->id = 0;
 	if (call->unwanted)
 		return 0;
@@ -396,7 +397,7 @@ static int send_line(
 		if (r < 0 || err->set) {
 			/* Part of the line may be sent: the connection is unusable. */
 			if (!p->lost.set)
-				lose(p, "the daemon did not take a request");
+				lose(p, "the daemon did not accept a request");
 			return r < 0 ? r : -EPIPE;
 		}
 	}
@@ -455,7 +456,7 @@ static int64_t start(struct pyro *p, const char *method, const char *params, con
 		return -E2BIG;
 	if (!call)
 		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL, "wait for an answer first",
-			"%d calls are under way on this connection", LIMIT_IN_FLIGHT);
+			"%d calls are in progress on this connection", LIMIT_IN_FLIGHT);
 	r = make_request(p->last_id + 1, method, params, n_fds, &out, err);
 	if (r < 0)
 		return r;
@@ -522,8 +523,8 @@ static int give_up(struct pyro *p, int64_t id, int timeout_ms, struct pyro_error
 		call->unwanted = true;
 	r = pyro_call_cancel(p, id);
 	error_set(&err, ERROR_DAEMON_UNREACHABLE,
-		r < 0 ? "and the call could not be cancelled" : "the call was cancelled",
-		"pyro doctor", "pyrod at %s did not answer within %d ms", p->to.path, timeout_ms);
+		r < 0 ? "the call could not be cancelled" : "the call was cancelled", "pyro doctor",
+		"pyrod at %s did not answer within %d ms", p->to.path, timeout_ms);
 	return give_error(&err, -ETIMEDOUT, ret_error);
 }
 
@@ -577,7 +578,7 @@ static int greet(struct pyro *p, struct error *err)
 
 	if (r < 0 && p->lost.set && !p->refused) {
 		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause, "pyro doctor",
-			"what listens at %s did not answer as pyrod does", p->to.path);
+			"the listener at %s did not answer as pyrod does", p->to.path);
 	} else if (r == -ETIMEDOUT && !p->refused) {
 		place_hung(&p->to, err);
 	} else if (r < 0) {

@@ -215,7 +215,7 @@ int relay_renew(struct relay *r, int *ret_peer, struct error *err)
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
 		r->sinks[i].ended = false; /* the new daemon sends END again */
 	q = connect_pair(r, ret_peer);
-	return q < 0 ? error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot make a socket pair")
+	return q < 0 ? error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot create a socket pair")
 		     : 0;
 }
 
@@ -241,7 +241,7 @@ int relay_new(
 			err, ERROR_INTERNAL, q, NULL, "cannot use stdin, stdout and stderr");
 	q = connect_pair(r, &peer);
 	if (q < 0)
-		return error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot make a socket pair");
+		return error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot create a socket pair");
 	*ret = TAKE_PTR(r);
 	*ret_peer = TAKE_FD(peer);
 	return 0;
@@ -547,8 +547,8 @@ int relay_process(struct relay *r, const struct pollfd fds[RELAY_POLLS], struct 
 	if (q == -EBADMSG || q == -ENOBUFS) {
 		r->peer_closed = true;
 		error_set_errno(err, ERROR_INTERNAL, q,
-			"pyro --version shows whether client and daemon are of one version",
-			"the daemon broke the rules of live stdio");
+			"pyro --version shows whether client and daemon have the same version",
+			"the daemon violated the protocol of live stdio");
 	}
 	relay_discard(r);
 	return q;

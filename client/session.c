@@ -248,8 +248,8 @@ static void take_failure(struct session *s, struct pyro_error *e)
 	cli_take_error(e, &err);
 	if (s->attached && err.code == ERROR_EXEC_NOT_FOUND)
 		error_set(&s->failed, ERROR_OUTCOME_UNKNOWN,
-			"pyrod ended at the same time and does not know it any more",
-			"pyro vm list", "command %s may have been carried out or not", s->exec_id);
+			"pyrod ended at the same time and no longer knows it", "pyro vm list",
+			"command %s may have run, but its outcome is unknown", s->exec_id);
 	else
 		error_move(&s->failed, &err);
 }
@@ -417,9 +417,9 @@ static int wait_for_it(struct session *s, struct error *err)
 	while (r == 0 && !finished(s))
 		r = step(s, err);
 	if (r > 0 && !s->done && !s->cancelled)
-		r = error_set(err, ERROR_DAEMON_UNREACHABLE, "the call was given up", "pyro doctor",
-			"pyrod at %s did not answer within %d s", pyro_socket_path(s->pyro),
-			s->wait->timeout_sec);
+		r = error_set(err, ERROR_DAEMON_UNREACHABLE, "the call was abandoned",
+			"pyro doctor", "pyrod at %s did not answer within %d s",
+			pyro_socket_path(s->pyro), s->wait->timeout_sec);
 	out_progress_end(&s->progress);
 	if (!s->paused)
 		note_pause(s, true);
@@ -496,7 +496,7 @@ int session_run(const struct cli *cli, const struct cmdline *line, struct error 
 
 	if (s.wait->live && cli->json && json_get_bool(line->checked, "interactive", false))
 		return error_set(err, ERROR_USAGE,
-			"--json gives the output at the end, -i passes it on as it comes",
+			"--json prints the output at the end, -i passes it through at once",
 			"leave out one of them", "-i and --json exclude each other");
 	r = wait_for_it(&s, &s.failed);
 	if (r < 0)

@@ -105,7 +105,7 @@ static int set_int(struct source *s, const struct key *k, const char *value)
 	uint64_t v;
 	if (parse_u64(value, (uint64_t)k->min, (uint64_t)k->max, &v) < 0) {
 		char fix[100];
-		(void)snprintf(fix, sizeof(fix), "%s is a number from %" PRId64 " to %" PRId64,
+		(void)snprintf(fix, sizeof(fix), "set %s to a number from %" PRId64 " to %" PRId64,
 			k->name, k->min, k->max);
 		return refuse(s, fix, k->name, value);
 	}
@@ -124,7 +124,7 @@ static int set_bool(struct source *s, const struct key *k, const char *value)
 		*target = streq(value, yes[i]);
 		return 1;
 	}
-	return refuse(s, "say yes or no", k->name, value);
+	return refuse(s, "set it to yes or no", k->name, value);
 }
 
 /* True for an address that pyro-import accepts as a mirror (image/mirror.c). */
@@ -166,7 +166,7 @@ static int set_value(struct source *s, const struct key *k, const char *value)
 	case KEY_BOOL: return set_bool(s, k, value);
 	case KEY_ACCELERATOR:
 		if (accelerator_from_name(value, &s->config->accelerator) < 0)
-			return refuse(s, "say auto, kvm or emulation", k->name, value);
+			return refuse(s, "set it to auto, kvm or emulation", k->name, value);
 		return 1;
 	default: return set_text(s, k, value);
 	}

@@ -194,7 +194,7 @@ char *log_search(bool system, const char *word)
 			system ? "sudo journalctl" : "journalctl --user", word);
 	_cleanup_free_ char *file = log_file();
 	return file ? str_printf("%sgrep %s %s", system ? "sudo " : "", word, file)
-		    : str_printf("look for %s in what pyrod printed to its stderr", word);
+		    : str_printf("search for %s in what pyrod printed to its stderr", word);
 }
 
 /* Returns true if the message is to be logged; *ret_left_out as for log_limit_admit. */
@@ -219,7 +219,7 @@ static _printf_(5, 0) void write_line(
 		len = MIN_OF(len + (size_t)MAX_OF(n, 0), sizeof(raw) - 1);
 	}
 	if (left_out > 0 && len < sizeof(raw) - 1) {
-		n = snprintf(raw + len, sizeof(raw) - len, " (%u more like this were left out)",
+		n = snprintf(raw + len, sizeof(raw) - len, " (%u similar messages were suppressed)",
 			left_out);
 		len = MIN_OF(len + (size_t)MAX_OF(n, 0), sizeof(raw) - 1);
 	}

@@ -62,7 +62,7 @@ static void help(void)
 	       "  --user             serve only the user it runs as (default for others)\n"
 	       "  --socket PATH      listen at PATH\n"
 	       "  --config FILE      read FILE instead of pyrod.conf and conf.d\n"
-	       "  --detach           return when it serves; it goes on in the background\n"
+	       "  --detach           return when it serves; it continues in the background\n"
 	       "                     and logs to pyrod.log in its state directory\n"
 	       "  --check-config     check the configuration and exit\n"
 	       "  --log-level LEVEL  error, warning, info (default) or debug\n"
@@ -383,7 +383,8 @@ static int start(struct manager *m, struct watchdog *w, struct error *err)
 		r = sd_event_add_time_relative(
 			m->event, NULL, CLOCK_MONOTONIC, HOST_TSC_USEC, 0, on_tsc, NULL);
 	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot prepare the loop");
+		return error_set_errno(
+			err, ERROR_INTERNAL, r, NULL, "cannot prepare the event loop");
 	r = activated_socket(&fd, err);
 	if (r >= 0 && fd >= 0)
 		r = adopt_path(m, fd, err);
@@ -420,9 +421,9 @@ static int serve(bool system, int ready, struct error *err)
 	r = sd_event_loop(m->event);
 	(void)sd_notify(false, "STOPPING=1");
 	sd_event_source_disable_unref(watchdog.timer);
-	log_info("pyrod stops");
+	log_info("pyrod is stopping");
 	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "the loop failed");
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "the event loop failed");
 	return 0;
 }
 
@@ -435,7 +436,7 @@ static int check_config(bool system, struct error *err)
 	for (char **file = c->files; file && *file; file++)
 		printf("%s: OK\n", *file);
 	if (!c->files)
-		printf("no configuration file: the defaults, which are OK\n");
+		printf("no configuration file: the defaults are used\n");
 	return 0;
 }
 

@@ -71,7 +71,7 @@ static int make_place(const char *path, mode_t mode, const char *variable, struc
 	int r = make_dirs(path, mode);
 	if (r < 0)
 		return error_set_errno(
-			err, ERROR_PERMISSION_DENIED, r, fix, "cannot make %s", path);
+			err, ERROR_PERMISSION_DENIED, r, fix, "cannot create %s", path);
 	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
 		return error_set(
 			err, ERROR_INVALID_ARGUMENT, NULL, fix, "%s is not a directory", path);
@@ -237,7 +237,7 @@ static void note_previous_end(const char *dir, int lock_fd)
 	text[n] = '\0';
 	text[strcspn(text, "\n")] = '\0';
 	if (parse_u64(text, 1, INT32_MAX, &pid) >= 0)
-		log_warning("the pyrod before this one in %s (pid %" PRIu64
+		log_warning("the previous pyrod in %s (pid %" PRIu64
 			    ") did not stop cleanly: it was killed, or the host went down",
 			dir, pid);
 }
@@ -276,7 +276,7 @@ static char *stop_fix(const char *otherwise, pid_t pid)
 	char how[32] = "";
 	if (pid > 0)
 		(void)snprintf(how, sizeof(how), ": kill %d", pid);
-	return str_printf("%s, or stop that one first%s", otherwise, how);
+	return str_printf("%s, or stop that pyrod first%s", otherwise, how);
 }
 
 static int take_lock(
@@ -294,7 +294,7 @@ static int take_lock(
 	if (r == -EWOULDBLOCK) {
 		_cleanup_free_ char *fix = stop_fix(otherwise, holder);
 		return error_set(err, ERROR_WRONG_STATE, NULL, fix,
-			"another pyrod (pid %d) owns %s", holder, dir);
+			"another pyrod (pid %d) uses %s", holder, dir);
 	}
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r,
@@ -317,7 +317,7 @@ static int take_lock(
  * pulls. */
 static int take_locks(struct manager *m, struct error *err)
 {
-	int r = take_lock(m->state_dir, STATE_LOCK, "use the running one", &m->lock_fd, err);
+	int r = take_lock(m->state_dir, STATE_LOCK, "use the running pyrod", &m->lock_fd, err);
 	if (r < 0)
 		return r;
 	return take_lock(m->cache_dir, ".lock",
@@ -471,7 +471,7 @@ int manager_new(bool system, const char *socket_path, const char *config_path, s
 	m->lock_fd = m->cache_lock_fd = -EBADF;
 	int r = sd_event_new(&m->event);
 	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot make an event loop");
+		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot create an event loop");
 	if (config_path) {
 		m->config_path = strdup(config_path);
 		if (!m->config_path)

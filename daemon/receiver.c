@@ -573,7 +573,9 @@ void receivers_close_listener(struct receivers *rs, int fd)
 		return;
 	r = pass_to_closer(rs, fd);
 	if (r < 0)
-		log_error_errno(r, "no closer process: pyrod closes a client's socket itself");
+		log_error_errno(r,
+			"cannot pass a client's socket to the process that closes it: pyrod "
+			"closes it");
 	guard_set(rs, GUARD_NSEC);
 	fd_close(fd);
 	guard_set(rs, 0);

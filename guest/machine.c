@@ -92,7 +92,7 @@ static int step_layout(struct machine *m, const struct msg_setup *s _unused_, ch
 
 	if (r >= 0 && streq(strtok(layout, "\n") ? layout : "", OWN_LAYOUT))
 		return 0;
-	*ret_what = strdup("the own disk's /meta/layout is not " OWN_LAYOUT);
+	*ret_what = strdup("/meta/layout of the machine's disk is not " OWN_LAYOUT);
 	return r < 0 ? r : -EMEDIUMTYPE;
 }
 
@@ -420,7 +420,7 @@ static const struct {
 	enum importance importance;
 } steps[] = {
 	{ "set the host name", step_hostname, NEEDED },
-	{ "mount the own disk", step_own_disk, NEEDED },
+	{ "mount the machine's disk", step_own_disk, NEEDED },
 	{ "read /meta/layout", step_layout, NEEDED },
 	{ "empty /tmp", step_tmp, OPTIONAL },
 	{ "mount the modules", step_modules, NEEDED },
@@ -431,14 +431,14 @@ static const struct {
 	{ "mount /tmp", step_bind_tmp, OPTIONAL },
 	{ "write /etc", step_files, OPTIONAL },
 	{ "bring up lo", step_loopback, NEEDED },
-	{ "make the commands' cgroup", step_cgroup, NEEDED },
-	{ "make the devices", step_devices, LATE },
-	{ "mount more of the system's file systems", step_more_mounts, LATE },
-	{ "mount the container engines' folders", step_engine_binds, LATE },
-	{ "make the system's files", step_system_files, LATE },
-	{ "serve modules", step_modprobe, LATE },
+	{ "create the commands' cgroup", step_cgroup, NEEDED },
+	{ "create the devices", step_devices, LATE },
+	{ "mount the system's other file systems", step_more_mounts, LATE },
+	{ "mount the container engines' directories", step_engine_binds, LATE },
+	{ "create the system's files", step_system_files, LATE },
+	{ "set the kernel's module helper", step_modprobe, LATE },
 	{ "set the kernel's settings", step_settings, LATE },
-	{ "load the modules asked for", step_asked_modules, LATE },
+	{ "load the requested modules", step_asked_modules, LATE },
 	{ "share the mounts", step_share, LATE },
 	{ "delete the old /tmp", step_old_tmp, LATE },
 };
@@ -504,7 +504,7 @@ int machine_quiesce(struct machine *m, char **ret_what)
 	}
 	if (fchdir(m->own_fd) < 0 ||
 		mount(NULL, ".", NULL, MS_REMOUNT | MS_RDONLY | MS_NOATIME, NULL) < 0) {
-		*ret_what = strdup("make the own disk read-only");
+		*ret_what = strdup("make the machine's disk read-only");
 		return -errno;
 	}
 	return 0;

@@ -186,7 +186,7 @@ static _noreturn_ void run_guest(void)
 		r = boot(&a);
 	if (r >= 0)
 		r = loop_run(a.loop);
-	report("the agent cannot go on", r);
+	report("the agent cannot continue", r);
 	end_reset();
 }
 

@@ -92,7 +92,7 @@ static int become_machine(struct serve *s, const struct msg_setup *m, char **ret
 	int r;
 
 	if (s->execs && memcmp(s->machine_id, m->machine_id, sizeof(s->machine_id)) != 0) {
-		*ret_what = strdup("this machine is set up as another one");
+		*ret_what = strdup("the machine is already set up with another id");
 		return -EEXIST;
 	}
 	r = s->p.hooks->setup(m, &p.cgroup_fd, ret_what, s->p.userdata);

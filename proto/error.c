@@ -54,7 +54,7 @@ int error_set_texts(struct error *err, enum error_code code, const char *cause, 
 const char *error_errno_fix(int r)
 {
 	switch (r < 0 ? -r : r) {
-	case ENOMEM: return "end other programs or machines of this host, then try again";
+	case ENOMEM: return "stop other programs or machines on this host, then try again";
 	case ENOSPC:
 	case EDQUOT:
 		return "free space on the file system that holds it (df -h shows it), then try again";

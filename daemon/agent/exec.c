@@ -163,8 +163,8 @@ static void fail_late(struct exec *x, const char *cause)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause,
-		"run it again; with more memory (-m) if its memory may have run out",
-		"the guest stopped answering for command %s", exec_id(x));
+		"run it again, with more memory (-m) if it may have run out of memory",
+		"the guest no longer answers about command %s", exec_id(x));
 	exec_fail(x, &err);
 }
 
@@ -184,7 +184,7 @@ static int on_deadline(_unused_ sd_event_source *source, _unused_ uint64_t usec,
 	struct exec *x = userdata;
 
 	if (x->state == EXEC_SENT)
-		fail_late(x, "it did not say that the command started");
+		fail_late(x, "it did not report that the command started");
 	else if (x->state == EXEC_RUNNING)
 		fail_late(x, "it did not end the command at its timeout");
 	else if (guest_owes(x))
@@ -479,7 +479,7 @@ static const char *start_fix(const char *what, int error)
 	if (startswith(what, "user ") || startswith(what, "group "))
 		return "-u root, or a user of the guest's /etc/passwd";
 	if (startswith(what, "chdir "))
-		return "-w /workspace, or a directory that is there";
+		return "-w /workspace, or another directory that exists";
 	if (error == E2BIG)
 		return "give fewer or shorter variables with -e, or a shorter command";
 	if (error == ENOMEM || error == EAGAIN)
@@ -573,7 +573,7 @@ static int report_lost(struct exec *x)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	error_set(&err, ERROR_GUEST_DIED, "its agent does not know it any more", "run it again",
+	error_set(&err, ERROR_GUEST_DIED, "its agent no longer knows it", "run it again",
 		"the guest lost command %s", exec_id(x));
 	exec_fail(x, &err);
 	return 0;

@@ -97,9 +97,9 @@ static void give_up(struct link *l, const char *cause)
 	(void)sd_event_source_set_enabled(l->timer, SD_EVENT_OFF);
 	l->dead = true;
 	error_set(&err, ERROR_GUEST_UNRESPONSIVE, cause,
-		"run it again; with more memory (-m) if its memory may have run out",
-		l->welcomed ? "the guest's agent does not answer any more"
-			    : "the guest did not come up in time");
+		"run it again, with more memory (-m) if it may have run out of memory",
+		l->welcomed ? "the guest's agent no longer answers"
+			    : "the guest did not start in time");
 	l->cb.on_dead(l, &err, l->userdata);
 }
 
@@ -203,7 +203,7 @@ static void write_now(struct link *l)
 
 void link_schedule(struct link *l)
 {
-	/* Only schedules the write: the connection must not change inside a caller of link_schedule. */
+	/* Only schedules the write: the connection must not change in a caller of this function. */
 	if (l->fd >= 0)
 		(void)sd_event_source_set_io_events(l->io, EPOLLIN | EPOLLOUT);
 }

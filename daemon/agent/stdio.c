@@ -142,7 +142,7 @@ static void broken(struct stdio *s, const char *cause)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	error_set(&err, ERROR_INVALID_ARGUMENT, cause, "update the client to the daemon's version",
-		"the caller's stdio socket broke its protocol");
+		"the caller's stdio socket violated the protocol");
 	hang_up(s);
 	s->cb.on_broken(s, &err, s->userdata);
 }
@@ -372,10 +372,9 @@ static int on_io(
 		for (int i = 0; s->fd >= 0 && r == 1 && i < READ_ROUNDS; i++)
 			r = read_some(s);
 	if (r < 0)
-		broken(s,
-			r == -EBADMSG
-				? "a frame is malformed, beyond its limit, or came with a descriptor"
-				: strerror(-r));
+		broken(s, r == -EBADMSG ? "a frame is malformed, beyond its limit, or came with a "
+					  "descriptor"
+					: strerror(-r));
 	else if (s->half_closed && (revents & (EPOLLHUP | EPOLLERR)))
 		hang_up(s);
 	else if (s->fd >= 0)

@@ -141,7 +141,7 @@ void creation_cancel(struct creation *c)
 	if (c->err.set)
 		return;
 	c->pull = pull_wait_free(c->pull);
-	error_cancelled(&err, "its caller asked for it, and no machine was made",
+	error_cancelled(&err, "its caller asked for it; no machine was created",
 		"the creation was cancelled");
 	fail_later(c, &err);
 }
@@ -152,7 +152,7 @@ void creations_end(struct core *core)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct creation *c;
 
-	error_cancelled(&err, "pyrod stops", "the creation was cut off");
+	error_cancelled(&err, "pyrod is stopping", "the creation was interrupted");
 	while ((c = LIST_FIRST(&core->creations)))
 		finish(c, NULL, &err);
 }

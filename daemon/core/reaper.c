@@ -59,7 +59,7 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 		uint64_t at = due(mc);
 
 		if (at != 0 && at <= now && !machine_busy(mc))
-			(void)machine_delete(mc, "its ttl_seconds are over", on_reaped, NULL);
+			(void)machine_delete(mc, "its ttl_seconds have passed", on_reaped, NULL);
 	}
 	reaper_update(m);
 	return 0;
@@ -107,7 +107,7 @@ static void reap_finish(struct reap *reap)
 	if (r >= 0)
 		r = json_add(o, "deleted_vm_ids", TAKE_PTR(reap->deleted));
 	if (r < 0)
-		error_no_memory(&reap->err, "cannot answer");
+		error_no_memory(&reap->err, "cannot make the reply");
 	reap->done(reap->err.set ? NULL : TAKE_PTR(o), reap->err.set ? &reap->err : NULL,
 		reap->userdata);
 	error_clear(&reap->err);
@@ -136,7 +136,7 @@ static int reap_one(struct reap *reap, struct machine *mc)
 		return -ENOMEM;
 	one->reap = reap;
 	memcpy(one->id, machine_row(mc)->id, sizeof(one->id));
-	r = machine_delete(mc, "its ttl_seconds are over", on_one, one);
+	r = machine_delete(mc, "its ttl_seconds have passed", on_one, one);
 	if (r < 0)
 		free(one);
 	else

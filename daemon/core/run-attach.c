@@ -109,9 +109,9 @@ int run_adopt(struct machine *mc, const struct exec_row *row)
 
 static int not_attached(struct run *r, const char *cause, struct error *err)
 {
-	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause, "pyro vm list shows what there is",
-		"command %s may have been carried out, but its output cannot be had any more",
-		exec_id(r->exec));
+	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause,
+		"pyro vm list shows which machines exist",
+		"command %s may have run, but its output is no longer available", exec_id(r->exec));
 }
 
 /* The new caller's socket replaces the old one, and the guest continues at the caller's offsets. */
@@ -121,7 +121,8 @@ static int attach_now(struct run *r, struct attach *a, struct error *err)
 	int k = exec_has(r->exec, a->have);
 
 	if (k < 0)
-		return not_attached(r, "its guest does not hold what comes next", err);
+		return not_attached(
+			r, "its guest no longer keeps the next part of the output", err);
 	k = stdio_new_at(r->m->event, r->m->receivers, a->fd, r->with_stdin,
 		exec_stdin_accepted(r->exec), a->have, &run_stdio_events, r, &s, err);
 
@@ -156,9 +157,11 @@ static int check_free(struct run *r, struct error *err)
 {
 	if (!r->abandoned)
 		return error_set(err, ERROR_WRONG_STATE, "its output goes to one caller at a time",
-			"wait until that one is gone", "command %s has a caller", exec_id(r->exec));
+			"wait until that caller has disconnected",
+			"command %s already has a caller", exec_id(r->exec));
 	if (!r->live)
-		return not_attached(r, "it was kept for the reply to its first caller", err);
+		return not_attached(
+			r, "its output was kept for the reply to its first caller", err);
 	if (r->phase != RUN_EXECUTING || exec_has_ended(r->exec))
 		return not_attached(r, "it has ended and its machine is being deleted", err);
 	return 0;
@@ -174,7 +177,7 @@ int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
 		return k;
 	a = calloc(1, sizeof(*a));
 	if (!a)
-		return error_no_memory(err, "cannot attach");
+		return error_no_memory(err, "cannot attach to the command");
 	a->receivers = r->m->receivers;
 	a->fd = stdio_fd;
 	memcpy(a->have, have, sizeof(a->have));

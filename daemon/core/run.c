@@ -119,7 +119,7 @@ static void delete_machine(struct run *r)
 	if (r->phase >= RUN_DELETING)
 		return;
 	r->phase = RUN_DELETING;
-	k = machine_delete(r->machine, "it goes with its only command", on_deleted, r);
+	k = machine_delete(r->machine, "it is deleted with its only command", on_deleted, r);
 	if (k < 0) {
 		error_no_memory(&r->err, "cannot delete machine %s", r->vm_id);
 		machine_is_deleted(r);
@@ -349,7 +349,7 @@ static void on_launch(_unused_ struct machine *mc, void *userdata)
 	int k = run_keep_row(r, on_row_kept);
 
 	if (k < 0) {
-		error_set_errno(&err, ERROR_INTERNAL, k, NULL, "cannot keep the command");
+		error_set_errno(&err, ERROR_INTERNAL, k, NULL, "cannot save the command's record");
 		run_fail(r, &err);
 	}
 	run_progress(r, "start");
@@ -477,9 +477,10 @@ static int check_waiting(const struct run *self, uid_t uid, struct error *err)
 	if (n < LIMIT_RUNS_WAITING)
 		return 0;
 	return error_set(err, ERROR_QUOTA_EXCEEDED,
-		"they wait for an environment or for somebody to read their output",
-		"wait for one of them to end, or end its client with Ctrl-C",
-		"%s %u runs without a machine, which is the limit", account_has(account, who), n);
+		"they wait for an environment or for a reader of their output",
+		"wait until one of them has ended, or end its client with Ctrl-C",
+		"%s %u runs that wait without a machine, which is the limit",
+		account_has(account, who), n);
 }
 
 int run_add_later(struct run *r)
@@ -500,13 +501,13 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 		k = run_add_later(r);
 	if (k < 0)
 		return error_set_errno(
-			err, error_code_for_errno(k), k, NULL, "cannot begin the run");
+			err, error_code_for_errno(k), k, NULL, "cannot start the run");
 	if (p->stdio_fd >= 0)
 		return stdio_new(r->m->event, r->m->receivers, p->stdio_fd, p->with_stdin,
 			&run_stdio_events, r, &r->stdio, err);
 	k = feed(r, 0);
 	return k < 0 ? error_set_errno(
-			       err, error_code_for_errno(k), k, NULL, "cannot begin the run")
+			       err, error_code_for_errno(k), k, NULL, "cannot start the run")
 		     : 0;
 }
 
@@ -516,7 +517,7 @@ struct run *run_new(
 	struct run *r = calloc(1, sizeof(*r));
 
 	if (!r) {
-		error_no_memory(err, "cannot begin the run");
+		error_no_memory(err, "cannot start the run");
 		return NULL;
 	}
 	r->m = m;
@@ -593,7 +594,9 @@ static int keep_entered(struct run *r, struct error *err)
 	int k = run_keep_row(r, on_entered);
 
 	r->entering = r->entered = k >= 0;
-	return k < 0 ? error_set_errno(err, ERROR_INTERNAL, k, NULL, "cannot keep the command") : k;
+	return k < 0 ? error_set_errno(
+			       err, ERROR_INTERNAL, k, NULL, "cannot save the command's record")
+		     : k;
 }
 
 /* The agent has reported which channels it holds, so a new one can be given out. */
@@ -617,8 +620,8 @@ static int takes_no_command(const struct machine *mc, struct error *err)
 	return error_set(err, ERROR_WRONG_STATE,
 		machine_row(mc)->last_error ? machine_row(mc)->last_error
 		: lost                      ? "its guest does not answer"
-					    : "something else is being done with it",
-		fix, "machine %s is %s and takes no command now", machine_row(mc)->id,
+					    : "another operation on it is in progress",
+		fix, "machine %s is %s and cannot run a command now", machine_row(mc)->id,
 		machine_state_public(machine_state(mc)));
 }
 
@@ -652,8 +655,8 @@ int run_in_machine(struct machine *mc, const struct run_params *p, const struct 
 	int k;
 
 	if (run_of(mc))
-		return error_set(err, ERROR_WRONG_STATE, "its command is the machine's only one",
-			fix, "machine %s runs a command already", machine_row(mc)->id);
+		return error_set(err, ERROR_WRONG_STATE, "a machine runs only one command", fix,
+			"machine %s already runs a command", machine_row(mc)->id);
 	r = run_new(machine_manager(mc), cb, userdata, err);
 	if (!r)
 		return -ENOMEM;
@@ -680,8 +683,8 @@ void run_cancel(struct run *r)
 	if (r->phase >= RUN_DRAINING && !r->stdio)
 		return; /* the result is on its way */
 	error_cancelled(&err,
-		r->phase == RUN_PULLING ? "its caller asked for it; the pull goes on for others"
-					: "its caller asked for it, and its machine is deleted",
+		r->phase == RUN_PULLING ? "its caller asked for it; the pull continues for others"
+					: "its caller asked for it; its machine is deleted",
 		"the run was cancelled");
 	run_fail(r, &err);
 }
@@ -765,9 +768,10 @@ int runs_find(struct manager *m, const char *id, uid_t uid, struct run **ret, st
 	}
 	if (n != 1)
 		return error_set(err, ERROR_EXEC_NOT_FOUND,
-			n > 1 ? "several commands begin so" : "it never was, or it has ended",
-			n > 1 ? "give the whole exec_id" : "pyro vm list", "no running command %s",
-			id);
+			n > 1 ? "it matches several commands"
+			      : "it does not exist, or it has ended",
+			n > 1 ? "give the whole exec_id" : "pyro vm list",
+			"running command %s not found", id);
 	*ret = found;
 	return 0;
 }
@@ -780,14 +784,14 @@ int run_signal(struct run *r, int signo, json_object **ret, struct error *err)
 
 	if (k < 0)
 		return error_set_errno(err, ERROR_WRONG_STATE, k,
-			"send the signal while the command runs", "command %s takes no signal now",
-			exec_id(r->exec));
+			"send the signal while the command runs",
+			"command %s cannot receive a signal now", exec_id(r->exec));
 	o = json_object_new_object();
 	k = o ? json_add_str(o, "exec_id", exec_id(r->exec)) : -ENOMEM;
 	if (k >= 0)
 		k = json_add_str(o, "signal", name);
 	if (k < 0)
-		return error_no_memory(err, "cannot answer");
+		return error_no_memory(err, "cannot make the reply");
 	*ret = TAKE_PTR(o);
 	return 0;
 }

@@ -49,8 +49,8 @@ int vm_find(struct machines *ms, const char *id, uid_t uid, struct machine **ret
 		return 0;
 	}
 	return error_set(err, ERROR_VM_NOT_FOUND,
-		n > 1 ? "several machines begin so" : "it never was, or it has been deleted",
-		"pyro vm list", "no machine %s", id);
+		n > 1 ? "it matches several machines" : "it does not exist, or it was deleted",
+		"pyro vm list", "machine %s not found", id);
 }
 
 static const char *none_if_empty(const char *s)

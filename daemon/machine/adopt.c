@@ -77,7 +77,7 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 
 	if (!machine_is_same(mc, w)) {
 		fix = machine_again_fix(mc);
-		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that was set up", fix,
+		error_set(&err, ERROR_GUEST_DIED, "its guest is not the one that pyrod set up", fix,
 			"machine %s cannot be adopted", mc->row.id);
 		machine_fail(mc, MACHINE_FAILED, &err);
 		return 0;

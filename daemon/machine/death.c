@@ -47,7 +47,7 @@ char *machine_death_cause(struct machine *mc, const char *what)
 	log_console(mc);
 	if (vmm_console_cause(mc->process.vmm, &line) < 0 || !line)
 		return strdup(what);
-	return str_printf("%s; its console ended: %s", what, line);
+	return str_printf("%s; its console shows: %s", what, line);
 }
 
 int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
@@ -58,14 +58,14 @@ int machine_not_booted(const struct machine *mc, bool reset, struct error *err)
 
 	if (reset)
 		cause = str_printf(
-			"%s was reset by its guest before the kernel said anything", vmm);
+			"%s was reset by its guest before the kernel printed anything", vmm);
 	else
-		cause = str_printf("%s ran for %u s, and the guest's kernel said nothing", vmm,
+		cause = str_printf("%s ran for %u s, and the guest's kernel printed nothing", vmm,
 			(unsigned)(deadline_usec(DEADLINE_BOOT) / USEC_PER_SEC));
 	if (c && c->qemu)
-		fix = str_printf("take qemu = %s out of pyrod.conf and restart pyrod", c->qemu);
+		fix = str_printf("remove qemu = %s from pyrod.conf and restart pyrod", c->qemu);
 	else if (c && c->kernel)
-		fix = str_printf("take kernel = %s out of pyrod.conf and restart pyrod", c->kernel);
+		fix = str_printf("remove kernel = %s from pyrod.conf and restart pyrod", c->kernel);
 	return error_set(err, ERROR_START_FAILED, cause, fix ? fix : VMM_FIX,
 		"the VMM did not boot the kernel of machine %s", mc->row.id);
 }
@@ -78,7 +78,7 @@ char *machine_death_fix(struct machine *mc, const char *cause)
 	if (cause && (strstr(cause, "Out of memory") || strstr(cause, "deadlocked on memory"))) {
 		limit_more_memory(mc, flag);
 		return flag[0] ? str_printf("give the machine more memory: %s", flag)
-			       : strdup("let the command use less memory: this host gives no more");
+			       : strdup("let the command use less memory: this host has no more");
 	}
 	return log_search(mc->machines->m->system, mc->row.id);
 }

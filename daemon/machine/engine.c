@@ -144,8 +144,8 @@ static void on_going_down(struct machine *mc)
 
 static void log_intent(struct machine *mc, int r, const struct error *err)
 {
-	log_uid(LOG_ERR, r, mc->row.owner_uid, "cannot keep that machine %s is being deleted: %s",
-		mc->row.id, err && err->cause ? err->cause : "the store refused it");
+	log_uid(LOG_ERR, r, mc->row.owner_uid, "cannot save that machine %s is being deleted: %s",
+		mc->row.id, err && err->cause ? err->cause : "the store refused the write");
 }
 
 static void on_intent(int r, const struct error *err, void *userdata)

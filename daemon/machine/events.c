@@ -22,11 +22,12 @@ static char *exit_cause(struct machine *mc, const struct vmm_exit *e)
 	if (mc->guest.bye)
 		return strdup(mc->guest.bye);
 	if (e->status < 0 && e->status != INT_MIN)
-		killed = str_printf("the VMM was ended by signal %d (%s), as the host's OOM killer "
-				    "and its administrator do",
+		killed = str_printf(
+			"the VMM was killed by signal %d (%s), perhaps by the host's OOM killer "
+			"or an administrator",
 			-e->status, strsignal(-e->status));
 	cause = machine_death_cause(mc, e->reason        ? e->reason
-					: e->guest_ended ? "the guest ended itself"
+					: e->guest_ended ? "the guest shut down or reset by itself"
 					: killed         ? killed
 							 : "the VMM ended");
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: %s", mc->row.id,
@@ -62,7 +63,7 @@ static void on_vmm_launched(struct vmm *v, void *userdata)
 		mc->row.vmm_invocation, sizeof(mc->row.vmm_invocation), "%s", vmm_invocation(v));
 	r = store_vm_put(mc->machines->m->store, &mc->row, on_pid_kept, mc);
 	if (r < 0) {
-		error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot keep the machine's process");
+		error_set_errno(&err, ERROR_INTERNAL, r, NULL, "cannot save the machine's process");
 		machine_continue(mc, &err);
 	}
 }
@@ -116,8 +117,8 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 			"machine %s ended while it was starting", mc->row.id);
 		machine_continue(mc, &err);
 	} else {
-		error_set(&err, ERROR_GUEST_DIED, cause, fix, "machine %s ended under its command",
-			mc->row.id);
+		error_set(&err, ERROR_GUEST_DIED, cause, fix,
+			"machine %s ended while its command ran", mc->row.id);
 		machine_fail(mc, MACHINE_FAILED, &err);
 	}
 }

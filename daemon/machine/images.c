@@ -165,8 +165,8 @@ static void on_read(const struct error *err, void *userdata)
 
 	if (err)
 		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
-			"%s: what it boots from cannot be checked: %s%s%s", mc->row.id,
-			err->message ? err->message : "no memory", err->cause ? ": " : "",
+			"%s: cannot check its environment and kernel: %s%s%s", mc->row.id,
+			err->message ? err->message : "out of memory", err->cause ? ": " : "",
 			err->cause ? err->cause : "");
 	if (err && machine_goes_up(mc)) {
 		integrity_forget(mc->machines->m->integrity, mc);

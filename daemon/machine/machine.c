@@ -86,8 +86,8 @@ void machine_set_state(struct machine *mc, enum machine_state state)
 static void on_saved(int r, const struct error *err, _unused_ void *userdata)
 {
 	if (r < 0)
-		log_error_errno(r, "cannot keep a machine's state: %s",
-			err && err->cause ? err->cause : "the store refused it");
+		log_error_errno(r, "cannot save a machine's state: %s",
+			err && err->cause ? err->cause : "the store refused the write");
 }
 
 void machine_save(struct machine *mc)
@@ -95,7 +95,7 @@ void machine_save(struct machine *mc)
 	int r = store_vm_put(mc->machines->m->store, &mc->row, on_saved, NULL);
 
 	if (r < 0)
-		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot keep its state", mc->row.id);
+		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot save its state", mc->row.id);
 }
 
 void machine_used(struct machine *mc)

@@ -54,7 +54,7 @@ static void count_idle(struct machine *mc)
 	if (mc->hold.idle_usec < deadline_usec(DEADLINE_PAUSE))
 		return;
 	log_uid(LOG_ERR, 0, mc->row.owner_uid,
-		"%s: its VMM says that the disk is full, for %u s in which it was not; killed",
+		"%s: killed: its VMM reported a full disk for %u s, but the disk had space",
 		mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
 	mc->hold.idle_usec = 0;
 	vmm_stop(mc->process.vmm);
@@ -69,7 +69,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	if (r >= 0)
 		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 	if (r < 0)
-		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot look for room again",
+		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: cannot check the free space again",
 			mc->row.id);
 	p->wait_usec = MIN_OF(2 * p->wait_usec, LOOK_MAX_USEC);
 	count_idle(mc);
@@ -104,8 +104,8 @@ void machine_paused(struct machine *mc, const char *reason)
 	r = sd_event_add_time_relative(mc->machines->m->event, &mc->hold.pause->timer,
 		CLOCK_MONOTONIC, LOOK_MIN_USEC, 0, on_look, mc);
 	if (r < 0)
-		log_uid(LOG_ERR, r, mc->row.owner_uid, "%s: stays paused: cannot look for room",
-			mc->row.id);
+		log_uid(LOG_ERR, r, mc->row.owner_uid,
+			"%s: stays paused: cannot check the free space", mc->row.id);
 }
 
 void machine_unpaused(struct machine *mc)
@@ -119,7 +119,7 @@ void machine_unpaused(struct machine *mc)
 	mc->hold.pause = NULL;
 	if (machine_goes_down(mc))
 		return;
-	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: goes on", mc->row.id);
+	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: resumed", mc->row.id);
 	hold(mc, false);
 	report(mc, NULL);
 	mc->owner->on_pause(mc);
@@ -143,10 +143,10 @@ char *machine_pause_detail(const struct machine *mc)
 		return str_printf("there is space on %s again", m->state_dir);
 	if (!mc->hold.pause->disk_full)
 		return str_printf(
-			"a write to its disk failed on the host, and it does not go on; end it: "
-			"%s delete %s",
+			"a write to its disk failed on the host, and it cannot continue; delete "
+			"it: %s delete %s",
 			mc->owner->command, mc->row.id);
-	return str_printf("the host's disk is %s; free space on %s and it goes on",
+	return str_printf("the host's disk is %s; free space on %s and it continues",
 		m->config->disk_reserve_mib > 0 ? "almost full (disk_reserve_mib)" : "full",
 		m->state_dir);
 }

@@ -56,7 +56,7 @@ static void on_row(int r, const struct error *err, void *userdata)
 		(void)error_copy(&why, err);
 	if (r < 0)
 		error_set_errno(&why, ERROR_INTERNAL, r, "look at pyrod's journal",
-			"cannot keep the machine");
+			"cannot save the machine's record");
 	machine_continue(mc, r < 0 ? &why : NULL);
 }
 
@@ -66,7 +66,8 @@ static int commit_row(struct machine *mc, struct error *err)
 	int r = store_vm_put(mc->machines->m->store, &mc->row, on_row, mc);
 
 	if (r < 0)
-		return error_set_errno(err, ERROR_INTERNAL, r, NULL, "cannot keep the machine");
+		return error_set_errno(
+			err, ERROR_INTERNAL, r, NULL, "cannot save the machine's record");
 	return STEP_WAIT;
 }
 
@@ -93,8 +94,8 @@ static void on_row_deleted(int r, const struct error *err, void *userdata)
 	if (r < 0 && err)
 		(void)error_copy(&why, err);
 	if (r < 0)
-		error_set_errno(
-			&why, ERROR_INTERNAL, r, "restart pyrod", "cannot forget the machine");
+		error_set_errno(&why, ERROR_INTERNAL, r, "restart pyrod",
+			"cannot delete the machine's record");
 	machine_continue(mc, r < 0 ? &why : NULL);
 }
 
@@ -279,7 +280,7 @@ static int on_end_late(_unused_ sd_event_source *source, _unused_ uint64_t usec,
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
-	error_internal(&err, "it may hang in the kernel",
+	error_internal(&err, "it may be blocked in the kernel",
 		"the VMM (pid %d) did not end when it was killed", (int)mc->row.vmm_pid);
 	machine_continue(mc, &err);
 	return 0;
@@ -353,8 +354,8 @@ static char *sentence(const struct error *err)
 
 static void log_rest(struct machine *mc, int r, const struct error *err)
 {
-	log_uid(LOG_ERR, r, mc->row.owner_uid, "cannot keep that machine %s does not run: %s",
-		mc->row.id, err && err->cause ? err->cause : "the store refused it");
+	log_uid(LOG_ERR, r, mc->row.owner_uid, "cannot save that machine %s does not run: %s",
+		mc->row.id, err && err->cause ? err->cause : "the store refused the write");
 }
 
 static void on_rest(int r, const struct error *err, void *userdata)
@@ -390,12 +391,12 @@ static int undo_boot(struct machine *mc)
 
 static const struct step steps[] = {
 	{ "check", run_check, NULL, NULL },
-	{ "row", run_row, undo_row, NULL },
+	{ "record", run_row, undo_row, NULL },
 	{ "directory", run_directory, undo_directory, NULL },
 	{ "disk", run_disk, undo_disk, NULL },
 	{ "created", run_created, NULL, NULL },
 	[N_CREATED] = { "boot", run_boot, undo_boot, NULL },
-	{ "run directory", run_run_directory, undo_run_directory, NULL },
+	{ "runtime directory", run_run_directory, undo_run_directory, NULL },
 	{ "images", machine_open_images, machine_close_images, NULL },
 	{ "vmm", run_vmm, undo_vmm, undo_vmm_again },
 	{ "agent", run_agent, NULL, NULL }, /* on_going_down closes the link */

@@ -169,7 +169,7 @@ static const struct resource {
 #define MEMORY    (&resources[2])
 #define N_LIMITED ARRAY_SIZE(resources)
 
-#define FIX_HOST_FULL "end other programs or machines of this host, then try again"
+#define FIX_HOST_FULL "stop other programs or machines on this host, then try again"
 
 /* The fix that requests `most`: the flag and the parameter. */
 static char *ask_for(const struct resource *res, int64_t most)
@@ -205,13 +205,13 @@ static char *end_machines(const struct limit *l)
 
 	if (excess <= mine && (l->res->flag || excess == 1))
 		return str_printf(
-			"%s delete %s, of a machine that %s list shows", command, id, command);
+			"%s delete %s, for a machine that %s list shows", command, id, command);
 	if (excess <= mine)
-		return str_printf("%s delete %s, of each of %lld machines that %s list shows",
+		return str_printf("%s delete %s, for each of %lld machines that %s list shows",
 			command, id, (long long)excess, command);
 	if (excess <= l->own)
-		return str_printf("sudo %s delete %s, of a machine that sudo %s list --all-users "
-				  "shows of these uids",
+		return str_printf("sudo %s delete %s, for a machine of these uids that sudo "
+				  "%s list --all-users shows",
 			command, id, command);
 	return excess <= l->others ? strdup("wait until other users' machines have ended") : NULL;
 }
@@ -241,7 +241,7 @@ static const char *limit_kin(const struct limit *l)
 		return "";
 	if (l->is_unknown)
 		return "; machines of other uids whose owner is unknown count too";
-	return l->is_kin ? "; machines of the user whose subordinate uid you are count too"
+	return l->is_kin ? "; your uid is a subordinate uid, so its owner's machines count too"
 			 : "; machines of your subordinate uids count too";
 }
 
@@ -270,7 +270,7 @@ static int check_limit(const struct limit *l, struct error *err)
 		return error_set(err, ERROR_QUOTA_EXCEEDED, cause, fix,
 			"your limit on %s is reached", l->res->what);
 	return error_set(err, ERROR_QUOTA_EXCEEDED, cause, fix,
-		"the limit on %s of all users together is reached, which is %lld", l->res->what,
+		"the limit on %s of all users together, %lld, is reached", l->res->what,
 		(long long)l->max);
 }
 
@@ -379,7 +379,7 @@ static char *memory_fix(int64_t reserve, int64_t total, int64_t available, int64
 	if (reserve == 0 || most < 0 || most >= reserve)
 		return strdup(FIX_HOST_FULL);
 	return str_printf("%sset memory_reserve_mib in pyrod.conf to at most %lld and reload pyrod",
-		ending_helps ? "end other programs or machines of this host, or " : "",
+		ending_helps ? "stop other programs or machines on this host, or " : "",
 		(long long)most);
 }
 
@@ -393,7 +393,7 @@ static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const 
 
 	if (host_memory_mib() == 0 || available == 0)
 		return error_set(err, ERROR_INTERNAL, "/proc/meminfo cannot be read",
-			error_errno_fix(-EMFILE), "cannot tell this host's memory");
+			error_errno_fix(-EMFILE), "cannot read the size of this host's memory");
 	available -= MIN_OF(available, promised);
 	if (mem_mib + (uint64_t)reserve <= available)
 		return 0;
@@ -404,9 +404,9 @@ static int check_memory(struct machines *ms, uid_t uid, uint64_t mem_mib, const 
 	cause = reserve > 0 ? str_printf("memory_reserve_mib in pyrod.conf keeps %lld MiB of it, "
 					 "and the rest of the host's memory is in use",
 				      (long long)reserve)
-			    : strdup("the rest is in use");
+			    : strdup("the rest of the host's memory is in use");
 	return error_set(err, ERROR_NO_MEMORY, cause, fix,
-		"the host has %llu MiB of memory left, %llu were asked for",
+		"the host has %llu MiB of memory left, but the machine needs %llu",
 		(unsigned long long)available, (unsigned long long)mem_mib);
 }
 
@@ -437,12 +437,12 @@ static int check_inodes(const char *dir, struct error *err)
 
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
-			"cannot tell the free inodes of %s", dir);
+			"cannot read the number of free inodes of %s", dir);
 	if (n >= INODES_NEEDED)
 		return 0;
 	fix = str_printf(
 		"delete at least %llu files there", (unsigned long long)(INODES_NEEDED - n));
-	return error_set(err, ERROR_NO_SPACE, "a machine needs room for its files", fix,
+	return error_set(err, ERROR_NO_SPACE, "a machine needs inodes for its files", fix,
 		"only %llu inodes are free in %s", (unsigned long long)n, dir);
 }
 
@@ -473,7 +473,7 @@ static int check_bytes(
 
 	if (r < 0)
 		return error_set_errno(err, ERROR_INTERNAL, r, "check pyrod's directories",
-			"cannot tell the free space of %s", dir);
+			"cannot read the free space of %s", dir);
 	if (bytes >= need + reserve)
 		return check_inodes(dir, err);
 	fix = bytes_fix(need, reserve, bytes, total);
@@ -489,11 +489,11 @@ int machines_check_space(struct manager *m, struct error *err)
 {
 	uint64_t reserve = (uint64_t)m->config->disk_reserve_mib * MIB;
 	int r = check_bytes(m->state_dir, DISK_MARGIN_MIB * MIB, reserve,
-		"a machine needs room for its disk", err);
+		"a machine needs space for its disk", err);
 
 	return r < 0 ? r
 		     : check_bytes(m->runtime_dir, RUN_DIR_BYTES, 0,
-			       "a machine needs room for its sockets", err);
+			       "a machine needs space for its sockets", err);
 }
 
 int machine_check_host(struct machine *mc, struct error *err)

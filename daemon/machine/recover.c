@@ -19,8 +19,9 @@
 static void on_recovered(const struct error *err, _unused_ void *userdata)
 {
 	if (err && err->code != ERROR_CANCELLED)
-		log_warning("cannot remove a machine of an earlier daemon: %s (%s)",
-			err->message ? err->message : "?", err->cause ? err->cause : "no cause");
+		log_warning("cannot remove a machine of a previous daemon: %s (%s)",
+			err->message ? err->message : "?",
+			err->cause ? err->cause : "unknown cause");
 }
 
 /* True if the row says so: it was committed after the VMM had exited. */
@@ -37,9 +38,10 @@ static int ended_meanwhile(struct machine *mc)
 	if (mc->owner->remains == REMAINS_NOTHING)
 		return machine_delete(mc, "it ended", on_recovered, NULL);
 	error_set(&err, ERROR_GUEST_DIED,
-		streq(mc->row.boot_id, mc->machines->boot_id) ? "it ended while pyrod was away"
-							      : "the host was restarted",
-		fix, "machine %s does not run any more", mc->row.id);
+		streq(mc->row.boot_id, mc->machines->boot_id)
+			? "it ended while pyrod was not running"
+			: "the host was restarted",
+		fix, "machine %s no longer runs", mc->row.id);
 	machine_come_to_rest(mc, MACHINE_FAILED, &err);
 	return 0;
 }
@@ -58,7 +60,7 @@ static int recover_vmm(struct machine *mc)
 	case VMM_UNCERTAIN:
 		machine_set_state(mc, MACHINE_UNKNOWN);
 		log_uid(LOG_WARNING, 0, mc->row.owner_uid,
-			"%s: whether its VMM runs cannot be told; it is left alone", mc->row.id);
+			"%s: cannot determine whether its VMM runs; left as it is", mc->row.id);
 		return 0;
 	case VMM_RUNS: break;
 	}
@@ -67,7 +69,7 @@ static int recover_vmm(struct machine *mc)
 	machine_set_state(mc, MACHINE_UNKNOWN);
 	log_uid(LOG_ERR, 0, mc->row.owner_uid, "%s: %s: %s", mc->row.id,
 		err.message ? err.message : "it cannot be adopted",
-		err.cause ? err.cause : "no cause");
+		err.cause ? err.cause : "unknown cause");
 	if (mc->owner->remains != REMAINS_NOTHING)
 		return 0;
 	return machine_delete(mc, "it cannot be adopted", on_recovered, NULL);
@@ -94,9 +96,9 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 		return r;
 	mc->steps.at = ms->plan->n;
 	if (mc->state == MACHINE_PREPARING) /* no client knows it */
-		return machine_delete(mc, "its creation was cut off", on_recovered, NULL);
+		return machine_delete(mc, "its creation was interrupted", on_recovered, NULL);
 	if (mc->state == MACHINE_DELETING)
-		return machine_delete(mc, "its deletion was asked for", on_recovered, NULL);
+		return machine_delete(mc, "its deletion was requested", on_recovered, NULL);
 	if (!has_no_vmm(mc))
 		return recover_vmm(mc);
 	mc->steps.at = ms->plan->n_created;
@@ -117,7 +119,7 @@ static struct machine *find_adopting(struct machines *ms, const char *id)
 static void on_forgotten(int k, const struct error *err, _unused_ void *userdata)
 {
 	if (k < 0)
-		log_warning("cannot forget a command that never ran: %s",
+		log_warning("cannot delete the record of a command that never ran: %s",
 			err && err->message ? err->message : strerror(-k));
 }
 
@@ -142,7 +144,7 @@ static int recover_execs(struct machines *ms, struct error *err)
 	LIST_FOREACH (mc, &ms->list, entry)
 		if (r >= 0 && mc->state == MACHINE_ADOPTING &&
 			mc->owner->remains == REMAINS_NOTHING && LIST_EMPTY(&mc->guest.execs))
-			r = machine_delete(mc, "its start was cut off", on_recovered, NULL);
+			r = machine_delete(mc, "its start was interrupted", on_recovered, NULL);
 	return r;
 }
 

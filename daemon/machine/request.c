@@ -15,9 +15,9 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
 	_cleanup_free_ char *became =
-		str_printf("%s; what ran in it has ended, its disk is gone", reason);
+		str_printf("%s; its processes have ended and its disk is deleted", reason);
 	_cleanup_free_ char *fix =
-		str_printf("%s create ENVIRONMENT, for another machine", mc->owner->command);
+		str_printf("%s create ENVIRONMENT, for a new machine", mc->owner->command);
 	int r = machine_wait(mc, WAIT_DELETED, 0, done, userdata);
 
 	if (r < 0)

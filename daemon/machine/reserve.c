@@ -63,7 +63,7 @@ static void pause_machine(struct machine *mc)
 	if (mc->hold.asked_usec == 0)
 		mc->hold.asked_usec = mc->hold.again_usec = now;
 	if (now - mc->hold.asked_usec >= deadline_usec(DEADLINE_PAUSE)) {
-		log_error("%s: killed: its VMM still wrote %u s after it was told to stop",
+		log_error("%s: killed: its VMM still wrote %u s after it was asked to pause",
 			mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
 		vmm_stop(mc->process.vmm);
 	} else if (now >= mc->hold.again_usec) {
@@ -108,7 +108,7 @@ static int on_look(sd_event_source *source, _unused_ uint64_t usec, void *userda
 	int r = machines_free_bytes(ms, &free_bytes);
 
 	if (r < 0)
-		log_warning_errno(r, "cannot tell the free space of %s", ms->m->state_dir);
+		log_warning_errno(r, "cannot read the free space of %s", ms->m->state_dir);
 	else
 		above = free_bytes > reserve ? MIN_OF(free_bytes - reserve, above) : 0;
 	if (!look_at_machines(ms, above == 0 && reserve > 0))
@@ -139,5 +139,5 @@ void reserve_watch(struct machines *ms)
 			r = sd_event_source_set_enabled(ms->reserve, SD_EVENT_ONESHOT);
 	}
 	if (r < 0)
-		log_error_errno(r, "the free space cannot be watched for disk_reserve_mib");
+		log_error_errno(r, "cannot watch the free space for disk_reserve_mib");
 }

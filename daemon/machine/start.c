@@ -59,7 +59,7 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 	mc->starter.cb = *cb;
 	mc->starter.userdata = userdata;
 	machine_want(mc, whole ? LEVEL_UP : LEVEL_STOPPED);
-	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: made for uid %u from %s", mc->row.id,
+	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: created for uid %u from %s", mc->row.id,
 		mc->row.owner_uid, mc->row.environment);
 	*ret = TAKE_PTR(mc);
 	return 0;

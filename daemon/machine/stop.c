@@ -20,7 +20,7 @@ void machine_shut_down_done(struct machine *mc)
 
 	crash_point();
 	mc->process.deadline = sd_event_source_disable_unref(mc->process.deadline);
-	error_cancelled(&err, "somebody asked for it; what ran in it has ended",
+	error_cancelled(&err, "a stop was requested; its processes have ended",
 		"machine %s was stopped", mc->row.id);
 	machine_come_to_rest(mc, MACHINE_STOPPED, &err);
 }
@@ -30,7 +30,7 @@ static int on_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 	struct machine *mc = userdata;
 
 	log_uid(LOG_WARNING, 0, mc->row.owner_uid,
-		"%s: its guest did not stop in %u s and is ended", mc->row.id,
+		"%s: its guest did not stop within %u s; killing its VMM", mc->row.id,
 		(unsigned)(deadline_usec(DEADLINE_STOP) / USEC_PER_SEC));
 	machine_shut_down_done(mc);
 	return 0;

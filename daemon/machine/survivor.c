@@ -136,7 +136,7 @@ static int end_unit(struct machine *mc, struct unit *u)
 	if (r < 0)
 		return r;
 	log_uid(LOG_INFO, 0, mc->row.owner_uid,
-		"%s: ending its VMM (%s), which an earlier daemon started", mc->row.id,
+		"%s: ending its VMM (%s), which a previous daemon started", mc->row.id,
 		unit_name(u));
 	unit_stop(u);
 	return 1;
@@ -152,7 +152,7 @@ static void on_looked(struct unit *u, int found, void *userdata)
 		return;
 	if (r < 0)
 		error_set_errno(&err, ERROR_INTERNAL, r, "systemctl status dbus.service",
-			"the VMM's unit %s cannot be ended", unit_name(u));
+			"the VMM's unit %s cannot be stopped", unit_name(u));
 	mc->process.unit = unit_free(u);
 	machine_continue(mc, r < 0 ? &err : NULL);
 }
@@ -186,7 +186,7 @@ int machine_end_survivor(struct machine *mc)
 	if (pidfd_send_signal(mc->process.pidfd, SIGKILL, NULL, 0) < 0)
 		return errno == ESRCH ? 0 : -EBUSY;
 	log_uid(LOG_INFO, 0, mc->row.owner_uid,
-		"%s: ending its VMM (pid %d), which an earlier daemon started", mc->row.id,
+		"%s: ending its VMM (pid %d), which a previous daemon started", mc->row.id,
 		(int)mc->row.vmm_pid);
 	if (sd_event_add_io(mc->machines->m->event, &mc->process.pid_event, mc->process.pidfd,
 		    EPOLLIN, on_pid_exited, mc) < 0)

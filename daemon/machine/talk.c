@@ -105,7 +105,7 @@ static int begin_setup_adopted(struct machine *mc)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	error_set(&err, ERROR_START_FAILED, "pyrod ended while it was starting", "run it again",
-		"the command was never begun in machine %s", mc->row.id);
+		"the command was never started in machine %s", mc->row.id);
 	machine_fail_execs(mc, &err);
 	return machine_is_settled(mc) ? begin_setup(mc) : 0;
 }
@@ -117,7 +117,7 @@ static void guest_rebooted(struct machine *mc)
 	_cleanup_free_ char *fix = machine_death_fix(mc, cause);
 
 	error_set(&err, ERROR_GUEST_DIED, cause, fix,
-		"the guest of machine %s is not the one that was set up", mc->row.id);
+		"the guest of machine %s is not the one that pyrod set up", mc->row.id);
 	lost(mc, &err);
 }
 
@@ -186,8 +186,8 @@ static const char *bye_text(uint8_t reason)
 	switch (reason) {
 	case BYE_SHUTDOWN: return "the guest was shut down";
 	case BYE_REBOOT: return "the guest restarted itself, which ends its machine";
-	case BYE_POWEROFF: return "the guest switched itself off";
-	default: return "the guest's agent could not go on";
+	case BYE_POWEROFF: return "the guest powered itself off";
+	default: return "the guest's agent could not continue";
 	}
 }
 
@@ -218,7 +218,7 @@ static int take_bye(struct machine *mc, const struct frame *f)
 	free(mc->guest.bye);
 	mc->guest.bye = str_printf("%s%s%s", bye_text(bye.reason), what[0] ? ": " : "", what);
 	fix = bye.reason == BYE_REBOOT || bye.reason == BYE_POWEROFF
-		      ? strdup("leave reboot, halt and poweroff out of the command")
+		      ? strdup("remove reboot, halt and poweroff from the command")
 		      : machine_death_fix(mc, mc->guest.bye);
 	error_set(&err, machine_goes_up(mc) ? ERROR_START_FAILED : ERROR_GUEST_DIED, mc->guest.bye,
 		fix, "machine %s ended", mc->row.id);
@@ -299,7 +299,7 @@ static void on_dead(_unused_ struct link *l, const struct error *err, void *user
 	}
 	cause = machine_death_cause(mc, err->cause ? err->cause : "no answer");
 	fix = machine_death_fix(mc, cause);
-	error_set(&why, ERROR_START_FAILED, cause, fix, "machine %s did not come up in time",
+	error_set(&why, ERROR_START_FAILED, cause, fix, "machine %s did not start in time",
 		mc->row.id);
 	machine_continue(mc, &why);
 }

@@ -32,8 +32,8 @@ void machine_end_waits(struct machine *mc)
 	struct machine_waiter *w = TAILQ_FIRST(&mc->waiters);
 
 	if (w)
-		error_cancelled(
-			&err, "pyrod stops", "machine %s is not waited for any more", mc->row.id);
+		error_cancelled(&err, "pyrod is stopping", "waiting for machine %s was cancelled",
+			mc->row.id);
 	while ((w = TAILQ_FIRST(&mc->waiters)))
 		notify(w, &err);
 }
@@ -44,8 +44,9 @@ static int on_wait_late(_unused_ sd_event_source *source, _unused_ uint64_t usec
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *fix = machine_fix(w->machine, "status");
 
-	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "pyrod has asked it since it began, and goes on",
-		fix, "the guest of machine %s has not answered yet", w->machine->row.id);
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE,
+		"pyrod has asked it since pyrod started, and keeps asking", fix,
+		"the guest of machine %s has not answered yet", w->machine->row.id);
 	notify(w, &err);
 	return 0;
 }

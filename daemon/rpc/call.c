@@ -129,7 +129,7 @@ int call_require_admin(
 	fix = command ? str_printf("sudo %s", command) : NULL;
 	return error_set(err, ERROR_PERMISSION_DENIED, cause,
 		fix ? fix : "run it as root or as a member of group pyro-admin",
-		"%s is not for uid %u", what, c->uid);
+		"%s is not permitted for uid %u", what, c->uid);
 }
 
 static int *find_fd(struct call *c, const char *param)
@@ -213,7 +213,7 @@ static int answer_send(struct call *c, const char *key, json_object *value)
 /* Drops the connection, since no answer can be made. */
 static void answer_impossible(struct call *c, int r)
 {
-	log_uid(LOG_ERR, r, call_uid(c), "cannot answer %s: the connection is dropped",
+	log_uid(LOG_ERR, r, call_uid(c), "cannot send the reply to %s: connection closed",
 		c->method->name);
 	c->conn->broken = true;
 	conn_schedule(c->conn);
@@ -244,7 +244,7 @@ void call_reply(struct call *c, json_object *result)
 	int r = answer_send(c, "result", TAKE_PTR(value));
 	if (r == -EMSGSIZE) {
 		_cleanup_error_ struct error err = ERROR_INIT;
-		(void)error_set(&err, ERROR_UNSUPPORTED, NULL, "ask for less at once",
+		(void)error_set(&err, ERROR_UNSUPPORTED, NULL, "request less at once",
 			"the answer to %s is longer than %d bytes", c->method->name,
 			LIMIT_REPLY_BYTES);
 		call_fail(c, &err);
@@ -288,8 +288,7 @@ static void error_mask(struct call *c, const struct error *err, struct error *re
 	log_uid(LOG_ERR, 0, call_uid(c), "internal error %s in %s: %s%s%s", id, c->method->name,
 		err->message ? err->message : "no text", err->cause ? ": " : "",
 		err->cause ? err->cause : "");
-	_cleanup_free_ char *cause =
-		str_printf("a fault of pyrod's own; its log has more under %s", id);
+	_cleanup_free_ char *cause = str_printf("a fault in pyrod; its log has more under %s", id);
 	_cleanup_free_ char *fix = log_search(c->manager->system, id);
 	if (err->fix)
 		(void)error_set(ret, ERROR_INTERNAL, cause, err->fix, "%s",

@@ -157,8 +157,9 @@ static void refuse_descriptors(struct conn *c)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	(void)error_set(&err, ERROR_QUOTA_EXCEEDED,
-		"descriptors that were sent before cannot be closed, or too many users send some at once",
-		"close what was sent, and try again in a second",
+		"descriptors sent earlier cannot be closed, or too many users send descriptors "
+		"at once",
+		"close the descriptors that you sent, and try again in a second",
 		"uid %u can pass no descriptors now", c->peer.uid);
 	conn_refuse(c, NULL, JSON_RPC_OTHER, &err, true);
 }
@@ -249,8 +250,8 @@ static void work(struct conn *c)
 			share = lines;
 	}
 	if (c->state != CONN_CLOSING && buf_len(&c->in) == 0 && c->fds.n > 0)
-		refuse_line(c, "descriptors came with a line that does not say so",
-			"say \"fds\": n in the line that owns them");
+		refuse_line(c, "descriptors came with a line that does not announce them",
+			"put \"fds\": n into the line to which they belong");
 	c->more = (lines == share || buf_len(&c->out) > OUT_HALF) && next_line(c) != -EAGAIN;
 	if (!c->broken)
 		write_output(c, lines > 0);
@@ -274,7 +275,8 @@ static int on_stall(_unused_ sd_event_source *s, _unused_ uint64_t usec, void *u
 {
 	struct conn *c = userdata;
 	if (c->state != CONN_CLOSING)
-		server_log_client(c->peer.uid, c->peer.pid, "dropped", "it reads no answers");
+		server_log_client(
+			c->peer.uid, c->peer.pid, "dropped", "it does not read its replies");
 	conn_free(c);
 	return 0;
 }

@@ -93,7 +93,7 @@ static int read_member(struct request *q, const char *key, json_object *val, str
 		q->n_fds = (size_t)n;
 	} else {
 		return bad_member(
-			err, "a request has no members but jsonrpc, id, method, params and fds");
+			err, "a request has only the members jsonrpc, id, method, params and fds");
 	}
 	return 0;
 }
@@ -101,7 +101,7 @@ static int read_member(struct request *q, const char *key, json_object *val, str
 static int read_request(struct request *q, struct error *err)
 {
 	if (json_object_is_type(q->o, json_type_array))
-		return bad_member(err, "batches are not served: send one request a line");
+		return bad_member(err, "batches are not supported: send one request per line");
 	if (!json_object_is_type(q->o, json_type_object))
 		return bad_member(err, "a request is an object");
 	int r = read_id(q, err);
@@ -178,9 +178,9 @@ static int check_detached(struct call *c, struct error *err)
 		n += accounts_find(a, other->uid) == accounts_find(a, c->uid);
 	if (n < LIMIT_DETACHED_UID)
 		return 0;
-	return error_set(err, ERROR_QUOTA_EXCEEDED, "what they have begun goes on without them",
-		"wait for them to end, and for answers before you disconnect",
-		"uid %u has %u calls whose connection is gone, the limit is %d", c->uid, n,
+	return error_set(err, ERROR_QUOTA_EXCEEDED, "the operations that they started continue",
+		"wait until they have ended, and disconnect only after a reply",
+		"uid %u has %u calls whose connection is closed, the limit is %d", c->uid, n,
 		LIMIT_DETACHED_UID);
 }
 
@@ -283,8 +283,8 @@ static bool admit(struct conn *c, struct request *q, const struct api_method *me
 		return false;
 	}
 	if (q->has_id && dispatch_find(c, q->id)) {
-		(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL,
-			"give each call an id of its own", "a call with this id is still running");
+		(void)error_set(&err, ERROR_INVALID_ARGUMENT, NULL, "give each call a unique id",
+			"a call with this id is still running");
 		refuse(c, q, JSON_RPC_INVALID_REQUEST, &err, true);
 		return false;
 	}

@@ -88,8 +88,9 @@ static void check_error(
 	struct doctor *d, const char *name, const struct error *err, const char *good)
 {
 	if (err->set)
-		check(d, name, false, err->fix, "%s%s%s", err->message ? err->message : "no memory",
-			err->cause ? ": " : "", err->cause ? err->cause : "");
+		check(d, name, false, err->fix, "%s%s%s",
+			err->message ? err->message : "out of memory", err->cause ? ": " : "",
+			err->cause ? err->cause : "");
 	else
 		check(d, name, true, NULL, "%s", good ? good : "well");
 }
@@ -140,7 +141,8 @@ static void report_kvm(struct doctor *d)
 		check(d, "kvm", true, NULL, "usable");
 	else
 		check(d, "kvm", true, err.fix,
-			"KVM is not usable: %s%s%s%s; machines work, but slowly, and are no security boundary",
+			"KVM is not usable: %s%s%s%s; machines work, but slowly, and are not a "
+			"security boundary",
 			err.cause ? err.cause : err.message, kvm.error ? " (" : "",
 			kvm.error ? strerror(kvm.error) : "", kvm.error ? ")" : "");
 }
@@ -202,14 +204,15 @@ static void report_vmms(struct doctor *d)
 static void check_limits(struct doctor *d)
 {
 	int r = d->m->units ? launcher_limits(d->m->launcher) : 0;
-	const char *why = d->m->units ? "this kernel's cgroups are not such that systemd could"
-				      : "pyrod is no system service of systemd's";
+	const char *why = d->m->units ? "systemd cannot enforce them with this kernel's cgroups"
+				      : "pyrod is not a system service of systemd";
 	if (r > 0)
 		check(d, "unit_limits", true, NULL,
-			"the kernel holds each machine's unit to its memory, CPU and tasks");
+			"the kernel enforces the memory, CPU and task limits of each machine's "
+			"unit");
 	else if (r == 0)
 		check(d, "unit_limits", true, NULL,
-			"machines are held to their memory and vCPUs by QEMU alone: %s", why);
+			"only QEMU enforces the memory and vCPUs of machines: %s", why);
 	else
 		check(d, "unit_limits", true, NULL, "not known before the first machine");
 }
@@ -344,7 +347,7 @@ static void check_imports(struct doctor *d)
 	if (!d->m->environments || !confinement_is_known(d->m->environments))
 		return; /* not known yet: no check */
 	bool good = confinement_describe(d->m->environments, &detail, &fix);
-	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "no memory");
+	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "out of memory");
 }
 
 static void check_state_dir(struct doctor *d)
@@ -526,10 +529,10 @@ static void check_integrity(struct doctor *d, const struct doctor_probe *p)
 		check_error(d, "integrity", p->unread, NULL);
 	else if (d->damage_fix)
 		check(d, "integrity", false, d->damage_fix,
-			"something that was installed has another sha256 now");
+			"the sha256 of an installed file has changed");
 	else if (p->read)
 		check(d, "integrity", true, NULL,
-			"nothing that was installed has another sha256 now");
+			"the sha256 of every installed file is unchanged");
 }
 
 static void add_capabilities(struct doctor *d, const struct doctor_probe *p)

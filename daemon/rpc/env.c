@@ -94,7 +94,7 @@ static void on_pull_end(struct call *c, enum call_end why, void *userdata)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	if (why == CALL_GONE)
 		return; /* no client to answer; nothing must be left over */
-	(void)error_cancelled(&err, "its caller asked for it; the pull itself goes on",
+	(void)error_cancelled(&err, "its caller asked for it; the pull itself continues",
 		"waiting for %s was cancelled", environment_name(w->env));
 	call_fail(c, &err);
 }
@@ -106,8 +106,9 @@ static int check_force(struct call *c, struct error *err)
 	_cleanup_free_ char *cause = NULL, *command = NULL;
 	if (!environment_installed(env))
 		return 0;
-	cause = str_printf("%s is installed and not known to be damaged; to make it again for "
-			   "everybody is for root and group pyro-admin",
+	cause = str_printf(
+		"%s is installed and not known to be damaged; only root and group pyro-admin "
+		"may rebuild it for everybody",
 		environment_name(env));
 	command = str_printf("pyro env pull --force %s", environment_name(env));
 	return call_require_admin(c, "env pull --force", command, cause, err);
@@ -166,8 +167,8 @@ int rpc_env_prune(struct call *c, struct error *err)
 	bool dry_run = call_bool(c, "dry_run");
 	int r = all && !dry_run
 			? call_require_admin(c, "env prune --all", "pyro env prune --all",
-				  "it removes environments that other users have installed, which is "
-				  "for root and group pyro-admin",
+				  "only root and group pyro-admin may remove environments that "
+				  "other users installed",
 				  err)
 			: 0;
 	if (r < 0)

@@ -323,8 +323,8 @@ static int on_read_timeout(_unused_ sd_event_source *s, _unused_ uint64_t usec, 
 	struct doctor_call *d = userdata;
 	forget_reads(d);
 	(void)error_set(&d->unread, ERROR_INTERNAL, "the host's disk is slow or busy",
-		"ask again when the host is less busy",
-		"what is installed could not be read within 300 s");
+		"run pyro doctor again when the host is less busy",
+		"the installed files could not be read within 300 s");
 	try_machine(d);
 	return 0;
 }

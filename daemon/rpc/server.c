@@ -196,7 +196,8 @@ static int admit(const struct server *s, const struct peer *p, struct error *err
 	size_t places = p->admin ? LIMIT_CONNECTIONS : LIMIT_CONNECTIONS - LIMIT_CONNECTIONS_ADMIN;
 	if (s->n_conns >= places)
 		return error_set(err, ERROR_QUOTA_EXCEEDED,
-			p->admin ? NULL : "the others are for root and group pyro-admin",
+			p->admin ? NULL
+				 : "the remaining connections are for root and group pyro-admin",
 			"close a connection and try again",
 			"pyrod has %zu connections, which is its limit", s->n_conns);
 	char who[ACCOUNT_TEXT_SIZE];
@@ -217,7 +218,7 @@ static bool welcome(struct server *s, int fd)
 	if (r >= 0)
 		r = read_peer(s, fd, &peer);
 	if (r < 0) {
-		log_warning_errno(r, "a client without credentials is turned away");
+		log_warning_errno(r, "refused a client without credentials");
 		return false;
 	}
 	if (admit(s, &peer, &err) < 0) {
@@ -312,27 +313,28 @@ static int clear_path(const struct sockaddr_un *addr, struct error *err)
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0
 				       : error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
-						 "give --socket a path in a folder of yours",
-						 "cannot look at %s", path);
+						 "give --socket a path in a directory that you own",
+						 "cannot examine %s", path);
 	if (!S_ISSOCK(st.st_mode))
-		return error_set(err, ERROR_INVALID_ARGUMENT, "it is no socket",
-			"remove it or give --socket another path", "%s is in the way", path);
+		return error_set(err, ERROR_INVALID_ARGUMENT, "it is not a socket",
+			"remove it or give --socket another path", "%s already exists", path);
 	pid_t pid = 0;
 	int r = probe_path(addr, &pid);
 	if (r == -EADDRINUSE) {
-		char fix[80] = "use the running one, or stop that one first";
+		char fix[80] = "use the running pyrod, or stop it first";
 		if (pid > 0)
 			(void)snprintf(fix, sizeof(fix),
-				"use the running one, or stop that one first: kill %d", pid);
+				"use the running pyrod, or stop it first: kill %d", pid);
 		return error_set(
 			err, ERROR_WRONG_STATE, NULL, fix, "another pyrod listens at %s", path);
 	}
 	if (r < 0)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
-			"give --socket another path", "cannot tell whether %s is in use", path);
+			"give --socket another path", "cannot determine whether %s is in use",
+			path);
 	if (unlink(path) < 0 && errno != ENOENT)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno, "remove it by hand",
-			"cannot remove the dead socket %s", path);
+			"cannot remove the unused socket %s", path);
 	return 0;
 }
 
@@ -367,8 +369,8 @@ static int make_folder(const struct server *s, const char *path, struct error *e
 	if (r == -ENOENT && quoted)
 		fix = str_printf("mkdir -p %s, or give --socket another path", quoted);
 	return error_set_errno(err, ERROR_PERMISSION_DENIED, r,
-		fix ? fix : "give --socket a path in a folder of yours",
-		"cannot make the folder %s", dir);
+		fix ? fix : "give --socket a path in a directory that you own",
+		"cannot create the directory %s", dir);
 }
 
 static int bind_path(struct server *s, const char *path, struct error *err)
@@ -386,10 +388,11 @@ static int bind_path(struct server *s, const char *path, struct error *err)
 		return r;
 	s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (s->fd < 0)
-		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot make a socket");
+		return error_set_errno(err, ERROR_INTERNAL, -errno, NULL, "cannot create a socket");
 	if (bind(s->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return error_set_errno(err, ERROR_PERMISSION_DENIED, -errno,
-			"give --socket a path in a folder of yours", "cannot listen at %s", path);
+			"give --socket a path in a directory that you own", "cannot listen at %s",
+			path);
 	s->bound = strdup(path);
 	if (!s->bound)
 		return error_no_memory(err, "out of memory");

@@ -30,7 +30,7 @@ static int refuse_machine(struct call *c, struct error *err)
 			"run it without network", "network=true is not supported");
 	if (call_bool(c, "allow_host_compat"))
 		return error_set(err, ERROR_UNSUPPORTED,
-			"this version runs commands in a machine or not at all",
+			"this version runs commands in machines only",
 			"run it without allow_host_compat",
 			"allow_host_compat=true is not supported");
 	return 0;
@@ -41,7 +41,7 @@ static int refuse_command(struct call *c, struct error *err)
 	if (call_bool(c, "interactive") && !call_given(c, "stdio"))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"pass a stream socket as stdio, or the text as stdin",
-			"interactive=true needs stdio, which carries it");
+			"interactive=true needs stdio, which carries the input");
 	if (call_given(c, "stdin") && call_given(c, "stdio"))
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"leave out stdin; interactive=true says that input comes over stdio",
@@ -164,8 +164,8 @@ int rpc_vm_run(struct call *c, struct error *err)
 
 	if (call_given(c, "wait_ms"))
 		r = error_set(err, ERROR_UNSUPPORTED,
-			"this version answers when the command has ended", "run it without wait_ms",
-			"wait_ms is not supported");
+			"this version replies only when the command has ended",
+			"run it without wait_ms", "wait_ms is not supported");
 	if (r >= 0)
 		r = refuse_command(c, err);
 	if (r >= 0)
@@ -219,7 +219,7 @@ static void reply_machine(struct call *c, struct machine *mc)
 		call_reply(c, o);
 		return;
 	}
-	error_no_memory(&err, "cannot answer");
+	error_no_memory(&err, "cannot make the reply");
 	call_fail(c, &err);
 }
 
@@ -347,9 +347,9 @@ int rpc_vm_list(struct call *c, struct error *err)
 	int r;
 
 	if (all && call_uid(c) != 0)
-		return error_set(err, ERROR_PERMISSION_DENIED, "other users' machines are for root",
-			"sudo pyro vm list --all-users",
-			"vm.list with all_users=true is not for uid %u", call_uid(c));
+		return error_set(err, ERROR_PERMISSION_DENIED,
+			"only root may list other users' machines", "sudo pyro vm list --all-users",
+			"vm.list with all_users=true is not permitted for uid %u", call_uid(c));
 	r = vm_list_json(call_manager(c)->machines, call_uid(c), all, &o);
 	if (r < 0)
 		return r;
@@ -400,7 +400,7 @@ int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 	d->call = c;
 	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
 	call_keep_on(c, NULL, NULL); /* a deletion goes on without its caller */
-	r = machine_delete(call_machine(c), "its deletion was asked for", on_deleted, d);
+	r = machine_delete(call_machine(c), "its deletion was requested", on_deleted, d);
 	if (r < 0)
 		return r;
 	(void)TAKE_PTR(d);

@@ -168,7 +168,8 @@ static int check_header(const char *path, struct error *err)
 	if (n == 0)
 		return 0;
 	if (n < HEADER_SIZE || memcmp(head, "SQLite format 3", 16) != 0)
-		return fail_damaged(path, "it does not begin as an SQLite file does", err);
+		return fail_damaged(
+			path, "it does not begin with the header of an SQLite file", err);
 	if (read_be32(head + HEADER_USER_VERSION) > (uint32_t)store_n_migrations)
 		return fail_newer(path, read_be32(head + HEADER_USER_VERSION), err);
 	if (read_be32(head + HEADER_APPLICATION_ID) != APPLICATION_ID &&
@@ -222,8 +223,8 @@ static int migrate(struct store *s, struct error *err)
 			store_migrations[version], APPLICATION_ID, (int)version + 1);
 
 		if (!sql)
-			return error_no_memory(err, "cannot bring the store up to date");
-		r = store_exec(s, sql, "bring the schema up to date", err);
+			return error_no_memory(err, "cannot update the store's schema");
+		r = store_exec(s, sql, "update the schema", err);
 		if (r < 0)
 			return r;
 	}
@@ -327,7 +328,7 @@ static void run_batch(struct store *s, struct op_list *batch)
 	if (s->read_only)
 		r = error_set(&why, ERROR_INTERNAL, "an earlier write did not reach the disk",
 			"check the disk, then restart pyrod",
-			"the store %s takes no changes any more", s->path);
+			"the store %s accepts no more changes", s->path);
 	else
 		r = run_calls(s, batch, &why);
 	if (r >= 0)

@@ -507,13 +507,13 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
     # What is counted and not shown to the one who asks is named, with a fix that is not theirs alone.
     refused = reply["error"]["data"]
     assert refused["cause"] == ("with this machine you would use 4 of 3 (max_machines in pyrod.conf); "
-                                "machines of the user whose subordinate uid you are count too"), refused
-    assert refused["fix"] == ("sudo pyro vm delete VM_ID, of a machine that sudo pyro vm list --all-users shows of these uids, "
+                                "your uid is a subordinate uid, so its owner's machines count too"), refused
+    assert refused["fix"] == ("sudo pyro vm delete VM_ID, for a machine of these uids that sudo pyro vm list --all-users shows, "
                               "or set max_machines in pyrod.conf to at least 4 and reload pyrod"), refused
     with connected_as(ATTACKER, daemon.socket) as raw:
         refused = raw.call("vm.create", daemon.spec())["error"]["data"]
     assert refused["cause"].endswith("; machines of your subordinate uids count too"), refused
-    assert refused["fix"] == "pyro vm delete VM_ID, of a machine that pyro vm list shows", refused
+    assert refused["fix"] == "pyro vm delete VM_ID, for a machine that pyro vm list shows", refused
     assert made[3] == "quota_exceeded" and all(vm.startswith("vm-") for vm in made[:3]), made
     with connected_as(SUBUIDS, daemon.socket) as raw:  # for authority each is a uid of its own
         assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[0]]
@@ -600,7 +600,7 @@ def test_subordinate_uids_of_a_name_service(root_only, make_fake, tmp_path):
             reply = raw.call("vm.create", daemon.spec())
             made.append(reply["result"]["vm_id"] if "result" in reply else code(reply))
     assert made[3] == "quota_exceeded" and all(vm.startswith("vm-") for vm in made[:3]), made
-    assert reply["error"]["data"]["cause"].endswith("; machines of the user whose subordinate uid you are count too"), reply
+    assert reply["error"]["data"]["cause"].endswith("; your uid is a subordinate uid, so its owner's machines count too"), reply
     with connected_as(SUBUIDS, daemon.socket) as raw:  # for authority each is a uid of its own
         assert [vm["vm_id"] for vm in raw.call("vm.list")["result"]["vms"]] == [made[0]]
         assert code(raw.call("vm.status", {"vm_id": made[1]})) == "vm_not_found"

@@ -141,17 +141,17 @@ def test_usage(env, fake, args, status, says):
     (["ps"], 2, "unknown command 'ps'", "pyro vm list"),
     (["ssh", "x"], 2, "unknown command 'ssh'", "pyro run -i debian:12 -- sh"),
     (["cp", "a", "b"], 2, "unknown command 'cp'", "tar c /etc/hostname | pyro run -i debian:12 -- tar xv"),
-    (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: there is no -v", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
-    (["run", "-p", "80:80", "debian:12", "true"], 125, "run: there is no -p", "pyro run debian:12 true"),
-    (["run", "-p80:80", "debian:12", "true"], 125, "run: there is no -p", "pyro run debian:12 true"),
-    (["run", "--mount=type=bind", "debian:12", "true"], 125, "run: there is no --mount", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
-    (["run", "-d", "debian:12", "true"], 125, "run: there is no -d", "pyro run debian:12 true"),
-    (["run", "-qd", "debian:12", "true"], 125, "run: there is no -d", "leave out -d"),
-    (["run", "--name", "x", "debian:12", "true"], 125, "run: there is no --name", "pyro run debian:12 true"),
-    (["run", "--entrypoint=sh", "debian:12", "true"], 125, "run: there is no --entrypoint", "pyro run debian:12 true"),
+    (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: unknown option -v", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
+    (["run", "-p", "80:80", "debian:12", "true"], 125, "run: unknown option -p", "pyro run debian:12 true"),
+    (["run", "-p80:80", "debian:12", "true"], 125, "run: unknown option -p", "pyro run debian:12 true"),
+    (["run", "--mount=type=bind", "debian:12", "true"], 125, "run: unknown option --mount", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
+    (["run", "-d", "debian:12", "true"], 125, "run: unknown option -d", "pyro run debian:12 true"),
+    (["run", "-qd", "debian:12", "true"], 125, "run: unknown option -d", "leave out -d"),
+    (["run", "--name", "x", "debian:12", "true"], 125, "run: unknown option --name", "pyro run debian:12 true"),
+    (["run", "--entrypoint=sh", "debian:12", "true"], 125, "run: unknown option --entrypoint", "pyro run debian:12 true"),
     (["run", "--workdir", "/a b", "debian:12", "true"], 125, "did you mean --cwd?", "pyro run --cwd '/a b' debian:12 true"),
-    (["run", "--privileged", "debian:12", "true"], 125, "run: there is no --privileged", "pyro run debian:12 true"),
-    (["vm", "create", "--name", "x", "debian:12"], 2, "vm create: there is no --name", "pyro vm create debian:12"),
+    (["run", "--privileged", "debian:12", "true"], 125, "run: unknown option --privileged", "pyro run debian:12 true"),
+    (["vm", "create", "--name", "x", "debian:12"], 2, "vm create: unknown option --name", "pyro vm create debian:12"),
     (["rm", "web"], 2, "did you mean 'vm delete'?", "pyro vm list"),
     (["status"], 2, "did you mean 'vm status'?\n  cause: vm status: missing VM_ID\n", "pyro vm list"),
     (["status", VM], 2, "did you mean 'vm status'?", "pyro vm status " + VM),
@@ -163,7 +163,7 @@ def test_usage(env, fake, args, status, says):
     (["top"], 2, "unknown command 'top'", "pyro vm list"),
     (["logs", VM], 2, "unknown command 'logs'", "pyro run debian:12 -- uname -a | tee output"),
     (["attach", VM], 2, "unknown command 'attach'", "pyro run -i debian:12 -- sh"),
-    (["rmi", "debian:12"], 2, "unknown command 'rmi'\n  cause: no environment is removed by itself", "pyro env prune --all --dry-run"),
+    (["rmi", "debian:12"], 2, "unknown command 'rmi'\n  cause: single environments cannot be removed", "pyro env prune --all --dry-run"),
     (["env", "rm", "debian:12"], 2, "unknown command 'env rm'", "pyro env prune --all --dry-run"),
     (["image", "ls"], 2, "unknown command 'image ls'; did you mean 'env list'?", "pyro env list"),
     (["image", "pull", "debian:12"], 2, "did you mean 'env pull'?", "pyro env pull debian:12"),
@@ -249,7 +249,7 @@ def test_every_flag_of_docker_has_a_fix_that_runs(env, fake):
     assert len(flags) > 30
     for name, takes_value in flags:
         status, _, err = pyro(env, "run", name, *(["x"] if takes_value == "1" else []), "debian:12", "true")
-        assert status == 125 and "run: there is no %s\n  cause: " % name in err, err
+        assert status == 125 and "run: unknown option %s\n  cause: " % name in err, err
         runs(env, fake, fixed(err))
 
 
@@ -355,7 +355,7 @@ def fixed(err):
 
 def test_no_socket(env, place):
     status, _, err = pyro(env, "env", "list")
-    assert status == 1 and place in err and "no such socket" in err
+    assert status == 1 and place in err and "the socket does not exist" in err
     assert fixed(err) == "pyrod --socket %s --detach" % place
     assert pyro(env, "run", "debian:12", "true")[0] == 125
 
@@ -372,7 +372,7 @@ def test_json_of_a_path_that_is_not_utf8(env):
 def test_stale_socket(env, place):
     FakeDaemon(place, accept=False).close()
     status, _, err = pyro(env, "env", "list")
-    assert status == 1 and "nobody listens" in err and fixed(err).startswith("pyrod --socket")
+    assert status == 1 and "the daemon that listened there has ended" in err and fixed(err).startswith("pyrod --socket")
 
 
 def test_not_permitted(tmp_path, place):
@@ -426,17 +426,17 @@ def bad_places(tmp_path):
     os.symlink(top + "pyrod.sock", top + "to-socket")
     no = "pyrod does not run at %s"
     return [(top + name, message, cause, fix) for name, message, cause, fix in (
-        ("file", "%s is not a socket", "it is a file", LEAVE), ("folder", "%s is not a socket", "it is a folder", LEAVE),
+        ("file", "%s is not a socket", "it is a file", LEAVE), ("folder", "%s is not a socket", "it is a directory", LEAVE),
         ("pipe", "%s is not a socket", "it is a pipe", LEAVE), ("link", "%s is not a socket", "it is a file", LEAVE),
-        ("loose", "%s is not a socket", "it is a link that leads nowhere", LEAVE),
-        ("self", "%s is not a socket", "it is a link that leads nowhere", LEAVE),
+        ("loose", "%s is not a socket", "it is a broken symbolic link", LEAVE),
+        ("self", "%s is not a socket", "it is a broken symbolic link", LEAVE),
         (os.path.relpath("/dev/null", top), "%s is not a socket", "it is a device", LEAVE),
-        ("datagrams", no, None, LEAVE), ("other.sock", no, "nobody listens there: what has listened there has ended", LEAVE),
-        ("to-socket", no, "nobody listens there: what has listened there has ended", LEAVE),
-        ("file/below", no, "there is no such socket", LEAVE), ("none/pyrod.sock", no, "there is no such socket", LEAVE),
-        ("x" * 200, no, None, LEAVE), ("new\nline", no, "there is no such socket", LEAVE),
-        ("new", no, "there is no such socket", "pyrod --socket %snew --detach" % top),
-        ("pyrod.sock", no, "nobody listens there: what has listened there has ended", "pyrod --socket %spyrod.sock --detach" % top))]
+        ("datagrams", no, None, LEAVE), ("other.sock", no, "the daemon that listened there has ended", LEAVE),
+        ("to-socket", no, "the daemon that listened there has ended", LEAVE),
+        ("file/below", no, "the socket does not exist", LEAVE), ("none/pyrod.sock", no, "the socket does not exist", LEAVE),
+        ("x" * 200, no, None, LEAVE), ("new\nline", no, "the socket does not exist", LEAVE),
+        ("new", no, "the socket does not exist", "pyrod --socket %snew --detach" % top),
+        ("pyrod.sock", no, "the daemon that listened there has ended", "pyrod --socket %spyrod.sock --detach" % top))]
 
 
 @pytest.mark.parametrize("variable", [False, True])
@@ -549,7 +549,7 @@ def test_lost_connection(env, fake):
     assert e["code"] == "outcome_unknown"
     fake.raw_answers["vm.run"] = "close"
     status, _, err = pyro(env, "run", "debian:12", "true")
-    assert status == 125 and "may have been carried out" in err
+    assert status == 125 and "may or may not have been carried out" in err
 
 
 def test_doctor_without_daemon(env):
@@ -596,7 +596,7 @@ def test_doctor_without_home(nobody):
     status, out, err = nobody("--user", "doctor")
     lines = out.splitlines()
     assert status == 1 and "the daemon does not answer" in err and "Environment cache: -" in lines, (out, err)
-    at = lines.index("space: %s: no place for environments" % NO_HOME)
+    at = lines.index("space: %s: no directory for environments" % NO_HOME)
     assert lines[at + 1].startswith("  fix: set HOME ")
     assert json.loads(nobody("--user", "--json", "doctor")[1])["environment_cache"] is None
 
@@ -669,10 +669,10 @@ threading.Event().wait(30)
     itself, error = daemon + " --user", "echo pyrod: first >&2; echo 'pyrod: this is wrong (fix: do it (now))' >&2"
     for more in ({}, {"PYRO_STATE_DIR": "/nonexistent/state"}):
         assert failure(error, **more) == ("this is wrong", "do it (now)")
-        assert failure("true", **more) == ("it said nothing", itself)
+        assert failure("true", **more) == ("it printed nothing", itself)
         assert failure("echo pyrod: no room >&2", **more) == ("no room", itself)
         assert failure("yes | head -c 100000 >&2; " + error, **more) == (("y", itself) if more else ("this is wrong", "do it (now)"))
-        assert failure("head -c 5000 /dev/zero >&2; echo x >&2", **more) == ("it said nothing" if more else "x", itself)
+        assert failure("head -c 5000 /dev/zero >&2; echo x >&2", **more) == ("it printed nothing" if more else "x", itself)
 
 
 # --- plain verbs
@@ -691,7 +691,7 @@ def test_env(env, fake):
     assert pyro(env, "-q", "env", "pull", "debian:12")[2] == ""
     assert pyro(env, "-q", "env", "list")[1] == "debian:12\ndebian:12-base\n"
     fake.results["env.prune"] = {"deleted": ["a"], "count": 1, "bytes_freed": 5}
-    kept = "kept: debian:12, of which there are machines, or a pull is under way\n"
+    kept = "kept: debian:12, because machines use it or a pull is in progress\n"
     assert pyro(env, "env", "prune", "--all", "--dry-run") == (0, "Would delete: a\nWould free: 5 bytes\n", kept)
     assert fake.calls[-2:] == [("env.prune", {"all": True, "dry_run": True}), ("env.list", {})]
     fake.results["env.prune"]["deleted"] = ["debian:12 (sha256-1)"]
@@ -824,7 +824,7 @@ def test_run_timeout(env, fake):
 LIMITS = [
     ("timeout", 124, {"name": "timeout_seconds", "value": 30, "flag": "--timeout 5m"}, "command timed out after 30s (the default; --timeout 5m)"),
     ("memory", 137, {"name": "mem_mib", "value": 1024, "flag": "-m 2G"}, "command ended: out of memory (limit 1024 MiB; -m 2G)"),
-    ("memory", 137, {"name": "mem_mib", "value": 8192, "flag": None}, "command ended: out of memory (limit 8192 MiB; nothing more can be had here)"),
+    ("memory", 137, {"name": "mem_mib", "value": 8192, "flag": None}, "command ended: out of memory (limit 8192 MiB; this host has no more)"),
     (None, 2, {"name": "mem_mib", "value": 256, "flag": "-m 512M"}, "a process of the command was killed: out of memory (limit 256 MiB; -m 512M)"),
     ("pids", 254, {"name": "pids", "value": 2569, "flag": "-m 2G"}, "command ended: too many processes (limit 2569; -m 2G)"),
     ("disk", 1, {"name": "disk_mib", "value": 10240, "flag": "--disk-mib 20480"}, "command ended: its disk is full (limit 10240 MiB; --disk-mib 20480)"),
@@ -1308,7 +1308,7 @@ def test_a_machine_is_told_of_in_the_words_of_a_workspace(env, fake):
     fake.results["vm.reap_expired"] = {"count": 1, "deleted_vm_ids": [VM]}
     assert pyro(env, "vm", "reap-expired") == (0, "Deleted VM: %s\n" % VM, "")
     fake.results["vm.reap_expired"] = {"count": 0, "deleted_vm_ids": []}
-    assert pyro(env, "vm", "reap-expired") == (0, "", "no machine is past its time to live\n")
+    assert pyro(env, "vm", "reap-expired") == (0, "", "no machine has exceeded its time to live\n")
     fake.results["vm.network_info"] = {"vm_id": VM, "network_enabled": False, "guest_ip": None, "dns_servers": []}
     assert pyro(env, "vm", "network-info", VM)[1] == "VM ID: %s\nNetwork enabled: false\nGuest IP: -\nDNS servers: \n" % VM
 
@@ -1357,12 +1357,12 @@ def test_create(env, fake):
     fake.results["vm.create"] = Failure("no_space", "full")
     assert pyro(env, "vm", "create", "debian:12") == (1, "", "pyro: full\n")
     fake.raw_answers["vm.create"] = "close"
-    assert "may have been carried out" in pyro(env, "vm", "create", "debian:12")[2]
+    assert "may or may not have been carried out" in pyro(env, "vm", "create", "debian:12")[2]
 
 
 def test_stop_that_deletes(env, fake):
     fake.results["vm.stop"] = machine(state="stopped", cleanup={"deleted": True, "reason": "post_exec_cleanup", "vm_id": VM})
-    assert pyro(env, "vm", "stop", VM) == (0, "Deleted VM: %s\n" % VM, "[note] it has gone with its only command, and its disk\n")
+    assert pyro(env, "vm", "stop", VM) == (0, "Deleted VM: %s\n" % VM, "[note] the machine and its disk were deleted when its only command ended\n")
     assert pyro(env, "-q", "vm", "stop", VM) == (0, "Deleted VM: %s\n" % VM, "")
     assert json.loads(pyro(env, "--json", "vm", "stop", VM)[1]) == fake.results["vm.stop"]
 

@@ -265,7 +265,7 @@ def test_bad_file_is_refused_and_nothing_changes(d):
     d.reload("max_machines = 5\n")
     before = d.doctor()["limits"]
     said = d.reload("max_disk_mib = 7\nmax_machines = 0\n")
-    assert "the configuration is unchanged: %s:2: max_machines: 0 (fix: max_machines is a number from 1 to 10000)" % d.conf in said
+    assert "the configuration is unchanged: %s:2: max_machines: 0 (fix: set max_machines to a number from 1 to 10000)" % d.conf in said
     assert d.doctor()["limits"] == dict(before, max_machines=5)
     os.unlink(d.conf)
     assert "the configuration is unchanged: cannot read " + d.conf in d.reload()
@@ -297,7 +297,7 @@ def check_config(*args, env=None):
 
 @pytest.mark.parametrize("text,says", [
     ("max_machnes = 3\n", "1: unknown key: max_machnes (fix: pyrod.conf(5) lists the keys)"),
-    ("# one\n\npool = -1\n", "3: pool: -1 (fix: pool is a number from 0 to 1000)"),
+    ("# one\n\npool = -1\n", "3: pool: -1 (fix: set pool to a number from 0 to 1000)"),
     ("kernel = vmlinuz\n", "1: kernel: vmlinuz (fix: give an absolute path)"),
     ("max_memory_mib = 1500 # x\n", "1: max_memory_mib: 1500 # x (fix: write the comment on a line of its own)"),
     ("kernel = /boot/vmlinuz\t# mine\n", "1: kernel: /boot/vmlinuz\\x09# mine (fix: write the comment on a line of its own)"),
@@ -317,7 +317,7 @@ def test_check_config_says_where(tmp_path, text, says):
 def test_check_config_says_what_is_well(tmp_path):
     env = {"XDG_CONFIG_HOME": str(tmp_path)}
     r = check_config("--user", env=env)
-    assert (r.returncode, r.stdout, r.stderr) == (0, "no configuration file: the defaults, which are OK\n", "")
+    assert (r.returncode, r.stdout, r.stderr) == (0, "no configuration file: the defaults are used\n", "")
     (tmp_path / "pyro/conf.d").mkdir(parents=True)
     (tmp_path / "pyro/pyrod.conf").write_text("".join("%s = %s\n" % (k, v) for k, v in (
         ("max_machines", 3), ("host_compat", "no"), ("retention_days", 1), ("seed_max_mib", 1), ("output_limit_mib", 1),

@@ -76,7 +76,7 @@ def test_a_cache_has_one_daemon(small, make_daemon):
     second.env["PYRO_ENVIRONMENT_CACHE_DIR"] = small.root + "/cache"
     left = small.root + "/cache/.staging-ours"
     os.mkdir(left)
-    with pytest.raises(RuntimeError, match="another pyrod .pid %d. owns %s/cache .fix: .*PYRO_ENVIRONMENT_CACHE_DIR" % (small.process.pid, small.root)):
+    with pytest.raises(RuntimeError, match="another pyrod .pid %d. uses %s/cache .fix: .*PYRO_ENVIRONMENT_CACHE_DIR" % (small.process.pid, small.root)):
         second.start()
     assert os.path.isdir(left)
     assert "result" in small.call("system.ping")
@@ -92,9 +92,9 @@ def test_prune_says_what_goes_and_to_whom_it_would_be_refused(root_only, make_fa
                            capture_output=True, text=True, timeout=60)
         return p.returncode, p.stdout, p.stderr
     would = "Would delete: debian:12 (%s)\nWould free: 4096 bytes\n" % image
-    assert as_other("--all", "--dry-run") == (0, would, "removing them is for root and group pyro-admin: sudo pyro env prune --all\n")
+    assert as_other("--all", "--dry-run") == (0, would, "only root and group pyro-admin may remove them: sudo pyro env prune --all\n")
     status, out, err = as_other("--all")
-    assert (status, out) == (1, "") and "env prune --all is not for uid 61001" in err and "fix: sudo pyro env prune --all\n" in err
+    assert (status, out) == (1, "") and "env prune --all is not permitted for uid 61001" in err and "fix: sudo pyro env prune --all\n" in err
     r = d.pyro("env", "prune", "--all", "--dry-run")
     assert (r.status, r.text, r.errors) == (0, would, "")
     r = d.pyro("env", "prune", "--all")

@@ -287,7 +287,7 @@ def too_many_machines(d):
     f = fails(d, "quota_exceeded", "run", *TRUE, says="machines")
     assert "max_machines" in f.cause
     # A stopped one counts too: only its deletion helps.
-    command, shows = re.fullmatch("(pyro vm delete) VM_ID, of a machine that (pyro vm list) shows", f.fix).groups()
+    command, shows = re.fullmatch("(pyro vm delete) VM_ID, for a machine that (pyro vm list) shows", f.fix).groups()
     found, = re.findall("vm-[0-9a-f]{12}", typed(d, shows))
     typed(d, command + " " + found)
     assert found == vm
@@ -324,7 +324,7 @@ def disk_full(d):
 def host_full(d):
     d.start()
     reload(d, "memory_reserve_mib = 1000000000")
-    f = fails(d, "no_memory", "run", "-m", "204", *TRUE, says="204 were asked for")
+    f = fails(d, "no_memory", "run", "-m", "204", *TRUE, says="but the machine needs 204")
     assert "memory_reserve_mib in pyrod.conf keeps 1000000000 MiB" in f.cause
     most, = re.fullmatch(r"set memory_reserve_mib in pyrod.conf to at most (\d+) and reload pyrod", f.fix).groups()
     reload(d, "memory_reserve_mib = " + most)
@@ -376,9 +376,9 @@ def machine_that_stands_still(d):
 @provokes("guest_died")
 def panic_is_one_clean_line(d):
     d.start()
-    f = fails(d, "guest_died", "run", "-q", "debian:12", "--", "panic", says="ended under its command", json_too=False)
+    f = fails(d, "guest_died", "run", "-q", "debian:12", "--", "panic", says="ended while its command ran", json_too=False)
     vm = re.search("vm-[0-9a-f]{12}", f.message).group()
-    assert f.cause == ("the guest ended itself; its console ended: pyro-agent: the port: No such device; "
+    assert f.cause == ("the guest shut down or reset by itself; its console shows: pyro-agent: the port: No such device; "
                        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")
     d.wait_clean()
     # The fix shows the console's end, which is in the log line by line: each says whose it is, for the guest wrote it.
@@ -390,7 +390,7 @@ def panic_is_one_clean_line(d):
     # Its owner fills no log with it: 50 lines in ten seconds, and how many were left out is told later.
     begin = time.monotonic()
     for _ in range(3):
-        fails(d, "guest_died", "run", "-q", "debian:12", "--", "panic", says="ended under its command", json_too=False)
+        fails(d, "guest_died", "run", "-q", "debian:12", "--", "panic", says="ended while its command ran", json_too=False)
     lines = d.log_text().count(": console: ")
     assert lines <= 50 * (1 + (time.monotonic() - begin + 10) // 10) and lines < 160, lines
     works(d, "run", *TRUE)
@@ -407,8 +407,8 @@ def vmm_that_is_killed(d):
         os.kill(pid, signal.SIGKILL)
         err = p.communicate(timeout=30)[1].decode()
     assert p.returncode == 125
-    cause = "the VMM was ended by signal 9 (Killed), as the host's OOM killer and its administrator do"
-    assert re.search(r"^pyro: machine vm-\S+ ended under its command\n  cause: %s\n  fix: " % re.escape(cause), err), err
+    cause = "the VMM was killed by signal 9 (Killed), perhaps by the host's OOM killer or an administrator"
+    assert re.search(r"^pyro: machine vm-\S+ ended while its command ran\n  cause: %s\n  fix: " % re.escape(cause), err), err
     d.wait_clean()
     assert cause in typed(d, re.search("  fix: (.*)", err).group(1))
 
@@ -417,7 +417,7 @@ def vmm_that_is_killed(d):
 def guest_that_restarts_itself(d):
     d.start()
     f = fails(d, "guest_died", "run", "-q", "debian:12", "--", "reboot", says="ended", json_too=False)
-    assert "restarted" in f.cause and f.fix == "leave reboot, halt and poweroff out of the command"
+    assert "restarted" in f.cause and f.fix == "remove reboot, halt and poweroff from the command"
     works(d, "run", *TRUE)
     d.wait_clean()
 
@@ -442,7 +442,7 @@ def not_an_administrator(d):
     os.chmod(d.socket, 0o666)
     r = subprocess.run(["setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups", *d.command("env", "prune", "--all")],
                        env=d.client_env(), capture_output=True, text=True)
-    assert r.returncode == 1 and "not for uid %d" % NOBODY in r.stderr and "fix: sudo pyro env prune --all\n" in r.stderr, r
+    assert r.returncode == 1 and "not permitted for uid %d" % NOBODY in r.stderr and "fix: sudo pyro env prune --all\n" in r.stderr, r
     works(d, "env", "prune", "--all", "--dry-run")
 
 

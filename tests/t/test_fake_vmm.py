@@ -64,7 +64,7 @@ def test_stop_of_a_machine_that_goes_with_its_command(fake, how):
     assert p.stdout.readline() == b"on\n"
     vm = fake.vms()[0]["vm_id"]
     r = fake.pyro("vm", "stop", vm)
-    assert (r.status, r.text, r.errors) == (0, "Deleted VM: %s\n" % vm, "[note] it has gone with its only command, and its disk\n")
+    assert (r.status, r.text, r.errors) == (0, "Deleted VM: %s\n" % vm, "[note] the machine and its disk were deleted when its only command ended\n")
     p.communicate(timeout=30)
     assert p.returncode in (125, 143) and fake.vms() == []
     fake.wait_clean()

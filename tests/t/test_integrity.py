@@ -272,7 +272,7 @@ def test_doctor_that_is_given_up_while_it_reads(d, how):
     os.unlink(gate)
     d.wait_clean(30)
     os.close(fd)
-    assert "made for uid" not in d.log_text()
+    assert "created for uid" not in d.log_text()
     Doctor(d).passes()
 
 
@@ -353,7 +353,7 @@ def written_to_is_noticed(d, name, how):
     detail, same = doctor.fails(CHECK.get(name, "kernel"))
     assert name + " is not what was installed" in detail and same == fix
     # Nothing in the same report says the opposite.
-    assert doctor.failed["integrity"] == ("something that was installed has another sha256 now", fix), doctor.all
+    assert doctor.failed["integrity"] == ("the sha256 of an installed file has changed", fix), doctor.all
     assert "no environment is installed" not in doctor.all.text
     mend(d, fix)
     works(run(d))
@@ -696,7 +696,7 @@ def test_limit_that_ones_own_machines_have_used_up(make_fake):
     reload(d, "total_machines = 10", "max_machines = 10")
     others = [d.pyro("vm", "create", "--id-only", ENV).text.strip() for _ in range(2)]
     reload(d, "max_machines = 2")
-    assert parts(of_default_size(d))[2] == "pyro vm delete VM_ID, of each of 2 machines that pyro vm list shows"
+    assert parts(of_default_size(d))[2] == "pyro vm delete VM_ID, for each of 2 machines that pyro vm list shows"
     reload(d, "max_machines = 10", "max_disk_mib = 10000")
     _, cause, fix = parts(of_default_size(d))
     assert "this machine alone would use 10240 of 10000" in cause, cause

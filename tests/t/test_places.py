@@ -22,7 +22,7 @@ PYRO = os.environ.get("PYRO_TEST_CLI", BUILD_ASAN + "/client/pyro")
 HERE = os.path.dirname(os.path.abspath(__file__))
 UID, GID, PYRO_GID = 54322, 54322, 54323
 SYSTEM = "/run/pyro/pyrod.sock"
-OR_OWN = "  # or: pyro --user ..., which starts a daemon of your own"
+OR_OWN = "  # or: pyro --user ..., which starts your own daemon"
 ENTER = 'mount --bind "$1/run" /run; mount --bind "$1/passwd" /etc/passwd; mount --bind "$1/group" /etc/group; shift; exec "$@"'
 # What PYRO_DAEMON names: it notes that it was started, and serves.
 OWN = """#!/usr/bin/python3
@@ -200,7 +200,7 @@ def error(what, cause, fix):
     return "pyro: no permission to use the socket %s\n  cause: %s\n  fix: %s\n" % (what, cause, fix)
 
 
-NOT_IN_GROUP = "you are not in group pyro (which counts from the next login on)"
+NOT_IN_GROUP = "you are not in group pyro (a change takes effect at the next login)"
 JOIN = "sudo usermod -aG pyro alice"
 
 
@@ -251,7 +251,7 @@ def test_ones_own_in_place_of_the_systems_is_named(host):
     """A host's daemon that is stopped has the machines that are looked for."""
     assert "[note]" not in host.pyro("env", "list")[2] and len(host.started()) == 1  # there is no other
     os.makedirs(host.top + "/run/pyro")
-    note = "[note] the system's pyrod does not run: this is a daemon of your own, with machines of its own (pyro --user says so)\n"
+    note = "[note] the system's pyrod is not running: this is your own daemon, with its own machines (pyro --user omits this note)\n"
     assert host.pyro("env", "list") == (0, "Catalog version: own\n", note)
     assert host.pyro("-q", "env", "list")[2] == host.pyro("--user", "env", "list")[2] == ""
     os.rmdir(host.top + "/run/pyro")
@@ -273,8 +273,8 @@ def test_the_folder_of_the_system_socket_may_not_be_entered(host):
     host.system()
     os.chmod(host.top + "/run/pyro", 0o700)
     fix = "namei -l " + SYSTEM
-    assert host.list() == error(SYSTEM, "a folder on the way to it may not be entered", fix + OR_OWN)
-    assert host.list("--system") == error(SYSTEM, "a folder on the way to it may not be entered", fix)
+    assert host.list() == error(SYSTEM, "you may not enter a directory on its path", fix + OR_OWN)
+    assert host.list("--system") == error(SYSTEM, "you may not enter a directory on its path", fix)
     host.own()
     assert host.list() == "own"
 
@@ -347,7 +347,7 @@ def test_home_of_another_user(host, refused):
         assert "daemon not running" in host.pyro("--version", env=env)[1]
         status, out, err = host.pyro("--user", "run", "-e", "TOKEN=secret", "debian:12", "--", "true", env=dict(env, PYRO_DAEMON="/bin/false"))
         assert (status, out) == (125, "") and "started /bin/false --user, which ended" in err
-        assert host.list("--user", env=env, uid=MALLORY + 1).startswith("pyro: no place for the socket of a daemon of yours\n")
+        assert host.list("--user", env=env, uid=MALLORY + 1).startswith("pyro: no directory for the socket of your own daemon\n")
     assert host.heard() == ""
     assert os.path.exists(host.top + "/root/.local/state/pyro/pyrod.log")
     assert os.listdir(host.top + "/mallory/.local/state/pyro") == os.listdir(host.top + "/tmp/.local/state/pyro") == ["run"]
@@ -355,7 +355,7 @@ def test_home_of_another_user(host, refused):
 
 def test_a_socket_of_another_user_in_a_shared_home(host):
     home, socket_path = shared_home(host, False)
-    said = another(socket_path, "belongs to", "set HOME to a folder in which only you can write")
+    said = another(socket_path, "belongs to", "set HOME to a directory in which only you can write")
     assert host.list("--user", env={"HOME": home}) == host.list(env={"HOME": home}) == said
     assert "the socket %s is another user's" % socket_path in host.list(env={"HOME": home}, uid=0)
     assert host.pyro("__complete", "vm", "status", "", env={"HOME": home})[:2] == (0, "")
@@ -393,7 +393,7 @@ def test_runtime_folder_of_another_user(host):
             uid, theirs = 0, theirs + "/link/mine"
             env = {"PYRO_RUNTIME_DIR": theirs, "PYRO_STATE_DIR": theirs}
         assert host.list("--user", env=env, uid=uid) == (
-            "pyro: PYRO_RUNTIME_DIR=%s cannot hold the socket of a daemon of your own\n  cause: it is a folder of another user's, or a link of theirs leads there\n"
+            "pyro: PYRO_RUNTIME_DIR=%s cannot hold the socket of your own daemon\n  cause: the directory or a link on its path belongs to another user\n"
             "  fix: unset PYRO_RUNTIME_DIR\n" % theirs)
     assert "started /bin/false" in host.list("--user", env={"PYRO_STATE_DIR": theirs, "PYRO_DAEMON": "/bin/false"}, uid=0)
     assert host.heard() == "" and os.listdir(host.top + "/mine") == []

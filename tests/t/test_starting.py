@@ -102,7 +102,7 @@ def test_log_that_is_moved_away_is_begun_again(sh):
 def test_second_daemon_says_how_to_stop_the_first(sh):
     assert sh(examples()[1])[0] == 0
     code, _, err = sh("pyrod --user --socket /tmp/pyro/second.sock --detach")
-    assert (code, err) == (1, "pyrod: another pyrod (pid %d) owns %s/state (fix: use the running one, or stop that one first: kill %d)\n"
+    assert (code, err) == (1, "pyrod: another pyrod (pid %d) uses %s/state (fix: use the running pyrod, or stop that pyrod first: kill %d)\n"
                            % (sh.pid(), sh.root, sh.pid()))
     first = sh.pid()
     assert sh(re.search(r"kill \d+", err).group())[0] == 0
@@ -138,7 +138,7 @@ def test_socket_of_another_daemon(sh, tmp_path):
     assert sh(examples()[1])[0] == 0
     others = " ".join("PYRO_%s=%s/other-%s" % (name, tmp_path, name) for name in ("STATE_DIR", "RUNTIME_DIR", "ENVIRONMENT_CACHE_DIR"))
     code, _, err = sh(others + " " + examples()[1])
-    assert code == 1 and err == ("pyrod: another pyrod listens at %s/new/pyrod.sock (fix: use the running one, or stop that one first: kill %d)\n"
+    assert code == 1 and err == ("pyrod: another pyrod listens at %s/new/pyrod.sock (fix: use the running pyrod, or stop it first: kill %d)\n"
                                  % (sh.root, sh.pid()))
 
 
@@ -147,7 +147,7 @@ def test_folder_that_cannot_be_made(sh, tmp_path):
     sh.end()
     line = "pyrod --user --socket %s/a/b/pyrod.sock --detach" % tmp_path
     code, _, err = sh(line)
-    fix = re.fullmatch(r"pyrod: cannot make the folder %s/a/b: No such file or directory \(fix: (mkdir -p .*), or give --socket another path\)\n" % tmp_path, err)
+    fix = re.fullmatch(r"pyrod: cannot create the directory %s/a/b: No such file or directory \(fix: (mkdir -p .*), or give --socket another path\)\n" % tmp_path, err)
     assert code == 1 and fix, err
     assert sh(fix.group(1))[0] == 0 and sh(line) == (0, "", "")
 

@@ -86,7 +86,7 @@ def test_roots_list_is_its_own_unless_it_asks_for_all(fake, root_only):
     mine = create(fake)
     assert listed(fake) == [mine] and listed(fake, all_users=True) == [mine, theirs]
     r = fake.pyro("vm", "list", "--all-users", user=OTHER, group=OTHER, extra_groups=[], env={"HOME": "/nonexistent"})
-    assert r.status == 1 and "not for uid %d" % OTHER in r.errors and "fix: sudo pyro vm list --all-users" in r.errors
+    assert r.status == 1 and "not permitted for uid %d" % OTHER in r.errors and "fix: sudo pyro vm list --all-users" in r.errors
     for vm in (mine, theirs):
         assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
     fake.wait_clean()

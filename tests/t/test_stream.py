@@ -103,7 +103,7 @@ def test_caller_is_told_of_a_pause(fake, how):
         r = fake.pyro("vm", "exec", fake.call("vm.create", fake.spec())["result"]["vm_id"], "--", words)
     assert (r.status, r.out) == (0, b"before\nafter\n"), r.errors
     assert [line for line in r.errors.splitlines() if line.startswith("pyro: ")] == [
-        "pyro: paused: the host's disk is full; free space on %s and it goes on" % fake.state,
+        "pyro: paused: the host's disk is full; free space on %s and it continues" % fake.state,
         "pyro: resumed: there is space on %s again" % fake.state], r.errors
     fake.wait_clean()
 

@@ -292,8 +292,8 @@ START_TEST(vmm_boots_no_kernel)
 {
 	static const char *const fixes[] = {
 		"sudo apt-get install --reinstall -y qemu-system-x86 qemu-system-data",
-		"take qemu = /opt/qemu out of pyrod.conf and restart pyrod",
-		"take kernel = /boot/mine out of pyrod.conf and restart pyrod",
+		"remove qemu = /opt/qemu from pyrod.conf and restart pyrod",
+		"remove kernel = /boot/mine from pyrod.conf and restart pyrod",
 	};
 
 	if (_i == 1)
@@ -307,7 +307,7 @@ START_TEST(vmm_boots_no_kernel)
 	settle();
 	ck_assert(startswith(told.message, "the VMM did not boot the kernel of machine tt-"));
 	ck_assert_str_eq(told.cause,
-		"QEMU 7.2.22 (Debian) was reset by its guest before the kernel said anything");
+		"QEMU 7.2.22 (Debian) was reset by its guest before the kernel printed anything");
 	ck_assert_str_eq(told.fix, fixes[_i]);
 	ck_assert_str_eq(error_code_name(told.code), error_code_name(ERROR_START_FAILED));
 	free(TAKE_PTR(m->config->qemu));

@@ -35,7 +35,7 @@ def test_user_and_directory_that_are_not_there(daemon):
     _, cause, fix = failure(daemon, *RUN, "-u", "nobody2", "debian:12", "--", "true")
     assert "nobody2" in cause and fix == "-u root, or a user of the guest's /etc/passwd"
     _, cause, fix = failure(daemon, *RUN, "-w", "/nowhere", "debian:12", "--", "true")
-    assert "/nowhere" in cause and fix == "-w /workspace, or a directory that is there"
+    assert "/nowhere" in cause and fix == "-w /workspace, or another directory that exists"
     assert daemon.pyro(*RUN, "-u", "root", "-w", "/workspace", "debian:12", "--", "true").status == 0
 
 

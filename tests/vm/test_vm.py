@@ -59,7 +59,7 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
     assert r.status == 4 and r.out == b"2\n", r
     assert re.search(r"^\[vm-exec\] vm_id=%s execution_mode=guest_serial exit_code=4 duration_ms=\d+ deleted=true$" % vm, r.errors, re.M)
     gone = daemon.pyro("vm", "status", vm)
-    assert gone.status == 1 and "no machine " + vm in gone.errors
+    assert gone.status == 1 and "machine %s not found" % vm in gone.errors
     daemon.wait_clean()
 
 
@@ -180,7 +180,7 @@ def test_another_uid_finds_nothing(make_daemon, root_only):
         for target in (vm, vm[:6], "vm-ffffffffffff"):
             r = as_uid(d, OTHER, "--json", "vm", verb, target, *extra)
             error = json.loads(r.text)["error"]
-            assert error["code"] == "vm_not_found" and error["message"] == "no machine " + target, (method, r)
+            assert error["code"] == "vm_not_found" and error["message"] == "machine %s not found" % target, (method, r)
     owned = json.loads(as_uid(d, OWNER, "--json", "vm", "list").text)
     assert [v["vm_id"] for v in owned["vms"]] == [vm]
     assert [(v["vm_id"], v["owner_uid"]) for v in d.vms()] == [(vm, OWNER)]  # root sees owners
@@ -257,7 +257,7 @@ def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
         out, err = p.communicate(timeout=600)
         assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
         told = re.findall(rb"(?m)^pyro: (.*)$", err)
-        assert told[:2] == [b"paused: the host's disk is full; free space on %s and it goes on" % mount.encode(),
+        assert told[:2] == [b"paused: the host's disk is full; free space on %s and it continues" % mount.encode(),
                             b"resumed: there is space on %s again" % mount.encode()], err
 
 
