@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A program of ours in QEMU's place, at QEMU's own path and confined as QEMU is (tests/fake/probe.c): what it says of what it could
-do, and what is seen of it from outside."""
+"""Runs a program of the tests in QEMU's place, at QEMU's own path and confined as QEMU is (tests/fake/probe.c), and compares
+what it reports that it could do, and what is visible from outside, with the documents."""
 import ctypes
 import fcntl
 import itertools
@@ -20,7 +20,7 @@ QEMU = "/usr/bin/qemu-system-x86_64"
 USER = 61007
 DISK_MIB = 64
 
-# System calls, and what they shall meet.
+# System calls, and the result that each must have.
 CALLS = {
     "socket unix": "got", "socketpair unix": "got", "thread": "got", "kill itself": "got",
     "socket inet": "EAFNOSUPPORT", "socket inet6": "EAFNOSUPPORT", "socket netlink": "EAFNOSUPPORT", "socket vsock": "EAFNOSUPPORT",
@@ -42,7 +42,7 @@ def run_here(*argv):
 
 
 class Changes:
-    """Waits for writes to a file, whoever makes them (inotify(7))."""
+    """Waits for writes to a file by any process (inotify(7))."""
 
     MODIFY = 2
 
@@ -64,8 +64,8 @@ class Changes:
 
 
 class Probe:
-    """One machine's. start() starts it and returns only when its VMM has ended, find_pid() tells that VMM's pid as seen where run
-    runs commands."""
+    """The probe in one machine. start() starts the machine and returns only when its VMM has ended; find_pid() returns that
+    VMM's pid as seen where run runs commands."""
 
     def __init__(self, disk, start, find_pid, run=run_here, seconds=60):
         self.disk, self.run, self.answer = disk, run, None
@@ -75,14 +75,14 @@ class Probe:
             end = time.monotonic() + seconds
             while not self.read():
                 assert time.monotonic() < end and self.starter.is_alive(), (self.answer, self.said)
-                changes.wait(1)  # and whether the starter lives is looked at each second
+                changes.wait(1)  # and once a second it checks that the starter still lives
         self.pid = find_pid()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        """Sooner than pyrod, which waits ten seconds for a word of QEMU's."""
+        """Gives up sooner than pyrod, which waits ten seconds for QEMU's first message."""
         self.run("kill", "-KILL", str(self.pid))
         self.starter.join()
 
@@ -97,7 +97,7 @@ class Probe:
         return next(line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith(field + ":"))
 
     def check(self):
-        """What is the same in every mode."""
+        """Checks what is the same in every mode."""
         assert {name: self.said[name] for name in CALLS} == CALLS
         assert int(self.said["disk"]) == DISK_MIB << 20 == int(self.said["rlimit fsize"])
         assert [self.said[name] for name in ("write the last byte", "write beyond the disk", "lengthen the disk")] == ["got", "EFBIG", "EFBIG"]
@@ -121,10 +121,10 @@ class Probe:
         return " ".join(kind for kind in ("user", "pid", "mnt", "net", "ipc", "uts") if of(self.pid, kind) != of(other, kind))
 
     def facts(self, daemon_pid, host_pid=None):
-        """In the words of docs/SECURITY.md's table, a row each. host_pid: whose namespaces are the host's, if the daemon's are not."""
+        """Returns the rows of docs/SECURITY.md's table. host_pid: whose namespaces are the host's, if the daemon's are not."""
         status = self.run("cat", "/proc/%d/status" % daemon_pid)
         daemons = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
-        # The first process's are of the container that all of this runs in, if it does.
+        # The namespaces of process 1 are those of a container, if the tests run in one.
         uids, filters = set(self.status("Uid")), int(self.status("Seccomp_filters")[0]) - int(self.status("Seccomp_filters", 1)[0])
         no_rights = {self.status(name)[0] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
         limits = {name: int(self.said["rlimit " + name]) for name in ("core", "nofile", "fsize", "nproc")}
@@ -146,7 +146,7 @@ class Probe:
 
 
 def table(column, who="a VMM"):
-    """What docs/SECURITY.md says of it in that mode, or of that part of it: {row: cell}."""
+    """What docs/SECURITY.md says about that mode, or that part of it: {row: cell}."""
     with open(TOP + "/docs/SECURITY.md") as f:
         lines = f.read().split("\n## Confinement\n")[1].split("\n## ")[0].splitlines()
     begin = next(n for n, line in enumerate(lines) if line.startswith("| %s |" % who))
@@ -154,7 +154,7 @@ def table(column, who="a VMM"):
     return {row[0]: row[rows[0].index(column)] for row in rows[2:]}
 
 
-# In the launcher's place: it says what it is and ends.
+# Runs in the launcher's place: prints what it is and ends.
 LAUNCHER = """#!/usr/bin/python3
 import ctypes, json, os
 libc = ctypes.CDLL(None)
@@ -167,7 +167,7 @@ with open(os.path.dirname(os.path.abspath(__file__)) + "/said.json", "w") as f:
 
 
 def launcher(daemon):
-    """The facts of a FakeDaemon's launcher, in the words of its table; the daemon has not started."""
+    """The facts of a FakeDaemon's launcher, in the words of its table; the daemon must not have started."""
     place = daemon.root + "/libexec"
     shutil.copytree(daemon.env["PYRO_LIBEXEC_DIR"], place)
     with open(place + "/pyro-vmm", "w") as f:
@@ -181,7 +181,7 @@ def launcher(daemon):
         said = json.load(f)
     status = {name: value.split() for name, value in said["status"].items()}
     own = status_of(daemon.pid())
-    here = ctypes.CDLL(None).syscall(250, 0, -3, 0)  # the daemon's is ours
+    here = ctypes.CDLL(None).syscall(250, 0, -3, 0)  # the daemon's copy is ours
     return {
         "user": "root" if set(status["Uid"]) == {"0"} else "the daemon's" if status["Uid"] == own["Uid"] else "another",
         "namespaces of its own": " ".join(kind for kind, link in said["ns"].items() if link != os.readlink("/proc/%d/ns/%s" % (daemon.pid(), kind))),
@@ -214,7 +214,7 @@ def writer(place, become=()):
     outer = subprocess.Popen([*become, "sh", "-c", 'exec "$@" 3<>%s/spool 4<>%s/image' % (place, place), "sh",
                               stage(BUILD) + "/libexec/pyro/pyro-import", "write", str(1 << 20)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        # It takes nothing of the tar before its sandbox stands: a pipe that was full has room.
+        # It reads nothing of the tar before its sandbox is complete: then a full pipe has space again.
         fcntl.fcntl(outer.stdin, F_SETPIPE_SZ, PIPE_BYTES)
         begin = tarfile.TarInfo("file")
         begin.size = PIPE_BYTES
@@ -241,7 +241,7 @@ def writer(place, become=()):
 
 
 def put_in_place(daemon, user=None):
-    """The VMM of a FakeDaemon becomes the probe, in place of QEMU, as that daemon alone sees it; the daemon a plain user's own."""
+    """Puts the probe in place of QEMU for a FakeDaemon's VMMs only; the daemon runs as a plain user."""
     daemon.vmm = QEMU
     with open(daemon.conf, "a") as f:
         f.write("qemu = %s\n" % QEMU)
@@ -251,19 +251,19 @@ def put_in_place(daemon, user=None):
 
 
 def plain(user):
-    """In front of a command: that user runs it."""
+    """The words in front of a command that run it as that user."""
     return ["setpriv", "--reuid=%d" % user, "--regid=%d" % user, "--clear-groups", "--inh-caps=-all", "--"]
 
 
 def become(daemon, user):
-    """A FakeDaemon that has not started is that plain user's own."""
+    """Makes a FakeDaemon that has not started run as that plain user."""
     daemon.mode = "--user"
     daemon.prefix = plain(user)
     subprocess.run(["chown", "-R", "%d:%d" % (user, user), daemon.root], check=True)
 
 
 def probe(daemon):
-    """Of a FakeDaemon's machine."""
+    """The probe in a FakeDaemon's machine."""
     vm = daemon.call("vm.create", dict(daemon.spec(), mem_mib=300))["result"]["vm_id"]
     return Probe("%s/machines/%s/disk.ext4" % (daemon.state, vm), lambda: daemon.call("vm.start", {"vm_id": vm}, timeout=60),
                  lambda: daemon.vmm_pids()[0])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the black-box tests share: a daemon of their own in directories of its own, the client, and the check
-that nothing is left. Builds come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environments are
-kept between runs (PYRO_TEST_CACHE), since pulling takes minutes. However pytest was started, it runs in tests/hermetic."""
+"""What the black-box tests share: a daemon with directories of its own, the client, and the check that nothing is left. Builds
+come from tests/run (PYRO_TEST_BUILD, PYRO_TEST_BUILD_ASAN); the environments are kept between runs (PYRO_TEST_CACHE), since a
+pull takes minutes. pytest always runs in tests/hermetic, however it was started."""
 import contextlib
 import fcntl
 import functools
@@ -23,8 +23,8 @@ import time
 
 import pytest
 
-# A background job of a shell (CI, say) is started with SIGINT ignored, and pyro leaves ignored what it finds ignored;
-# what these tests start shall have what a terminal's user has.
+# A shell starts a background job (in CI, for example) with SIGINT ignored, and pyro keeps ignoring a signal that it finds ignored:
+# give the programs under test the signal settings that they have on a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
@@ -37,7 +37,7 @@ SHARED = os.path.join(os.path.dirname(TOP), "shared")
 N = int(os.environ.get("PYRO_TEST_N", "1"))  # tests/soak multiplies
 
 
-# Before a command: it runs on a host that is no Debian, so has no mirror of Debian's of its own.
+# Put before a command: it then runs on a host that is not Debian and has no Debian mirror configured.
 NOT_DEBIAN = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind /dev/null /etc/os-release && exec "$@"', "sh"]
 
 
@@ -50,7 +50,7 @@ def hermetic():
 
 
 def scratch_place():
-    """Where tests make their directories: the first place into which files of the cache can be linked."""
+    """Where tests create their directories: the first place into which files of the cache can be hard-linked."""
     os.makedirs(CACHE, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=CACHE, prefix=".link-") as f:
         for place in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", CACHE + "/tmp"):
@@ -67,7 +67,7 @@ def scratch_place():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    # The tests of tests/kvm are inside a machine of their own and are about what is installed there.
+    # The tests of tests/kvm run inside a machine of their own and test what is installed there.
     if not os.environ.get("PYRO_TEST_INSTALLED"):
         if not hermetic().is_inside():
             capture = config.pluginmanager.getplugin("capturemanager")
@@ -81,26 +81,26 @@ def pytest_configure(config):
 
 
 def copy_links(source, target):
-    """The installed environments of one cache in another, as hard links: an installed image is never written again. A
-    cache belongs to one daemon."""
+    """Adds the installed environments of one cache to another, as hard links: an installed image is never written again. A cache
+    belongs to one daemon."""
     os.makedirs(target, exist_ok=True)
     for name in sorted(os.listdir(source), key=lambda name: name.endswith(".json")):
         old, new = target + "/" + name, target + "/.new-%d" % os.getpid()
         if name.startswith(".") or (os.path.exists(old) and (not name.endswith(".json") or os.path.samefile(source + "/" + name, old))):
             continue
-        if name.endswith(".json"):  # it names the image: a newer pull's takes the older one's place
+        if name.endswith(".json"):  # it names the image: the image of a newer pull replaces the older one
             os.link(source + "/" + name, new)
             os.replace(new, old)
         else:
             subprocess.run(["cp", "-al", source + "/" + name, target + "/"], check=True)
 
 
-# Files whose tests add and remove users, by whom daemons of other files would find their imports run.
+# These files' tests add and remove users, which would change the imports of daemons in other files.
 TOGETHER = ("test_quickstart.py", "test_broken_hosts.py", "test_environments.py")
 
 
-# The files that take longest, the longest first (seconds of each file are in the reports of tests/run): workers take files in this
-# order, so that none ends with a long one alone.
+# The files that take longest, the longest first (reports of tests/run have the seconds of each file): workers take files in this
+# order, so that no worker ends with a long file alone.
 LONGEST = ("test_run.py", *sorted(TOGETHER), "test_limits.py", "test_adopt.py", "test_damage.py", "test_vm.py", "test_load.py", "test_boots.py",
            "test_attackers.py", "test_integrity.py", "test_hostile_agent.py", "test_image.py", "test_hostile_images.py", "test_cli.py",
            "test_kills.py", "test_docs.py", "test_crash_points.py")
@@ -108,20 +108,20 @@ LONGEST = ("test_run.py", *sorted(TOGETHER), "test_limits.py", "test_adopt.py", 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """To pytest-xdist's loadgroup: a file's tests share their daemon, so they stay with one worker."""
+    """Marks groups for pytest-xdist's loadgroup: a file's tests share their daemon, so one worker runs them."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         item.add_marker(pytest.mark.xdist_group("users" if item.path.name in TOGETHER else item.path.name))
 
 
-def assert_well(log):
-    """No sanitizer complained, and every answer was what the table says, every error one with a fix."""
+def assert_no_faults(log):
+    """No sanitizer reported anything, each answer matched the table, and each error has a fix."""
     for words in ("AddressSanitizer", "LeakSanitizer", "runtime error:", "is not as api.c says", "an error without a fix"):
         assert words not in log, log
 
 
 def keep(**figures):
-    """Figures go to stdout and to build-test-results/bench.json."""
+    """Prints figures and adds them to build-test-results/bench.json."""
     path = TOP + "/build-test-results/bench.json"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     old = json.load(open(path)) if os.path.exists(path) else {}
@@ -136,13 +136,13 @@ def stage(build):
 
 @functools.cache
 def is_test_build(build):
-    """Whether its programs take deadlines from their environment (proto/deadline.h)."""
+    """Whether the build's programs read deadlines from their environment (proto/deadline.h)."""
     return b"PYRO_DEADLINES" in open(stage(build) + "/bin/pyrod", "rb").read()
 
 
 @functools.cache
 def table(name):
-    """The rows of one of our tables (tests/t/tables.c), as lists of words."""
+    """The rows of one of the project's tables (tests/t/tables.c), as lists of words."""
     out = subprocess.run([BUILD_ASAN + "/tests/t/tables", name], check=True, capture_output=True, text=True).stdout
     return [line.split("\t") for line in out.splitlines()]
 
@@ -164,10 +164,10 @@ class Result:
 
 
 class Daemon:
-    """One pyrod with its own state, runtime directory and socket; started() waits for READY=1, not for a time."""
+    """One pyrod with its own state directory, runtime directory and socket; start() waits for READY=1, not for a time."""
 
     def __init__(self, root, build=BUILD, env=None, kernels=None, mode="--system", deadlines=None):
-        """deadlines: seconds by name (proto/deadline.h), of a test build alone."""
+        """deadlines: seconds by name (proto/deadline.h), for a test build only."""
         self.root, self.build, self.mode = root, build, mode
         self.state, self.runtime = root + "/state", root + "/run"
         self.socket = self.runtime + "/pyrod.sock"
@@ -220,11 +220,11 @@ class Daemon:
             notify.close()
 
     def exec_with(self, listener, *args, **env):
-        """Another process of this daemon as systemd makes one, with the listening socket as descriptor 3; its pid."""
+        """Starts another process of this daemon as systemd does, with the listening socket as descriptor 3; returns its pid."""
         pid = os.fork()
         if pid == 0:
             try:
-                os.setsid()  # the scheduler gives a session its share, as it does a service
+                os.setsid()  # in a session of its own the scheduler gives it a share like a service's
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 fd = listener.fileno()
                 os.set_inheritable(3, True) if fd == 3 else os.dup2(fd, 3)
@@ -268,12 +268,12 @@ class Daemon:
         return subprocess.Popen(self.command(*args), env=self.client_env(**(env or {})), **kw)
 
     def call(self, method, params=None, timeout=30):
-        """One call over a connection of its own; the reply object."""
+        """Makes one call on a connection of its own; returns the reply object."""
         with Raw(self.socket, timeout) as raw:
             return raw.call(method, params)
 
     def rows(self, sql, *args):
-        """What the store says, from a copy of it."""
+        """Reads rows of the store, from a copy of it."""
         with tempfile.TemporaryDirectory(prefix="pyro-store-") as place:
             for name in ("pyro.db", "pyro.db-wal"):
                 if os.path.exists(self.state + "/" + name):
@@ -285,7 +285,7 @@ class Daemon:
         return self.call("vm.list", {"all_users": os.getuid() == 0})["result"]["vms"]
 
     def residue(self):
-        """What machines leave while they live: rows, directories, sockets, processes."""
+        """What machines leave while they exist: rows, directories, sockets, processes."""
         found = ["row " + v["vm_id"] for v in self.vms()]
         for place in (self.state + "/machines", self.runtime + "/vm"):
             if os.path.isdir(place):
@@ -296,7 +296,8 @@ class Daemon:
         return self.process.pid if self.process else None
 
     def processes(self):
-        """Children of ours: VMMs, launchers and jobs (their parent is the daemon, or they name its directories)."""
+        """Children of the daemon: VMMs, launchers and jobs (their parent is the daemon, or their command line names its
+        directories)."""
         found, daemon = [], self.pid() or -1
         for name in os.listdir("/proc"):
             if not name.isdigit() or int(name) == daemon:
@@ -305,7 +306,7 @@ class Daemon:
                 words = open("/proc/%s/cmdline" % name, "rb").read().split(b"\0")
                 parent = int(open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[1])
                 state = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()[0]
-                comm = open("/proc/%s/comm" % name).read().strip()  # what takes descriptors is kept for the next
+                comm = open("/proc/%s/comm" % name).read().strip()  # receiver processes are kept for the next descriptor
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if state == "Z" or comm == "pyrod-receiver":
@@ -316,7 +317,7 @@ class Daemon:
         return found
 
     def wait_clean(self, seconds=15):
-        """Nothing of any machine is left; watched by directory events, at worst until the deadline."""
+        """Waits until nothing of any machine is left; watches directory events, at most until the deadline."""
         end = time.monotonic() + seconds
         while True:
             left = self.residue()
@@ -327,7 +328,7 @@ class Daemon:
             select.select([], [], [], 0.05)
 
     def vmm_pids(self):
-        """VMMs of its machines, started by this daemon or one before it, whoever is their parent now."""
+        """VMMs of its machines, started by this daemon or one before it, whatever process is their parent now."""
         place, found = self.state + "/machines", []
         ids = [vm.encode() for vm in os.listdir(place)] if os.path.isdir(place) else []
         for name in os.listdir("/proc"):
@@ -340,7 +341,7 @@ class Daemon:
         return found
 
     def close(self):
-        """The test's end: machines outlive their daemon, so those that a failed test has left go with it."""
+        """Ends the test: machines outlive their daemon, so those that a failed test left are ended too."""
         self.stop()
         for pid in self.vmm_pids():
             with contextlib.suppress(ProcessLookupError):
@@ -360,7 +361,7 @@ class Daemon:
 
 
 class Installed(Daemon):
-    """The pyrod of this system, under systemd as it was installed; clients are a user of group pyro."""
+    """The pyrod of this system, installed and run by systemd; its clients are a user of group pyro."""
 
     def __init__(self, user):
         account = pwd.getpwnam(user)
@@ -389,7 +390,7 @@ class Installed(Daemon):
 
 
 class Raw:
-    """A client that speaks lines, well or badly."""
+    """A client that sends lines, valid or not."""
 
     def __init__(self, path, timeout=30):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -441,14 +442,14 @@ def work():
 
 @contextlib.contextmanager
 def locked(path):
-    """One process at a time: tests/run has several workers."""
+    """Lets in one process at a time: tests/run has several workers."""
     with open(path, "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 
 def fill_cache(work):
-    """debian:12 as the catalog has it and a kernel are in the cache; what is there already, and up to date, is not pulled again."""
+    """Puts debian:12 as the catalog has it and a kernel into the cache; what is there and up to date is not pulled again."""
     os.makedirs(CACHE, exist_ok=True)
     with locked(CACHE + "/lock"):
         pull_into_cache(work + "/installed")
@@ -461,21 +462,21 @@ def pull_into_cache(root):
     assert pulled.status == 0, pulled
     if not os.path.isdir(CACHE + "/kernels"):
         subprocess.run(["cp", "-a", d.state + "/kernels", CACHE + "/.kernels"], check=True)
-        os.rename(CACHE + "/.kernels", CACHE + "/kernels")  # tests/bench/floor.py may look just now
+        os.rename(CACHE + "/.kernels", CACHE + "/kernels")  # tests/bench/floor.py may read it at this moment
     copy_links(d.cache, CACHE + "/environments")
 
 
 @pytest.fixture(scope="session")
 def installed(work):
-    """The cache is full: a daemon of any build can create machines at once."""
+    """Fills the cache: a daemon of any build can then create machines at once."""
     fill_cache(work)
     return CACHE + "/environments/debian:12.json"
 
 
 @pytest.fixture(scope="session")
 def daemon(request, work):
-    """The release daemon that tests with guests share; debian:12 is installed in its cache. With PYRO_TEST_INSTALLED=USER
-    it is this system's."""
+    """The release daemon that tests with guests share; debian:12 is installed in its cache. With PYRO_TEST_INSTALLED=USER it is
+    this system's pyrod."""
     if os.environ.get("PYRO_TEST_INSTALLED"):
         yield Installed(os.environ["PYRO_TEST_INSTALLED"]).start()
         return
@@ -484,15 +485,15 @@ def daemon(request, work):
     d.start()
     yield d
     try:
-        d.wait_clean()  # of a job too that sees to what the next machine wants
+        d.wait_clean()  # including a job that prepares something for the next machine
     finally:
         d.close()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 @pytest.fixture(scope="session")
 def floor(daemon):
-    """What bare QEMU does with the kernel and the image that pyro uses (tests/bench/floor.py)."""
+    """What bare QEMU does with pyro's kernel and image (tests/bench/floor.py)."""
     sys.path.insert(0, TOP + "/tests/bench")
     from floor import Floor
     digest = json.loads(daemon.pyro("--json", "env", "inspect", "debian:12").text)["digest"]
@@ -518,7 +519,7 @@ def make_daemon(tmp_path_factory):
         d.close()
         text = d.log_text()
         shutil.rmtree(d.root, ignore_errors=True)
-        assert_well(text)
+        assert_no_faults(text)
 
 
 @pytest.fixture
@@ -536,7 +537,7 @@ def make_fake():
         d.close()
         text = d.log_text()
         shutil.rmtree(d.root, ignore_errors=True)
-        assert_well(text)
+        assert_no_faults(text)
 
 
 @pytest.fixture(params=["release", "asan"])

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Debian roots for the tests that need a whole system with systemd: made once by mmdebstrap, kept beside the
-environment cache under a name that says what is in them."""
+"""Debian roots for tests that need a whole system with systemd: made once by mmdebstrap and kept beside the environment cache,
+under a name that identifies their contents."""
 import hashlib
 import os
 import shutil
 import subprocess
 
-SUITES = "bookworm", "trixie"  # of the hosts that are supported
+SUITES = "bookworm", "trixie"  # of the supported hosts
 
 
 def host_suite():
-    """The suite of this host, whose packages it builds; Debian 12's elsewhere."""
+    """The suite of this host, whose packages it builds; on another distribution Debian 12's."""
     with open("/etc/os-release") as f:
         names = dict(line.rstrip().split("=", 1) for line in f if "=" in line)
     name = names.get("VERSION_CODENAME", "")
@@ -19,13 +19,13 @@ def host_suite():
 
 SUITE = host_suite()
 
-# What the .debs depend on, and what reads them. Debian 13 has some libraries by the name that says how long their time_t is.
+# What the .debs depend on, and what reads them. Debian 13 has some libraries under names with the size of their time_t.
 SYSTEM = """systemd systemd-sysv udev dbus polkitd qemu-system-x86 mmdebstrap uidmap libjson-c5 libarchive13 libkmod2 libinih1
 libext2fs2 libsqlite3-0 libnettle8 e2fsprogs kmod zstd python3 iproute2 procps""".split()
 if SUITE != "bookworm":
     SYSTEM = [name + "t64" if name in ("libarchive13", "libext2fs2", "libnettle8") else name for name in SYSTEM]
 
-# What the installer leaves of its "standard system" that a clone, a login and a service need; nothing of what pyro needs.
+# The parts of the installer's "standard system" that a clone, a login and a service need; nothing that only pyro needs.
 FRESH = """systemd systemd-sysv libpam-systemd udev dbus sudo ca-certificates git iproute2 procps less locales""".split()
 
 
@@ -34,15 +34,15 @@ def make_tree(tree, packages, suite=SUITE):
                     '--aptopt=APT::Install-Recommends "false"', suite, tree], check=True, timeout=1800)
     etc = tree + "/etc/systemd/system"
     os.symlink("/lib/systemd/system/multi-user.target", etc + "/default.target")
-    # What waits for a network of its own, or works at a time of its own.
+    # Services that wait for a network of their own, or that run at times of their own.
     for unit in ("systemd-networkd-wait-online.service", "systemd-resolved.service", "apt-daily.timer", "apt-daily-upgrade.timer",
                  "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"):
         os.symlink("/dev/null", etc + "/" + unit)
 
 
 def kept(cache, kind, ingredients, make):
-    """CACHE/KIND-KEY for these ingredients; when it is not there, make(ASIDE) fills it aside and it is renamed, so that
-    half of one is never taken for it."""
+    """Returns CACHE/KIND-KEY for these ingredients; if it does not exist, make(ASIDE) fills a directory beside it, which is
+    then renamed, so that an incomplete one is never used."""
     where = "%s/%s-%s" % (cache, kind, hashlib.sha256(ingredients.encode()).hexdigest()[:16])
     if not os.path.isdir(where):
         aside = where + ".new"

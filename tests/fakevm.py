@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A daemon whose machines have the fake VMM (tests/fake/fake.h) in place of QEMU, with an environment and a kernel that
-are only files of the right shape: a machine starts in tens of milliseconds, and what its guest does is chosen by the
-words of its command, or by its memory (MANNERS) before there is one."""
+"""A daemon whose machines have the fake VMM (tests/fake/fake.h) in place of QEMU, with an environment and a kernel that are only
+files of the right form: a machine starts in tens of milliseconds, and the words of its command decide what its guest does;
+before there is a command, its memory size does (MANNERS)."""
 import hashlib
 import json
 import os
@@ -18,7 +18,7 @@ MANNERS = {name: 200 + i for i, name in enumerate(("good", "deaf", "mute", "refu
 
 
 def lines(n):
-    """What `print N` prints."""
+    """The output of `print N`."""
     return b"".join(b"%015d\n" % i for i in range(-(-n // LINE)))[:n]
 
 
@@ -40,7 +40,7 @@ def fake_environment(cache, name=ENV):
 
 
 def initrd_name(agent):
-    """As daemon/image/kernel.c names the initramfs of an agent."""
+    """The name that daemon/image/kernel.c gives the initramfs of an agent."""
     st, mask = os.stat(agent), (1 << 64) - 1
     values = (1, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns // 10**9, st.st_mtime_ns % 10**9,
               (st.st_ctime_ns // 10**9) ^ (st.st_ctime_ns % 10**9) << 32 & mask)
@@ -51,7 +51,7 @@ def initrd_name(agent):
 
 
 def fake_kernel(state, agent):
-    """Each file with its digest where daemon/image/integrity.c looks for it, and written last what is to be the newest."""
+    """Writes each file with its digest where daemon/image/integrity.c reads it; the one that must be the newest is written last."""
     files = {"vmlinux": b"a kernel", "modules.ext4": b"its modules", "boot/order": b"one.ko\n", "boot/one.ko": b"a module"}
     name, initrd = sha256(files["vmlinux"])[:16], initrd_name(agent)
     place = "%s/kernels/%s" % (state, name)
@@ -76,7 +76,7 @@ class FakeDaemon(Daemon):
         fake_kernel(self.state, self.env["PYRO_AGENT"])
         self.env["PYRO_ENVIRONMENT_CACHE_DIR"] = root + "/cache"
         os.makedirs(root + "/vmm", 0o755)
-        # The same program whichever build the daemon is: it runs confined, as another user.
+        # The same program for each build of the daemon: it runs confined, as another user.
         self.vmm = root + "/vmm/pyro-fake-vmm"
         shutil.copy(BUILD + "/tests/fake/pyro-fake-vmm", self.vmm)
         os.chmod(self.vmm, 0o755)
@@ -103,8 +103,8 @@ class FakeDaemon(Daemon):
     def spec(self, manner="good", **more):
         return dict({"environment": ENV, "mem_mib": MANNERS[manner], "disk_mib": 64}, **more)
 
-    def told(self, want, seconds=30):
-        """The next thing the fake VMMs say that begins with want."""
+    def reported(self, want, seconds=30):
+        """The next line of the fake VMMs that starts with want."""
         end = time.monotonic() + seconds
         while True:
             self.observer.settimeout(max(0.001, end - time.monotonic()))
@@ -122,8 +122,8 @@ class FakeDaemon(Daemon):
             return found
 
     def vmm_pids(self):
-        """Every fake VMM of this daemon and of those before it, whoever is its parent."""
-        if not self.vmm.startswith(self.root + "/"):  # at QEMU's own path (confined.py), where other daemons have theirs
+        """Every fake VMM of this daemon and of those before it, whatever process is their parent."""
+        if not self.vmm.startswith(self.root + "/"):  # at QEMU's own path (confined.py), which other daemons use too
             return super().vmm_pids()
         found = []
         for name in os.listdir("/proc"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Whole systems with systemd as their PID 1, in systemd-nspawn: Machine boots any root; Fresh is a Debian as its installer
-leaves it, in which this repository can be cloned and its README's commands tried. Their roots are made once (debian.py)."""
+"""Whole systems with systemd as PID 1, in systemd-nspawn: Machine boots any root; Fresh is a Debian as its installer leaves it,
+in which this repository can be cloned and its README's commands run. Their roots are made once (debian.py)."""
 import os
 import shutil
 import signal
@@ -22,7 +22,7 @@ class Machine:
         self.nspawn = self.init = None
 
     def boot(self):
-        """Returns when its PID 1 says that it runs."""
+        """Returns when its PID 1 reports that it runs."""
         log = open(self.work + "/console.log", "ab")
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", "--register=no", "--directory=" + self.root, "--machine=" + self.name,
@@ -36,7 +36,7 @@ class Machine:
                 return self
             if self.nspawn.poll() is not None:
                 break
-            time.sleep(0.2)  # there is no event for "PID 1 can be talked to"
+            time.sleep(0.2)  # no event reports that PID 1 accepts requests
         raise AssertionError("did not boot: " + open(self.work + "/console.log", errors="replace").read()[-3000:])
 
     def find_init(self):
@@ -66,14 +66,14 @@ class Machine:
         return result
 
     def poweroff(self):
-        """Its own orderly end; how many seconds it took."""
+        """Shuts it down in order; returns the seconds that it took."""
         begun = time.monotonic()
         os.kill(self.nspawn.pid, signal.SIGTERM)  # systemd-nspawn(1): asks PID 1 to power off
         self.nspawn.wait(END_WITHIN)
         return time.monotonic() - begun
 
     def end(self):
-        """Its PID 1 first: with that all of it goes, while it would outlive a killed systemd-nspawn."""
+        """Kills its PID 1 first, which ends all of it; the system would outlive a killed systemd-nspawn."""
         if self.nspawn and self.nspawn.poll() is None:
             self.init = self.init or self.find_init()
             if self.init:
@@ -84,11 +84,11 @@ class Machine:
 
 
 class Fresh(Machine):
-    """A Debian of that suite on which nobody has worked yet, as nearly a machine of its own as systemd-nspawn can make it: all
+    """A Debian of that suite that nobody has used yet, as close to a separate machine as systemd-nspawn can make it: all
     capabilities, /proc and /sys as the kernel has them, /tmp on its disk. The packages that it downloads are kept in CACHE."""
 
-    # /proc/sys and /sys writable and nothing in /proc hidden: the kernel lets no user namespace mount a /proc of its own where the one
-    # outside is covered in part, and pulling an environment needs that.
+    # /proc/sys and /sys writable and nothing in /proc hidden: the kernel lets a user namespace mount its own /proc only where no part
+    # of the outer one is covered, and pulling an environment needs that.
     ENV = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
 
     def __init__(self, cache, work, suite="bookworm"):
@@ -102,8 +102,8 @@ class Fresh(Machine):
                          self.ENV)
 
     def clone(self, where, user="root", cache=None):
-        """A clone of what is committed here at `where`, shared/ beside it, both that user's. With cache it begins with the environments
-        and kernels of that one, so that nothing is pulled."""
+        """Clones what is committed here to `where`, with shared/ beside it; that user owns both. With cache, it starts with the
+        environments and kernels of that cache, so that nothing is pulled."""
         place = self.root + where
         os.makedirs(os.path.dirname(place), exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", TOP, place], check=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""kill -9 at random moments of pyrod, VMMs, clients and imports under a mixed workload, and what must hold after each:
-what was acknowledged is there, nothing is orphaned, the store is whole, a new pyrod answers soon, every caller has been
-told something. Used with the fake VMM (tests/t/test_kills.py, tests/soak kills) and real guests (tests/soak kills-vm)."""
+"""kill -9 at random moments of pyrod, VMMs, clients and imports under a mixed workload, and what must be true after each: what
+was acknowledged exists, nothing is orphaned, the store is intact, a new pyrod answers soon, every caller got an answer. Used
+with the fake VMM (tests/t/test_kills.py, tests/soak kills) and with real guests (tests/soak kills-vm)."""
 import json
 import os
 import random
@@ -16,8 +16,8 @@ from conftest import stage
 from fakevm import lines
 
 ENV = "debian:12"
-CALL_SECONDS = 200  # no call takes so long, whatever was killed
-# What a call may be told when something it needed was killed; anything else is a finding.
+CALL_SECONDS = 200  # no call takes as long as this, whatever was killed
+# The errors that a call may get when something that it needed was killed; any other is a finding.
 TOLD = {"outcome_unknown", "daemon_unreachable", "guest_died", "guest_unresponsive", "start_failed", "cancelled", "vm_not_found",
         "wrong_state", "exec_not_found", "pull_failed"}
 KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/vm-[0-9a-f]{12}(/disk\.ext4)?)?)$")
@@ -28,7 +28,7 @@ class Fake:
     flags = ("-m", "200M")
     quiet_output = 1 << 21
     between = 0.25  # seconds from one kill to the next, at most
-    grace = 45      # until what nobody wants any more is gone: one-shots wait for their caller
+    grace = 45      # the longest time until unwanted machines are deleted: one-shots wait for their caller
 
     @staticmethod
     def command(n, code, msec=0):
@@ -44,7 +44,7 @@ class Real:
     flags = ("-m", "256M")
     quiet_output = 1 << 20
     between = 6
-    grace = 150  # a boot that was cut off has its time
+    grace = 150  # an interrupted boot gets its full time
 
     @staticmethod
     def command(n, code, msec=0):
@@ -84,19 +84,19 @@ class Workload:
         self.rng = random.Random(seed)
         self.lock = threading.Lock()
         self.machines = {}    # acknowledged creations: id -> the states its last acknowledged call allows
-        self.busy = set()     # of them: a worker has it
+        self.busy = set()     # those of them that a worker uses now
         self.doubtful = set() # deletions whose outcome is not known
-        self.clients = {}     # pid -> Popen: clients under way
+        self.clients = {}     # pid -> Popen: running clients
         self.killed = set()   # pids of clients that were killed
         self.failures = []
         self.stop = threading.Event()
-        self.up = threading.Event()  # pyrod serves; it is cleared before a kill, so that workers do not spin meanwhile
+        self.up = threading.Event()  # pyrod serves; cleared before a kill, so that workers do not poll meanwhile
         self.up.set()
-        self.told = {}        # code -> how often
+        self.codes = {}        # code -> count
         self.kills = {"pyrod": 0, "vmm": 0, "client": 0, "import": 0}
         self.history = []     # what happened, for the report
         self.answers = []     # seconds from exec of pyrod to ping
-        self.execs = []       # seconds of a bare exec of pyrod right after: what the host does with one, just then
+        self.execs = []       # seconds of a bare exec of pyrod right afterwards: the host's share at that moment
         self.ops = 0
         self.threads = []
 
@@ -140,9 +140,9 @@ class Workload:
 
     def note(self, code, args, detail):
         with self.lock:
-            self.told[code] = self.told.get(code, 0) + 1
+            self.codes[code] = self.codes.get(code, 0) + 1
         if code is not None and code not in TOLD:
-            self.fail("%s was told %s: %r" % (args, code, detail[-800:]))
+            self.fail("%s failed with %s: %r" % (args, code, detail[-800:]))
 
     def fail(self, text):
         with self.lock:
@@ -154,7 +154,7 @@ class Workload:
     def op_run(self, rng):
         n, code = rng.choice((0, 10, 100000, self.guest.quiet_output)), rng.randrange(4)
         msec = rng.choice((0, 0, 100, 400))
-        # Live output, so that the client's bytes are what it was given: all of it, or the beginning and a reason.
+        # Live output: the client must print exactly what it was given, either all of it or the beginning and a reason.
         result = self.client("run", *self.guest.flags, "--disk-mib", str(rng.choice((64, 65, 66 + rng.randrange(64)))), ENV, "--",
                              *self.guest.command(n, code, msec))
         if result is None:
@@ -163,7 +163,7 @@ class Workload:
         want = lines(n) * 2
         if status == 125:
             if b"pyro: " not in err:
-                self.fail("run failed and said nothing: %r" % err)
+                self.fail("run failed without a message: %r" % err)
             if not want.startswith(out):
                 self.fail("run's output is not a beginning of what was printed (%d bytes): %r" % (len(out), err[-500:]))
         elif status != code:
@@ -218,7 +218,7 @@ class Workload:
             else:
                 self.doubtful.add(vm)
         elif ok and verb in ("start", "stop"):
-            # A VMM may have been killed since: then it failed, and says so.
+            # A VMM may have been killed since: then the machine failed and reports it.
             self.machines[vm] = {"started", "failed"} if verb == "start" else {"stopped", "created", "failed"}
         elif verb != "status":
             self.machines[vm] = {"created", "started", "stopped", "failed"}
@@ -229,7 +229,7 @@ class Workload:
             seen = {v["vm_id"] for v in json.loads(result[1])["vms"]}
             with self.lock:
                 lost = set(self.machines) - seen - self.doubtful - self.busy
-            # The list is older than the ledger: only what was there before counts.
+            # The list is older than the ledger: only machines that existed before count.
             for vm in lost & self.known_before:
                 self.fail("%s was acknowledged and is not in the list" % vm)
 
@@ -257,7 +257,7 @@ class Workload:
     # --- the killer
 
     def vmms(self):
-        """pid -> machine id, of this daemon's machines whoever is their parent."""
+        """pid -> machine id, of this daemon's machines whatever process is the VMMs' parent."""
         found = {}
         for name in os.listdir("/proc"):
             words = read_words(name) if name.isdigit() else [b""]
@@ -310,7 +310,7 @@ class Workload:
         return True
 
     def kill_import(self):
-        """An import, or a launcher before it becomes a VMM: waited for, since they live for milliseconds."""
+        """Waits for an import, or for a launcher before it becomes a VMM, since they live for milliseconds."""
         end = time.monotonic() + 2
         while time.monotonic() < end and not self.stop.is_set():
             for pid, program in self.children():
@@ -331,24 +331,24 @@ class Workload:
         self.kills[what] += done
         return done
 
-    # --- what must hold
+    # --- what must be true
 
     def check_store(self):
-        """On a copy, so that the daemon's own recovery is what is tested next."""
+        """Checks a copy, so that the next step tests the daemon's own recovery."""
         assert self.d.rows("PRAGMA quick_check") == [("ok",)]
 
     def list(self):
         return {v["vm_id"]: v for v in self.d.vms()}
 
     def left_over(self):
-        """What is there and should not be, or the other way round, now that nobody calls."""
+        """What exists and should not, or should exist and does not, now that there are no calls."""
         vms, found = self.list(), []
         with self.lock:
             want = set(self.machines)
         for vm in want - set(vms) - self.doubtful:
             found.append("%s was acknowledged and is gone" % vm)
         for vm in set(vms) - want:
-            # A creation nobody was told of belongs to its owner all the same; all else is a one-shot in its grace.
+            # A creation that no caller learned of belongs to its owner nevertheless; all else is a one-shot in its grace time.
             if vms[vm]["state"] != "created":
                 found.append("%s is left as %s" % (vm, vms[vm]["state"]))
         for vm in want & set(vms):
@@ -380,7 +380,7 @@ class Workload:
         return found
 
     def receivers(self):
-        """Of this pyrod: what takes descriptors is kept for the next. One of an earlier pyrod is left over."""
+        """Processes of this pyrod: receivers are kept for the next descriptor. One of a previous pyrod is left over."""
         return {int(n) for n in os.listdir("/proc") if n.isdigit() and parent_of(n)[0] == self.d.process.pid and comm_of(n) == "pyrod-receiver"}
 
     def wrong_processes(self):
@@ -390,7 +390,7 @@ class Workload:
                 for words in [read_words(n)] if any(mark in w for w in words) and parent_of(n)[1] != "Z"]
 
     def settle(self):
-        """Nobody calls any more: within the time of a one-shot's grace everything is as it should be."""
+        """Without calls, everything is as it should be within the time of a one-shot's grace."""
         self.end()
         assert not self.failures, self.report("\n".join(self.failures))
         end = time.monotonic() + self.guest.grace
@@ -406,14 +406,14 @@ class Workload:
             self.doubtful &= set(vms)  # an abandoned exec deletes its machine only after its grace
             self.killed.clear()
             self.happened("settled with %s" % {vm: v["state"] for vm, v in vms.items()})
-        # More than we want stand around: creations nobody was told of.
+        # More machines than wanted: creations that no caller learned of.
         for vm in sorted(self.machines)[self.standing:]:
             assert self.d.pyro("vm", "delete", vm).status == 0
             del self.machines[vm]
         self.known_before = frozenset(self.machines)
 
     def go(self, kills, every=30, deadline=None):
-        done = 0  # `every`: a killed client's machine waits ten seconds for it, and so does each settling
+        done = 0  # `every`: a killed client's machine waits ten seconds for it, and so does each wait for rest
 
         while done < kills and (deadline is None or time.monotonic() < deadline):
             self.begin()
@@ -434,10 +434,10 @@ class Workload:
         self.d.start()
 
     def answered_soon(self):
-        """Within the acceptance line's second, or in twenty times what a bare exec takes on a host that has more to do."""
+        """Within one second (the acceptance limit), or within twenty times a bare exec on a busy host."""
         return all(answer <= max(1, 20 * bare) for answer, bare in zip(self.answers, self.execs, strict=True))
 
     def summary(self):
         a = sorted(self.answers) or [0]
-        return "seed %d: kills %s, %d calls, told %s, ping after exec: median %.0f ms, worst %.0f ms" % (
-            self.seed, self.kills, self.ops, {k: v for k, v in self.told.items() if k}, 1000 * a[len(a) // 2], 1000 * a[-1])
+        return "seed %d: kills %s, %d calls, errors %s, ping after exec: median %.0f ms, worst %.0f ms" % (
+            self.seed, self.kills, self.ops, {k: v for k, v in self.codes.items() if k}, 1000 * a[len(a) // 2], 1000 * a[-1])

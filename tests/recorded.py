@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What hosts and agents of each version of the protocol said to each other, recorded in a real guest and kept (tests/frames), and
-both ends of it once more: an agent that says what was recorded to a pyrod (Agent), and a host that says it to an agent (host)."""
+"""What hosts and agents of each version of the protocol sent to each other, recorded in a real guest and kept (tests/frames),
+and both ends of it again: an agent that sends what was recorded to a pyrod (Agent), and a host that sends it to an agent (host)."""
 import glob
 import os
 import signal
@@ -12,7 +12,7 @@ import threading
 import time
 
 from conftest import TOP
-from streams import sever
+from streams import cut_stream
 
 sys.path.insert(0, TOP + "/tests/t")
 import wire  # noqa: E402
@@ -41,7 +41,7 @@ class Line:
 
 
 def machines(version):
-    """Of each machine recorded: what it is about, and its connections as lists of lines."""
+    """For each recorded machine: its subject, and its connections as lists of lines."""
     found = []
     for text in open("%s/protocol-%d" % (FRAMES, version)):
         words = text.split()
@@ -55,8 +55,8 @@ def machines(version):
 
 
 def talk(d, flags, mem_mib, replace):
-    """What is recorded: one machine after the other, by the words that say what happens to it. A pyrod of any version has the
-    same said to its guest. replace(d): another daemon takes the place of the one that runs."""
+    """What is recorded: one machine after the other, by the words that describe what happens to it. A pyrod of any version sends
+    the same to its guest. replace(d): another daemon replaces the running one."""
     def run(*words, where="/", stdin=subprocess.DEVNULL):
         return d.popen("run", "-w", where, "-m", "%dM" % mem_mib, *flags, *words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -96,14 +96,14 @@ def talk(d, flags, mem_mib, replace):
 
 
 class Agent:
-    """Takes the place of a machine's agent and plays one machine's lines: waits for each frame of the host's, which must be the
-    recorded one, and then says what the recorded agent said. What a host makes up (ids, secret, nonce) is put in its place.
-    When it acknowledges is its own affair. said(lines): what is said in place of what was recorded; more: frames of the host's
-    that were not recorded."""
+    """Takes the place of a machine's agent and plays one machine's lines: waits for each frame of the host, which must be the
+    recorded one, and then sends what the recorded agent sent. Values that a host chooses (ids, secret, nonce) are replaced by
+    this host's. It acknowledges at times of its own. said(lines): what to send in place of what was recorded; more: frames of
+    the host that were not recorded."""
 
     def __init__(self, d, connections, said=lambda lines: lines, more=()):
         self.d, self.connections, self.said, self.more = d, connections, said, more
-        self.made = {}  # of the recorded host: what this one has in its place
+        self.made = {}  # values of the recorded host: those of this one
         self.hellos, self.failure = [], None
         self.thread = threading.Thread(target=self.guard, daemon=True)
         self.thread.start()
@@ -118,14 +118,14 @@ class Agent:
         return self
 
     def __exit__(self, *_):
-        """Its own failure is why the host's callers fail."""
+        """Its own failure explains the failures of the host's callers."""
         self.thread.join(SECONDS)
         if self.failure:
             raise self.failure
-        assert not self.thread.is_alive(), "the host said less than was recorded"
+        assert not self.thread.is_alive(), "the host sent less than was recorded"
 
     def listen(self):
-        """At the place of the VMM's own socket, whose connections are cut until the host comes here."""
+        """Listens at the VMM's own socket, whose connections are cut until the host connects here."""
         end = time.monotonic() + SECONDS
         while not (found := glob.glob(self.d.runtime + "/vm/*/agent.sock")):
             assert time.monotonic() < end
@@ -140,7 +140,7 @@ class Agent:
             try:
                 return self.listening.accept()[0]
             except TimeoutError:
-                sever(self.d, self.vm)
+                cut_stream(self.d, self.vm)
         raise AssertionError("pyrod does not connect")
 
     def play(self):
@@ -160,7 +160,7 @@ class Agent:
         self.after()
 
     def after(self):
-        """What follows is as the last machine's end wants it: BYE is said, and its VMM ends; or the host hangs up."""
+        """What follows depends on the machine's last line: BYE is sent and its VMM ends, or the host closes the connection."""
         if self.connections[-1][-1].kind == wire.BYE:
             for pid in self.d.vmm_pids():
                 os.kill(pid, signal.SIGKILL)
@@ -174,7 +174,7 @@ class Agent:
     def take(self, n):
         while len(self.buf) < n:
             more = self.sock.recv(1 << 16)
-            assert more, "the host hung up"
+            assert more, "the host closed the connection"
             self.buf += more
         taken, self.buf = self.buf[:n], self.buf[n:]
         return taken
@@ -193,7 +193,7 @@ class Agent:
         if line.name == "SYNC":
             assert self.take(32) == self.made.get(line.data, wire.initial_sync())
             return
-        # Some agents of protocol 1 take LOGIN, but not all do: it is protocol 2's.
+        # Some agents of protocol 1 accept LOGIN, but not all: it is part of protocol 2.
         if line.kind in (wire.ACK, wire.LOGIN):
             return
         while (got := self.frame()).kind in (wire.ACK, wire.NOP, *self.more):
@@ -215,14 +215,14 @@ class Agent:
     def say(self, line):
         if line.kind == wire.STARTED:
             self.started = time.monotonic()
-        if line.kind == wire.EXIT and line.payload[2]:  # as long as its time limit lies ahead, pyrod does not believe it
+        if line.kind == wire.EXIT and line.payload[2]:  # pyrod does not believe it before the time limit has passed
             time.sleep(max(0, self.started + struct.unpack_from("<Q", line.payload, 3)[0] / 1e6 - time.monotonic()))
         self.sock.sendall(self.nonce if line.name == "NONCE" else self.ours(line.data))
 
 
 def outline(frames):
-    """What the frames of an agent amount to: of a stream all its bytes and where it ends, of the others each with what is not
-    by chance (the id of a boot, how long something took)."""
+    """The meaning of an agent's frames: of a stream all its bytes and where it ends, of the others each with those values that
+    are not random (unlike a boot's id or a duration)."""
     found, streams, acks = [], {}, {}
     for f in frames:
         if f.kind == wire.DATA:
@@ -241,8 +241,8 @@ def outline(frames):
 
 
 def host(sock, connections):
-    """Plays a recorded host to an agent, byte for byte; the agent is waited for where it was waited for. Returns the outline of what
-    was recorded of the agent, and of what this one says."""
+    """Plays a recorded host to an agent, byte for byte, and waits where the recorded host waited. Returns the outline of what
+    was recorded of the agent, and of what this one sends."""
     sock.settimeout(SECONDS)
     buf, recorded, got = b"", [], []
 
@@ -250,14 +250,14 @@ def host(sock, connections):
         nonlocal buf
         while len(buf) < 12 or len(buf) < 12 + struct.unpack_from("<I", buf)[0]:
             more = sock.recv(1 << 16)
-            assert more, "the agent hung up"
+            assert more, "the agent closed the connection"
             buf += more
         n = 12 + struct.unpack_from("<I", buf)[0]
         got.append(Line("<", NAMES[struct.unpack_from("<IH", buf)[1]], buf[:n]))
         buf = buf[n:]
 
     def has(line):
-        """The agent has said as much as this one."""
+        """The agent has sent as much as this one."""
         if line.kind == wire.DATA:
             stream, offset = struct.unpack_from("<BQ", line.payload)
             return outline(got)[1].get((line.channel, stream), b"")[offset:] >= line.payload[9:]
@@ -282,8 +282,8 @@ def host(sock, connections):
 
 
 def grown(frames):
-    """Frames as a peer of a newer protocol may say them: each message but those three that never grow has fields behind the last, and
-    between them are frames of types that are not there yet."""
+    """Frames as a peer of a newer protocol may send them: each message, except the three that never grow, has fields after the
+    last known one, and between them are frames of unknown types."""
     out = b""
     while frames:
         length, kind, flags, channel = struct.unpack_from("<IHHI", frames)

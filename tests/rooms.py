@@ -2,7 +2,7 @@
 """The rooms of the code and what each may use (docs/ARCHITECTURE.md). Read by tests/lint/layers, which looks at includes, and by
 tests/loops, which looks at symbols."""
 
-# Each room and the rooms below that it may use, itself apart.
+# Each room and the rooms below that it may use, in addition to itself.
 ALLOWED = {
     "proto": set(),
     "guest": {"proto"},
@@ -17,12 +17,12 @@ ALLOWED = {
     "daemon/core": {"proto", "daemon", "daemon/store", "daemon/image", "daemon/machine", "daemon/agent"},
     "daemon/rpc": {"proto", "daemon", "daemon/core", "daemon/machine", "daemon/vmm", "daemon/image", "daemon/store"},
 }
-# Where only some headers of a place may be included: two programs share what they agree on and how a process is started.
+# Places of which only some headers may be included: what two programs agree on, and how a process is started.
 HEADERS = {
     ("daemon/image", "daemon/import"): {"contract"},
     ("daemon/import", "daemon"): {"child", "filter", "handover", "landlock", "launch-msg", "namespaces", "remove", "sock"},
 }
 # main.c and manager.c put the whole daemon together.
 TOP = {"daemon/main.c", "daemon/manager.c"}
-# Where a room's other headers are its own: what the rooms above include of it.
+# Rooms of which only some headers are public: those that the rooms above include.
 PUBLIC = {"daemon/machine": {"machine.h", "limit.h", "proof.h"}}

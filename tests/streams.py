@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The stream between host and guest, cut in every way there is, for the fake VMM (tests/t/test_stream.py) and real
-guests (tests/vm/test_stream.py): whatever happens to it, a command's caller gets every byte once."""
+"""The stream between host and guest, cut in every possible way, for the fake VMM (tests/t/test_stream.py) and real guests
+(tests/vm/test_stream.py): in each case a command's caller gets every byte once."""
 import ctypes
 import json
 import os
@@ -40,14 +40,14 @@ class RealGuest:
 
 
 class Run:
-    """A run whose output is read in the background and whose input is given piece by piece."""
+    """A run whose output is read in the background and whose input is sent in pieces."""
 
     def __init__(self, d, guest, n):
         self.d, self.n = d, n
         self.p = d.popen("run", "-i", "--timeout-seconds", "300", *guest.flags, ENV, "--", *guest.around(n), stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.out, self.more = bytearray(), threading.Condition()
-        self.gate = threading.Event()  # closed: the reader waits, and with it the guest
+        self.gate = threading.Event()  # closed: the reader pauses, and so does the guest
         self.gate.set()
         self.sent = b""
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -88,7 +88,7 @@ class Run:
 
 
 class Live:
-    """A live command whose caller speaks the protocol itself (docs/PROTOCOL.md), leaves as if killed and comes back by
+    """A live command whose caller speaks the protocol itself (docs/PROTOCOL.md), disappears as if killed and returns with an
     offset."""
 
     def __init__(self, d, params):
@@ -117,28 +117,28 @@ class Live:
         return data
 
     def frame(self):
-        """The next one: its kind, stream, offset and bytes."""
+        """The next frame: its kind, stream, offset and bytes."""
         length, kind, _, _ = struct.unpack("<IHHI", self.take(12))
         payload = self.take(length)
         return (kind, *struct.unpack("<BQ", payload[:9]), payload[9:])
 
     def more(self):
-        """The next bytes of stdout, acknowledged only by coming back for what follows."""
+        """The next bytes of stdout, which are acknowledged only by a return with a later offset."""
         kind, stream, offset, data = self.frame()
-        if (kind, stream) == (wire.END, wire.STDERR):  # when it has been sent with the last bytes of stdout
+        if (kind, stream) == (wire.END, wire.STDERR):  # when it came with the last bytes of stdout
             kind, stream, offset, data = self.frame()
         assert (kind, stream, offset) == (wire.DATA, wire.STDOUT, len(self.got)), (kind, stream, offset, len(self.got))
         self.got += data
 
     def acknowledge(self):
-        """What came, as one who reads on does."""
+        """What arrived, read in order."""
         try:
             self.stdio.sendall(wire.ack(0, wire.STDOUT, len(self.got), len(self.got) + wire.WINDOW))
         except BrokenPipeError:
-            pass  # the rest has been sent, and its socket is closed behind it
+            pass  # the rest was sent, and its socket is closed after it
 
     def rest(self, want):
-        """Reads on to the end of the command, which has said just this."""
+        """Reads to the end of the command, whose whole output must be this."""
         while len(self.got) < len(want):
             self.more()
             self.acknowledge()
@@ -153,13 +153,13 @@ class Live:
         self.stdio.close()
 
     def attach(self):
-        """False: the daemon has not noticed yet that the last caller has left."""
+        """False: the daemon has not noticed yet that the last caller disconnected."""
         code = self.refused()
         assert code in ("", "wrong_state"), (code, self.d.log_text()[-3000:])
         return not code
 
     def refused(self):
-        """Comes back to the command; the code of the refusal, or nothing."""
+        """Returns to the command; gives the code of the refusal, or nothing."""
         self.call("exec.attach", {"exec_id": self.exec_id, "stdout_offset": len(self.got), "stderr_offset": 0})
         reply = self.raw.line()
         if "error" not in reply:
@@ -183,8 +183,8 @@ def sync_of(d, vm):
     return sync
 
 
-def sever(d, vm):
-    """Ends pyrod's connection to the agent under it, as a VMM may."""
+def cut_stream(d, vm):
+    """Closes pyrod's connection to the agent while in use, as a VMM may do."""
     path, cut = "%s/vm/%s/agent.sock" % (d.runtime, vm), 0
     pidfd = os.pidfd_open(d.pid())
     for name in os.listdir("/proc/%d/fd" % d.pid()):
@@ -220,7 +220,7 @@ def dial(d, vm):
 
 
 def hosts_in_place_of_pyrod(d, guest):
-    """While pyrod is dead others connect, leave in the middle of everything and come back within a millisecond."""
+    """While pyrod is dead, others connect, disconnect at any point and reconnect within a millisecond."""
     run = Run(d, guest, 1 << 20)
     run.got(1 << 18)
     vm = run.vm()
@@ -237,7 +237,7 @@ def hosts_in_place_of_pyrod(d, guest):
             sock.setblocking(True)
             sock.settimeout(20)
             got = 0
-            while got < 12 + 9 + 1000:  # a frame's head and the beginning of its bytes
+            while got < 12 + 9 + 1000:  # a frame's head and its first bytes
                 got += len(sock.recv(1021 - got + 0 if got < 1021 else 1))
         elif leave == "in a frame of the host's":
             host.send(wire.data(1, held["accepted"], b"half of this is sent")[:20])
@@ -259,32 +259,32 @@ def hosts_in_place_of_pyrod(d, guest):
     wire.Host(sock).greet(secret)
     sock.close()
     assert min(gaps) < 0.001, gaps
-    print("left and came back within %s ms; pyrod was away for %.1f s" % (["%.2f" % (1000 * g) for g in gaps], time.monotonic() - begin))
+    print("disconnected and reconnected within %s ms; pyrod was down for %.1f s" % (["%.2f" % (1000 * g) for g in gaps], time.monotonic() - begin))
     d.start()
     run.send(lines(300000))
     run.end()
     d.wait_clean()
 
 
-def severed_again_and_again(d, guest):
-    """pyrod lives and its connection ends: twice under output, once under input."""
+def cut_repeatedly(d, guest):
+    """pyrod lives and its connection ends: twice during output, once during input."""
     run = Run(d, guest, 4 << 20)
     run.got(1)
     vm = run.vm()
     for i in (1, 2):
         run.got(i << 20)
-        assert sever(d, vm) == 1
+        assert cut_stream(d, vm) == 1
     run.got(4 << 20)
     run.send(lines(400000))
-    assert sever(d, vm) == 1
+    assert cut_stream(d, vm) == 1
     run.send(lines(400000))
     run.got((4 << 20) + 800000)
     run.end()
     d.wait_clean()
 
 
-def look_alikes(d, guest):
-    """What the marks and frames of the protocol look like is ordinary content, in both directions."""
+def content_like_the_protocol(d, guest):
+    """Bytes that look like the protocol's marks and frames are ordinary content, in both directions."""
     run = Run(d, guest, 100)
     run.got(100)
     secret = sync_of(d, run.vm())
@@ -294,7 +294,7 @@ def look_alikes(d, guest):
              wire.frame(wire.EXIT_ACK, 1), wire.frame(wire.SHUTDOWN, 0), wire.kill(1, 9, True), wire.frame(wire.EXIT, 1, bytes(43)), wire.end(1, 0),
              secret[:31], secret[1:], secret[:16] + secret[16:31] + b"\0", bytes(reversed(secret))]
     source = open(TOP + "/proto/frame.c", "rb").read()
-    # The zero, which no mark has, keeps a beginning of the secret and a byte of something else from being the secret.
+    # The zero, which no mark has, keeps the start of the secret and the next byte from being the secret.
     data = b"".join(mark + b"\0" + source[i * 500:(i + 1) * 500] + b"\0" + (mark + b"\0") * 3 for i, mark in enumerate(marks))
     assert secret not in data
     for at in range(0, len(data), 997):  # pieces whose ends lie in marks
@@ -305,10 +305,10 @@ def look_alikes(d, guest):
 
 
 def caller_lost(d, command, want, **spec):
-    """A caller that took nothing and one that took a part are killed; the next gets all that they did not acknowledge,
-    and the command did not see the end of its input."""
+    """A caller that read nothing and one that read a part are killed; the next gets all that they did not acknowledge, and the
+    command did not see the end of its input."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "interactive": True, **spec})
-    live.stdio.recv(1)  # its output has begun to come
+    live.stdio.recv(1)  # its output has started to arrive
     live.leave()
     for taken in (b"", want[:len(want) // 2]):
         live.got = taken
@@ -316,7 +316,7 @@ def caller_lost(d, command, want, **spec):
             time.sleep(0.01)
         kind, stream, _, _ = live.frame()
         assert (kind, stream) == (wire.ACK, wire.STDIN)
-        while len(live.got) <= len(want) // 2:  # more than the next says to have
+        while len(live.got) <= len(want) // 2:  # more than the next caller claims to have
             live.more()
         live.leave()
     while not live.attach():
@@ -332,12 +332,12 @@ def caller_lost(d, command, want, **spec):
     d.wait_clean()
 
 
-def away(d, guest, seconds):
-    """More than a ring is due while nobody is there to take it: the program waits, and goes on."""
+def daemon_away(d, guest, seconds):
+    """More than a ring of output is pending while there is no caller: the program waits, then continues."""
     run = Run(d, guest, 20 << 20)
     run.got(1 << 20)
     kill(d)
-    # Its caller dials for DEADLINE_REDIAL (contract.md: ten seconds): as near to it as leaves it time to be answered.
+    # Its caller dials for DEADLINE_REDIAL (contract.md: ten seconds): as near to it as still leaves time for a reply.
     time.sleep(seconds)
     d.start()
     run.send(b"and on\n")
@@ -345,9 +345,9 @@ def away(d, guest, seconds):
     d.wait_clean()
 
 
-def away_for_longer(d, command, want, seconds, **spec):
-    """pyrod is away for longer than libpyro dials: the program has waited with more than a window of output, and a caller who
-    comes to the new daemon gets all of it."""
+def daemon_away_longer(d, command, want, seconds, **spec):
+    """pyrod is unavailable for longer than libpyro dials: the program waits with more than a window of output, and a caller of
+    the new daemon gets all of it."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})
     live.more()
     kill(d)
@@ -359,8 +359,8 @@ def away_for_longer(d, command, want, seconds, **spec):
 
 
 def caller_lost_with_input(d, command, **spec):
-    """A caller is killed whose input the command has not read yet; the next is slow to send it again, and meanwhile the
-    command reads what the first one sent."""
+    """A caller is killed whose input the command has not read yet; the next sends it again late, and meanwhile the command reads
+    what the first one sent."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, "interactive": True, **spec})
     assert live.frame()[:2] == (wire.ACK, wire.STDIN)
     live.stdio.sendall(wire.data(0, 0, b"x" * 1000))
@@ -384,25 +384,25 @@ def caller_lost_with_input(d, command, **spec):
 
 
 def attach_while_dialling(d, command, want, **spec):
-    """The guest's stream is being dialled anew when a caller comes: he waits for it."""
+    """pyrod is reconnecting to the guest's stream when a caller attaches: the caller waits for it."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})
     live.more()
     vm, = os.listdir(d.runtime + "/vm")
     live.leave()
     while not live.attach():
         time.sleep(0.01)
-    for _ in range(3):  # more within ten seconds and the stream is given up (agent/link.h)
+    for _ in range(3):  # with more within ten seconds, pyrod gives up the stream (agent/link.h)
         live.more()
         live.acknowledge()
         live.leave()
-        assert sever(d, vm) == 1
+        assert cut_stream(d, vm) == 1
         while not live.attach():
             time.sleep(0.001)
     live.rest(want)
 
 
 def attached_at_a_wrong_place(d, command, want, **spec):
-    """Refused, and whoever comes with the right offset has everything."""
+    """A wrong offset is refused, and a caller with the right offset gets everything."""
     live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})
     live.stdio.recv(1)
     live.leave()

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Adds up what the test kinds left in one folder and prints the closing line; exit status 1 on any failure or when nothing ran.
+"""Adds up what the test kinds left in one folder and prints the closing line; exit status 1 on any failure or when nothing
+ran.
 
-*.xml are JUnit reports (pytest, meson), *.tsv the steps of tests/run; the second argument is meson's own log, a JSON object a
-line. A program of meson's with TAP subtests stands in the report as its subtests only: what it did after the last of them (a leak
-found at exit, a crash, a timeout) is in the log alone, and counts as one more failure."""
+*.xml are JUnit reports (pytest, meson), *.tsv the steps of tests/run; the second argument is meson's own log, one JSON object
+per line. The report lists a program with TAP subtests only by its subtests: what it did after the last of them (a leak found
+at exit, a crash, a timeout) is in the log alone, and counts as one more failure."""
 import glob
 import json
 import os
@@ -26,7 +27,7 @@ class Sum:
 
 
 def reason(case):
-    """Why a case was skipped: pytest's message, or the explanation meson keeps beside a TAP line."""
+    """Why a case was skipped: pytest's message, or the explanation that meson keeps with a TAP line."""
     message = case.find("skipped").get("message")
     said = (case.findtext("system-out") or "").strip().split("\n")[-1]
     return message or said.split("# SKIP", 1)[-1].strip() or "no reason given"

@@ -3,7 +3,7 @@
 """The floor under pyro's speed: what bare QEMU and the kernel do on this host, now, with a guest (floor-init.c) that does only
 what is measured. Needs QEMU and a release build of this tree; the kernel is the one that pyro uses, of Debian 12 or 13.
 
-    tests/bench/floor.py kernel DIR            makes DIR/vmlinux and DIR/initrd, unless they are there and up to date
+    tests/bench/floor.py kernel DIR            makes DIR/vmlinux and DIR/initrd, unless they exist and are up to date
     tests/bench/floor.py measure DIR IMAGE [N] one JSON object: medians over N machines, in milliseconds
 
 `ready` is from exec of QEMU to the guest's first byte, `hot_command` one `bash -c true` in a root of overlayfs over IMAGE (an
@@ -26,20 +26,20 @@ BUILD = os.environ.get("PYRO_TEST_BUILD", TOP + "/build-release")
 CACHE = os.environ.get("PYRO_TEST_CACHE", TOP + "/.cache")
 INIT = BUILD + "/tests/bench/floor-init"
 IMPORT = BUILD + "/stage/usr/local/libexec/pyro/pyro-import"
-# The agent's, who seeds the guest's random numbers; the floor does without.
+# A device of the agent, which seeds the guest's random numbers; the floor does not need it.
 NOT_NEEDED = {"virtio-rng.ko", "rng-core.ko"}
 ARGUMENTS = ("console=ttyS0 quiet loglevel=1 reboot=t panic=-1 tsc=reliable no_timer_check init_on_alloc=0 audit=0 apparmor=0 "
              "cryptomgr.notests rcupdate.rcu_expedited=1 tsc_early_khz=%d")
 FIRMWARE = "qboot.rom"  # the machine's default is a link to it on Debian 12 only, and Debian 13's loads no kernel
 BOARD = "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=ram"
 MEMORY_MIB, OWN_DISK = 1024, "4G"
-DEADLINE = 120  # seconds for whatever a machine of the floor has to do
+DEADLINE = 120  # seconds for any step of the floor's machine
 
 
 # The kernel and its initramfs
 
 def imported_kernel(work):
-    """The folder of a kernel that pyro-import has unpacked, with its modules: the tests' own, or one that is fetched now."""
+    """The folder of a kernel that pyro-import has unpacked, with its modules: the tests' own, or one that is downloaded now."""
     try:
         with open(CACHE + "/kernels/current.json") as f:
             kept = CACHE + "/kernels/" + json.load(f)["hash"]
@@ -72,7 +72,7 @@ def initramfs(kernel, target):
 
 
 def kernel(folder):
-    """Made again where the guest's program is another one."""
+    """Makes the initramfs again if the guest's program has changed."""
     with open(INIT, "rb") as f:
         made_of = hashlib.sha256(f.read()).hexdigest()
     mark = folder + "/made-of"
@@ -97,7 +97,7 @@ def tsc_khz():
 
 
 class Machine:
-    """One that boots: ready is the time to the guest's first byte; close() ends it."""
+    """A booting machine: ready is the time to the guest's first byte; close() ends it."""
 
     def __init__(self, folder, work, image, own):
         self.work = work
@@ -131,16 +131,16 @@ class Machine:
     def answer(self, want):
         got = self.port.recv(1)
         if got != want:
-            raise RuntimeError("the floor's guest said %r, not %r" % (got, want))
+            raise RuntimeError("the floor's guest sent %r, not %r" % (got, want))
 
     def command(self):
-        """Milliseconds of `bash -c true` in it, by its own clock."""
+        """Milliseconds of `bash -c true` in it, by the guest's clock."""
         self.port.sendall(b"c")
         line = b""
         while not line.endswith(b"\n"):
             more = self.port.recv(64)
             if not more:
-                raise RuntimeError("the floor's guest is gone")
+                raise RuntimeError("the floor's guest has ended")
             line += more
         took = float(line)
         if took < 0:
@@ -171,7 +171,7 @@ class Floor:
         return Machine(self.folder, work, self.image, work + "/own")
 
     def cold(self):
-        """Milliseconds to a guest that is ready, and of one hot command there."""
+        """Milliseconds until a guest is ready, and of one hot command in it."""
         machine = self.boot()
         try:
             machine.command()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""`vm.status` against the floor of a bare json-c echo over a socketpair: a program that reads lines, parses them, answers
-with as many bytes and does nothing else (echo.c). One client (rpc-load.c) drives both, in turns of the same run. With
-so many calls always under way, calls per second are that many over the time of one; what counts is the median call's, since on
-a busy host the mean shows whom the scheduler favours (the echo: it has just begun). The figures go to stdout and to
+"""`vm.status` against the floor of a bare json-c echo over a socketpair: a program that reads lines, parses them, answers with
+as many bytes and does nothing else (echo.c). One client (rpc-load.c) drives both, in turns of the same run. With a fixed number
+of calls in progress, calls per second are that number over the time of one call; the median call counts, since on a busy host
+the mean shows which process the scheduler favours (the echo, which has just started). The figures go to stdout and to
 build-test-results/bench.json."""
 import json
 import os
@@ -16,11 +16,11 @@ from conftest import N, keep
 ROUNDS = 5 * N
 SECONDS = "0.5"
 ENV = "debian:12"
-# Client and server share one processor: across two, what is measured is how soon an idle one wakes, or whom else it serves.
+# Client and server share one processor: on two, the test would measure how soon an idle one wakes, or what else it runs.
 CPU = str(max(os.sched_getaffinity(0)))
 
-# What each way of asking must reach of the echo's calls per second. The aim is 0.5 for all; calls that come in one read
-# spare both sides their system calls, which leaves json-c against json-c, where a reply of fifteen members costs more than
+# The least share of the echo's calls per second for each way of calling. The aim is 0.5 for all; calls that come in one read
+# save both sides their system calls, which leaves json-c against json-c, where a reply of fifteen members costs more than
 # the echo's one string of the same length.
 WAYS = {
     "one_connection": ((), 0.5),

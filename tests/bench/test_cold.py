@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Speed, as ratios against the floor (what bare QEMU and this kernel do) measured in the same run, interleaved: each
-round measures both, one after the other, and what counts is the median of the rounds' ratios, since a busy host slows
+"""Speed, as ratios against the floor (what bare QEMU and this kernel do) measured in the same run, interleaved:
+each round measures both, one after the other, and the median of the rounds' ratios counts, since a busy host slows
 a whole round. The figures go to stdout and to build-test-results/bench.json."""
 import os
 import statistics
@@ -17,7 +17,7 @@ def run_true(daemon):
 
 
 def test_cold_run_against_the_floor(daemon, floor):
-    # The page cache is filled for both, and our blank disk made.
+    # Fills the page cache for both, and makes our blank disk.
     run_true(daemon)
     floor.cold()
     floors, colds = [], []

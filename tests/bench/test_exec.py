@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`true` in a machine that runs, as the caller of vm.exec sees it (from his request to the end of the command's output, which
-comes with its exit), against the same shell in the floor's bare machine, each round one after the other. vm.exec deletes
+"""`true` in a running machine, as the caller of vm.exec sees it (from the request to the end of the command's output, which
+arrives with its exit), against the same shell in the floor's bare machine, one after the other in each round. vm.exec deletes
 its machine, so each round has its own, booted before."""
 import json
 import os
@@ -19,7 +19,7 @@ FRAME_END = 66
 
 
 def cpu_ms(pid):
-    """What the process has run: clock_getcpuclockid(3)'s clock of it."""
+    """The processor time that the process has used, by clock_getcpuclockid(3)."""
     return time.clock_gettime((~pid << 3) | 2) * 1e3
 
 
@@ -29,7 +29,7 @@ def vmm_of(daemon, vm):
 
 
 def until_end(sock, pid):
-    """Reads frames until both streams have ended; the processor time of pid, which ends then, seen last."""
+    """Reads frames until both streams have ended; returns the last seen processor time of pid, which ends then."""
     got, ends, cpu = b"", 0, 0
     deadline = time.monotonic() + 60
     while ends < 2:
@@ -48,7 +48,7 @@ def until_end(sock, pid):
 
 
 def exec_true(daemon, vm):
-    """Milliseconds, and those of processor time that its VMM took."""
+    """Milliseconds, and the milliseconds of processor time that its VMM used."""
     ours, theirs = socket.socketpair()
     pid = vmm_of(daemon, vm)
     with Raw(daemon.socket, 60) as raw, ours:
@@ -74,7 +74,7 @@ def started(daemon):
 
 
 def wait_idle(pid):
-    """A machine that has just started still readies itself: until it uses less than a tenth of a processor."""
+    """Waits until a machine that has just started uses less than a tenth of a processor: it still prepares itself."""
     end = time.monotonic() + 60
     before = cpu_ms(pid)
     while True:
@@ -141,10 +141,10 @@ def test_true_in_a_running_machine(daemon, floor):
         exec_rounds=ROUNDS,
         exec_host_load=os.getloadavg()[0],
     )
-    # The aim is 1.3 of the floor's hot command. vm.exec's is the machine's first, whose code QEMU has yet to translate: with QEMU 7.2
-    # some 1.3 in processor time, from the fourth on 1.0. Later versions run a hot command in a third of the time and translate no
-    # faster: there only the floor's own first command is a bound. A round is one command of some 60 ms: where the floor's own, doing
-    # the same each time, differ by half, wall time says what else the host did, and only the processor time is compared.
+    # The aim is 1.3 of the floor's hot command. vm.exec's is the machine's first, whose code QEMU must still translate: with QEMU 7.2
+    # about 1.3 in processor time, from the fourth on 1.0. Later versions run a hot command in a third of the time and translate no
+    # faster: there only the floor's own first command is a bound. A round is one command of about 60 ms: where the floor's own, which
+    # do the same each time, differ by half, wall time shows the host's other work, and only the processor time is compared.
     assert first_ratio <= 1
     if qemu_version() >= 8:
         return

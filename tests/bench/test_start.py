@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The daemon's own start and size: from exec to the first answer, from a client's connect to a socket that the daemon is
-started for, and what it keeps in memory for each machine. The figures go to stdout and to build-test-results/bench.json."""
+"""The daemon's own start and size: from exec to the first answer, from a client's connect to a socket for which the daemon is
+started, and its memory for each machine. The figures go to stdout and to build-test-results/bench.json."""
 import json
 import os
 import signal
@@ -15,7 +15,7 @@ ROWS = (0, 20, 100)
 
 
 def exec_ms(daemon):
-    """What the loader and the libraries take on this host, now."""
+    """The time of the loader and the libraries on this host, now."""
     begin = time.monotonic()
     subprocess.run([stage(daemon.build) + "/bin/pyrod", "--version"], env=daemon.env, check=True, stdout=subprocess.DEVNULL)
     return (time.monotonic() - begin) * 1e3
@@ -34,14 +34,14 @@ def test_daemon_start_and_size(make_daemon):
         d.stop()
     start, bare = statistics.median(starts), statistics.median(execs)
     keep(start_to_first_answer_ms=round(start, 1), exec_only_ms=round(bare, 1))
-    # The aims are 30 ms and 10 MB. A time cannot be asserted on a busy host, only what our own part is to the loader's;
-    # the start makes the store too, whose commits wait for the host's disk.
+    # The aims are 30 ms and 10 MB. On a busy host a time cannot be asserted, only the ratio of our own part to the loader's;
+    # the start creates the store too, whose commits wait for the host's disk.
     assert start <= 20 * bare
     assert rss <= 10 * 1024
 
 
 def activate(d, listener, client):
-    """The daemon for a client that has connected already; when it answered."""
+    """Starts the daemon for a client that has already connected; returns when it answered."""
     pid = d.exec_with(listener)
     client.sendall(b'{"jsonrpc":"2.0","id":1,"method":"system.ping"}\n')
     try:
@@ -66,12 +66,12 @@ def test_activation(make_daemon):
             client.connect(d.socket)
             times.append((activate(d, listener, client) - begin) * 1e3)
         os.unlink(d.socket)
-    # The first makes the store, whose commits wait for the host's disk.
+    # The first creates the store, whose commits wait for the host's disk.
     first, took, bare = times[0], statistics.median(times[1:]), statistics.median(execs[1:])
     keep(activation_ms=round(took, 1), activation_best_ms=round(min(times[1:]), 1), activation_first_ms=round(first, 1),
          activation_exec_only_ms=round(bare, 1), activation_ratio=round(took / bare, 2), activation_host_load=os.getloadavg()[0])
     assert took <= 12 * bare
-    # The aim of 30 ms, where the host does a bare exec (4 ms on one at rest) in a fifth of it.
+    # The aim of 30 ms, on a host where a bare exec (4 ms on an idle one) takes a fifth of it.
     if bare <= 6:
         assert took <= 30
 

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Run as root in the machine of machine.py, where cgroup v2 has its controllers: VMMs and a guest that take all they can get, each
-in the unit of a machine of alice's. Leaves in out/limits.json what the kernel's cgroup files said meanwhile; the tests outside
-decide what is right."""
+"""Run as root in the machine of machine.py, where cgroup v2 has its controllers: VMMs and a guest that use all they can get,
+each in the unit of a machine of alice's. Writes to out/limits.json what the kernel's cgroup files contained meanwhile; the tests
+outside decide what is right."""
 import glob
 import json
 import os
@@ -13,10 +13,10 @@ CONF = "/etc/pyro/pyrod.conf"
 HOSTILE = {
     # Four loops on two CPUs.
     "cpu": "#!/bin/sh\nfor i in 1 2 3 4; do (while :; do :; done) & done\nwait\n",
-    # Processes until there are no more, again and again.
+    # Starts processes until there are no more, again and again.
     "tasks": "#!/usr/bin/python3\nimport os, time\nfor i in range(2000):\n    try:\n        if os.fork() == 0:\n            time.sleep(60)\n"
              "            os._exit(0)\n    except OSError:\n        time.sleep(0.01)\ntime.sleep(60)\n",
-    # Memory that is touched, in a child, so that somebody is left to be looked at.
+    # Touches memory in a child, so that a parent is left to be examined.
     "memory": "#!/usr/bin/python3\nimport os, time\nif os.fork() == 0:\n    keep = []\n    while True:\n        keep.append(b'x' * (16 << 20))\n"
               "time.sleep(60)\n",
 }
@@ -36,7 +36,7 @@ def fields(text):
 
 
 def unit(before, program, seconds=60):
-    """The cgroup in which program has begun."""
+    """The cgroup in which program has started."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for cgroup in set(glob.glob("/sys/fs/cgroup/pyro.slice/pyro-vm@*.service")) - before:
@@ -88,7 +88,7 @@ def main():
         found[name] = attempt("hostile-" + name, "true", 6)
         os.unlink(path)
     os.unlink(CONF)
-    # The unit is stopped at once, so its own counters may not have been seen.
+    # The unit is stopped at once, so its own counters may not have been read.
     found["memory"]["oom"] = subprocess.run(["journalctl", "-o", "cat", "--no-pager", "-u", "pyro-vm@*"], capture_output=True, text=True,
                                             check=True).stdout.count("killed by the OOM killer")
     subprocess.run(["systemctl", "restart", "pyrod.service"], check=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""An emulated machine with this host's Debian, systemd, cgroup v2 and a CPU with SVM, so that /dev/kvm works inside it
-whatever the host has. Its root is made once by mmdebstrap and kept beside the environment cache; each run has a copy. A run
-gets a directory, whose executable `inside` systemd starts as root, and gives back what that leaves in out/."""
+"""An emulated machine with this host's Debian, systemd, cgroup v2 and a CPU with SVM, so that /dev/kvm works inside it whatever
+the host has. mmdebstrap makes its root once; it is kept beside the environment cache, and each run has a copy. A run gets a
+directory, whose executable `inside` systemd starts as root, and returns what that leaves in out/."""
 import os
 import shutil
 import subprocess
@@ -56,8 +56,8 @@ def text(path):
 
 
 def boot(cache, payload, work, timeout):
-    """Boots it with the directory payload; returns the directory of what it left and its log. A machine that does not end
-    within timeout (seconds), or leaves nothing, is told with what it and its kernel said last."""
+    """Boots it with the directory payload; returns the directory of what it left and its log. If a machine does not end within
+    timeout (seconds), or leaves nothing, the failure shows its last lines and its kernel's."""
     base = root(cache)
     disk, bring, result, log, console = (work + "/" + n for n in ("root.ext4", "payload.tar", "result.tar", "test.log", "console.log"))
     subprocess.run(["cp", "--sparse=always", base + "/root.ext4", disk], check=True)

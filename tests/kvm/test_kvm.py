@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""pyro as installed, under systemd with KVM: an emulated machine boots once (machine.py), its user works (inside), and
-these look at what came of it. Run by `tests/soak kvm`; some minutes."""
+"""pyro as installed, under systemd with KVM: an emulated machine boots once (machine.py), its user works (inside), and these
+tests check the results. Run by `tests/soak kvm`; takes some minutes."""
 import json
 import os
 import shutil
@@ -14,12 +14,12 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import machine  # noqa: E402
 from conftest import CACHE, TOP  # noqa: E402
 
-WITHIN = 900  # seconds for all of it, installation and the machine's own boot included
+WITHIN = 900  # seconds for all of it, including installation and the machine's own boot
 
 
 @pytest.fixture(scope="module")
 def came(root_only, work, daemon):
-    """The results of the one boot. The daemon fixture is there because it fills the cache."""
+    """The results of the one boot. The daemon fixture is a parameter because it fills the cache."""
     payload = work + "/payload"
     os.makedirs(payload)
     built = subprocess.run([TOP + "/tests/deb", work + "/deb"], capture_output=True, text=True, timeout=600)
@@ -51,7 +51,7 @@ def test_package_installs_and_enables_the_socket(came):
 def test_purge_leaves_nothing(came):
     assert read(came, "purge.status") == "0\n", read(came, "purge.txt")
     left = set(read(came, "after.txt").splitlines()) - set(read(came, "before.txt").splitlines())
-    # What any removal or a running system leaves: dpkg's own books, systemd's, udev's, the journal's.
+    # Files that any removal or running system leaves: those of dpkg, systemd, udev and the journal.
     left = {line for line in left if not line.startswith(("/var/lib/dpkg", "/var/lib/systemd", "/var/spool", "/var/mail"))}
     assert not [line for line in left if "pyro" in line], sorted(left)
     assert not [line for line in read(came, "ps.txt").splitlines() if "pyrod" in line or "pyro-vmm" in line or "qemu-system" in line]
@@ -95,7 +95,7 @@ OVERHEAD = {"memory": 384 << 20, "cpus": 0.25, "tasks": 80}  # daemon/vmm/launch
 def tried(came, who):
     seen = json.loads(read(came, "limits.json"))[who]
     print(who, seen)
-    # 256 MiB and 1 vCPU were asked for.
+    # 256 MiB and 1 vCPU were requested.
     assert seen["limits"] == {"memory.max": str((256 << 20) + OVERHEAD["memory"]), "cpu.max": "125000 100000", "pids.max": "81"}
     return seen
 

@@ -11,14 +11,14 @@ import debian  # noqa: E402
 import hosts  # noqa: E402
 
 
-# Which its own filter denies, and a host has.
+# Its own filter denies them, and a host has them.
 LANDLOCK = "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"
-# Without it systemd 257 gives its units no network namespace, and says nothing (its exec-invoke.c).
+# Without it systemd 257 gives its units no network namespace, and reports nothing (its exec-invoke.c).
 NETWORK = "--capability=CAP_NET_ADMIN"
 
 
 def tree(cache):
-    """The Debian that each run has an overlay over."""
+    """The Debian over which each run has an overlay."""
     return debian.kept(cache, "systemd", " ".join(debian.SYSTEM) + "2", lambda where: debian.make_tree(where + "/tree", debian.SYSTEM)) + "/tree"
 
 

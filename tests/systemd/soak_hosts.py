@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""`tests/soak hosts [SUITE...]`: the README's two commands in a row on a fresh Debian (hosts.py), with a machine running in between;
-as root with the system's daemon, and as a plain user with a daemon of their own beside a system daemon that refuses them. The tests
-pass, the machine still runs, and nothing else has changed. Takes the time of tests/run, twice, and of what is downloaded."""
+"""`tests/soak hosts [SUITE...]`: the README's two commands in a row on a fresh Debian (hosts.py), with a machine running in
+between; as root with the system's daemon, and as a plain user with a daemon of their own beside a system daemon that refuses
+them. The tests pass, the machine still runs, and nothing else has changed. Takes the time of tests/run, twice, and of the
+downloads."""
 import json
 import os
 import re
@@ -29,7 +30,7 @@ def fresh(request, root_only, tmp_path):
 
 
 class Installed:
-    """A pyro installed by quickstart, of root or of a plain user."""
+    """A pyro that quickstart installed, for root or for a plain user."""
 
     def __init__(self, host, user, prefix, state, scope):
         self.host, self.user, self.program, self.state, self.scope = host, user, prefix + "/bin/pyro", state, scope
@@ -39,27 +40,28 @@ class Installed:
         return self.host.run("env", "HOME=" + home, self.program, *args, user=self.user, timeout=600, **kw)
 
     def machine(self):
-        """One that stays."""
+        """A machine that stays."""
         made = json.loads(self.pyro(self.scope, "--json", "vm", "create", "--ttl-seconds", "0", "debian:12").stdout)["vm_id"]
         self.pyro(self.scope, "vm", "start", made)
         return made
 
     def pids(self, vm):
-        """Of the daemon and of the machine's VMM."""
+        """The pids of the daemon and of the machine's VMM."""
         daemon = self.host.run("cat", self.state + "/lock").stdout.strip()
         vmm = self.host.run("pgrep", "-f", "--", "^[^ ]*qemu-system-[^ ]* .*%s" % vm).stdout.split()
         assert len(vmm) == 1, vmm
         return daemon, vmm[0]
 
     def snapshot(self, vm):
-        """A line for each file that is not the machine's: its bytes' sum (of a sparse one without its holes), mode, owner, path."""
+        """One line for each file that is not the machine's: the sum of its bytes (of a sparse file without its holes), mode,
+        owner, path."""
         script = """cd "$1" && find . ! -path "*$2*" -type f | sort | while read -r f; do
             echo "$(tar --sparse --mtime=@0 --numeric-owner -cf - "$f" | sha256sum) $f"
         done; find . ! -path "*$2*" -printf "%m %U %G %y %s %p\\n" | sort -k 6"""
         return self.host.run("sh", "-c", script, "sh", self.state, vm).stdout
 
     def is_untouched(self, vm, before, pids):
-        assert self.pids(vm) == pids, "the daemon or the machine is another one"
+        assert self.pids(vm) == pids, "the daemon or the machine was replaced"
         assert json.loads(self.pyro(self.scope, "--json", "vm", "status", vm).stdout)["state"] == "started"
         after = self.snapshot(vm)
         changed = sorted(set(before.splitlines()) ^ set(after.splitlines()))
@@ -68,8 +70,8 @@ class Installed:
 
 
 def run_in_clone(host, where, command, name, user="root", timeout=RUN_WITHIN):
-    """Its output goes to build-test-results/NAME.log; returns that. In a scope of its own, as a login is: what only enters the
-    namespaces stays in the cgroup of the host outside, whose path in there is no folder."""
+    """Its output goes to build-test-results/NAME.log; returns that. It runs in a scope of its own, like a login: a process that
+    only enters the namespaces stays in the cgroup of the host outside, whose path does not exist inside."""
     path = "%s/build-test-results/%s.log" % (TOP, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     home = "/root" if user == "root" else "/home/" + user
@@ -100,7 +102,7 @@ def test_as_root(fresh, request):
     accounts = fresh.run("cat", "/etc/passwd", "/etc/group", "/etc/subuid").stdout
     has_passed(run_in_clone(fresh, where, ["tests/run", *KINDS], name))
     pyro.is_untouched(vm, before, pids)
-    # Packages that the tests need add to them, and nothing else.
+    # Packages that the tests need in addition, and nothing else.
     assert set(accounts.splitlines()) <= set(fresh.run("cat", "/etc/passwd", "/etc/group", "/etc/subuid").stdout.splitlines())
 
 
@@ -116,7 +118,7 @@ def test_as_a_user_whom_the_system_refuses(fresh, request):
     assert "git version" in run_in_clone(fresh, where, ["./quickstart", "--user"], name + "-quickstart", "alice", QUICKSTART_WITHIN)
     pyro = Installed(fresh, "alice", "/home/alice/.local", "/home/alice/.local/state/pyro", "--user")
     vm = pyro.machine()
-    assert vm in pyro.pyro("vm", "list").stdout, "without --user: the refused socket gives way to the user's own"
+    assert vm in pyro.pyro("vm", "list").stdout, "without --user: after the refusal the user's own daemon is used"
     before = [(p, m, p.snapshot(m), p.pids(m)) for p, m in ((system, theirs), (pyro, vm))]
     has_passed(run_in_clone(fresh, where, ["tests/run", *KINDS], name))
     for installed, machine, snapshot, pids in before:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""pyro as installed from its packages, under a real systemd (container.py), in the order in which an admin meets it: installed,
-used by two users, restarted and killed under their commands, attacked as user pyro, switched off, purged. Run by
-`tests/soak systemd`; `tests/run` leaves out what is marked soak."""
+"""pyro as installed from its packages, under a real systemd (container.py), in the order in which an admin uses it: installed,
+used by two users, restarted and killed while commands run, attacked as user pyro, switched off, purged. Run by `tests/soak
+systemd`; `tests/run` leaves out what is marked soak."""
 import json
 import os
 import re
@@ -64,7 +64,7 @@ class Host(container.Machine):
         return self.run("journalctl", "--no-pager", "-n", "300", "-o", "cat").stdout
 
     def wait_for(self, what, command, wanted, seconds=60):
-        """Polls: neither nsenter nor systemctl tell of a change."""
+        """Polls: neither nsenter nor systemctl report a change."""
         until = time.monotonic() + seconds
         while True:
             got = self.run("sh", "-c", command, check=False).stdout.strip()
@@ -79,7 +79,8 @@ CGROUPS = "find /sys/fs/cgroup -name '*pyro-vm@*' -o -name '*pyro-import@*'"
 
 @pytest.fixture(scope="module")
 def host(root_only, work, daemon):
-    """Booted, installed, with the environment of the shared cache. The daemon fixture is there because it fills that."""
+    """Booted, installed, with the environment of the shared cache. The daemon fixture is a parameter because it fills that
+    cache."""
     deb = os.environ.get("PYRO_TEST_DEB")  # tests/run has just built them
     if not deb:
         deb = work + "/deb"
@@ -90,7 +91,7 @@ def host(root_only, work, daemon):
     try:
         h.before = listing(h.root)
         h.boot()
-        h.cgroups_before = set(h.run("sh", "-c", CGROUPS).stdout.split())  # those of containers that were killed on this host stay
+        h.cgroups_before = set(h.run("sh", "-c", CGROUPS).stdout.split())  # those of killed containers stay on this host
         os.makedirs(h.root + "/root/deb")
         for name in os.listdir(deb):
             if re.match(r"(pyro|libpyro0)_.*\.deb$", name):
@@ -132,14 +133,14 @@ def test_the_manuals_example_changes_a_limit(host):
     host.run("systemctl", "reload", "pyrod")
 
 
-def test_an_outsider_is_told_how_to_get_in(host):
+def test_an_outsider_learns_how_to_get_access(host):
     refused = host.pyro("run", "debian:12", "--", "true", user="carol", check=False)
     assert refused.returncode == 125 and "usermod" in refused.stderr, refused
 
 
 @pytest.mark.soak
 def test_a_member_pulls(host):
-    """mmdebstrap in pyro-import@.service; what it made belongs to pyrod, and works."""
+    """mmdebstrap runs in pyro-import@.service; its result belongs to pyrod, and works."""
     pulled = host.pyro("env", "pull", "debian:12-base", timeout=1200)
     assert pulled.stdout == "Pulled: debian:12-base\n"
     foreign = host.run("find", "/var/lib/pyro", "!", "-user", "pyro").stdout
@@ -162,7 +163,7 @@ def test_each_vmm_has_a_uid_of_its_own_and_no_rights(host):
         assert "pyro.slice" in host.show("pyro-vm@%s.service" % vm, "ControlGroup")
         inside = host.run("ls", "/proc/%d/root/" % pid, "/proc/%d/root/run/pyro" % pid).stdout
         assert "home" not in inside and "pyrod.sock" not in inside, inside
-    # What a user of the host has nothing to look for.
+    # What no user of the host may read.
     for path in ("/run/pyro/launch/launch.sock", "/run/pyro/launch", "/run/pyro/vm", "/var/lib/pyro"):
         assert host.run("ls", path, user="alice", check=False).returncode != 0, path
     for vm, user in ((first, "alice"), (second, "bob")):
@@ -170,7 +171,7 @@ def test_each_vmm_has_a_uid_of_its_own_and_no_rights(host):
 
 
 def test_what_a_vmm_may_do(host):
-    """A program of ours in QEMU's place, in pyro-vmm@.service."""
+    """A program of the tests in QEMU's place, in pyro-vmm@.service."""
     program, aside = host.root + confined.QEMU, host.root + "/root/qemu"
     vm = json.loads(host.pyro("--json", "vm", "create", "--disk-mib", str(confined.DISK_MIB), "debian:12").stdout)["vm_id"]
     shutil.move(program, aside)
@@ -225,7 +226,7 @@ def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(host):
 
 
 def test_no_byte_is_lost_over_restart_kill_and_upgrade(host):
-    """A command prints while its daemon is restarted, killed, and exchanged for another binary."""
+    """A command prints while its daemon is restarted, killed, and replaced by another binary."""
     lines = 3000
     printer = subprocess.Popen(
         host.command("pyro", "run", "--timeout", "250", "debian:12", "--", "bash", "-c",
@@ -264,7 +265,7 @@ def test_no_byte_is_lost_over_restart_kill_and_upgrade(host):
     assert "(deleted)" in host.run("readlink", "/proc/%s/exe" % before).stdout
     host.run("systemctl", "restart", "pyrod.service")
     assert "(deleted)" not in host.run("readlink", "/proc/%s/exe" % main_pid()).stdout
-    assert len(got) < lines, "it ended before the last of it"
+    assert len(got) < lines, "it ended before the end of its output"
     assert printer.wait(WITHIN) == 0, printer.stderr.read()
     reader.join()
     assert got == ["line %d\n" % i for i in range(lines)]
@@ -304,8 +305,8 @@ def test_user_pyro_can_touch_no_other_unit(host):
     assert host.show("pyrod.service", "TasksMax") != "7"
 
 
-def test_a_machine_nobody_launched_is_handed_nothing(host):
-    """What user pyro may do comes to nothing by itself; and the refusals above were not for want of a working bus."""
+def test_a_unit_that_pyrod_did_not_start_gets_no_descriptors(host):
+    """User pyro may start such a unit, but nothing runs in it; and the refusals above did not come from a broken bus."""
     unit = "pyro-vm@vm-ffffffffffff.service"
     begun = bus(host, "StartUnit", "ss", unit, "replace")
     assert begun.returncode == 0, begun.stderr
@@ -324,8 +325,8 @@ def test_a_stopped_vmm_is_ended(host):
     assert host.run("test", "-e", "/proc/%d" % pid, check=False).returncode != 0
 
 
-def test_an_earlier_daemons_machine_is_ended_by_its_unit(host):
-    """Deleted while pyrod has lost it: stopped, then killed and restarted in between."""
+def test_a_machine_of_a_previous_daemon_is_stopped_by_its_unit(host):
+    """A machine whose daemon was killed: the next daemon adopts it and deletes it."""
     vm = host.machine()
     pid = host.main_pid(vm)
     host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "pyrod.service", check=False)
@@ -334,8 +335,8 @@ def test_an_earlier_daemons_machine_is_ended_by_its_unit(host):
     assert host.run("test", "-e", "/proc/%d" % pid, check=False).returncode != 0
 
 
-def test_a_unit_that_runs_anew_is_not_taken_for_the_machine(host):
-    """Another invocation under the machine's name: nothing of it is trusted, nothing of it is killed on its pid's word."""
+def test_a_restarted_unit_is_not_adopted(host):
+    """Another invocation under the machine's name: nothing of it is trusted, and no process is killed because of its pid."""
     vm = host.machine()
     host.run("systemctl", "stop", "pyrod.service", "pyrod.socket")
     link = "/run/systemd/units/invocation:pyro-vm@%s.service" % vm
@@ -352,7 +353,7 @@ def test_a_unit_that_runs_anew_is_not_taken_for_the_machine(host):
     host.pyro("vm", "delete", vm)
 
 
-def test_a_boot_under_way_ends_with_its_daemon(host):
+def test_a_boot_in_progress_ends_with_its_daemon(host):
     vm = json.loads(host.pyro("--json", "vm", "create", "debian:12").stdout)["vm_id"]
     boot = subprocess.Popen(host.command("pyro", "vm", "start", vm, user="alice"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)
@@ -364,7 +365,7 @@ def test_a_boot_under_way_ends_with_its_daemon(host):
     host.pyro("vm", "delete", vm)
 
 
-def test_the_bus_goes_away_and_comes_back(host):
+def test_the_bus_is_lost_and_reconnected(host):
     vm = host.machine()
     pid = host.main_pid(vm)
     host.run("systemctl", "restart", "dbus.service", check=False)
@@ -383,7 +384,7 @@ def test_machines_leave_nothing(host):
 
 
 def exposed(host, unit):
-    """What systemd-analyze counts against it, and the sum."""
+    """What systemd-analyze counts against the unit, and the sum."""
     path = "/tmp/" + unit.replace("@", "@i")
     host.run("cp", "/lib/systemd/system/" + unit, path)
     rows = json.loads(host.run("systemd-analyze", "security", "--offline=true", "--json=short", path).stdout)
@@ -406,7 +407,7 @@ def test_units_are_hardened_or_say_why_not(host, unit):
         assert setting in reasons, "no reason for " + name
 
 
-def test_what_asks_a_name_service_may_do(host):
+def test_what_the_subid_process_may_do(host):
     """pyro-subid inside pyrod.service: its module tries, and the bits of what it could do are in the owner that it names
     (tests/fake/subid.c)."""
     files = host.root + "/usr/local/lib/libsubid_pyrotest.so", host.root + "/etc/nsswitch.conf"
@@ -428,30 +429,30 @@ def test_what_asks_a_name_service_may_do(host):
         host.run("ldconfig")
 
 
-def test_every_shipped_unit_is_looked_at(host):
+def test_every_shipped_unit_is_checked(host):
     shipped = host.run("sh", "-c", "dpkg -L pyro | grep -E '^(/usr)?/lib/systemd/system/.*\\.service$'").stdout.split()
     assert sorted(os.path.basename(path) for path in shipped) == sorted(UNITS)
 
 
 def write_a_file(host, vm):
-    """A command that writes a file and goes on; returns when a second has passed since, and the machine's open disk."""
+    """A command that writes a file and continues; returns a second after the write, with the machine's open disk."""
     writer = subprocess.Popen(host.command("pyro", "vm", "exec", vm, "--timeout", "200", "--", "sh", "-c",
                                            "echo first > /workspace/file; echo written; sleep 200", user="alice"),
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert writer.stdout.readline() == "written\n"
-    time.sleep(1)  # the second of the promise: long before a guest writes back by itself
+    time.sleep(1)  # the second of the promise: long before a guest writes back on its own
     return writer, open(host.root + "/var/lib/pyro/machines/%s/disk.ext4" % vm, "rb")
 
 
 def file_on(disk):
-    """Of a disk whose machine, and so its name, may be gone: vm.exec deletes it with the command."""
+    """Reads a file of a disk whose machine, and so its name, may be deleted: vm.exec deletes it with the command."""
     path = "/proc/%d/fd/%d" % (os.getpid(), disk.fileno())
     subprocess.run(["e2fsck", "-fy", path], capture_output=True)
     return subprocess.run(["debugfs", "-R", "cat /workspace/file", path], capture_output=True, text=True).stdout
 
 
 def test_a_killed_machine_loses_what_was_not_written_back(host):
-    """Without this the test of poweroff would show nothing."""
+    """Without this, the test of poweroff would prove nothing."""
     vm = host.machine()
     writer, disk = write_a_file(host, vm)
     with disk:
@@ -461,7 +462,7 @@ def test_a_killed_machine_loses_what_was_not_written_back(host):
 
 
 def test_poweroff_ends_machines_in_order(host):
-    """A file written a second before is there, and a machine that stays is stopped, not failed."""
+    """A file written a second before exists, and a machine that stays is stopped, not failed."""
     kept, vm = host.machine(), host.machine()
     assert host.show("pyro-machines.service", "ActiveState") == "active"
     writer, disk = write_a_file(host, vm)
@@ -473,7 +474,7 @@ def test_poweroff_ends_machines_in_order(host):
     assert took < 60 and os.path.exists(host.root + "/var/lib/pyro/machines/%s/disk.ext4" % kept)
 
 
-def test_the_next_boot_knows_the_machine(host):
+def test_the_machine_is_listed_after_the_next_boot(host):
     host.boot()
     listed = json.loads(host.pyro("--json", "vm", "list").stdout)["vms"]
     assert [(v["state"], v["stop_reason"]) for v in listed] == [("stopped", "host_shutdown")], listed
@@ -481,8 +482,8 @@ def test_the_next_boot_knows_the_machine(host):
 
 
 def test_removal_keeps_disks(host):
-    """Machines end in order, one that a command has with the command, and the next installation knows them; with the socket
-    stopped they end too."""
+    """Machines end in order, a machine of one command together with it, and the next installation knows them; they also end when
+    the socket is stopped."""
     kept, vm = host.machine(), host.machine()
     writer, disk = write_a_file(host, vm)
     disk.close()

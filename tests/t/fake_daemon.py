@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A daemon that is no daemon: it listens where pyrod would and answers well, wrongly, late or not at all, so that the
-clients' side of every fault can be tested without one. Standard library only."""
+"""A fake daemon: it listens where pyrod would and answers correctly, wrongly, late or not at all, so that the client's side of
+every fault can be tested without pyrod. Standard library only."""
 import json
 import os
 import selectors
@@ -35,7 +35,7 @@ class Stdio:
         self.input, self.input_at, self.input_limit, self.input_ended = b"", 0, 0, False
 
     def _frame(self):
-        """Waits for one frame or the call's end."""
+        """Waits for one frame or for the call's end."""
         while len(self.buffer) < 12 or len(self.buffer) < 12 + struct.unpack_from("<I", self.buffer)[0]:
             with selectors.DefaultSelector() as s:
                 s.register(self.sock, selectors.EVENT_READ)
@@ -79,7 +79,7 @@ class Stdio:
             data = data[n:]
 
     def read(self):
-        """Some of stdin, b"" at its end."""
+        """Returns a part of stdin, b"" at its end."""
         if not self.input and not self.input_ended:
             self.input_limit = self.input_at + WINDOW
             self._send(frame(ACK, struct.pack("<BQQ", STDIN, self.input_at, self.input_limit)))
@@ -100,7 +100,7 @@ class Stdio:
 
 
 class Run:
-    """One vm.run as the guest program of a test sees it."""
+    """One vm.run as a test's guest function sees it."""
 
     def __init__(self, conn, id, params, fds):
         self.conn, self.id, self.params = conn, id, params
@@ -280,7 +280,7 @@ class FakeDaemon:
         raise Failure("unsupported", "no such method: " + method)
 
     def close(self):
-        """Ends the thread first: its next accept() would be on whatever has the descriptor's number by then."""
+        """Ends the thread first: its next accept() would use whatever file has the descriptor's number by then."""
         if self.acceptor and self.sock.fileno() >= 0:
             self.sock.shutdown(socket.SHUT_RDWR)
             self.acceptor.join(20)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A FUSE file system of one file whose server never answers FLUSH: whoever closes a descriptor of that file stays in
-close() for good, beyond SIGKILL, until the server ends (linux/fuse.h; protocol 7.31)."""
+"""A FUSE file system with one file whose server never answers FLUSH: a process that closes a descriptor of that file
+stays in close(), even after SIGKILL, until the server ends (linux/fuse.h; protocol 7.31)."""
 import contextlib
 import ctypes
 import errno
@@ -20,7 +20,7 @@ def attributes(node):
 
 
 def answer(opcode, node):
-    """What is sent back: bytes, an errno, or None for nothing."""
+    """The reply: bytes, an errno, or None for no reply."""
     if opcode == INIT:
         return struct.pack("<4I2H2I2H8I", 7, 31, 65536, 0, 16, 12, 65536, 1, 1, 0, *[0] * 8)
     if opcode == LOOKUP:
@@ -53,13 +53,13 @@ def mount(place, options):
 
 
 def run(place, report):
-    """In a child: the mount is in a namespace of its own; the opened file goes into the socket."""
+    """Runs in a child: the mount is in a namespace of its own; the opened file is sent over the socket."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     fd = os.open("/dev/fuse", os.O_RDWR)
     mount(place, b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % fd)
-    if os.fork() == 0:  # the opener needs the server to be at work
+    if os.fork() == 0:  # the opener needs a working server
         os.close(fd)
         opened = os.open(place + "/file", os.O_RDONLY)
         socket.send_fds(report, [b"!"], [opened])
@@ -70,8 +70,8 @@ def run(place, report):
 
 @contextlib.contextmanager
 def stuck_file(place):
-    """A socket from which one process takes a descriptor of the file (taken), and what ends the server. No process that has
-    the descriptor can fork or end before."""
+    """Returns a socket from which one process takes a descriptor of the file (taken), and what ends the server. No
+    process that has the descriptor can fork or end before."""
     os.makedirs(place)
     here, there = socket.socketpair()
     server = os.fork()

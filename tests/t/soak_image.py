@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`tests/soak image`: the largest archives that are allowed, through the confined writer and past e2fsck."""
+"""`tests/soak image`: the largest allowed archives, through the confined writer and checked by e2fsck."""
 import os
 
 from test_hostile_images import MIB, SECONDS, header, many, measure

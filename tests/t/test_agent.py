@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The agent as an ordinary process (`pyro-agent --serve-fd`), spoken to in the wire protocol by wire.py. Proves streams,
-offsets, resynchronisation, flow control, timeouts and the end of commands; tests/vm proves them again in a guest."""
+"""The agent as an ordinary process (`pyro-agent --serve-fd`), tested with the wire protocol of wire.py. Proves streams, offsets,
+resynchronisation, flow control, timeouts and the end of commands; tests/vm proves them again in a guest."""
 import errno
 import hashlib
 import os
@@ -21,7 +21,7 @@ AGENT = os.environ.get("PYRO_TEST_AGENT", os.environ.get("PYRO_TEST_BUILD", TOP 
 ME = str(os.geteuid())
 
 
-# Before the agent: it finds no /bin/bash, so its commands are run by /bin/sh.
+# Put before the agent: it finds no /bin/bash, so /bin/sh runs its commands.
 NO_BASH = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind /dev/null /bin/bash && exec "$@"', "sh"]
 
 
@@ -55,7 +55,7 @@ def alive(pid):
 
 
 def wait_dead(pid, seconds=5):
-    """A process that is not our child tells nobody when it ends, except through its pidfd."""
+    """The end of a process that is not our child is reported only by its pidfd."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -84,7 +84,7 @@ def test_environment(agent, flags):
 
 @pytest.mark.parametrize("agent", [(), NO_BASH], indirect=True, ids=["bash", "sh"])
 @pytest.mark.parametrize("flags", [0, wire.WITH_LOGIN])
-def test_a_line_that_begins_like_an_option(agent, flags):
+def test_a_command_that_starts_like_an_option(agent, flags):
     if os.geteuid() != 0:
         pytest.skip("hides /bin/bash")
     for channel, (line, name) in enumerate({"-x": "-x", "-c 'echo no'": "-c", "--login; echo after": "--login", "+e": "+e", "--": "--",
@@ -133,7 +133,7 @@ def test_stdin_repeated_and_gap(agent):
     agent.pump(lambda: x.exit)
     assert bytes(x.got[STDOUT]) == b"abcd"
     agent.send(wire.start(2, "cat", user=ME, flags=wire.WITH_STDIN) + wire.data(2, 1, b"gap"))
-    with pytest.raises(AssertionError, match="gone"):
+    with pytest.raises(AssertionError, match="closed the connection"):
         agent.pump(lambda: False)
 
 
@@ -160,7 +160,7 @@ def test_timeout_kills_everything(agent):
     agent.send(wire.start(1, "sleep 300 & echo $!; sleep 300", user=ME, timeout=0.5))
     x = agent.execs.setdefault(1, wire.Exec())
     agent.pump(lambda: x.exit, 10)
-    assert x.how["flags"] == 0, "what it killed is not left"
+    assert x.how["flags"] == 0, "a killed process counts as left running"
     assert x.exit["timed_out"] == 1 and x.exit["signal"] == 9 and 400e3 < x.exit["usec"] < 5e6
     wait_dead(int(x.got[STDOUT]))
 
@@ -171,14 +171,14 @@ def test_background_child_does_not_hold_the_end(agent):
     assert x.exit["code"] == 0 and x.how["flags"] == wire.LEFT and time.monotonic() - t < 5
     pid = int(x.got[STDOUT])
     assert alive(pid)
-    # Past EXIT_ACK its cgroup is out of the host's reach; it is the machine's own from then on.
+    # After EXIT_ACK the host cannot reach its cgroup any more; it belongs to the machine alone.
     os.kill(pid, signal.SIGKILL)
 
 
 def test_printing_server_survives(agent):
     marker = agent.workspace / "alive"
     os.mkfifo(marker)
-    # Prints without end; once a kibibyte has gone nowhere it reports through the FIFO that it lives.
+    # Prints without end; when a kibibyte could not be delivered, it reports through the FIFO that it lives.
     cmd = "(i=0; while [ $i -lt 30000 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done; echo yes > %s) & echo pid $!" % marker
     x = agent.run(1, cmd, user=ME)
     assert x.exit["code"] == 0 and x.exit["usec"] < 10e6
@@ -246,7 +246,7 @@ def test_reconnect_in_the_middle_of_frames(agent):
     agent.send(wire.data(1, 0, b"A" * 1000) + wire.data(1, 1000, b"C") + wire.end(1, 1001))
     agent.pump(lambda: x.exit)
     assert bytes(x.got[STDOUT]) == b"A" * 1000 + b"C" and x.exit["code"] == 5
-    # EXIT is said again until EXIT_ACK, after the output that is asked for again.
+    # EXIT is sent again until EXIT_ACK, after the output that is requested again.
     for _ in range(3):
         x.exit, x.ended = None, {}
         assert agent.greet(wire.SECRET)["held"][1]["exited"] == 1
@@ -282,10 +282,10 @@ def test_start_is_idempotent(agent):
     assert mark.read_text() == "x\n"
 
 
-def test_old_sync_is_dead_after_setup(agent):
+def test_old_sync_is_refused_after_setup(agent):
     agent.send(wire.initial_sync() + wire.frame(wire.HELLO, 0, struct.pack("<HH", 1, 1) + bytes(32)))
-    with pytest.raises(AssertionError, match="gone"):
-        agent.pump(lambda: False, 5)  # thirty-two bytes that are no frame: this connection is over
+    with pytest.raises(AssertionError, match="closed the connection"):
+        agent.pump(lambda: False, 5)  # thirty-two bytes that are not a frame: this connection ends
 
 
 def test_setup_of_another_machine_is_refused(agent):
@@ -305,8 +305,8 @@ def test_too_many_commands(agent):
     agent.pump(lambda: sum(1 for x in agent.execs.values() if x.started and x.started[0] == 0) == 64, 30)
 
 
-def test_hello_that_ends_like_sync_begins(agent):
-    """The agent holds those bytes back until the NOP behind them says that they are no SYNC."""
+def test_hello_that_ends_like_the_start_of_sync(agent):
+    """The agent holds those bytes back until the NOP after them shows that they are not SYNC."""
     for n in (1, 7, 31):
         assert agent.greet(wire.SECRET, nonce=os.urandom(32 - n) + wire.SECRET[:n])["version"] == wire.NEWEST
 

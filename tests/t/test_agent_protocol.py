@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The agent protocol between peers of different versions: what was recorded of each older version (tests/frames) is said to the
-agent and to pyrod of this build, then what a newer one may say; both find their way."""
+"""The agent protocol between peers of different versions: what was recorded of each older version (tests/frames) is sent to this
+build's agent and pyrod, then what a newer one may send; both keep working."""
 import os
 import re
 import signal
@@ -42,7 +42,7 @@ def test_each_older_version_is_recorded():
 
 @pytest.mark.parametrize("version,words,connections", TALKS, ids=NAMES)
 def test_agent_answers_an_old_host(agent, version, words, connections):
-    """Each byte that a host of that version said has the answer that it had, and is told nothing that it did not know."""
+    """Each byte that a host of that version sends gets the answer that it got then, and nothing that it does not know."""
     was, now = recorded.host(agent, connections)
     assert now == was
 
@@ -53,7 +53,7 @@ def happens(d, words):
 
 @pytest.mark.parametrize("version,words,connections", TALKS, ids=NAMES)
 def test_pyrod_serves_an_old_agent(fake, version, words, connections):
-    """pyrod says to an agent of that version what the pyrod of then said, and nothing else; its callers see the same."""
+    """pyrod sends to an agent of that version what the pyrod of that time sent, and nothing else; its callers see the same."""
     with Agent(fake, connections) as player:
         happens(fake, words)
     assert player.hellos == [(1, wire.NEWEST)] * len(connections)
@@ -61,7 +61,7 @@ def test_pyrod_serves_an_old_agent(fake, version, words, connections):
 
 
 def test_agent_serves_a_newer_host(agent):
-    """It offers versions and says things that nobody knows yet; the newest of ours is agreed on, and all goes on."""
+    """The host offers unknown versions and sends unknown things; both agree on our newest version, and everything works."""
     h = wire.Host(agent)
     for newest in (wire.NEWEST + 1, 65535):
         w = h.greet(wire.initial_sync() if newest < 65535 else wire.SECRET, newest=newest, more=b"what a newer host offers")
@@ -87,7 +87,7 @@ def test_agent_serves_a_newer_host(agent):
 
 
 def newer(lines):
-    """A recorded agent of protocol 1 as one of a newer protocol: it agrees on ours, and says more."""
+    """A recorded agent of protocol 1 that behaves like one of a newer protocol: it agrees on ours, and sends more."""
     for line in lines:
         if line.way == "<" and line.kind == wire.ENDED:
             continue
@@ -111,8 +111,8 @@ def test_pyrod_serves_a_newer_agent(fake, version, words, connections):
 
 
 @pytest.mark.parametrize("manner,limit", [("old", None), ("good", {"name": "mem_mib", "value": 200, "flag": "-m 400M"})])
-def test_what_an_agent_tells_of_an_end(fake, manner, limit):
-    """Which limit ended a command is told since protocol 2; of an older agent's nothing is made up."""
+def test_reported_cause_of_an_end(fake, manner, limit):
+    """Since protocol 2 the agent reports which limit ended a command; for an older agent nothing is invented."""
     r = fake.call("vm.run", fake.spec(manner, command="echo here; ended 3 300; exit 137"))["result"]
     assert (r["stdout"], r["exit_code"], r["limit"]) == ("here\n", 137, limit), r
     assert (r["ended_by"], r["background_left"]) == (("memory", True) if limit else (None, None)), r
@@ -121,8 +121,8 @@ def test_what_an_agent_tells_of_an_end(fake, manner, limit):
     fake.wait_clean()
 
 
-def test_old_agent_is_taken_over_with_what_it_does(fake):
-    """The daemon is replaced, its stream is cut, and an agent of protocol 1 goes on with its command's input and output."""
+def test_old_agent_is_adopted_with_its_command(fake):
+    """The daemon is replaced, its stream is cut, and an agent of protocol 1 continues with its command's input and output."""
     flags, data = fake.run_flags("old"), lines(300000)
     p = fake.popen("-q", "run", "-i", *flags, "debian:12", "--", "print 300000; cut out 1000; cat; err done; exit 4", stdin=subprocess.PIPE,
                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A user of pyro who wants to harm the others: their calls go on as before, and pyrod ends when it is asked to. Each test
-fails on a daemon without what it is about."""
+"""A user of pyro who wants to harm the others: the others' calls work as before, and pyrod ends when it is asked to. Each test
+fails on a daemon without the protection that it tests."""
 import array
 import collections
 import contextlib
@@ -35,8 +35,8 @@ SECONDS = 5 * N
 
 
 class Attacker:
-    """The ways of a caller with descriptors that nobody can close: TCP sockets that linger, whose last copy is the one that
-    was passed, and a file whose every copy is stuck."""
+    """A caller's ways to pass descriptors that nobody can close: TCP sockets that linger, whose last copy is the one that was
+    passed, and a file of which every copy blocks in close()."""
 
     def __init__(self, daemon, source, seed):
         self.path, self.spec, self.source, self.random = daemon.socket, daemon.spec(command="sleep 0"), source, random.Random(seed)
@@ -85,7 +85,7 @@ class Attacker:
         self.send(sock, self.line("vm.run", dict(self.spec, stdio=0), 1))
 
     def unread(self, sock):
-        """In the queue behind an answer that is not taken, and behind a line that ends the connection."""
+        """Queued behind an answer that is not read, and behind a line that ends the connection."""
         sock.send(b"no json\n" * 10)
         self.send(sock, b"{")
         self.send(sock, b"{")
@@ -106,7 +106,7 @@ class Attacker:
         sock.send(b"{")
 
     def hidden(self, sock):
-        """Out of band over a passed end of which it has a copy: what lies there is not seen from outside."""
+        """Sent out of band over a passed end of which the caller has a copy: its content is not visible from outside."""
         here, there = socket.socketpair()
         with here, there:
             self.send(here, b"!", socket.MSG_OOB, stuck=False)
@@ -115,7 +115,7 @@ class Attacker:
                          [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [there.fileno()]))])
 
     def run(self):
-        """Until it is ended: all connections of its uid, each used in its turn and often left and made again."""
+        """Runs until it is killed: all connections of its uid, each used in turn and often closed and made again."""
         self.stuck, socks = taken(self.source), []
         # Its own close() may be the last one of a socket that lingers: a signal ends that.
         signal.signal(signal.SIGALRM, lambda *_: None)
@@ -152,7 +152,7 @@ def at_work(what, before_wait):
             os.setresgid(ATTACKER, ATTACKER, ATTACKER)
             os.setresuid(ATTACKER, ATTACKER, ATTACKER)
             what()
-        except BaseException:  # with a stuck file it is not seen to have ended
+        except BaseException:  # with a file that blocks in close(), its end cannot be seen
             traceback.print_exc()
         finally:
             os._exit(1)
@@ -198,15 +198,15 @@ def test_descriptors_that_cannot_be_closed(root_only, make_fake, tmp_path, build
     p99 = [round(times[len(times) * 99 // 100], 3) for times in (quiet, busy, again)]
     keep(**{"attack_descriptors_%s" % ("asan" if build == BUILD_ASAN else "release"):
             dict(p99_ms_quiet=p99[0], p99_ms_busy=p99[1], worst_ms=round(busy[-1], 1), calls=len(busy), stop_seconds=round(stop_seconds, 2))})
-    # Before, one of these descriptors held the loop for LINGER_SECONDS.
+    # Without the protection, one of these descriptors blocked the loop for LINGER_SECONDS.
     assert busy[-1] < 1000 and again[-1] < 1000 and attacker.sent.value > 10
     assert stop_seconds < 2 or build == BUILD_ASAN
     daemon.wait_clean(30)
 
 
-def test_a_caller_that_reads_no_more_has_left(fake):
-    """shutdown(SHUT_RD) of the stdio socket: the output is thrown away, the command goes on to its end, and the answer comes. Of the
-    connection: it is closed, and what it asked for has happened."""
+def test_a_caller_that_stops_reading(fake):
+    """shutdown(SHUT_RD) of the stdio socket: the output is discarded, the command runs to its end, and the answer arrives.
+    shutdown of the connection: it is closed, and what it requested has been done."""
     with Raw(fake.socket, 60) as raw:
         here, there = socket.socketpair()
         with here, there:
@@ -236,8 +236,8 @@ def test_a_caller_that_reads_no_more_has_left(fake):
 
 
 def test_descriptors_that_are_unread_at_the_end(root_only, make_fake):
-    """pyrod has stopped reading, since its answers are not taken, and is asked to end: what is queued then is closed by another
-    process too. Nothing odd came before, so no such process is there yet."""
+    """pyrod has stopped reading, since its answers are not read, and is asked to end: another process closes what is queued then
+    too. There was no suspicious descriptor before, so that process does not exist yet."""
     daemon = make_fake().start()
     os.chmod(daemon.socket, 0o666)
     ready, tell = os.pipe()
@@ -281,14 +281,14 @@ class Fuzzer:
         self.linger, self.sent = Attacker(daemon, None, seed), sent
 
     def descriptor(self):
-        """One of the seven kinds; ours to close but for the stuck one, whose every close() is for good."""
+        """One of the seven kinds; we must close it, except the one that blocks in every close()."""
         kind = self.random.randrange(7)
         if kind == 0:
             here, there = socket.socketpair()
             here.send(self.random.randbytes(self.random.randrange(1, 40)))
             if self.random.random() < 0.3:
                 here.shutdown(self.random.choice((socket.SHUT_RD, socket.SHUT_WR)))
-            if self.random.random() < 0.3:  # with something of its own in its queue
+            if self.random.random() < 0.3:  # with a descriptor in its own queue
                 with contextlib.suppress(OSError):
                     socket.send_fds(here, [b"x"], [here.fileno()], socket.MSG_OOB if self.random.random() < 0.3 else 0)
             here.close()
@@ -380,7 +380,7 @@ class Fuzzer:
 
 
 def open_files(pid):
-    """How many of each kind; the connection of the last call may be among them yet."""
+    """How many of each kind; the connection of the last call may still be among them."""
     found = collections.Counter()
     for fd in os.listdir("/proc/%d/fd" % pid):
         with contextlib.suppress(FileNotFoundError):
@@ -390,7 +390,7 @@ def open_files(pid):
 
 @pytest.mark.parametrize("build", [pytest.param(BUILD, marks=pytest.mark.soak), BUILD_ASAN], ids=["release", "asan"])
 def test_random_operations_with_descriptors(root_only, make_fake, tmp_path, build):
-    """tests/soak attack: five minutes of it. Guests that have been taken over answer meanwhile."""
+    """tests/soak attack: five minutes of it. Meanwhile hostile guests answer."""
     daemon = make_fake(build=build).start()
     os.chmod(daemon.socket, 0o666)
     tmp_path.chmod(0o755)
@@ -432,7 +432,7 @@ def test_random_operations_with_descriptors(root_only, make_fake, tmp_path, buil
 
 
 def flood(path, method):
-    """All connections of a uid, each with many calls under way, until it is ended."""
+    """All connections of a uid, each with many calls in progress, until it is killed."""
     socks, line = [], json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}).encode() + b"\n"
     poll = select.poll()
     for _ in range(CONNECTIONS):
@@ -448,9 +448,9 @@ def flood(path, method):
                 by_fd[fd].recv(1 << 20) if events & select.POLLIN else by_fd[fd].send(line * 20)
 
 
-def test_a_dear_method_costs_others_no_more_than_a_cheap_one(root_only, make_fake):
-    """Turns are bounded by time, and the largest answer is made once: 1.6 ms of each line, on 32 connections, was 212 ms of
-    every other caller's."""
+def test_a_slow_method_delays_others_no_more_than_a_fast_one(root_only, make_fake):
+    """The daemon's work for one connection at a time is bounded, and the largest answer is made once: 1.6 ms for each line, on
+    32 connections, was 212 ms of every other caller's time."""
     daemon = make_fake().start()
     os.chmod(daemon.socket, 0o666)
     p99 = {}
@@ -492,7 +492,7 @@ def connected_as(uid, path):
 
 
 def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
-    """One user had 65,536 times each limit, and all connections."""
+    """Without the protection, one user had 65,536 times each limit, and all connections."""
     daemon = make_fake(conf=["max_machines = 3"])
     subuid = tmp_path / "subuid"
     subuid.write_text("%d:%d:65536\n" % (ATTACKER, SUBUIDS))
@@ -504,7 +504,7 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
         with connected_as(uid, daemon.socket) as raw:
             reply = raw.call("vm.create", daemon.spec())
             made.append(reply["result"]["vm_id"] if "result" in reply else reply["error"]["data"]["code"])
-    # What is counted and not shown to the one who asks is named, with a fix that is not theirs alone.
+    # What counts against the caller and is not shown to them is named, with a fix that others can carry out too.
     refused = reply["error"]["data"]
     assert refused["cause"] == ("with this machine you would use 4 of 3 (max_machines in pyrod.conf); "
                                 "your uid is a subordinate uid, so its owner's machines count too"), refused
@@ -523,7 +523,7 @@ def test_subordinate_uids_are_one_account(root_only, make_fake, tmp_path):
         assert all(raw.call("system.ping")["result"] for raw in held[:-1])
         assert held[-1].line()["error"]["data"]["code"] == "quota_exceeded"
         begin = time.monotonic()
-        for i in range(200):  # each has a uid of its own, and all one limit of what is logged
+        for i in range(200):  # each has a uid of its own, and all share one limit of log lines
             with connected_as(SUBUIDS + 100 + i, daemon.socket) as raw:
                 assert raw.line()["error"]["data"]["code"] == "quota_exceeded"
         windows = 2 + (time.monotonic() - begin) // 10
@@ -715,7 +715,7 @@ def test_a_name_service_that_is_not_installed(root_only, make_fake, tmp_path):
     daemon.call("vm.delete", {"vm_id": vm})
 
 
-def test_what_asks_a_name_service_may_do(root_only, make_fake, tmp_path):
+def test_what_the_subid_process_may_do(root_only, make_fake, tmp_path):
     """Its module in pyro-subid tries: the bits of what it could do are in the owner that it names."""
     daemon = with_subid_service(make_fake(), tmp_path)
     ask_about(daemon, PROBING)
@@ -723,7 +723,7 @@ def test_what_asks_a_name_service_may_do(root_only, make_fake, tmp_path):
     assert owned_by(PROBING, 62000) in daemon.log_text()
 
 
-def test_places_are_kept_for_root(root_only, make_fake):
+def test_connections_are_reserved_for_root(root_only, make_fake):
     daemon = make_fake().start()
     os.chmod(daemon.socket, 0o666)
     with contextlib.ExitStack() as stack:
@@ -731,7 +731,7 @@ def test_places_are_kept_for_root(root_only, make_fake):
         for i in range(256):
             raw = stack.enter_context(connected_as(800000 + i // 30, daemon.socket))
             if i >= 238:
-                # One that is refused is told so before it asks, and is closed.
+                # One that is refused gets the reason before it asks, and is closed.
                 with contextlib.suppress(BrokenPipeError):
                     raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping","params":{}}\n')
                 refused += "error" in raw.line()
@@ -741,7 +741,7 @@ def test_places_are_kept_for_root(root_only, make_fake):
 
 @contextlib.contextmanager
 def forced_by_root(daemon):
-    """A pull that root forces: it stands in mmdebstrap until its end is asked for, which is that it fails."""
+    """A pull that root forces: it stays in mmdebstrap until it is asked to end, and then fails."""
     fake_mmdebstrap(daemon)
     gate, began = daemon.root + "/gate", daemon.root + "/began"
     for fifo in (gate, began):
@@ -765,8 +765,8 @@ def forced_by_root(daemon):
         yield begin, end
 
 
-def test_a_forced_pull_holds_up_nobody(root_only, make_fake):
-    """Everybody waited for it, and failed when it failed."""
+def test_a_forced_pull_delays_nobody(root_only, make_fake):
+    """Everybody waited for the pull, and failed when it failed."""
     daemon = make_fake()
     with forced_by_root(daemon) as (begin_pull, end_pull), connected_as(ATTACKER, daemon.socket) as raw:
         def run():
@@ -786,8 +786,9 @@ def test_a_forced_pull_holds_up_nobody(root_only, make_fake):
 
 
 @pytest.mark.parametrize("method", ["vm.start", "vm.stop", "vm.delete"])
-def test_nothing_of_who_waits_is_left_at_the_end(root_only, make_fake, method):
-    """Calls that are under way when the daemon stops, for machines whose guests never answer; the leak checker says so."""
+def test_waiting_calls_are_freed_at_the_end(root_only, make_fake, method):
+    """Calls that are in progress when the daemon stops, for machines whose guests never answer; the leak checker reports what is
+    not freed."""
     daemon = make_fake(build=BUILD_ASAN).start()
     with Raw(daemon.socket, 60) as raw:
         vm = raw.call("vm.create", daemon.spec("deaf"))["result"]["vm_id"]

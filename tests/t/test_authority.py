@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Who may do what: every method of the table against the owner of a machine and a command, another member of group pyro, a
-member of pyro-admin too, root, and somebody in no group. A method without a row here fails, and so does a row without a
-method. What belongs to another is "not found" in the very words that an id gets that never was.
+member of pyro-admin too, root, and a user in no group. A method without a row here fails, and so does a row without a method. An
+object of another user is "not found", in the same words as an id that never existed.
 
-The daemon is the sanitized one with the fake VMM, with /etc/group of its own (so the host's accounts do not matter) and a
-cache of its own (so that pruning is real). Who a client is comes from the kernel: each connection is made by a process of that
-uid and handed to the test."""
+The daemon is the sanitized one with the fake VMM, with its own /etc/group (so the host's accounts do not matter) and its own
+cache (so that pruning is real). The kernel reports who a client is: each connection is made by a process of that uid and passed
+to the test."""
 import array
 import json
 import os
@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, Daemon, Raw, assert_well, stage
+from conftest import BUILD_ASAN, Daemon, Raw, assert_no_faults, stage
 from fakevm import FakeDaemon
 
 ENV = "debian:12"
@@ -37,7 +37,7 @@ METHODS = methods()
 
 
 def as_person(who, make):
-    """The sockets that make() has made in a process of who's uid: the kernel keeps it as their peer's."""
+    """The sockets that make() creates in a process of who's uid: the kernel records it as their peer's."""
     here, there = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -66,7 +66,7 @@ def as_person(who, make):
 
 
 class Client(Raw):
-    """A connection made as somebody else: a process of that uid connects and passes it on."""
+    """A connection of another user: a process of that uid connects and passes it on."""
 
     def __init__(self, path, who, timeout=60):
         self.buffer, self.id = b"", 0
@@ -89,7 +89,7 @@ class Client(Raw):
         return self.id
 
     def until(self, found):
-        """Reads lines until one of them is what is looked for."""
+        """Reads lines until one of them matches."""
         while True:
             line = self.line()
             hit = found(line)
@@ -135,7 +135,7 @@ def served(root_only, work):
         d.wait_clean(30)
     finally:
         d.close()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 def create(d, who):
@@ -149,7 +149,7 @@ def delete(d, who, vm):
 
 
 class Run:
-    """A command of who that goes on until it is cancelled, with its connection and the names it has."""
+    """A command of who that runs until it is cancelled, with its connection and its ids."""
 
     def __init__(self, d, who, live=False):
         self.client = Client(d.socket, who)
@@ -188,7 +188,7 @@ def attach(d, who, exec_id):
     return c, call_id, ours
 
 
-# What stands here is done by each of the people for whom it is allowed, and must succeed.
+# Each function here is called as each user for whom it is allowed, and must succeed.
 
 def anyone(params=None, check=None):
     def act(d, who):
@@ -215,7 +215,7 @@ def list_own(got, who):
 
 
 def prune(d, who):
-    """Leftovers may go by anybody's word; what others have installed only by an administrator's."""
+    """Anybody may remove leftovers; only an administrator may remove what others installed."""
     listed = result(d, who, "env.prune", {"all": True, "dry_run": True})
     assert listed["bytes_freed"] >= 0 and listed["permitted"] == (who in (ADMIN, ROOT))
     result(d, who, "env.prune", {})
@@ -226,7 +226,7 @@ def prune(d, who):
 
 
 def pull(d, who):
-    """What is installed and whole is made again only by an administrator's word."""
+    """Only an administrator may rebuild what is installed and intact."""
     assert result(d, who, "env.pull", {"environment": ENV})["installed"]
     if who in (ADMIN, ROOT):
         return  # test_who_may_force_a_pull
@@ -254,7 +254,7 @@ for name, act in ANYONE.items():
     act.method = name
 
 
-# What only the owner and root may do: by `who` to a machine or a live command of OWNER.
+# What only the owner and root may do: `who` does it to a machine or a live command of OWNER.
 
 def to_machine(method, check):
     def act(d, who):
@@ -308,7 +308,7 @@ REQUIRED = {"vm.exec": {"command": "true"}}
 def test_every_method_has_its_row():
     assert {m for m, (_, right) in METHODS.items() if right == "anyone"} == set(ANYONE)
     assert {m for m, (_, right) in METHODS.items() if right == "owner"} == set(OWNED)
-    assert set(METHODS) == set(ANYONE) | set(OWNED), "a right without a row: say here what it means"
+    assert set(METHODS) == set(ANYONE) | set(OWNED), "a right without a row: define it here"
     assert {what for m, (what, _) in METHODS.items() if m in OWNED} == set(NEVER)
 
 
@@ -327,7 +327,7 @@ def test_owner_and_root(served, method, who):
 
 @pytest.fixture(scope="module")
 def target(served):
-    """A machine and a live command of OWNER's, which nobody else may see or touch."""
+    """A machine and a live command of OWNER, which no other user may see or touch."""
     run = Run(served, OWNER, live=True)
     vm = create(served, OWNER)
     yield {"vm": vm, "exec": run.exec, "run": run}
@@ -381,7 +381,7 @@ def test_lists_show_ones_own_and_root_sees_owners(served, target):
     assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list", {"all_users": True})["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
 
 
-def test_doctor_tells_nothing_of_others(served, target):
+def test_doctor_shows_nothing_of_others(served, target):
     """Not how many machines they have, nor when one of them last ran a command."""
     assert result(served, OWNER, "vm.run", served.spec(command="true"))["exit_code"] == 0
     seen = {}
@@ -394,7 +394,7 @@ def test_doctor_tells_nothing_of_others(served, target):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_nobody_gets_no_connection(served, target, method):
-    """The socket's mode is what stops him, whatever he would have asked for."""
+    """The socket's mode stops this user, whatever the request would be."""
     st = os.stat(served.socket)
     assert (st.st_uid, st.st_gid, st.st_mode & 0o7777) == (0, GROUP, 0o660)
     with pytest.raises(PermissionError):
@@ -403,15 +403,15 @@ def test_nobody_gets_no_connection(served, target, method):
 
 
 def test_only_an_administrator_removes_what_others_use(served, target):
-    """Even he does not remove what a machine is made from."""
+    """Not even an administrator removes what a machine uses."""
     for who in (ADMIN, ROOT):
         assert result(served, who, "env.prune", {"all": True})["deleted"] == []
         assert result(served, who, "env.inspect", {"environment": ENV})["installed"] is True
 
 
 def test_who_may_force_a_pull(root_only, make_fake):
-    """Root and pyro-admin; everybody where what is installed is damaged. Here there is no room for a pull, so that those who
-    may are told of that."""
+    """Root and pyro-admin; everybody if what is installed is damaged. Here there is no space for a pull, so those who may pull
+    get that error."""
     d = with_groups(make_fake(build=BUILD_ASAN, conf=["disk_reserve_mib = 1000000000"])).start()
     force = {"environment": ENV, "force": True}
     cache, names = d.root + "/cache", sorted(os.listdir(d.root + "/cache"))
@@ -423,13 +423,13 @@ def test_who_may_force_a_pull(root_only, make_fake):
     assert result(d, OTHER, "env.pull", {"environment": ENV})["installed"]
     assert sorted(os.listdir(cache)) == names
     image, = [cache + "/" + name for name in names if name.startswith("sha256-")]
-    os.rename(image + "/meta.json", image + "/damaged.json")  # as a daemon that has read it marks it
+    os.rename(image + "/meta.json", image + "/damaged.json")  # as a daemon does that has read and checked it
     assert result(d, OTHER, "env.inspect", {"environment": ENV})["damage"]
     assert refusal(d, OTHER, "env.pull", force)["data"]["code"] == "no_space"
 
 
-def test_a_users_own_daemon_may_be_told_to_force_a_pull(root_only, make_fake):
-    """By him and by root; there is no room for it here either."""
+def test_a_user_may_force_a_pull_of_their_own_daemon(root_only, make_fake):
+    """Allowed for the user and root; there is no space for it here either."""
     d = make_fake(mode="--user", conf=["disk_reserve_mib = 1000000000"])
     uid, _ = PEOPLE[OWNER]
     him = ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups"]
@@ -443,7 +443,7 @@ def test_a_users_own_daemon_may_be_told_to_force_a_pull(root_only, make_fake):
 
 @pytest.mark.parametrize("gid,groups,allowed", [(ADMINS, "--groups=%d" % GROUP, True), (GROUP, "--clear-groups", False)], ids=["admin", "none"])
 def test_the_primary_group_counts_too(served, target, gid, groups, allowed):
-    """Also of a peer that has no other group at all."""
+    """Also for a peer that has no other group."""
     program = ("import socket, sys\n"
                "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
                "s.sendall(b'{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"env.prune\",\"params\":{\"all\":true}}\\n'); print(s.makefile().readline())\n")
@@ -456,8 +456,8 @@ def test_the_primary_group_counts_too(served, target, gid, groups, allowed):
         assert reply["error"]["data"]["code"] == "permission_denied", p
 
 
-def test_a_name_is_no_uid(served):
-    """The peer's own address is never read: one that claims to be root is still who the kernel says."""
+def test_a_socket_name_is_not_a_uid(served):
+    """The peer's own address is never read: a peer that claims to be root is still the user that the kernel reports."""
     uid, groups = PEOPLE[OTHER]
     program = ("import socket, sys, os\n"
                "s = socket.socket(socket.AF_UNIX); s.bind('\\0' + ';uid=0;pid=1'); s.connect(sys.argv[1])\n"
@@ -468,8 +468,8 @@ def test_a_name_is_no_uid(served):
 
 
 def test_connections_in_all_are_bounded(served, target):
-    """32 of each uid, 256 of all together of which 16 are root's and pyro-admin's, the target's one among them; one that ends
-    makes room for the next."""
+    """32 for each uid, 256 in all, of which 16 are reserved for root and pyro-admin, and one of all is the target's; one that
+    ends makes room for the next."""
     held, refused = [], None
     PEOPLE.update({"crowd%d" % i: (61010 + i, [GROUP]) for i in range(9)})
     try:
@@ -485,7 +485,7 @@ def test_connections_in_all_are_bounded(served, target):
             assert c.call("system.ping")["result"]["uid"] == PEOPLE[ADMIN][0]
         held.pop().sock.close()
         end = time.monotonic() + 20
-        while True:  # the daemon hears of the end in its own time
+        while True:  # the daemon notices the end later
             try:
                 with Client(served.socket, "crowd8") as c:
                     if "result" in c.call("system.ping"):
@@ -497,8 +497,8 @@ def test_connections_in_all_are_bounded(served, target):
             c.sock.close()
 
 
-def test_a_users_own_daemon_serves_only_him(root_only, work):
-    """Though the file's mode would let others in."""
+def test_a_users_own_daemon_serves_only_that_user(root_only, work):
+    """Even if the socket's mode would let others in."""
     d = Daemon(work + "/own", build=BUILD_ASAN, mode="--user")
     d.env["XDG_CONFIG_HOME"] = work + "/nowhere"
     d.start()
@@ -512,4 +512,4 @@ def test_a_users_own_daemon_serves_only_him(root_only, work):
                 assert c.sock.recv(1) == b""
     finally:
         d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())

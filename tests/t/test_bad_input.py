@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, Raw, assert_well
+from conftest import BUILD_ASAN, Raw, assert_no_faults
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def served(request):
     yield d
     assert d.call("system.ping")["result"]["api_version"] == 1
     d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 def error(reply):
@@ -90,7 +90,7 @@ def test_unknown_method(served):
     ("a%s", {}),
 ])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_what_is_quoted_is_cut_between_characters(served, method, params, shift):
+def test_quoted_values_are_cut_between_characters(served, method, params, shift):
     long = "x" * shift + "é" * 120
     r = served.call(method.replace("%s", long), json.loads(json.dumps(params).replace("%s", json.dumps(long)[1:-1])))
     message = r["error"]["message"]
@@ -127,8 +127,8 @@ def test_two_mebibyte_line(served):
     assert "result" in served.call("system.ping")
 
 
-def test_one_who_reads_nothing_is_dropped(make_fake):
-    """A deadline after it took the last byte of what waits for it; nobody else notices."""
+def test_a_client_that_reads_nothing_is_disconnected(make_fake):
+    """It is closed a deadline after it read the last byte of what waits for it; other clients notice nothing."""
     served = make_fake(build=BUILD_ASAN, deadlines={"stall": 2}).start()
     ask = b'{"jsonrpc":"2.0","id":1,"method":"rpc.discover"}\n'
     with Raw(served.socket, 10) as raw:
@@ -138,13 +138,13 @@ def test_one_who_reads_nothing_is_dropped(make_fake):
             for sent in range(1, 100000):
                 raw.send(ask)
         begin, poll = time.monotonic(), select.poll()
-        poll.register(raw.sock, 0)  # hanging up is told unasked
+        poll.register(raw.sock, 0)  # pyrod closes the connection without a request
         while not (events := poll.poll(1000)) and time.monotonic() < begin + 60:
             assert "result" in served.call("system.ping", timeout=5)
         assert events and time.monotonic() - begin > 1.9, (events, sent, time.monotonic() - begin)
 
 
-def test_descriptors_where_none_belong(served):
+def test_unexpected_descriptors(served):
     r, w = os.pipe()
     with Raw(served.socket, 10) as raw:
         raw.sock.sendmsg([b'{"jsonrpc":"2.0","id":1,"method":"system.ping","fds":1}\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [w]))])
@@ -152,13 +152,13 @@ def test_descriptors_where_none_belong(served):
     os.close(w)
     assert os.read(r, 1) == b"", "the daemon kept the descriptor"
     os.close(r)
-    with Raw(served.socket, 10) as raw:  # said to come, but not there
+    with Raw(served.socket, 10) as raw:  # announced, but not sent
         raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping","fds":1}\n')
         assert "error" in raw.line()
 
 
 @pytest.mark.parametrize("kind", ["pipe", socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_what_is_no_stream_socket(served, kind):
+def test_what_is_not_a_stream_socket(served, kind):
     r, w = os.pipe() if kind == "pipe" else (s.detach() for s in socket.socketpair(socket.AF_UNIX, kind))
     params = json.dumps(dict(RUN, stdio=0)).encode()
     with Raw(served.socket, 10) as raw:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What becomes of a call and its command when its caller cancels, leaves or breaks the protocol at any moment, when the pull that it waits
-for fails, and what the next daemon makes of the rows that it finds. The sanitized daemon with the fake VMM."""
+"""What happens to a call and its command when its caller cancels, disconnects or breaks the protocol at any moment, and when the
+pull that it waits for fails; and what the next daemon does with the rows that it finds. The sanitized daemon with the fake VMM."""
 import contextlib
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from conftest import BUILD_ASAN, Raw
 from fakevm import ENV, lines
-from streams import Live, sever, wire
+from streams import Live, cut_stream, wire
 from test_crash_points import fake_mmdebstrap
 from test_errors import reload
 
@@ -30,7 +30,7 @@ def d(make_fake):
 
 
 class Caller(Raw):
-    """A connection that can have several calls under way."""
+    """A connection that can have several calls in progress."""
 
     def begin(self, method, params=None):
         self.id += 1
@@ -38,7 +38,7 @@ class Caller(Raw):
         return self.id
 
     def until(self, found):
-        """Reads lines up to one that is found."""
+        """Reads lines until one matches."""
         while not found(line := self.line()):
             pass
         return line
@@ -57,7 +57,7 @@ class Caller(Raw):
         return self.begin("cancel", {"id": id})
 
     def answers(self, *ids):
-        """The one answer of each."""
+        """The one answer to each call."""
         seen = {}
         while set(ids) - set(seen):
             line = self.line()
@@ -83,13 +83,13 @@ def booted(d):
 
 @contextlib.contextmanager
 def stored(d):
-    """The store of a daemon that does not run."""
+    """The store of a daemon that is not running."""
     with contextlib.closing(sqlite3.connect(d.state + "/pyro.db")) as db:
         yield db
         db.commit()
 
 
-# --- cancelled or left at any moment
+# --- cancelled or disconnected at any moment
 
 CALLS = {
     "run": lambda d: ("vm.run", d.spec(**LONG)),
@@ -104,7 +104,7 @@ PHASES = {"run": ("create", "start", "execute"), "exec in a new machine": ("star
 
 @pytest.mark.parametrize("what", CALLS)
 def test_cancelled_at_any_moment(d, what):
-    """One answer, and nothing is left; what was made just before the cancellation is made."""
+    """One answer, and nothing is left; what was created just before the cancellation exists."""
     for moment in (*PINGS, *PHASES.get(what, ())):
         method, params = CALLS[what](d)
         with Caller(d.socket) as c:
@@ -123,9 +123,9 @@ def test_cancelled_at_any_moment(d, what):
     assert d.rows("SELECT id FROM exec") == []
 
 
-@pytest.mark.parametrize("what", [what for what in CALLS if what != "create"])  # that one goes on: test_fake_vmm.py
-def test_left_at_any_moment(d, what):
-    for moment in (*PINGS[1:], *PHASES.get(what, ())):  # with an answered ping the call has begun
+@pytest.mark.parametrize("what", [what for what in CALLS if what != "create"])  # that one continues: test_fake_vmm.py
+def test_disconnected_at_any_moment(d, what):
+    for moment in (*PINGS[1:], *PHASES.get(what, ())):  # once a ping is answered, the call has started
         method, params = CALLS[what](d)
         with Caller(d.socket) as c:
             c.begin(method, params)
@@ -137,8 +137,8 @@ def test_left_at_any_moment(d, what):
     assert d.rows("SELECT id FROM exec") == []
 
 
-def test_deleted_under_its_command(d):
-    """By another call of its owner: the command's caller is told that."""
+def test_deleted_while_its_command_runs(d):
+    """Another call of its owner does it: the command's caller gets the reason."""
     with Caller(d.socket) as c:
         call = c.begin("vm.run", d.spec(**LONG))
         vm = c.phase("execute")["vm_id"]
@@ -147,8 +147,8 @@ def test_deleted_under_its_command(d):
     d.wait_clean()
 
 
-def test_answer_is_of_the_machine_that_was_asked_for(d):
-    """A prefix of its id is enough when the call begins; another machine that matches by the time of its end is not meant."""
+def test_reply_is_about_the_requested_machine(d):
+    """A prefix of its id is enough when the call starts; another machine that matches it when the call ends is not affected."""
     vm = booted(d)
     prefix, others = vm[:len("vm-0")], [""]
     pid, = d.vmm_pids()
@@ -168,7 +168,7 @@ def test_answer_is_of_the_machine_that_was_asked_for(d):
 # --- waiting for a pull
 
 class Mirror:
-    """A pull of OTHER_ENV begins and then stands still until it is let go on or fail."""
+    """A pull of OTHER_ENV starts and then pauses until it may continue or must fail."""
 
     def __init__(self, d):
         fake_mmdebstrap(d)
@@ -203,7 +203,7 @@ def pulled_by(d):
 
 @pytest.mark.parametrize("how", ["fails", "comes"])
 def test_callers_that_wait_for_a_pull(mirror, how):
-    """One who cancels or leaves, however often, leaves nothing; the others are answered with how the pull ends."""
+    """However often callers cancel or disconnect, nothing of them is left; the others get the result of the pull."""
     d, waits = mirror.d, pulled_by(mirror.d)
     with Caller(d.socket, 120) as c:
         calls = {name: c.begin(*call) for name, call in waits.items()}
@@ -226,7 +226,7 @@ def test_callers_that_wait_for_a_pull(mirror, how):
     d.wait_clean(30)
 
 
-def test_cancelled_while_a_pull_stands_still(mirror):
+def test_cancelled_while_a_pull_is_paused(mirror):
     d = mirror.d
     with Caller(d.socket) as c:
         for name, (method, params) in pulled_by(d).items():
@@ -241,13 +241,14 @@ def test_cancelled_while_a_pull_stands_still(mirror):
 
 
 def test_runs_that_wait_are_limited(mirror):
-    """They are in no quota of machines: a limit of their own, which one that ends makes room in. The daemon stops while they wait."""
+    """They count against no quota of machines, but have a limit of their own, in which each one that ends frees a place. The
+    daemon stops while they wait."""
     d, (method, params) = mirror.d, pulled_by(mirror.d)["run"]
     with Caller(d.socket) as c, Caller(d.socket) as other:
         calls = [c.begin(method, params) for _ in range(WAITING)]
         mirror.stands_still()
         assert code(other.call(method, params)) == "quota_exceeded"
-        # A limit of the caller's says nothing of the host.
+        # A limit on the caller says nothing about the host.
         report = other.call("system.doctor")["result"]
         assert (report["capabilities"]["vm_boot"], report["runtime"]["verdict"]) == ("unknown", "fail"), report
         assert code(c.answers(calls[0], c.cancel(calls[0]))[0]) == "cancelled"
@@ -278,7 +279,7 @@ def test_signalled_while_the_stream_is_broken(d):
     vm, = os.listdir(d.runtime + "/vm")
     pid, = d.vmm_pids()
     os.kill(pid, signal.SIGSTOP)
-    assert sever(d, vm) == 1
+    assert cut_stream(d, vm) == 1
     run.signal("KILL")
     run.signal("INT")
     os.kill(pid, signal.SIGCONT)
@@ -289,18 +290,18 @@ def test_signalled_while_the_stream_is_broken(d):
 
 
 def test_stream_that_is_lost_for_good(d):
-    """Nothing listens where the agent was: after three tries its caller is told."""
+    """Nothing listens at the agent's place: after three tries the caller gets an error."""
     with Caller(d.socket, 60) as c:
         call = c.begin("vm.run", d.spec(**LONG))
         vm = c.phase("execute")["vm_id"]
         os.unlink("%s/vm/%s/agent.sock" % (d.runtime, vm))
-        assert sever(d, vm) == 1
+        assert cut_stream(d, vm) == 1
         assert code(c.answer(call)) == "guest_unresponsive"
     d.wait_clean()
 
 
 def test_captured_output_over_a_broken_stream(d):
-    """Without a socket of its caller's: all of it is counted, and what is kept is cut."""
+    """Without a socket of the caller: all output is counted, and what is kept is truncated."""
     n = 5000000
     result = d.call("vm.run", d.spec(command="cut out 100003; cut out 900001; print %d; cut in 1; echo" % n, timeout_seconds=0), timeout=60)["result"]
     assert (result["exit_code"], result["stdout_bytes"], result["truncated"]) == (0, n + 1, True), result
@@ -309,7 +310,7 @@ def test_captured_output_over_a_broken_stream(d):
 
 
 def test_slow_reader_is_sent_one_window(d):
-    """Of a caller that acknowledges nothing; when it does, the rest comes."""
+    """For a caller that acknowledges nothing; when it does, the rest arrives."""
     want = lines(10 * wire.WINDOW)
     run = live(d, "print %d" % len(want))
     while len(run.got) < wire.WINDOW:
@@ -323,7 +324,7 @@ def test_slow_reader_is_sent_one_window(d):
 
 @pytest.mark.parametrize("way", ["closes", "ends its input"])
 def test_caller_that_closes_its_end(d, way):
-    """The command goes on to its end, and all of its output is counted; one who only ends its input gets all of it too."""
+    """The command runs to its end, and all of its output is counted; a caller that ends only its input gets all of it too."""
     want = lines(10 * wire.WINDOW)
     run = live(d, "print %d; exit 4" % len(want), interactive=True)
     if way == "closes":
@@ -364,7 +365,7 @@ def test_caller_that_breaks_the_protocol(d):
 
 
 def test_paused_while_it_boots(d):
-    """The host's disk is full before there is a command: its caller is told that too."""
+    """The host's disk is full before there is a command: the caller is notified of that too."""
     with Caller(d.socket) as c:
         call = c.begin("vm.run", d.spec("full", command="exit 3"))
         phases = []
@@ -376,7 +377,7 @@ def test_paused_while_it_boots(d):
 
 # --- the rows of a command and a machine
 
-def test_time_to_live_that_nobody_gives(d):
+def test_default_time_to_live(d):
     """default_ttl_seconds of pyrod.conf, but at least a command's timeout and a minute; 0: no limit."""
     for default, run in ((600, 600), (10, 90), (0, 0)):
         reload(d, "default_ttl_seconds = %d" % default)
@@ -419,19 +420,20 @@ def test_refused_command_leaves_no_row(d):
 
 
 def test_only_an_idle_machine_prepares_for_a_command(d):
-    """One that boots for a command must start that one; another that waits for its first has the login environment made."""
+    """A machine that boots for a command must start that command; one that waits for its first command prepares the login
+    environment."""
     ran = d.call("vm.exec", {"vm_id": create(d), "command": "echo here"})["result"]
     assert (ran["stdout"], ran["cleanup"]["deleted"], ran["accelerator"], ran["start_mode"]) == ("here\n", True, "emulation", "cold")
     vm, said = booted(d), []
     while said[-1:] != ["login"]:
-        said.append(d.told(""))
+        said.append(d.reported(""))
     assert [word for word in said if word.split()[0] in ("setup", "start", "login")] == ["setup", "start echo here", "setup", "login"], said
     assert d.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
     d.wait_clean()
 
 
-def test_command_that_never_began(d):
-    """Its daemon died before it was sent: the next forgets it and keeps the machine."""
+def test_command_that_never_started(d):
+    """Its daemon died before it was sent: the next one deletes the command's record and keeps the machine."""
     vm = booted(d)
     assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
     assert d.stop() == 0
@@ -451,8 +453,8 @@ def start_time(pid):
 
 @pytest.mark.parametrize("row", ["an earlier boot's", "an earlier process's"])
 def test_process_that_has_only_the_pid(d, row):
-    """The row of a VMM that is gone names a process of somebody else's, which nothing is done to. What the machine left is removed, and
-    so is a folder that belongs to none."""
+    """The row of an ended VMM names another user's process, which stays untouched. What the machine left is removed, and so is a
+    directory that belongs to no machine."""
     with Caller(d.socket) as c:
         c.begin("vm.run", d.spec(**LONG))
         c.phase("execute")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The command line against a fake daemon: usage, help, exit statuses, streams, signals, and every way of not
-reaching a daemon. What is proven here with a fake is proven once more with guests in tests/vm."""
+"""The command line against a fake daemon: usage, help, exit statuses, streams, signals, and every reason for which a daemon
+cannot be reached. tests/vm proves with guests once more what this proves with a fake."""
 import contextlib
 import hashlib
 import json
@@ -192,7 +192,7 @@ def test_usage(env, fake, args, status, says):
     (["vm", "exec", "--timeout", VM, "id"], 125, "is not a duration", "pyro vm exec --timeout 30s %s id" % VM),
     (["--bogus"], 2, "unknown option --bogus", "pyro --help"),
 ])
-def test_nearly_right(env, fake, args, status, says, fix):
+def test_mistyped_commands(env, fake, args, status, says, fix):
     """The fix is the line as it should have been."""
     got, out, err = pyro(env, *args)
     assert (got, out) == (status, "") and says in err, err
@@ -201,7 +201,7 @@ def test_nearly_right(env, fake, args, status, says, fix):
 
 
 def runs(env, fake, fix):
-    """As it is pasted, with pyro on PATH."""
+    """Runs it as a user would paste it, with pyro on PATH."""
     binary = env["HOME"] + "/bin"
     os.makedirs(binary, exist_ok=True)
     if not os.path.exists(binary + "/pyro"):
@@ -212,7 +212,7 @@ def runs(env, fake, fix):
 
 
 def takes_input(run):
-    """A command whose input is taken to its end: the fix that pipes into it fails with SIGPIPE where it is not."""
+    """A command whose input is read to its end: a fix that pipes into it fails with SIGPIPE if it does not read."""
     while run.params.get("interactive") and run.stdio.read():
         pass
     return run.result()
@@ -227,7 +227,7 @@ def served(fake):
 
 
 def test_every_word_of_docker_has_a_fix_that_runs(env, fake):
-    """With nothing, an environment, a machine and a command behind it: what is said next is never a refusal."""
+    """Tried alone, and followed by an environment, a machine and a command: the fix is never refused itself."""
     words = [row[0] for row in table("words")]
     assert len(words) > 60
     served(fake)
@@ -264,7 +264,7 @@ def test_words_of_docker_that_work(env, fake):
 
 
 @pytest.mark.parametrize("words", [["run"], ["env", "pull"], ["vm"], ["doctor"], ["vm", "rm"]])
-def test_help_before_and_behind(env, words):
+def test_help_before_and_after_the_command(env, words):
     behind = pyro(env, *words, "--help")
     assert behind[0] == 0 and pyro(env, "help", *words) == behind
     assert "Before the command:" in behind[1] and "Anywhere:" in behind[1]
@@ -276,16 +276,16 @@ def test_help_of_help(env):
 
 
 def test_scope(env, fake):
-    """PYRO_SCOPE is --user or --system, after whatever names a socket."""
+    """PYRO_SCOPE means --user or --system, unless a socket is named."""
     fake.results["env.list"] = {"catalog_version": "1", "environments": []}
     assert pyro(dict(env, PYRO_SCOPE="user"), "env", "list")[0] == 0
-    away = dict(env, PYRO_SCOPE="user", PYRO_DAEMON="/bin/false")
-    del away["PYRO_SOCKET"]
-    status, _, err = pyro(away, "env", "list")
+    other = dict(env, PYRO_SCOPE="user", PYRO_DAEMON="/bin/false")
+    del other["PYRO_SOCKET"]
+    status, _, err = pyro(other, "env", "list")
     assert status == 1 and "started /bin/false --user" in err, err
-    assert pyro(away, "--socket", fake.path, "env", "list")[0] == 0
-    del away["PYRO_SCOPE"]
-    status, _, err = pyro(dict(away, PYRO_SCOPE="mine"), "env", "list")
+    assert pyro(other, "--socket", fake.path, "env", "list")[0] == 0
+    del other["PYRO_SCOPE"]
+    status, _, err = pyro(dict(other, PYRO_SCOPE="mine"), "env", "list")
     assert status == 2 and "PYRO_SCOPE is 'mine', neither user nor system" in err and fixed(err) == "unset PYRO_SCOPE"
 
 
@@ -299,7 +299,7 @@ def test_json_is_indented_on_a_terminal(env, fake):
     text = os.read(master, 4096).decode()
     os.close(master)
     p.stderr.close()
-    # How an empty array is broken is json-c's affair: 0.16 gives it two lines, 0.18 one.
+    # json-c decides how an empty array is broken into lines: 0.16 gives it two, 0.18 one.
     assert json.loads(text) == {"count": 0, "vms": []} and text.startswith('{\r\n  "count"') and text.count("\n") in (4, 5), text
 
 
@@ -323,7 +323,7 @@ def test_help_speaks_of_its_own_command(env):
         assert re.search(r"--%s +.* \(not in this version\)" % word, out), out
 
 
-def test_help_of_a_flag_that_says_no(env):
+def test_help_of_a_negated_flag(env):
     assert "--no-probe                Do not run `true` in a probe machine" in pyro(env, "doctor", "--help")[1]
 
 
@@ -338,7 +338,7 @@ def test_version(env, fake):
 
 def test_complete(env, fake):
     assert pyro(env, "__complete", "e")[1] == "env\n"
-    assert pyro(env, "__complete", "env", "p")[1].split() == ["pull", "prune"]  # more of it in test_completion.py
+    assert pyro(env, "__complete", "env", "p")[1].split() == ["pull", "prune"]  # test_completion.py tests more of it
     assert "--mem-mib" in pyro(env, "__complete", "run", "--m")[1]
     fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "debian:12"}]}
     assert pyro(dict(env, PYRO_COMPLETION_WAIT_MS="20000"), "__complete", "env", "pull", "deb")[1] == "debian:12\n"
@@ -377,7 +377,7 @@ def test_stale_socket(env, place):
 
 def test_not_permitted(tmp_path, place):
     if os.getuid() != 0:
-        pytest.skip("needs root, to be somebody else")
+        pytest.skip("needs root, to act as another user")
     d = FakeDaemon(place)
     os.chmod(place, 0o600)
     for p in (tmp_path, *tmp_path.parents):
@@ -390,7 +390,7 @@ def test_not_permitted(tmp_path, place):
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(other)
     os.chmod(other, 0o660)
-    os.chown(other, 0, 4)  # to be in its group may be to be root
+    os.chown(other, 0, 4)  # membership of its group may amount to being root
     said = []
     os.symlink(other, str(tmp_path) + "/link")
     os.mkdir(str(tmp_path) + "/open", 0o755)
@@ -412,7 +412,7 @@ LEAVE = "leave out --socket, or give it the socket of a daemon"
 
 
 def bad_places(tmp_path):
-    """(path, message, cause) of what is no daemon's socket, each there to be harmed by a fix."""
+    """(path, message, cause) of paths that are not a daemon's socket, each of which a fix could damage."""
     top = str(tmp_path) + "/"
     open(top + "file", "w").close()
     os.mkdir(top + "folder")
@@ -440,8 +440,8 @@ def bad_places(tmp_path):
 
 
 @pytest.mark.parametrize("variable", [False, True])
-def test_what_is_no_daemons_socket(env, tmp_path, variable):
-    """A path is a typo as often as a daemon that has ended: the fix changes nothing that is not known to be pyro's."""
+def test_paths_that_are_not_a_daemons_socket(env, tmp_path, variable):
+    """A path may be a typo as well as a daemon that has ended: the fix changes only what is known to belong to pyro."""
     for path, message, cause, fix in bad_places(tmp_path):
         status, _, err = pyro(dict(env, PYRO_SOCKET=path), "vm", "list") if variable else pyro(env, "--socket", path, "vm", "list")
         assert status == 1 and err.startswith("pyro: " + (message % path).replace("\n", "\n  ")) and (not cause or "\n  cause: %s\n" % cause in err), err
@@ -449,12 +449,12 @@ def test_what_is_no_daemons_socket(env, tmp_path, variable):
 
 
 def test_empty_socket(env, fake):
-    """Of the option it is a mistake, of the variable it is nothing, as with others."""
+    """An empty option is a mistake; an empty variable is ignored, as by other programs."""
     status, _, err = pyro(env, "--socket", "", "vm", "list")
     assert (status, err) == (2, "pyro: --socket: '' is not allowed: it is empty\n  fix: pyro vm list\n") and not fake.calls
     assert pyro(env, "--socket=", "run", "debian:12", "true")[2].endswith("\n  fix: pyro run debian:12 true\n")
-    away = dict(env, PYRO_SOCKET="", PYRO_DAEMON="/bin/false")
-    assert env["PYRO_RUNTIME_DIR"] in pyro(away, "--user", "vm", "list")[2] or "started /bin/false" in pyro(away, "--user", "vm", "list")[2]
+    other = dict(env, PYRO_SOCKET="", PYRO_DAEMON="/bin/false")
+    assert env["PYRO_RUNTIME_DIR"] in pyro(other, "--user", "vm", "list")[2] or "started /bin/false" in pyro(other, "--user", "vm", "list")[2]
 
 
 @contextlib.contextmanager
@@ -474,7 +474,7 @@ def named(name):
 
 @pytest.mark.parametrize("how", ["silent", "not accepting", "another program"])
 def test_hung_daemon(env, place, how):
-    """Only a pyrod is to be killed: a path may lead to any program."""
+    """The fix kills only a pyrod: a path may lead to any program."""
     d = FakeDaemon(place, accept=how != "not accepting", backlog=0)
     d.raw_answers["system.ping"] = "hang"
     plugs = []
@@ -517,7 +517,7 @@ def test_wrong_results_do_not_crash(env, fake, result):
 
 
 def test_refused_at_accept(env, place):
-    """The daemon says why and closes, before or after it is spoken to: its words are passed on."""
+    """The daemon gives a reason and closes, before or after it gets a request: the client prints the reason."""
     said = {"jsonrpc": "2.0", "id": None, "error": Failure("quota_exceeded", "32 connections are open", "c", "close some").error}
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
@@ -567,7 +567,7 @@ def test_doctor_without_daemon(env):
 def nobody(tmp_path):
     """A copy of pyro, and what runs it as a uid without an account and HOME."""
     if os.getuid() != 0:
-        pytest.skip("needs root, to be somebody else")
+        pytest.skip("needs root, to act as another user")
     for p in (tmp_path, *tmp_path.parents):
         if p != p.parent:
             os.chmod(p, p.stat().st_mode | stat.S_IXOTH)
@@ -592,7 +592,7 @@ def test_no_home(nobody):
 
 
 def test_doctor_without_home(nobody):
-    """It goes on looking."""
+    """doctor continues with its other checks."""
     status, out, err = nobody("--user", "doctor")
     lines = out.splitlines()
     assert status == 1 and "the daemon does not answer" in err and "Environment cache: -" in lines, (out, err)
@@ -609,7 +609,7 @@ def test_doctor_with_a_relative_cache(env):
 
 
 def test_autostart(tmp_path):
-    """A user's client starts the user's daemon, once, and waits for READY=1; a daemon that ends says why."""
+    """A user's client starts the user's daemon, once, and waits for READY=1; a daemon that ends reports why."""
     if os.getuid() == 0:
         user = dict(user=65534, group=65534, extra_groups=[])
         os.chown(tmp_path, 65534, 65534)
@@ -657,7 +657,7 @@ threading.Event().wait(30)
     assert p.returncode == 1 and "ended before it was ready" in p.stderr and "\n  cause: something is wrong here\n" in p.stderr
 
     def failure(script, **more):
-        """What is said of a daemon that does this and ends: cause and fix."""
+        """The cause and fix that the client prints when a daemon does this and ends."""
         with open(daemon, "w") as f:
             f.write("#!/bin/sh\n%s\nexit 1\n" % script)
         p = subprocess.run([binary, "--user", "env", "list"], env=dict(e, **more), capture_output=True, text=True, timeout=30, **user)
@@ -665,7 +665,7 @@ threading.Event().wait(30)
         assert p.returncode == 1 and "ended before it was ready" in p.stderr and found, p
         return found.groups()
 
-    # Its own last line, as a person reads it, with its fix where it has one; not what an earlier daemon said, and also where no log can be.
+    # Its own last line, made readable, with its fix if it has one; not a line of a previous daemon; also when no log can be written.
     itself, error = daemon + " --user", "echo pyrod: first >&2; echo 'pyrod: this is wrong (fix: do it (now))' >&2"
     for more in ({}, {"PYRO_STATE_DIR": "/nonexistent/state"}):
         assert failure(error, **more) == ("this is wrong", "do it (now)")
@@ -705,7 +705,7 @@ def test_env(env, fake):
 @pytest.mark.parametrize("given,aimed", [
     ("pyro vm list", "pyro%s vm list"), ("pyro --user ..., which", "pyro --user ..., which"), ("look: pyro vm list", "look: pyro vm list")])
 def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
-    """A machine that the named daemon does not know is not to be looked for at another."""
+    """The client does not look for a machine at another daemon when the named daemon does not know it."""
     fake.results["vm.status"] = Failure("vm_not_found", "m", "c", given)
     fake.results["system.doctor"] = {"runtime": {"ok": False, "checks": [{"name": "x", "ok": False, "detail": "d", "fix": given}]}}
     for words in (["vm", "status", VM], ["doctor"]):
@@ -714,7 +714,7 @@ def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
 
 
 def test_ids_of_the_daemon_are_ids(env, fake):
-    """What else comes in their place is neither printed nor sent back; nor is a status that is none."""
+    """Values of other types in their place are neither printed nor sent back; nor is an invalid status."""
     for bad in ("\x1b]0;pwn\x07", "vm-\x1b[1m", "ex-0123456789ab", "vm-0123456789ab; rm"):
         def guest(run):
             run.progress("start", vm_id=bad)
@@ -736,7 +736,7 @@ def test_results_of_other_types_do_not_crash(env, fake, kind):
     assert pyro(env, "env", "prune", "--all")[0] == 0 and pyro(env, "env", "list")[0] == 0
 
 
-def test_json_does_not_play_with_a_terminal(env, fake):
+def test_json_is_escaped_for_a_terminal(env, fake):
     text = "a\u009b31m\u202eb\x7f\u00e9\n"
     fake.results["vm.list"] = {"count": 1, "vms": [{"vm_id": text}]}
     status, out, _ = on_terminal(env, "--json", "vm", "list")
@@ -751,7 +751,7 @@ def test_error_is_escaped(env, fake):
     assert err == "pyro: disk\\x1b]0;x\\x07 full\n  really\n  cause: c\\u{202e}x\n  fix: rm\\x0d\n"
 
 
-def test_fix_is_for_whoever_reads_it(env, fake):
+def test_fix_has_sudo_unless_the_reader_is_root(env, fake):
     fake.results["env.list"] = Failure("internal", "m", "c", "sudo sh -c 'echo sudo x' && sudo b;sudo c || echo sudo d")
     fix = fixed(pyro(env, "env", "list")[2])
     root = "sh -c 'echo sudo x' && b;c || echo sudo d"
@@ -797,7 +797,7 @@ def test_words(env, fake, words, command):
 
 @pytest.mark.parametrize("deleted", [True, False])
 def test_summary_of_exec(env, fake, deleted):
-    """That its machine is deleted, which may have stayed for long, is said."""
+    """The client reports that its machine was deleted, since it may have existed for long."""
     fake.guest = lambda run: run.result(cleanup={"deleted": deleted, "reason": "post_exec_cleanup", "vm_id": VM})
     err = pyro(env, "vm", "exec", VM, "true")[2]
     assert err == "[vm-exec] vm_id=%s execution_mode=guest_serial exit_code=0 duration_ms=7 deleted=%s\n" % (VM, str(deleted).lower())
@@ -836,7 +836,8 @@ LIMITS = [
 @pytest.mark.parametrize("ended_by,code,limit,line", LIMITS)
 @pytest.mark.parametrize("verb", [["run", "debian:12"], ["vm", "exec", "vm-0123456789ab"]])
 def test_limit_is_named(env, fake, verb, ended_by, code, limit, line):
-    """On a line of its own, also after output without a newline and with -q; a machine's flag belongs to what makes one."""
+    """On a line of its own, also after output without a newline and with -q; the flag named for a machine is that of the command
+    that makes it."""
     def guest(run):
         run.phases()
         run.stdio.write(2, b"no newline")
@@ -846,8 +847,8 @@ def test_limit_is_named(env, fake, verb, ended_by, code, limit, line):
         line = line.replace("; ", "; pyro vm create ")
     for quiet in ([], ["-q"]):
         status, _, err = pyro(env, *quiet, *verb, "sleep 9")
-        told = [x for x in err.split("\n") if x.startswith(("command ", "a process "))]
-        assert status == code and told == ([line] if line else []), err
+        shown = [x for x in err.split("\n") if x.startswith(("command ", "a process "))]
+        assert status == code and shown == ([line] if line else []), err
 
 
 def test_run_failure(env, fake):
@@ -912,7 +913,7 @@ def pyro_with(env, stdin):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_descriptors(env, fake, closed):
-    """No file of ours is taken for one; output that has nowhere to go is an error, as on a full disk."""
+    """No file of the client is used in its place; output that cannot be written is an error, as on a full disk."""
     fake.guest = hello
     p = subprocess.run(["sh", "-c", '"$0" run -i debian:12 x ' + closed, PYRO], env=env, capture_output=True,
                        stdin=subprocess.DEVNULL, timeout=20)
@@ -921,7 +922,7 @@ def test_closed_descriptors(env, fake, closed):
     assert (b"Bad file descriptor" in p.stderr) == (closed == ">&-"), p
     fake.guest = lambda run: run.result()
     p = subprocess.run(["sh", "-c", '"$0" -q run debian:12 true ' + closed, PYRO], env=env, capture_output=True, timeout=20)
-    assert p.returncode == 0, p  # there was nothing to be written
+    assert p.returncode == 0, p  # there was nothing to write
 
 
 def test_stdout_gone(env, fake):
@@ -951,7 +952,7 @@ def test_stdout_full(env, fake):
 
 
 def large(fake):
-    """Answers of more than a pipe holds."""
+    """Answers that are larger than a pipe's capacity."""
     fake.guest = lambda run: run.result(stdout="x" * 500000, exit_code=3)
     fake.results["env.list"] = {"catalog_version": "1", "environments": [
         {"name": "n%d" % i, "installed": True, "description": "d" * 50} for i in range(5000)]}
@@ -1002,8 +1003,9 @@ def test_emulation_note(env, fake):
     assert "note" not in pyro(env, "-q", "run", "debian:12", "x")[2]
 
 
-def test_machine_that_stands_still(env, fake):
-    """Its caller is told why on a line of its own, and when it goes on; with -q nothing; --json changes nothing of stderr."""
+def test_paused_machine(env, fake):
+    """The caller reads why on a line of its own, and when the machine continues; with -q nothing; --json changes nothing of
+    stderr."""
     def guest(run):
         run.phases()
         if run.stdio:
@@ -1014,16 +1016,16 @@ def test_machine_that_stands_still(env, fake):
         run.progress("resumed", detail="there is space")
         return run.result()
     fake.guest = guest
-    told = "pyro: paused: the disk\\x1b is full\npyro: resumed: there is space\n"
+    notes = "pyro: paused: the disk\\x1b is full\npyro: resumed: there is space\n"
     r = subprocess.run([PYRO, "run", "debian:12", "x"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert r.stdout.split("phase=execute vm_id=%s\n" % VM)[1].startswith("half\n" + told + "[run] environment="), r.stdout
+    assert r.stdout.split("phase=execute vm_id=%s\n" % VM)[1].startswith("half\n" + notes + "[run] environment="), r.stdout
     status, out, err = pyro(env, "--json", "run", "debian:12", "x")
-    assert status == 0 and json.loads(out)["exit_code"] == 0 and told in err
+    assert status == 0 and json.loads(out)["exit_code"] == 0 and notes in err
     assert pyro(env, "-q", "run", "debian:12", "x") == (0, "half", "")
 
 
 def test_daemon_that_never_ends_the_streams(env, fake):
-    """A bounded wait for the rest of the output, then the status that was told."""
+    """A bounded wait for the rest of the output, then the reported status."""
     def guest(run):
         run.phases()
         run.conn.send({"jsonrpc": "2.0", "id": run.id, "result": run.result(exit_code=4)})
@@ -1035,7 +1037,7 @@ def test_daemon_that_never_ends_the_streams(env, fake):
 
 
 def test_killed_by_second_interrupt_while_cancelling(env, fake):
-    """The daemon does not answer the cancel: asked again, the client leaves at once."""
+    """The daemon does not answer the cancel: at a second signal the client leaves at once."""
     fake.ignore_cancel = True
     fake.guest = waiting
     p = start(env, "run", "debian:12", "x")
@@ -1051,7 +1053,7 @@ def test_killed_by_second_interrupt_while_cancelling(env, fake):
 @pytest.mark.parametrize("method,call", [("progress", 0), ("progress", 1), ("x", 0)])
 @pytest.mark.parametrize("answers", [True, False])
 def test_flood_does_not_hold_signals(env, fake, method, call, answers):
-    """A daemon that never stops talking: the first signal cancels; unless that is answered, the second one ends it."""
+    """A daemon that never stops sending: the first signal cancels; if that is not answered, the second one ends the client."""
     fake.ignore_cancel = not answers
 
     def guest(run):
@@ -1098,7 +1100,7 @@ def test_counting_line(env, fake, extra, drawn):
 
 
 def test_pull_in_lines(env, fake):
-    """Whoever reads lines is told of each step, and now and then how far it is; not of everything that a daemon says."""
+    """In line output each step is printed, and its progress now and then; not all that a daemon sends."""
     def guest(run):
         for step, percent in (("kernel", 0), ("kernel", 4), ("kernel", 9), ("kernel", 10), ("install", None), ("install", None), ("install", 35),
                               ("install", 44), ("install", 45), ("\x1b[1mstep", 250), ("ready", 100)):
@@ -1116,7 +1118,7 @@ def test_pull_in_lines(env, fake):
     assert b"[pull]" not in p.communicate(timeout=30)[1]
 
 
-def test_flags_of_our_descriptors_stay(env, fake):
+def test_flags_of_inherited_descriptors_stay(env, fake):
     import fcntl
     fake.guest = hello
     r, w = os.pipe()
@@ -1129,7 +1131,7 @@ def test_flags_of_our_descriptors_stay(env, fake):
 
 
 def test_one_file_for_both(env, fake):
-    """The summary begins a line of its own, and only when needed."""
+    """The summary starts on a line of its own, and a newline is added only when needed."""
     def guest(run):
         run.phases()
         run.stdio.write(STDOUT, b"x")
@@ -1189,7 +1191,7 @@ def test_interrupt_reaches_the_guest(env, fake):
 @pytest.mark.parametrize("words,method", [
     (("vm", "stop", VM), "vm.stop"), (("vm", "delete", VM), "vm.delete"), (("env", "pull", "debian:12"), "env.pull"), (("doctor",), "system.doctor")])
 def test_signal_ends_a_wait_that_leaves_nothing(env, fake, words, method):
-    """What the daemon does meanwhile goes on or ends with the connection: nothing is waited for."""
+    """What the daemon does meanwhile continues or ends with the connection: the client waits for nothing."""
     fake.raw_answers[method] = "hang"
     for json_flag in ((), ("--json",)):
         for sig in (signal.SIGINT, signal.SIGTERM):
@@ -1204,7 +1206,7 @@ def test_signal_ends_a_wait_that_leaves_nothing(env, fake, words, method):
 
 
 def test_signal_while_nobody_reads_the_result(env, fake):
-    """It is printed to a pipe that is full: Ctrl-C ends it."""
+    """The result is printed to a full pipe: Ctrl-C ends it."""
     fake.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "x" * 100} for _ in range(5000)]}
     p = start(env, "env", "list")
     assert p.stdout.read(1) == b"C"
@@ -1214,7 +1216,7 @@ def test_signal_while_nobody_reads_the_result(env, fake):
 
 
 def test_daemon_lost_while_a_run_is_cancelled(env, fake):
-    """Whether its machine is gone is not known, and the caller is told so."""
+    """It is unknown whether the machine was deleted, and the caller reads so."""
     fake.guest = waiting
     fake.raw_answers["cancel"] = "close"
     p = start(env, "run", "debian:12", "x")
@@ -1224,7 +1226,7 @@ def test_daemon_lost_while_a_run_is_cancelled(env, fake):
     assert p.communicate()[1].endswith(b"pyro: the machine's deletion was not confirmed; pyrod deletes it within 10 s\n")
 
 
-def test_second_question_that_fails(env, fake):
+def test_failure_of_the_second_call(env, fake):
     fake.results["env.prune"] = {"deleted": [], "count": 0, "bytes_freed": 5, "permitted": True}
     fake.results["env.list"] = Failure("no_space", "full", "c", "pyro doctor")
     assert pyro(env, "env", "prune", "--all") == (1, "Freed: 5 bytes\n", "pyro: full\n  cause: c\n  fix: pyro doctor\n")
@@ -1232,7 +1234,7 @@ def test_second_question_that_fails(env, fake):
 
 @pytest.mark.parametrize("signals,status", [
     ([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143), ([signal.SIGHUP], 129)])
-def test_signals_that_end_it(env, fake, signals, status):
+def test_signals_that_end_a_run(env, fake, signals, status):
     fake.guest = waiting
     p = start(env, "run", "debian:12", "x")
     until(p, b"phase=execute")
@@ -1261,7 +1263,7 @@ def test_signal_cancels_a_creation(env, fake, sig, args):
 
 
 def test_cancelled_too_late_a_machine_is_deleted(env, fake):
-    """Its id was never told, so nobody else could."""
+    """Its id was never printed, so nobody else could delete it."""
     fake.raw_answers["vm.create"] = "hang"
     fake.raw_answers["cancel"] = (b'{"jsonrpc":"2.0","id":2,"result":{"vm_id":"%s"}}\n'
                                   b'{"jsonrpc":"2.0","id":ID,"result":{"cancelled":false}}\n' % VM.encode())
@@ -1296,7 +1298,7 @@ def machine(**more):
 LINES = "VM ID: " + VM + "\nEnvironment: debian:12\nState: %s\nExecution mode: %s\nResources: 1 vCPU / 1024 MiB\n"
 
 
-def test_a_machine_is_told_of_in_the_words_of_a_workspace(env, fake):
+def test_a_machine_is_printed_like_a_workspace(env, fake):
     for verb in ("status", "start", "stop"):
         fake.results["vm." + verb] = machine(execution_mode="guest_serial")
         assert pyro(env, "vm", verb, VM) == (0, LINES % ("started", "guest_serial"), "")
@@ -1314,7 +1316,7 @@ def test_a_machine_is_told_of_in_the_words_of_a_workspace(env, fake):
 
 
 def on_terminal(env, *args):
-    """What stands on a terminal that is stdout."""
+    """What is shown on a terminal that is stdout."""
     master, slave = os.openpty()
     p = start(env, *args, stdout=slave)
     os.close(slave)
@@ -1331,7 +1333,7 @@ def on_terminal(env, *args):
 
 
 def test_lists(env, fake):
-    """A table with its heading on a terminal, key=value lines elsewhere; empty, it says what to type."""
+    """A table with a heading on a terminal, key=value lines elsewhere; an empty one says what to type."""
     fake.results["vm.list"] = {"count": 2, "vms": [machine(), machine(vm_id="vm-1", state="suspended", pause_reason="disk_full", expires_at="2026-01-02T00:00:00Z")]}
     line = "vm_id=%s state=%s environment=debian:12 vcpu_count=1 mem_mib=1024 created_at=2026-01-01T00:00:00Z expires_at=%s pause_reason=%s\n"
     assert pyro(env, "vm", "list") == (0, line % (VM, "started", "-", "-") + line % ("vm-1", "suspended", "2026-01-02T00:00:00Z", "disk_full"), "")
@@ -1384,7 +1386,7 @@ def test_ignored_signals_stay_ignored(env, fake):
 
 
 def test_stopped_terminal_does_not_hold_ctrl_c(env, fake):
-    """Nobody reads the terminal: Ctrl-C still ends it within its bounds."""
+    """Nobody reads the terminal: Ctrl-C still ends the client within its bounds."""
     def guest(run):
         run.phases()
         while True:

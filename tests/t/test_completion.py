@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Completion as one uses it: the shell itself, on a terminal, with the script that pyro prints and nothing else; what it offers
-follows from the table. A daemon that is away or slow is not waited for."""
+"""Completion as a user meets it: the shell itself, on a terminal, with the script that pyro prints and nothing else; its
+candidates come from the table. It does not wait for a daemon that is absent or slow."""
 import os
 import re
 import select
@@ -42,7 +42,7 @@ def test_what_is_offered(env, fake):
     assert {"run", "env", "vm", "doctor", "completion", "help"} <= set(offers(env, ""))
     assert offers(env, "env", "p") == ["pull", "prune"]
     assert offers(env, "env", "pull", "deb") == offers(env, "run", "-m", "2G", "deb") == ["debian:12", "debian:12-base"]
-    assert offers(env, "env", "pull", "x") == []  # nothing that a shell would take for its own
+    assert offers(env, "env", "pull", "x") == []  # no name that a shell would use itself
     for verb in ("status", "rm", "exec", "network-info"):
         assert offers(env, "vm", verb, "vm-0") == [VM], verb
     assert offers(env, "--socket", fake.path, "-q", "vm", "status", "") == [VM, OTHER]
@@ -59,7 +59,7 @@ def test_without_a_daemon_it_is_silent(env):
     assert "status" in offers(env, "vm", "s")
 
 
-def test_a_slow_daemon_is_not_waited_for(env, fake):
+def test_completion_does_not_wait_for_a_slow_daemon(env, fake):
     fake.raw_answers["system.ping"] = "hang"
     del env["PYRO_COMPLETION_WAIT_MS"]
     begin = time.monotonic()
@@ -68,7 +68,7 @@ def test_a_slow_daemon_is_not_waited_for(env, fake):
 
 
 def typed(env, argv, script, line, until):
-    """Types into an interactive shell; what stands on the terminal when `until` does."""
+    """Types into an interactive shell; returns what the terminal shows when `until` is true."""
     master, slave = os.openpty()
     p = subprocess.Popen(argv, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
@@ -102,7 +102,7 @@ def test_bash(env, fake, line, until):
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_take_their_script(env, fake, shell, tmp_path):
+def test_other_shells_accept_their_script(env, fake, shell, tmp_path):
     if not shutil.which(shell):
         pytest.skip(shell + " is not installed")
     script = subprocess.run([PYRO, "completion", shell], check=True, capture_output=True, text=True).stdout

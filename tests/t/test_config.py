@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""pyrod.conf as an administrator meets it: --check-config, a reload by SIGHUP that takes effect or is refused, and for each
-key that has an effect, the effect, after a reload and without a restart. The sanitized daemon."""
+"""pyrod.conf as an administrator uses it: --check-config, a reload by SIGHUP that takes effect or is refused, and for each key
+that has an effect, the effect, after a reload and without a restart. The sanitized daemon."""
 import json
 import os
 import re
@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, NOT_DEBIAN, TOP, Daemon, assert_well, stage, table
+from conftest import BUILD_ASAN, CACHE, NOT_DEBIAN, TOP, Daemon, assert_no_faults, stage, table
 
 ENV = "debian:12"
-# Keys of what this version cannot do yet: checked, and without an effect.
+# Keys of features that this version does not have yet: checked, and without an effect.
 LATER = {"host_compat", "retention_days", "seed_max_mib", "output_limit_mib", "registries", "pool", "firecracker", "jailer"}
 
 
 class Reloadable(Daemon):
-    """Hears what the daemon tells its service manager for as long as it lives."""
+    """Receives what the daemon reports to its service manager for as long as it lives."""
 
     def __init__(self, root, conf, **kw):
         super().__init__(root, build=BUILD_ASAN, **kw)
@@ -34,24 +34,24 @@ class Reloadable(Daemon):
             self.process = subprocess.Popen(
                 [*self.prefix, stage(self.build) + "/bin/pyrod", self.mode, "--socket", self.socket, "--config", self.conf],
                 env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        assert self.told().startswith("READY=1\n")
+        assert self.notification().startswith("READY=1\n")
         return self
 
-    def told(self, seconds=30):
+    def notification(self, seconds=30):
         ready, _, _ = select.select([self.notify], [], [], seconds)
         assert ready, "no notification\n" + self.log_text()
         return self.notify.recv(4096).decode()
 
     def reload(self, text=None):
-        """SIGHUP, and back when the daemon says that it is done; what it logged meanwhile."""
+        """Sends SIGHUP and returns when the daemon reports that it is done; returns what it logged meanwhile."""
         if text is not None:
             with open(self.conf, "w") as f:
                 f.write(text)
         at, before = os.path.getsize(self.log), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         self.process.send_signal(signal.SIGHUP)
-        found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.told())
+        found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.notification())
         assert before // 1000 <= int(found.group(1)) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        assert self.told() == "READY=1\nSTATUS=Serving"
+        assert self.notification() == "READY=1\nSTATUS=Serving"
         with open(self.log) as log:
             log.seek(at)
             return log.read()
@@ -77,25 +77,25 @@ def served(root_only, work, installed):
     conf = root + "/pyrod.conf"
     open(conf, "w").close()
     d = Reloadable(root, conf, kernels=CACHE + "/kernels")
-    d.prefix = NOT_DEBIAN  # where mirror= counts
+    d.prefix = NOT_DEBIAN  # where mirror= has an effect
     yield d.start()
     try:
         d.wait_clean(30)
     finally:
         d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 @pytest.fixture
 def d(served):
-    """The daemon with an empty configuration, and afterwards without machines."""
+    """The daemon with an empty configuration; at the end its machines are deleted."""
     served.reload("")
     yield served
     for vm in served.vms():
         served.call("vm.delete", {"vm_id": vm["vm_id"]})
 
 
-# One function a key: what it does once it is reloaded.
+# One function for each key: the effect after its reload.
 
 def accelerator(d, where):
     d.reload("accelerator = emulation\n")
@@ -113,7 +113,7 @@ def default_ttl_seconds(d, where):
 
 
 def default_size(d, key, field):
-    """Of a machine whose maker says nothing; a command's too."""
+    """For a machine whose request does not set it; for a command too."""
     with_size = {"vcpu_count": 1, "mem_mib": 256, "disk_mib": 128}
     del with_size[field]
     value = {"vcpu_count": 1, "mem_mib": 300, "disk_mib": 100}[field]
@@ -126,7 +126,7 @@ def default_size(d, key, field):
 
 def default_vcpu_count(d, where):
     default_size(d, "default_vcpu_count", "vcpu_count")
-    d.reload("default_vcpu_count = 32\n")  # more than the host has: what is not asked for is refused as what is
+    d.reload("default_vcpu_count = 32\n")  # more than the host has: a default is refused like a requested value
     if os.cpu_count() < 32:
         error = d.call("vm.create", {"environment": "debian:12"}, timeout=60)["error"]
         assert error["data"]["code"] == "invalid_argument" and "vcpu_count" in error["message"], error
@@ -152,7 +152,7 @@ def max_machines(d, where):
     assert "result" in d.create() and "result" in d.create()
     d.reload("max_machines = 1\n")
     assert d.refused()["data"]["code"] == "quota_exceeded"
-    assert len(d.vms()) == 2  # those that are there stay
+    assert len(d.vms()) == 2  # existing machines stay
     assert d.doctor()["limits"]["max_machines"] == 1
 
 
@@ -235,7 +235,7 @@ EFFECTS = [accelerator, default_ttl_seconds, default_vcpu_count, default_mem_mib
            total_memory_mib, total_disk_mib, memory_reserve_mib, disk_reserve_mib, kernel, mirror, qemu]
 
 
-def test_every_key_has_an_effect_or_is_of_later():
+def test_every_key_has_an_effect_or_is_for_later():
     assert {effect.__name__ for effect in EFFECTS} | LATER == {row[0] for row in table("keys")}
 
 
@@ -305,7 +305,7 @@ def check_config(*args, env=None):
     ("[net]\nx = 1\n", "2: unknown section: net (fix: the only section is [pyrod])"),
     ("what\n", "1: neither a key, a section nor a comment (fix: write KEY = VALUE)"),
 ])
-def test_check_config_says_where(tmp_path, text, says):
+def test_check_config_names_the_line(tmp_path, text, says):
     conf = tmp_path / "pyrod.conf"
     conf.write_text(text)
     r = check_config("--config", str(conf), env={"PYRO_STATE_DIR": str(tmp_path / "state")})
@@ -314,7 +314,7 @@ def test_check_config_says_where(tmp_path, text, says):
     assert not (tmp_path / "state").exists()
 
 
-def test_check_config_says_what_is_well(tmp_path):
+def test_check_config_names_valid_files(tmp_path):
     env = {"XDG_CONFIG_HOME": str(tmp_path)}
     r = check_config("--user", env=env)
     assert (r.returncode, r.stdout, r.stderr) == (0, "no configuration file: the defaults are used\n", "")

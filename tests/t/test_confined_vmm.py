@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a VMM that its guest has broken out of can do to the host: a program of ours in QEMU's place tries it (tests/fake/probe.c),
-in a machine of a daemon of root's without systemd, and of a plain user's own. Under systemd: tests/systemd."""
+"""What a VMM that its guest has taken over can do to the host: a program of the tests in QEMU's place tries it
+(tests/fake/probe.c), in a machine of a daemon of root's without systemd, and of a plain user's own. Under systemd:
+tests/systemd."""
 import os
 import select
 import shutil
@@ -21,15 +22,15 @@ def daemon(request, make_fake):
     return d.start()
 
 
-def test_what_it_may_do(daemon, request):
+def test_facts_of_the_vmm(daemon, request):
     with confined.probe(daemon) as probe:
-        assert "less containment" not in daemon.log_text()  # nothing could not be had
+        assert "less containment" not in daemon.log_text()  # every confinement succeeded
         probe.check()
         assert probe.facts(daemon.pid()) == confined.table(request.node.callspec.params["daemon"])
 
 
 def test_another_daemons_qemu_is_left_alone(daemon):
-    """Beside these tests others run real machines: neither is one of theirs looked at, nor killed at this test's end."""
+    """Other tests run real machines at the same time: this test neither examines their VMMs nor kills them at its end."""
     said = "import sys; print('there', flush=True); sys.stdin.read()"
     with subprocess.Popen([confined.QEMU, "-c", said, "-name", "vm-0123456789ab", "-uuid"], executable="/usr/bin/python3", stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as other:
@@ -43,8 +44,8 @@ def test_another_daemons_qemu_is_left_alone(daemon):
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
-def test_one_that_lies_elsewhere(make_fake, mode):
-    """Nobody knows which mount view it needs: Landlock has it read what any does, and itself."""
+def test_a_vmm_at_another_path(make_fake, mode):
+    """The mount view that it needs is unknown: Landlock lets it read what any VMM may, and its own files."""
     d = make_fake()
     shutil.copy(confined.PROGRAM, d.vmm)
     if "user" in mode:
@@ -59,7 +60,7 @@ def test_one_that_lies_elsewhere(make_fake, mode):
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
-def test_what_its_launcher_is(make_fake, mode):
+def test_facts_of_its_launcher(make_fake, mode):
     d = make_fake()
     if "user" in mode:
         confined.become(d, confined.USER)
@@ -69,7 +70,7 @@ def test_what_its_launcher_is(make_fake, mode):
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
-def test_what_parses_an_import(work, mode):
+def test_facts_of_an_import(work, mode):
     user = "user" in mode
     facts = confined.writer(work, confined.plain(confined.USER) if user else ())
     said = confined.table("what parses", "an import")
@@ -82,7 +83,7 @@ def test_what_parses_an_import(work, mode):
 
 @pytest.mark.parametrize("mem_mib", [301, 302], ids=["x32", "i386"])
 def test_other_tables_of_system_calls(daemon, mem_mib):
-    """The probe is killed before it has written a word."""
+    """The probe is killed before it has written anything."""
     vm = daemon.call("vm.create", dict(daemon.spec(), mem_mib=mem_mib))["result"]["vm_id"]
     reply = daemon.call("vm.start", {"vm_id": vm}, timeout=60)
     assert reply["error"]["data"]["code"] == "start_failed", reply
@@ -91,8 +92,8 @@ def test_other_tables_of_system_calls(daemon, mem_mib):
 
 
 @pytest.mark.parametrize("mode", confined.MODES[1:])
-def test_the_first_of_its_namespace_is_adopted_and_killed(make_fake, mode):
-    """By the daemon that comes after a killed one, and by the pid that both know it by."""
+def test_a_vmm_with_pid_1_is_adopted_and_killed(make_fake, mode):
+    """By the next daemon after one was killed, and by the pid that both know."""
     d = make_fake()
     if "user" in mode:
         confined.become(d, confined.USER)

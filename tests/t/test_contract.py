@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The published contract (../shared/contract.md, where it lies beside the clone) against what is built: methods, parameters and
-defaults, fields, error codes, commands and flags, environments, keys. What a method is compared by follows from rpc.discover:
-one that is built later is compared from then on. What the page has and a built method does not have yet is named below, with
-the words of the page that say so; what is built beyond the page is named too."""
+"""The published contract (../shared/contract.md, if it is beside the clone) against what is built: methods, parameters and
+defaults, fields, error codes, commands and flags, environments, keys. rpc.discover decides what a method is compared with: a
+method is compared as soon as it is built. What the page has and a built method does not have yet is named below, with the words
+of the page that say so; what is built beyond the page is named too."""
 import json
 import os
 import re
@@ -91,7 +91,8 @@ def params_of(text):
 
 
 def contract_methods():
-    """name -> (parameters it has, parameters it may have). A row of several methods names those of each in turn, or first those of all."""
+    """name -> (parameters it has, parameters it may have). A row of several methods lists the parameters of each in turn, or
+    first those of all."""
     found = {}
     for cell, params in first_table(section(3)):
         names = methods_of(cell)
@@ -146,7 +147,7 @@ def test_methods_and_parameters(built):
 
 
 def fields_of(text):
-    """Fields of one braceless list: name -> words of an enum, or None; what is marked as later is left out."""
+    """Fields of one list without braces: name -> words of an enum, or None; fields marked as later are left out."""
     found = {}
     for word in split(text, ","):
         m = re.match(r"([a-z_]+)(?:\[\])?(?:\{.*\}|\[.*\])?(?:\|null)?\s*(?:\(([^)]*)\))?(?::\".*\")?$", word)
@@ -181,7 +182,7 @@ def contract_fields():
     }
 
 
-# Of an environment: what of it is not what was installed; of a prune: whether it would be refused in earnest; of a stop: that the machine has gone too.
+# Of an environment: which part is damaged; of a prune: whether a real one would be refused; of a stop: that the machine was deleted too.
 ADDED = {"damage", "permitted", "cleanup"}
 
 
@@ -246,7 +247,7 @@ def help_of(*words):
 
 
 def flags_in(text):
-    """Of `-u/--user root` both."""
+    """Both flags of `-u/--user root`."""
     found = set()
     for token in re.findall(r"`(-[^`]*)`", text):
         found.update(re.findall(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])", token.replace("/-", " -")))
@@ -269,7 +270,7 @@ def test_flags():
 
 
 def test_commands(built):
-    """Each command of a method that is built is there, at every level with a worked example."""
+    """Every command of a built method exists, at every level with a worked example."""
     top, _ = help_of()
     for words in re.findall(r"^\| `([a-z -]+(?:/[a-z -]+)*)`((?: / `[a-z]+`)*)", section(1), re.M):
         noun, *rest = words[0].split(" ", 1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The daemon dies at each numbered place (daemon/crash.h) that create, start, exec, stop, delete and pull come by, one
-after the other, until nothing is left to die at. After each death the next daemon finds what was acknowledged, leaves
-nothing over, and the caller has been told something. The sanitized build: in a release there are no such places."""
+"""The daemon dies at each numbered place (daemon/crash.h) that create, start, exec, stop, delete and pull pass, one
+after the other, until there is no further place. After each death the next daemon finds what was acknowledged and
+leaves nothing over, and the caller got an answer. The sanitized build: a release has no such places."""
 import json
 import os
 import subprocess
@@ -14,7 +14,7 @@ from fakevm import ENV
 from kills import Workload
 
 LIMIT = 400  # places; more means that the end was not recognised
-STRIDE = 5   # tests/soak crashes goes to each of them
+STRIDE = 5   # tests/soak crashes tries each of them
 TOLD = {"outcome_unknown", "daemon_unreachable"}
 
 
@@ -23,11 +23,11 @@ class Died(Exception):
 
 
 class Story:
-    """Calls in order, with what each must have brought about when it was acknowledged."""
+    """Makes calls in order, each with the effect that it must have once it is acknowledged."""
 
     def __init__(self, d):
         self.d, self.vm, self.doing = d, None, None
-        self.states = {}  # id -> what its state may be
+        self.states = {}  # id -> its possible states
         self.gone = set()
 
     def call(self, verb, *args, allowed=None):
@@ -42,7 +42,7 @@ class Story:
 
 
 def wait_death(d):
-    """It was killed: its end may come a moment after its caller has seen the connection end."""
+    """It was killed: it may end a moment after its caller has seen the connection end."""
     try:
         d.process.wait(10)
     except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ def one_shot(s):
         assert p.err
         assert wait_death(s.d), (p, s.d.log_text())
         raise Died("run")
-    # Its output may have been safe before the daemon died: then this is the whole of it.
+    # Its output may have been complete before the daemon died: then this is all of it.
     assert (p.status, len(p.out)) == (3, 1000), p
 
 
@@ -92,7 +92,7 @@ def pull(s):
 
 
 def settle(d, s):
-    """The next daemon's view, once it has done what the last one left it."""
+    """What the next daemon shows once it has finished what the previous one left."""
     w = Workload(d, 0)
     w.machines = dict(s.states)
     w.kills["vmm"] = 0
@@ -110,11 +110,11 @@ def settle(d, s):
 
 
 def dies(d, story, s):
-    """False when the story came to its end untouched, and the daemon was stopped."""
+    """False when the story reached its end without a death, and the daemon was stopped."""
     try:
         d.start()
     except RuntimeError:
-        pass  # the way up has places too
+        pass  # the start of the daemon has places too
     died = d.process.poll() is not None
     if not died:
         try:
@@ -150,7 +150,7 @@ def one_death(make_fake, story, n):
 
 
 def again(d, s, story):
-    """What was cut off can be done now, and all of it goes away."""
+    """What was interrupted can be done now, and can be deleted completely."""
     for v in d.vms():
         r = d.pyro("vm", "delete", v["vm_id"])
         assert r.status == 0 or b" not found" in r.err, r  # an exec without a caller deletes its own
@@ -165,7 +165,7 @@ def again(d, s, story):
 
 
 def fake_mmdebstrap(d):
-    """In its place a program that packs a folder: a pull in a second, with all of its own steps."""
+    """A program in its place that packs a folder: a pull takes a second and has all of its steps."""
     os.makedirs(d.root + "/bin")
     os.makedirs(d.root + "/tree/bin")
     with open(d.root + "/tree/bin/sh", "w") as f:
@@ -177,7 +177,7 @@ def fake_mmdebstrap(d):
 
 
 @pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, one_shot, pull], ids=lambda f: f.__name__)
-def test_every_place(make_fake, story):
+def test_every_crash_point(make_fake, story):
     n = 1 if N > 1 else 1 + time.time_ns() % STRIDE
     while n < LIMIT:
         if not one_death(make_fake, story, n):

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""rpc.discover: a valid OpenRPC 1.3 document with everything of the table, and a true one: every reply of a real daemon keeps
-to the schema published for it, and the daemon refuses those parameters that their schemas refuse."""
+"""rpc.discover: a valid OpenRPC 1.3 document with everything of the table, and a correct one: every reply of a real daemon
+matches the schema published for it, and the daemon refuses exactly the parameters that their schemas refuse."""
 import json
 import socket
 
 import jsonschema
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, Daemon, Raw, assert_well, table
+from conftest import BUILD_ASAN, CACHE, Daemon, Raw, assert_no_faults, table
 
 ENV = "debian:12"
 
-# The meta-schema of OpenRPC 1.3.2 as far as the document uses it, closed: what is not here may not be there.
+# The meta-schema of OpenRPC 1.3.2 as far as the document uses it, closed: other members are not allowed.
 TEXT = {"type": "string", "minLength": 1}
 EXTENSION = {"^x-[a-z-]+$": {}}
 
@@ -72,7 +72,7 @@ def checked(work, installed):
         d.wait_clean(30)
     finally:
         d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 def test_document_is_valid(checked):
@@ -97,8 +97,8 @@ def test_document_has_the_whole_table(checked):
         m = checked.methods[name]
         said = ["API_OBJ_" + m["x-pyro-object"].upper(), "API_" + m["x-pyro-right"].upper(), "API_" + m["x-pyro-life"].upper(), m["summary"]]
         assert said == [what, right, life, summary]
-        told = {k for k in ("read-only", "destructive", "idempotent", "not-a-tool", "progress") if m["x-pyro-" + k]}
-        assert told == {h.strip()[4:].lower().replace("_", "-") for h in hints.split("|") if h.strip() != "0"}
+        hinted = {k for k in ("read-only", "destructive", "idempotent", "not-a-tool", "progress") if m["x-pyro-" + k]}
+        assert hinted == {h.strip()[4:].lower().replace("_", "-") for h in hints.split("|") if h.strip() != "0"}
     assert [[code] for code in checked.document["components"]["errors"]] == table("errors")
 
 
@@ -136,7 +136,7 @@ def test_every_reply_keeps_to_its_schema(checked):
 
 
 def attached_and_signalled(c):
-    """A live vm.run whose caller leaves, exec.attach in his place, and a signal."""
+    """A live vm.run whose caller disconnects, exec.attach in its place, and a signal."""
     params = {"environment": ENV, "command": "sleep 1000", "mem_mib": 256, "timeout_seconds": 0, "stdio": 0}
     ours, theirs = socket.socketpair()
     raw = Raw(c.d.socket, 60)
@@ -160,11 +160,11 @@ def attached_and_signalled(c):
         assert c.check("exec.attach", raw.line())["exit_code"] == 128 + 9
 
 
-# Everything below acts on nothing: the cache is empty, the names are nobody's.
+# Everything below acts on nothing: the cache is empty, the names do not exist.
 NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "exec_id": "ex-ffffffffffff", "command": "true", "id": 4711}
 VALUES = [None, True, False, 0, -1, 1, 255, 2**53 - 1, 1.5, "", "x", "x" * 300, "a\nb", "vm-0", "vm-0123456789abc", "ex-ab", "EX-00",
           "INT", "kvm", [], ["a"], {}, {"A": "b"}, {"A": 1}]
-# What no schema can say, or what depends on this host: vcpu_count's and mem_mib's upper ends, descriptors that did not come.
+# What a schema cannot express, or what depends on this host: vcpu_count's and mem_mib's upper ends, descriptors that were not sent.
 UNSAID = {("interactive", True), ("vcpu_count", 1), ("vcpu_count", 255)}
 
 
@@ -173,7 +173,7 @@ def empty(work):
     d = Daemon(work + "/discover-empty", build=BUILD_ASAN, env={"PYRO_ENVIRONMENT_CACHE_DIR": work + "/discover-empty/cache"}).start()
     yield Checked(d)
     d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 def test_daemon_refuses_what_the_schemas_refuse_and_nothing_else(empty):

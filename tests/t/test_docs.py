@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What is written says what the programs do: every flag of the help texts and every key of the configuration has its entry in
-the man pages, and no entry is of something that is not there; the method reference of PROTOCOL.md is the table's."""
+"""The documents say what the programs do: every flag of the help texts and every key of the configuration has its entry in the
+man pages, and every entry exists in the programs; the method reference of PROTOCOL.md is the table's."""
 import json
 import os
 import re
@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, assert_well, stage, table
+from conftest import BUILD_ASAN, CACHE, TOP, Daemon, Raw, assert_no_faults, stage, table
 
 PYRO, PYROD = stage(BUILD_ASAN) + "/bin/pyro", stage(BUILD_ASAN) + "/bin/pyrod"
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])")
@@ -19,13 +19,13 @@ def output(*argv):
 
 
 def page(name):
-    """A man page as one reads it, unbroken: hyphens and lines' ends are none of the text."""
+    """A man page as it is displayed, on one line: hyphens and line breaks are not part of the text."""
     text = output("mandoc", "-T", "utf8", "-O", "width=1000", TOP + "/docs/man/" + name)
     return re.sub(".\x08", "", text).replace("‐", "-").replace("−", "-").replace("–", "-")
 
 
 def entries(name, macro):
-    """Names that stand at the head of an entry of a list (.It Fl ..., .It Cm ...)."""
+    """Names at the head of an entry of a list (.It Fl ..., .It Cm ...)."""
     found = set()
     for line in open(TOP + "/docs/man/" + name):
         if line.startswith(".It " + macro + " "):
@@ -42,7 +42,7 @@ def verbs():
 
 
 def flags_of(text):
-    """The flags a help text offers: what its option lines begin with."""
+    """The flags of a help text: the start of its option lines."""
     found = set()
     for line in text.splitlines():
         if re.match(r"  -", line):
@@ -109,7 +109,7 @@ def served(work, installed):
         d.wait_clean(30)
     finally:
         d.stop()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
 
 
 def test_reference_is_the_tables():
@@ -127,7 +127,7 @@ def test_reference_that_differs_is_found(tmp_path):
 
 
 def shape(value):
-    """What of a reply is the same each time: members and kinds, but not ids, times and numbers."""
+    """What is the same in each reply: members and kinds, but not ids, times and numbers."""
     if isinstance(value, dict):
         return {k: shape(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -145,8 +145,8 @@ def same_shape(got, written):
     return got == written
 
 
-def test_opening_session_is_what_one_sees(served):
-    """Typed again, each line has its answer in the shape that is written, after progress of the phases that are written."""
+def test_opening_session_is_as_documented(served):
+    """When it is typed again, each line gets an answer of the documented shape, after progress of the documented phases."""
     lines = [json.loads(line) for line in block("console").splitlines() if line.startswith("{")]
     typed = [line for line in lines if "method" in line and "id" in line]
     assert [line["method"] for line in typed] == ["system.ping", "vm.run", "vm.create", "vm.exec", "vm.status", "vm.run"]
@@ -161,14 +161,14 @@ def test_opening_session_is_what_one_sees(served):
                 phases.append(reply["params"]["phase"])
             written, = [other for other in lines if other.get("id") == line["id"] and other not in typed]
             assert same_shape(reply, written), (reply, written)
-            told = [other["params"]["phase"] for other in lines if other.get("method") == "progress" and other["params"]["call"] == line["id"]]
-            assert [phase for phase in phases if phase not in ("kernel", "install", "write")] == told
+            reported = [other["params"]["phase"] for other in lines if other.get("method") == "progress" and other["params"]["call"] == line["id"]]
+            assert [phase for phase in phases if phase not in ("kernel", "install", "write")] == reported
             if line["method"] == "vm.create":
                 made = reply["result"]["vm_id"]
 
 
 @pytest.mark.parametrize("times", [1, 100000])
-def test_client_that_is_written_works(served, tmp_path, times):
+def test_documented_client_works(served, tmp_path, times):
     program = block("python")
     assert 'b"hello from outside\\n"' in program
     (tmp_path / "client.py").write_text(program.replace('b"hello from outside\\n"', 'b"hello from outside\\n" * %d' % times))
@@ -179,7 +179,7 @@ def test_client_that_is_written_works(served, tmp_path, times):
 
 
 def constants(names, tmp_path):
-    """What a compiler makes of proto/limits.h and proto/deadline.h, as a release has them."""
+    """The values that a compiler computes from proto/limits.h and proto/deadline.h, as in a release."""
     values = [("deadline_usec(%s)" if name.startswith("DEADLINE_") else "(uint64_t)(%s)") % name for name in names]
     source = tmp_path / "limits.c"
     source.write_text('#include "proto/deadline.h"\n#include "proto/limits.h"\n#include <inttypes.h>\nint main(void)\n{\n%s}\n' % "".join(
@@ -198,7 +198,7 @@ def test_limits_are_as_written(tmp_path):
         assert known[name] == int(number) * units[unit], name
 
 
-def test_links_lead_somewhere():
+def test_links_have_targets():
     for name in ("README.md", *("docs/" + f for f in os.listdir(TOP + "/docs") if f.endswith(".md"))):
         text = open(TOP + "/" + name).read()
         for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -210,7 +210,7 @@ def test_links_lead_somewhere():
 
 
 def test_examples_build_where_there_is_a_compiler():
-    """debian:12 has none."""
+    """debian:12 has no compiler."""
     texts = [TOP + "/README.md"] + [TOP + "/docs/man/" + name for name in os.listdir(TOP + "/docs/man")]
     examples = [line for path in texts for line in open(path) if re.search(r"pyro run .*debian:12", line)]
     assert len(examples) >= 6

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Which driver runs a machine's VMM: chosen when the machine boots, kept in its row, and asked from then on whatever the next
-daemon would choose for a new machine. A build of tests has two drivers (daemon/vmm/vmm.c); what is shipped has one, and leaves
-the VMM of another alone."""
+"""Which driver runs a machine's VMM: chosen when the machine boots, kept in its row, and used from then on whatever driver
+the next daemon would choose for a new machine. A test build has two drivers (daemon/vmm/vmm.c); a release has one, and
+leaves the VMM of another driver alone."""
 import contextlib
 import sqlite3
 
@@ -46,7 +46,7 @@ def words(pid):
     return open("/proc/%d/cmdline" % pid, "rb").read().split(b"\0")
 
 
-def test_asked_by_its_row(d):
+def test_adopted_by_the_driver_in_its_row(d):
     restart(d, driver="fake")
     first = running(d)
     pid, = d.vmm_pids()
@@ -77,8 +77,8 @@ def test_chosen_at_each_boot(d):
     assert drivers(d) == {vm: "qemu"}
 
 
-def test_died_before_the_pid_was_kept(d):
-    """All that is left to know the VMM by is the uuid behind its driver's option."""
+def test_daemon_that_died_before_the_pid_was_saved(d):
+    """The VMM can be recognised only by the uuid in its driver's option."""
     restart(d, driver="fake")
     vm = running(d)
     pid, = d.vmm_pids()
@@ -91,7 +91,7 @@ def test_died_before_the_pid_was_kept(d):
     assert d.vmm_pids() == [pid] and status(d, vm)["execution_mode"] == "guest_vsock"
 
 
-def test_anothers_is_left_alone(d):
+def test_vmm_of_an_unknown_driver_is_left_alone(d):
     restart(d, driver="fake")
     vm = running(d)
     pid, = d.vmm_pids()

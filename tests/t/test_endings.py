@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every end of pyrod leaves a line: its own, or its successor's."""
+"""Every end of pyrod leaves a log line: its own, or one of the next pyrod."""
 import json
 import os
 import re
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, BUILD_ASAN, Raw, assert_well
+from conftest import BUILD, BUILD_ASAN, Raw, assert_no_faults
 
 
 @pytest.mark.parametrize("signo", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGXCPU])
@@ -21,7 +21,7 @@ def test_a_signal_is_named(make_daemon, signo):
     assert "ended by signal %02d\n" % signo in d.log_text()
 
 
-def test_the_next_one_tells_of_a_kill(make_daemon):
+def test_the_next_daemon_reports_a_kill(make_daemon):
     d = make_daemon(build=BUILD).start()
     killed = d.pid()
     d.stop(signal.SIGKILL)
@@ -34,7 +34,7 @@ def test_the_next_one_tells_of_a_kill(make_daemon):
 
 
 def test_refusals_do_not_fill_the_log(make_fake):
-    """23 MB in 10 s were 50,000 of the same line."""
+    """Without the limit, 23 MB in 10 s were 50,000 copies of one line."""
     d = make_fake().start()
     held = [socket.socket(socket.AF_UNIX) for _ in range(32)]
     for s in held:
@@ -48,7 +48,7 @@ def test_refusals_do_not_fill_the_log(make_fake):
 
 
 def as_uid(uid, function):
-    """Runs it in a child of that uid, which must end well."""
+    """Runs it in a child of that uid, which must end without an error."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -62,19 +62,19 @@ def as_uid(uid, function):
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_one_users_machines_hide_nothing_of_anothers(make_fake, root_only):
-    """Each message counts for the user who caused it: 60 lines of one's leave room for the line of another."""
+def test_one_users_messages_hide_none_of_anothers(make_fake, root_only):
+    """Each message counts for the user who caused it: 60 lines of one user's leave room for the line of another."""
     d = make_fake().start()
     os.chmod(d.socket, 0o666)
 
-    def stand(n):
+    def start_machines(n):
         for _ in range(n):
             vm = d.call("vm.create", d.spec())["result"]["vm_id"]
             assert d.call("vm.start", {"vm_id": vm}, timeout=60)["result"]["state"] == "started"
 
-    as_uid(61001, lambda: stand(30))
-    as_uid(61002, lambda: stand(1))
-    as_uid(61001, lambda: stand(30))
+    as_uid(61001, lambda: start_machines(30))
+    as_uid(61002, lambda: start_machines(1))
+    as_uid(61001, lambda: start_machines(30))
     owners = {vm["vm_id"]: vm["owner_uid"] for vm in d.call("vm.list", {"all_users": True})["result"]["vms"]}
     assert len(owners) == 61
     d.kill()
@@ -92,14 +92,14 @@ def test_one_users_machines_hide_nothing_of_anothers(make_fake, root_only):
 
 @pytest.mark.parametrize("what", ["start", "stop", "delete", "run", "doctor"])
 def test_a_wait_that_the_daemon_ends_leaves_nothing(make_fake, what):
-    """Whoever waits when pyrod is stopped is told, and what was kept for that is freed: the sanitized build says so."""
+    """Each waiter is notified when pyrod is stopped, and what was kept for it is freed: the sanitized build reports leaks."""
     d = make_fake(build=BUILD_ASAN).start()
     vm = d.call("vm.create", d.spec("deaf" if what == "start" else "good"))["result"]["vm_id"]
     params = {"vm_id": vm}
     if what != "start":
         assert d.call("vm.start", params, timeout=60)["result"]["state"] == "started"
         pid, = d.vmm_pids()
-        os.kill(pid, signal.SIGSTOP)  # it takes its time with everything
+        os.kill(pid, signal.SIGSTOP)  # it is slow in everything
     method = {"doctor": "system.doctor", "run": "vm.run"}.get(what, "vm." + what)
     if what == "run":
         params = d.spec(command="sleep 0")
@@ -118,6 +118,6 @@ def test_a_wait_that_the_daemon_ends_leaves_nothing(make_fake, what):
         other.call("system.ping")
         other.call("system.ping")
         assert d.stop() == 0, d.log_text()
-    assert_well(d.log_text())
+    assert_no_faults(d.log_text())
     for pid in d.vmm_pids():
         os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The environment cache as its owner sees it, without a guest: what prune would and does remove, and what doctor says of
-the sandbox that archives are parsed in."""
+"""The environment cache as its owner sees it, without a guest: what prune would remove and removes, and what doctor says about
+the sandbox in which archives are parsed."""
 import os
 import re
 import shutil
@@ -23,7 +23,7 @@ def small(make_daemon):
 
 
 def check_of(daemon, name):
-    """The line of doctor of this name; what is not known yet has none, and is waited for."""
+    """doctor's line of this name; it waits for a check that has no result yet."""
     report = daemon.call("system.doctor", {}, timeout=120)["result"]
     found, = [c for c in report["runtime"]["checks"] if c["name"] == name]
     return found
@@ -42,13 +42,13 @@ def test_dry_run_says_would(small):
     assert not os.path.exists(left)
 
 
-def test_doctor_tells_of_the_sandbox(small):
+def test_doctor_reports_the_sandbox(small):
     check = check_of(small, "import_sandbox")
     assert check["ok"], check
     assert "archives are parsed without" in check["detail"]
 
 
-def test_doctor_tells_of_an_import_that_cannot_start(make_daemon):
+def test_doctor_reports_an_import_that_cannot_start(make_daemon):
     d = make_daemon()
     libexec = d.root + "/libexec"
     os.mkdir(libexec)
@@ -71,7 +71,7 @@ def test_cache_removed_under_the_daemon(small):
 
 
 def test_a_cache_has_one_daemon(small, make_daemon):
-    """Another daemon's start would remove our pull's staging folder, and its prune what our machines stand on."""
+    """A second daemon's start would remove our pull's staging folder, and its prune the images of our machines."""
     second = make_daemon()
     second.env["PYRO_ENVIRONMENT_CACHE_DIR"] = small.root + "/cache"
     left = small.root + "/cache/.staging-ours"
@@ -82,7 +82,7 @@ def test_a_cache_has_one_daemon(small, make_daemon):
     assert "result" in small.call("system.ping")
 
 
-def test_prune_says_what_goes_and_to_whom_it_would_be_refused(root_only, make_fake):
+def test_prune_lists_what_it_deletes_and_who_may_not(root_only, make_fake):
     d = make_fake().start()
     os.chmod(d.socket, 0o666)
     image, = [name for name in os.listdir(d.root + "/cache") if name.startswith("sha256-")]
@@ -100,15 +100,15 @@ def test_prune_says_what_goes_and_to_whom_it_would_be_refused(root_only, make_fa
     r = d.pyro("env", "prune", "--all")
     assert (r.status, r.text, r.errors) == (0, would.replace("Would delete", "Deleted").replace("Would free", "Freed"), "")
     assert 'uid 0 pruned [ "debian:12 (%s)" ]' % image in d.log_text()
-    assert "pruned" not in d.log_text().replace("uid 0 pruned", "", 1)  # neither a dry run nor a refusal is one
+    assert "pruned" not in d.log_text().replace("uid 0 pruned", "", 1)  # neither a dry run nor a refusal is a pull
 
 
 def refused_pull(d):
     return d.call("env.pull", {"environment": ENV, "force": True}, timeout=60)["error"]["data"]
 
 
-def test_fix_of_a_pull_without_room_makes_room(root_only, make_fake, tmp_path):
-    """A reserve that is in the way is lowered to what leaves room; of a file system that is too small no reserve is in the way."""
+def test_fix_of_a_pull_without_space_frees_space(root_only, make_fake, tmp_path):
+    """If a reserve prevents the pull, the fix lowers it enough; on a file system that is too small, no reserve is blamed."""
     d = make_fake(conf=["disk_reserve_mib = 1000000000"]).start()
     room = os.statvfs(d.root + "/cache")
     most, = re.fullmatch(r"Set disk_reserve_mib in pyrod.conf to at most (\d+) and reload pyrod, or put the cache elsewhere by "
@@ -121,8 +121,8 @@ def test_fix_of_a_pull_without_room_makes_room(root_only, make_fake, tmp_path):
                                       "PYRO_ENVIRONMENT_CACHE_DIR."), d.log_text()
 
 
-def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
-    """And where no machine uses it, with the pull that has replaced it."""
+def test_a_replaced_image_is_deleted_with_its_last_machine(root_only, make_fake):
+    """If no machine uses it, the pull that replaced it deletes it."""
     d = make_fake()
     fake_mmdebstrap(d)
     d.start()
@@ -131,7 +131,7 @@ def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
         return sorted(name for name in os.listdir(d.root + "/cache") if not name.startswith(".") and not name.endswith(".json"))
 
     def pull(file):
-        """Another image each time."""
+        """Brings another image each time."""
         open(d.root + "/tree/bin/" + file, "w").close()
         made = d.call("env.pull", {"environment": ENV, "force": True}, timeout=120)["result"]["digest"]
         assert "uid 0 forced a pull of " + ENV in d.log_text()
@@ -157,8 +157,8 @@ def test_a_superseded_image_goes_with_its_last_machine(root_only, make_fake):
     d.wait_clean(30)
 
 
-def test_pull_that_is_long_about_a_step_goes_on_telling(make_fake):
-    """The same step is told again and again, so that whoever waits sees that it goes on."""
+def test_a_long_step_of_a_pull_keeps_reporting(make_fake):
+    """The same step is reported again and again, so that a waiting user sees that it continues."""
     d = make_fake(build=BUILD_ASAN, deadlines={"report": 1})
     fake_mmdebstrap(d)
     os.mkfifo(d.root + "/go")
@@ -170,9 +170,9 @@ def test_pull_that_is_long_about_a_step_goes_on_telling(make_fake):
     d.start()
     with Raw(d.socket, timeout=60) as c:
         c.send(b'{"jsonrpc":"2.0","id":1,"method":"env.pull","params":{"environment":"debian:12-base"}}\n')
-        told = [c.line()["params"] for _ in range(5)]
+        reports = [c.line()["params"] for _ in range(5)]
         step = {"phase": "install", "percent": 0}
-        assert [{k: t[k] for k in step} for t in told].count(step) >= 3, told
+        assert [{k: t[k] for k in step} for t in reports].count(step) >= 3, reports
         with open(d.root + "/go", "w") as f:
             f.write("go\n")
         reply = c.line()

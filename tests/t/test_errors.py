@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Every error code that this version can make, provoked as a user does it: the code, the value that was wrong in the message, and
-the fix as it is printed, typed into a shell, after which the same command works. A fix that is a step of a person's (free space,
-say) is taken here as a person would. What needs a real guest is in tests/vm/test_guest_errors.py."""
+"""Every error code that this version can give, provoked as a user does it: the code, the wrong value in the message, and the fix
+as it is printed, typed into a shell, after which the same command works. A fix that is a step of a person's (free space, for
+example) is done here as a person would do it. tests/vm/test_guest_errors.py has what needs a real guest."""
 import contextlib
 import io
 import json
@@ -20,12 +20,12 @@ from conftest import BUILD_ASAN, Raw, stage
 from fakevm import ENV, MANNERS
 from test_crash_points import fake_mmdebstrap
 
-# Nothing makes these yet.
+# Nothing gives these yet.
 NOT_MADE = {"workspace_not_found", "workspace_expired", "shell_not_found", "name_taken", "host_compat_refused", "network_unavailable",
             "path_outside_project", "daemon_too_old", "conflict", "changed_work"}
-MEASURED = {"no_space", "no_memory", "quota_exceeded", "invalid_argument"}  # what can be had changes all the time
+MEASURED = {"no_space", "no_memory", "quota_exceeded", "invalid_argument"}  # the free amount changes all the time
 ROWS = {}
-DEADLINES = {"daemon_lost": {"redial": 1, "grace": 3}, "machine_that_stands_still": {"adopt_call": 0.5}}  # of the rows that come to them
+DEADLINES = {"daemon_lost": {"redial": 1, "grace": 3}, "machine_that_does_not_answer": {"adopt_call": 0.5}}  # which rows use them
 TRUE = ("debian:12", "--", "true")
 NOBODY = 65534
 
@@ -49,14 +49,14 @@ def clean(text):
 
 
 def fails(d, code, *words, says, json_too=True, **kw):
-    """The three lines of the failure, which are the JSON object's."""
+    """The three lines of the failure, which are the same as the JSON object."""
     r = d.pyro(*words, **kw)
     assert r.status in (125, 2, 1) and not r.out, r
     f = Failure(r)
     assert says in f.message and f.fix and clean(f.message) and clean(f.cause), r
     if json_too:
         e = json.loads(d.pyro("--json", *words, **kw).out)["error"]
-        message = e["message"].replace("\ufffd", "\\xff")  # JSON has no other bytes; a terminal is shown them
+        message = e["message"].replace("\ufffd", "\\xff")  # JSON has no other bytes; a terminal gets them escaped
         assert (e["code"], re.sub(r"\d+ MiB", "", message)) == (code, re.sub(r"\d+ MiB", "", f.message)), (e, r)
         assert set(e) == {"code", "message", "cause", "fix", "retryable", "data"}
         assert code in MEASURED or e["fix"].replace("sudo ", "").replace("--json ", "") == f.fix, (e, r)
@@ -71,7 +71,7 @@ def works(d, *words, **kw):
 
 def typed(d, fix, **kw):
     """What a user types, with pyro and pyrod on PATH; `sudo` and `apt-get` are the test's own."""
-    assert not re.search(r"[<>]|\bNAME\b|\bFILE\b|\bPATH\b|\bID\b", fix), fix  # nothing to fill in
+    assert not re.search(r"[<>]|\bNAME\b|\bFILE\b|\bPATH\b|\bID\b", fix), fix  # no placeholder to fill in
     place = d.root + "/typed"
     os.makedirs(place, exist_ok=True)
     for name, text in (("sudo", 'exec "$@"'), ("apt-get", kw.pop("apt", "exit 1"))):
@@ -85,11 +85,11 @@ def typed(d, fix, **kw):
 
 
 def reload(d, *lines):
-    """Further lines of pyrod.conf; later ones of a key count."""
+    """Adds lines to pyrod.conf; the last value of a key counts."""
     with open(d.conf, "a") as f:
         f.write("".join(line + "\n" for line in lines))
     d.process.send_signal(signal.SIGHUP)
-    with Raw(d.socket) as c:  # the signal is dispatched before what comes after it
+    with Raw(d.socket) as c:  # the signal is dispatched before later requests
         c.call("system.ping")
         c.call("system.ping")
 
@@ -105,7 +105,7 @@ def d(make_fake):
 def unknown_option(d):
     d.start()
     f = fails(d, "usage", "run", "--bogus", *TRUE, says="--bogus")
-    assert "--timeout" in typed(d, f.fix)  # it shows the options that there are
+    assert "--timeout" in typed(d, f.fix)  # it shows the existing options
 
 
 CORRECTED = [
@@ -118,7 +118,7 @@ CORRECTED = [
 
 @provokes("invalid_argument")
 def wrong_values_of_options(d):
-    """The fix is the whole line as it was meant; the line that was wrong changed nothing."""
+    """The fix is the whole line as it was meant; the wrong line changed nothing."""
     d.start()
     for words, says in CORRECTED:
         f = fails(d, "invalid_argument", "-q", "run", *words, *TRUE, says=says)
@@ -136,7 +136,7 @@ def empty_words(d):
 
 
 @provokes("invalid_argument")
-def words_that_are_no_utf8(d):
+def words_that_are_not_utf8(d):
     d.start()
     f = fails(d, "invalid_argument", "run", *TRUE, b"caf\xe9", json_too=False, says="word 2 of the command is not UTF-8: 'caf\\xe9'")
     assert f.fix == r"printf 'true \047caf\351\047' | pyro run -i debian:12 -- sh"
@@ -144,7 +144,7 @@ def words_that_are_no_utf8(d):
 
 
 @provokes("invalid_argument")
-def variable_that_is_no_utf8(d):
+def variable_that_is_not_utf8(d):
     d.start()
     f = fails(d, "invalid_argument", "run", "-e", b"A=b\xff", *TRUE, says="the value of A")
     begin = re.fullmatch(r"leave out -e A, and begin the command with: (.*)", f.fix).group(1)
@@ -175,7 +175,7 @@ def more_than_the_host_has(d):
 
 
 @provokes("unsupported")
-def later_work(d):
+def features_of_later_versions(d):
     d.start()
     for flag in ("-t", "--network", "--allow-host-compat"):
         f = fails(d, "unsupported", "run", flag, *TRUE, says=flag)
@@ -232,7 +232,7 @@ def registry(d):
 
 
 @provokes("pull_failed")
-def mirror_away(d):
+def mirror_unreachable(d):
     fake_mmdebstrap(d)
     with open(d.root + "/bin/mmdebstrap", "r+") as f:
         text = f.read()
@@ -242,7 +242,7 @@ def mirror_away(d):
     d.start()
     f = fails(d, "pull_failed", "env", "pull", "-q", "debian:12-base", says="mmdebstrap")
     assert "the mirror" in f.cause and "network" in f.fix
-    os.unlink(d.root + "/away")  # the network is back
+    os.unlink(d.root + "/away")  # the network works again
     works(d, "env", "pull", "debian:12-base", timeout=300)
 
 
@@ -313,7 +313,7 @@ def disk_full(d):
     reload(d, "disk_reserve_mib = %d" % (free + (total - free) // 2))
     f = fails(d, "no_space", "run", *d.run_flags(), *TRUE, says="MiB of space are free in " + d.state)
     assert re.fullmatch(r"free at least \d+ MiB there", f.fix) and "disk_reserve_mib in pyrod.conf keeps" in f.cause, f.fix
-    reload(d, "disk_reserve_mib = 1000000000")  # more than the file system has: nothing that is freed would help
+    reload(d, "disk_reserve_mib = 1000000000")  # more than the file system has: freeing space would not help
     f = fails(d, "no_space", "run", *d.run_flags(), *TRUE, says="MiB of space are free in " + d.state)
     most, = re.fullmatch(r"set disk_reserve_mib in pyrod.conf to at most (\d+) and reload pyrod", f.fix).groups()
     reload(d, "disk_reserve_mib = " + most)
@@ -348,7 +348,7 @@ def no_qemu(make_fake):
 
 
 @provokes("start_failed")
-def kernel_that_is_not_there(d):
+def kernel_that_does_not_exist(d):
     d.start()
     reload(d, "kernel = %s/no-kernel" % d.root)
     f = fails(d, "start_failed", "run", *TRUE, says=d.root + "/no-kernel")
@@ -358,7 +358,7 @@ def kernel_that_is_not_there(d):
 
 
 @provokes("guest_unresponsive")
-def machine_that_stands_still(d):
+def machine_that_does_not_answer(d):
     d.start()
     vm = works(d, "vm", "create", "--id-only", *d.run_flags(), "debian:12").text.strip()
     works(d, "vm", "start", vm)
@@ -381,13 +381,13 @@ def panic_is_one_clean_line(d):
     assert f.cause == ("the guest shut down or reset by itself; its console shows: pyro-agent: the port: No such device; "
                        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")
     d.wait_clean()
-    # The fix shows the console's end, which is in the log line by line: each says whose it is, for the guest wrote it.
+    # The fix shows the console's end, which is in the log line by line: each line names its machine, for the guest wrote it.
     shown = typed(d, f.fix).splitlines()
     assert shown[-1].endswith("%s: %s" % (vm, f.cause)) and shown[-2].endswith("pyrod: %s: console: [    2.413001] ---[ end Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100 ]---" % vm)
-    told = [line for line in d.log_text().splitlines() if "do_group_exit" in line]
-    assert len(told) == 38 and all(": %s: console: [" % vm in line for line in told), told
+    logged = [line for line in d.log_text().splitlines() if "do_group_exit" in line]
+    assert len(logged) == 38 and all(": %s: console: [" % vm in line for line in logged), logged
     assert not re.search(r"[\x00-\x1f]|\\x", "".join(shown)), shown
-    # Its owner fills no log with it: 50 lines in ten seconds, and how many were left out is told later.
+    # Its owner cannot fill the log with it: 50 lines in ten seconds, and the number of suppressed lines is reported later.
     begin = time.monotonic()
     for _ in range(3):
         fails(d, "guest_died", "run", "-q", "debian:12", "--", "panic", says="ended while its command ran", json_too=False)
@@ -398,7 +398,7 @@ def panic_is_one_clean_line(d):
 
 @provokes("guest_died")
 def vmm_that_is_killed(d):
-    """By the host, as its OOM killer does: nothing but pyrod tells of it."""
+    """Killed on the host, as by its OOM killer: only pyrod reports it."""
     d.start()
     with d.popen("-q", "run", *d.run_flags(), "debian:12", "--", "echo up; sleep 60000", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                  stderr=subprocess.PIPE) as p:
@@ -424,7 +424,7 @@ def guest_that_restarts_itself(d):
 
 @provokes("cancelled")
 def cancelled_by_its_caller(d):
-    """Nothing is to be done: the cause says what became of the work."""
+    """There is nothing to do: the cause says what became of the work."""
     d.start()
     p = d.popen("--json", "run", "debian:12", "--", "sleep 0", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while b"phase=execute" not in p.stderr.readline():
@@ -454,7 +454,7 @@ def damaged_store(d):
         f.write(b"no store" * 1000)
     d.start()
     f = fails(d, "internal", "vm", "list", says=d.state + "/pyro.db is damaged")
-    report = d.call("system.doctor")["result"]  # and in the shape of the table: assert_well
+    report = d.call("system.doctor")["result"]  # and in the shape of the table: assert_no_faults
     assert [c["ok"] for c in report["runtime"]["checks"] if c["name"] == "store"] == [False], report
     typed(d, f.fix)
     d.process.wait(30)
@@ -498,8 +498,8 @@ def test_every_code_has_a_row():
     assert set(table) - set(ROWS) <= NOT_MADE
 
 
-def test_codes_without_a_row_are_not_made(tmp_path):
-    """The compiler says that neither daemon nor client names one."""
+def test_codes_without_a_row_are_never_given(tmp_path):
+    """The compiler confirms that neither daemon nor client names one."""
     poison = tmp_path / "poison.h"
     poison.write_text('#include "proto/error.h"\n#pragma GCC poison %s\n' % " ".join("ERROR_" + code.upper() for code in NOT_MADE))
     units = [u for u in json.load(open(BUILD_ASAN + "/compile_commands.json")) if u["file"].startswith(("../daemon/", "../client/"))]

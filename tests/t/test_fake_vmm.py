@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fake VMM itself: a well-behaved guest of tests/fake is, to the daemon and its callers, a guest."""
+"""The fake VMM itself: to the daemon and its callers, a well-behaved guest of tests/fake is like a real guest."""
 import json
 import os
 import signal
@@ -46,7 +46,7 @@ def test_machine_that_stays(fake):
     vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
     assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
     assert fake.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
-    fake.told("end")
+    fake.reported("end")
     assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
     r = fake.call("vm.exec", {"vm_id": vm, "command": "echo here"})["result"]
     assert (r["exit_code"], r["stdout"]) == (0, "here\n")
@@ -54,8 +54,8 @@ def test_machine_that_stays(fake):
 
 
 @pytest.mark.parametrize("how", ["run", "exec"])
-def test_stop_of_a_machine_that_goes_with_its_command(fake, how):
-    """It does not run any more, as was asked for; that it is gone too is told."""
+def test_stop_of_a_machine_that_is_deleted_with_its_command(fake, how):
+    """It no longer runs, as requested; the client also reports that it was deleted."""
     if how == "run":
         words = ("run", *fake.run_flags(), "debian:12")
     else:
@@ -71,7 +71,7 @@ def test_stop_of_a_machine_that_goes_with_its_command(fake, how):
 
 
 def hang_up_after(daemon, method, params, times):
-    """Asks so often on one connection, sees that all have been read, and goes."""
+    """Makes as many calls on one connection, waits until all have been read, and disconnects."""
     with Raw(daemon.socket) as c:
         c.send(b"".join(json.dumps({"jsonrpc": "2.0", "id": "%d" % i, "method": method, "params": params}).encode() + b"\n" for i in range(times)))
         assert c.call("system.ping")["result"]
@@ -84,7 +84,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def test_callers_that_ask_and_go_are_bounded(fake):
+def test_callers_that_call_and_disconnect_are_bounded(fake):
     vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
     assert fake.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
     stopped = fake.vmm_pids()
@@ -102,7 +102,7 @@ def test_callers_that_ask_and_go_are_bounded(fake):
     fake.wait_clean()
 
 
-def test_machine_whose_creator_has_gone(fake):
+def test_machine_whose_creator_has_disconnected(fake):
     hang_up_after(fake, "vm.create", fake.spec(), 2)
     wait_for(lambda: [v["state"] for v in fake.vms()] == ["created"] * 2)
     for v in fake.vms():
@@ -119,7 +119,7 @@ def test_guest_that_ends(fake, words):
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["created", "stopped"])
 def test_start_that_is_refused(fake, stopped):
-    """The host has no memory left for it: its owner is told, it stays what it was, and can be started later."""
+    """The host has no memory left for it: its owner gets an error, its state is unchanged, and it can be started later."""
     vm = fake.call("vm.create", fake.spec())["result"]["vm_id"]
     if stopped:
         fake.call("vm.start", {"vm_id": vm})
@@ -138,7 +138,7 @@ def test_start_that_is_refused(fake, stopped):
 
 
 def test_cut_streams_are_repaired(fake):
-    """Both directions, in the middle of frames, at offsets that no frame ends at."""
+    """Both directions, in the middle of frames, at offsets where no frame ends."""
     data = lines(1 << 20)
     r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", "cut in 100003; cut out 200005; cat; hangup; print 50000; err over",
                   input=data)

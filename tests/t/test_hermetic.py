@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""tests/hermetic: on a host with a pyro of its own, made of decoys that note who touches them, the tests pass and touch none. The
-same with a real one: tests/soak hosts."""
+"""tests/hermetic: on a host with an installed pyro, made of decoys that record who touches them, the tests pass and touch none
+of them. The same with a real one: tests/soak hosts."""
 import hashlib
 import os
 import re
@@ -18,19 +18,19 @@ import pytest
 from conftest import BUILD_ASAN, TOP
 
 HERMETIC = TOP + "/tests/hermetic"
-# Where the tree itself lies: the decoys' /run hides the place that tests/hermetic may have made for its builds.
+# The place of the tree itself: the decoys' /run hides the place that tests/hermetic may have made for its builds.
 ASAN = BUILD_ASAN.replace("/run/hermetic/tree", TOP, 1)
 PYRO = os.environ.get("PYRO_TEST_CLI", ASAN + "/client/pyro")
 POISON = "this is = no key that pyrod knows\n"
-# Tests that look at the standard places, start daemons without a configuration of their own, or make users.
+# Tests that use the standard places, start daemons without a configuration of their own, or make users.
 TOUCHING = ["tests/t/test_cli.py::test_no_home", "tests/t/test_cli.py::test_doctor_without_home", "tests/t/test_cli.py::test_autostart",
-            "tests/t/test_places.py::test_refused_and_both_ways_are_named", "tests/t/test_socket.py",
+            "tests/t/test_places.py::test_a_refusal_names_both_fixes", "tests/t/test_socket.py",
             "tests/t/test_fake_vmm.py"]
 SHADOW = ("/etc", "/var/lib", "/usr/local", "/run")  # mount(8) writes in the former /run
 
 
 class Host:
-    """What `sudo ./quickstart` and `./quickstart --user` leave, below a folder that a namespace lays over the real places."""
+    """The result of `sudo ./quickstart` and `./quickstart --user`, below a folder that a namespace lays over the real places."""
 
     def __init__(self, top):
         self.top, self.home = top, top + "/home"
@@ -81,7 +81,7 @@ class Host:
                 self.touched.append(key.data)
 
     def command(self, *words):
-        """Runs as on that host."""
+        """Runs it as on that host."""
         lay = "; ".join('mount --rbind "$1%s" %s' % (path, path) for path in SHADOW)
         return ["unshare", "--mount", "--propagation", "private", "sh", "-ec", lay + '; shift; exec "$@"', "sh", self.top, *words]
 
@@ -123,7 +123,7 @@ def test_tests_see_nothing_of_an_installed_pyro(host):
     done = host.run("/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TOUCHING)
     assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
     assert host.touched == [] and host.state() == before
-    # The decoys do tell: what forgets to be hermetic reaches them, one after the other.
+    # The decoys do detect access: programs that are not hermetic reach them, one after the other.
     assert host.run(PYRO, "env", "list").returncode == 1
     assert host.touched == ["/run/pyro/pyrod.sock"]
     assert host.run("/usr/local/bin/pyro", "doctor").returncode == 0 and host.state() != before
@@ -152,8 +152,8 @@ def test_a_command_sees_nothing_and_leaves_nothing(host):
     assert host.touched == [] and host.state() == before
 
 
-def test_a_clone_where_others_may_not_go(host):
-    """Its builds are run by other users all the same."""
+def test_a_clone_that_others_may_not_enter(host):
+    """Other users nevertheless run its builds."""
     os.chmod(host.home, 0o700)
     os.mkdir(host.home + "/pyro")
     script = """mount --bind "$1" "$2"; exec "$2/tests/hermetic" sh -ec 'cd /; setpriv --reuid=65534 --regid=65534 --clear-groups \\
@@ -165,8 +165,8 @@ def test_a_clone_where_others_may_not_go(host):
 
 
 def test_a_plain_user_has_an_environment(host):
-    """No namespaces: what has a socket's path from nowhere else gets one that is not there."""
-    hermetic, pyro = (shutil.copy(path, host.top) for path in (HERMETIC, PYRO))  # the tree may lie where this user may not go
+    """Without namespaces: programs that know no other socket path get one that does not exist."""
+    hermetic, pyro = (shutil.copy(path, host.top) for path in (HERMETIC, PYRO))  # this user may not be allowed to enter the tree
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     listed = host.run(*become, hermetic, pyro, "env", "list")
     assert listed.returncode == 1 and "/no-daemon.sock" in listed.stderr and host.touched == [], listed
@@ -184,7 +184,7 @@ def test_meson_test_is_hermetic(host):
 
 
 def running(mark):
-    """Processes, of whatever namespace, whose command has this word."""
+    """Processes, in any namespace, whose command has this word."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -203,19 +203,19 @@ def wait_for(condition, seconds=20):
         threading.Event().wait(0.02)
 
 
-def test_no_process_outlives_it(host):
+def test_no_process_outlives_the_wrapper(host):
     mark = "6%d" % os.getpid()
     done = host.run(HERMETIC, "sh", "-c", "setsid sleep %s & read -r _ </proc/$!/stat; exit 7" % mark)
     assert done.returncode == 7 and running(mark) == [], done
 
 
-def test_signals_are_the_commands_affair(host):
-    """TERM is passed on, and its end is told; whoever is killed takes all along."""
-    wait = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+def test_signals_are_passed_to_the_command(host):
+    """TERM is passed on, and its end is reported; if the wrapper is killed, all its processes end."""
+    wait = "trap 'echo terminated; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(host.command(HERMETIC, "sh", "-c", wait), env=host.env, stdout=subprocess.PIPE, text=True) as p:
         assert p.stdout.readline() == "ready\n"
         p.terminate()
-        assert p.stdout.readline() == "told\n" and p.wait(20) == 5
+        assert p.stdout.readline() == "terminated\n" and p.wait(20) == 5
     mark = "7%d" % os.getpid()
     with subprocess.Popen(host.command(HERMETIC, "sh", "-c", "sleep %s & echo ready; wait" % mark), env=host.env, stdout=subprocess.PIPE, text=True) as p:
         try:

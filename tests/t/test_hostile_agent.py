@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A guest that has been taken over and knows the protocol (tests/fake/attack.c): its own call gets one error within a
-deadline, or goes on where nothing forbidden was said; pyrod's memory stays bounded and others do not notice.
-tests/soak agent has the million frames and the deadlines that are long."""
+"""A guest under an attacker's control that knows the protocol (tests/fake/attack.c): its own call gets one error within a
+deadline, or continues if nothing forbidden was sent; pyrod's memory stays bounded and others do not notice. tests/soak agent has
+the million frames and the long deadlines."""
 import json
 import os
 import subprocess
@@ -15,20 +15,20 @@ from fakevm import ENV
 
 MARGIN_KIB = 32 * 1024
 
-# What may be said, or is ignored so that a newer agent may say more: the command goes on after N of them.
+# Harmless, or ignored so that a newer agent may send more: the command continues after N of them.
 HARMLESS = ["type-unknown", "type-of-host", "offset-back", "ack-back", "flood-nop", "flood-empty", "flood-started",
             "fields-more", "flood-setup-done", "flood-exits", "channels"]
-# What costs the connection, and the machine when it comes again and again.
+# Each ends the connection, and the machine when it happens again and again.
 FORBIDDEN = ["length-huge", "length-one-more", "length-short", "length-left-over", "more-for-ever", "more-mixed", "flags-unknown",
              "offset-gap", "offset-end", "stream-wrong", "ack-unsent", "exit-less", "exit-short", "welcome-again", "noise"]
-# Silence: what ends it is a deadline of pyrod's.
+# Silence: a deadline of pyrod's ends it.
 SILENT = ["length-owed", "exit-early", "no-exit", "no-started"]
-# What ends what a guest or a VMM does not do: as seconds that nothing that behaves comes near to.
+# Deadlines for what a guest or a VMM does not do: seconds that a well-behaved one never comes near.
 SHORT = {"boot": 4, "setup": 4, "vmm": 4, "started": 4, "drain": 4, "late": 4}
 
 
 class Attacks:
-    """Runs attacks at once, each in a machine of its own, beside one machine that behaves."""
+    """Runs attacks at once, each in a machine of its own, beside one well-behaved machine."""
 
     def __init__(self, d):
         self.d = d
@@ -78,13 +78,13 @@ def test_forbidden(fake):
 
 
 def test_exit_twice(fake):
-    """The first counts."""
+    """The first EXIT counts."""
     r, reply, _ = Attacks(fake).go(["exit-twice"])["exit-twice"]
     assert (r.status, reply["exit_code"], reply["stdout"]) == (0, 0, "first\n"), r
 
 
-def test_reason_that_is_no_text(fake):
-    """Why a command could not be started is the guest's to say: its owner reads it escaped, in a whole reply."""
+def test_reason_that_is_not_text(fake):
+    """The guest says why a command could not be started: its owner reads it escaped, in a complete reply."""
     r = fake.call("vm.run", fake.spec(command="attack no-started-but-bytes"))
     error = r["error"]["data"]
     assert (error["code"], error["cause"]) == ("invalid_argument", "\\x1b[2J\\xff\\xc3 \\xe2\\x80\\xae: No such file or directory"), r
@@ -107,8 +107,8 @@ def test_reason_that_is_no_text(fake):
     ("ended 8 300; killed 7", "disk", {"name": "disk_mib", "value": 64, "flag": "--disk-mib 128"}),
     ("ended 1 0; exit 3", None, None),
 ])
-def test_what_a_guest_says_of_its_end_is_words(fake, words, ended_by, limit):
-    """True or not: it changes nothing but what its own caller is told."""
+def test_reported_limits_change_only_the_reply(fake, words, ended_by, limit):
+    """True or not: it changes only what its own caller is told."""
     r = fake.call("vm.run", fake.spec(command="echo here; " + words))["result"]
     number = int(words.split()[-1]) + (128 if "killed" in words else 0)
     assert (r["stdout"], r["exit_code"], r["ended_by"], r["limit"]) == ("here\n", number, ended_by, limit), r
@@ -118,7 +118,7 @@ def test_what_a_guest_says_of_its_end_is_words(fake, words, ended_by, limit):
 
 @pytest.mark.parametrize("timeout", [0, 3600])
 def test_timeout_that_was_not_reached(fake, timeout):
-    """Whoever set no time limit, or one that lies ahead, is not told that it has ended the command."""
+    """A caller that set no time limit, or whose limit is not reached, is not told that it ended the command."""
     r = fake.call("vm.run", fake.spec(command="echo here; timed-out", timeout_seconds=timeout))["result"]
     assert (r["exit_code"], r["timed_out"], r["ended_by"], r["limit"]) == (137, False, "signal", None), r
     fake.wait_clean()
@@ -131,10 +131,10 @@ def test_timeout_that_was_reached(fake):
 
 
 def test_more_than_the_window(fake):
-    """Its caller does not read, and it sends on: what pyrod holds of it is one window."""
+    """Its caller does not read, and it keeps sending: pyrod holds one window of it."""
     before = fake.vm_hwm_kib()
     p = fake.popen("run", *fake.run_flags(), ENV, "--", "attack offset-beyond", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    fake.told("start attack")
+    fake.reported("start attack")
     end = time.monotonic() + 30
     while fake.vms():
         assert time.monotonic() < end
@@ -148,7 +148,7 @@ def test_more_than_the_window(fake):
 
 @pytest.fixture(params=["asan", pytest.param("release", marks=pytest.mark.soak)])
 def impatient(request, make_fake):
-    """The deadlines of a release are long: tests/soak agent sits them out."""
+    """The deadlines of a release are long: tests/soak agent waits for them."""
     return make_fake(build=BUILD_ASAN, deadlines=SHORT).start() if request.param == "asan" else make_fake().start()
 
 
@@ -159,7 +159,7 @@ def test_silence_has_a_deadline(impatient):
 
 
 @pytest.mark.parametrize("manner,code,seconds", [("refuses", "start_failed", 20), ("qmp-noise", "start_failed", 20), ("console", None, 20)])
-def test_before_a_command(fake, manner, code, seconds):
+def test_faults_before_a_command(fake, manner, code, seconds):
     before_a_command(fake, manner, code, seconds)
 
 
@@ -177,7 +177,7 @@ def before_a_command(fake, manner, code, seconds):
     assert reply["error"]["code"] == code if code else reply["stdout"] == "here\n", r
     if manner == "deaf":  # nothing came from its guest: it could as well be a kernel that never ran
         assert "the VMM did not boot the kernel" in reply["error"]["message"] and reply["error"]["cause"].startswith("QEMU 0.0.0"), reply
-    # What the guest says is shown escaped.
+    # Text from the guest is shown escaped.
     human = fake.pyro("run", *fake.run_flags(manner), ENV, "--", "echo here", timeout=150) if manner == "refuses" else r
     assert b"\033" not in human.err and "\033" not in fake.log_text()
     if fake.build == BUILD:
@@ -187,7 +187,7 @@ def before_a_command(fake, manner, code, seconds):
 
 @pytest.mark.parametrize("build", [BUILD, BUILD_ASAN], ids=["release", "asan"])
 def test_mutated_frames(make_fake, build):
-    """Machines one after the other, until so many frames were sent."""
+    """Starts machines one after the other, until so many frames were sent."""
     want, batch = (20000, 2000) if N == 1 else (1000000 if build == BUILD else 100000, 20000)
     seed = int(os.environ.get("PYRO_TEST_SEED", "0")) or time.time_ns() % 1000000
     d = make_fake(build=build).start()
@@ -203,10 +203,10 @@ def test_mutated_frames(make_fake, build):
             continue
         assert reply["error"]["code"] in ("guest_unresponsive", "guest_died", "invalid_argument", "no_memory"), (seed + ended + broke, reply)
         broke += 1
-        assert broke < 20000  # it comes to an end, however unlucky
+        assert broke < 20000  # it ends, however unlucky
         sent += counter.last()
     grown = d.vm_hwm_kib() - before
-    print("seed %d: %d frames in %.0f s, %d machines went to their end, %d were given up, %d connections; VmHWM %d KiB, %d more" % (
+    print("seed %d: %d frames in %.0f s, %d machines ended, %d were abandoned, %d connections; VmHWM %d KiB, %d more" % (
         seed, sent, time.monotonic() - begin, ended, broke, counter.connections, before + grown, grown))
     if build == BUILD:
         assert grown < MARGIN_KIB
@@ -214,7 +214,7 @@ def test_mutated_frames(make_fake, build):
 
 
 class Counter:
-    """Of the frames that pyrod has read, as the machine tells it."""
+    """Counts the frames that pyrod has read, as the machine reports it."""
 
     def __init__(self, d):
         self.d, self.most, self.connections, self.changed = d, 0, 0, threading.Condition()
@@ -253,8 +253,8 @@ def p99(found):
 
 
 def test_others_do_not_notice(make_fake, root_only):
-    """p99 of another machine's calls, with and without a flood, in turns. Whoever else needs the processor is kept away by
-    real-time priority: first pyrod and its caller, then the attacker, who so has a whole processor to flood from."""
+    """p99 of another machine's calls, with and without a flood, in turns. Real-time priority keeps other programs away from the
+    processors: first for pyrod and its caller, then for the attacker, which so has a whole processor to flood from."""
     d = make_fake().start()
     vm = Attacks(d).victim
     policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
@@ -274,7 +274,7 @@ def test_others_do_not_notice(make_fake, root_only):
                 quiet += latencies(d, vm, 250)
                 p = subprocess.Popen(d.command("-q", "run", *d.run_flags(), ENV, "--", "attack %s 1000000000 3" % name), env=d.client_env(),
                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                d.told("start attack")
+                d.reported("start attack")
                 attackers = [pid for pid in d.vmm_pids() if vm.encode() not in open("/proc/%d/cmdline" % pid, "rb").read()]
                 for pid in attackers:
                     os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(4))
@@ -286,7 +286,7 @@ def test_others_do_not_notice(make_fake, root_only):
     finally:
         os.sched_setscheduler(0, own[0], own[1])
     print(", ".join("%s %.2f/%.2f ms" % (name, 1000 * a, 1000 * b) for name, (a, b) in worst.items()))
-    # Beside other tests, below a millisecond the two are both noise.
+    # Beside other tests, both are noise below a millisecond.
     noise = 0.001 if N == 1 else 0
     for name, (loud, quiet) in worst.items():
         assert loud < max(2 * quiet, noise), (name, worst)

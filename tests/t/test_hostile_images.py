@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""More hostile archives for the confined image writer (the first fifty are in test_image.py): bombs of size, number, depth
-and work; abuse of GNU and pax headers, of sparse maps, links, names, attributes and compression. Each is refused by a
-sentence that names the entry, or is harmless, within bounds of memory, processor time and disk that are asserted."""
+"""More hostile archives for the confined image writer (the first fifty are in test_image.py): bombs of size, number, depth and
+work; abuse of GNU and pax headers, of sparse maps, links, names, attributes and compression. Each is refused with a sentence
+that names the entry, or is harmless, within asserted bounds of memory, processor time and disk."""
 import gzip
 import json
 import lzma
@@ -14,14 +14,14 @@ import pytest
 
 from test_image import END, GOOD, IMPORT, IMPORT_ASAN, add, archive, check_hostile, header, make_image, one, pad, pax, through
 
-SECONDS = 300  # before a hanging process is one
+SECONDS = 300  # before a hanging process counts as one
 CPU_SECONDS = 60
 RSS_KIB = 1 << 20
 MIB = 1 << 20
 IMAGE_BYTES = 512 * MIB
 
 
-# A small process between, since a child begins with the largest size of who forked it.
+# A small process between, since a child's largest size starts with that of the process that forked it.
 HELPER = """
 import json, os, sys
 pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
@@ -39,7 +39,7 @@ class Used:
 
 
 def measure(chunks, out, program=IMPORT):
-    """Feeds the archive through a pipe; the last line, and what the process and its children took."""
+    """Feeds the archive through a pipe; returns the last line, and what the process and its children used."""
     os.makedirs(out, exist_ok=True)
     used = str(out) + ".used"
     with open(str(out) + ".stderr", "w+b") as err, open(str(out) + ".stdout", "w+b") as said:
@@ -50,7 +50,7 @@ def measure(chunks, out, program=IMPORT):
                 p.stdin.write(chunk)
             p.stdin.close()
         except BrokenPipeError:
-            pass  # it has seen enough
+            pass  # the process has read enough and closed its input
         assert p.wait(timeout=SECONDS) == 0
         err.seek(0)
         said.seek(0)
@@ -59,7 +59,7 @@ def measure(chunks, out, program=IMPORT):
 
 
 def b256(n, size):
-    """A number as GNU tar writes what octal digits cannot hold."""
+    """A number as GNU tar writes those that do not fit octal digits."""
     return (n % (1 << (8 * size))).to_bytes(size, "big") if n < 0 else bytes([0x80]) + n.to_bytes(size - 1, "big")
 
 
@@ -126,7 +126,7 @@ def maze(t):
 
 
 def alternate(t):
-    """One name, ten thousand times, by turns all that a name can be."""
+    """One name, ten thousand times, in turn as each type of entry."""
     kinds = [dict(type=tarfile.DIRTYPE, mode=0o755), dict(type=tarfile.FIFOTYPE), dict(type=tarfile.SYMTYPE, linkname="/etc"), {}]
     for i in range(10000):
         add(t, "same", b"" if kinds[i % 4] else b"x", **kinds[i % 4])
@@ -157,7 +157,7 @@ def deeper_by_links(t):
 
 
 def swapped(t):
-    """A link, a folder in its place, and a file below: never a file where the link led."""
+    """A link, a folder in its place, and a file below: the file is never written where the link led."""
     add(t, "d", type=tarfile.SYMTYPE, linkname="/etc")
     add(t, "d", b"in between")
     add(t, "d", type=tarfile.DIRTYPE, mode=0o755)
@@ -293,7 +293,7 @@ HOSTILE = {
     "xattr-percent-names": (attributes([(b"%00%2f..%zz", b"v")]), ""),
     "xattr-many-entries": (b"".join(attributes([(b"a", b"v" * 3000)], b"m%d" % i, b"") for i in range(2000)) + END, None),
     "xattr-capability-odd": (pax([(b"SCHILY.xattr.security.capability", b"\0" * 3)], name=b"cap") + END, ""),
-    # what is parsed afterwards
+    # parsed in a later stage
     "status-is-a-link": (status_file(type=tarfile.SYMTYPE, linkname="/etc/passwd"), None),
     "status-is-a-folder": (status_file(type=tarfile.DIRTYPE, mode=0o755), None),
     "status-33MiB": (status_file(b"Package: x\n" * (3 * MIB)), None),
@@ -312,7 +312,7 @@ HOSTILE = {
     "lzip": (b"LZIP\1\x1d" + bytes(600), ""),
     "elf": (b"\x7fELF" + bytes(600), ""),
 }
-WORK = {"links-maze"}  # nothing but processor time: half a minute of it with sanitizers
+WORK = {"links-maze"}  # only processor time: half a minute of it with sanitizers
 figures = []
 
 
@@ -349,7 +349,7 @@ def test_hostile(tmp_path, name):
         p, last = measure([tar], out, program)
         assert b"Sanitizer" not in p.stderr and b"runtime error" not in p.stderr, p.stderr.decode()
         check_hostile(p, last, out, expected, IMAGE_BYTES)
-        if p.returncode:  # what it refuses, it names, unless nothing of it can be read
+        if p.returncode:  # it names what it refuses, unless nothing of it can be read
             assert last["error"]["message"] and last["error"]["cause"], last
         if not sanitized:
             figures.append((name, p.cpu, p.rss))
@@ -359,7 +359,7 @@ def test_hostile(tmp_path, name):
 
 
 def test_byte_by_byte(tmp_path):
-    """Reads of one byte each: libarchive's errors of 2026 were there."""
+    """Reads of one byte each, which triggered libarchive's errors of 2026."""
     image, expected = make_image(GOOD, tmp_path / "whole")
     data = archive(lambda t: [add(t, "d/f%d" % i, b"0123456789" * 200) for i in range(4)], tarfile.PAX_FORMAT)
     p, last = measure(((GOOD + END)[i:i + 1] for i in range(len(GOOD))), tmp_path / "bytes")
@@ -377,6 +377,6 @@ def test_two_million_and_one(tmp_path):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_at_least_sixty():
+def test_there_are_at_least_sixty():
     from test_image import HOSTILE as FIRST
     assert len(HOSTILE) + len(FIRST) >= 150

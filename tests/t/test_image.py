@@ -64,7 +64,7 @@ def acl(*entries):
 
 
 def build_reference(d):
-    """Everything a tar can hold, with the awkward cases of each."""
+    """Everything that a tar can hold, with the difficult cases of each."""
     os.makedirs(d + "/usr/lib/deep/er")
     os.symlink("usr/lib", d + "/lib")
     os.symlink("/usr/lib", d + "/absolute")
@@ -176,7 +176,7 @@ def test_agrees_with_gnu_tar(tmp_path):
 
 @needs_root
 def test_agrees_with_gnu_tar_on_replacements(tmp_path):
-    """Names that come twice, with other types, and through links: what tar leaves is what we have."""
+    """Names that come twice, with other types, and through links: the result is the same as tar's."""
     def entries(t):
         add(t, "usr/lib", type=tarfile.DIRTYPE, mode=0o755)
         add(t, "lib", type=tarfile.SYMTYPE, linkname="usr/lib")
@@ -202,7 +202,7 @@ def test_agrees_with_gnu_tar_on_replacements(tmp_path):
     fsck(image)
     with Mounted(image, tmp_path / "mnt") as mnt:
         ours, theirs = describe(mnt), describe(unpacked)
-    for p in (b".", b"usr", b"usr/lib"):  # tar's own times for what no entry described, or what it wrote to afterwards
+    for p in (b".", b"usr", b"usr/lib"):  # tar's own times for entries without a description, or in which it wrote later
         del ours[0][p]["mtime"], theirs[0][p]["mtime"]
     assert ours == theirs
 
@@ -228,14 +228,14 @@ def test_sixty_thousand_names(tmp_path):
     print("60,000 files: %.1f s, %.1f s of CPU" % (time.monotonic() - began, seconds))
     fsck(image)
     assert result["entries"] == 60002
-    assert seconds < 10  # of CPU: the wall also counts what else the disk has to do
+    assert seconds < 10  # of CPU: wall time includes the disk's other work
 
 
-# Just above 1 TiB the layout is another; the last is the largest file of ext4: 28 MiB as Debian 12's libext2fs (1.47.0) lays it out,
-# 48 as Debian 13's (1.47.2). Two of them are within DISK_MARGIN_MIB of machine/quota.c.
+# Just above 1 TiB the layout changes; the last is the largest file of ext4: Debian 12's libext2fs (1.47.0) uses 28 MiB for it,
+# Debian 13's (1.47.2) 48 MiB. Two of them are within DISK_MARGIN_MIB of machine/quota.c.
 @pytest.mark.parametrize("mib,real_mib", [(64, 4), (1024, 4), (10240, 4), (1 << 20, 12), ((1 << 20) + 1, 4), ((16 << 20) - 1, 60)])
 def test_blank_disk(tmp_path, mib, real_mib):
-    """Before, the largest had 232 MiB of real blocks, which counted against nobody."""
+    """Formerly the largest had 232 MiB of real blocks, which counted against no user."""
     disk = str(tmp_path / "disk")
     subprocess.run([IMPORT, "disk", "--size-mib", str(mib), "--output", disk], check=True, capture_output=True)
     assert os.stat(disk).st_size == mib << 20
@@ -244,7 +244,7 @@ def test_blank_disk(tmp_path, mib, real_mib):
     fsck(disk)
     modes = {d: "Mode:  0755" for d in ("upper", "work", "data/docker", "data/containerd", "data/containers")}
     modes.update((d, "Mode:  01777") for d in ("workspace", "tmp", "tmp/.X11-unix", "tmp/.ICE-unix", "tmp/.XIM-unix", "tmp/.font-unix"))
-    # One debugfs for all: each reads what describes 16 TiB.
+    # One debugfs for all: each reads the metadata of 16 TiB.
     said = subprocess.run(["/sbin/debugfs", "-f", "-", disk], input="cat /meta/layout\n" + "".join("stat /%s\n" % d for d in modes),
                           capture_output=True, text=True).stdout
     layout, *stats = said.split("debugfs: stat /")
@@ -468,7 +468,7 @@ def test_mirror_unreachable(root_only, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-# Says which sources it was given, and fails.
+# Prints the sources that it got, and fails.
 MMDEBSTRAP = """#!/bin/sh
 for word; do case $word in "deb "*) said="$said<$word>";; esac; done
 echo "E: $said" >&2
@@ -477,7 +477,7 @@ exit 1
 
 
 def sources_given(place, host, *args):
-    """The sources that mmdebstrap gets on a host whose apt has these alone, and the import's lines of progress."""
+    """The sources that mmdebstrap gets on a host whose apt has only these, and the import's lines of progress."""
     os.makedirs(place + "/sources.list.d")
     with open(place + "/sources.list.d/debian.list", "w") as f:
         f.write(host)
@@ -495,7 +495,7 @@ exec "$@\"""" % (place, place)
     return re.findall("<(.*?)>", last["error"]["cause"]), progress
 
 
-# Installs one package today, as the clock says by NOW, and does what the hook says.
+# Installs one package today, by the clock in NOW, and runs the hook.
 INSTALLS = r"""#!/bin/sh
 set -e
 d=$(mktemp -d)
@@ -512,7 +512,7 @@ exec tar -C $d --sort=name --numeric-owner -c .
 
 
 def test_the_same_packages_give_the_same_image(root_only, tmp_path):
-    """Installed on other days and by other clocks."""
+    """Installed on different days and with different clocks."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/mmdebstrap"
     digests = set()
@@ -541,7 +541,7 @@ def release_file(mirror, suite):
 
 
 @pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
-def test_the_hosts_mirror_goes_before_the_configured_one(root_only, tmp_path):
+def test_the_hosts_mirror_comes_before_the_configured_one(root_only, tmp_path):
     given, _ = sources_given(str(tmp_path), "deb http://own.example/debian bookworm main\n", "--mirror", "http://127.0.0.1:9/debian")
     assert given == ["deb http://own.example/debian bookworm main", "deb http://own.example/debian bookworm-updates main"]
 
@@ -557,16 +557,16 @@ def test_a_configured_mirror_brings_security_fixes(root_only, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
-def test_a_mirror_that_has_one_suite_alone(root_only, tmp_path):
-    """Offline: it serves, and what is missing is said."""
+def test_a_mirror_with_only_one_suite(root_only, tmp_path):
+    """Offline: it works, and the missing suite is reported."""
     mirror = "file://%s/debian" % tmp_path
     given, progress = sources_given(str(tmp_path), "", "--mirror", mirror)
     assert given == ["deb %s bookworm main" % mirror]
     assert [p for p in progress if "no security fixes" in p.get("detail", "")], progress
 
 
-def test_what_a_kernel_import_leaves_its_group_can_remove(root_only, installed, work):
-    """Under systemd pyro-import is a user of its own and pyrod in its group, who copies what it left and removes it."""
+def test_the_group_can_remove_what_a_kernel_import_leaves(root_only, installed, work):
+    """Under systemd pyro-import is a user of its own and pyrod, in its group, copies what it left and removes it."""
     theirs, ours, group = 61191, 61190, 61191
     place = tempfile.mkdtemp(dir=work)
     os.chmod(place, 0o755)

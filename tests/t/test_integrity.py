@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""doctor's truth, and damaged kernels and images, with the fake VMM: what was shown holds until something changes or a
-start fails; damage is noticed before the next boot, after one that failed, or by doctor; each fix is run as it is printed,
-and the next run works. What fetches is a stand-in (IMPORT) that brings the same files again; what reads is pyro-import."""
+"""doctor's results, and damaged kernels and images, with the fake VMM: a proof is valid until something changes or a start
+fails; damage is noticed before the next boot, after a failed one, or by doctor; each fix is run as it is printed, and the next
+run works. A stand-in for the downloads (IMPORT) brings the same files again; pyro-import does the reading."""
 import contextlib
 import json
 import os
@@ -36,7 +36,7 @@ esac
 """
 
 
-def put_again(d, image):
+def reinstall(d, image):
     """What a pull brings: this image, and the kernel that is installed now."""
     again = d.root + "/again"
     shutil.rmtree(again, ignore_errors=True)
@@ -69,7 +69,7 @@ def path_of(d, name):
 
 @pytest.fixture(params=["release", "asan"])
 def d(request, make_fake):
-    """A daemon with a kernel and an environment that a pull can bring again."""
+    """A daemon with a kernel and an environment that a pull can install again."""
     d = make_fake(build=BUILD if request.param == "release" else BUILD_ASAN)
     libexec, real = d.root + "/libexec", d.env["PYRO_LIBEXEC_DIR"]
     os.mkdir(libexec)
@@ -82,7 +82,7 @@ def d(request, make_fake):
     with open(d.root + "/again.checks", "w"):
         os.chmod(d.root + "/again.checks", 0o666)
     d.env["PYRO_LIBEXEC_DIR"] = libexec
-    put_again(d, open(path_of(d, "image.ext4"), "rb").read())
+    reinstall(d, open(path_of(d, "image.ext4"), "rb").read())
     return d.start()
 
 
@@ -95,7 +95,7 @@ def works(r):
 
 
 def parts(r):
-    """The lines what, why and fix of a failure."""
+    """The message, cause and fix lines of a failure."""
     assert r.status in (1, 125), r
     lines = r.errors.splitlines()
     found = [[x[len(begin):] for x in lines if x.startswith(begin)] for begin in ("pyro: ", "  cause: ", "  fix: ")]
@@ -103,7 +103,7 @@ def parts(r):
     return [f[0] for f in found]
 
 
-def mend(d, fix):
+def repair(d, fix):
     """Runs the printed fix as a user would paste it."""
     env = d.client_env(PATH=stage(d.build) + "/bin:" + os.environ["PATH"])
     r = subprocess.run(["sh", "-c", fix], env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -119,7 +119,7 @@ def until(condition, seconds=60):
 
 
 class Doctor:
-    """What `pyro doctor` says to a person; its failed checks by name: (detail, fix)."""
+    """What `pyro doctor` prints for a person; its failed checks by name: (detail, fix)."""
 
     def __init__(self, d, *flags):
         r = d.pyro("doctor", *flags)
@@ -141,7 +141,7 @@ class Doctor:
     def passes(self):
         assert (self.status, self.runtime, self.can, self.failed) == (0, "PASS", ("yes", "yes", "no"), {}), self.all
 
-    def knows_nothing(self, *names):
+    def has_no_proof(self, *names):
         assert (self.status, self.runtime, self.can) == (1, "UNKNOWN", ("unknown", "unknown", "no")), self.all
         assert set(self.failed) == {"probe_machine", *names} and "no machine was tried" in self.failed["probe_machine"][0], self.all
 
@@ -151,28 +151,28 @@ class Doctor:
         return self.failed[name]
 
 
-# What was shown
+# What was proven
 
-def test_nothing_was_tried(d):
-    """On a first day: no environment yet. That is no pass, and its fix leads to one."""
+def test_doctor_before_the_first_environment(d):
+    """On the first day: no environment yet. That is not a pass, and its fix leads to one."""
     d.stop()
     os.unlink(d.root + "/cache/" + ENV + ".json")
     d.start()
     doctor = Doctor(d)
-    doctor.knows_nothing()
+    doctor.has_no_proof()
     detail, fix = doctor.failed["probe_machine"]
     assert (detail, fix) == ("no machine was tried: no environment is installed", "pyro env pull debian:12")
     runtime = json.loads(d.pyro("--json", "doctor").text)["runtime"]
     assert (runtime["ok"], runtime["verdict"]) == (False, "unknown")
-    mend(d, fix)
+    repair(d, fix)
     Doctor(d).passes()
 
 
 def test_no_probe_claims_nothing(d):
     doctor = Doctor(d, "--no-probe")
-    doctor.knows_nothing()
+    doctor.has_no_proof()
     assert doctor.failed["probe_machine"] == ("no machine was tried: it was not asked for", "pyro doctor")
-    mend(d, doctor.failed["probe_machine"][1])
+    repair(d, doctor.failed["probe_machine"][1])
     Doctor(d, "--no-probe").passes()
     d.wait_clean()
 
@@ -182,17 +182,17 @@ def test_any_machine_is_a_proof_until_a_start_fails(d):
     Doctor(d, "--no-probe").passes()
     vm = d.call("vm.create", d.spec("refuses"))["result"]["vm_id"]
     assert "error" in d.call("vm.start", {"vm_id": vm})
-    Doctor(d, "--no-probe").knows_nothing()
+    Doctor(d, "--no-probe").has_no_proof()
     report = json.loads(d.pyro("--json", "doctor").text)
     probe, = [c for c in report["runtime"]["checks"] if c["name"] == "probe_machine"]
     assert probe["ok"] and probe["detail"] == "a probe machine booted and ran `true`"
     Doctor(d, "--no-probe").passes()
-    # One whose disk is not fresh may itself have made it so, and takes nothing back.
+    # A machine with a used disk may itself have damaged it, and does not end the proof.
     assert "error" in d.call("vm.start", {"vm_id": vm})
     Doctor(d, "--no-probe").passes()
     assert parts(run(d, "refuses"))
-    Doctor(d, "--no-probe").knows_nothing()
-    # A machine that only stands has booted, and ran nothing.
+    Doctor(d, "--no-probe").has_no_proof()
+    # A machine that only runs has booted, and executed nothing.
     good = d.call("vm.create", d.spec())["result"]["vm_id"]
     assert d.call("vm.start", {"vm_id": good})["result"]["state"] == "started"
     doctor = Doctor(d, "--no-probe")
@@ -208,7 +208,7 @@ def change_vmm(d):
 
 
 def change_image(d):
-    mend(d, "pyro env pull --force " + ENV)
+    repair(d, "pyro env pull --force " + ENV)
 
 
 def change_kernel(d):
@@ -228,7 +228,7 @@ def restart(d):
 
 @pytest.mark.parametrize("change", [change_vmm, change_image, change_kernel, change_agent, restart])
 def test_a_change_ends_the_proof(d, change):
-    """Nobody else's agent: it is named by its times."""
+    """Another agent: it is identified by its times."""
     shutil.copy2(d.env["PYRO_AGENT"], d.root + "/agent")
     d.stop()
     d.env["PYRO_AGENT"] = d.root + "/agent"
@@ -236,7 +236,7 @@ def test_a_change_ends_the_proof(d, change):
     works(run(d))
     Doctor(d, "--no-probe").passes()
     change(d)
-    Doctor(d, "--no-probe").knows_nothing()
+    Doctor(d, "--no-probe").has_no_proof()
     Doctor(d).passes()
     works(run(d))
 
@@ -302,7 +302,7 @@ def cut(path):
 
 
 def silently(how, path):
-    """As a disk does it: the times of the file stay."""
+    """As a disk damages it: the times of the file stay."""
     st = os.stat(path)
     how(path)
     os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
@@ -313,14 +313,14 @@ CHECK = {"image.ext4": "environment"}
 
 
 def is_refused(d, name, r):
-    """The run fails at once, by the damage's name, with the fix that fixes it."""
+    """The run fails at once with the damage's name, and the fix works."""
     what, cause, fix = parts(r)
     assert cause == name + " is not what was installed" and fix == "pyro env pull debian:12", r
     return what, fix
 
 
 def is_known(d, name):
-    """From now on every run is refused before anything is made, and the lists say why."""
+    """From now on every run is refused before anything is created, and the lists say why."""
     what, fix = is_refused(d, name, run(d))
     assert what == WHAT[name], what
     inspected = d.call("env.inspect", {"environment": ENV})["result"]
@@ -336,15 +336,15 @@ def is_known(d, name):
 
 @pytest.mark.parametrize("how", [flip, cut])
 @pytest.mark.parametrize("name", ["vmlinux", "modules.ext4"])
-def test_written_to_is_noticed_before_the_boot_kernel(d, name, how):
-    written_to_is_noticed(d, name, how)
+def test_a_changed_kernel_is_noticed_before_the_boot(d, name, how):
+    change_is_noticed(d, name, how)
 
 
-def test_written_to_is_noticed_before_the_boot_image(d):
-    written_to_is_noticed(d, "image.ext4", flip)
+def test_a_changed_image_is_noticed_before_the_boot(d):
+    change_is_noticed(d, "image.ext4", flip)
 
 
-def written_to_is_noticed(d, name, how):
+def change_is_noticed(d, name, how):
     works(run(d))
     how(path_of(d, name))
     assert is_refused(d, name, run(d))[0] == WHAT[name]
@@ -352,17 +352,17 @@ def written_to_is_noticed(d, name, how):
     doctor = Doctor(d)
     detail, same = doctor.fails(CHECK.get(name, "kernel"))
     assert name + " is not what was installed" in detail and same == fix
-    # Nothing in the same report says the opposite.
+    # No other line of the report contradicts it.
     assert doctor.failed["integrity"] == ("the sha256 of an installed file has changed", fix), doctor.all
     assert "no environment is installed" not in doctor.all.text
-    mend(d, fix)
+    repair(d, fix)
     works(run(d))
     Doctor(d).passes()
 
 
 @pytest.mark.parametrize("how", [flip, cut])
 @pytest.mark.parametrize("name", ["image.ext4", "vmlinux", "modules.ext4", "boot/one.ko"])
-def test_doctor_finds_what_nothing_else_shows(d, name, how):
+def test_doctor_finds_damage_that_nothing_else_shows(d, name, how):
     """The machine ran, and would again: its success does not make doctor pass."""
     if (name, how) == ("image.ext4", cut):
         pytest.skip("of the wrong size it counts as not installed: tests/vm/test_broken_hosts.py")
@@ -372,7 +372,7 @@ def test_doctor_finds_what_nothing_else_shows(d, name, how):
     detail, fix = doctor.fails(CHECK.get(name, "kernel"))
     assert name + " is not what was installed" in detail, doctor.all
     assert is_known(d, name) == fix == "pyro env pull debian:12"
-    mend(d, fix)
+    repair(d, fix)
     Doctor(d).passes()
     works(run(d))
 
@@ -381,11 +381,11 @@ def test_doctor_finds_what_nothing_else_shows(d, name, how):
 def test_failed_boot_names_the_damage(d, name):
     silently(flip, path_of(d, name))
     assert is_refused(d, name, run(d, "refuses"))[0] == WHAT[name]
-    mend(d, is_known(d, name))
+    repair(d, is_known(d, name))
     works(run(d))
 
 
-def test_failed_boot_without_damage_says_what_it_was(d):
+def test_failed_boot_without_damage_names_its_cause(d):
     what, cause, fix = parts(run(d, "refuses"))
     assert "damaged" not in what + cause
     assert d.call("env.inspect", {"environment": ENV})["result"]["damage"] is None
@@ -393,7 +393,8 @@ def test_failed_boot_without_damage_says_what_it_was(d):
 
 
 def test_failed_boots_read_once(d):
-    """What was read whole a short while ago and has not changed is not read again, whoever's boots fail; what was written to is."""
+    """What was read completely a short while ago and has not changed is not read again, whoever's boots fail; what was written
+    to is read."""
     reads = lambda: len(open(d.root + "/again.checks").read().splitlines())
     before = reads()
     for _ in range(4):
@@ -408,7 +409,7 @@ def test_failed_boots_read_once(d):
 
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("how", [flip, cut])
-def test_damaged_initramfs_is_made_again(d, how, silent):
+def test_damaged_initramfs_is_rebuilt(d, how, silent):
     works(run(d))
     path = path_of(d, "initrd")
     if not silent:
@@ -431,7 +432,7 @@ def test_damage_is_known_to_the_next_daemon(d, name):
     restart(d)
     what, cause, fix = parts(run(d))
     assert what == WHAT[name] and cause == "it is not what was installed", what
-    mend(d, fix)
+    repair(d, fix)
     restart(d)
     works(run(d))
     Doctor(d).passes()
@@ -440,7 +441,7 @@ def test_damage_is_known_to_the_next_daemon(d, name):
 @pytest.mark.parametrize("crashed", [False, True])
 @pytest.mark.parametrize("name", ["image.ext4", "vmlinux"])
 def test_host_that_crashed(d, name, crashed):
-    """The daemon that finds its predecessor's trace from another boot of the host reads what is installed, unasked."""
+    """The daemon that finds its predecessor's record from another boot of the host reads what is installed, without a request."""
     trace = d.state + "/running"
     assert open(trace).read() == open("/proc/sys/kernel/random/boot_id").read()
     d.stop()
@@ -458,7 +459,7 @@ def test_host_that_crashed(d, name, crashed):
         assert not os.path.exists(mark)
 
 
-def test_what_is_put_right_by_hand_is_right(d):
+def test_a_repair_by_hand_is_accepted(d):
     path = path_of(d, "image.ext4")
     silently(flip, path)
     Doctor(d).fails("environment")
@@ -467,16 +468,16 @@ def test_what_is_put_right_by_hand_is_right(d):
     works(run(d))
 
 
-def test_force_mends_an_unknown_kernel(d):
-    """Nobody has read it: whoever forces a pull has a reason, and gets a kernel that is whole."""
+def test_force_replaces_an_unread_kernel(d):
+    """It was never read: a user who forces a pull has a reason, and gets an intact kernel."""
     silently(flip, path_of(d, "vmlinux"))
-    mend(d, "pyro env pull --force debian:12")
+    repair(d, "pyro env pull --force debian:12")
     assert sha256(open(path_of(d, "vmlinux"), "rb").read()).startswith(os.path.basename(kernel_dir(d)))
     Doctor(d).passes()
 
 
-def test_copied_without_its_times(d):
-    """Files that a restored backup has newer than their meta.json are read once, and are good."""
+def test_files_copied_without_their_times(d):
+    """Files that a restored backup made newer than their meta.json are read once, and are accepted."""
     d.stop()
     for name in ("image.ext4", "vmlinux", "modules.ext4", "initrd"):
         os.utime(path_of(d, name))
@@ -503,7 +504,7 @@ def test_machine_of_a_damaged_kernel(d):
     what, cause, fix = parts(d.pyro("vm", "start", vm))
     assert what == "the kernel of machine %s is damaged" % vm and fix == "pyro env pull debian:12"
     assert "vmlinux is not what was installed" in d.call("vm.status", {"vm_id": vm})["result"]["last_error"]
-    mend(d, fix)
+    repair(d, fix)
     assert d.pyro("vm", "start", vm).status == 0
     works(d.pyro("vm", "exec", vm, "--", "echo works"))
     d.wait_clean()
@@ -511,29 +512,29 @@ def test_machine_of_a_damaged_kernel(d):
 
 @pytest.mark.parametrize("pulled", [False, True])
 def test_machine_of_a_damaged_image(d, pulled):
-    """No pull brings this image again, since packages are others by then: its machine cannot be kept, and that is said."""
+    """No pull brings this image again, since packages change: its machine cannot be kept, and the error says so."""
     vm = machine(d)
-    put_again(d, b"another image")
+    reinstall(d, b"another image")
     flip(path_of(d, "image.ext4"))
     what, cause, fix = parts(d.pyro("vm", "start", vm))
     assert what == "the environment of machine %s is damaged" % vm and cause == "image.ext4 is not what was installed"
     assert fix == "pyro env pull debian:12 && pyro vm delete %s && pyro vm create debian:12" % vm
     if pulled:
-        mend(d, "pyro env pull debian:12")
+        repair(d, "pyro env pull debian:12")
         what, cause, fix = parts(d.pyro("vm", "start", vm))
         assert fix == "pyro vm delete %s && pyro vm create debian:12" % vm
-    made = mend(d, fix).stdout
+    made = repair(d, fix).stdout
     vms = d.vms()
     assert len(vms) == 1 and vms[0]["vm_id"] in made and vms[0]["vm_id"] != vm
     works(d.pyro("vm", "exec", vms[0]["vm_id"], "--", "echo works"))
     d.wait_clean()
 
 
-# Room
+# Space
 
 @contextlib.contextmanager
 def small(path, options):
-    """A file system of its own, with what was there."""
+    """Mounts a file system of its own, with the previous content."""
     kept = path + ".kept"
     os.rename(path, kept)
     os.makedirs(path, 0o700)
@@ -584,7 +585,7 @@ def test_too_few_inodes_for_a_machine(d, root_only):
 
 
 def test_too_little_space_for_the_first_pull(d, root_only):
-    """Enough for a machine, but there is none to make it of."""
+    """Enough for a machine, but there is no environment for one."""
     d.stop()
     os.unlink(d.root + "/cache/" + ENV + ".json")
     with small(d.root + "/cache", "size=64m"):
@@ -596,8 +597,8 @@ def test_too_little_space_for_the_first_pull(d, root_only):
         size = int(re.match(r"Make that file system larger than (\d+) MiB", fix)[1])
         remount(d.root + "/cache", "size=%dm" % (size + 16))
         doctor = Doctor(d)
-        doctor.knows_nothing()
-        mend(d, doctor.failed["probe_machine"][1])
+        doctor.has_no_proof()
+        repair(d, doctor.failed["probe_machine"][1])
         Doctor(d).passes()
         d.stop()
 
@@ -622,10 +623,10 @@ def test_too_little_memory_for_a_machine(make_fake):
     works(d.pyro("run", "-m", "900", ENV, "--", "echo works"))
 
 
-# What a run would be refused for now
+# Reasons for which a run would be refused now
 
 def reload(d, *lines):
-    """SIGHUP with these lines at the end of pyrod.conf, and back when it has been read."""
+    """Sends SIGHUP with these lines at the end of pyrod.conf, and returns when they have been read."""
     if not hasattr(d, "plain"):
         d.plain = open(d.conf).read()
     with open(d.conf, "w") as f:
@@ -637,7 +638,7 @@ def reload(d, *lines):
 
 CORRECT_QEMU = "correct qemu= in pyrod.conf, or leave it out"
 REFUSALS = [
-    # what pyrod.conf says, the check, its detail, its fix, and whether a machine of any size may still be had
+    # what pyrod.conf says, the check, its detail, its fix, and whether a machine of any size is still possible
     ("kernel = /nonexistent", "kernel", "Cannot read the kernel /nonexistent", "Correct kernel= in pyrod.conf", False),
     ("kernel = /dev", "kernel", "it is not a regular file", "Correct kernel= in pyrod.conf", False),
     ("qemu = /bin/false", "qemu", "/bin/false is not QEMU: with --version it ended with status 1", CORRECT_QEMU, False),
@@ -657,13 +658,13 @@ REFUSALS = [
 
 
 def of_default_size(d):
-    """As the README has it."""
+    """As in the README."""
     return d.pyro("run", ENV, "--", "echo works")
 
 
-def test_what_a_run_would_be_refused_for_is_a_failed_check(make_fake):
-    """The same fault has the same verdict wherever it is: the check fails, its fix is what the run's is, and where no machine
-    starts at all, no capability is claimed, though one was shown before."""
+def test_a_reason_to_refuse_a_run_is_a_failed_check(make_fake):
+    """The same fault has the same verdict everywhere: the check fails, its fix is the run's fix, and if no machine can start, no
+    capability is claimed, though one was proven before."""
     d = make_fake(build=BUILD_ASAN).start()
     works(of_default_size(d))
     Doctor(d).passes()
@@ -676,7 +677,7 @@ def test_what_a_run_would_be_refused_for_is_a_failed_check(make_fake):
             doctor = Doctor(d, *flags)
             detail, advice = doctor.fails(name, can="yes" if smaller else "no")
             assert says in detail and fix in advice, (line, doctor.all)
-            if name not in ("memory", "disk_space"):  # what is free changes all the time
+            if name not in ("memory", "disk_space"):  # the free amount changes all the time
                 assert advice == refused, (line, advice, refused)
             assert not any(f and f.startswith("pyro doctor") and not flags for _, f in doctor.failed.values()), (line, doctor.all)
         reload(d)
@@ -684,7 +685,7 @@ def test_what_a_run_would_be_refused_for_is_a_failed_check(make_fake):
         Doctor(d).passes()
 
 
-def test_limit_that_ones_own_machines_have_used_up(make_fake):
+def test_limit_reached_by_ones_own_machines(make_fake):
     d = make_fake(build=BUILD_ASAN).start()
     vm = d.pyro("vm", "create", "--id-only", ENV).text.strip()
     for key, what in (("max_machines", "you would use 2 of 1"), ("total_machines", "you would use 2 of 1")):
@@ -692,7 +693,7 @@ def test_limit_that_ones_own_machines_have_used_up(make_fake):
         _, cause, fix = parts(of_default_size(d))
         assert what in cause and key in cause and fix.startswith("pyro vm delete VM_ID"), (cause, fix)
         assert Doctor(d).fails("limits")[1] == fix
-    # One machine fewer is not enough, and what alone is more than the limit is no machine's to make room for.
+    # One machine fewer is not enough, and deleting machines does not help one that alone exceeds the limit.
     reload(d, "total_machines = 10", "max_machines = 10")
     others = [d.pyro("vm", "create", "--id-only", ENV).text.strip() for _ in range(2)]
     reload(d, "max_machines = 2")
@@ -708,8 +709,8 @@ def test_limit_that_ones_own_machines_have_used_up(make_fake):
     Doctor(d).passes()
 
 
-def test_program_that_is_no_vmm(make_fake):
-    """What was started is named, with what it ended with; and the fix is where it was named."""
+def test_program_that_is_not_a_vmm(make_fake):
+    """The error names the program that was started and its exit; and the fix names the key that set it."""
     d = make_fake(build=BUILD_ASAN).start()
     reload(d, "qemu = /bin/false")
     what, cause, fix = parts(run(d))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The strict scanner (proto/json-scan.c, asked through scan-json) against Python's json: cases in the manner of JSONTestSuite, written
-for this test, then seeded mutations. y_ must be accepted with the same value, n_ refused, and i_ are those where RFC 8259 leaves the
-choice or where we refuse on purpose: INTENDED is the whole list of differences, and a mutation that differs in any other
-way is a failure."""
+"""The strict scanner (proto/json-scan.c, called through scan-json) against Python's json: cases in the manner of JSONTestSuite,
+written for this test, then seeded mutations. y_ must be accepted with the same value, n_ refused, and i_ are those where RFC
+8259 leaves the choice or where we refuse on purpose: INTENDED is the complete list of differences, and a mutation that differs
+in any other way is a failure."""
 import json
 import math
 import random
@@ -42,7 +42,7 @@ def scan(texts):
 
 
 class Python:
-    """What Python's json makes of a text, and every one of the intended differences that it shows."""
+    """The value that Python's json reads from a text, and every intended difference that it shows."""
 
     def __init__(self, text):
         self.seen, self.values = set(), 0
@@ -198,7 +198,7 @@ def test_case(verdicts, name, group, text):
         assert accepted, result
         assert same(result, python.value)
     elif name.startswith("n_"):
-        assert not python.accepted, "Python accepts it: then it belongs to INTENDED"
+        assert not python.accepted, "Python accepts it: add it to INTENDED"
         assert not accepted and result.startswith("not valid JSON: "), result
     else:
         assert python.accepted and group in python.seen
@@ -232,7 +232,7 @@ def mutate(rnd, text, others):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutations(seed):
-    """Half begin with what is valid, so that many still are."""
+    """Half start with valid text, so that many are still valid."""
     rnd = random.Random(seed)
     small = [text for _, _, text in CASES if len(text) < 200]
     valid = [text for name, _, text in CASES if name.startswith("y_") and len(text) < 200]
@@ -245,4 +245,4 @@ def test_mutations(seed):
         if ours:
             accepted += 1
             assert same(result, python.value), (text, result)
-    assert accepted > 300, "most mutations must not be nonsense"
+    assert accepted > 300, "too many mutations are invalid"

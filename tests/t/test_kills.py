@@ -13,20 +13,20 @@ SEED = int(os.environ.get("PYRO_TEST_SEED", "0")) or time.time_ns() % 1000000
 
 @pytest.mark.parametrize("build,kills,deadlines", [(BUILD, 15, None), (BUILD_ASAN, 40, {"grace": 1})], ids=["release", "asan"])
 def test_kills(make_fake, build, kills, deadlines):
-    """Each settling waits as long as a one-shot waits for its caller."""
+    """Each wait for rest takes as long as a one-shot waits for its caller."""
     d = make_fake(build=build, deadlines=deadlines).start()
     w = Workload(d, SEED)
     print("seed", SEED)
     print(w.go(kills))
-    # The acceptance line's second is the release build's; the other is slow by design.
+    # The acceptance limit of one second is for the release build; the other is slow by design.
     if build == BUILD:
         assert w.answered_soon(), (w.answers, w.execs)
 
 
 @pytest.mark.skipif("PYRO_TEST_KILLS" not in os.environ, reason="tests/soak kills sets PYRO_TEST_KILLS")
 def test_thousands_of_kills(make_fake):
-    """As many as PYRO_TEST_KILLS says, five hundred with a seed of its own and a daemon of its own; the seeds follow one
-    another, so that one that failed is repeated with PYRO_TEST_SEED. At most two hours."""
+    """As many as PYRO_TEST_KILLS says, five hundred at a time with a seed and a daemon of their own; the seeds follow one
+    another, so that PYRO_TEST_SEED repeats a failed part. At most two hours."""
     kills, seed, deadline = int(os.environ["PYRO_TEST_KILLS"]), SEED, time.monotonic() + 7200
     done = 0
     while done < kills and time.monotonic() < deadline:

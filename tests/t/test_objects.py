@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What the compiled programs call: nothing that waits, overflows or asks a shell. The sanitized build's objects, in which no
-call is inlined or renamed by the optimiser."""
+"""What the compiled programs call: nothing that waits, overflows or starts a shell. The sanitized build's objects, in which the
+optimiser has inlined or renamed no call."""
 import glob
 import os
 import subprocess
@@ -11,7 +11,7 @@ FORBIDDEN = {"system", "popen", "strcpy", "stpcpy", "strcat", "sprintf", "vsprin
 
 
 def called(objects):
-    """{symbol that is defined elsewhere: the objects that want it}."""
+    """{symbol that is defined elsewhere: the objects that use it}."""
     said = subprocess.run(["nm", "--undefined-only", "--print-file-name", "--format=posix", *objects], check=True, capture_output=True, text=True).stdout
     found = {}
     for line in said.splitlines():
@@ -24,19 +24,19 @@ def test_nothing_forbidden_is_called():
     objects = [o for place in ("proto", "guest", "client", "daemon") for o in glob.glob("%s/%s/**/*.o" % (BUILD_ASAN, place), recursive=True)]
     assert len(objects) > 150
     calls = called(objects)
-    assert "snprintf" in calls and "execve" in calls  # that it sees any
+    assert "snprintf" in calls and "execve" in calls  # it finds some at all
     assert {name: calls[name] for name in FORBIDDEN & set(calls)} == {}
 
 
-def test_handlers_find_nothing_themselves():
-    """They have call_machine() and call_run(): who may ask for a machine or a command by its id is the dispatcher's look-up, which
-    asks as the caller."""
+def test_handlers_look_up_nothing_themselves():
+    """They use call_machine() and call_run(): the dispatcher looks up a machine or a command by its id, with the caller's
+    authority."""
     calls = called(glob.glob(BUILD_ASAN + "/daemon/rpc/**/*.o", recursive=True))
     for name in ("vm_find", "runs_find"):
         assert [os.path.basename(o) for o in calls[name]] == ["object.c.o"], calls[name]
 
 
-def test_what_is_forbidden_would_be_seen(tmp_path):
+def test_forbidden_calls_are_detected(tmp_path):
     """By the compiler options of the sanitized build alone."""
     (tmp_path / "bad.c").write_text("#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n"
                                     "int bad(char *p, const char *q)\n{\n\tsleep(1);\n\tstrcpy(p, q);\n\treturn system(p);\n}\n")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What installs and removes pyro, by itself: quickstart with stand-ins for what it starts, and the package's scripts in a
-mount namespace with files of their own in /etc and /run. (With all that is real: tests/vm/test_quickstart.py, tests/systemd.)"""
+"""What installs and removes pyro, tested alone: quickstart with stand-ins for the programs that it starts, and the package's
+scripts in a mount namespace with files of their own in /etc and /run. (With the real programs: tests/vm/test_quickstart.py,
+tests/systemd.)"""
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ INSTALLED = """#!/bin/sh
 shift 3
 for p; do printf '%s=installed ' "$p"; done
 """
-# A pyrod that does nothing but what quickstart knows it by: a program of that name that holds the record lock.
+# A pyrod that has only what quickstart recognises it by: a program of that name that holds the record lock.
 LOCKED = """
 import fcntl, signal, sys
 f = open(sys.argv[1], "w")
@@ -76,8 +77,8 @@ def running(tree):
             daemon.terminate()
 
 
-def test_a_release_has_nothing_of_tests():
-    """Places to die at and deadlines of one's own (daemon/crash.h, proto/deadline.h) are in a debug build alone."""
+def test_a_release_has_no_test_code():
+    """Crash points and settable deadlines (daemon/crash.h, proto/deadline.h) are in a debug build alone."""
     for build, there in ((BUILD, False), (BUILD_ASAN, True)):
         for name, words in (("bin/pyrod", (b"PYRO_CRASH_AT", b"PYRO_DEADLINES")), ("bin/pyro", (b"PYRO_DEADLINES",))):
             program = open(stage(build) + "/" + name, "rb").read()
@@ -91,7 +92,7 @@ def test_quickstart_says_why_a_step_failed(tree):
     assert stopped.stderr.count("quickstart: failed at 'build': a command ended with status 3") == 1 and "  fix: " in stopped.stderr, stopped
 
 
-def test_quickstart_elsewhere_than_on_debian(tree):
+def test_quickstart_on_another_distribution(tree):
     for name in ("bash", "dirname", "id", "stat"):
         os.symlink(shutil.which(name), tree.bin + "/" + name)
     os.unlink(tree.bin + "/dpkg-query")
@@ -125,8 +126,8 @@ esac
 """
 
 
-def test_uninstalling_while_a_command_has_a_machine_of_its_own(running):
-    """Stopped, it is deleted with the command: gone is as good as stopped."""
+def test_uninstalling_while_a_command_runs_in_its_own_machine(running):
+    """When stopped it is deleted with the command: deleted is as good as stopped."""
     program(running.prefix + "/bin/pyro", STUBBORN % "vm_not_found")
     removed = running.quickstart("--uninstall")
     assert removed.returncode == 0 and "says no" not in removed.stderr, removed
@@ -153,7 +154,7 @@ def test_uninstalling_with_no_daemon(tree):
 
 
 def in_namespace(place, mounts, command):
-    """Runs it where each file or folder of mounts lies over the host's."""
+    """Runs it where each file or folder of mounts covers the host's."""
     words = "".join("mount --bind %s %s && " % pair for pair in mounts) + 'exec "$@"'
     env = dict(PATH=place + "/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     return subprocess.run(["unshare", "--mount", "sh", "-c", words, "sh", *command], env=env, capture_output=True, text=True, timeout=60)

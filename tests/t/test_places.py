@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Which daemon a client talks to, on a host with a system daemon and users of their own: a namespace whose /run and accounts
-are the test's, fake daemons at the standard places, and clients of another uid."""
+"""Which daemon a client uses, on a host with a system daemon and users with daemons of their own: a namespace whose /run and
+accounts are the test's, fake daemons at the standard places, and clients of another uid."""
 import json
 import os
 import re
@@ -24,7 +24,7 @@ UID, GID, PYRO_GID = 54322, 54322, 54323
 SYSTEM = "/run/pyro/pyrod.sock"
 OR_OWN = "  # or: pyro --user ..., which starts your own daemon"
 ENTER = 'mount --bind "$1/run" /run; mount --bind "$1/passwd" /etc/passwd; mount --bind "$1/group" /etc/group; shift; exec "$@"'
-# What PYRO_DAEMON names: it notes that it was started, and serves.
+# The program in PYRO_DAEMON: it records that it was started, and serves.
 OWN = """#!/usr/bin/python3
 import os, socket, sys, threading
 sys.path.insert(0, %(here)r)
@@ -42,7 +42,7 @@ threading.Event().wait(30)
 """
 
 
-# Another user's, where it was put for somebody to find: it notes who connects and what is said, and answers with a fix of its own.
+# Another user's, where a client may find it: it records who connects and what is sent, and answers with a fix of its own.
 IMPOSTOR = """
 import json, os, socket, struct, sys
 os.umask(0)
@@ -67,11 +67,11 @@ MALLORY = 54399
 
 
 def serving(path, name, mode=0o666, uid=0, gid=0):
-    """A fake daemon whose list of environments tells which one it is."""
+    """A fake daemon whose list of environments shows which daemon it is."""
     d = FakeDaemon(path + "~", results={"env.list": {"catalog_version": name, "environments": []}})
     os.chown(d.path, uid, gid)
     os.chmod(d.path, mode)
-    os.rename(d.path, path)  # nobody meets it before it is theirs
+    os.rename(d.path, path)  # no client finds it before its owner is set
     d.path = path
     return d
 
@@ -131,7 +131,7 @@ class Host:
         return self.daemons[-1]
 
     def impostor(self, path, folders=()):
-        """A server of mallory's at the path, in folders that are hers."""
+        """A server of mallory's at the path, in folders that belong to mallory."""
         for folder in folders:
             os.mkdir(folder)
             os.chown(folder, MALLORY, MALLORY)
@@ -141,14 +141,14 @@ class Host:
         self.impostors.append(p)
         return path
 
-    def heard(self):
-        """What the impostors were told; they are ended."""
-        told = ""
+    def received(self):
+        """What the impostors received; they are ended."""
+        text = ""
         for p in self.impostors:
             p.terminate()
-            told += p.communicate(timeout=20)[0]
+            text += p.communicate(timeout=20)[0]
         self.impostors = []
-        return told
+        return text
 
     def own_ended(self):
         """The socket of a daemon that was killed."""
@@ -173,12 +173,12 @@ class Host:
         return p.returncode, out, err
 
     def list(self, *flags, **kw):
-        """The name of the daemon that answered, or what was said."""
+        """The name of the daemon that answered, or the error."""
         status, out, err = self.pyro(*flags, "env", "list", **kw)
         return re.search(r"^Catalog version: (\w+)$", out, re.M).group(1) if status == 0 else err
 
     def close(self):
-        self.heard()
+        self.received()
         for d in self.daemons:
             d.close()
             assert not d.broken, d.broken
@@ -204,17 +204,17 @@ NOT_IN_GROUP = "you are not in group pyro (a change takes effect at the next log
 JOIN = "sudo usermod -aG pyro alice"
 
 
-def test_refused_and_both_ways_are_named(host):
+def test_a_refusal_names_both_fixes(host):
     system = host.system()
     assert host.list() == error(SYSTEM, NOT_IN_GROUP, JOIN + OR_OWN)
     status, out, _ = host.pyro("--json", "run", "debian:12", "--", "true")
     assert status == 125 and json.loads(out)["error"]["fix"] == JOIN + OR_OWN
     assert system.calls == [] and host.started() == []
 
-    # The second way, as it says; from then on nothing more has to be said.
+    # The second fix, as printed; afterwards nothing else is needed.
     assert host.list("--user") == "own" and len(host.started()) == 1
     assert host.list() == "own" and len(host.started()) == 1
-    # The first way, as a user would paste it: what follows the command is a comment to the shell.
+    # The first fix, as a user would paste it: what follows the command is a comment to the shell.
     tried = subprocess.run(["sh", "-c", "sudo() { echo \"$*\"; }; " + JOIN + OR_OWN], capture_output=True, text=True, check=True)
     assert tried.stdout == "usermod -aG pyro alice\n"
     host.write_groups("alice")
@@ -222,33 +222,33 @@ def test_refused_and_both_ways_are_named(host):
 
 
 @pytest.mark.parametrize("logind", [True, False])
-def test_refused_gives_way_to_ones_own(host, logind):
+def test_ones_own_daemon_is_used_after_a_refusal(host, logind):
     system = host.system()
     own = host.own(logind)
     assert host.list() == "own" and system.calls == []
     assert "daemon 9.9" in host.pyro("--version")[1]
-    # Who names a daemon gets that one or its error, whose fix says nothing of another.
+    # A user who names a daemon gets that one or its error, whose fix names no other.
     own.calls.clear()
     assert host.list("--system") == error(SYSTEM, NOT_IN_GROUP, JOIN)
     assert host.list("--socket", SYSTEM) == host.list(env={"PYRO_SOCKET": SYSTEM}) == error(SYSTEM, NOT_IN_GROUP, JOIN)
     assert own.calls == []
     assert host.list("--user") == "own"
-    # The rule is for the refused: a member's daemon is the system's, and so is root's.
+    # The rule is for users who are refused: a member's daemon is the system's, and so is root's.
     host.write_groups("alice")
     assert host.list() == "system" and host.list(uid=0) == "system"
     assert host.started() == []
 
 
 def test_ones_own_that_ended_is_started(host):
-    """Its socket is there, so it is meant; a look is no use of it."""
+    """Its socket exists, so it is the right one; looking does not start it."""
     host.system()
     host.own_ended()
     assert "daemon not running" in host.pyro("--version")[1] and host.started() == []
     assert host.list() == "own" and len(host.started()) == 1
 
 
-def test_ones_own_in_place_of_the_systems_is_named(host):
-    """A host's daemon that is stopped has the machines that are looked for."""
+def test_a_note_says_that_ones_own_daemon_is_used(host):
+    """On a host whose system daemon is stopped, that daemon has the machines that the user looks for."""
     assert "[note]" not in host.pyro("env", "list")[2] and len(host.started()) == 1  # there is no other
     os.makedirs(host.top + "/run/pyro")
     note = "[note] the system's pyrod is not running: this is your own daemon, with its own machines (pyro --user omits this note)\n"
@@ -258,7 +258,7 @@ def test_ones_own_in_place_of_the_systems_is_named(host):
     with open(host.top + "/passwd", "a") as f:
         f.write("pyro:x:54398:54398::/:/bin/sh\n")
     assert host.pyro("env", "list")[2] == note
-    host.system()  # it refuses alice, who is told so where she has no daemon of her own
+    host.system()  # it refuses alice, who is told so if alice has no daemon of their own
     assert host.pyro("env", "list")[2] == ""
 
 
@@ -269,7 +269,7 @@ def test_ones_own_that_cannot_be_started_says_why(host):
     assert said.startswith("pyro: pyrod does not run at %s/.local/state/pyro/run/pyrod.sock, and /nonexistent/pyrod cannot" % host.home), said
 
 
-def test_the_folder_of_the_system_socket_may_not_be_entered(host):
+def test_the_directory_of_the_system_socket_may_not_be_entered(host):
     host.system()
     os.chmod(host.top + "/run/pyro", 0o700)
     fix = "namei -l " + SYSTEM
@@ -288,7 +288,7 @@ REPLACE = "rm -f %s && sudo pyrod --system --detach" % SYSTEM
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
 def test_a_system_socket_that_is_another_users(host, mode):
-    """It refuses or it does not: nothing is said to it."""
+    """Whether it would refuse or not: nothing is sent to it."""
     system = host.system(mode=mode, uid=MALLORY, gid=MALLORY)
     assert host.list() == host.list("--system") == another(SYSTEM, "belongs to", "sudo " + REPLACE)
     assert host.list(uid=0) == another(SYSTEM, "belongs to", REPLACE.replace("sudo ", ""))
@@ -300,16 +300,16 @@ def test_a_system_socket_that_is_another_users(host, mode):
 
 
 def test_a_system_socket_that_another_user_serves(host):
-    """Whoever listens counts, not whose the file is."""
+    """The user who listens counts, not the owner of the file."""
     os.makedirs(host.top + "/run/pyro")
     os.chmod(host.top + "/run/pyro", 0o777)
     os.chown(host.impostor(host.top + SYSTEM), 0, PYRO_GID)
     assert host.list("--system") == another(SYSTEM, "is served by", "sudo " + REPLACE)
-    assert host.heard().split("\n") == ["uid %d" % UID, ""]
+    assert host.received().split("\n") == ["uid %d" % UID, ""]
 
 
 def test_the_system_daemons_own_user(host):
-    """The owner of the folder, which root has made: as under systemd, where pyrod is user pyro."""
+    """The owner of the folder, which root created: as under systemd, where pyrod is user pyro."""
     os.makedirs(host.top + "/run/pyro")
     os.chown(host.top + "/run/pyro", MALLORY, MALLORY)
     host.impostor(host.top + SYSTEM)
@@ -317,7 +317,7 @@ def test_the_system_daemons_own_user(host):
 
 
 def shared_home(host, folders):
-    """A home in which everybody can write, with what mallory has put there."""
+    """A home in which everybody can write, with what mallory put there."""
     home = host.top + "/tmp"
     os.mkdir(home)
     os.chmod(home, 0o1777)
@@ -333,7 +333,7 @@ def shared_home(host, folders):
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_home_of_another_user(host, refused):
-    """What su(1) and sudo(8) leave of the environment, and service users have: the account's own home is meant."""
+    """The environment that su(1) and sudo(8) leave, and that service users have: the account's own home is used."""
     if refused:
         host.system()
     for home in (host.top + "/mallory", shared_home(host, True)[0]):
@@ -348,7 +348,7 @@ def test_home_of_another_user(host, refused):
         status, out, err = host.pyro("--user", "run", "-e", "TOKEN=secret", "debian:12", "--", "true", env=dict(env, PYRO_DAEMON="/bin/false"))
         assert (status, out) == (125, "") and "started /bin/false --user, which ended" in err
         assert host.list("--user", env=env, uid=MALLORY + 1).startswith("pyro: no directory for the socket of your own daemon\n")
-    assert host.heard() == ""
+    assert host.received() == ""
     assert os.path.exists(host.top + "/root/.local/state/pyro/pyrod.log")
     assert os.listdir(host.top + "/mallory/.local/state/pyro") == os.listdir(host.top + "/tmp/.local/state/pyro") == ["run"]
 
@@ -359,7 +359,7 @@ def test_a_socket_of_another_user_in_a_shared_home(host):
     assert host.list("--user", env={"HOME": home}) == host.list(env={"HOME": home}) == said
     assert "the socket %s is another user's" % socket_path in host.list(env={"HOME": home}, uid=0)
     assert host.pyro("__complete", "vm", "status", "", env={"HOME": home})[:2] == (0, "")
-    # In a folder of one's own it can be removed, as is said.
+    # In a user's own folder it can be removed, as the fix says.
     run = os.path.dirname(socket_path)
     os.chown(run, UID, UID)
     os.chmod(run, 0o777)
@@ -368,25 +368,25 @@ def test_a_socket_of_another_user_in_a_shared_home(host):
     subprocess.run(["setpriv", "--reuid=%d" % UID, "--regid=%d" % GID, "--clear-groups", "sh", "-ec", fix], check=True)
     host.daemons.append(serving(socket_path, "own", uid=UID))
     assert host.list("--user", env={"HOME": home}) == "own"
-    assert host.heard() == ""
+    assert host.received() == ""
 
 
-def test_whoever_listens_at_ones_own_place_counts(host):
+def test_the_listener_at_ones_own_place_is_checked(host):
     place = host.own_place()
     os.chmod(os.path.dirname(place), 0o777)
     os.chown(host.impostor(place), UID, GID)
     assert host.list() == another(place, "is served by", "chmod go-w %s && rm -f %s" % (os.path.dirname(place), place))
     assert host.pyro("__complete", "vm", "status", "")[:2] == (0, "")
-    assert set(host.heard().split("\n")) == {"uid %d" % UID, ""}
+    assert set(host.received().split("\n")) == {"uid %d" % UID, ""}
 
 
 def test_runtime_folder_of_another_user(host):
-    """PYRO_RUNTIME_DIR, kept over su."""
+    """PYRO_RUNTIME_DIR, kept by su."""
     theirs = host.top + "/theirs"
     host.impostor(theirs + "/pyrod.sock", [theirs])
     env = {"PYRO_RUNTIME_DIR": theirs}
     for uid in (UID, 0, "link"):
-        if uid == "link":  # which leads to a folder of one's own
+        if uid == "link":  # which leads to a folder of alice's own
             os.mkdir(host.top + "/mine")
             os.symlink(host.top, theirs + "/link")
             os.lchown(theirs + "/link", MALLORY, MALLORY)
@@ -396,13 +396,13 @@ def test_runtime_folder_of_another_user(host):
             "pyro: PYRO_RUNTIME_DIR=%s cannot hold the socket of your own daemon\n  cause: the directory or a link on its path belongs to another user\n"
             "  fix: unset PYRO_RUNTIME_DIR\n" % theirs)
     assert "started /bin/false" in host.list("--user", env={"PYRO_STATE_DIR": theirs, "PYRO_DAEMON": "/bin/false"}, uid=0)
-    assert host.heard() == "" and os.listdir(host.top + "/mine") == []
+    assert host.received() == "" and os.listdir(host.top + "/mine") == []
     host.own()
     assert host.list() == "own"
 
 
 def test_a_lost_daemon_that_another_user_replaces(host):
-    """The connection is made again to the place, and believed no more than the first time."""
+    """The client reconnects to the place, and checks it as it did the first time."""
     first = host.own()
     os.chmod(os.path.dirname(first.path), 0o777)
     unlisted = loses_its_client(first)
@@ -414,11 +414,11 @@ def test_a_lost_daemon_that_another_user_replaces(host):
         unlisted.set()
         err = p.communicate(timeout=40)[1]
         assert p.returncode == 125 and "evil" not in err, err
-    assert "exec.attach" not in host.heard()
+    assert "exec.attach" not in host.received()
 
 
-def test_refused_without_a_place_of_ones_own(host):
-    """A uid without account and home has one way less."""
+def test_a_refused_user_without_a_home(host):
+    """A uid without account and home has one place less."""
     host.system()
     no_account = "this uid has no account, so it is in no group"
     for home in ("", host.home):  # of another user's
@@ -430,7 +430,7 @@ def places(report):
     return [line for line in report.splitlines() if line.startswith("Environment cache: ")]
 
 
-def test_doctor_speaks_of_the_daemon_that_is_meant(host):
+def test_doctor_reports_on_the_chosen_daemon(host):
     host.system()
     own, theirs = ["Environment cache: %s/.cache/pyro/environments" % host.home], ["Environment cache: /var/lib/pyro/environments"]
     env = {"PYRO_DAEMON": "/nonexistent/pyrod"}
@@ -443,9 +443,9 @@ def test_doctor_speaks_of_the_daemon_that_is_meant(host):
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_lost_daemon_is_looked_for_where_it_was(host, refused):
-    """A command of the system's daemon is not asked for at one of the user's own, which would be started for it; and one of the
-    user's own is not given up for a system socket that refuses."""
+def test_a_lost_daemon_is_redialled_at_its_place(host, refused):
+    """The client does not look for a system daemon's command at the user's own daemon, which would be started for it; and a
+    command of the user's own daemon is not abandoned because of a system socket that refuses."""
     if refused:
         host.system()
         first = host.own()

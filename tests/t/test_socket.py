@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The daemon's end of its socket when the world is against it: something in the way of the path, a path too long for the kernel, no
-descriptors left. The sanitized daemon."""
+"""The daemon's socket under bad conditions: another file at the path, a path too long for the kernel, no descriptors left. The
+sanitized daemon."""
 import os
 import socket
 import stat
@@ -19,8 +19,8 @@ def refused_start(d):
 
 @pytest.mark.parametrize("make,kind", [(lambda p: open(p, "w").write("mine"), stat.S_IFREG), (os.mkdir, stat.S_IFDIR),
                                        (lambda p: os.symlink("/etc/passwd", p), stat.S_IFLNK)], ids=["file", "folder", "link"])
-def test_what_is_no_socket_stays(make_daemon, make, kind):
-    """Only a dead socket is removed from the path; a link is not followed to what it names."""
+def test_a_file_that_is_not_a_socket_stays(make_daemon, make, kind):
+    """Only a dead socket is removed from the path; a link is not followed to its target."""
     d = make_daemon(build=BUILD_ASAN)
     make(d.socket)
     assert "already exists" in refused_start(d)
@@ -36,7 +36,7 @@ def test_a_path_too_long_for_the_kernel(make_daemon):
 @pytest.mark.parametrize("below", ["", "/below"])
 @pytest.mark.parametrize("variable", ["PYRO_STATE_DIR", "PYRO_RUNTIME_DIR"])
 def test_a_link_of_another_user_is_not_followed(make_daemon, root_only, variable, below):
-    """What it leads to may be the daemon's user's own, and is not what was meant."""
+    """Its target may belong to the daemon's user, and is not what was meant."""
     d = make_daemon(build=BUILD_ASAN)
     mine, link = d.root + "/mine", d.root + "/link"
     os.mkdir(mine)
@@ -50,31 +50,31 @@ def test_a_link_of_another_user_is_not_followed(make_daemon, root_only, variable
 
 
 def first_line(raw):
-    """The answer to a ping, or what the daemon said before it hung up."""
+    """The answer to a ping, or what the daemon sent before it closed the connection."""
     try:
         raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.ping"}\n')
     except BrokenPipeError:
-        pass  # it has; its line is there to be read
+        pass  # it has closed; its line can still be read
     return raw.line()
 
 
 def test_no_descriptors_left(make_daemon):
-    """Whoever comes too late is told so at once, the others stay served, and the next is served once there is room."""
+    """A client that is too late gets the error at once, the others stay served, and the next is served once there is room."""
     d = make_daemon(build=BUILD_ASAN)
     # More than it needs for itself, fewer than one uid may have connections.
     d.prefix = ["prlimit", "--nofile=40", "--"]
     d.start()
-    held, told = [], None
-    while told is None and len(held) < 32:
+    held, refusal = [], None
+    while refusal is None and len(held) < 32:
         raw = Raw(d.socket)
         reply = first_line(raw)
         if "error" in reply:
             assert reply["id"] is None
-            told = reply["error"]
+            refusal = reply["error"]
             raw.sock.close()
         else:
             held.append(raw)
-    assert told and told["data"]["code"] == "quota_exceeded" and "no descriptors left" in told["message"]
+    assert refusal and refusal["data"]["code"] == "quota_exceeded" and "no descriptors left" in refusal["message"]
     assert all("result" in raw.call("system.ping") for raw in held)
     while len(held) > 2:
         held.pop().sock.close()

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from conftest import BUILD_ASAN, TOP, assert_well, stage
+from conftest import BUILD_ASAN, TOP, assert_no_faults, stage
 
 
 def examples():
-    """What --help and the man page print to start one's own daemon."""
+    """What --help and the man page print for starting one's own daemon."""
     text = subprocess.run([stage(BUILD_ASAN) + "/bin/pyrod", "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
     printed = re.findall(r"^Example: (pyrod .*)$", text, re.M)
     printed += re.findall(r"^\.Dl (pyrod --user .*)$", open(TOP + "/docs/man/pyrod.8").read(), re.M)
@@ -25,7 +25,7 @@ def examples():
 
 
 class Shell:
-    """A user's, in which pyro and pyrod are on PATH."""
+    """A user's shell, in which pyro and pyrod are on PATH."""
 
     def __init__(self, root):
         self.root = root
@@ -61,7 +61,7 @@ def sh(tmp_path):
     shell = Shell(str(tmp_path))
     yield shell
     shell.end()
-    assert_well(open(str(tmp_path) + "/state/pyrod.log").read())
+    assert_no_faults(open(str(tmp_path) + "/state/pyrod.log").read())
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -76,8 +76,8 @@ def test_example_works_as_printed(sh, place):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ pyrod: pyrod \S+ serves its user at .*", said[-1]), said
 
 
-def test_log_that_is_moved_away_is_begun_again(sh):
-    """As logrotate does it: move, SIGHUP; nothing of what follows is in the old file, nor is that held open."""
+def test_a_moved_log_is_replaced_by_a_new_one(sh):
+    """As logrotate does it: move, SIGHUP; no later line is in the old file, and the old file is not held open."""
     assert sh(examples()[1])[0] == 0
     log, old = sh.root + "/state/pyrod.log", sh.root + "/state/rotated"
     os.rename(log, old)
@@ -92,7 +92,7 @@ def test_log_that_is_moved_away_is_begun_again(sh):
     assert old not in held and held.count(log) == 2
     assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
     os.unlink(log)
-    os.mkdir(log)  # it cannot be begun: the daemon goes on with what it has
+    os.mkdir(log)  # a new log cannot be created: the daemon continues with the old one
     os.kill(sh.pid(), signal.SIGHUP)
     assert sh("pyro --socket /tmp/pyro/pyrod.sock -q vm list") == (0, "", "")
     os.rmdir(log)
@@ -106,7 +106,7 @@ def test_second_daemon_says_how_to_stop_the_first(sh):
                            % (sh.pid(), sh.root, sh.pid()))
     first = sh.pid()
     assert sh(re.search(r"kill \d+", err).group())[0] == 0
-    assert sh("pyrod --user --socket /tmp/pyro/second.sock --detach") == (0, "", "")  # it waits for the other's end
+    assert sh("pyrod --user --socket /tmp/pyro/second.sock --detach") == (0, "", "")  # it waits for the other daemon's end
     assert sh.pid() not in (0, first)
     assert sh("pyro --socket /tmp/pyro/second.sock -q vm list") == (0, "", "")
 
@@ -142,7 +142,7 @@ def test_socket_of_another_daemon(sh, tmp_path):
                                  % (sh.root, sh.pid()))
 
 
-def test_folder_that_cannot_be_made(sh, tmp_path):
+def test_directory_that_cannot_be_created(sh, tmp_path):
     assert sh(examples()[1])[0] == 0
     sh.end()
     line = "pyrod --user --socket %s/a/b/pyrod.sock --detach" % tmp_path
@@ -157,7 +157,7 @@ def test_folder_that_cannot_be_made(sh, tmp_path):
     ("root", 0o660, "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm nobody"),
     ("ssl-cert", 0o600, "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm nobody"),
 ])
-def test_fix_of_a_device_that_may_not_be_opened(make_daemon, root_only, tmp_path, group, mode, fix):
+def test_fix_for_a_device_without_permission(make_daemon, root_only, tmp_path, group, mode, fix):
     """It names the group that /dev/kvm has here, and what else is needed for a process to be in it."""
     if not os.path.exists("/dev/kvm"):
         pytest.skip("nothing to cover")

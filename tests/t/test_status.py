@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What vm.status, vm.list and their like tell of machines, with the fake VMM: order, reasons, whose they are."""
+"""What vm.status, vm.list and similar methods report about machines, with the fake VMM: order, reasons, owners."""
 import pytest
 
 OTHER = 61002
@@ -25,7 +25,7 @@ def test_the_last_used_is_listed_first(fake):
     fake.call("vm.start", {"vm_id": a})
     assert listed(fake) == [a, c, b]
     fake.call("vm.start", {"vm_id": b})
-    assert status(fake, c)["state"] == "created"  # to look at one is no use of it
+    assert status(fake, c)["state"] == "created"  # a status call does not count as use
     fake.call("vm.network_info", {"vm_id": c})
     assert listed(fake) == [b, a, c]
     fake.call("vm.stop", {"vm_id": a})
@@ -39,7 +39,7 @@ def test_the_last_used_is_listed_first(fake):
 
 
 @pytest.mark.parametrize("reason", ["user", "host_shutdown"])
-def test_a_stopped_machine_tells_why(fake, reason):
+def test_a_stopped_machine_shows_the_reason(fake, reason):
     vm = create(fake)
     assert status(fake, vm)["stop_reason"] is None
     fake.call("vm.start", {"vm_id": vm})
@@ -67,7 +67,7 @@ def test_a_new_machine_has_all_fields_and_no_network(fake):
     fake.wait_clean()
 
 
-def test_expired_ones_are_named(make_fake):
+def test_expired_machines_are_listed(make_fake):
     fake = make_fake().start()
     vm = fake.call("vm.create", fake.spec(ttl_seconds=0))["result"]["vm_id"]
     assert fake.call("vm.reap_expired")["result"] == {"count": 0, "deleted_vm_ids": []}
@@ -76,7 +76,7 @@ def test_expired_ones_are_named(make_fake):
 
 
 def test_roots_list_is_its_own_unless_it_asks_for_all(fake, root_only):
-    """And nobody else may."""
+    """No other user may."""
     import os
     os.chmod(fake.root, 0o755)
     os.chmod(fake.socket, 0o666)

@@ -14,12 +14,12 @@ from streams import ENV, FakeGuest
 
 
 def test_cut_anywhere(fake):
-    """Each direction, at offsets that lie in heads, in payloads and between frames."""
+    """Each direction, at offsets in heads, in payloads and between frames."""
     seed = time.time_ns() % 1000000
     rng = random.Random(seed)
     data = lines(1 << 20)
     for _ in range(6):
-        # Three at most: a stream that breaks more often in ten seconds is given up (agent/link.h).
+        # Three at most: pyrod gives up a stream that breaks more often in ten seconds (agent/link.h).
         words = "cut in %d; cut out %d; print 300000; cut out %d; cat" % tuple(rng.randrange(1, 300000) for _ in range(3))
         r = fake.pyro("-q", "run", "-i", *fake.run_flags(), "debian:12", "--", words, input=data)
         assert (r.status, r.out == lines(300000) + data) == (0, True), (seed, words, r.errors, len(r.out))
@@ -27,7 +27,7 @@ def test_cut_anywhere(fake):
 
 
 @pytest.mark.parametrize("offset", range(1, 61, 3))
-def test_cut_in_a_head(make_fake, offset):
+def test_cut_in_a_frame_head(make_fake, offset):
     """Around the first frames after START: STARTED, ACK and DATA, byte by byte."""
     d = make_fake().start()
     for way in ("in", "out"):
@@ -39,12 +39,12 @@ def test_hosts_in_place_of_pyrod(fake):
     streams.hosts_in_place_of_pyrod(fake, FakeGuest)
 
 
-def test_severed_again_and_again(fake):
-    streams.severed_again_and_again(fake, FakeGuest)
+def test_cut_repeatedly(fake):
+    streams.cut_repeatedly(fake, FakeGuest)
 
 
-def test_look_alikes(fake):
-    streams.look_alikes(fake, FakeGuest)
+def test_content_that_looks_like_the_protocol(fake):
+    streams.content_like_the_protocol(fake, FakeGuest)
 
 
 @pytest.mark.parametrize("size", [16, 200000])
@@ -52,12 +52,12 @@ def test_caller_lost(fake, size):
     streams.caller_lost(fake, "print %d; cat" % size, lines(size), mem_mib=200, disk_mib=64)
 
 
-def test_away_nearly_as_long_as_callers_wait(make_fake):
-    streams.away(make_fake(build=BUILD_ASAN, deadlines={"redial": 5}).start(), FakeGuest, 2)
+def test_daemon_away_nearly_as_long_as_callers_wait(make_fake):
+    streams.daemon_away(make_fake(build=BUILD_ASAN, deadlines={"redial": 5}).start(), FakeGuest, 2)
 
 
-def test_away_for_longer(make_fake):
-    streams.away_for_longer(make_fake(build=BUILD_ASAN, deadlines={"redial": 0.3}).start(), "print 2000000", lines(2000000), 0.5, mem_mib=200,
+def test_daemon_away_longer_than_callers_wait(make_fake):
+    streams.daemon_away_longer(make_fake(build=BUILD_ASAN, deadlines={"redial": 0.3}).start(), "print 2000000", lines(2000000), 0.5, mem_mib=200,
                             disk_mib=64)
 
 
@@ -69,12 +69,12 @@ def test_attach_while_dialling(make_fake):
     streams.attach_while_dialling(make_fake().start(), "print 4000000", lines(4000000), mem_mib=200, disk_mib=64)
 
 
-def test_attached_at_a_wrong_place(fake):
+def test_attached_with_a_wrong_offset(fake):
     streams.attached_at_a_wrong_place(fake, "print 1000000", lines(1000000), mem_mib=200, disk_mib=64)
 
 
 def test_paused_across_a_restart(make_fake):
-    """The host's disk is full for longer than an adoption may take: the machine and its command wait, and go on."""
+    """The host's disk is full for longer than an adoption may take: the machine and its command wait, then continue."""
     d = make_fake(build=BUILD_ASAN, deadlines={"adopt": 1}).start()
     p = d.popen("run", *FakeGuest.flags, ENV, "--", "echo before; sleep 500; stand 4000; echo after", stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -87,15 +87,15 @@ def test_paused_across_a_restart(make_fake):
     d.start()
     out, err = p.communicate(timeout=90)
     assert (p.returncode, out) == (0, b"before\nafter\n"), (err, d.log_text())
-    told = re.findall(rb"(?m)^pyro: (paused: the host's disk is full|resumed: there is space)", err)
-    assert len(told) <= 2 * 5 and told[0].startswith(b"paused") and told[-1].startswith(b"resumed"), err
-    assert all(a != b for a, b in zip(told, told[1:])), err
+    notes = re.findall(rb"(?m)^pyro: (paused: the host's disk is full|resumed: there is space)", err)
+    assert len(notes) <= 2 * 5 and notes[0].startswith(b"paused") and notes[-1].startswith(b"resumed"), err
+    assert all(a != b for a, b in zip(notes, notes[1:])), err
     d.wait_clean()
 
 
 @pytest.mark.parametrize("how", ["run", "exec"])
-def test_caller_is_told_of_a_pause(fake, how):
-    """The one who waits learns why nothing happens, what frees space, and that it goes on."""
+def test_caller_is_notified_of_a_pause(fake, how):
+    """The caller learns why nothing happens, what frees space, and that the command continues."""
     words = "echo before; stand 1500; echo after"
     if how == "run":
         r = fake.pyro("run", *FakeGuest.flags, ENV, "--", words)
@@ -109,7 +109,7 @@ def test_caller_is_told_of_a_pause(fake, how):
 
 
 def test_input_as_text(fake):
-    """Without a socket: the text of the request is all that the command reads, also beyond a window; NUL is a character."""
+    """Without a socket: the command reads exactly the text of the request, also beyond a window; NUL is a character."""
     for text in ("", "a\0b\n", "x" * 15 + "\n", lines(900000).decode()):
         for method, spec in (("vm.run", {"environment": ENV, "mem_mib": 200, "disk_mib": 64}), ("vm.exec", None)):
             params = spec or {"vm_id": fake.call("vm.create", fake.spec())["result"]["vm_id"]}

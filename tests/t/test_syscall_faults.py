@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The n-th system call of a class fails once (tests/fake/fault.c), for n = 1, 2, ... until an operation comes through
-untouched: it succeeds all the same or says what is wrong, nothing is left over, no descriptor is lost, and the next try
-works. SQLite's own calls are among them. The release build: the sanitizer wants to be preloaded itself."""
+"""The n-th system call of a class fails once (tests/fake/fault.c), for n = 1, 2, ... until an operation passes without a fault:
+it succeeds nevertheless or reports what is wrong, nothing is left over, no descriptor is lost, and the next try works. SQLite's
+own calls are among them. The release build: the sanitizer must be preloaded itself."""
 import errno
 import json
 import mmap
@@ -51,7 +51,7 @@ def call(d, *args):
 
 
 def machine(d):
-    """create, start, stop, delete; what came into being is removed again."""
+    """create, start, stop, delete; whatever was created is removed again."""
     code, reply = call(d, "vm", "create", "-m", "200M", "--disk-mib", "64", "--ttl-seconds", "0", ENV)
     if code:
         return code
@@ -86,7 +86,7 @@ def start(d):
 
 
 def descriptors(d):
-    """Without those of the processes that take and close callers' sockets: a pair's end and a pidfd each, kept for 30 s."""
+    """Without those of the processes that receive and close callers' sockets: a pair's end and a pidfd each, kept for 30 s."""
     tasks = "/proc/%d/task" % d.pid()
     children = [pid for task in os.listdir(tasks) for pid in open("%s/%s/children" % (tasks, task)).read().split()]
     names = [open("/proc/%s/comm" % pid).read().strip() for pid in children if os.path.exists("/proc/%s/comm" % pid)]
@@ -94,7 +94,7 @@ def descriptors(d):
 
 
 def clean_up(d, story):
-    """Whatever is there can be deleted, and then nothing is left; True when the store wants a restart."""
+    """Whatever exists can be deleted, and then nothing is left; True when the store needs a restart."""
     for v in d.vms():
         code, reply = call(d, "vm", "delete", v["vm_id"])
         if code and "restart pyrod" in json.dumps(reply):
@@ -127,7 +127,7 @@ def test_each_call_fails_once(make_fake, story, classes, error):
     if story is pull:
         fake_mmdebstrap(d)
     start(d)
-    assert story(d) is None and story(d) is None  # what is made once is there from here on
+    assert story(d) is None and story(d) is None  # one-time allocations exist from here on
     d.wait_clean()
     fds, failed, n, restarts = descriptors(d), 0, 1 if N > 1 else 1 + time.time_ns() % STRIDE, 0
     while n < LIMIT:
@@ -138,7 +138,7 @@ def test_each_call_fails_once(make_fake, story, classes, error):
         assert d.call("system.ping")["result"]["pid"] == d.pid()
         failed += code is not None
         if clean_up(d, story) or (fired and code and wants_restart(d)):
-            # A commit that failed may or may not be on the disk: the daemon takes no more until it has looked again.
+            # A failed commit may or may not be on the disk: the daemon accepts no more until it has checked.
             assert d.stop() == 0
             start(d)
             restarts += 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The merged tree of an archive (daemon/import/tar-read.c, tree.c, printed by list-tar) against what GNU tar lists and Python's
-tarfile reads. Both listings are merged here by a few lines of their own, as unpacking into an empty root would; names, types, owners,
+tarfile reads. A few independent lines merge both listings here, as unpacking into an empty root would; names, types, owners,
 permissions, sizes, times, links and contents must agree in ustar, GNU, PAX and v7 archives, with sparse files, long names, hard
 links and entries in odd orders."""
 import ast
@@ -30,7 +30,7 @@ class Node:
 
 
 class Merged:
-    """What unpacking leaves: later entries replace earlier ones, symbolic links are followed inside the root."""
+    """The result of unpacking: later entries replace earlier ones, symbolic links are followed inside the root."""
 
     def __init__(self, entries):
         self.root = Node("d")
@@ -157,13 +157,13 @@ def compare(ours, theirs, whose):
         kind, facts, target, number = ours[name]
         assert kind == node.kind, (whose, name)
         if node.facts is None:
-            continue  # a directory that only entries below it speak of
+            continue  # a directory that is only mentioned by the entries below it
         wanted = dict(node.facts)
         if kind == "l":
             assert target == node.target, (whose, name)
             wanted["mode"] = 0o777  # as Linux shows every link
         assert {k: facts[k] for k in wanted} == wanted, (whose, name)
-    # Two names are one file here exactly when they are one there.
+    # Two names are one file here exactly when they are one file there.
     by_node = {}
     for name in names:
         if names[name].kind != "d":
@@ -176,7 +176,7 @@ def check(data):
     ours = of_pyro(data)
     compare(ours, Merged(of_tarfile(data)), "Python's tarfile")
     compare(ours, Merged(of_gnu_tar(data)), "GNU tar")
-    assert ours, "an empty archive shows nothing"
+    assert ours, "an empty archive tests nothing"
 
 
 # Shapes: what goes into an archive, in each of tarfile's three formats.
@@ -269,7 +269,7 @@ def shape_replaced(f):
     f.add("v", tarfile.FIFOTYPE)
     f.add("v", data=b"file")
     f.dir("u")
-    f.link("u", "x")  # an empty folder goes
+    f.link("u", "x")  # an empty folder is replaced
 
 
 def shape_special(f):
@@ -346,7 +346,7 @@ def build_tree(d):
 
 
 def build_sparse(d):
-    """Holes before, between and after the data, more pieces than a header holds, and one at no block's edge."""
+    """Holes before, between and after the data, more pieces than a header holds, and one that does not end at a block's edge."""
     for name, size, pieces in (("before", 1 << 20, [1 << 19]), ("after", 3 << 20, [0]), ("all-hole", 1 << 20, []), ("middle", 5 << 20, [0, 1 << 20, 4 << 20]),
                                ("many", 8 << 20, [i * 65536 * 2 for i in range(64)]), ("ragged", 1000001, [4096 * 100])):
         with open(d + "/" + name, "wb") as f:
@@ -382,7 +382,7 @@ def test_sparse(tmp_path, options):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random(seed):
-    """A few names, all types, in any order: replaced, linked and linked through."""
+    """A few names, all types, in any order: replaced, linked and written through links."""
     rnd = random.Random(seed)
     f = Filler(list(FORMATS.values())[seed % 3])
     files, dirs = [], ["."]

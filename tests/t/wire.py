@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The agent's wire protocol once more, written from proto/frame.h and proto/agent.h: a second implementation that the
-tests speak to the real agent with, and a small host on top of it. Deadlines everywhere; nothing sleeps."""
+"""The agent's wire protocol again, written from proto/frame.h and proto/agent.h: a second implementation with which the tests
+talk to the real agent, and a small host on top of it. Deadlines everywhere; nothing sleeps."""
 import os
 import select
 import socket
@@ -9,7 +9,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN = range(9)
-WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)  # ENDED: of some agents of protocol 1 alone
+WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)  # ENDED: only of some agents of protocol 1
 NEWEST = 2
 LEFT, OOM_KILL, PIDS_REFUSED, DISK_FULL = 1, 2, 4, 8
 DATA, ACK, END = range(64, 67)
@@ -38,7 +38,7 @@ MARKS = {initial_sync(), SECRET}  # any SYNC an agent may be looking for
 
 
 def frame(kind, channel=0, payload=b"", flags=0):
-    """A frame; with a NOP behind it when it ends like a SYNC begins, which the agent would hold back (proto/frame.h)."""
+    """A frame; with a NOP after it when it ends like the start of SYNC, which the agent would hold back (proto/frame.h)."""
     whole = struct.pack("<IHHI", len(payload), kind, flags, channel) + payload
     if any(whole.endswith(mark[:n]) for mark in MARKS for n in range(1, 32)):
         whole += struct.pack("<IHHI", 0, NOP, 0, 0)
@@ -159,7 +159,7 @@ class Host:
         while not until():
             left = end_at - time.monotonic()
             assert left > 0, "deadline: %r" % {c: (x.started, x.exit, len(x.got[1]), len(x.got[2])) for c, x in self.execs.items()}
-            assert not self.eof, "the agent is gone"
+            assert not self.eof, "the agent closed the connection"
             r, w, _ = select.select([self.sock], [self.sock] if self.out else [], [], left)
             if w:
                 self.flush()
@@ -189,7 +189,7 @@ class Host:
             self.take(kind, channel, payload)
 
     def greet(self, sync, seconds=20, nonce=None, newest=NEWEST, more=b""):
-        """SYNC, HELLO (with what a newer host says more), and everything thrown away until the nonce."""
+        """Sends SYNC and HELLO (with what a newer host adds), and discards everything until the nonce."""
         nonce = nonce or os.urandom(32)
         self.welcome = None
         self.send(sync + frame(HELLO, 0, struct.pack("<HH", 1, newest) + nonce + more))
@@ -253,10 +253,10 @@ class Host:
             assert set(x.ended) == {STDOUT, STDERR}
             assert x.exit["produced"][STDOUT] == len(x.got[STDOUT]) and x.exit["produced"][STDERR] == len(x.got[STDERR])
         else:
-            raise AssertionError("the agent says frames of type %d" % kind)
+            raise AssertionError("the agent sent frames of type %d" % kind)
 
     def feed(self, channel, content, seconds=60):
-        """All of content through stdin, under the agent's flow control, then END."""
+        """Sends all of content as stdin, under the agent's flow control, then END."""
         x = self.execs.setdefault(channel, Exec())
         at, ended = 0, False
 
@@ -273,7 +273,7 @@ class Host:
         self.pump(step, seconds)
 
     def run(self, channel, command, seconds=20, forget=True, **kw):
-        """One command to its end: (STARTED, EXIT, stdout, stderr)."""
+        """Runs one command to its end: (STARTED, EXIT, stdout, stderr)."""
         self.execs.pop(channel, None)
         self.send(start(channel, command, **kw))
         x = self.execs.setdefault(channel, Exec())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The agent in a machine of the test's own, without a daemon: any image, and the same own disk started again. Spoken to in
-the wire protocol by tests/t/wire.py."""
+"""The agent in a machine of the test, without a daemon: any image, and the same disk of the machine started again. Tested with
+the wire protocol of tests/t/wire.py."""
 import glob
 import os
 import re
@@ -61,7 +61,7 @@ class Guest:
         return words
 
     def up(self):
-        """Boots; what SETUP answered."""
+        """Boots it; returns the answer to SETUP."""
         ours, theirs = socket.socketpair()
         self.vmm = subprocess.Popen(self.command(theirs.fileno()), pass_fds=[theirs.fileno()])
         theirs.close()
@@ -71,7 +71,7 @@ class Guest:
         return self.host.set_up()
 
     def run(self, command, seconds=120, **kw):
-        """What the command printed; its exit status is 0."""
+        """The command's output; its exit status must be 0."""
         self.channel += 1
         kw.setdefault("cwd", "/")
         x = self.host.run(self.channel, command, seconds=seconds, **kw)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`tests/soak whole`: Debian's own docker.io, installed in a machine as on any Debian without a network, runs containers: from a tar
-that is imported, with a network of its own, with limits of its own. Not part of tests/run: emulated, it takes minutes."""
+"""`tests/soak whole`: Debian's own docker.io, installed in a machine as on any Debian without a network, runs containers: from
+an imported tar, with a network of its own, with limits of its own. Not part of tests/run: emulated, it takes minutes."""
 import glob
 import os
 import re
@@ -13,7 +13,7 @@ import debian
 
 ENV = "debian:12"
 
-# The .debs come on its standard input. Each step's output follows a line "=== NAME"; the first that fails ends it.
+# The .debs come on its standard input. Each step's output follows a line "=== NAME"; the first failed step ends it.
 SCRIPT = r"""
 set -e
 export DEBIAN_FRONTEND=noninteractive
@@ -46,7 +46,8 @@ WANT = {
 
 
 def debs_for(daemon, where, names):
-    """A tar of the .debs that apt would install in a machine: by the environment's own list of packages, from this host's sources."""
+    """A tar of the .debs that apt would install in a machine: by the environment's own list of packages, from this host's
+    sources."""
     status = daemon.pyro("run", ENV, "--", "cat", "/var/lib/dpkg/status")
     assert status.status == 0, status.errors
     os.makedirs(where + "/archives/partial")

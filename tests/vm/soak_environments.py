@@ -30,7 +30,7 @@ def test_build_compiles_debugs_and_runs(daemon):
 
 
 def test_two_pulls_give_the_same_digest(daemon):
-    """Of the same packages, from the mirror; the second is forced."""
+    """Of the same packages, from the mirror; the second pull is forced."""
     found = pull(daemon, "debian:12-base")
     r = daemon.pyro("env", "pull", "--force", "debian:12-base", timeout=1500)
     assert r.status == 0, r

@@ -10,7 +10,7 @@ SEED = int(os.environ.get("PYRO_TEST_SEED", "0")) or time.time_ns() % 1000000
 
 def test_kills_with_guests(make_daemon, tmp_path):
     d = make_daemon()
-    # Each kill leaves machines to their ten seconds of grace: with a few in a row their owner is at the limit of his vCPUs.
+    # Each kill leaves machines in their ten seconds of grace: after a few in a row their owner is at the limit on vCPUs.
     conf = tmp_path / "pyrod.conf"
     conf.write_text("max_machines = 1000\nmax_vcpus = 1000\n")
     start = d.start

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""pyrod killed, restarted and replaced under machines that run: what they do goes on, their callers go on by offset, and
-what nobody wants any more goes. Real guests; tests/soak adopt has the large n."""
+"""pyrod killed, restarted and replaced while machines run: their work continues, their callers continue from an offset, and what
+no caller wants any more is deleted. Real guests; tests/soak adopt has the large n."""
 import hashlib
 import os
 import random
@@ -27,7 +27,7 @@ def d(make_daemon):
 
 @pytest.fixture
 def impatient(make_daemon):
-    """A daemon that gives a caller two seconds to come back."""
+    """A daemon that gives a caller two seconds to return."""
     return make_daemon(build=BUILD_ASAN, deadlines={"grace": 2}).start()
 
 
@@ -47,7 +47,7 @@ def wait_gone(pid, seconds=30):
     except ProcessLookupError:
         return
     try:
-        assert select.select([fd], [], [], seconds)[0], "pid %d is still there" % pid
+        assert select.select([fd], [], [], seconds)[0], "pid %d has not ended" % pid
     finally:
         os.close(fd)
 
@@ -121,7 +121,7 @@ def test_restart_under_a_printing_command(d, how, tmp_path):
     assert d.stop() == 0 if how != "away" else (kill(d) or True)
     assert len(d.vmm_pids()) == 1  # it lives without its daemon
     if how == "away":
-        time.sleep(6)  # the program is not hurt by it: nothing else is waited for here
+        time.sleep(6)  # the program is not disturbed by it: nothing else is awaited here
     if how == "another binary":
         copy = str(tmp_path / "build")
         shutil.copytree(d.build + "/stage", copy + "/stage", symlinks=True)
@@ -134,11 +134,11 @@ def test_restart_under_a_printing_command(d, how, tmp_path):
     d.wait_clean()
 
 
-def test_command_that_ended_meanwhile_is_told(d):
+def test_command_that_ended_meanwhile_is_reported(d):
     p = start_run(d, "sh", "-c", "echo begun; sleep 1; echo over; exit 9")
     assert p.stdout.readline() == b"begun\n"
     kill(d)
-    time.sleep(3)  # it ends while nobody is there
+    time.sleep(3)  # it ends while no daemon runs
     d.start()
     out, err = p.communicate(timeout=60)
     assert (p.returncode, out) == (9, b"over\n"), err
@@ -156,7 +156,7 @@ def test_timeout_while_away(d):
     d.wait_clean()
 
 
-def test_one_shot_without_a_caller_goes_after_its_grace(impatient):
+def test_one_shot_without_a_caller_is_deleted_after_its_grace(impatient):
     d = impatient
     p = start_run(d, "sh", "-c", "echo begun; sleep 1000")
     assert p.stdout.readline() == b"begun\n"
@@ -165,7 +165,7 @@ def test_one_shot_without_a_caller_goes_after_its_grace(impatient):
     p.kill()
     p.wait()
     d.start()
-    assert d.vmm_pids() == [vmm]  # its caller could be on the way
+    assert d.vmm_pids() == [vmm]  # its caller could still return
     begin = time.monotonic()
     wait_gone(vmm)
     assert time.monotonic() - begin > 1
@@ -221,15 +221,15 @@ def test_vmm_that_died_meanwhile(d):
     while [v["state"] for v in d.vms()] != ["failed"]:
         assert time.monotonic() < end, d.log_text()
         time.sleep(0.02)
-    # Either it was gone when the new daemon looked, or still ending.
+    # Either it had ended when the new daemon checked, or it was still ending.
     assert re.search("while pyrod was not running|the VMM ended", d.vms()[0]["last_error"])
     assert d.pyro("vm", "start", vm).status == 0
     assert d.pyro("vm", "delete", vm).status == 0
     d.wait_clean()
 
 
-def test_on_doubt_nothing_is_killed(d):
-    """The row names a process that is not what it says: the machine is unknown, the process lives."""
+def test_no_process_is_killed_in_doubt(d):
+    """The row names a process that is not the recorded one: the machine is unknown, the process lives."""
     vm = d.pyro("vm", "create", "--id-only", ENV).text.strip()
     assert d.pyro("vm", "start", vm).status == 0
     vmm, = d.vmm_pids()
@@ -247,7 +247,7 @@ def test_on_doubt_nothing_is_killed(d):
         r = d.pyro("vm", "delete", vm)
         assert r.status == 1 and d.vms()[0]["state"] == "unknown"
         assert bystander.poll() is None
-        # The doubt is gone with the process.
+        # Without the process there is no doubt.
         bystander.kill()
         bystander.wait()
         assert d.pyro("vm", "delete", vm).status == 0

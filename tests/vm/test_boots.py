@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Many boots: in a row while the host is loaded, with 1 and 2 vCPUs, little and much memory, and eight at once. None
-hangs, and after each nothing is left."""
+"""Many boots: in a row while the host is loaded, with 1 and 2 vCPUs, little and much memory, and eight at once.
+None hangs, and after each nothing is left."""
 import os
 import subprocess
 import threading

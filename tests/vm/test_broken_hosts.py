@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Twelve broken hosts. Each gives one line what and one line fix; where a command can mend it, the printed fix is run
-as it stands, and `pyro run` works afterwards. doctor finds the same. Accounts, mounts and files made here go again."""
+"""Twelve broken hosts. Each error gives one line what and one line fix; where a command can repair it, the printed fix is run as
+it is, and `pyro run` works afterwards. doctor finds the same. Accounts, mounts and files made here are removed."""
 import json
 import os
 import pwd
@@ -18,21 +18,21 @@ from conftest import BUILD, CACHE, NOT_DEBIAN, Result, stage
 
 WORDS = ("debian:12", "--", "echo", "works")
 RUN = ("run", *WORDS)
-BASE = "debian:12-base"  # where a real pull is part of the proof: the smallest
+BASE = "debian:12-base"  # where a real pull is part of the proof: the smallest environment
 RUN_BASE = ("run", BASE, "--", "echo", "works")
 PULL_SECONDS = 900
 
 
 def parts(result):
-    """The lines what and fix of a failure; one each."""
+    """The message and fix lines of a failure; one each."""
     what = [line for line in result.errors.splitlines() if line.startswith("pyro: ")]
     fix = [line[len("  fix: "):] for line in result.errors.splitlines() if line.startswith("  fix: ")]
     assert len(what) == 1 and len(fix) == 1, result
     return what[0], fix[0]
 
 
-def mend(daemon, fix, path=None, seconds=60):
-    """Runs the printed fix as a user would paste it. A plain user's `sudo` is left out: the test is root already."""
+def repair(daemon, fix, path=None, seconds=60):
+    """Runs the printed fix as a user would paste it. A plain user's `sudo` is removed: the test is already root."""
     env = daemon.client_env(PATH=":".join(filter(None, [path, stage(BUILD) + "/bin", os.environ["PATH"]])))
     r = subprocess.run(["sh", "-c", re.sub(r"\bsudo ", "", fix)], env=env, capture_output=True, timeout=seconds,
                        stdin=subprocess.DEVNULL)
@@ -50,14 +50,14 @@ def checks(daemon):
 
 
 def has_failed(doctor, *texts):
-    """doctor as a person reads it: not fit, and why."""
+    """doctor's output for a person: not fit, and why."""
     assert doctor.status == 1 and "Runtime: FAIL" in doctor.text, doctor
     for text in texts:
         assert text in doctor.text, (text, doctor)
 
 
 def adopt(daemon):
-    """A daemon that a fix started in the background becomes ours to stop: its pid is in the lock file."""
+    """This test must stop a daemon that a fix started in the background: its pid is in the lock file."""
     pid = int(open(daemon.state + "/lock").read().split()[0])
     fd = os.pidfd_open(pid)
 
@@ -114,7 +114,7 @@ def test_daemon_off(make_daemon):
     what, fix = parts(r)
     assert d.socket in what
     has_failed(d.pyro("doctor"), d.socket, "  fix: " + fix)
-    mend(d, fix)
+    repair(d, fix)
     adopt(d)
     works(d.pyro(*RUN))
 
@@ -130,7 +130,7 @@ def test_socket_not_permitted(user, group, make_daemon):
     what, fix = parts(r)
     assert "permission" in what and d.socket in what and group in r.errors
     has_failed(as_user(d, user, "doctor"), what[len("pyro: "):], "  fix: " + fix)
-    mend(d, fix)
+    repair(d, fix)
     works(as_user(d, user, *RUN))
 
 
@@ -143,9 +143,9 @@ def test_not_in_group(user, group, make_daemon):
     what, fix = parts(r)
     assert "permission" in what and "not in group " + group in r.errors and "usermod" in fix
     has_failed(as_user(d, user, "doctor"), "not in group " + group, "  fix: " + fix)
-    mend(d, fix)
+    repair(d, fix)
     works(as_user(d, user, *RUN))
-    # the login from before does not have it yet: that, too, is said, and mended from within it
+    # the old login does not have the group yet: the error says that too, and the fix works from within that login
     r = as_user(d, user, *RUN, groups="--clear-groups")
     assert r.status == 125 and "began before" in r.errors
     what, fix = parts(r)
@@ -169,7 +169,7 @@ NAMESPACE = ["unshare", "--mount", "--propagation", "private", "sh", "-ec"]
 
 
 def test_no_kvm(make_daemon):
-    """Not an error: emulation is a real machine. It is said, once, plainly; who asks for KVM hears why not."""
+    """Not an error: emulation is a real machine. A note says it once, clearly; a user who asks for KVM gets the reason."""
     d = make_daemon()
     d.prefix = [*NAMESPACE, WITHOUT_KVM, "sh", d.root + "/dev"]
     d.start()
@@ -200,7 +200,7 @@ def test_kvm_that_does_not_work(daemon):
 
 
 def hide(folder, *names):
-    """A PATH with everything of the host's but the named programs."""
+    """A PATH with all of the host's programs except the named ones."""
     os.makedirs(folder)
     for place in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
         for name in os.listdir(place) if os.path.isdir(place) else ():
@@ -239,7 +239,7 @@ def test_qemu_missing(make_daemon):
     failed, doctor = checks(d)
     assert failed["qemu"]["fix"] == "sudo " + fix
     has_failed(d.pyro("doctor"), "qemu: ", "  fix: " + fix, "vm_boot=no guest_exec=no")
-    mend(d, fix, path=apt_get(d.root + "/apt", path))
+    repair(d, fix, path=apt_get(d.root + "/apt", path))
     works(d.pyro(*RUN))
 
 
@@ -352,7 +352,7 @@ def test_no_subuid(user, make_daemon):
     report = json.loads(as_user(d, user, "--json", "doctor").text)
     assert [c["fix"] for c in report["runtime"]["checks"] if c["name"] == "subuid" and not c["ok"]] == [fix]
     has_failed(as_user(d, user, "doctor"), "subuid: ", "  fix: " + fix)
-    mend(d, fix)
+    repair(d, fix)
     works(as_user(d, user, *RUN_BASE, timeout=PULL_SECONDS))
 
 
@@ -370,7 +370,7 @@ def test_kernel_store_empty_and_no_apt(make_daemon):
     assert "kernel=" in failed["apt"]["fix"] and "kernel store is empty" in failed["kernel"]["detail"]
     has_failed(d.pyro("doctor"), "kernel: ", "apt: ")
     d.stop()
-    # what the fix says: a kernel that the administrator brings, with its modules in their place
+    # as the fix says: a kernel that the administrator provides, with its modules in their place
     store = CACHE + "/kernels/" + json.load(open(CACHE + "/kernels/current.json"))["hash"]
     version = json.load(open(store + "/meta.json"))["version"]
     modules, conf = d.root + "/modules", d.root + "/pyrod.conf"
@@ -434,7 +434,7 @@ def doctor_names_environment(d, name):
 
 @pytest.mark.parametrize("how", [break_image, cut_image, break_meta, garble_meta])
 def test_half_installed_environment(make_daemon, how):
-    """It counts as not installed, so `run` pulls it anew; where that cannot be, that is the error."""
+    """It counts as not installed, so `run` pulls it again; if the pull is impossible, that is the error."""
     d = make_daemon()
     half_installed(d, how)
     d.env["https_proxy"] = d.env["http_proxy"] = "http://127.0.0.1:9"
@@ -446,12 +446,12 @@ def test_half_installed_environment(make_daemon, how):
     assert "debian:12" in what and "proxy" in fix
 
 
-def test_half_installed_environment_is_mended(make_daemon):
+def test_half_installed_environment_is_repaired(make_daemon):
     d = make_daemon()
     cache = half_installed(d, cut_image)
     os.rename(cache + "/debian:12.json", cache + "/" + BASE + ".json")
     d.start()
-    mend(d, doctor_names_environment(d, BASE), seconds=PULL_SECONDS)
+    repair(d, doctor_names_environment(d, BASE), seconds=PULL_SECONDS)
     assert BASE + " [installed]" in d.pyro("env", "list").text
     works(d.pyro(*RUN_BASE))
     assert checks(d)[0] == {}
@@ -477,7 +477,7 @@ def test_store_of_a_newer_version(make_daemon):
     has_failed(d.pyro("doctor"), "store: ", database, "  fix: " + fix)
     assert open(database, "rb").read() == before, "the newer store was touched"
     old = d.process
-    mend(d, fix)
+    repair(d, fix)
     assert old.wait(timeout=20) == 0
     adopt(d)
     works(d.pyro(*RUN))
@@ -494,14 +494,14 @@ def test_daemon_hung(make_daemon):
     assert "did not answer" in what and str(d.process.pid) in fix, r
     has_failed(d.pyro("doctor"), "did not answer", "  fix: " + fix)
     old = d.process
-    mend(d, fix)
+    repair(d, fix)
     old.wait(timeout=20)
     adopt(d)
     works(d.pyro(*RUN))
 
 
 def test_doctor_takes_a_run_as_proof(make_daemon):
-    """What a machine has shown since the daemon began is not shown again: a second quickstart is cheap."""
+    """What a machine has proven since the daemon started is not tried again: a second quickstart is cheap."""
     d = make_daemon()
     d.start()
     works(d.pyro(*RUN))

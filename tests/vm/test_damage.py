@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Kernels and images that a disk has damaged: a real guest that does not boot, or that finds it while it runs, leads to the
-error that names the damage, and the fix is run as it is printed. tests/t/test_integrity.py has what needs no guest.
+"""Kernels and images that a disk has damaged: a real guest that does not boot, or that finds the damage while it runs, leads to
+the error that names it, and the fix is run as it is printed. tests/t/test_integrity.py has what needs no guest.
 
 The files are copies of the daemon's own: those of the cache are shared by links."""
 import contextlib
@@ -14,7 +14,7 @@ import pytest
 
 from conftest import N, stage
 
-BASE = "debian:12-base"  # whose pull is the shortest
+BASE = "debian:12-base"  # the environment with the fastest pull
 PULL_SECONDS = 900
 
 
@@ -26,7 +26,7 @@ def own(path):
 
 @contextlib.contextmanager
 def silently(path):
-    """As a disk does it: the times of the file stay."""
+    """As a disk damages it: the times of the file stay."""
     st = os.stat(own(path))
     with open(path, "r+b") as f:
         yield f
@@ -42,7 +42,7 @@ def image_of(d, name):
 
 
 def list_files(d):
-    """A kernel that was pulled before pyro listed its files has them listed here."""
+    """Adds the list of files to a kernel that was pulled before pyro listed them."""
     folder = kernel_dir(d)
     meta = json.load(open(own(folder + "/meta.json")))
     names = ["vmlinux", "modules.ext4", *("boot/" + n for n in os.listdir(folder + "/boot"))]
@@ -55,7 +55,7 @@ def list_files(d):
 
 @pytest.fixture
 def d(root_only, daemon, make_daemon):
-    """The shared daemon has filled the cache. BASE is another name of its image, so that what is pulled is small."""
+    """The shared daemon has filled the cache. BASE is another name of its image, so that a pull is small."""
     d = make_daemon()
     os.rename(d.cache + "/debian:12.json", "%s/%s.json" % (d.cache, BASE))
     list_files(d)
@@ -78,7 +78,7 @@ def parts(r):
     return [f[0] for f in found]
 
 
-def mend(d, fix, seconds=PULL_SECONDS):
+def repair(d, fix, seconds=PULL_SECONDS):
     env = d.client_env(PATH=stage(d.build) + "/bin:" + os.environ["PATH"])
     r = subprocess.run(["sh", "-c", fix], env=env, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
     assert r.returncode == 0, (fix, r)
@@ -97,7 +97,7 @@ def fails(d, *texts):
 
 
 def spoil_vmlinux(d):
-    """Its first instructions."""
+    """The kernel's first instructions."""
     with silently(kernel_dir(d) + "/vmlinux") as f:
         f.seek(0x200000)
         f.write(bytes(65536))
@@ -109,7 +109,7 @@ def cut_vmlinux(d):
 
 
 def spoil_modules(d):
-    """The file system's own head."""
+    """The start of the file system."""
     with silently(kernel_dir(d) + "/modules.ext4") as f:
         f.seek(1024)
         f.write(bytes(1024))
@@ -124,7 +124,7 @@ def test_kernel(d, how, name):
         assert (what, why, fix) == ("the kernel is damaged", cause, "pyro env pull " + BASE)
     fails(d, cause, "  fix: pyro env pull debian:12\n")
     if how is spoil_vmlinux or N > 1:  # the fix is the same for all: a pull of the whole kernel
-        mend(d, fix)
+        repair(d, fix)
         works(run(d))
         passes(d)
 
@@ -153,13 +153,13 @@ def test_image_that_cannot_be_mounted(d):
         assert (what, why, fix) == ("environment %s is damaged" % BASE, cause, "pyro env pull " + BASE)
     assert BASE + " [damaged] " in d.pyro("env", "list").text
     fails(d, "environment: %s: %s\n  fix: %s\n" % (BASE, cause, fix))
-    mend(d, fix)
+    repair(d, fix)
     works(run(d))
     passes(d)
 
 
-def test_guest_that_tells_of_damage(d):
-    """It boots and its command succeeds, but a folder is empty: the guest's kernel says so on its console."""
+def test_guest_that_reports_damage(d):
+    """It boots and its command succeeds, but a folder is empty: the guest's kernel reports it on its console."""
     image = image_of(d, BASE)
     block = int(subprocess.run(["debugfs", "-R", "blocks /usr/share/doc", image], capture_output=True, check=True, text=True).stdout.split()[0])
     with silently(image) as f:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The catalog for real: debian:12-base pulled through the confined writer and used. debian:12-build, which takes
-minutes, is soak_environments.py."""
+"""The catalog for real: debian:12-base pulled through the confined writer and used. debian:12-build, which takes minutes, is in
+soak_environments.py."""
 import json
 import os
 
@@ -12,7 +12,7 @@ def environments(daemon):
 
 
 def installed_in(daemon, environment, packages):
-    """Asks dpkg in a machine; no quoting between here and there."""
+    """Asks dpkg in a machine; the words are not quoted on the way."""
     r = daemon.pyro("run", environment, "--", "dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *packages, timeout=300)
     assert r.status == 0, r
     return dict(line.split() for line in r.text.splitlines())

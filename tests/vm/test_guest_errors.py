@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Errors that need a real guest: what its kernel and its agent say, and fixes that only a guest can show to work."""
+"""Errors that need a real guest: the messages of its kernel and its agent, and fixes that only a guest can prove."""
 import json
 import os
 import re
@@ -39,7 +39,7 @@ def test_user_and_directory_that_are_not_there(daemon):
     assert daemon.pyro(*RUN, "-u", "root", "-w", "/workspace", "debian:12", "--", "true").status == 0
 
 
-def test_bytes_that_are_no_utf8_arrive(daemon):
+def test_bytes_that_are_not_utf8_arrive(daemon):
     _, _, fix = failure(daemon, *RUN, "debian:12", "--", "printf", "%s", b"caf\xe9 '\x01")
     assert typed(daemon, fix) == b"caf\xe9 '\x01"
     _, _, fix = failure(daemon, *RUN, "-e", b"A=b\xff'$", "debian:12", "--", "true")

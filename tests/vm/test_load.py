@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Clients of two uids mix all calls while machines run, one guest writes and syncs without end and a fragmented disk is
-deleted: the answers of the uid that behaves stay quick, whatever the other does at its quota, and nothing fails but
-for a quota. Then the daemon hangs, its watchdog (this test plays systemd) ends and restarts it, and the machines live. A
-small n here; tests/soak load runs 64 clients and 10 machines for five minutes."""
+"""Clients of two uids mix all calls while machines run, one guest writes and syncs without end and a fragmented disk is deleted:
+the answers of the well-behaved uid stay quick, whatever the other does at its quota, and nothing fails except because of a
+quota. Then the daemon hangs, its watchdog (this test acts as systemd) ends and restarts it, and the machines live. A small n
+here; tests/soak load runs 64 clients and 10 machines for five minutes."""
 import concurrent.futures
 import contextlib
 import json
@@ -41,14 +41,14 @@ disk_reserve_mib = 1024
 WRITER = "trap '' USR1; while :; do dd if=/dev/zero of=/workspace/f bs=1M count=32 conv=fsync 2>/dev/null; sync; echo .; done"
 
 
-# Of the processor, as the units have it: pyrod counts twice as much as all machines together (CPUWeight 100, pyro.slice 50), of
-# which a dozen run here: 24 times each, which is fifteen steps of niceness.
+# The processor's shares, as the units have them: pyrod counts twice as much as all machines together (CPUWeight 100, pyro.slice
+# 50), of which a dozen run here: 24 times as much as each, which is fifteen steps of niceness.
 AUTOGROUP_NICE = "-15"
 
 
 class Systemd:
-    """What systemd does for pyrod: holds its socket over restarts, weighs it against its machines, waits for READY and ends
-    it when its watchdog trips."""
+    """Does what systemd does for pyrod: holds its socket over restarts, weights it against its machines, waits for READY and
+    ends it when its watchdog expires."""
 
     def __init__(self, d, *args):
         self.d, self.args, self.pid = d, args, None
@@ -58,35 +58,35 @@ class Systemd:
         os.chmod(d.socket, 0o666)
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(d.root + "/notify")
-        self.heard, self.last, self.ready = threading.Condition(), 0, 0
+        self.changed, self.last, self.ready = threading.Condition(), 0, 0
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self):
-        """Takes what pyrod says at once: its sd_notify would wait for us."""
+        """Reads pyrod's notifications at once: its sd_notify would wait for us."""
         while True:
             said = self.notify.recv(4096)
-            with self.heard:
+            with self.changed:
                 self.last = time.monotonic()
                 self.ready += b"READY=1" in said
-                self.heard.notify_all()
+                self.changed.notify_all()
             if said == b"end":
                 return
 
     def start(self):
-        with self.heard:
+        with self.changed:
             before = self.ready
             self.pid = self.d.exec_with(self.listener, *self.args, NOTIFY_SOCKET=self.d.root + "/notify",
                                         WATCHDOG_USEC=str(WATCHDOG_USEC))
-            assert self.heard.wait_for(lambda: self.ready > before, 30), self.d.log_text()
+            assert self.changed.wait_for(lambda: self.ready > before, 30), self.d.log_text()
         with contextlib.suppress(FileNotFoundError):  # a kernel without
             with open("/proc/%d/autogroup" % self.pid, "w") as f:
                 f.write(AUTOGROUP_NICE)
 
     def watchdog(self):
-        """Waits for a silence as long as the watchdog's, then does as systemd: SIGABRT, SIGCONT, and a new one."""
-        with self.heard:
+        """Waits for a silence as long as the watchdog's, then acts as systemd does: SIGABRT, SIGCONT, and a new pyrod."""
+        with self.changed:
             while (left := self.last + WATCHDOG_USEC / 1e6 - time.monotonic()) > 0:
-                self.heard.wait(left)
+                self.changed.wait(left)
         os.kill(self.pid, signal.SIGABRT)
         os.kill(self.pid, signal.SIGCONT)
         status = os.waitpid(self.pid, 0)[1]
@@ -108,7 +108,7 @@ class Systemd:
 
 
 class Caller(threading.Thread):
-    """Leaves its live command again and again and comes back, and signals it meanwhile."""
+    """Disconnects from its live command again and again and returns, and signals it meanwhile."""
 
     COMMAND = "trap '' USR1; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
@@ -143,8 +143,8 @@ class Caller(threading.Thread):
 
 
 class Load:
-    """A running rpc-load of some uid. first: it runs as soon as it can, before all that is not real-time, so that its times
-    are the server's alone; what it starts does not."""
+    """A running rpc-load of some uid. first: it runs with real-time priority, so that its times show the server alone; its
+    children do not."""
 
     def __init__(self, uid, server, calls, *flags, seconds=SECONDS, first=False):
         words = [LOAD, "-t", str(seconds), *flags, *server]
@@ -163,7 +163,7 @@ class Load:
 
 def mix(vm, idle):
     """What clients ask about machines that stay. The rest of the table needs more: what deletes and what prunes (below), and
-    a command of their own (Caller)."""
+    commands of their own (Caller)."""
     return [("vm.status", {"vm_id": vm}), ("system.ping", {}), ("vm.list", {}), ("vm.network_info", {"vm_id": vm}),
             ("env.list", {}), ("vm.status", {"vm_id": vm}), ("vm.list_environments", {}), ("env.inspect", {"environment": ENV}),
             ("vm.start", {"vm_id": vm}), ("vm.stop", {"vm_id": idle}), ("cancel", {"id": "none"}), ("env.pull", {"environment": ENV}),
@@ -171,7 +171,7 @@ def mix(vm, idle):
 
 
 NEW = {"environment": ENV, "mem_mib": 192, "disk_mib": 64, "ttl_seconds": 0}
-# Machines that come and go: made, looked at, deleted; and one that is booted for its command.
+# Machines that are created, examined and deleted; and one that is booted for its command.
 COME_AND_GO = [("vm.create", NEW), ("vm.status", '{"vm_id":"@"}'), ("vm.delete", '{"vm_id":"@"}')]
 ONE_COMMAND = [("vm.create", NEW), ("vm.exec", '{"vm_id":"@","command":"true","timeout_seconds":0}')]
 # Refused each time, since the uid has all that it may.
@@ -200,7 +200,7 @@ def alive(pid):
 
 
 def fragmented(d):
-    """A machine whose disk is of pieces with a hole between each two."""
+    """A machine whose disk consists of pieces with a hole between each two."""
     vm = create(d, 0, disk_mib=2 * FRAGMENTED_MIB)
     piece = 64 << 10
     with open(d.state + "/machines/" + vm + "/disk.ext4", "r+b") as f:
@@ -211,7 +211,7 @@ def fragmented(d):
 
 
 class Host:
-    """The machines of both uids, the greedy one's to its limit, and a guest that writes and syncs."""
+    """The machines of both uids, the greedy one's up to its limit, and a guest that writes and syncs."""
 
     def __init__(self, d):
         self.d = d
@@ -230,18 +230,18 @@ class Host:
         self.writes(1)
 
     def writes(self, times, seconds=120):
-        """The writer has come round so often since; its pipe is emptied by this alone."""
+        """How many rounds the writer has made since; only this empties its pipe."""
         end = time.monotonic() + seconds
         while times > 0:
-            assert select.select([self.writer.stdout], [], [], max(0, end - time.monotonic()))[0], "the writer stands still"
+            assert select.select([self.writer.stdout], [], [], max(0, end - time.monotonic()))[0], "the writer has stopped writing"
             data = os.read(self.writer.stdout.fileno(), 4096)
             assert data, self.d.log_text()
             times -= data.count(b".")
 
     def probes(self, seconds):
-        """The modest uid's vm.status at a fixed pace, of a client that never waits for a processor and of one like any; and
-        what a bare echo's clients see that is asked as often as the daemon is, by as many: on a host where more wants to run
-        than can, who runs more waits longer."""
+        """The modest uid's vm.status at a fixed pace, of a client that never waits for a processor and of an ordinary one; and
+        the answers of a bare echo that as many clients call as often as the daemon: on a host with too much to run, the process
+        that runs more waits longer."""
         ask = [("vm.status", {"vm_id": self.modest[0]})]
         return (Load(MODEST, ("-s", self.d.socket), ask, "-i", PROBE_USEC, seconds=seconds, first=True),
                 Load(MODEST, ("-s", self.d.socket), ask, "-i", PROBE_USEC, seconds=seconds),
@@ -275,8 +275,9 @@ def system(make_daemon, root_only, tmp_path):
 
 
 def under_load(host, what, seconds, greedy=None, during=lambda: None):
-    """The percentiles of the modest uid's vm.status (the daemon's part; as any client sees it) and of the bare echo while
-    clients ask; what the others were told is checked. greedy: the pace of that uid's clients, () for as fast as they are answered."""
+    """The percentiles of the modest uid's vm.status (the daemon's part; as an ordinary client sees it) and of the bare echo
+    while clients call; the answers to the others are checked. greedy: the pace of that uid's clients, () for as fast as they are
+    answered."""
     caller = Caller(host.d)
     modest = host.modest_clients(seconds)
     others = [] if greedy is None else host.greedy_clients(seconds, *greedy)
@@ -310,14 +311,14 @@ def test_load_of_two_uids_and_a_hung_daemon(system):
         assert gone.get("result", {}).get("deleted"), gone
 
     daemon, ours, echo = under_load(host, "both", SECONDS, ("-i", GREEDY_USEC), delete_fragmented)
-    # Half of the calls at least find nobody before them.
+    # At least half of the calls wait for no other.
     assert ours["p50"] <= 5 * echo["p50"]
-    # On a host where more wants to run than can (other tests, emulated guests), the hundredth call says how long the scheduler
-    # lets a client stand, as the echo's does: the daemon's part stays below 5 ms there too, if no other test is beside it.
+    # On a host with too much to run (other tests, emulated guests), the hundredth call shows how long the scheduler lets a
+    # client wait, as the echo's does: the daemon's part stays below 5 ms there too, if no other test runs beside it.
     bound = min(5, 10 * echo["p99"]) if echo["p99"] <= 1 else max(5, 3 * echo["p99"])
     assert ours["p99"] <= bound
     assert daemon["p99"] < (5 if FULL else bound)
-    # As fast as it is answered, the greedy one takes the daemon's whole processor, and is still not all that is served.
+    # As fast as it is answered, the greedy uid takes the daemon's whole processor, and others are still served.
     under_load(host, "flooded", SECONDS // 4, ())
     host.writes(1)
     assert all(map(alive, host.vmms))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The agent's SETUP on environments that are odd, and on an own disk that an earlier run of the guest has prepared: links,
-files and worse where folders belong. The machine starts, and nothing is written through a link."""
+"""The agent's SETUP on unusual environments, and on a machine's disk that an earlier run of the guest has prepared: links, files
+and worse in place of folders. The machine starts, and nothing is written through a link."""
 import io
 import json
 import os
@@ -55,7 +55,7 @@ def seen(guest, *paths):
     return dict(line.split(": " if ": " in line else "=", 1) for line in guest.run("/probe " + " ".join(paths)).splitlines())
 
 
-def test_nothing_but_one_program(environment):
+def test_environment_with_a_single_program(environment):
     with Guest(environment({})) as g:
         assert g.up() == (0, None), g.console()
         found = seen(g, "/workspace", "/tmp", "/run", "/dev/shm", "/proc/1", "/sys/kernel", "/lib/modules", "/var/lib/docker", "/etc/mtab", "=/etc/hostname", "=/etc/passwd",
@@ -65,9 +65,9 @@ def test_nothing_but_one_program(environment):
         assert found["/lib/modules"] == found["/var/lib/docker"] == "%s %s" % (DIR, EXT4)
         assert found["/etc/mtab"].startswith("120777 -> ../proc/self/mounts")
         assert found["/etc/hostname"] == "guest" and found["/etc/passwd"] == "No such file or directory"
-        # No /etc/group: all is root's, with the mode of the rule.
+        # No /etc/group: all belongs to root, with the mode of the rule.
         assert found["/dev/fuse"].startswith("20666") and found["/dev/vda"].startswith("60660")
-        assert g.console() == "", "SETUP passed something over"
+        assert g.console() == "", "SETUP skipped something"
 
 
 def test_links_and_files_where_folders_belong(environment):
@@ -104,7 +104,7 @@ printf 'vm.swappiness = 7\n-net.ipv4.conf.all.log_martians\nnet.ipv4.conf.*.log_
 echo 'vm.swappiness = 8' > /usr/local/lib/sysctl.d/50-mine.conf; echo 'vm.dirty_ratio = 33' > /etc/sysctl.conf
 printf '# comment\n; another\nnosuchmodule\nnet-pf-2-proto-132\n' > /etc/modules-load.d/mine.conf
 """
-# The old /tmp goes in the background; the own disk's root tells when it has gone.
+# The old /tmp is deleted in the background; the root of the machine's disk shows when that is done.
 GONE = "mkdir -p /mnt/own && mount /dev/vdb /mnt/own && for i in $(seq 600); do [ -z \"$(ls -A /mnt/own/trash)\" ] && break; sleep 0.1; done; ls -A /mnt/own/trash; umount /mnt/own"
 X11 = [".ICE-unix", ".X11-unix", ".XIM-unix", ".font-unix"]
 
@@ -121,7 +121,7 @@ def test_a_start_after_a_hostile_run(installed):
         assert g.run("cat /workspace/kept/file; stat -c %a /workspace; tail -1 /etc/hosts; cat /etc/gitconfig").split("\n") == ["kept", "750", "10.1.2.3 db.example", "mine", ""]
         assert g.run("cd /proc/sys; cat vm/swappiness kernel/pid_max net/ipv4/conf/lo/log_martians net/ipv4/conf/all/log_martians vm/dirty_ratio; grep -c ^sctp /proc/modules").split() \
             == ["7", "99999", "1", "0", "33", "1"]
-        # Now through the disk itself: in place of the folders that the agent works on.
+        # Now through the disk itself: in place of the folders that the agent uses.
         g.run("mkdir -p /mnt/own && mount /dev/vdb /mnt/own && cd /mnt/own && rm -rf tmp trash && ln -s upper/etc tmp && ln -s upper/etc trash && chattr +i . && cd / && umount /mnt/own; touch /etc/canary")
         g.down()
         assert g.up() == (0, None), g.console()
@@ -145,7 +145,7 @@ def test_a_start_after_tmp_has_filled_the_disk(installed):
 
 
 def test_an_environment_with_its_own_modprobe(installed):
-    """Its sysctl.d gives the kernel's requests to it; /lib/modules is there for it."""
+    """Its sysctl.d lets its own program handle the kernel's requests; /lib/modules is available to it."""
     with Guest(debian()) as g:
         assert g.up() == (0, None)
         g.run("printf '#!/bin/sh\\necho \"$@\" >> /run/asked\\n' > /sbin/modprobe && chmod +x /sbin/modprobe && mkdir -p /etc/sysctl.d && echo kernel.modprobe=/sbin/modprobe > /etc/sysctl.d/modprobe.conf")

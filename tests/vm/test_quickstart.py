@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The README's first command as a plain user without root, from the sources to a command in a machine and back to
-nothing; and who pyro-import is when pyrod is root. The environment comes from the shared cache, as copies."""
+"""The README's first command as a plain user without root, from the sources to a command in a machine and back to nothing; and
+as which user pyro-import runs when pyrod is root. The environment comes from the shared cache, as copies."""
 import json
 import os
 import pwd
@@ -24,7 +24,7 @@ def files(place):
 
 @pytest.fixture
 def plain_user(root_only, daemon):
-    """A user of its own for one test, whose home holds the sources and a filled environment cache and kernel store."""
+    """A user of its own for one test, whose home has the sources and a filled environment cache and kernel store."""
     if not shutil.which("useradd"):
         pytest.skip("useradd is absent: no temporary user can be made")
     top = tempfile.mkdtemp(prefix="pyro-test-")
@@ -86,7 +86,7 @@ class User:
         return found
 
 
-def test_user_from_sources_to_nothing(plain_user):
+def test_user_from_sources_to_uninstall(plain_user):
     u = plain_user
     first, _ = u.quickstart()
     assert first.returncode == 0, first.stderr[-4000:]
@@ -96,7 +96,7 @@ def test_user_from_sources_to_nothing(plain_user):
     assert steps >= 7 and len(re.findall(r"^    done in \d+\.\d{3} s$", first.stderr, re.M)) == steps, first.stderr[-4000:]
     pid = u.daemon_pid()
 
-    # Once more: the same end, nothing built, the same daemon, and hardly dearer than the run it ends with.
+    # A second time: the same result, nothing built, the same daemon, and hardly slower than the run that it ends with.
     second, seconds = u.quickstart()
     assert second.returncode == 0 and second.stdout.splitlines()[-1:] == first.stdout.splitlines()[-1:], second.stderr[-4000:]
     assert "Compiling" not in second.stderr and u.daemon_pid() == pid
@@ -118,7 +118,7 @@ def test_user_from_sources_to_nothing(plain_user):
     assert files(u.prefix) == [] and not u.processes(), (files(u.prefix), u.processes())
     assert os.path.exists(u.state + "/pyro.db")
 
-    # What the lock's file says is believed of nobody: root runs this too, and the file is the daemon's user's.
+    # Nobody believes the content of the lock's file: root runs this too, and the file belongs to the daemon's user.
     canary, holder = u.popen("sleep", "600"), u.popen(
         "python3", "-c", "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2); fcntl.lockf(f, 2); print('held', flush=True); "
         "time.sleep(600)", u.state + "/lock")
@@ -136,7 +136,7 @@ def test_user_from_sources_to_nothing(plain_user):
     assert u.quickstart("--uninstall")[0].returncode == 0
     os.unlink(u.state + "/lock")
 
-    # The data that was kept serves the next installation; a machine does not outlive its data.
+    # The next installation uses the kept data; a machine does not outlive its data.
     pulled = os.stat(u.cache + "/debian:12.json")
     again, _ = u.quickstart()
     assert again.returncode == 0 and os.stat(u.cache + "/debian:12.json") == pulled, again.stderr[-4000:]
@@ -144,7 +144,7 @@ def test_user_from_sources_to_nothing(plain_user):
     assert [(v["vm_id"], v["state"]) for v in kept] == [(vm, "stopped")], kept
     with u.popen(u.prefix + "/bin/pyro", "run", "debian:12", "--", "sh", "-c", "echo up; sleep 600") as busy:
         assert busy.stdout.readline() == "up\n"
-        os.mkdir(u.cache + "/mine")  # in a folder that the user named it is not pyro's alone
+        os.mkdir(u.cache + "/mine")  # a folder that the user named may have files of others
         purged, _ = u.quickstart("--uninstall", "--purge")
         assert purged.returncode == 0 and "kept: %s," % u.cache in purged.stderr, purged.stderr
         assert busy.wait(timeout=30) != 0
@@ -152,7 +152,7 @@ def test_user_from_sources_to_nothing(plain_user):
     assert not os.path.exists(u.state) and os.listdir(u.cache) == ["mine"]
 
 
-def test_says_why_it_stops(plain_user):
+def test_quickstart_says_why_it_stops(plain_user):
     u = plain_user
     wrong, _ = u.quickstart("--nothing")
     assert wrong.returncode == 2 and "unknown option '--nothing'" in wrong.stderr
@@ -178,7 +178,7 @@ def import_user(root_only):
 
 
 def test_import_is_never_root(import_user, daemon, make_daemon):
-    """pyrod is root, its state nobody else's: what pyro-import makes is made by its own user and ends up root's."""
+    """pyrod is root and no other user may read its state: pyro-import's files are made by its own user and end up root's."""
     d = make_daemon()
     for path in files(d.state + "/kernels"):
         if "/initrd-" in path:
@@ -200,7 +200,7 @@ def test_import_is_never_root(import_user, daemon, make_daemon):
         assert r.status == 0 and r.text.startswith("git version"), r
         report = json.loads(d.pyro("--json", "doctor").text)
         assert [c["ok"] for c in report["runtime"]["checks"] if c["name"] == "integrity"] == [True], report
-        # Neither could it see the state's place by its path.
+        # It could not see the place of the state by its path either.
         assert sorted(open(log).read().split("\n")) == ["", *(IMPORT_USER + verb for verb in (" check ", " check ", " disk ", " initramfs ", " sandbox "))]
         made = [p for p in files(d.state) if "/initrd-" in p or "/blank-" in p]
         assert len(made) == 2 and all(os.lstat(p).st_uid == 0 for p in made), made
@@ -211,8 +211,8 @@ def test_import_is_never_root(import_user, daemon, make_daemon):
 
 
 def test_units_let_import_work():
-    """As user pyro-import each of these makes systemd set NoNewPrivileges=, with which newuidmap, so every pull, fails
-    (systemd.exec(5)); pyrod, which does not fetch itself, has them all the same."""
+    """As user pyro-import, each of these makes systemd set NoNewPrivileges=, with which newuidmap, and so every pull, fails
+    (systemd.exec(5)); pyrod, which does not download anything itself, has them nevertheless."""
     implied = {"NoNewPrivileges", "SystemCallFilter", "SystemCallArchitectures", "SystemCallLog", "RestrictAddressFamilies", "RestrictNamespaces",
                "RestrictFileSystems", "RestrictRealtime", "RestrictSUIDSGID", "PrivateDevices", "PrivateUsers", "ProtectKernelTunables", "ProtectKernelModules",
                "ProtectKernelLogs", "ProtectClock", "ProtectHostname", "MemoryDenyWriteExecute", "LockPersonality", "DynamicUser"}
@@ -222,7 +222,7 @@ def test_units_let_import_work():
     fetches = settings("pyro-import@.service.in")
     assert "User" in fetches and not implied & fetches
     assert {"NoNewPrivileges", "SystemCallFilter", "RestrictNamespaces"} <= settings("pyrod.service.in")
-    # It knows no "-": an absent group keeps the unit from starting. Only the group that the package makes may be named.
+    # It has no "-" prefix: an absent group keeps the unit from starting. Only the group that the package makes may be named.
     assert re.findall(r"^SupplementaryGroups=(.*)$", open(TOP + "/systemd/pyro-vm@.service.in").read(), re.M) == ["kvm"]
     assert re.search(r"^g kvm ", open(TOP + "/systemd/pyro.sysusers.conf").read(), re.M)
     assert "SupplementaryGroups" not in settings("pyrod.service.in") | fetches

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`pyro run` against real guests: what a user sees of one command in a machine of its own. Those marked kvm are run
-once more by tests/kvm, in a machine that has KVM and systemd."""
+"""`pyro run` against real guests: what a user sees of one command in a machine of its own. tests/kvm runs those marked kvm once
+more, in a machine that has KVM and systemd."""
 import hashlib
 import json
 import os
@@ -29,7 +29,7 @@ def test_git_version_transcript(daemon):
     r = run(daemon, "git", "--version")
     assert r.status == 0, r
     assert re.fullmatch(r"git version \d+\.\d+\.\d+\n", r.text)
-    # An agent that was built since the kernel was fetched gets its initramfs by the first run.
+    # If the agent was built after the kernel was pulled, the first run makes its initramfs.
     lines = [line for line in r.errors.splitlines() if not line.startswith("[pull] phase=")]
     assert re.fullmatch(r"\[run\] phase=create environment=debian:12", lines[0]), r
     shape = [line for line in lines if not line.startswith("[run] note")]
@@ -85,7 +85,7 @@ def test_much_output_in_bounded_memory(daemon):
 
 
 @pytest.mark.kvm
-def test_reader_that_goes_away_cancels(daemon):
+def test_closed_stdout_cancels(daemon):
     p = daemon.popen("run", ENV, "--", "yes", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert p.stdout.readline() == b"y\n"
     p.stdout.close()
@@ -112,7 +112,7 @@ def test_summary_starts_its_line(daemon):
 def test_closed_descriptors(daemon, closed):
     pyro = " ".join(daemon.command("run", ENV, "--", "echo", "hi"))
     r = subprocess.run(["sh", "-c", "exec %s %s" % (pyro, closed)], env=daemon.client_env(), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
-    # What is lost is said, as echo itself does.
+    # Lost output is reported, as by echo itself.
     assert (r.returncode, r.stdout) == ((125, b"") if "1>&-" in closed else (0, b"hi\n")), r
     assert (b"cannot write the command's stdout" in r.stderr) == (closed == "1>&-"), r
 
@@ -129,8 +129,8 @@ def test_timeout_is_a_result(daemon):
 
 @pytest.mark.kvm
 def test_timeout_leaves_nothing_in_the_guest(daemon):
-    # The machine goes too; what the cgroup kill leaves is asked of the agent by its own tests. Here: --json says so. Three seconds,
-    # since on a loaded host a shell may need one to say its first word.
+    # The machine is deleted too; the agent's own tests check what the cgroup kill leaves. Here: --json says so. Three seconds,
+    # since on a loaded host a shell may need one until its first output.
     r = daemon.pyro("--json", "run", "--timeout-seconds", "3", ENV, "--", "sh", "-c", "echo before; sleep 100")
     assert r.status == 124, r
     result = json.loads(r.text)
@@ -181,7 +181,7 @@ def test_words_keep_their_boundaries(daemon):
     assert r.out == b"52\n", r
 
 
-def test_signals_are_told_apart(daemon):
+def test_signals_are_distinguished(daemon):
     r = run(daemon, "sh", "-c", "kill -TERM $$")
     assert r.status == 143, r
     r = run(daemon, "nosuchcommand")
@@ -243,7 +243,7 @@ def test_interrupts(daemon, when, sig):
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_interrupts_after_the_command(daemon, sig):
-    """Its last word is out, its machine is on its way down: whichever comes first, nothing is left."""
+    """Its last output has arrived and its machine is being deleted: whichever comes first, nothing is left."""
     p = daemon.popen("run", ENV, "--", "echo", "over", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert p.stdout.readline() == b"over\n"
     p.send_signal(sig)
@@ -253,7 +253,7 @@ def test_interrupts_after_the_command(daemon, sig):
 
 
 def test_ctrl_c_on_a_terminal(daemon):
-    """The key, not the signal: the terminal turns it into SIGINT for the foreground group, and stays as it was."""
+    """The key, not the signal: the terminal turns it into SIGINT for the foreground group, and keeps its settings."""
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     p = daemon.popen("run", "-i", "--timeout-seconds", "100", ENV, "--", "sh", "-c", "echo started; exec sleep 90", stdin=slave, stdout=slave, stderr=slave,
@@ -300,7 +300,7 @@ def test_several_at_once(daemon):
     daemon.wait_clean()
 
 
-def test_a_guest_that_reboots_is_told(daemon):
+def test_a_guest_that_reboots_is_reported(daemon):
     r = run(daemon, "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 20")
     assert r.status == 125, r
     assert "guest" in r.errors

@@ -17,12 +17,12 @@ def test_hosts_in_place_of_pyrod(d):
     streams.hosts_in_place_of_pyrod(d, RealGuest)
 
 
-def test_severed_again_and_again(d):
-    streams.severed_again_and_again(d, RealGuest)
+def test_cut_repeatedly(d):
+    streams.cut_repeatedly(d, RealGuest)
 
 
-def test_look_alikes(d):
-    streams.look_alikes(d, RealGuest)
+def test_content_that_looks_like_the_protocol(d):
+    streams.content_like_the_protocol(d, RealGuest)
 
 
 def test_caller_lost(d):
@@ -32,11 +32,11 @@ def test_caller_lost(d):
 
 
 @pytest.mark.soak
-def test_away_nearly_as_long_as_callers_wait(d):
-    streams.away(d, RealGuest, 9)
+def test_daemon_away_nearly_as_long_as_callers_wait(d):
+    streams.daemon_away(d, RealGuest, 9)
 
 
-def test_away_for_longer(make_daemon):
+def test_daemon_away_longer_than_callers_wait(make_daemon):
     d = make_daemon(build=BUILD_ASAN, deadlines={"redial": 0.5}).start()
     command, = RealGuest.around(2000000)
-    streams.away_for_longer(d, command[:command.index(";")], lines(2000000), 1, mem_mib=256)
+    streams.daemon_away_longer(d, command[:command.index(";")], lines(2000000), 1, mem_mib=256)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""pyrod is replaced by a newer one under a guest that keeps the agent it booted with: the agents are those whose talk was recorded
-(tests/frames), built from the commit that each recording names. tests/t/test_agent_protocol.py has the rest without a guest."""
+"""pyrod is replaced by a newer one while a guest keeps the agent with which it booted: the agents are those whose messages were
+recorded (tests/frames), built from the commit that each recording names. tests/t/test_agent_protocol.py has the rest without a
+guest."""
 import os
 import re
 import signal
@@ -19,11 +20,11 @@ VERSIONS = list(range(1, wire.NEWEST))
 
 
 def built(version, place):
-    """The agent of that version, as it was when its talk was recorded."""
+    """The agent of that version, as it was when its messages were recorded."""
     commit = re.search(r"at commit ([0-9a-f]+)", open("%s/tests/frames/protocol-%d" % (TOP, version)).read()).group(1)
     source = subprocess.run(["git", "-C", TOP, "archive", commit, "guest", "proto"], capture_output=True)
     if source.returncode != 0:
-        pytest.skip("this clone has no history: commit %s is not there" % commit)
+        pytest.skip("this clone does not have commit %s" % commit)
     subprocess.run(["tar", "-x", "-C", place], input=source.stdout, check=True)
     text = open(place + "/proto/meson.build").read()
     proto = ["proto/" + name for name in re.findall(r"'([\w-]+\.c)'", text[:text.index("libapi")])]
@@ -35,7 +36,7 @@ def built(version, place):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_guest_keeps_its_agent(installed, make_daemon, tmp_path, version):
-    """Its command goes on, with input and output; its machine is stopped in order; the next start has the new agent."""
+    """Its command continues, with input and output; its machine is stopped in order; the next start has the new agent."""
     old = built(version, str(tmp_path))
     d = make_daemon()
     new = d.env["PYRO_AGENT"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`pyro vm ...` against real guests: a machine that is created, booted, stopped, given its command and deleted; what its
-owner's limits and the host's full disk do to it; and that nobody else sees it."""
+"""`pyro vm ...` against real guests: a machine that is created, booted, stopped, given its command and deleted; the effect of
+its owner's limits and of the host's full disk; and that no other user sees it."""
 import contextlib
 import json
 import os
@@ -19,7 +19,7 @@ OWNER, OTHER = 61001, 61002
 
 
 def as_uid(daemon, uid, *args, **kw):
-    """The client as another uid; the socket lets it in, as a member of group pyro."""
+    """The client as another uid; the socket admits it as a member of group pyro."""
     return daemon.pyro(*args, user=uid, group=uid, extra_groups=[], env={"HOME": "/nonexistent"}, **kw)
 
 
@@ -63,17 +63,17 @@ def test_a_machine_from_creation_to_its_one_command(daemon):
     daemon.wait_clean()
 
 
-def test_stop_ends_the_command_under_way(daemon):
+def test_stop_ends_the_running_command(daemon):
     vm = create(daemon)
     command = daemon.popen("vm", "exec", "--timeout-seconds", "0", vm, "--", "sh", "-c", "echo runs; exec sleep 1000",
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert command.stdout.readline() == b"runs\n"
-    # It was the machine's only command, so with its end the machine goes: it is never seen stopped.
+    # It was the machine's only command, so the machine is deleted at its end: it is never seen stopped.
     r = daemon.pyro("--json", "vm", "stop", vm)
     assert r.status == 0, r
-    told = json.loads(r.text)
-    assert (told["state"], told["stop_reason"]) == ("stopped", "user"), r
-    assert told["cleanup"] == {"deleted": True, "reason": "post_exec_cleanup", "vm_id": vm}, r
+    stopped = json.loads(r.text)
+    assert (stopped["state"], stopped["stop_reason"]) == ("stopped", "user"), r
+    assert stopped["cleanup"] == {"deleted": True, "reason": "post_exec_cleanup", "vm_id": vm}, r
     assert command.wait(timeout=60) == 128 + 15, command.stderr.read()
     daemon.wait_clean()
 
@@ -86,7 +86,7 @@ def test_disk_survives_stop_and_start(daemon, tmp_path):
     # The guest unmounted it: its journal is empty and it is clean.
     out = subprocess.run(["dumpe2fs", "-h", disk], capture_output=True, text=True)
     assert "needs_recovery" not in out.stdout and re.search(r"Filesystem state:\s+clean", out.stdout), out.stdout
-    # What stands on it then is there at the next start.
+    # What is on it then is there at the next start.
     mark = tmp_path / "mark"
     mark.write_text("from outside\n")
     subprocess.run(["debugfs", "-w", "-R", "write %s /workspace/mark" % mark, disk], check=True, capture_output=True)
@@ -125,7 +125,7 @@ def test_guest_that_ends_itself_has_failed_and_boots_again(daemon):
     daemon.wait_clean()
 
 
-def test_expired_is_reaped_but_not_in_mid_command(make_daemon):
+def test_expired_machine_is_deleted_but_not_during_a_command(make_daemon):
     d = make_daemon().start()
     vm = create(d, "--ttl-seconds", "4")
     busy = create(d, "--ttl-seconds", "1")
@@ -190,7 +190,7 @@ def test_another_uid_finds_nothing(make_daemon, root_only):
 
 @contextlib.contextmanager
 def small_state(work, make_daemon, mib, config):
-    """A started daemon whose state is on a file system of its own, of that size, and the path of that."""
+    """A started daemon whose state is on a file system of its own, of that size, and its path."""
     place = tempfile.mkdtemp(dir=work)
     os.chmod(place, 0o755)
     image, mount, conf = place + "/image", place + "/mount", place + "/conf"
@@ -220,7 +220,7 @@ def free_bytes(mount):
 
 
 def fill_up_to(mount, left):
-    """A file that leaves so many bytes."""
+    """A file that leaves so many bytes free."""
     with open(mount + "/ballast", "wb") as f:
         os.posix_fallocate(f.fileno(), 0, free_bytes(mount) - left)
     return mount + "/ballast"
@@ -233,10 +233,10 @@ def write_in_guest(d, mib):
 
 
 def wait_paused(d, p, mount, state="started"):
-    """Until a machine stands still; the least space that was free meanwhile."""
+    """Waits until a machine is paused; returns the least space that was free meanwhile."""
     least, end = free_bytes(mount), time.monotonic() + 90
     while True:
-        # A daemon that has just begun knows the last_error of the one before it, and not yet what its VMMs do.
+        # A daemon that has just started knows the last_error of the one before it, and not yet what its VMMs do.
         paused = [v for v in d.vms() if v["pause_reason"]]
         least = min(least, free_bytes(mount))
         if paused:
@@ -247,8 +247,8 @@ def wait_paused(d, p, mount, state="started"):
         time.sleep(0.02)
 
 
-def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
-    """Without a reserve: the guest fills the file system, stands still, and goes on when there is room."""
+def test_full_host_disk_pauses_and_resumes(make_daemon, root_only, work):
+    """Without a reserve: the guest fills the file system, is paused, and is resumed when there is space."""
     with small_state(work, make_daemon, 420, "disk_reserve_mib = 0\n") as (d, mount, _):
         ballast = fill_up_to(mount, 150 << 20)
         p = write_in_guest(d, 200)
@@ -256,14 +256,14 @@ def test_full_host_disk_pauses_and_goes_on(make_daemon, root_only, work):
         os.unlink(ballast)
         out, err = p.communicate(timeout=600)
         assert p.returncode == 0 and out == b"%d\n" % (200 << 20), err
-        told = re.findall(rb"(?m)^pyro: (.*)$", err)
-        assert told[:2] == [b"paused: the host's disk is full; free space on %s and it continues" % mount.encode(),
+        notes = re.findall(rb"(?m)^pyro: (.*)$", err)
+        assert notes[:2] == [b"paused: the host's disk is full; free space on %s and it continues" % mount.encode(),
                             b"resumed: there is space on %s again" % mount.encode()], err
 
 
 def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
-    """One guest that writes without end gets no further than the reserve; one that writes nothing is not held up by it; the next
-    daemon knows of the pause; and it goes on by itself."""
+    """A guest that writes without end gets no further than the reserve; one that writes nothing is not paused; the next daemon
+    knows of the pause; and the guest is resumed without a command."""
     reserve = 200 << 20
     with small_state(work, make_daemon, 900, "disk_reserve_mib = 200\n") as (d, mount, conf):
         other = d.popen("run", "-i", "--timeout-seconds", "300", ENV, "--", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -281,7 +281,7 @@ def test_reserve_is_kept_while_machines_run(make_daemon, root_only, work):
         assert other.stdout.readline() == b"meanwhile\n"
         d.stop()
         d.start("--config", conf)
-        wait_paused(d, p, mount, "unknown")  # nobody in it can answer
+        wait_paused(d, p, mount, "unknown")  # no process in it can answer
         assert free_bytes(mount) > reserve * 3 // 4  # the guest would have written as much again
         os.unlink(ballast)
         out, err = p.communicate(timeout=600)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a booted Debian has and a container has not, a row each. The expected values are Debian 12's own: the files of its
-packages, as the last column says, or what a Debian 12 (linux-image-cloud-amd64, systemd, udev, procps, kmod) printed when it
-was booted on the same QEMU. docs/guest.md has the same list with what is left out, and why; where a row differs from Debian on
+"""What a booted Debian has and a container does not, one row each. The expected values are Debian 12's own: the files of its
+packages, as the last column says, or what a Debian 12 (linux-image-cloud-amd64, systemd, udev, procps, kmod) printed when it was
+booted on the same QEMU. docs/guest.md has the same list with what is missing, and why; where a row differs from Debian on
 purpose, the word "ours" says so. One machine answers many rows."""
 import re
 import time
@@ -10,7 +10,7 @@ import pytest
 
 ENV = "debian:12"
 
-# name: (command, what it prints, where Debian says so). A pattern where it is compiled.
+# name: (command, its output, Debian's source for it). A compiled output is a pattern.
 DEVICES = "udev 252: 50-udev-default.rules"
 STATIC = "kmod static-nodes: modules.devname, with the modes of 50-udev-default.rules"
 PID1 = "systemd 252: src/core/main.c"
@@ -30,7 +30,7 @@ def sysctl(key):
 
 
 def options(*words):
-    """These among a mount's options, after its type."""
+    """These words among a mount's options, after its type."""
     return re.compile(words[0] + r" " + "".join("(?=(?:.*,)?%s(?:,|$))" % re.escape(w) for w in words[1:]) + r"\S*")
 
 
@@ -134,7 +134,7 @@ ROWS = {
     "module-namespace": ("unshare -Urn ip -br link add v0 type ipvlan link lo 2>/dev/null; unshare -Urn sh -c 'ip link add m0 type macvlan link lo 2>&1; ip link add g0 type ifb && ip -br link show g0' | tail -1 | cut -d' ' -f1",
                          "g0", "request_module in a user namespace"),
     "module-loop": ("truncate -s 16M /workspace/i && mkfs.ext4 -q /workspace/i && mkdir -p /mnt/i && mount -o loop /workspace/i /mnt/i && findmnt -no FSTYPE /mnt/i", "ext4", "kmod"),
-    # udev hears of the device a moment later, and so do we.
+    # udev learns of the device a moment later, and so does this row.
     "module-loop-node": ("for i in $(seq 200); do [ $(stat -c %U:%G:%a /dev/loop0) = root:disk:660 ] && break; sleep 0.05; done; stat -c %U:%G:%a /dev/loop0", "root:disk:660", DEVICES),
     "module-squashfs": ("mount -t squashfs /dev/null /mnt 2>/dev/null; grep -c squashfs /proc/filesystems", "1", "kmod: fs-squashfs"),
     "module-none": ("mount -t xyzfs none /mnt 2>&1 | grep -c 'unknown filesystem type'; ip link add n0 type nosuchtype 2>&1 | grep -c Unknown", "1\n1", "kmod"),
@@ -162,7 +162,7 @@ NOBODY = {
 
 
 def ask(daemon, rows, flags=(), before="", timeout=400):
-    """Every row's command in one machine: {name: what it printed}."""
+    """Runs every row's command in one machine: {name: its output}."""
     script = before + "".join("printf '\\036%%s\\036' %s; (%s) 2>&1; " % (name, row[0]) for name, row in rows.items())
     r = daemon.pyro("run", "--timeout-seconds", str(timeout), *flags, ENV, "--", "bash -c %s" % quoted(script), timeout=timeout + 60)
     assert r.status == 0, r
@@ -181,7 +181,7 @@ def whole(daemon):
 
 @pytest.fixture(scope="module")
 def nobody(daemon):
-    """As root first, then the rows as nobody: setpriv is what -u does, and the first row of the run is -u's own."""
+    """As root first, then the rows as nobody: setpriv does the same as -u, and the first row of the run tests -u itself."""
     return ask(daemon, {name: ("setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/nonexistent sh -c " + quoted(row[0]), row[1]) for name, row in NOBODY.items()},
                before="touch /workspace/roots; git init -q /workspace/rootrepo; ")
 
@@ -207,12 +207,12 @@ def test_there_are_enough_rows():
     assert len(ROWS) + len(NOBODY) >= 40
 
 
-def test_nobody_writes_where_it_starts(daemon):
+def test_user_nobody_can_write_where_it_starts(daemon):
     r = daemon.pyro("run", "-u", "nobody", ENV, "--", "touch x && mkdir d && stat -c '%U %n' x d && pwd")
     assert (r.status, r.text) == (0, "nobody x\nnobody d\n/workspace\n"), r
 
 
-def test_time_is_the_hosts(daemon):
+def test_time_is_that_of_the_host(daemon):
     r = daemon.pyro("run", ENV, "--", "date +%s; cat /proc/uptime")
     now, uptime = float(r.text.split()[0]), float(r.text.split()[1])
     assert abs(now - time.time()) < 30 and uptime < 300
@@ -264,18 +264,18 @@ def python(daemon, program):
     return daemon.pyro("run", "-i", "--timeout-seconds", "120", ENV, "--", "python3", "-", input=program.encode(), timeout=200)
 
 
-def test_fuse_of_ones_own(daemon):
+def test_own_fuse_file_system(daemon):
     r = python(daemon, FUSE)
     assert (r.status, r.text) == (0, "42\nTrue 1\n"), r
 
 
-def test_nft_of_ones_own(daemon):
+def test_own_nft_table(daemon):
     """A table and a chain of type nat, in netlink's own words: debian:12 has no nft."""
     r = python(daemon, NFT)
     assert (r.status, r.text) == (0, "0\n0\n"), r
 
 
-# An environment's own boot settings, as if a user's image had them: planted before the machine's first start.
+# An environment's own boot settings, as if a user's image had them: placed before the machine's first start.
 
 SMALL = ["128", "256"]
 # Fills each file system in memory, then asks for what a command needs. The numbers: what is left.
@@ -286,13 +286,13 @@ FILL = ("for d in /dev/shm /run /run/lock /dev; do head -c 4G /dev/zero > $d/fil
 
 
 @pytest.mark.parametrize("mib", SMALL)
-def test_full_file_systems_in_memory_leave_the_machine_working(daemon, mib):
+def test_full_file_systems_in_memory_leave_the_machine_usable(daemon, mib):
     r = daemon.pyro("run", "-m", mib + "M", "--timeout-seconds", "300", ENV, "--", FILL, timeout=400)
     assert (r.status, r.text.split()) == (0, ["499500", "git", "0", "1"]), r
 
 
 @pytest.mark.parametrize("mib", SMALL)
-def test_a_command_that_takes_all_memory_ends_and_the_machine_goes_on(daemon, mib):
+def test_a_command_that_takes_all_memory_ends_and_the_machine_continues(daemon, mib):
     r = daemon.pyro("run", "-m", mib + "M", "--timeout-seconds", "300", ENV, "--",
                     "head -c 4G /dev/zero > /dev/shm/fill 2>/dev/null; bash -c 'tail /dev/zero' >/dev/null 2>&1; echo $?; echo on", timeout=400)
     assert (r.status, r.text.split()) == (0, ["137", "on"]), r
@@ -304,8 +304,8 @@ def test_700_mb_into_tmp(daemon):
     assert (r.status, r.text.split()) == (0, ["734003200", "1"]), r
 
 
-def test_sizes_in_memory_are_of_what_is_free(daemon):
-    """ours: a half of what is free at the start for all of them; in Debian a half of memory for /dev/shm alone."""
+def test_sizes_in_memory_are_a_share_of_free_memory(daemon):
+    """ours: half of the memory that is free at the start for all of them; in Debian half of all memory for /dev/shm alone."""
     r = daemon.pyro("run", ENV, "--", "awk '/MemTotal/ {print $2}' /proc/meminfo; df -k --output=size /dev/shm /run /run/lock /dev | tail -4")
     total, shm, run, lock, dev = map(int, r.text.split())
     assert 0.3 * total < shm < 0.4 * total and shm + run + lock + dev < total / 2, r
