@@ -32,8 +32,7 @@ int machine_adopt(struct machine *mc, struct error *err)
 	if (r < 0)
 		return r;
 	mc->process.pidfd = -EBADF;
-	vmm_boot(
-		mc->process.vmm); /* the previous daemon may have died before it booted the guest */
+	vmm_boot(mc->process.vmm); /* the previous daemon may have died before it did */
 	r = machine_link_open(
 		mc, starting ? deadline_usec(DEADLINE_BOOT) : deadline_usec(DEADLINE_ADOPT));
 	if (r < 0)

@@ -82,7 +82,7 @@ static void on_status(struct qmp *qmp _unused_, int r, json_object *ret, const c
 		vmm_report_paused(userdata, "disk_full");
 }
 
-static void on_ready(struct qmp *qmp, void *userdata)
+static void on_greeting(struct qmp *qmp, void *userdata)
 {
 	struct vmm *v = userdata;
 	int r;
@@ -202,7 +202,7 @@ void qmp_vmm_resume(struct vmm *v)
 int qmp_vmm_connect(struct vmm *v)
 {
 	static const struct qmp_callbacks cb = {
-		.on_ready = on_ready,
+		.on_greeting = on_greeting,
 		.on_event = on_event,
 		.on_closed = on_closed,
 	};

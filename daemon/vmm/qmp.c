@@ -213,14 +213,10 @@ int qmp_execute(
 static void on_capabilities(struct qmp *q, int r, json_object *ret _unused_,
 	const char *desc _unused_, void *userdata _unused_)
 {
-	if (r == -EREMOTEIO) {
+	if (r == -EREMOTEIO)
 		close_with(q, -EPROTO, "QEMU refused qmp_capabilities");
-	} else if (r >= 0) {
+	else if (r >= 0)
 		q->state = QMP_READY;
-		q->depth++;
-		q->cb->on_ready(q, q->userdata);
-		q->depth--;
-	}
 }
 
 static int number(json_object *o, const char *key)
@@ -262,6 +258,11 @@ static void greeted(struct qmp *q, json_object *o)
 	r = qmp_execute(q, "qmp_capabilities", NULL, on_capabilities, NULL);
 	if (r < 0)
 		close_with(q, r, "cannot use QEMU's control socket");
+	if (q->state == QMP_CLOSED)
+		return;
+	q->depth++;
+	q->cb->on_greeting(q, q->userdata);
+	q->depth--;
 }
 
 static struct qmp_pending *find_pending(struct qmp *q, json_object *o)

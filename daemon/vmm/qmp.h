@@ -16,7 +16,9 @@
 struct qmp;
 
 struct qmp_callbacks {
-	void (*on_ready)(struct qmp *q, void *userdata); /* capabilities are negotiated */
+	/* The peer has greeted. Commands executed from here on follow the request for capabilities,
+	 * whose answer they need not wait for: QEMU takes one after the other. */
+	void (*on_greeting)(struct qmp *q, void *userdata);
 	/* data: borrowed, an object or NULL, not validated; read it with qmp_str and qmp_bool */
 	void (*on_event)(struct qmp *q, const char *name, json_object *data, void *userdata);
 	/* Called once, as the last callback. r: -ECONNRESET or -EPIPE if the peer closed, else its

@@ -46,7 +46,7 @@ static void ask(struct qmp *q)
 			i ? NULL : args, on_reply, &current->answered[i]);
 }
 
-static void on_ready(struct qmp *q, void *userdata)
+static void on_greeting(struct qmp *q, void *userdata)
 {
 	struct host *h = userdata;
 
@@ -107,7 +107,7 @@ static bool say(sd_event *event, int fd, const uint8_t *data, size_t size, size_
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct qmp_callbacks cb = { on_ready, on_event, on_closed };
+	static const struct qmp_callbacks cb = { on_greeting, on_event, on_closed };
 	struct host h = { 0 };
 	sd_event *event = NULL;
 	struct qmp *q = NULL;

@@ -18,18 +18,18 @@ struct fixture {
 	sd_event *event;
 	struct qmp *q;
 	int peer;
-	unsigned ready, events, closed, replies;
+	unsigned greetings, events, closed, replies;
 	int reply;
 	bool flag;
 	char text[256]; /* last event's name, reply's description or closing message */
 };
 
-static void on_ready(struct qmp *q, void *userdata)
+static void on_greeting(struct qmp *q, void *userdata)
 {
 	struct fixture *t = userdata;
 
 	(void)q;
-	t->ready++;
+	t->greetings++;
 }
 
 static void on_event(struct qmp *q, const char *name, json_object *data, void *userdata)
@@ -61,7 +61,7 @@ static void on_reply(struct qmp *q, int r, json_object *ret, const char *desc, v
 	snprintf(t->text, sizeof(t->text), "%s", desc ? desc : qmp_str(ret, "status", ""));
 }
 
-static const struct qmp_callbacks callbacks = { on_ready, on_event, on_closed };
+static const struct qmp_callbacks callbacks = { on_greeting, on_event, on_closed };
 
 static void begin(struct fixture *t)
 {
@@ -114,7 +114,9 @@ static void negotiate(struct fixture *t)
 	hear(t, heard, sizeof(heard));
 	ck_assert_str_eq(heard, "{\"execute\":\"qmp_capabilities\",\"id\":1}\n");
 	say(t, "{\"return\": {}, \"id\": 1}\r\n");
-	run_until(t, &t->ready, 1);
+	while (sd_event_run(t->event, 0) > 0)
+		;
+	ck_assert_uint_eq(t->greetings, 1);
 }
 
 START_TEST(conversation)
@@ -168,13 +170,41 @@ START_TEST(version)
 	begin(&t);
 	ck_assert_str_eq(qmp_version(t.q), "");
 	say(&t, greeting);
-	run_until(&t, &t.ready, 1);
+	run_until(&t, &t.greetings, 1);
 	ck_assert_str_eq(qmp_version(t.q), cases[_i].version);
 	end(&t);
 }
 END_TEST
 
-/* The driver gets no event before it is notified that QEMU is ready. */
+/* Commands follow the request for capabilities at once; if that is refused, they fail. */
+START_TEST(asks_without_waiting)
+{
+	char heard[256];
+	struct fixture t;
+
+	begin(&t);
+	ck_assert_int_eq(sd_event_run(t.event, 0), 0);
+	say(&t, GREETING);
+	run_until(&t, &t.greetings, 1);
+	ck_assert_int_eq(qmp_execute(t.q, "cont", NULL, on_reply, &t), 0);
+	hear(&t, heard, sizeof(heard));
+	ck_assert_str_eq(heard, "{\"execute\":\"qmp_capabilities\",\"id\":1}\n"
+				"{\"execute\":\"cont\",\"id\":2}\n");
+	if (_i) {
+		say(&t, "{\"return\": {}, \"id\": 1}\n{\"return\": {}, \"id\": 2}\n");
+		run_until(&t, &t.replies, 1);
+		ck_assert_int_eq(t.reply, 0);
+	} else {
+		say(&t, "{\"error\": {\"desc\": \"no\"}, \"id\": 1}\n");
+		run_until(&t, &t.closed, 1);
+		ck_assert_uint_eq(t.replies, 1);
+		ck_assert_int_eq(t.reply, -ECONNRESET);
+	}
+	end(&t);
+}
+END_TEST
+
+/* The driver gets no event before QEMU has accepted the capabilities. */
 START_TEST(no_event_before_ready)
 {
 	struct fixture t;
@@ -182,7 +212,7 @@ START_TEST(no_event_before_ready)
 	begin(&t);
 	say(&t, GREETING "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true}}\n");
 	say(&t, "{\"return\": {}, \"id\": 1}\n");
-	run_until(&t, &t.ready, 1);
+	run_until(&t, &t.greetings, 1);
 	ck_assert_uint_eq(t.events, 0);
 	say(&t, "{\"event\": \"STOP\"}\n");
 	run_until(&t, &t.events, 1);
@@ -289,7 +319,7 @@ START_TEST(nonsense_closes)
 	begin(&t);
 	say(&t, bad[_i]);
 	run_until(&t, &t.closed, 1);
-	ck_assert_uint_eq(t.ready, 0);
+	ck_assert_uint_eq(t.events, 0);
 	ck_assert_uint_eq(t.closed, 1);
 	end(&t);
 }
@@ -325,6 +355,7 @@ int main(void)
 
 	tcase_add_test(tc, conversation);
 	tcase_add_loop_test(tc, version, 0, 5);
+	tcase_add_loop_test(tc, asks_without_waiting, 0, 2);
 	tcase_add_test(tc, no_event_before_ready);
 	tcase_add_test(tc, unknown_is_ignored);
 	tcase_add_test(tc, a_flood_leaves_turns);

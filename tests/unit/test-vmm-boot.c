@@ -768,8 +768,8 @@ static void pretend_to_be(struct pretence *p, const char *status)
 	p->qmp = accept4(p->listening[0], NULL, NULL, SOCK_CLOEXEC);
 	ck_assert_int_ge(p->qmp, 0);
 	say(p, GREETING);
-	answer(p, "{\"return\": {}, \"id\": 1}\r\n");
-	answer(p, reply);
+	answer(p, "{\"return\": {}, \"id\": 1}\r\n"); /* the request for the state came with it */
+	say(p, reply);
 }
 
 static void pretend(struct pretence *p)
