@@ -3,10 +3,10 @@
  * A VMM that outlived the daemon that started it: whether it is ours, and how it is ended. Called
  * by recover.c at start, and by the undo of the step "vmm" for a machine that was not adopted.
  *
- * What must stay true: a forked process is ours only when pid, start time, boot and the uuid on its
- * command line all match the row, read after its pidfd was opened; a unit's only when boot,
- * invocation and pid match and it is in the cgroup of the unit that is named after the machine. It
- * is killed only when it surely is ours; else it is left alone.
+ * What must stay true: a forked process is ours only when pid, start time, boot, a VMM's uid and
+ * the uuid on its command line all match the row, read after its pidfd was opened; a unit's only
+ * when boot, invocation and pid match and it is in the cgroup of the unit that is named after the
+ * machine. It is killed only when it surely is ours; else it is left alone.
  */
 
 #include "daemon/machine/machine-internal.h"

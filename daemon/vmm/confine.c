@@ -5,7 +5,7 @@
  * unless the uid is not 0, no_new_privs is set and the seccomp filter is installed. Every other
  * step may fail, and each failure is reported by spec->note.
  *
- * As root the uid is UID_BASE + pid, the pid that pyrod sees: the kernel never gives one pid (or
+ * As root the uid is CONFINE_UID(pid), the pid that pyrod sees: the kernel never gives one pid (or
  * thread id) to two living processes and exec keeps it, so two running VMMs never share a uid and
  * nothing has to be recorded or cleaned up. As a plain user the VMM has a user namespace that owns
  * its other namespaces. daemon/child.c has already put it into a new PID namespace as pid 1, so its
@@ -23,12 +23,6 @@
 
 #include "daemon/landlock.h"
 #include "daemon/namespaces.h"
-
-#define UID_BASE 0x70000000u
-/* Used where the range above is not mapped (in a container's user namespace): the uids of systemd's
- * dynamic users. Two VMMs may then share a uid. */
-#define UID_SMALL_BASE  61184u
-#define UID_SMALL_COUNT 4336u
 
 static void note(const struct confine_spec *spec, const char *what, int r)
 {
@@ -126,12 +120,12 @@ static uid_t outer_pid(void)
 
 static uid_t choose_uid(const struct confine_spec *spec)
 {
-	uid_t pid = outer_pid(), uid = UID_BASE + pid;
+	uid_t pid = outer_pid(), uid = CONFINE_UID(pid);
 
 	if (id_is_mapped("/proc/self/uid_map", uid) && id_is_mapped("/proc/self/gid_map", uid))
 		return uid;
 	note(spec, "uid of its own", -ERANGE);
-	return UID_SMALL_BASE + pid % UID_SMALL_COUNT;
+	return CONFINE_UID_SMALL(pid);
 }
 
 /* Returns the group of /dev/kvm if its mode gives the group access. */

@@ -2,10 +2,17 @@
 #pragma once
 
 /*
- * The sandbox that pyro-vmm enters before it executes a VMM. Linked into pyro-vmm only.
+ * The sandbox that pyro-vmm enters before it executes a VMM. confine() is linked into pyro-vmm only;
+ * pyrod recognises a VMM by its uid.
  */
 
 #include "daemon/namespaces.h"
+
+/* The uid of a VMM that root starts, by its pid as pyrod sees it. */
+#define CONFINE_UID(pid) (0x70000000u + (uid_t)(pid))
+/* Used where that uid is not mapped (in a container's user namespace): a uid of systemd's dynamic
+ * users. Two VMMs may then share a uid. */
+#define CONFINE_UID_SMALL(pid) (61184u + (uid_t)(pid) % 4336u)
 
 struct confine_spec {
 	const char *program; /* absolute path of the program to execute */

@@ -2,17 +2,24 @@
 /*
  * Finds the process that is the VMM of a machine, by what the driver put on its command line.
  * Called by machine/ for a VMM that outlived its daemon. What must stay true: a pid alone proves
- * nothing. A process belongs to the machine only if its start time matches and the machine's uuid
- * follows the driver's option on its command line.
+ * nothing. A process belongs to the machine only if its start time matches, it has a VMM's uid and the
+ * machine's uuid follows the driver's option on its command line. A command line alone proves
+ * nothing either: every user sees a VMM's and may start a process with the same words, and reading
+ * one may block for as long as its process likes (its pages may lie in a file system of that user).
  */
 #include "daemon/vmm/vmm.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "daemon/vmm/confine.h"
 
 enum {
 	CMDLINE_MAX = 256 * 1024,
 	STAT_MAX = 4096,
+	STATUS_MAX = 16 * 1024,
 	STAT_START_TIME = 22, /* proc(5): field of /proc/PID/stat */
 };
 
@@ -70,12 +77,38 @@ static int has_words(pid_t pid, const char *option, const char *value)
 	return 0;
 }
 
+/* True if no other user can have started it: real, effective and saved uid are a VMM's. (A set-id
+ * program has its caller's real uid.) */
+static int has_vmm_uid(pid_t pid)
+{
+	_cleanup_free_ char *status = NULL;
+	unsigned real, effective, saved;
+	const char *line;
+	int r = read_proc(pid, "status", STATUS_MAX, &status, NULL);
+
+	if (r < 0)
+		return r;
+	line = strstr(status, "\nUid:");
+	/* NOLINTNEXTLINE(cert-err34-c): the kernel wrote it */
+	if (!line || sscanf(line, "\nUid: %u %u %u", &real, &effective, &saved) != 3)
+		return -EBADMSG;
+	if (real != effective || real != saved)
+		return 0;
+	if (geteuid() != 0)
+		return real == geteuid();
+	return real == CONFINE_UID(pid) || real == CONFINE_UID_SMALL(pid);
+}
+
 int vmm_process_is(const struct vmm_driver *d, pid_t pid, const uint8_t uuid[16])
 {
 	char text[VMM_UUID_TEXT];
+	int r;
 
 	if (!d)
 		return -ENODEV;
+	r = has_vmm_uid(pid);
+	if (r <= 0)
+		return r;
 	vmm_uuid_text(uuid, text);
 	return has_words(pid, d->id_option, text);
 }

@@ -162,8 +162,8 @@ void vmm_boot(struct vmm *v);
 
 /* identity.c: field 22 of /proc/PID/stat. */
 int vmm_process_start_time(pid_t pid, uint64_t *ret);
-/* 1: the driver's option and this uuid are on the command line; 0: they are not; -ENODATA: there is
- * no command line (the process is ending); -ENODEV: driver is NULL. */
+/* 1: it has a VMM's uid, and the driver's option and this uuid are on its command line; 0: not so;
+ * -ENODATA: there is no command line (the process is ending); -ENODEV: driver is NULL. */
 int vmm_process_is(const struct vmm_driver *driver, pid_t pid, const uint8_t uuid[16]);
 /* Searches all processes; 0: none. For a daemon that died between the launch and the commit of the
  * pid: the uuid is random. */

@@ -6,7 +6,6 @@
 #include <check.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -15,6 +14,7 @@
 #include "daemon/launch-msg.h"
 #include "daemon/vmm/qemu-args.h"
 #include "daemon/sock.h"
+#include "daemon/vmm/confine.h"
 #include "daemon/vmm/vmm.h"
 #include "proto/agent.h"
 #include "proto/host.h"
@@ -446,8 +446,9 @@ START_TEST(choice)
 }
 END_TEST
 
-/* Starts a process with this command line, which only waits. */
-static pid_t spawn_words(const char *option, const uint8_t uuid[16])
+/* Starts a process with this command line, which only waits, with the uid that a VMM has or with
+ * another user's. */
+static pid_t spawn_words(const char *option, const uint8_t uuid[16], bool as_vmm)
 {
 	char text[VMM_UUID_TEXT], sh[] = "/bin/sh", c[] = "-c", stop[] = "kill -STOP $$", word[32];
 	char *const argv[] = { sh, c, stop, sh, word, text, NULL };
@@ -456,15 +457,44 @@ static pid_t spawn_words(const char *option, const uint8_t uuid[16])
 
 	vmm_uuid_text(uuid, text);
 	(void)snprintf(word, sizeof(word), "%s", option);
-	ck_assert_int_eq(posix_spawn(&pid, sh, NULL, NULL, argv, NULL), 0);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		uid_t uid = as_vmm ? CONFINE_UID(getpid()) : 1234;
+
+		if (geteuid() != 0 || setresuid(uid, uid, uid) == 0)
+			(void)execv(sh, argv);
+		_exit(127);
+	}
 	ck_assert_int_eq(waitid(P_PID, (id_t)pid, &info, WSTOPPED), 0);
 	return pid;
 }
 
+/* Every user may start a process with the words of another's VMM. */
+START_TEST(identity_of_another_user)
+{
+	const uint8_t uuid[16] = { 0xde, 0xad, 0xbe, 0xef, 2 };
+	const struct vmm_driver *qemu = vmm_driver_find("qemu");
+	pid_t other, pid;
+
+	if (geteuid() != 0)
+		return;
+	other = spawn_words("-uuid", uuid, false);
+	ck_assert_int_eq(vmm_process_is(qemu, other, uuid), 0);
+	ck_assert_int_eq(vmm_process_find(qemu, uuid), 0);
+	pid = spawn_words("-uuid", uuid, true);
+	ck_assert_int_eq(vmm_process_find(qemu, uuid), pid);
+	ck_assert_int_eq(kill(other, SIGKILL), 0);
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(other, NULL, 0), other);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+END_TEST
+
 START_TEST(identity)
 {
 	const uint8_t uuid[16] = { 0xde, 0xad, 0xbe, 0xef, 1 }, other[16] = { 0xde, 0xad, 0xbe };
-	pid_t pid = spawn_words("-uuid", uuid);
+	pid_t pid = spawn_words("-uuid", uuid, true);
 	const struct vmm_driver *qemu = vmm_driver_find("qemu");
 	uint64_t begun = 0, again = 0;
 
@@ -535,6 +565,7 @@ int main(void)
 	tcase_add_test(tc, drivers);
 	tcase_add_test(tc, choice);
 	tcase_add_test(tc, identity);
+	tcase_add_test(tc, identity_of_another_user);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
