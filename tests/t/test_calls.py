@@ -432,17 +432,20 @@ def test_only_an_idle_machine_prepares_for_a_command(d):
     d.wait_clean()
 
 
-def test_command_that_never_started(d):
+@pytest.mark.parametrize("state", ["stopped", "started"])
+def test_command_that_never_started(d, state):
     """Its daemon died before it was sent: the next one deletes the command's record and keeps the machine."""
     vm = booted(d)
-    assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
-    assert d.stop() == 0
+    if state == "stopped":
+        assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
+    d.kill()
     with stored(d) as db:
         db.execute("INSERT INTO exec VALUES ('ex-0123456789ab', ?, 0, 1, 'true', 0, 0, 0)", (vm,))
     d.start()
     assert d.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
+    ran = d.call("vm.exec", {"vm_id": vm, "command": "echo here"})["result"]
+    assert (ran["stdout"], ran["cleanup"]["deleted"]) == ("here\n", True), ran
     assert d.rows("SELECT id FROM exec") == []
-    assert d.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
     d.wait_clean()
 
 

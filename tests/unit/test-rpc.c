@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "daemon/config.h"
@@ -62,7 +63,7 @@ int environments_find(_unused_ struct environments *envs, const char *name,
 /* The handlers: some answer at once, others keep the call for the test. */
 
 static struct call *kept[2 * LIMIT_DETACHED_UID];
-static unsigned n_kept, n_gone;
+static unsigned n_kept, n_gone, n_cancelled;
 static bool cancel_late; /* the result comes just before the cancellation */
 
 static int answer_empty_list(struct call *c, _unused_ struct error *err)
@@ -75,9 +76,9 @@ static void on_end(struct call *c, enum call_end why, _unused_ void *userdata)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (why == CALL_GONE) {
-		n_gone++;
-	} else if (!cancel_late) {
+	n_gone += why == CALL_GONE;
+	n_cancelled += why == CALL_CANCELLED;
+	if (why == CALL_CANCELLED && !cancel_late) {
 		(void)error_cancelled(&err, "its caller asked for it", "cancelled");
 		call_fail(c, &err);
 	}
@@ -190,13 +191,35 @@ static void turn(void)
 	ck_assert_int_ge(sd_event_run(m.event, 1000), 0);
 }
 
-static int dial(void)
+static int connect_to_server(void)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	strcpy(addr.sun_path, path);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	return fd;
+}
+
+static int dial(void)
+{
+	int fd = connect_to_server();
+	turn();
+	return fd;
+}
+
+/* Connects as a user that is not root, where the test is. */
+static int dial_as_user(uid_t *ret_uid)
+{
+	int fd;
+
+	*ret_uid = getuid() == 0 ? 65534 : getuid();
+	m.system = true;
+	ck_assert_int_eq(chmod(dir, 0755), 0);
+	ck_assert_int_eq(chmod(path, 0666), 0);
+	ck_assert_int_eq(seteuid(*ret_uid), 0);
+	fd = connect_to_server(); /* the kernel notes the effective uid */
+	ck_assert_int_eq(seteuid(getuid()), 0);
 	turn();
 	return fd;
 }
@@ -555,6 +578,7 @@ START_TEST(cancelled_too_late)
 		strstr(ask(fd, CALL_("2", "cancel", "{\"id\":1}")), "\"cancelled\":true"));
 	ck_assert_ptr_nonnull(
 		strstr(ask(fd, CALL_("3", "cancel", "{\"id\":1}")), "\"cancelled\":true"));
+	ck_assert_uint_eq(n_cancelled, 1); /* its handler is told once */
 	finish(0);
 	ck_assert_ptr_nonnull(strstr(receive(fd), "\"id\":1,\"result\""));
 }
@@ -733,7 +757,8 @@ END_TEST
  * without it. */
 START_TEST(objects_are_found_as_their_caller)
 {
-	_cleanup_close_ int fd = dial();
+	uid_t uid;
+	_cleanup_close_ int fd = dial_as_user(&uid);
 	unsigned n = 0;
 
 	for (size_t i = 0; i < api_n_methods; i++) {
@@ -751,11 +776,11 @@ START_TEST(objects_are_found_as_their_caller)
 				  "{\"%s\":\"%s-ffffffffffff\"%s}}\n",
 			method->name, is_vm ? "vm_id" : "exec_id", is_vm ? "vm" : "ex",
 			streq(method->name, "vm.exec") ? ",\"command\":\"true\"" : "");
-		found_as = getuid() + 1;
+		found_as = uid + 1;
 		a = ask(fd, call);
 		ck_assert_msg(strstr(a, is_vm ? "\"vm_not_found\"" : "\"exec_not_found\""),
 			"%s: %s", method->name, a);
-		ck_assert_uint_eq(found_as, getuid());
+		ck_assert_uint_eq(found_as, uid);
 		n++;
 	}
 	ck_assert_uint_ge(n, 7);
@@ -778,17 +803,18 @@ END_TEST
 /* A kept call finds its object again, with its caller's rights, or learns that it is deleted. */
 START_TEST(found_again)
 {
-	_cleanup_close_ int fd = dial();
+	uid_t uid;
+	_cleanup_close_ int fd = dial_as_user(&uid);
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	strcpy(the_machine, "vm-000000000001");
 	transmit(fd, CALL_("1", "vm.stop", "{\"vm_id\":\"vm-00\"}"),
 		strlen(CALL_("1", "vm.stop", "{\"vm_id\":\"vm-00\"}")));
 	until_kept(1);
-	found_as = getuid() + 1;
+	found_as = uid + 1;
 	ck_assert_int_eq(call_find_again(kept[0], "vm-000000000001", &err), 0);
 	ck_assert_ptr_eq(call_machine(kept[0]), &an_object);
-	ck_assert_uint_eq(found_as, getuid());
+	ck_assert_uint_eq(found_as, uid);
 	strcpy(the_machine, "vm-000000000002");
 	ck_assert_int_lt(call_find_again(kept[0], "vm-000000000001", &err), 0);
 	call_fail(kept[0], &err);
