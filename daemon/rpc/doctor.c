@@ -350,6 +350,27 @@ static void check_imports(struct doctor *d)
 	check(d, "import_sandbox", good, fix, "%s", detail ? detail : "out of memory");
 }
 
+/* Checks the programs that every start uses; check_imports() has tried pyro-import. */
+static void check_programs(struct doctor *d)
+{
+	_cleanup_free_ char *launcher = str_printf("%s/pyro-vmm", d->m->libexec_dir);
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!launcher) {
+		keep_first(d, -ENOMEM);
+		return;
+	}
+	if (access(launcher, X_OK) < 0)
+		error_set_errno(&err, ERROR_START_FAILED, -errno,
+			"Install pyro again: pyro-vmm must be in its libexec folder.",
+			"Cannot start %s", launcher);
+	else if (access(d->m->agent_path, R_OK) < 0)
+		error_set_errno(&err, ERROR_START_FAILED, -errno,
+			"Install pyro again: its guest agent is missing.", "Cannot read %s",
+			d->m->agent_path);
+	need(d, "programs", &err, "pyro-vmm and the guest's agent are installed");
+}
+
 static void check_state_dir(struct doctor *d)
 {
 	bool good = access(d->m->state_dir, R_OK | W_OK | X_OK) == 0;
@@ -593,6 +614,7 @@ int doctor_report(struct manager *m, uid_t uid, uid_t viewer, const struct docto
 	report_vmms(&d);
 	check_limits(&d);
 	check_builders(&d);
+	check_programs(&d);
 	report_kernel(&d);
 	check_state_dir(&d);
 	check_store(&d);

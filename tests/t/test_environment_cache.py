@@ -63,6 +63,24 @@ def test_doctor_reports_an_import_that_cannot_start(make_daemon):
     assert d.call("system.ping")["result"]["pid"] == d.process.pid
 
 
+@pytest.mark.parametrize("variable,value", [("PYRO_AGENT", "/nonexistent/pyro-agent"), ("PYRO_LIBEXEC_DIR", "/nonexistent")])
+def test_doctor_finds_a_missing_program(make_daemon, variable, value):
+    """What refuses every run is a failed check, without a probe machine too."""
+    d = make_daemon()
+    d.env["PYRO_ENVIRONMENT_CACHE_DIR"] = d.root + "/cache"
+    d.env[variable] = value
+    d.start()
+    check = check_of(d, "programs")
+    assert not check["ok"] and value in check["detail"] and "Install pyro again" in check["fix"], check
+    report = d.call("system.doctor", {"probe": False})["result"]
+    assert report["runtime"]["verdict"] == "fail" and report["capabilities"]["vm_boot"] == "no", report
+
+
+def test_doctor_finds_the_programs_that_are_installed(small):
+    check = check_of(small, "programs")
+    assert check["ok"] and check["fix"] is None, check
+
+
 def test_cache_removed_under_the_daemon(small):
     shutil.rmtree(small.root + "/cache")
     assert small.call("env.list")["result"]["environments"]
