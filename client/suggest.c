@@ -8,7 +8,8 @@
 
 #include "proto/utf8.h"
 
-#define LINE_SHOWN_MAX 1000 /* bytes */
+#define LINE_SHOWN_MAX  1000 /* bytes */
+#define PREFIX_DISTANCE 3    /* of a candidate that begins with the word */
 
 void suggest_try(struct suggestion *s, const char *candidate)
 {
@@ -16,6 +17,11 @@ void suggest_try(struct suggestion *s, const char *candidate)
 
 	if (n == 0)
 		return;
+	/* The beginning of a candidate means it, unless another candidate is at most two letters off. */
+	if (n > 4 && startswith(candidate, s->word) && s->distance > PREFIX_DISTANCE) {
+		s->best = candidate;
+		s->distance = PREFIX_DISTANCE;
+	}
 	d = text_distance(s->word, candidate);
 	/* One letter may be wrong in a short word, two in a long one. */
 	if (d <= (n > 4 ? 2U : 1U) && d < s->distance) {

@@ -135,6 +135,8 @@ def test_usage(env, fake, args, status, says):
     (["run", "--memroy", "2G", "debian:12", "true"], 125, "did you mean --memory?", "pyro run --memory 2G debian:12 true"),
     (["run", "--cpu=2", "debian:12", "true"], 125, "did you mean --cpus?", "pyro run --cpus=2 debian:12 true"),
     (["--jsn", "env", "list"], 2, "did you mean --json?", "pyro --json env list"),
+    (["vm", "list", "--all"], 2, "did you mean --all-users?", "pyro vm list --all-users"),
+    (["env", "prune", "--all", "--dry"], 2, "did you mean --dry-run?", "pyro env prune --all --dry-run"),
     (["env", "list", "--usr"], 2, "unknown option --usr", "pyro env list --help"),
     (["exec", VM, "true"], 2, "unknown command 'exec'", "pyro vm exec %s true" % VM),
     (["exec", "-it", "web", "sh"], 2, "unknown command 'exec'", "pyro run debian:12 -- uname -a"),
