@@ -46,6 +46,7 @@ struct pyro {
 	TAILQ_HEAD(, queued) queue; /* events of other calls, received in pyro_call() */
 	struct error lost;          /* set: the connection is closed */
 	bool refused;               /* lost holds the daemon's own error */
+	bool closed;                /* lost: the other end closed the connection */
 };
 
 void pyro_error_free(struct pyro_error *e)
@@ -288,6 +289,7 @@ static int process(struct pyro *p, struct pyro_event *ret, struct pyro_error **r
 
 		if (n == -EAGAIN)
 			return 0;
+		p->closed = n <= 0;
 		r = n > 0    ? next_event(p, ret)
 		    : n == 0 ? lose(p, "the daemon closed it")
 			     : lose(p, strerror((int)-n));
@@ -578,7 +580,9 @@ static int greet(struct pyro *p, struct error *err)
 
 	if (r < 0 && p->lost.set && !p->refused) {
 		error_set(err, ERROR_DAEMON_UNREACHABLE, p->lost.cause, "pyro doctor",
-			"the listener at %s did not answer as pyrod does", p->to.path);
+			"the listener at %s %s", p->to.path,
+			p->closed ? "closed the connection without an answer"
+				  : "did not answer as pyrod does");
 	} else if (r == -ETIMEDOUT && !p->refused) {
 		place_hung(&p->to, err);
 	} else if (r < 0) {

@@ -508,6 +508,14 @@ def test_wrong_answers(env, fake, answer):
     assert status == 1 and err.startswith("pyro: ") and len(err) < 2000
 
 
+@pytest.mark.parametrize("answer,says", [("close", "closed the connection without an answer"), (b"hello\n", "did not answer as pyrod does")])
+def test_no_answer_is_not_a_wrong_one(env, fake, answer, says):
+    """A daemon that is killed while a client connects has not answered otherwise than a pyrod does."""
+    fake.raw_answers["system.ping"] = answer
+    status, _, err = pyro(env, "env", "list")
+    assert status == 1 and err.startswith("pyro: the listener at %s %s\n" % (fake.path, says)), err
+
+
 @pytest.mark.parametrize("result", [
     b"[]", b"null", b'{"environments":5}', b'{"environments":[1,null,{"name":7}]}', b'{"catalog_version":{}}',
 ])
