@@ -4,7 +4,7 @@
  *
  * - one program (subid-main.c) runs at a time, for a bounded time, and the queue is bounded;
  * - a user with 65,536 uids can neither fill the queue nor evict all answers, since each block of
- *   65,536 uids has a share of both. An answer is for the whole range of its owner, if the service
+ *   65,536 uids has a share of both, and a block without a question gets a place in a full queue. An answer is for the whole range of its owner, if the service
  *   lists ranges, so that most floods are one question;
  * - a failed question is an answer too (not known) for a while, so that nobody can make the program
  *   run again and again. A failed refresh of an old answer leaves it as it was.
@@ -220,6 +220,29 @@ static void schedule(struct subids *s, uint64_t usec)
 		(void)sd_event_source_set_enabled(s->timer, SD_EVENT_ONESHOT);
 }
 
+/* Drops the newest question of the block that has most; false if none has two. */
+static bool drop_question(struct subids *s)
+{
+	size_t most = 1, newest = 0;
+
+	for (size_t i = 0; i < s->n_queue; i++) {
+		size_t n = 0;
+
+		for (size_t k = 0; k <= i; k++)
+			n += is_same_block(s->queue[k], s->queue[i]);
+		if (n > most) {
+			most = n;
+			newest = i;
+		}
+	}
+	if (most == 1)
+		return false;
+	s->n_queue--;
+	memmove(s->queue + newest, s->queue + newest + 1,
+		(s->n_queue - newest) * sizeof(*s->queue));
+	return true;
+}
+
 static void ask(struct subids *s, uid_t uid)
 {
 	size_t n_block = 0;
@@ -232,7 +255,9 @@ static void ask(struct subids *s, uid_t uid)
 		n_block += is_same_block(s->queue[i], uid);
 	}
 	/* A uid that finds no place is asked about at a later count. */
-	if (s->n_queue == QUEUE_MAX || n_block >= QUEUE_BLOCK_MAX)
+	if (n_block >= QUEUE_BLOCK_MAX)
+		return;
+	if (s->n_queue == QUEUE_MAX && (n_block > 0 || !drop_question(s)))
 		return;
 	s->queue[s->n_queue++] = uid;
 	if (!s->job)

@@ -489,6 +489,23 @@ START_TEST(flood_of_one_user)
 }
 END_TEST
 
+/* A queue that is full of them again after each answer: another user's question gets its turn. */
+START_TEST(flood_of_four_blocks)
+{
+	use_service("/pyro-subid", "subid: sss\n");
+	for (uid_t i = 0; asked != 2000 && i < 200; i++) {
+		for (uid_t k = 0; k < 4 * 32; k++)
+			(void)accounts_find(a, 720896 + k / 32 * 65536 + 32 * i + k % 32);
+		(void)accounts_find(a, 2000);
+		turn();
+		if (asked != 2000)
+			end_job(0, "unknown");
+	}
+	ck_assert_uint_eq(asked, 2000);
+	ck_assert_uint_le(jobs, 65);
+}
+END_TEST
+
 /* The questions in the queue that the range of an answer has are not asked. */
 START_TEST(flood_of_one_range)
 {
@@ -561,6 +578,7 @@ int main(void)
 	tcase_add_test(t, failures_are_no_accounts);
 	tcase_add_test(t, answers_grow_old);
 	tcase_add_test(t, flood_of_one_user);
+	tcase_add_test(t, flood_of_four_blocks);
 	tcase_add_test(t, flood_of_one_range);
 	tcase_add_test(t, answers_are_bounded);
 	tcase_add_test(t, real_program);
