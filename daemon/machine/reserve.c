@@ -63,7 +63,8 @@ static void pause_machine(struct machine *mc)
 	if (mc->hold.asked_usec == 0)
 		mc->hold.asked_usec = mc->hold.again_usec = now;
 	if (now - mc->hold.asked_usec >= deadline_usec(DEADLINE_PAUSE)) {
-		log_error("%s: killed: its VMM still wrote %u s after it was asked to pause",
+		log_uid(LOG_ERR, 0, mc->row.owner_uid,
+			"%s: killed: its VMM still wrote %u s after it was asked to pause",
 			mc->row.id, (unsigned)(deadline_usec(DEADLINE_PAUSE) / USEC_PER_SEC));
 		vmm_stop(mc->process.vmm);
 	} else if (now >= mc->hold.again_usec) {

@@ -441,8 +441,8 @@ static int reach(struct vmm *v, const struct vmm_adoption *a)
 
 	if (r >= 0 || r == -ENOMEM)
 		return r;
-	log_uid(LOG_WARNING, r, a->owner_uid, "%s: its VMM (pid %d) does not answer: %s", a->id,
-		(int)a->pid, strerror(-r));
+	log_uid(LOG_WARNING, r, a->owner_uid, "%s: its VMM (pid %d) does not answer", a->id,
+		(int)a->pid);
 	return 0;
 }
 
