@@ -117,8 +117,8 @@ static void on_vmm_exited(_unused_ struct vmm *v, const struct vmm_exit *e, void
 			"machine %s ended while it was starting", mc->row.id);
 		machine_continue(mc, &err);
 	} else {
-		error_set(&err, ERROR_GUEST_DIED, cause, fix,
-			"machine %s ended while its command ran", mc->row.id);
+		error_set(&err, ERROR_GUEST_DIED, cause, fix, "machine %s ended%s", mc->row.id,
+			LIST_EMPTY(&mc->guest.execs) ? "" : " while its command ran");
 		machine_fail(mc, MACHINE_FAILED, &err);
 	}
 }

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What vm.status, vm.list and similar methods report about machines, with the fake VMM: order, reasons, owners."""
+import os
+import signal
+import time
+
 import pytest
 
 OTHER = 61002
@@ -49,6 +53,19 @@ def test_a_stopped_machine_shows_the_reason(fake, reason):
     fake.start()
     assert status(fake, vm)["stop_reason"] == reason
     assert fake.call("vm.start", {"vm_id": vm})["result"]["stop_reason"] is None
+    assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
+    fake.wait_clean()
+
+
+def test_an_idle_machine_that_ends_ran_no_command(fake):
+    vm = create(fake)
+    fake.call("vm.start", {"vm_id": vm})
+    pid, = fake.vmm_pids()
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while ": " not in (status(fake, vm)["last_error"] or ""):  # the cause comes with the resting state
+        assert time.monotonic() < end, status(fake, vm)
+    assert status(fake, vm)["last_error"].startswith("machine %s ended: the VMM was killed by signal 9" % vm)
     assert fake.call("vm.delete", {"vm_id": vm})["result"]["deleted"]
     fake.wait_clean()
 
