@@ -74,8 +74,8 @@ static char *restart_fix(void)
 	return str_printf("  # then log in again and restart pyrod: kill %d", getpid());
 }
 
-/* Returns NULL when out of memory, or if pyrod has no account. Uses the device's group if its mode
- * permits read and write. */
+/* Returns the command that gives pyrod's user access to /dev/kvm: it joins the device's group if
+ * that may read and write, else group kvm. NULL: out of memory, or pyrod's user has no account. */
 static char *kvm_group_fix(void)
 {
 	_cleanup_free_ char *name = NULL, *group = NULL, *restart = restart_fix();
