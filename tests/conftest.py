@@ -389,6 +389,14 @@ class Installed(Daemon):
         return [*self.become, "pyro", *args]
 
 
+def wait_for(condition, seconds=60):
+    """For what gives no event, such as a line in a log."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 class Raw:
     """A client that sends lines, valid or not."""
 

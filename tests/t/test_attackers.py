@@ -22,11 +22,10 @@ import traceback
 
 import pytest
 
-from conftest import BUILD, BUILD_ASAN, N, Raw, keep
+from conftest import BUILD, BUILD_ASAN, N, Raw, keep, wait_for
 from fakevm import ENV
 from fuse_server import stuck_file, taken
 from test_crash_points import fake_mmdebstrap
-from test_fake_vmm import wait_for
 
 ATTACKER = 61001
 CONNECTIONS = 32  # LIMIT_CONNECTIONS_UID

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 import confined
+from conftest import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(confined.QEMU), reason="needs root, and a QEMU to take the place of")
 
@@ -52,7 +53,7 @@ def test_a_vmm_at_another_path(make_fake, mode):
         confined.become(d, confined.USER)
     d.start()
     with confined.probe(d) as probe:
-        assert "runs with less containment: no empty mount view" in d.log_text()
+        wait_for(lambda: "runs with less containment: no empty mount view" in d.log_text())
         probe.check()
         facts = probe.facts(d.pid())
         assert facts.pop("reads") == confined.table(mode)["reads"].replace("`%s`, " % confined.QEMU, "")

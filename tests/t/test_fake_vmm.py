@@ -4,11 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
-from conftest import Raw
+from conftest import Raw, wait_for
 from fakevm import lines
 
 
@@ -75,13 +74,6 @@ def hang_up_after(daemon, method, params, times):
     with Raw(daemon.socket) as c:
         c.send(b"".join(json.dumps({"jsonrpc": "2.0", "id": "%d" % i, "method": method, "params": params}).encode() + b"\n" for i in range(times)))
         assert c.call("system.ping")["result"]
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_callers_that_call_and_disconnect_are_bounded(fake):

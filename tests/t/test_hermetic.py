@@ -11,11 +11,10 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 
 import pytest
 
-from conftest import BUILD_ASAN, TOP
+from conftest import BUILD_ASAN, TOP, wait_for
 
 HERMETIC = TOP + "/tests/hermetic"
 # The place of the tree itself: the decoys' /run hides the place that tests/hermetic may have made for its builds.
@@ -194,13 +193,6 @@ def running(mark):
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
-
-
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.02)
 
 
 def test_no_process_outlives_the_wrapper(host):

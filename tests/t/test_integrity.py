@@ -9,12 +9,11 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 
 import jsonschema
 import pytest
 
-from conftest import BUILD, BUILD_ASAN, Raw, stage
+from conftest import BUILD, BUILD_ASAN, Raw, stage, wait_for
 from fakevm import sha256
 
 ENV = "debian:12"
@@ -109,13 +108,6 @@ def repair(d, fix):
     r = subprocess.run(["sh", "-c", fix], env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert r.returncode == 0, (fix, r)
     return r
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 class Doctor:
@@ -262,7 +254,7 @@ def test_doctor_that_is_given_up_while_it_reads(d, how):
     os.chmod(gate, 0o666)
     with Raw(d.socket) as raw:
         raw.send(b'{"jsonrpc":"2.0","id":1,"method":"system.doctor"}\n')
-        until(lambda: os.path.getsize(d.root + "/again.checks") > 0)
+        wait_for(lambda: os.path.getsize(d.root + "/again.checks") > 0)
         if how == "cancelled":
             raw.send(b'{"jsonrpc":"2.0","id":2,"method":"cancel","params":{"id":1}}\n')
             replies = {line["id"]: line for line in (raw.line(), raw.line())}
@@ -452,7 +444,7 @@ def test_host_that_crashed(d, name, crashed):
     d.start()
     mark = os.path.dirname(path_of(d, name)) + "/damaged.json"
     if crashed:
-        until(lambda: os.path.exists(mark))
+        wait_for(lambda: os.path.exists(mark))
         is_known(d, name)
     else:
         works(run(d))
@@ -633,7 +625,7 @@ def reload(d, *lines):
         f.write(d.plain + "".join(x + "\n" for x in lines))
     read = d.log_text().count("configuration reloaded")
     d.process.send_signal(signal.SIGHUP)
-    until(lambda: d.log_text().count("configuration reloaded") > read)
+    wait_for(lambda: d.log_text().count("configuration reloaded") > read)
 
 
 CORRECT_QEMU = "correct qemu= in pyrod.conf, or leave it out"
