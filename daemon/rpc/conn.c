@@ -239,15 +239,22 @@ static void write_output(struct conn *c, bool lines_handled)
 static void work(struct conn *c)
 {
 	/* The connections of a uid share the budget of one run, so that their number does not delay
-	 * other uids. A slow line counts by the time that it takes. */
+	 * other uids. A slow line counts by the time that it takes: after one that takes more than a
+	 * run has, all of them rest for as long, so that others wait for one such line at most. */
 	size_t lines = 0, share = MAX_OF(LINES_PER_RUN / c->siblings, (size_t)1);
-	uint64_t end = now_usec() + RUN_USEC / c->siblings;
+	uint64_t now = now_usec(), end = now + RUN_USEC / c->siblings, begin;
 
+	if (now < c->not_before)
+		share = 0;
 	c->handling = true;
 	while (lines < share && work_one(c)) {
 		lines++;
-		if (now_usec() >= end)
+		begin = now;
+		now = now_usec();
+		if (now >= end)
 			share = lines;
+		if (now - begin > RUN_USEC)
+			server_rest(c->server, c->peer.account, 2 * now - begin);
 	}
 	if (c->state != CONN_CLOSING && buf_len(&c->in) == 0 && c->fds.n > 0)
 		refuse_line(c, "descriptors came with a line that does not announce them",

@@ -39,7 +39,8 @@ struct conn {
 	enum conn_state state;
 	int fd; /* owned */
 	struct peer peer;
-	size_t siblings; /* connections of this account, including this one; set by server.c */
+	size_t siblings;     /* connections of this account, including this one; set by server.c */
+	uint64_t not_before; /* monotonic: no line is handled earlier; set by server.c */
 	sd_event_source *io, *work, *stall; /* owned */
 	struct buf in, out;
 	struct fd_queue fds;     /* -EBADF: a refused one */
@@ -90,7 +91,9 @@ int server_discover(struct server *s, const char **ret, size_t *ret_n);
 void server_log_client(uid_t uid, pid_t pid, const char *what, const char *why);
 void server_add(struct server *s, struct conn *c);    /* called by conn_new */
 void server_remove(struct server *s, struct conn *c); /* called by conn_free */
-struct call_list *server_detached(struct server *s);  /* calls that go on without a connection */
+/* No connection of the account handles a line before then (monotonic). */
+void server_rest(struct server *s, uid_t account, uint64_t until_usec);
+struct call_list *server_detached(struct server *s); /* calls that go on without a connection */
 
 /* The call, shared by dispatch.c and call.c. */
 struct call {

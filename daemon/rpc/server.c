@@ -132,6 +132,15 @@ void server_remove(struct server *s, struct conn *c)
 	notify_siblings(s, c->peer.account);
 }
 
+void server_rest(struct server *s, uid_t account, uint64_t until_usec)
+{
+	struct conn *c;
+
+	TAILQ_FOREACH (c, &s->conns, entry)
+		if (c->peer.account == account)
+			c->not_before = until_usec;
+}
+
 void server_recount(struct server *s)
 {
 	struct conn *c;
