@@ -76,6 +76,14 @@ void machine_come_to_rest(struct machine *mc, enum machine_state resting, const 
 		machine_fall(mc, machine_rest_level(mc), resting, why);
 }
 
+static void log_failed_start(const struct machine *mc, const struct error *why)
+{
+	if (why->code != ERROR_CANCELLED)
+		log_uid(LOG_WARNING, 0, mc->row.owner_uid, "%s: its start failed: %s (%s)",
+			mc->row.id, why->message ? why->message : "?",
+			why->cause ? why->cause : "no cause");
+}
+
 void machine_continue(struct machine *mc, const struct error *err)
 {
 	if (!machine_goes_up(mc) || !err) {
@@ -83,6 +91,7 @@ void machine_continue(struct machine *mc, const struct error *err)
 		return;
 	}
 	if (mc->process.vmm) { /* launched: the failed start is a boot */
+		log_failed_start(mc, err);
 		machine_has_failed(mc);
 		if (mc->boot)
 			mc->boot->failed = true;

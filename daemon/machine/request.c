@@ -9,6 +9,7 @@
 
 #include "daemon/machine/machine-internal.h"
 
+#include "daemon/log.h"
 #include "proto/deadline.h"
 
 int machine_delete(struct machine *mc, const char *reason, machine_done_fn done, void *userdata)
@@ -22,6 +23,8 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 
 	if (r < 0)
 		return r;
+	if (mc->owner->remains > REMAINS_NOTHING)
+		log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: deletion: %s", mc->row.id, reason);
 	/* Waiters for a start or stop get this error too. */
 	error_set(&why, ERROR_CANCELLED, became, fix, "machine %s was deleted", mc->row.id);
 	if (machine_goes_down(mc) && mc->failure.set && mc->failure.code == ERROR_CANCELLED) {

@@ -166,6 +166,7 @@ def test_faults_before_a_command(fake, manner, code, seconds):
 @pytest.mark.parametrize("manner,seconds", [("qmp-silent", 30), ("deaf", 110), ("mute", 80), ("noise", 110)])
 def test_silence_before_a_command(impatient, manner, seconds):
     before_a_command(impatient, manner, "start_failed", seconds)
+    assert "its start failed: " in impatient.log_text()
 
 
 def before_a_command(fake, manner, code, seconds):
