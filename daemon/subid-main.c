@@ -16,12 +16,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "daemon/filter.h"
 #include "daemon/landlock.h"
+#include "daemon/rlimits.h"
 
 #define GROUP_USERS "pyro" /* who may use the system's daemon */
 #define NAME_CHARS  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
@@ -57,10 +57,7 @@ struct answer {
 
 static int limit(void)
 {
-	static const struct {
-		__rlimit_resource_t what;
-		rlim_t value;
-	} limits[] = {
+	static const struct rlimit_max limits[] = {
 		{ RLIMIT_CORE, 0 },
 		{ RLIMIT_FSIZE, 0 },
 		{ RLIMIT_NOFILE, OPEN_FILES_MAX },
@@ -69,16 +66,7 @@ static int limit(void)
 #endif
 	};
 
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		struct rlimit l;
-
-		if (getrlimit(limits[i].what, &l) < 0)
-			return -errno;
-		l.rlim_cur = l.rlim_max = MIN_OF(limits[i].value, l.rlim_max);
-		if (setrlimit(limits[i].what, &l) < 0)
-			return -errno;
-	}
-	return 0;
+	return rlimits_lower(limits, ARRAY_SIZE(limits));
 }
 
 /* Allows reading where modules, their configuration and their sockets are. Where Landlock cannot be

@@ -4,8 +4,9 @@
  *
  * - one program (subid-main.c) runs at a time, for a bounded time, and the queue is bounded;
  * - a user with 65,536 uids can neither fill the queue nor evict all answers, since each block of
- *   65,536 uids has a share of both, and a block without a question gets a place in a full queue. An answer is for the whole range of its owner, if the service
- *   lists ranges, so that most floods are one question;
+ *   65,536 uids has a share of both, and a block without a question gets a place in a full queue.
+ *   An answer is for the whole range of its owner, if the service lists ranges, so that most floods
+ *   are one question;
  * - a failed question is an answer too (not known) for a while, so that nobody can make the program
  *   run again and again. A failed refresh of an old answer leaves it as it was.
  */

@@ -27,6 +27,7 @@
 
 #include "daemon/landlock.h"
 #include "daemon/namespaces.h"
+#include "daemon/rlimits.h"
 
 #define UID_BASE   0x70000000u
 #define UID_NOBODY 65534u /* in a container whose user namespace does not map UID_BASE */
@@ -136,10 +137,7 @@ static void lose_files(const struct sandbox_spec *spec, int had)
 
 static int limit(const struct sandbox_spec *spec)
 {
-	const struct {
-		__rlimit_resource_t what;
-		rlim_t value;
-	} limits[] = {
+	const struct rlimit_max limits[] = {
 		{ RLIMIT_CORE, 0 },
 #ifndef __SANITIZE_ADDRESS__ /* it reserves terabytes */
 		{ RLIMIT_AS, spec->memory_bytes },
@@ -152,16 +150,10 @@ static int limit(const struct sandbox_spec *spec)
 		{ RLIMIT_MSGQUEUE, 0 },
 	};
 
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		struct rlimit l;
+	int r = rlimits_lower(limits, ARRAY_SIZE(limits));
 
-		if (getrlimit(limits[i].what, &l) < 0)
-			return -errno;
-		/* Keeps an inherited limit that is lower. */
-		l.rlim_cur = l.rlim_max = MIN_OF(limits[i].value, l.rlim_max);
-		if (setrlimit(limits[i].what, &l) < 0)
-			return -errno;
-	}
+	if (r < 0)
+		return r;
 	/* Writing beyond file_bytes fails with EFBIG instead of killing the process. */
 	return signal(SIGXFSZ, SIG_IGN) == SIG_ERR ? -errno : 0;
 }

@@ -25,8 +25,8 @@ struct manager *call_manager(struct call *c);
 uid_t call_uid(struct call *c);
 /* Root, the daemon's own uid, or a member of group pyro-admin. */
 bool call_is_admin(struct call *c);
-/* Fails with permission_denied, "WHAT is not permitted for uid N", unless the caller is an administrator.
- * command: what an administrator types, or NULL. */
+/* Fails with permission_denied, "WHAT is not permitted for uid N", unless the caller is an
+ * administrator. command: what an administrator types, or NULL. */
 int call_require_admin(struct call *c, const char *what, const char *command, const char *cause,
 	struct error *err);
 

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The sandbox that pyro-vmm enters before it executes a VMM. confine() is linked into pyro-vmm only;
- * pyrod recognises a VMM by its uid.
+ * The sandbox that pyro-vmm enters before it executes a VMM. Only pyro-vmm links confine(); pyrod
+ * recognises a VMM by its uid.
  */
 
 #include "daemon/namespaces.h"

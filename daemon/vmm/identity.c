@@ -2,8 +2,8 @@
 /*
  * Finds the process that is the VMM of a machine, by what the driver put on its command line.
  * Called by machine/ for a VMM that outlived its daemon. What must stay true: a pid alone proves
- * nothing. A process belongs to the machine only if its start time matches, it has a VMM's uid and the
- * machine's uuid follows the driver's option on its command line. A command line alone proves
+ * nothing. A process belongs to the machine only if its start time matches, it has a VMM's uid and
+ * the machine's uuid follows the driver's option on its command line. A command line alone proves
  * nothing either: every user sees a VMM's and may start a process with the same words, and reading
  * one may block for as long as its process likes (its pages may lie in a file system of that user).
  */

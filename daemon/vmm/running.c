@@ -418,7 +418,8 @@ int vmm_launch(struct manager *m, const struct vmm_spec *spec, const struct vmm_
 	int r;
 
 	if (!spec->driver)
-		return error_internal(err, "the machine's row names it", "there is no such driver");
+		return error_internal(
+			err, "the machine's row names it", "this pyrod has no driver of that name");
 	r = spec->driver->program(m, &program, err);
 	if (r < 0)
 		return r;
@@ -471,7 +472,8 @@ int vmm_adopt(struct manager *m, const struct vmm_adoption *a, const struct vmm_
 	int r;
 
 	if (!a->driver)
-		return error_internal(err, "the machine's row names it", "there is no such driver");
+		return error_internal(
+			err, "the machine's row names it", "this pyrod has no driver of that name");
 	r = new_vmm(&base, a->run_dir, &v);
 	if (r >= 0)
 		r = reach(v, a);

@@ -18,7 +18,7 @@ struct launch;
 enum vmm_stage {
 	VMM_STAGE_LAUNCHED, /* its control channel has not answered yet */
 	VMM_STAGE_READY,    /* it has answered; there is no guest */
-	VMM_STAGE_BOOTING,  /* its driver was told to let the guest run */
+	VMM_STAGE_BOOTING,  /* its driver was asked to let the guest run */
 	VMM_STAGE_RUNS, /* its guest runs or is paused; assumed of an adopted one until it answers */
 	VMM_STAGE_FAILED, /* to start; it is being killed */
 };

@@ -144,7 +144,7 @@ void fake_stand(struct fake *f, uint64_t msec)
 	say_disk_full(&f->qmp);
 }
 
-/* The first `cont` boots the guest. One that comes too early: the next write fails like the last. */
+/* The first `cont` boots the guest. After one that comes too early the next write fails too. */
 static void go_on(struct fake *f)
 {
 	say_event(&f->qmp, "RESUME", NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A module of libsubid for tests (libsubid_pyrotest.so, "subid: pyrotest" in nsswitch.conf): what it
- * does is chosen by the uid that it is asked about. Run by pyro-subid, for tests/t/test_attackers.py.
+ * A module of libsubid for tests (libsubid_pyrotest.so, "subid: pyrotest" in nsswitch.conf). The
+ * requested uid chooses what it does. Run by pyro-subid, for tests/t/test_attackers.py.
  */
 #include <fcntl.h>
 #include <limits.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See machine-fakes.h. Linked in place of libimage and of libvmm but its identity.c: a test's VMM of
- * a previous daemon is a process with the machine's uuid on its command line.
+ * See machine-fakes.h. Linked in place of libimage and of libvmm, except its identity.c: a test's
+ * VMM of a previous daemon is a process with the machine's uuid on its command line.
  */
 
 #include "tests/unit/machine-fakes.h"

@@ -289,33 +289,33 @@ static const struct machine_owner *const owners[] = { &keeper, NULL };
 const char *const request_names[] = { "nothing", "boot", "stop", "delete" };
 
 struct asked asked[REQUEST_MAX];
-struct error told;      /* the last error, owned */
-bool deletion_accepted; /* and not failed since */
+struct error last_answer; /* the last error, owned */
+bool deletion_accepted;   /* and not failed since */
 
 struct machine *the_machine(void)
 {
 	return machines_next(m->machines, NULL);
 }
 
-static void on_told(const struct error *err, void *userdata)
+static void on_answer(const struct error *err, void *userdata)
 {
 	enum request what = (enum request)((uintptr_t)userdata & 0xf);
 	struct machine *mc = the_machine();
 
 	ck_assert_uint_gt(asked[what].waiting, 0);
 	asked[what].waiting--;
-	asked[what].told++;
+	asked[what].answered++;
 	asked[what].last = err ? '!' : '+';
-	error_clear(&told);
+	error_clear(&last_answer);
 	if (err)
-		(void)error_copy(&told, err);
+		(void)error_copy(&last_answer, err);
 	ck_assert(!err || (err->set && err->message && err->message[0]));
 	if (!err && what == BOOT)
 		ck_assert_int_eq(machine_state(mc), MACHINE_STARTED);
 	if (!err && what == STOP)
 		ck_assert_msg(
 			machine_state(mc) == MACHINE_STOPPED || machine_state(mc) == MACHINE_FAILED,
-			"told that it is stopped, and it is %s",
+			"the answer is that it is stopped, and it is %s",
 			machine_state_name(machine_state(mc)));
 	if (what == DELETE && !err)
 		ck_assert_ptr_null(mc);
@@ -328,9 +328,9 @@ static void on_started(_unused_ struct machine *mc, const struct error *err, _un
 	ck_assert_uint_gt(asked[NOTHING].waiting, 0);
 	asked[NOTHING].waiting--;
 	asked[NOTHING].last = err ? '!' : '+';
-	error_clear(&told);
+	error_clear(&last_answer);
 	if (err)
-		(void)error_copy(&told, err);
+		(void)error_copy(&last_answer, err);
 }
 
 /* '0' pending, '1' already done, 'w' wrong_state. */
@@ -349,11 +349,11 @@ char ask(enum request what)
 	settled = !machine_busy(mc); /* it has no command */
 	asked[what].waiting++;
 	if (what == BOOT)
-		r = machine_boot(mc, on_told, id, &err);
+		r = machine_boot(mc, on_answer, id, &err);
 	else if (what == STOP)
-		r = machine_stop(mc, "user", on_told, id, &err);
+		r = machine_stop(mc, "user", on_answer, id, &err);
 	else
-		r = machine_delete(mc, "it was asked for", on_told, id);
+		r = machine_delete(mc, "a test requested it", on_answer, id);
 	if (r != 0)
 		asked[what].waiting--;
 	if (what == DELETE) {
@@ -508,7 +508,7 @@ void teardown(void)
 	end_store(false);
 	for (size_t i = 0; i < ROWS_MAX; i++)
 		vm_row_done(&rows[i]);
-	error_clear(&told);
+	error_clear(&last_answer);
 	manager_done(m);
 	fake_done();
 	end_survivor();

@@ -35,17 +35,17 @@ void create_of(uint64_t mem_mib, uint64_t disk_mib, bool whole);
 struct machine *the_machine(void); /* NULL: there is none */
 void must_be(enum machine_state state);
 
-/* Requests, and what their waiters are told. */
+/* Requests, and the answers to their waiters. */
 enum request { NOTHING, BOOT, STOP, DELETE, REQUEST_MAX };
 extern const char *const request_names[];
 struct asked {
-	unsigned waiting, told;
+	unsigned waiting, answered;
 	char last; /* '+' done, '!' an error, '-' none */
 };
 extern struct asked asked[REQUEST_MAX];
-extern struct error told;      /* of the last answer; unset: it was no error */
-extern bool deletion_accepted; /* and not failed since */
-bool waits(void);              /* any waiter */
+extern struct error last_answer; /* of the last answer; unset: it was no error */
+extern bool deletion_accepted;   /* and not failed since */
+bool waits(void);                /* any waiter */
 /* '0' pending, '1' already done, 'w' wrong_state, '-' there is no machine. */
 char ask(enum request what);
 /* Asks, and runs what follows at once. */

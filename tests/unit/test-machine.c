@@ -2,8 +2,8 @@
 /*
  * A machine through its public calls (machine-frame.h): the table of its states, which must be
  * complete, named, and without a state that a machine cannot leave; and stories that the table of
- * test-machine-walk.c does not tell, because they are about what is reported, counted or waited for,
- * or need one event just before another. Run by `meson test machine`.
+ * test-machine-walk.c does not show, because they are about reports, counts or waits, or need one
+ * event just before another. Run by `meson test machine`.
  */
 
 #include "tests/unit/machine-frame.h"
@@ -71,7 +71,7 @@ START_TEST(each_can_be_deleted)
 			machine_state_name(i));
 	/* a failed deletion can be retried */
 	ck_assert(machine_successor(MACHINE_DELETING, MACHINE_UNKNOWN));
-	/* reached from all states, when a new daemon cannot tell the state */
+	/* reached from all states, when a new daemon cannot determine the state */
 	for (unsigned i = 0; i < MACHINE_STATE_MAX; i++)
 		ck_assert_msg(i == MACHINE_UNKNOWN || machine_successor(i, MACHINE_UNKNOWN), "%s",
 			machine_state_name(i));
@@ -110,7 +110,7 @@ static void created(void)
 	must_be(MACHINE_CREATED);
 }
 
-/* Asks, and settles; what the waiter was told is in asked[] and told. */
+/* Asks, and settles; the waiter's answer is in asked[] and last_answer. */
 static void ask_and_settle(enum request what)
 {
 	ck_assert_int_eq(ask(what), '0');
@@ -120,7 +120,8 @@ static void ask_and_settle(enum request what)
 static void boot(void)
 {
 	ask_and_settle(BOOT);
-	ck_assert_msg(!told.set, "%s: %s", told.message, told.cause ? told.cause : "");
+	ck_assert_msg(!last_answer.set, "%s: %s", last_answer.message,
+		last_answer.cause ? last_answer.cause : "");
 	must_be(MACHINE_STARTED);
 	ck_assert_uint_eq(fake.vmms, 1);
 }
@@ -134,7 +135,7 @@ static void started(void)
 static void stop(void)
 {
 	ask_and_settle(STOP);
-	ck_assert(!told.set);
+	ck_assert(!last_answer.set);
 	must_be(MACHINE_STOPPED);
 	check_world();
 }
@@ -174,11 +175,11 @@ START_TEST(joined)
 	created();
 	ck_assert_int_eq(ask(BOOT), '0');
 	ask_and_settle(BOOT);
-	ck_assert_uint_eq(asked[BOOT].told, 2);
+	ck_assert_uint_eq(asked[BOOT].answered, 2);
 	ck_assert_uint_eq(fake.setups, 1);
 	ck_assert_int_eq(ask(STOP), '0');
 	ask_and_settle(STOP);
-	ck_assert_uint_eq(asked[STOP].told, 2);
+	ck_assert_uint_eq(asked[STOP].answered, 2);
 	ck_assert_uint_eq(fake.shutdowns, 1);
 	delete ();
 }
@@ -202,7 +203,7 @@ START_TEST(boot_fails)
 	created();
 	fake.fail = failures[_i].step;
 	ask_and_settle(BOOT);
-	ck_assert_str_eq(error_code_name(told.code), error_code_name(failures[_i].code));
+	ck_assert_str_eq(error_code_name(last_answer.code), error_code_name(failures[_i].code));
 	must_be(MACHINE_FAILED);
 	ck_assert_ptr_nonnull(last_error());
 	check_world(); /* no VMM, and the row says so */
@@ -221,7 +222,7 @@ START_TEST(start_fails)
 	create(true);
 	settle();
 	ck_assert_int_eq(asked[NOTHING].last, '!');
-	ck_assert_str_eq(error_code_name(told.code),
+	ck_assert_str_eq(error_code_name(last_answer.code),
 		error_code_name(
 			_i < (int)ARRAY_SIZE(failures) ? failures[_i].code : ERROR_NO_SPACE));
 	check_world();
@@ -240,14 +241,14 @@ START_TEST(packed_before_the_boot)
 }
 END_TEST
 
-/* A file modified after its installation is not booted unchecked, and a check that fails is told. */
+/* A file modified after its installation is not booted unchecked; a failed check is reported. */
 START_TEST(suspect_is_checked_first)
 {
 	created();
 	fake.suspect = true;
 	fake.fail = FAKE_READ;
 	ask_and_settle(BOOT);
-	ck_assert_str_eq(told.message, "no pyro-import");
+	ck_assert_str_eq(last_answer.message, "no pyro-import");
 	ck_assert_uint_eq(fake.reads, 2);
 	ck_assert_uint_eq(fake.launches, 0);
 	fake.fail = FAKE_NONE;
@@ -266,7 +267,7 @@ START_TEST(deleted_while_a_failed_boot_is_checked)
 	fake.stall = FAKE_READ;
 	request(BOOT);
 	ck_assert_uint_eq(fake.reads, 2);
-	ck_assert_uint_eq(asked[BOOT].told, 0);
+	ck_assert_uint_eq(asked[BOOT].answered, 0);
 	ask_and_settle(DELETE);
 	ck_assert_int_eq(asked[BOOT].last, '!');
 	ck_assert_int_eq(asked[DELETE].last, '+');
@@ -282,7 +283,7 @@ START_TEST(vmm_dies_before_the_agent)
 	ck_assert_uint_gt(fake.dials, 0);
 	fake_vmm_die();
 	settle();
-	ck_assert_str_eq(error_code_name(told.code), error_code_name(ERROR_START_FAILED));
+	ck_assert_str_eq(error_code_name(last_answer.code), error_code_name(ERROR_START_FAILED));
 	must_be(MACHINE_FAILED);
 }
 END_TEST
@@ -305,11 +306,12 @@ START_TEST(vmm_boots_no_kernel)
 	request(BOOT);
 	fake_vmm_die();
 	settle();
-	ck_assert(startswith(told.message, "the VMM did not boot the kernel of machine tt-"));
-	ck_assert_str_eq(told.cause,
+	ck_assert(
+		startswith(last_answer.message, "the VMM did not boot the kernel of machine tt-"));
+	ck_assert_str_eq(last_answer.cause,
 		"QEMU 7.2.22 (Debian) was reset by its guest before the kernel printed anything");
-	ck_assert_str_eq(told.fix, fixes[_i]);
-	ck_assert_str_eq(error_code_name(told.code), error_code_name(ERROR_START_FAILED));
+	ck_assert_str_eq(last_answer.fix, fixes[_i]);
+	ck_assert_str_eq(error_code_name(last_answer.code), error_code_name(ERROR_START_FAILED));
 	free(TAKE_PTR(m->config->qemu));
 	free(TAKE_PTR(m->config->kernel));
 }

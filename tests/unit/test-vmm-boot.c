@@ -693,23 +693,23 @@ struct pretence {
 	struct fixture t; /* first: passed to callbacks */
 	int listening[3], qmp;
 	pid_t pid;
-	char told[64]; /* P: paused, R: resumed */
+	char reports[64]; /* P: paused, R: resumed */
 };
 
-static void tell(struct pretence *p, const char *what)
+static void report(struct pretence *p, const char *what)
 {
-	ck_assert_uint_lt(strlen(p->told) + 1, sizeof(p->told));
-	strcat(p->told, what);
+	ck_assert_uint_lt(strlen(p->reports) + 1, sizeof(p->reports));
+	strcat(p->reports, what);
 }
 
 static void on_paused(_unused_ struct vmm *v, _unused_ const char *reason, void *userdata)
 {
-	tell(userdata, "P");
+	report(userdata, "P");
 }
 
 static void on_resumed(_unused_ struct vmm *v, void *userdata)
 {
-	tell(userdata, "R");
+	report(userdata, "R");
 }
 
 static void say(struct pretence *p, const char *text)
@@ -812,14 +812,14 @@ START_TEST(pauses)
 
 	pretend(&p);
 	say(&p, cases[_i].first);
-	while (strlen(p.told) < (cases[_i].first[0] ? 1 : 0))
+	while (strlen(p.reports) < (cases[_i].first[0] ? 1 : 0))
 		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
 	say(&p, cases[_i].then);
 	exits(&p); /* after all events */
-	n = strlen(p.told);
+	n = strlen(p.reports);
 	for (size_t i = 0; i < n; i++)
-		ck_assert_msg(p.told[i] == (i % 2 ? 'R' : 'P'), "%s", p.told);
-	ck_assert_msg(n > 0 ? p.told[n - 1] == (last ? last : 'R') : !last, "%s", p.told);
+		ck_assert_msg(p.reports[i] == (i % 2 ? 'R' : 'P'), "%s", p.reports);
+	ck_assert_msg(n > 0 ? p.reports[n - 1] == (last ? last : 'R') : !last, "%s", p.reports);
 	pretended(&p);
 }
 END_TEST
@@ -830,11 +830,11 @@ static void all(struct pretence *p)
 		;
 }
 
-static void told(struct pretence *p, const char *what)
+static void reported(struct pretence *p, const char *what)
 {
-	while (strlen(p->told) < strlen(what))
+	while (strlen(p->reports) < strlen(what))
 		ck_assert_int_ge(sd_event_run(p->t.m.event, WAIT_USEC), 0);
-	ck_assert_str_eq(p->told, what);
+	ck_assert_str_eq(p->reports, what);
 }
 
 /* A VMM that refuses to pause is asked again. If it pauses after all, however late, it can be
@@ -858,13 +858,13 @@ START_TEST(stops_late)
 						     : "{\"execute\":\"stop\",\"id\":4}\n");
 		all(&p);
 	}
-	ck_assert_str_eq(p.told, "");
+	ck_assert_str_eq(p.reports, "");
 	say(&p, "{\"event\": \"STOP\"}\r\n");
-	told(&p, "P");
+	reported(&p, "P");
 	vmm_resume(p.t.v);
 	ck_assert_str_eq(answer(&p, "{\"return\": {}, \"id\": 5}\r\n" GOES_ON),
 		"{\"execute\":\"cont\",\"id\":5}\n");
-	told(&p, "PR");
+	reported(&p, "PR");
 	exits(&p);
 	pretended(&p);
 }
@@ -879,7 +879,7 @@ START_TEST(resumes_late)
 	ck_assert_int_eq(setenv("PYRO_DEADLINES", "vmm=1", 1), 0); /* if the build has them */
 	pretend(&p);
 	say(&p, NO_ROOM);
-	told(&p, "P");
+	reported(&p, "P");
 	vmm_resume(p.t.v);
 	all(&p);
 	ck_assert_int_eq(sd_event_run(p.t.m.event, 100 * USEC_PER_MSEC), 0);
@@ -890,7 +890,7 @@ START_TEST(resumes_late)
 	vmm_resume(p.t.v);
 	ck_assert_str_eq(answer(&p, "{\"return\": {}, \"id\": 4}\r\n" GOES_ON),
 		"{\"execute\":\"cont\",\"id\":4}\n");
-	told(&p, "PR");
+	reported(&p, "PR");
 	exits(&p);
 	pretended(&p);
 }
@@ -912,7 +912,7 @@ START_TEST(adopted_before_its_boot)
 	all(&p);
 	say(&p, NO_ROOM GOES_ON); /* lies: no guest runs */
 	all(&p);
-	ck_assert_str_eq(p.told, "");
+	ck_assert_str_eq(p.reports, "");
 	ck_assert_uint_eq(p.t.started, 0);
 	vmm_boot(p.t.v);
 	vmm_boot(p.t.v);
@@ -937,7 +937,7 @@ START_TEST(adopted_after_its_boot)
 	all(&p);
 	ck_assert_int_eq(recv(p.qmp, &(char){ 0 }, 1, MSG_DONTWAIT), -1);
 	ck_assert_uint_eq(p.t.started, 0);
-	ck_assert_str_eq(p.told, _i == 1 || _i == 2 ? "P" : "");
+	ck_assert_str_eq(p.reports, _i == 1 || _i == 2 ? "P" : "");
 	exits(&p);
 	pretended(&p);
 }
@@ -947,7 +947,7 @@ static unsigned count_pauses(const struct pretence *p)
 {
 	unsigned n = 0;
 
-	for (const char *c = p->told; *c; c++)
+	for (const char *c = p->reports; *c; c++)
 		n += *c == 'P';
 	return n;
 }
@@ -975,7 +975,7 @@ START_TEST(pauses_without_end)
 	say(&p, NO_ROOM);
 	while (count_pauses(&p) == n)
 		ck_assert_int_ge(sd_event_run(p.t.m.event, WAIT_USEC), 0);
-	ck_assert_int_eq(p.told[strlen(p.told) - 1], 'P');
+	ck_assert_int_eq(p.reports[strlen(p.reports) - 1], 'P');
 	exits(&p);
 	pretended(&p);
 }
