@@ -20,7 +20,7 @@ ALLOWED = {
 # Places of which only some headers may be included: what two programs agree on, and how a process is started.
 HEADERS = {
     ("daemon/image", "daemon/import"): {"contract"},
-    ("daemon/import", "daemon"): {"child", "filter", "handover", "landlock", "launch-msg", "namespaces", "remove", "sock"},
+    ("daemon/import", "daemon"): {"child", "filter", "handover", "landlock", "launch-msg", "namespaces", "remove", "rlimits", "sock"},
 }
 # main.c and manager.c put the whole daemon together.
 TOP = {"daemon/main.c", "daemon/manager.c"}
