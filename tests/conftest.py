@@ -198,7 +198,7 @@ class Daemon:
 
     def start(self, *args, wait=30):
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        name = "\0pyro-test-%d-%d" % (os.getpid(), id(self))
+        name = "\0pyro-test-" + os.urandom(8).hex()  # a process that was forked meanwhile may still hold the one of an earlier start
         notify.bind(name)
         env = dict(self.env, NOTIFY_SOCKET="@" + name[1:])
         with open(self.log, "ab") as log:

@@ -244,8 +244,12 @@ def test_runs_that_wait_are_limited(mirror):
     """They count against no quota of machines, but have a limit of their own, in which each one that ends frees a place. The
     daemon stops while they wait."""
     d, (method, params) = mirror.d, pulled_by(mirror.d)["run"]
-    with Caller(d.socket) as c, Caller(d.socket) as other:
-        calls = [c.begin(method, params) for _ in range(WAITING)]
+    with Caller(d.socket) as c, Caller(d.socket) as more, Caller(d.socket) as other:
+        calls = [c.begin(method, params) for _ in range(WAITING // 2)]
+        for _ in range(WAITING - len(calls)):
+            more.begin(method, params)
+        for caller in (c, more):  # each ping is answered after the calls before it have started
+            caller.answer(caller.begin("system.ping"))
         mirror.stands_still()
         assert code(other.call(method, params)) == "quota_exceeded"
         # A limit on the caller says nothing about the host.
