@@ -4,6 +4,7 @@ deadline, or continues if nothing forbidden was sent; pyrod's memory stays bound
 the million frames and the long deadlines."""
 import json
 import os
+import statistics
 import subprocess
 import threading
 import time
@@ -272,18 +273,18 @@ def test_others_do_not_notice(make_fake, root_only):
             quiet, loud = [], []
             p = None
             for _ in range(4):
-                quiet += latencies(d, vm, 250)
+                quiet.append(p99(latencies(d, vm, 250)))
                 p = subprocess.Popen(d.command("-q", "run", *d.run_flags(), ENV, "--", "attack %s 1000000000 3" % name), env=d.client_env(),
                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 d.reported("start attack")
                 attackers = [pid for pid in d.vmm_pids() if vm.encode() not in open("/proc/%d/cmdline" % pid, "rb").read()]
                 for pid in attackers:
                     os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(4))
-                loud += latencies(d, vm, 250)
+                loud.append(p99(latencies(d, vm, 250)))
                 p.terminate()
                 p.wait(30)
                 wait_alone(d, vm)
-            worst[name] = (p99(loud), p99(quiet))
+            worst[name] = (statistics.median(loud), statistics.median(quiet))  # a disturbance by the host is in one round
     finally:
         os.sched_setscheduler(0, own[0], own[1])
     print(", ".join("%s %.2f/%.2f ms" % (name, 1000 * a, 1000 * b) for name, (a, b) in worst.items()))
