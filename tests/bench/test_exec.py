@@ -124,7 +124,7 @@ def test_true_in_a_running_machine(daemon, floor):
         machine.close()
     ratio, cpu_ratio = (statistics.median(e[i] / h[i] for e, h in zip(execs, hot)) for i in (0, 1))
     first_ratio = statistics.median(e[1] / f[1] for e, f in zip(execs, first))
-    best = min(e[0] for e in execs) / min(h[0] for h in hot)
+    best, cpu_best = (min(e[i] for e in execs) / min(h[i] for h in hot) for i in (0, 1))
     spread = max(h[0] for h in hot) / min(h[0] for h in hot)
     keep(
         exec_true_ms=round(statistics.median(e[0] for e in execs), 1),
@@ -136,6 +136,7 @@ def test_true_in_a_running_machine(daemon, floor):
         exec_ratio_of_best=round(best, 3),
         exec_cpu_ms=round(statistics.median(e[1] for e in execs), 1),
         exec_cpu_ratio=round(cpu_ratio, 3),
+        exec_cpu_ratio_of_best=round(cpu_best, 3),
         floor_first_cpu_ms=round(statistics.median(f[1] for f in first), 1),
         exec_cpu_ratio_of_first=round(first_ratio, 3),
         exec_rounds=ROUNDS,
@@ -148,6 +149,7 @@ def test_true_in_a_running_machine(daemon, floor):
     assert first_ratio <= 1
     if qemu_version() >= 8:
         return
-    assert cpu_ratio <= 1.5
+    # A command that became slower raises its median and its best; a busy host only one of them.
+    assert min(cpu_ratio, cpu_best) <= 1.5
     if spread < 1.5:
         assert best <= 1.6
