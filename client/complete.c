@@ -17,7 +17,7 @@
 #define DAEMON_WAIT 50 /* ms; short, because the user waits for it while typing */
 
 static const char bash_script[] =
-	"# Completion of `pyro` for bash: the command itself lists what may follow. It needs nothing else.\n"
+	"# Completion of `pyro` for bash: the command itself lists what may follow.\n"
 	"_pyro()\n"
 	"{\n"
 	"\tlocal rest=${COMP_LINE:0:COMP_POINT} cut word i words=() prefix\n"

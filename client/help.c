@@ -124,7 +124,8 @@ static void print_verb(const struct verb *v)
 		char first[FLAG_NAME_MAX];
 
 		field_metavar(&fields[0], first);
-		printf("\nSizes may be written 512M or 2G, durations 90 or 5m. -e K takes K from your environment.\n"
+		printf("\nSizes may be written 512M or 2G, durations 90 or 5m. -e K takes K from your "
+		       "environment.\n"
 		       "Options end at -- or at the first word after %s. Several words are quoted and joined\n"
 		       "into one shell line, a single word passes as it is. After `%s%s%s`, --user names the\n"
 		       "guest's user. Exit status: the command's; 128+N for signal N, 124 timed out, 130 after\n"

@@ -17,7 +17,8 @@ void suggest_try(struct suggestion *s, const char *candidate)
 
 	if (n == 0)
 		return;
-	/* The beginning of a candidate means it, unless another candidate is at most two letters off. */
+	/* The beginning of a candidate means it, unless another one differs by at most two
+	 * letters. */
 	if (n > 4 && startswith(candidate, s->word) && s->distance > PREFIX_DISTANCE) {
 		s->best = candidate;
 		s->distance = PREFIX_DISTANCE;

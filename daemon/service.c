@@ -69,7 +69,7 @@ struct service {
 	size_t n_fds;
 	unsigned n_replies;
 	bool waiting, up;    /* waiting: in the list; up: the unit has started */
-	bool killed;         /* it is no longer wanted: send it nothing */
+	bool killed;         /* its owner has ended it: send it nothing */
 	bool process_exited; /* its process has exited */
 	bool exited;         /* on_exited has been called */
 	bool adopted;        /* of a previous daemon: not a child, nothing to reap */

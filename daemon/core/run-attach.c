@@ -111,7 +111,7 @@ static int not_attached(struct run *r, const char *cause, struct error *err)
 {
 	return error_set(err, ERROR_OUTCOME_UNKNOWN, cause,
 		"pyro vm list shows which machines exist",
-		"command %s may have run, but its output is no longer available", exec_id(r->exec));
+		"command %s may have run; its output was not kept", exec_id(r->exec));
 }
 
 /* The new caller's socket replaces the old one, and the guest continues at the caller's offsets. */

@@ -237,7 +237,7 @@ int vmlinux_check(const uint8_t *elf, size_t n, struct error *err)
 	return 0;
 }
 
-/* Finds the banner "Linux version 6.1.0-... (...", which is in the read-only data of every kernel. */
+/* Finds the banner "Linux version 6.1.0-... (...", which every kernel has in its read-only data. */
 static void version_of_elf(const uint8_t *elf, size_t n, char ret[IMPORT_VERSION_SIZE])
 {
 	static const char banner[] = "Linux version ";

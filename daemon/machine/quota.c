@@ -100,7 +100,7 @@ void machines_user_limits(const struct manager *m, struct user_limits *ret)
 	};
 }
 
-/* What the limits of a user and of all users leave; 0 is no limit. */
+/* Returns what is left of the limits of a user and of all users. A limit of 0 means none. */
 static int64_t room(int64_t max, int64_t used, int64_t total, int64_t total_used)
 {
 	int64_t own = max ? max - used : INT64_MAX, all = total ? total - total_used : INT64_MAX;

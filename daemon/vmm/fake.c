@@ -19,7 +19,7 @@ static int fake_program(struct manager *m, char **ret, struct error *err)
 
 	if (!named || access(named, X_OK) < 0)
 		return error_set(err, ERROR_VM_UNAVAILABLE, "qemu= of pyrod.conf does not name it",
-			FAKE_FIX, "there is no fake VMM");
+			FAKE_FIX, "the fake VMM is missing");
 	*ret = strdup(named);
 	return *ret ? 0 : error_no_memory(err, "cannot start a VM");
 }
@@ -30,7 +30,7 @@ static int fake_probe(struct manager *m, _unused_ bool again, struct vmm_probe *
 
 	p.usable = fake_program(m, &p.path, NULL) >= 0;
 	if (!p.usable) {
-		p.reason = strdup("there is no fake VMM");
+		p.reason = strdup("the fake VMM is missing");
 		p.fix = strdup(FAKE_FIX);
 	}
 	if (!p.usable && (!p.reason || !p.fix))

@@ -3,8 +3,8 @@
 
 /*
  * A QMP client on the loop. The peer is a QEMU that its guest may have taken over: lines are
- * bounded and strictly parsed, unexpected answers are ignored. No command has a deadline: whoever
- * waits for an answer bounds its own wait.
+ * bounded and strictly parsed, unexpected answers are ignored. Commands have no deadline: the
+ * caller bounds how long it waits for an answer.
  *
  * A struct qmp must not be freed from one of its own callbacks.
  */

@@ -17,7 +17,7 @@ struct launch;
 
 enum vmm_stage {
 	VMM_STAGE_LAUNCHED, /* its control channel has not answered yet */
-	VMM_STAGE_READY,    /* it has answered; there is no guest */
+	VMM_STAGE_READY,    /* it has answered, and its guest is not booted */
 	VMM_STAGE_BOOTING,  /* its driver was asked to let the guest run */
 	VMM_STAGE_RUNS, /* its guest runs or is paused; assumed of an adopted one until it answers */
 	VMM_STAGE_FAILED, /* to start; it is being killed */
@@ -79,7 +79,7 @@ int vmm_socket_dial(const struct vmm *v, size_t i);
 /* Reports of a driver. They may be made at any time, also when they are not true: the VMM may have
  * been taken over by its guest. */
 
-/* The control channel answers, and there is no guest: driver->boot is called when the owner wants
+/* The control channel answers, and no guest is booted: driver->boot is called when the owner wants
  * it. Once for each object. */
 void vmm_report_ready(struct vmm *v);
 /* The vCPUs run, after driver->boot. */
