@@ -6,20 +6,12 @@ outside decide what is right."""
 import glob
 import json
 import os
+import shutil
 import subprocess
 import time
 
 CONF = "/etc/pyro/pyrod.conf"
-HOSTILE = {
-    # Four loops on two CPUs.
-    "cpu": "#!/bin/sh\nfor i in 1 2 3 4; do (while :; do :; done) & done\nwait\n",
-    # Starts processes until there are no more, again and again.
-    "tasks": "#!/usr/bin/python3\nimport os, time\nfor i in range(2000):\n    try:\n        if os.fork() == 0:\n            time.sleep(60)\n"
-             "            os._exit(0)\n    except OSError:\n        time.sleep(0.01)\ntime.sleep(60)\n",
-    # Touches memory in a child, so that a parent is left to be examined.
-    "memory": "#!/usr/bin/python3\nimport os, time\nif os.fork() == 0:\n    keep = []\n    while True:\n        keep.append(b'x' * (16 << 20))\n"
-              "time.sleep(60)\n",
-}
+HOSTILE = ["cpu", "tasks", "memory"]  # hostile.c
 GUEST = "for i in 1 2 3 4; do (while :; do :; done) & done; tail /dev/zero; sleep 30"
 
 
@@ -45,7 +37,8 @@ def unit(before, program, seconds=60):
                 if program in words:
                     return cgroup
         time.sleep(0.05)
-    raise SystemExit("no unit runs " + program)
+    log = subprocess.run(["journalctl", "-b", "--no-pager", "-n", "60", "-u", "pyrod.service", "-u", "pyro-vm@*"], capture_output=True, text=True)
+    raise SystemExit("no unit runs %s\n%s" % (program, log.stdout))
 
 
 def watch(cgroup, seconds):
@@ -77,11 +70,9 @@ def attempt(program, command, seconds):
 def main():
     found = {"guest": attempt("qemu-system", GUEST, 15)}
     os.makedirs(os.path.dirname(CONF), exist_ok=True)
-    for name, text in HOSTILE.items():
+    for name in HOSTILE:
         path = "/usr/local/bin/hostile-" + name
-        with open(path, "w") as f:
-            f.write(text)
-        os.chmod(path, 0o755)
+        shutil.copy("hostile", path)
         with open(CONF, "w") as f:
             f.write("[pyrod]\nqemu=%s\n" % path)
         subprocess.run(["systemctl", "restart", "pyrod.service"], check=True)

@@ -67,7 +67,11 @@ class Guest:
         theirs.close()
         self.host = wire.Host(ours)
         self.channel = 0
-        self.host.greet(wire.initial_sync(), seconds=120)
+        try:
+            self.host.greet(wire.initial_sync(), seconds=120)
+        except AssertionError as e:
+            status = self.vmm.wait(timeout=10) if self.host.eof else None
+            raise AssertionError("%s; exit status of QEMU: %s; its console: %s" % (e, status, self.console())) from e
         return self.host.set_up()
 
     def run(self, command, seconds=120, **kw):
