@@ -49,7 +49,7 @@ class Guest:
         mhz = float(re.search(r"cpu MHz\s*:\s*([\d.]+)", open("/proc/cpuinfo").read()).group(1))
         disks = [(self.image, "pyro-env", "on"), (self.own, "pyro-own", "off"), (self.kernel + "/modules.ext4", "pyro-modules", "on")]
         words = ["qemu-system-x86_64", "-M", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on", "-accel", "tcg,tb-size=64,thread=multi", "-cpu", "max",
-                 "-m", "512M", "-smp", "1,maxcpus=2", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+                 "-bios", "qboot.rom", "-m", "512M", "-smp", "1,maxcpus=2", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                  "-kernel", self.kernel + "/vmlinux", "-initrd", self.work + "/initrd",
                  "-append", "console=ttyS0 quiet loglevel=1 reboot=t panic=-1 init_on_alloc=0 audit=0 apparmor=0 cryptomgr.notests no_timer_check "
                             "possible_cpus=1 tsc=reliable tsc_early_khz=%d" % (mhz * 1000),
