@@ -51,7 +51,7 @@ enum machine_remains {
 /* The owner of a machine: one static object per noun. daemon/machine calls it and never tests
  * which noun it is. */
 struct machine_owner {
-	const char *noun;      /* for the log */
+	const char *noun;      /* in the row: names the owner to the next daemon */
 	const char *command;   /* of the CLI: `COMMAND delete ID` deletes such a machine */
 	const char *id_prefix; /* of the names of machines, their directories and units */
 	const char *id_name;   /* placeholder for an id in a fix */

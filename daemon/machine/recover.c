@@ -75,11 +75,11 @@ static int recover_vmm(struct machine *mc)
 	return machine_delete(mc, "it cannot be adopted", on_recovered, NULL);
 }
 
-/* Finds the owner by the column one_shot: its machines leave nothing. NULL: there is none. */
+/* Returns the owner whose noun is in the row. NULL: there is none. */
 static const struct machine_owner *owner_of(const struct machines *ms, const struct vm_row *row)
 {
 	for (size_t i = 0; ms->owners[i]; i++)
-		if ((ms->owners[i]->remains == REMAINS_NOTHING) == row->one_shot)
+		if (streq(ms->owners[i]->noun, row->noun))
 			return ms->owners[i];
 	return NULL;
 }

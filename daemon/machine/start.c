@@ -17,13 +17,13 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 		.disk_mib = spec->disk_mib,
 		.ttl_seconds = spec->ttl_seconds,
 		.created_usec = wall_usec(),
-		.one_shot = spec->owner->remains == REMAINS_NOTHING,
 	};
 
 	row.active_usec = row.created_usec;
 	if (spec->ttl_seconds > 0)
 		row.expires_usec = row.created_usec + (uint64_t)spec->ttl_seconds * USEC_PER_SEC;
 	api_new_id(spec->owner->id_prefix, row.id);
+	(void)snprintf(row.noun, sizeof(row.noun), "%s", spec->owner->noun);
 	(void)snprintf(row.state, sizeof(row.state), "%s", machine_state_name(MACHINE_PREPARING));
 	(void)snprintf(row.start_mode, sizeof(row.start_mode), "cold");
 	memcpy(row.boot_id, ms->boot_id, sizeof(row.boot_id));

@@ -39,8 +39,8 @@ struct vm_row {
 	uint64_t mem_mib, disk_mib;
 	int64_t ttl_seconds;
 	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0: never */
-	bool one_shot;
 	uint64_t active_usec; /* CLOCK_REALTIME: last call that used it */
+	char noun[16];        /* of its owner: struct machine_owner */
 	char state[16];       /* machine_state_name() */
 	char stop_reason[16]; /* "" unless stopped */
 	char driver[16];      /* name in vmm_drivers */
@@ -59,7 +59,29 @@ int store_vm_load(struct store *s, struct vm_row **ret, size_t *ret_n,
 	struct error *err); /* before the loop */
 int store_vm_put(struct store *s, const struct vm_row *row, store_done_fn done,
 	void *userdata); /* inserts or replaces; copies row */
+/* Deletes the rows of its commands and of its workspace too. */
 int store_vm_delete(struct store *s, const char *id, store_done_fn done, void *userdata);
+
+struct workspace_row {
+	char id[16]; /* of its machine too */
+	uid_t owner_uid;
+	char *name;        /* owned; NULL: none. Unique for its owner. */
+	char *labels;      /* owned: JSON, an object of strings */
+	uint64_t commands; /* how many it has had */
+	bool shared;       /* MCP clients may use it */
+};
+void workspace_row_done(struct workspace_row *row);
+int workspace_row_copy(struct workspace_row *dst, const struct workspace_row *src);
+
+/* Before the loop: deletes the rows without a machine, whose creation was interrupted, and makes a
+ * row without a name for each workspace's machine that lacks one. Returns how many it made. */
+int store_workspace_repair(struct store *s, struct error *err);
+int store_workspace_load(struct store *s, struct workspace_row **ret, size_t *ret_n,
+	struct error *err); /* before the loop */
+int store_workspace_put(struct store *s, const struct workspace_row *row, store_done_fn done,
+	void *userdata); /* inserts or replaces; copies row */
+/* For a workspace without a machine; else store_vm_delete deletes its row. */
+int store_workspace_delete(struct store *s, const char *id, store_done_fn done, void *userdata);
 
 struct exec_row {
 	char id[16];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Makes SQL and rows from a table's description. Called by the files of the nouns (vm.c, exec.c).
+ * Makes SQL and rows from a table's description. Called by the files of the nouns (vm.c, exec.c, workspace.c).
  *
  * What must stay true: a queued row is a copy, so the caller may change its own at once; puts and
  * deletes of one row reach the file in the order of their calls; a value that does not fit its
@@ -287,9 +287,12 @@ static int run_by_key(struct store *s, const char *sql, const char *key, struct 
 static int run_delete(struct store *s, struct store_op *op, struct error *err)
 {
 	const struct table_op *x = (struct table_op *)op;
+	const char *const *also = x->t->also_delete;
 	struct sql q = { .n = 0 };
-	int r = x->t->also_delete ? run_by_key(s, x->t->also_delete, x->key, err) : 0;
+	int r = 0;
 
+	for (size_t i = 0; also && also[i] && r >= 0; i++)
+		r = run_by_key(s, also[i], x->key, err);
 	if (r < 0)
 		return r;
 	sql_add(&q, "DELETE FROM %s WHERE %s = ?1", x->t->name, x->t->columns[0].name);

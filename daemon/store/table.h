@@ -57,10 +57,10 @@ struct table {
 	const char *order;            /* SQL: ORDER BY of a load */
 	const struct column *columns; /* the first is the primary key, a COLUMN_CHARS */
 	size_t n_columns, row_size;
-	const char *also_delete; /* SQL or NULL: deletes dependent rows; ?1 is the key */
+	const char *const *also_delete; /* SQL, ends with NULL: deletes dependent rows; ?1: key */
 };
 
-extern const struct table vm_table, exec_table;
+extern const struct table vm_table, exec_table, workspace_table;
 
 void table_row_done(const struct table *t, void *row);
 /* -ENOMEM; dst is written only on success. */

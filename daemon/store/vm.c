@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The table of machines. Called by machine/. What must stay true: the rows of a machine's commands
- * are deleted with its own, in one transaction. A new column needs a migration in sql/, its member
+ * and of its workspace are deleted with its own, in one transaction. A new column needs a migration in sql/, its member
  * in store.h, and its line here.
  */
 
@@ -19,7 +19,6 @@ static const struct column columns[] = {
 	COLUMN(vm_row, ttl_seconds),
 	COLUMN(vm_row, created_usec),
 	COLUMN(vm_row, expires_usec),
-	COLUMN(vm_row, one_shot),
 	COLUMN(vm_row, state),
 	COLUMN(vm_row, accelerator),
 	COLUMN(vm_row, start_mode),
@@ -34,6 +33,13 @@ static const struct column columns[] = {
 	COLUMN(vm_row, stop_reason),
 	COLUMN(vm_row, active_usec),
 	COLUMN(vm_row, driver),
+	COLUMN(vm_row, noun),
+};
+
+static const char *const also_delete[] = {
+	"DELETE FROM exec WHERE vm_id = ?1",
+	"DELETE FROM workspace WHERE id = ?1",
+	NULL,
 };
 
 const struct table vm_table = {
@@ -43,7 +49,7 @@ const struct table vm_table = {
 	.columns = columns,
 	.n_columns = ARRAY_SIZE(columns),
 	.row_size = sizeof(struct vm_row),
-	.also_delete = "DELETE FROM exec WHERE vm_id = ?1",
+	.also_delete = also_delete,
 };
 
 void vm_row_done(struct vm_row *row)

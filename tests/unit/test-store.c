@@ -65,11 +65,11 @@ static struct vm_row make_row(unsigned n)
 		.disk_mib = 10240,
 		.ttl_seconds = 600,
 		.created_usec = n,
-		.one_shot = true,
 		.vmm_pid = 77,
 		.vmm_start_time = UINT64_C(1) << 40 };
 
 	(void)snprintf(row.id, sizeof(row.id), "vm-%012x", n);
+	strcpy(row.noun, "run");
 	strcpy(row.state, "starting");
 	strcpy(row.accelerator, "kvm");
 	strcpy(row.start_mode, "cold");
@@ -317,7 +317,7 @@ START_TEST(ping)
 }
 END_TEST
 
-static const struct table *const tables[] = { &vm_table, &exec_table };
+static const struct table *const tables[] = { &vm_table, &exec_table, &workspace_table };
 enum { N_TABLES = ARRAY_SIZE(tables) };
 
 static void *member(void *row, const struct column *c)
@@ -503,7 +503,128 @@ START_TEST(commands_go_with_their_machine)
 }
 END_TEST
 
-/* Opens a file of each earlier version, with a machine that was made by that version. */
+static struct workspace_row make_workspace(unsigned n, const char *name)
+{
+	struct workspace_row row = { .owner_uid = 1000,
+		.name = (char *)(uintptr_t)name,
+		.labels = (char *)(uintptr_t)"{}",
+		.commands = 3,
+		.shared = true };
+
+	(void)snprintf(row.id, sizeof(row.id), "ws-%012x", n);
+	return row;
+}
+
+static size_t count_workspaces(struct store *s, const char *expected_id)
+{
+	struct workspace_row *rows = NULL;
+	size_t n;
+
+	ck_assert_int_eq(store_workspace_load(s, &rows, &n, NULL), 0);
+	for (size_t i = 0; i < n; i++) {
+		ck_assert_str_eq(rows[i].id, expected_id);
+		workspace_row_done(&rows[i]);
+	}
+	free(rows);
+	return n;
+}
+
+START_TEST(a_workspace_goes_with_its_machine)
+{
+	struct workspace_row row = make_workspace(1, "a"), other = make_workspace(2, NULL);
+	struct vm_row machine = make_row(1);
+	struct store *s;
+
+	strcpy(machine.id, row.id);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &row, NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &other, NULL, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &machine, NULL, NULL), 0);
+	ck_assert_int_eq(store_vm_delete(s, machine.id, on_done, NULL), 0);
+	wait_done();
+	ck_assert_uint_eq(count_workspaces(s, other.id), 1);
+	ck_assert_int_eq(store_workspace_delete(s, other.id, on_done, NULL), 0);
+	wait_done();
+	ck_assert_uint_eq(count_workspaces(s, ""), 0);
+	store_free(s);
+}
+END_TEST
+
+START_TEST(names_are_unique_for_each_owner)
+{
+	struct workspace_row a = make_workspace(1, "a"), other = make_workspace(2, "a"),
+			     nameless[2] = { make_workspace(3, NULL), make_workspace(4, NULL) };
+	int result = 1;
+	struct store *s;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &a, NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &nameless[0], NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &nameless[1], on_done, &result), 0);
+	wait_done();
+	ck_assert_int_eq(result, 0);
+	ck_assert_int_eq(store_workspace_put(s, &other, on_done, &result), 0);
+	wait_done();
+	ck_assert_int_eq(result, -EEXIST);
+	other.owner_uid = 1001;
+	ck_assert_int_eq(store_workspace_put(s, &other, on_done, &result), 0);
+	wait_done();
+	ck_assert_int_eq(result, 0);
+	store_free(s);
+}
+END_TEST
+
+/* After a death between the two rows' commits, or with rows that somebody changed. */
+START_TEST(workspaces_without_their_other_row)
+{
+	struct workspace_row row = make_workspace(1, "a"), *rows;
+	struct vm_row machine = make_row(2);
+	struct store *s;
+	size_t n;
+
+	strcpy(machine.id, "ws-000000000002");
+	strcpy(machine.noun, "workspace");
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &row, NULL, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &machine, NULL, NULL), 0);
+	machine = make_row(3); /* of another noun */
+	ck_assert_int_eq(store_vm_put(s, &machine, NULL, NULL), 0);
+	store_free(s);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_repair(s, NULL), 1);
+	ck_assert_int_eq(store_workspace_repair(s, NULL), 0);
+	ck_assert_int_eq(store_workspace_load(s, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 1);
+	ck_assert_str_eq(rows[0].id, "ws-000000000002");
+	ck_assert_uint_eq(rows[0].owner_uid, 1000);
+	ck_assert_ptr_null(rows[0].name);
+	ck_assert_str_eq(rows[0].labels, "{}");
+	workspace_row_done(rows);
+	free(rows);
+	store_free(s);
+}
+END_TEST
+
+#define MACHINE_OF_1 \
+	"INSERT INTO vm (id, owner_uid, environment, vcpu_count, mem_mib, disk_mib, ttl_seconds, " \
+	"created_usec, expires_usec, %s, state, accelerator, start_mode, uuid, sync, vmm_pid, " \
+	"vmm_start_time, boot_id) VALUES ('vm-00000000000%c', 1000, 'debian:12', 2, 512, 1024, 600, " \
+	"%d, 8, %s, 'started', 'kvm', 'cold', zeroblob(16), zeroblob(32), 77, 88, 'b')"
+
+/* The machine of a vm.create, and that of a vm.run. Version 6 has `noun` in place of one_shot. */
+static void add_machines_of(int version)
+{
+	bool noun = version >= 6;
+	_cleanup_free_ char *kept = str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'a', 7,
+		noun ? "'vm'" : "0");
+	_cleanup_free_ char *run = str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'b', 8,
+		noun ? "'run'" : "1");
+
+	run_sql(kept);
+	run_sql(run);
+}
+
+/* Opens a file of each earlier version, with machines that were made by that version. */
 START_TEST(older_versions_come_along)
 {
 	struct vm_row *rows;
@@ -516,20 +637,20 @@ START_TEST(older_versions_come_along)
 		ck_assert_int_eq(sqlite3_exec(db, store_migrations[version - 1], NULL, NULL, NULL),
 			SQLITE_OK);
 	sqlite3_close(db);
-	run_sql("INSERT INTO vm (id, owner_uid, environment, vcpu_count, mem_mib, disk_mib, "
-		"ttl_seconds, created_usec, expires_usec, one_shot, state, accelerator, start_mode, "
-		"uuid, sync, vmm_pid, vmm_start_time, boot_id) VALUES ('vm-00000000000a', 1000, "
-		"'debian:12', 2, 512, 1024, 600, 7, 8, 0, 'started', 'kvm', 'cold', zeroblob(16), "
-		"zeroblob(32), 77, 88, 'b')");
+	add_machines_of(_i);
 	_cleanup_free_ char *version = str_printf("PRAGMA user_version = %d", _i);
 	run_sql(version);
 	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
 	rows = load(s, &n);
-	ck_assert_uint_eq(n, 1);
+	ck_assert_uint_eq(n, 2);
 	ck_assert_str_eq(rows[0].id, "vm-00000000000a");
+	ck_assert_str_eq(rows[0].noun, "vm");
 	ck_assert_str_eq(rows[0].state, "started");
 	ck_assert_uint_eq(rows[0].vmm_start_time, 88);
 	ck_assert_str_eq(rows[0].stop_reason, "");
+	ck_assert_str_eq(rows[1].id, "vm-00000000000b");
+	ck_assert_str_eq(rows[1].noun, "run");
+	ck_assert_uint_eq(count_workspaces(s, ""), 0);
 	free_rows(rows, n);
 	store_free(s);
 }
@@ -556,6 +677,9 @@ int main(void)
 	tcase_add_loop_test(tc, schema_and_description_agree, 0, N_TABLES);
 	tcase_add_loop_test(tc, values_are_never_cut, 0, ARRAY_SIZE(beyond));
 	tcase_add_test(tc, commands_go_with_their_machine);
+	tcase_add_test(tc, a_workspace_goes_with_its_machine);
+	tcase_add_test(tc, names_are_unique_for_each_owner);
+	tcase_add_test(tc, workspaces_without_their_other_row);
 	tcase_add_loop_test(tc, older_versions_come_along, 1, store_n_migrations);
 	suite_add_tcase(suite, tc);
 	sr = srunner_create(suite);
