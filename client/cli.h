@@ -42,6 +42,9 @@ struct verb {
 extern const struct verb verbs[];
 extern const size_t n_verbs;
 
+/* Returns the noun that the word is or stands for (ws: workspace); NULL: none. */
+const char *cli_noun(const char *word);
+
 DEFINE_CLEANUP(struct pyro *, pyro_free)
 
 /* Returns a copy of fix. A `pyro ...` command gets the flags that name this command line's daemon.

@@ -17,13 +17,6 @@ static void print_object(struct session *s _unused_, json_object *result)
 
 const struct waiting wait_plain = { .print = print_object };
 
-static void put_line(const char *label, const char *value)
-{
-	printf("%s: ", label);
-	out_text(stdout, value[0] ? value : NULL);
-	putchar('\n');
-}
-
 static void print_vm(struct session *s _unused_, json_object *vm)
 {
 	static const char *const when_set[][2] = {
@@ -33,22 +26,22 @@ static void print_vm(struct session *s _unused_, json_object *vm)
 		{ "Last error", "last_error" },
 	};
 
-	put_line("VM ID", out_member(vm, "vm_id"));
-	put_line("Environment", out_member(vm, "environment"));
-	put_line("State", out_member(vm, "state"));
-	put_line("Execution mode", out_member(vm, "execution_mode"));
+	out_line("VM ID", out_member(vm, "vm_id"));
+	out_line("Environment", out_member(vm, "environment"));
+	out_line("State", out_member(vm, "state"));
+	out_line("Execution mode", out_member(vm, "execution_mode"));
 	printf("Resources: %" PRId64 " vCPU / %" PRId64 " MiB\n", out_int(vm, "vcpu_count", 0),
 		out_int(vm, "mem_mib", 0));
 	for (size_t i = 0; i < ARRAY_SIZE(when_set); i++)
 		if (out_member(vm, when_set[i][1])[0])
-			put_line(when_set[i][0], out_member(vm, when_set[i][1]));
+			out_line(when_set[i][0], out_member(vm, when_set[i][1]));
 }
 
 const struct waiting wait_vm_state = { .print = print_vm };
 
 static void print_deleted(struct session *s _unused_, json_object *result)
 {
-	put_line("Deleted VM", out_member(result, "vm_id"));
+	out_line("Deleted VM", out_member(result, "vm_id"));
 }
 
 const struct waiting wait_vm_delete = { .print = print_deleted };
@@ -93,7 +86,7 @@ static void print_reaped(struct session *s, json_object *result)
 	for (size_t i = 0; ids && i < json_object_array_length(ids); i++) {
 		json_object *id = json_object_array_get_idx(ids, i);
 
-		put_line("Deleted VM", json_object_is_type(id, json_type_string)
+		out_line("Deleted VM", json_object_is_type(id, json_type_string)
 					       ? json_object_get_string(id)
 					       : "");
 	}

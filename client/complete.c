@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/time.h>
 
+#include "client/field.h"
 #include "client/output.h"
 #include "proto/api.h"
 #include "proto/json.h"
@@ -128,20 +129,12 @@ static const struct verb *verb_of(const char *noun, const char *name)
 	return NULL;
 }
 
-static bool is_noun(const char *word)
-{
-	for (size_t i = 0; i < n_verbs; i++)
-		if (verbs[i].noun && streq(verbs[i].noun, word))
-			return true;
-	return false;
-}
-
 static void take_word(struct typed *t, const char *word)
 {
 	if (t->verb)
 		t->n_words++;
-	else if (!t->noun && is_noun(word))
-		t->noun = word;
+	else if (!t->noun && cli_noun(word))
+		t->noun = cli_noun(word);
 	else
 		t->verb = verb_of(t->noun, streq(word, "ls")   ? "list"
 					   : streq(word, "rm") ? "delete"
@@ -187,9 +180,10 @@ static _noreturn_ void on_late(_unused_ int sig)
 	_exit(0);
 }
 
-/* Offers member `key` of each row of `list` in the method's result, if a daemon answers in time. */
+/* Offers the members `keys` of each row of `list` in the method's result, if a daemon answers in
+ * time. */
 static void offer_from_daemon(const struct typed *t, const char *method, const char *list,
-	const char *key, const char *last)
+	const char *const *keys, const char *last)
 {
 	const uint64_t wait_ms = daemon_wait();
 	const struct itimerval soon = { .it_value = { .tv_sec = (time_t)(wait_ms / 1000),
@@ -211,7 +205,8 @@ static void offer_from_daemon(const struct typed *t, const char *method, const c
 		return;
 	rows = result ? out_array(result, list) : NULL;
 	for (size_t i = 0; rows && i < json_object_array_length(rows); i++)
-		offer(out_member(json_object_array_get_idx(rows, i), key), last);
+		for (const char *const *key = keys; *key; key++)
+			offer(out_member(json_object_array_get_idx(rows, i), *key), last);
 }
 
 static void offer_flags(const struct verb *v, const char *last)
@@ -255,6 +250,8 @@ static void offer_commands(const struct typed *t, const char *last)
 /* Offers values for the verb's next positional word. Words of the command get none. */
 static void offer_argument(const struct typed *t, const char *last)
 {
+	static const char *const name[] = { "name", NULL }, *const vm[] = { "vm_id", NULL },
+				 *const workspace[] = { "name", "workspace_id", NULL };
 	const struct api_field *f = api_methods[t->verb->method].params;
 	size_t n = t->n_words;
 
@@ -264,9 +261,11 @@ static void offer_argument(const struct typed *t, const char *last)
 	if (!f->name || (f->flags & API_REST))
 		return;
 	if (streq(f->name, "environment"))
-		offer_from_daemon(t, "env.list", "environments", "name", last);
+		offer_from_daemon(t, "env.list", "environments", name, last);
 	else if (streq(f->name, "vm_id"))
-		offer_from_daemon(t, "vm.list", "vms", "vm_id", last);
+		offer_from_daemon(t, "vm.list", "vms", vm, last);
+	else if (f->type == API_REF)
+		offer_from_daemon(t, "workspace.list", "workspaces", workspace, last);
 }
 
 void complete_print(int n, char **words)

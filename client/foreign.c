@@ -152,8 +152,6 @@ static const struct foreign_word foreign_words[] = {
 	AS("system prune", "env prune"),
 	AS("system info", "doctor"),
 	NONE("system", .cause = "pyro doctor checks this host", .fix = "pyro doctor"),
-	NONE("workspace", LATER),
-	NONE("ws", LATER),
 	NONE("demo", LATER),
 	NONE("mcp", LATER),
 	NONE("host", LATER),

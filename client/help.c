@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 
+#include "client/field.h"
 #include "proto/api.h"
 
 #define COLUMN 28
@@ -14,11 +15,13 @@
 static const char *const noun_help[][2] = {
 	{ "env", "Environments: what machines are made from." },
 	{ "vm", "Machines." },
+	{ "workspace", "Workspaces: machines that stay and have a name. `ws` for short." },
 };
 
 static const char *const noun_example[][2] = {
 	{ "env", "  pyro env pull debian:12" },
 	{ "vm", "  pyro vm list" },
+	{ "workspace", "  pyro ws create --name build debian:12" },
 };
 
 static const char global_help[] =
@@ -56,7 +59,7 @@ static const char *value_name(const struct api_field *f)
 {
 	switch (f->type) {
 	case API_INT: return "N";
-	case API_OBJECT: return "K[=V]";
+	case API_OBJECT: return streq(f->name, "env") ? "K[=V]" : "K=V";
 	case API_ENUM: return "WORD";
 	default: return "TEXT";
 	}

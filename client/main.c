@@ -32,6 +32,14 @@ const struct verb verbs[] = {
 		"  pyro env inspect debian:12" },
 	{ "env", "prune", API_M_env_prune, &wait_env_prune, false, NULL,
 		"  pyro env prune --all --dry-run" },
+	{ "workspace", "create", API_M_workspace_create, &wait_workspace_create, false, NULL,
+		"  pyro workspace create --name build -m 2G debian:12" },
+	{ "workspace", "list", API_M_workspace_list, &wait_workspace_list, false, NULL,
+		"  pyro workspace list --label team=web" },
+	{ "workspace", "status", API_M_workspace_status, &wait_workspace_state, false, NULL,
+		"  pyro workspace status build" },
+	{ "workspace", "delete", API_M_workspace_delete, &wait_workspace_delete, false, NULL,
+		"  pyro workspace delete build" },
 	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, NULL,
 		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
 	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, NULL, "  pyro vm start vm-0123" },
@@ -60,14 +68,6 @@ static void open_standard(void)
 			exit(EXIT_PYRO);
 }
 
-static bool is_noun(const char *word)
-{
-	for (size_t i = 0; i < n_verbs; i++)
-		if (verbs[i].noun && streq(verbs[i].noun, word))
-			return true;
-	return false;
-}
-
 /* ls and rm are list and delete everywhere. */
 static const char *own_name(const char *name)
 {
@@ -92,8 +92,8 @@ static const struct verb *meant_verb(const char *noun, char **words)
 
 		if (v)
 			return v;
-		if (!noun && is_noun(*words))
-			noun = *words;
+		if (!noun)
+			noun = cli_noun(*words);
 	}
 	return NULL;
 }
@@ -181,6 +181,8 @@ static char *meant_line(const struct wrong *w, const char *meant, char **ret_cau
 	first = api_methods[v->method].params;
 	if (first->name && streq(first->name, "vm_id") && !has_vm_id(w->argv + w->to))
 		return strdup("pyro vm list");
+	if (first->name && first->type == API_REF && w->to == w->argc)
+		return strdup("pyro workspace list");
 	return str_printf(
 		"pyro %s%s%s --help", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
 }
@@ -215,6 +217,19 @@ static int unknown(const struct wrong *w, const char *meant, const char *cause, 
 		meant && !cause ? meant : "", meant && !cause ? "'?" : "");
 }
 
+/* Returns the verb of workspaces in place of the machines' one, if a word is a workspace's id. */
+static const char *meant_for(const char *means, char **words, char ret[64])
+{
+	if (!means || !startswith(means, "vm ") || !find_verb("workspace", means + strlen("vm ")))
+		return means;
+	for (; *words; words++)
+		if (startswith(*words, api_id_prefix("workspace"))) {
+			(void)snprintf(ret, 64, "workspace %s", means + strlen("vm "));
+			return ret;
+		}
+	return means;
+}
+
 /* Makes the error for the wrong word argv[at]. */
 static int unknown_command(const char *noun, int argc, char **argv, int at, struct error *err)
 {
@@ -223,22 +238,23 @@ static int unknown_command(const char *noun, int argc, char **argv, int at, stru
 	bool vm = has_vm_id(argv + at + 1);
 	const struct foreign_word *f =
 		foreign_word_find(noun ? noun : argv[at], noun ? argv[at] : argv[at + 1], vm);
-	char meant[64] = "";
+	char meant[64] = "", for_workspace[64];
 
 	if (!f)
 		find_meant(noun, &s, meant);
-	if (!f && !meant[0] && noun && streq(argv[at - 1], noun)) /* as in `vm kill` */
+	if (!f && !meant[0] && noun && cli_noun(argv[at - 1]) == noun) /* as in `vm kill` */
 		f = foreign_word_find(argv[at], NULL, vm);
 	if (!f)
-		return unknown(&w, meant[0] ? meant : NULL, NULL, NULL, err);
-	if (noun && f->means && streq(argv[at - 1], noun)) {
+		return unknown(&w, meant_for(meant[0] ? meant : NULL, argv + at, for_workspace),
+			NULL, NULL, err);
+	if (noun && f->means && cli_noun(argv[at - 1]) == noun) {
 		/* `means` has a noun of its own: replace the noun too. */
 		w.noun = NULL;
 		w.from--;
 	} else if (!noun && strchr(f->words, ' ')) {
 		w.to++;
 	}
-	return unknown(&w, f->means, f->cause, f->fix, err);
+	return unknown(&w, meant_for(f->means, argv + at, for_workspace), f->cause, f->fix, err);
 }
 
 static int no_command(const char *noun, struct error *err)
@@ -321,8 +337,8 @@ static int choose(
 		if (r >= 0 && *i < argc && streq(argv[*i], "help"))
 			(*i)++;
 	}
-	if (r >= 0 && *i < argc && is_noun(argv[*i])) {
-		noun = argv[(*i)++];
+	if (r >= 0 && *i < argc && cli_noun(argv[*i])) {
+		noun = cli_noun(argv[(*i)++]);
 		r = globals_parse(cli, noun, argc, argv, i, &extra, err);
 	}
 	if (r < 0) {

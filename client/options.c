@@ -10,6 +10,7 @@
 #include "options.h"
 
 #include "client/correct.h"
+#include "client/field.h"
 #include "client/foreign.h"
 #include "client/suggest.h"
 #include "client/text.h"
@@ -82,63 +83,16 @@ struct parser {
 	struct error *err;
 };
 
+static bool is_create(const struct verb *v)
+{
+	return v->method == API_M_vm_create || v->method == API_M_workspace_create;
+}
+
 const struct extra_flag *verb_extra_flags(const struct verb *v)
 {
 	if (v->method == API_M_vm_run)
 		return run_flags;
-	return v->method == API_M_vm_create ? create_flags : NULL;
-}
-
-/* Copies the index-th comma-separated token of list to ret; false when there are fewer. */
-static bool list_token(const char *list, size_t index, char *ret, size_t size)
-{
-	size_t n;
-
-	for (; list && *list; list += n + (list[n] == ',')) {
-		n = strcspn(list, ",");
-		if (index-- == 0) {
-			(void)snprintf(ret, size, "%.*s", (int)n, list);
-			return true;
-		}
-	}
-	return false;
-}
-
-bool field_flag(const struct api_field *f, size_t index, char ret[FLAG_NAME_MAX])
-{
-	char token[FLAG_NAME_MAX - 8];
-
-	if ((f->flags & (API_POSITIONAL | API_NO_CLI | API_REST)) || f->type == API_FD)
-		return false;
-	if (index == 0) {
-		(void)snprintf(ret, FLAG_NAME_MAX, "--%s%.40s", f->flags & API_NEGATED ? "no-" : "",
-			f->name);
-		for (char *p = ret; *p; p++)
-			if (*p == '_')
-				*p = '-';
-		return true;
-	}
-	if (!list_token(f->cli, index - 1, token, sizeof(token)))
-		return false;
-	(void)snprintf(ret, FLAG_NAME_MAX, "%s%s",
-		token[0] == '-'      ? ""
-		: strlen(token) == 1 ? "-"
-				     : "--",
-		token);
-	return true;
-}
-
-void field_metavar(const struct api_field *f, char ret[FLAG_NAME_MAX])
-{
-	(void)snprintf(ret, FLAG_NAME_MAX, "%.60s", streq(f->name, "command") ? "CMD" : f->name);
-	for (char *p = ret; *p; p++)
-		if (*p >= 'a' && *p <= 'z')
-			*p = (char)(*p - 'a' + 'A');
-}
-
-bool field_takes_value(const struct api_field *f)
-{
-	return f->type != API_BOOL;
+	return is_create(v) ? create_flags : NULL;
 }
 
 /* Finds "--name" or "-x" (dashes included, without a value). */
@@ -160,7 +114,7 @@ static bool find_flag(const struct parser *p, const char *name, struct flag *ret
 			ret->extra = e;
 			return true;
 		}
-	ret->foreign = p->verb && (p->verb->guest_status || p->verb->method == API_M_vm_create)
+	ret->foreign = p->verb && (p->verb->guest_status || is_create(p->verb))
 			       ? foreign_flag_find(name)
 			       : NULL;
 	if (ret->foreign)
@@ -306,7 +260,8 @@ static bool is_own_word(const struct parser *p, const char *word)
 		return word[1] && strcspn(word + 1, "0123456789") > 0 && find_flag(p, word, &f);
 	for (const struct api_field *a = p->fields; a && a->name; a++)
 		if ((streq(a->name, "environment") && strchr(word, ':') && word[0] > '9') ||
-			(streq(a->name, "vm_id") && startswith(word, "vm-")))
+			(streq(a->name, "vm_id") && startswith(word, "vm-")) ||
+			(a->type == API_REF && startswith(word, api_id_prefix(a->names[0]))))
 			return true;
 	return false;
 }
@@ -451,6 +406,8 @@ static int take_pair(
 
 	if (!key)
 		return -ENOMEM;
+	if (!eq && !streq(f->name, "env"))
+		return bad_value(p, f, flag, value, "KEY=VALUE");
 	if (key[0] == '\0') {
 		message = str_printf("%s: '%.*s' has no name before '='", flag,
 			utf8_cut(value, VALUE_SHOWN), value);
@@ -502,7 +459,13 @@ static int take_field(
 	case API_INT: return take_int(p, f, flag, value);
 	case API_ENUM: return take_enum(p, f, flag, value);
 	case API_OBJECT: return take_pair(p, f, flag, value);
+	case API_NAME:
+		if (!api_is_name(value, strlen(value)))
+			return bad_value(
+				p, f, flag, value, "a name of a-z, 0-9 and . _ -, at most 63");
+		return json_add_str(p->line->params, f->name, value);
 	case API_STRING:
+	case API_REF:
 	case API_ID:
 	case API_TIME: return json_add_str(p->line->params, f->name, value);
 	default: return usage(p, "not a flag of the command line:", flag);

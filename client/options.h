@@ -9,8 +9,6 @@
 
 #include "client/cli.h"
 
-struct api_field;
-
 /* Flags that are not parameters. */
 enum {
 	EXTRA_TTY = 1 << 0, /* -t */
@@ -47,11 +45,3 @@ int globals_parse(struct cli *cli, const char *noun, int argc, char **argv, int 
 int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, int argc, char **argv,
 	int i, struct error *err);
 void cmdline_done(struct cmdline *line);
-
-/* Writes a field's flag names to ret: "--mem-mib", "-m", ... for index 0, 1, ...; false when there
- * are no more, or the field is not a flag. */
-#define FLAG_NAME_MAX 64
-bool field_flag(const struct api_field *f, size_t index, char ret[FLAG_NAME_MAX]);
-/* Writes a positional field's name for help texts: "VM_ID". */
-void field_metavar(const struct api_field *f, char ret[FLAG_NAME_MAX]);
-bool field_takes_value(const struct api_field *f);

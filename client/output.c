@@ -237,6 +237,13 @@ static void put_value(json_object *v)
 	}
 }
 
+void out_line(const char *label, const char *value)
+{
+	printf("%s: ", label);
+	out_text(stdout, value[0] ? value : NULL);
+	putchar('\n');
+}
+
 void out_object(json_object *o)
 {
 	json_object_object_foreach(o, key, v)

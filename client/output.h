@@ -33,6 +33,9 @@ void out_note(const struct cli *cli, const char *fmt, ...) _printf_(2, 3);
 /* Prints s escaped to f; "-" for NULL. */
 void out_text(FILE *f, const char *s);
 
+/* Prints "Label: value", escaped; "-" for an empty value. */
+void out_line(const char *label, const char *value);
+
 /* Prints "Label: value" for each member of an object, with labels made from the names. */
 void out_object(json_object *o);
 

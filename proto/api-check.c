@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "proto/json.h"
+#include "proto/limits.h"
 #include "proto/utf8.h"
 
 #define CALL_ID_MAX 64
@@ -34,6 +35,8 @@ static const char *type_word(enum api_type type)
 		[API_STRING] = "a string",
 		[API_ENUM] = "one of a few words",
 		[API_ID] = "an id",
+		[API_REF] = "a name or an id",
+		[API_NAME] = "a name",
 		[API_TIME] = "an RFC 3339 time in UTC",
 		[API_OBJECT] = "an object",
 		[API_ARRAY] = "an array",
@@ -86,8 +89,8 @@ static int refuse(struct check *c, const char *path, const struct api_field *f, 
 	va_end(ap);
 	show(val, shown);
 	_cleanup_free_ char *good = c->result || !f ? NULL : good_value(f, val), *fix = NULL;
-	if (f && f->type == API_ID && streq(f->names[0], "vm"))
-		fix = strdup("pyro vm list");
+	if (f && ((f->type == API_ID && streq(f->names[0], "vm")) || f->type == API_REF))
+		fix = str_printf("pyro %s list", f->names[0]);
 	else if (good)
 		fix = str_printf("send \"%s\": %s", path, good);
 	else
@@ -142,12 +145,42 @@ static int check_enum(
 	return refuse(c, path, f, val, "one of %s", known);
 }
 
+bool api_is_name(const char *text, size_t n)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+
+	return n > 0 && n <= LIMIT_NAME_BYTES && strspn(text, allowed) == n &&
+	       !strchr("._-", text[0]);
+}
+
+static int check_name(
+	struct check *c, const char *path, const struct api_field *f, json_object *val)
+{
+	if (api_is_name(json_object_get_string(val), (size_t)json_object_get_string_len(val)))
+		return 0;
+	return refuse(c, path, f, val,
+		"%s of 1 to %d of the characters a-z 0-9 . _ -, the first a letter or digit",
+		f->type == API_REF ? "a name or an id" : "a name", LIMIT_NAME_BYTES);
+}
+
+/* A workspace's id in place of a machine's: people have both, so it is "not found". */
+static int refuse_workspace(struct check *c, const char *id)
+{
+	_cleanup_free_ char *fix = str_printf("pyro workspace status %s", id);
+
+	return error_set(c->err, ERROR_VM_NOT_FOUND, "it is the id of a workspace", fix,
+		"machine %s not found", id);
+}
+
 static int check_id(struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
 	const char *text = json_object_get_string(val), *prefix = api_id_prefix(f->names[0]);
 	size_t n = (size_t)json_object_get_string_len(val), skip = strlen(prefix);
 	size_t digits = startswith(text, prefix) ? strspn(text + skip, "0123456789abcdef") : 0;
 	bool whole = digits == ID_DIGITS, some = digits > 0 && digits < ID_DIGITS && !c->result;
+	if (!c->result && streq(f->names[0], "vm") && startswith(text, "ws-") &&
+		api_is_name(text, n))
+		return refuse_workspace(c, text);
 	if ((!whole && !some) || skip + digits != n)
 		return refuse(c, path, f, val, "\"%s\" and 12 hex digits%s", prefix,
 			c->result ? "" : ", or the beginning of such an id");
@@ -212,6 +245,8 @@ static int check_scalar(
 	case API_STRING: return check_string(c, path, f, val);
 	case API_ENUM: return check_enum(c, path, f, val);
 	case API_ID: return check_id(c, path, f, val);
+	case API_REF:
+	case API_NAME: return check_name(c, path, f, val);
 	case API_TIME: return check_time(c, path, f, val);
 	case API_CALL_ID: return check_call_id(c, path, f, val);
 	case API_FD: return check_fd(c, path, val);

@@ -22,6 +22,8 @@ static const char *const type_names[] = {
 	[API_STRING] = "string",
 	[API_ENUM] = "string",
 	[API_ID] = "string",
+	[API_REF] = "string",
+	[API_NAME] = "string",
 	[API_TIME] = "string",
 	[API_OBJECT] = "object",
 	[API_ARRAY] = "array",
@@ -129,6 +131,15 @@ static int add_id(json_object *o, const struct api_field *f, bool result)
 	return json_add_str(o, "pattern", pattern);
 }
 
+static int add_name(json_object *o)
+{
+	char pattern[40];
+
+	(void)snprintf(
+		pattern, sizeof(pattern), "^[a-z0-9][a-z0-9._-]{0,%d}$", LIMIT_NAME_BYTES - 1);
+	return json_add_str(o, "pattern", pattern);
+}
+
 static int add_schema(json_object *o, const char *key, const struct api_field *f, bool result);
 
 /* Describes an object that has exactly these fields. */
@@ -164,6 +175,8 @@ static int add_bounds(json_object *o, const struct api_field *f, bool null, bool
 	case API_STRING: return add_range(o, low, f->min, high, f->max);
 	case API_ENUM: return add_names(o, f, null);
 	case API_ID: return add_id(o, f, result);
+	case API_REF:
+	case API_NAME: return add_name(o);
 	case API_TIME: return json_add_str(o, "format", "date-time");
 	case API_OBJECT: return f->sub ? add_members(o, f->sub, result) : add_strings(o, f);
 	case API_ARRAY: {

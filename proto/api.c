@@ -18,6 +18,7 @@
 
 static const char *const id_vm[] = { "vm", NULL };
 static const char *const id_exec[] = { "exec", NULL };
+static const char *const id_workspace[] = { "workspace", NULL };
 static const char *const names_mode[] = { "system", "user", NULL };
 static const char *const names_signal[] = { "INT", "TERM", "HUP", "KILL", "QUIT", "USR1", "USR2",
 	NULL };
@@ -38,6 +39,8 @@ static const char *const names_stop_reason_given[] = { "user", "host_shutdown", 
 static const char *const names_pause_reason[] = { "idle", "disk_full", NULL };
 static const char *const names_vm_state[] = { "preparing", "created", "started", "suspended",
 	"stopped", "failed", "unknown", NULL };
+
+static const char *const names_seed_mode[] = { "empty", "directory", "git", "tar_archive", NULL };
 
 static const struct api_field no_fields[] = { FIELDS_END };
 static const struct api_field string_element[] = { { .name = "element", .type = API_STRING },
@@ -491,9 +494,10 @@ static const struct api_field vm_run_result[] = {
 	FIELDS_END,
 };
 
-#define FIELDS_VM \
-	{ .name = "vm_id", .type = API_ID, .names = id_vm }, \
-		{ .name = "environment", .type = API_STRING }, \
+#define FIELDS_VM { .name = "vm_id", .type = API_ID, .names = id_vm }, FIELDS_STATE
+/* Of a machine and of a workspace. */
+#define FIELDS_STATE \
+	{ .name = "environment", .type = API_STRING }, \
 		{ .name = "environment_version", \
 			.type = API_STRING, \
 			.flags = API_NULLABLE, \
@@ -656,6 +660,161 @@ static const struct api_field vm_delete_result[] = {
 static const struct api_field vm_reap_expired_result[] = {
 	{ .name = "count", .type = API_INT, .max = INT64_MAX },
 	{ .name = "deleted_vm_ids", .type = API_ARRAY, .sub = string_element },
+	FIELDS_END,
+};
+
+/* workspace */
+
+static const struct api_field seed_skipped_fields[] = {
+	{ .name = "path", .type = API_STRING },
+	{ .name = "reason", .type = API_STRING },
+	FIELDS_END,
+};
+static const struct api_field seed_skipped_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = seed_skipped_fields },
+	FIELDS_END,
+};
+static const struct api_field workspace_seed_fields[] = {
+	{ .name = "mode", .type = API_ENUM, .names = names_seed_mode },
+	{ .name = "seed_path", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "destination", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "entry_count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "bytes_written", .type = API_INT, .max = INT64_MAX },
+	{ .name = "skipped", .type = API_ARRAY, .sub = seed_skipped_element },
+	FIELDS_END,
+};
+static const struct api_field changed_fields[] = {
+	{ .name = "added", .type = API_INT, .max = INT64_MAX },
+	{ .name = "modified", .type = API_INT, .max = INT64_MAX },
+	{ .name = "deleted", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+static const struct api_field running_fields[] = {
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "command", .type = API_STRING },
+	{ .name = "started_at", .type = API_TIME, .flags = API_NULLABLE },
+	FIELDS_END,
+};
+static const struct api_field running_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = running_fields },
+	FIELDS_END,
+};
+static const struct api_field workspace_fields[] = {
+	{ .name = "workspace_id", .type = API_ID, .names = id_workspace },
+	{ .name = "name", .type = API_NAME, .flags = API_NULLABLE },
+	{ .name = "labels", .type = API_OBJECT, .max = LIMIT_LABELS },
+	{ .name = "shared", .type = API_BOOL, .help = "MCP clients may use it." },
+	FIELDS_STATE,
+	{ .name = "workspace_path", .type = API_STRING, .help = "In the guest." },
+	{ .name = "workspace_seed",
+		.type = API_OBJECT,
+		.sub = workspace_seed_fields,
+		.help = "What it was filled with (nothing in this version)." },
+	{ .name = "changed",
+		.type = API_OBJECT,
+		.flags = API_NULLABLE,
+		.sub = changed_fields,
+		.help = "Since its seed; null: not known." },
+	{ .name = "last_activity_at", .type = API_TIME },
+	{ .name = "deletes_at", .type = API_TIME, .flags = API_NULLABLE },
+	{ .name = "command_count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "last_command", .type = API_JSON, .flags = API_NULLABLE },
+	{ .name = "shells", .type = API_ARRAY, .sub = string_element },
+	{ .name = "running", .type = API_ARRAY, .sub = running_element },
+	{ .name = "disk_used_bytes",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = INT64_MAX,
+		.help = "Of the host's disk." },
+	{ .name = "owner",
+		.type = API_STRING,
+		.flags = API_NULLABLE,
+		.help = "The name of owner_uid (null in this version)." },
+	{ .name = "created_by", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "phase",
+		.type = API_STRING,
+		.flags = API_OPTIONAL,
+		.help = "Only while it is being created: of its pull, `create` or `start`." },
+	{ .name = "percent",
+		.type = API_INT,
+		.flags = API_NULLABLE | API_OPTIONAL,
+		.max = 100,
+		.help = "Of the phase; null: not known." },
+	FIELDS_END,
+};
+static const struct api_field workspace_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = workspace_fields },
+	FIELDS_END,
+};
+
+#define FIELD_WORKSPACE_ID \
+	{ \
+		.name = "workspace_id", .type = API_REF, .flags = API_REQUIRED | API_POSITIONAL, \
+		.names = id_workspace, \
+		.help = "The workspace: its name, its id or a unique prefix of that." \
+	}
+
+#define FIELD_LABELS(text) \
+	{ \
+		.name = "labels", .type = API_OBJECT, .dflt = "{}", .max = LIMIT_LABELS, \
+		.cli = "label,-l", .help = (text) \
+	}
+
+static const struct api_field workspace_create_params[] = {
+	FIELD_ENVIRONMENT,
+	FIELDS_MACHINE,
+	{ .name = "ttl_seconds",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = TTL_SECONDS_MAX,
+		.help = "Kept for later versions: nothing ends an idle workspace in this one." },
+	{ .name = "name",
+		.type = API_NAME,
+		.flags = API_NULLABLE,
+		.help = "Names it beside its id; unique among your workspaces." },
+	FIELD_LABELS("KEY=VALUE, to find it again by."),
+	{ .name = "wait_ms",
+		.type = API_INT,
+		.flags = API_NULLABLE | API_NO_CLI,
+		.max = INT64_C(1000) * TIMEOUT_SECONDS_MAX,
+		.help = "Answer by then even if it has not started; the creation goes on." },
+	FIELDS_END,
+};
+#define workspace_create_result workspace_fields
+
+static const struct api_field workspace_list_params[] = {
+	FIELD_LABELS("Only those that have this KEY=VALUE."),
+	{ .name = "all_users",
+		.type = API_BOOL,
+		.dflt = "false",
+		.flags = API_NO_MCP,
+		.help = "Those of all users; for root." },
+	FIELDS_END,
+};
+static const struct api_field workspace_list_result[] = {
+	{ .name = "count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "workspaces",
+		.type = API_ARRAY,
+		.sub = workspace_element,
+		.help = "Last activity first." },
+	FIELDS_END,
+};
+
+static const struct api_field workspace_status_params[] = { FIELD_WORKSPACE_ID, FIELDS_END };
+#define workspace_status_result workspace_fields
+
+static const struct api_field workspace_delete_params[] = {
+	FIELD_WORKSPACE_ID,
+	{ .name = "force",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Also if it has changes (which this version deletes in any case)." },
+	FIELDS_END,
+};
+static const struct api_field workspace_delete_result[] = {
+	{ .name = "workspace_id", .type = API_ID, .names = id_workspace },
+	{ .name = "deleted", .type = API_BOOL },
+	{ .name = "reason", .type = API_STRING, .help = "`explicit_delete`." },
 	FIELDS_END,
 };
 

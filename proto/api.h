@@ -20,6 +20,8 @@ enum api_type {
 	API_STRING,  /* UTF-8; no NUL unless API_NUL */
 	API_ENUM,    /* one of names */
 	API_ID,      /* "vm-" and 12 hex digits, or a unique prefix; names[0] is the kind */
+	API_REF,     /* a name, an id or its unique prefix; names[0] is the kind */
+	API_NAME,    /* [a-z0-9][a-z0-9._-]*, at most LIMIT_NAME_BYTES */
 	API_TIME,    /* RFC 3339, UTC */
 	API_OBJECT,  /* fields in sub; sub NULL: an object of strings (env, labels) */
 	API_ARRAY,   /* elements described by sub[0] */
@@ -48,7 +50,7 @@ struct api_field {
 	unsigned flags;
 	const char *dflt; /* JSON text of the default; NULL: null */
 	int64_t min, max; /* INT: range; STRING/ARRAY: length (max 0: only the line's limit) */
-	const char *const *names;    /* ENUM: NULL-terminated; ID: the kind */
+	const char *const *names;    /* ENUM: NULL-terminated; ID, REF: the kind */
 	const struct api_field *sub; /* OBJECT, ARRAY */
 	const char *client;          /* how libpyro creates the descriptor of an FD */
 	const char *cli;             /* other flag names, comma-separated: "cpus", "-m,memory" */
@@ -119,7 +121,10 @@ int api_check_result(const struct api_field *fields, struct json_object *result,
  * `rpc.discover`. */
 int api_openrpc(struct json_object **ret);
 
-/* Returns the id prefix ("vm-") of a kind as in names[0] of an API_ID field ("vm", "exec", ...). */
+/* True if the n bytes have the form of a name, as ids and their prefixes do. */
+bool api_is_name(const char *text, size_t n);
+
+/* Returns the id prefix ("vm-") of a kind as in names[0] of an API_ID or API_REF field ("vm", "exec", ...). */
 const char *api_id_prefix(const char *kind);
 
 /* Makes a new id: prefix + 12 random hex digits. ret has room for API_ID_SIZE. */

@@ -50,6 +50,13 @@
 /* Machines */
 #define LIMIT_RUNS_WAITING 64 /* per uid: vm.run calls without a machine (pulling, draining) */
 
+/* Workspaces */
+#define LIMIT_WORKSPACES_WAITING 64   /* per account: without a machine yet (pulling) */
+#define LIMIT_NAME_BYTES         63   /* of a name: [a-z0-9][a-z0-9._-]* */
+#define LIMIT_LABELS             64   /* of one workspace */
+#define LIMIT_LABEL_KEY_BYTES    63   /* letters, digits and . _ / - */
+#define LIMIT_LABELS_BYTES       8192 /* keys and values of one workspace together */
+
 /* Environment images (reliability.md section 6) */
 #define LIMIT_IMAGE_ENTRIES    2000000
 #define LIMIT_IMAGE_BYTES      (32ULL << 30) /* apparent size of all files together */

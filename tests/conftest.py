@@ -284,9 +284,12 @@ class Daemon:
     def vms(self):
         return self.call("vm.list", {"all_users": os.getuid() == 0})["result"]["vms"]
 
+    def workspaces(self):
+        return self.call("workspace.list", {"all_users": os.getuid() == 0})["result"]["workspaces"]
+
     def residue(self):
         """What machines leave while they exist: rows, directories, sockets, processes."""
-        found = ["row " + v["vm_id"] for v in self.vms()]
+        found = ["row " + v["vm_id"] for v in self.vms()] + ["row " + w["workspace_id"] for w in self.workspaces()]
         for place in (self.state + "/machines", self.runtime + "/vm"):
             if os.path.isdir(place):
                 found += [place + "/" + name for name in os.listdir(place)]

@@ -10,16 +10,22 @@ struct run;
 LIST_HEAD(run_list, run);
 struct creation;
 LIST_HEAD(creation_list, creation);
+struct workspace;
+LIST_HEAD(workspace_list, workspace);
 
 struct core {
-	struct run_list runs;           /* borrowed: exec.signal finds them here */
-	struct creation_list creations; /* borrowed: each frees itself when it has ended */
-	sd_event_source *reaper;        /* owned: timer of the next expiry */
+	struct run_list runs;             /* borrowed: exec.signal finds them here */
+	struct creation_list creations;   /* borrowed: each frees itself when it has ended */
+	struct workspace_list workspaces; /* owned: before their machines exist, and as long */
+	sd_event_source *reaper;          /* owned: timer of the next expiry */
+	sd_event_source *changed;         /* owned: notifies who waits for a workspace's state */
+	bool ending;                      /* the daemon ends: nothing is deleted any more */
 };
 
 /* The owners of machines. */
-extern const struct machine_owner vm_owner;  /* vm.c: stays until it is deleted */
-extern const struct machine_owner run_owner; /* run-attach.c: deleted with its only command */
+extern const struct machine_owner vm_owner;        /* vm.c: stays until it is deleted */
+extern const struct machine_owner run_owner;       /* run-attach.c: deleted with its only command */
+extern const struct machine_owner workspace_owner; /* workspace.c: has a name and a history */
 
 /* run.c: reports to the command's caller that mc was paused or resumed. */
 void run_on_pause(struct machine *mc);
@@ -27,6 +33,13 @@ void run_on_pause(struct machine *mc);
 void runs_end(struct core *core);
 /* create.c: ends each pending creation with an error at the daemon's end. */
 void creations_end(struct core *core);
+
+/* workspace.c: loads the workspaces, before their machines and commands. */
+int workspaces_load(struct manager *m, struct error *err);
+/* Connects each with its machine. */
+int workspaces_join(struct manager *m, struct error *err);
+/* Frees them after their machines, at the daemon's end. */
+void workspaces_free(struct core *core);
 
 /* reaper.c */
 int reaper_new(struct manager *m, sd_event_source **ret);

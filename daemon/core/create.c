@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.create from request to machine. Called by rpc/vm.c.
+ * vm.create and workspace.create, from request to machine. Called by rpc/vm.c and workspace.c.
  *
  * What must stay true: on_done is called once, in a later iteration of the loop than
  * creation_start; a cancelled creation leaves nothing.
@@ -10,17 +10,19 @@
 
 #include "daemon/core/core-internal.h"
 #include "daemon/image/environment.h"
+#include "proto/api.h"
 
 struct creation {
 	struct manager *m; /* borrowed */
 	struct creation_callbacks cb;
 	void *userdata;
-	struct machine_spec spec; /* its environment is the next member */
+	struct machine_spec spec; /* its strings are the next members */
 	char *environment;        /* owned */
-	struct pull_wait *pull;   /* owned */
-	struct machine *machine;  /* borrowed; NULL before it is made */
-	sd_event_source *later;   /* owned: calls finish() from the loop */
-	struct error err;         /* owned */
+	char id[API_ID_SIZE];
+	struct pull_wait *pull;  /* owned */
+	struct machine *machine; /* borrowed; NULL before it is made */
+	sd_event_source *later;  /* owned: calls finish() from the loop */
+	struct error err;        /* owned */
 	bool listed;
 	LIST_ENTRY(creation) entry;
 };
@@ -61,6 +63,18 @@ static void fail_later(struct creation *c, const struct error *err)
 	(void)sd_event_source_set_enabled(c->later, SD_EVENT_ONESHOT);
 }
 
+static void report(struct creation *c, const char *phase)
+{
+	const struct pull_progress p = { .phase = phase, .percent = -1 };
+
+	c->cb.on_progress(&p, c->userdata);
+}
+
+static void on_launch(_unused_ struct machine *mc, void *userdata)
+{
+	report(userdata, "start");
+}
+
 static void on_created(struct machine *mc, const struct error *err, void *userdata)
 {
 	finish(userdata, err ? NULL : mc, err);
@@ -76,14 +90,19 @@ static void on_pull_progress(const struct pull_progress *p, void *userdata)
 
 static void on_pulled(const struct error *err, void *userdata)
 {
-	static const struct machine_callbacks cb = { .on_started = on_created };
+	static const struct machine_callbacks cb = {
+		.on_launch = on_launch,
+		.on_started = on_created,
+	};
 	struct creation *c = userdata;
 	_cleanup_error_ struct error why = ERROR_INIT;
 
 	c->pull = pull_wait_free(c->pull);
 	if (err)
 		(void)error_copy(&why, err);
-	if (err || machine_start(c->m->machines, &c->spec, false, &cb, c, &c->machine, &why) < 0)
+	else if (c->spec.whole)
+		report(c, "create");
+	if (err || machine_start(c->m->machines, &c->spec, &cb, c, &c->machine, &why) < 0)
 		fail_later(c, &why);
 }
 
@@ -119,7 +138,12 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	c->userdata = userdata;
 	c->spec = *spec;
 	c->spec.environment = c->environment;
-	c->spec.owner = &vm_owner;
+	if (!spec->owner)
+		c->spec.owner = &vm_owner;
+	if (spec->id) {
+		(void)snprintf(c->id, sizeof(c->id), "%s", spec->id);
+		c->spec.id = c->id;
+	}
 	r = begin(c, err);
 	if (r < 0)
 		return r;
@@ -127,6 +151,11 @@ int creation_start(struct manager *m, const struct machine_spec *spec,
 	c->listed = true;
 	*ret = TAKE_PTR(c);
 	return 0;
+}
+
+struct machine *creation_machine(const struct creation *c)
+{
+	return c->machine;
 }
 
 void creation_cancel(struct creation *c)

@@ -35,7 +35,7 @@ static uint64_t due(const struct machine *mc)
 	uint64_t up = now_usec() - machine_manager(mc)->started_usec;
 	uint64_t kept = deadline_usec(DEADLINE_EXPIRED);
 
-	if (expires == 0 || machine_goes_down(mc))
+	if (expires == 0 || machine_goes_down(mc)) /* 0 also for every workspace */
 		return 0;
 	if (!machine_is_new(mc) && up < kept)
 		return MAX_OF(expires, wall_usec() + kept - up);

@@ -22,6 +22,7 @@ const struct machine_owner run_owner = {
 	.log_field = "PYRO_VM",
 	.again = "run the command again",
 	.remains = REMAINS_NOTHING,
+	.expires = true,
 	.on_state = reaper_on_state,
 	.on_pause = run_on_pause,
 	.adopt_exec = run_adopt,

@@ -395,7 +395,7 @@ static int start_machine(struct run *r, struct error *err)
 	int k;
 
 	run_progress(r, "create");
-	k = machine_start(r->m->machines, &r->spec, true, &cb, r, &r->machine, err);
+	k = machine_start(r->m->machines, &r->spec, &cb, r, &r->machine, err);
 	if (k < 0)
 		return k;
 	(void)snprintf(r->vm_id, sizeof(r->vm_id), "%s", machine_row(r->machine)->id);
@@ -450,6 +450,7 @@ static int copy_params(struct run *r, const struct run_params *p)
 	r->live = p->stdio_fd >= 0;
 	r->with_stdin = p->with_stdin;
 	r->spec.owner = &run_owner;
+	r->spec.whole = true;
 	r->environment = strdup(p->machine.environment);
 	r->command = strdup(p->command);
 	r->spec.environment = r->environment;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machines that stay until they are deleted, and all machines as their users see them: look-up
- * by id and owner, the JSON of vm.list and vm.status. Called by rpc/.
+ * The machines that stay until they are deleted, and those and the machines of runs as their users
+ * see them: look-up by id and owner, the JSON of vm.list and vm.status. Called by rpc/.
  *
- * What must stay true: another uid's machine is not found.
+ * What must stay true: another uid's machine is not found, and a workspace's is none of these.
  */
 
 #include "daemon/core/vm.h"
@@ -19,14 +19,20 @@ const struct machine_owner vm_owner = {
 	.id_name = "VM_ID",
 	.log_field = "PYRO_VM",
 	.remains = REMAINS_DISK,
+	.expires = true,
 	.on_state = reaper_on_state,
 	.on_pause = run_on_pause,
 	.adopt_exec = run_adopt,
 };
 
+static bool is_vm(const struct machine *mc)
+{
+	return machine_owner(mc) != &workspace_owner;
+}
+
 static bool visible(const struct machine *mc, uid_t uid)
 {
-	return uid == 0 || machine_row(mc)->owner_uid == uid;
+	return is_vm(mc) && (uid == 0 || machine_row(mc)->owner_uid == uid);
 }
 
 int vm_find(struct machines *ms, const char *id, uid_t uid, struct machine **ret, struct error *err)
@@ -58,23 +64,20 @@ static const char *none_if_empty(const char *s)
 	return s[0] ? s : NULL;
 }
 
-static int add_spec(struct machine *mc, json_object *o)
+static int add_spec(const struct vm_row *row, const struct machine *mc, json_object *o)
 {
-	const struct vm_row *row = machine_row(mc);
-	int r = json_add_str(o, "vm_id", row->id);
+	enum machine_state state = mc ? machine_state(mc) : MACHINE_PREPARING;
+	int r = json_add_str(o, "environment", row->environment);
 
-	if (r >= 0)
-		r = json_add_str(o, "environment", row->environment);
 	if (r >= 0)
 		r = json_add_str(o, "environment_version", row->environment_version);
 	if (r >= 0)
-		r = json_add_str(o, "state", machine_state_public(machine_state(mc)));
+		r = json_add_str(o, "state", machine_state_public(state));
 	if (r >= 0)
 		r = json_add_str(o, "stop_reason",
-			machine_state(mc) == MACHINE_STOPPED ? none_if_empty(row->stop_reason)
-							     : NULL);
+			state == MACHINE_STOPPED ? none_if_empty(row->stop_reason) : NULL);
 	if (r >= 0)
-		r = json_add_str(o, "pause_reason", machine_pause_reason(mc));
+		r = json_add_str(o, "pause_reason", mc ? machine_pause_reason(mc) : NULL);
 	if (r >= 0)
 		r = json_add_int(o, "vcpu_count", row->vcpu_count);
 	if (r >= 0)
@@ -100,16 +103,15 @@ static int add_absent(json_object *o, const char *const *names, size_t n)
 	return r;
 }
 
-static int add_present(struct machine *mc, json_object *o)
+static int add_present(const struct vm_row *row, const struct machine *mc, json_object *o)
 {
-	const struct vm_row *row = machine_row(mc);
 	static const char *const absent[] = { "network_policy", "guest_ip", "tap_name" };
 	int r = add_absent(o, absent, ARRAY_SIZE(absent));
 
 	if (r >= 0)
 		r = json_add_bool(o, "allow_host_compat", false);
 	if (r >= 0)
-		r = json_add_str(o, "execution_mode", machine_execution_mode(mc));
+		r = json_add_str(o, "execution_mode", mc ? machine_execution_mode(mc) : NULL);
 	if (r >= 0)
 		r = json_add_str(o, "accelerator", none_if_empty(row->accelerator));
 	if (r >= 0)
@@ -121,13 +123,20 @@ static int add_present(struct machine *mc, json_object *o)
 	return r;
 }
 
+int vm_add_fields(const struct vm_row *row, const struct machine *mc, json_object *o)
+{
+	int r = add_spec(row, mc, o);
+
+	return r < 0 ? r : add_present(row, mc, o);
+}
+
 int vm_json(struct machine *mc, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
-	int r = o ? add_spec(mc, o) : -ENOMEM;
+	int r = o ? json_add_str(o, "vm_id", machine_id(mc)) : -ENOMEM;
 
 	if (r >= 0)
-		r = add_present(mc, o);
+		r = vm_add_fields(machine_row(mc), mc, o);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);
@@ -177,7 +186,7 @@ static int add_machines(struct machines *ms, uid_t uid, bool all, json_object *l
 	if (!sorted)
 		return -ENOMEM;
 	for (mc = machines_next(ms, NULL); mc; mc = machines_next(ms, mc))
-		if (all || machine_row(mc)->owner_uid == uid)
+		if (is_vm(mc) && (all || machine_row(mc)->owner_uid == uid))
 			sorted[n++] = mc;
 	qsort(sorted, n, sizeof(*sorted), by_activity);
 	for (size_t i = 0; i < n; i++) {

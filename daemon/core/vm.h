@@ -14,6 +14,9 @@ int vm_find(
  * *ret is owned. */
 int vm_list_json(struct machines *ms, uid_t uid, bool all, json_object **ret);
 int vm_json(struct machine *mc, json_object **ret);
+/* Adds the fields that workspaces have too, all but the id. mc NULL: it is not made yet, and row is
+ * a plan. */
+int vm_add_fields(const struct vm_row *row, const struct machine *mc, json_object *o);
 /* The network a machine has: none in this version. *ret is owned. */
 int vm_network_json(struct machine *mc, json_object **ret);
 

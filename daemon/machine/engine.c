@@ -119,7 +119,7 @@ static void report_started(struct machine *mc, const struct error *err)
 {
 	struct machine_callbacks cb = mc->starter.cb;
 
-	mc->starter.cb.on_started = NULL;
+	mc->starter.cb = (struct machine_callbacks){ NULL, NULL }; /* a later boot is not its */
 	if (cb.on_started)
 		cb.on_started(mc, err, mc->starter.userdata);
 	machine_notify(mc, WAIT_STARTED, err);

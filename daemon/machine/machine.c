@@ -10,6 +10,7 @@
 #include "daemon/machine/machine.h"
 
 #include <assert.h>
+#include <sys/stat.h>
 
 #include "daemon/machine/machine-internal.h"
 #include "daemon/log.h"
@@ -81,6 +82,8 @@ void machine_set_state(struct machine *mc, enum machine_state state)
 	mc->state = state;
 	if (!keep)
 		(void)snprintf(mc->row.state, sizeof(mc->row.state), "%s", state_names[state]);
+	if (mc->owner->on_change)
+		mc->owner->on_change(mc);
 }
 
 static void on_saved(int r, const struct error *err, _unused_ void *userdata)
@@ -268,6 +271,16 @@ const char *machine_execution_mode(const struct machine *mc)
 const char *machine_accelerator_reason(const struct machine *mc)
 {
 	return mc->accelerator.reason;
+}
+
+int machine_disk_bytes(const struct machine *mc, uint64_t *ret)
+{
+	struct stat st;
+
+	if (stat(mc->paths.disk, &st) < 0)
+		return -errno;
+	*ret = (uint64_t)st.st_blocks * 512; /* stat(2): blocks of 512 bytes */
+	return 0;
 }
 
 char *machine_fix(const struct machine *mc, const char *verb)

@@ -58,6 +58,9 @@ struct machine_owner {
 	const char *log_field; /* journal field that holds the id */
 	const char *again;     /* fix that gets the same again; NULL: `COMMAND start ID` */
 	enum machine_remains remains;
+	bool expires; /* it may be deleted ttl_seconds after its creation */
+	/* Its state has changed (may be NULL). Called from within the change: change nothing. */
+	void (*on_change)(struct machine *mc);
 	/* The machine has settled in another state. deleted: nothing is left, it is freed next. */
 	void (*on_state)(struct machine *mc, bool deleted);
 	/* Its vCPUs were stopped or resumed (machine_pause_cause). */
@@ -68,17 +71,19 @@ struct machine_owner {
 
 struct machine_spec {
 	const struct machine_owner *owner;
+	const char *id; /* NULL: a new one */
 	const char *environment;
 	unsigned vcpu_count;
 	uint64_t mem_mib, disk_mib;
 	int64_t ttl_seconds;
 	enum accelerator accelerator;
 	uid_t owner_uid;
+	bool whole; /* boots it too */
 };
 
 /*
- * Loads the machines of a previous daemon. owners ends with NULL; the command of the first lists
- * all machines. *ret is set before the first callback, which reads m->machines.
+ * Loads the machines of a previous daemon. owners ends with NULL. *ret is set before the first
+ * callback, which reads m->machines.
  */
 int machines_new(struct manager *m, const struct machine_owner *const *owners,
 	struct machines **ret, struct error *err);
@@ -110,6 +115,8 @@ const char *machine_pause_cause(const struct machine *mc);
 char *machine_pause_detail(const struct machine *mc);
 const char *machine_execution_mode(const struct machine *mc);     /* NULL: it has no VMM */
 const char *machine_accelerator_reason(const struct machine *mc); /* why not KVM, or NULL */
+/* How many bytes of the host's disk its own disk takes; -ENOENT before it has one. */
+int machine_disk_bytes(const struct machine *mc, uint64_t *ret);
 
 struct machine_callbacks {
 	/* The row is committed and the VMM is about to start. May be NULL. */
@@ -118,8 +125,7 @@ struct machine_callbacks {
 	void (*on_started)(struct machine *mc, const struct error *err, void *userdata);
 };
 
-/* Creates a machine; if whole, boots it too. */
-int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
+int machine_start(struct machines *ms, const struct machine_spec *spec,
 	const struct machine_callbacks *cb, void *userdata, struct machine **ret,
 	struct error *err);
 

@@ -181,7 +181,7 @@ static char *ask_for(const struct resource *res, int64_t most)
 /* One limit, and the usage that counts besides the machine that is checked. */
 struct limit {
 	const struct resource *res;
-	const struct machine_owner *lister; /* whose command lists all machines */
+	const struct machine_owner *lister; /* whose command lists the user's machines */
 	bool total;                         /* of all users */
 	int64_t max;                        /* 0: no limit */
 	int64_t asked;                      /* by the machine */
@@ -274,6 +274,28 @@ static int check_limit(const struct limit *l, struct error *err)
 		(long long)l->max);
 }
 
+/* The owner of most of uid's machines: its command lists what can be deleted. */
+static const struct machine_owner *lister_of(
+	const struct machines *ms, uid_t uid, const struct machine *without)
+{
+	const struct machine_owner *best = ms->owners[0];
+	size_t most = 0;
+
+	for (size_t i = 0; ms->owners[i]; i++) {
+		const struct machine *mc;
+		size_t n = 0;
+
+		LIST_FOREACH (mc, &ms->list, entry)
+			n += mc != without && mc->row.owner_uid == uid &&
+			     streq(mc->owner->command, ms->owners[i]->command);
+		if (n > most) {
+			most = n;
+			best = ms->owners[i];
+		}
+	}
+	return best;
+}
+
 /* Lists u in the order of resources. */
 static void list_usage(const struct usage *u, int64_t ret[N_LIMITED])
 {
@@ -316,7 +338,7 @@ static int check_quotas(struct machines *ms, uid_t uid, const struct usage *aske
 		r = check_limit(
 			&(struct limit){
 				.res = &resources[k],
-				.lister = ms->owners[0],
+				.lister = lister_of(ms, uid, without),
 				.total = of_all,
 				.max = maxima[of_all][k],
 				.asked = want[k],

@@ -20,9 +20,12 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 	};
 
 	row.active_usec = row.created_usec;
-	if (spec->ttl_seconds > 0)
+	if (spec->ttl_seconds > 0 && spec->owner->expires)
 		row.expires_usec = row.created_usec + (uint64_t)spec->ttl_seconds * USEC_PER_SEC;
-	api_new_id(spec->owner->id_prefix, row.id);
+	if (spec->id)
+		(void)snprintf(row.id, sizeof(row.id), "%s", spec->id);
+	else
+		api_new_id(spec->owner->id_prefix, row.id);
 	(void)snprintf(row.noun, sizeof(row.noun), "%s", spec->owner->noun);
 	(void)snprintf(row.state, sizeof(row.state), "%s", machine_state_name(MACHINE_PREPARING));
 	(void)snprintf(row.start_mode, sizeof(row.start_mode), "cold");
@@ -38,7 +41,7 @@ static int make_row(struct machines *ms, const struct machine_spec *spec, struct
 	return 0;
 }
 
-int machine_start(struct machines *ms, const struct machine_spec *spec, bool whole,
+int machine_start(struct machines *ms, const struct machine_spec *spec,
 	const struct machine_callbacks *cb, void *userdata, struct machine **ret, struct error *err)
 {
 	_cleanup_(machine_freep) struct machine *mc = NULL;
@@ -58,7 +61,7 @@ int machine_start(struct machines *ms, const struct machine_spec *spec, bool who
 		mc->accelerator.wanted = ms->m->config->accelerator;
 	mc->starter.cb = *cb;
 	mc->starter.userdata = userdata;
-	machine_want(mc, whole ? LEVEL_UP : LEVEL_STOPPED);
+	machine_want(mc, spec->whole ? LEVEL_UP : LEVEL_STOPPED);
 	log_uid(LOG_INFO, 0, mc->row.owner_uid, "%s: created for uid %u from %s", mc->row.id,
 		mc->row.owner_uid, mc->row.environment);
 	*ret = TAKE_PTR(mc);

@@ -15,6 +15,7 @@ struct call;
 struct environment;
 struct machine;
 struct run;
+struct workspace;
 
 enum call_end { CALL_CANCELLED, CALL_GONE };
 /* The client cancelled the call, or its connection is closed. CALL_CANCELLED: the call must still
@@ -49,6 +50,7 @@ const char *call_str_if_any(struct call *c, const char *param);
  * runs. Borrowed, and valid only until the handler returns. Handlers do no look-ups themselves.
  */
 struct machine *call_machine(struct call *c);         /* API_OBJ_VM */
+struct workspace *call_workspace(struct call *c);     /* API_OBJ_WORKSPACE */
 struct run *call_run(struct call *c);                 /* API_OBJ_EXEC */
 struct environment *call_environment(struct call *c); /* API_OBJ_ENV */
 /* For a callback of a kept call: looks up the object again by its full id. The functions above then

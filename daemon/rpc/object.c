@@ -3,15 +3,16 @@
  * Looks up the object of a method: which parameter names it, and how it is found for a caller.
  * Called by the dispatcher before each handler, and by handlers of kept calls.
  *
- * What must stay true: only this file of rpc/ looks up machines and commands (tests/lint/layers),
- * always with the caller's uid, so that another user's is "not found"; a method whose object has no
- * row here does not compile.
+ * What must stay true: only this file of rpc/ looks up machines, workspaces and commands
+ * (tests/lint/layers), always with the caller's uid, so that another user's is "not found"; a
+ * method whose object has no row here does not compile.
  */
 
 #include <assert.h>
 
 #include "daemon/core/run.h"
 #include "daemon/core/vm.h"
+#include "daemon/core/workspace.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/conn.h"
 
@@ -24,6 +25,16 @@ static int find_machine(struct call *c, const char *name, void **ret, struct err
 
 	if (r >= 0)
 		*ret = mc;
+	return r;
+}
+
+static int find_workspace(struct call *c, const char *name, void **ret, struct error *err)
+{
+	struct workspace *ws;
+	int r = workspace_find(c->manager, name, c->uid, &ws, err);
+
+	if (r >= 0)
+		*ret = ws;
 	return r;
 }
 
@@ -49,6 +60,7 @@ static int find_environment(struct call *c, const char *name, void **ret, struct
 
 #define OBJECTS(X) \
 	X(API_OBJ_VM, "vm_id", find_machine) \
+	X(API_OBJ_WORKSPACE, "workspace_id", find_workspace) \
 	X(API_OBJ_EXEC, "exec_id", find_run) \
 	X(API_OBJ_ENV, "environment", find_environment)
 
@@ -101,6 +113,11 @@ static void *object_of(struct call *c, enum api_object object)
 struct machine *call_machine(struct call *c)
 {
 	return object_of(c, API_OBJ_VM);
+}
+
+struct workspace *call_workspace(struct call *c)
+{
+	return object_of(c, API_OBJ_WORKSPACE);
 }
 
 struct run *call_run(struct call *c)

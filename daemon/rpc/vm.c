@@ -16,25 +16,12 @@
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/call.h"
+#include "daemon/rpc/machine-call.h"
 #include "daemon/rpc/run-call.h"
 #include "proto/limits.h"
 #include "proto/utf8.h"
 
 #define ENV_NAME_SHOWN_MAX 60 /* bytes */
-#define TTL_MARGIN_SECONDS 60 /* beyond the command's timeout */
-
-static int refuse_machine(struct call *c, struct error *err)
-{
-	if (call_bool(c, "network"))
-		return error_set(err, ERROR_UNSUPPORTED, "this version has no guest networks yet",
-			"run it without network", "network=true is not supported");
-	if (call_bool(c, "allow_host_compat"))
-		return error_set(err, ERROR_UNSUPPORTED,
-			"this version runs commands in machines only",
-			"run it without allow_host_compat",
-			"allow_host_compat=true is not supported");
-	return 0;
-}
 
 static int refuse_command(struct call *c, struct error *err)
 {
@@ -47,16 +34,6 @@ static int refuse_command(struct call *c, struct error *err)
 			"leave out stdin; interactive=true says that input comes over stdio",
 			"stdin and stdio exclude each other");
 	return 0;
-}
-
-/* Returns the TTL in seconds, 0: no limit (contract.md section 7.4). The default covers the
- * command's timeout; timeout -1: no command. */
-static int64_t ttl_of(struct call *c, int64_t timeout)
-{
-	int64_t dflt = call_manager(c)->config->default_ttl_seconds;
-	if (call_given(c, "ttl_seconds"))
-		return call_int(c, "ttl_seconds");
-	return dflt == 0 || timeout < 0 ? dflt : MAX_OF(dflt, timeout + TTL_MARGIN_SECONDS);
 }
 
 static void strv_freep(char ***l)
@@ -93,18 +70,6 @@ static int env_of(json_object *env, char ***ret, struct error *err)
 			"env has %zu bytes, at most %d are allowed", bytes, LIMIT_ENV_BYTES);
 	*ret = TAKE_PTR(l);
 	return 0;
-}
-
-static void fill_machine(struct call *c, int64_t timeout, struct machine_spec *ret)
-{
-	*ret = (struct machine_spec){
-		.environment = call_str(c, "environment"),
-		.vcpu_count = (unsigned)call_int(c, "vcpu_count"),
-		.mem_mib = (uint64_t)call_int(c, "mem_mib"),
-		.disk_mib = (uint64_t)call_int(c, "disk_mib"),
-		.ttl_seconds = ttl_of(c, timeout),
-		.owner_uid = call_uid(c),
-	};
 }
 
 static void fill_command(struct call *c, struct run_params *p)
@@ -146,20 +111,10 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 	return 0;
 }
 
-static int check_machine(struct call *c, enum accelerator *ret, struct error *err)
-{
-	int r = refuse_machine(c, err);
-
-	if (r >= 0)
-		r = machines_check_size(call_manager(c)->machines, call_uid(c),
-			call_int(c, "vcpu_count"), call_int(c, "mem_mib"), err);
-	return r < 0 ? r : accelerator_from_name(call_str(c, "accelerator"), ret);
-}
-
 int rpc_vm_run(struct call *c, struct error *err)
 {
+	struct machine_spec machine;
 	struct run_params p;
-	enum accelerator accelerator;
 	int r = 0;
 
 	if (call_given(c, "wait_ms"))
@@ -169,12 +124,11 @@ int rpc_vm_run(struct call *c, struct error *err)
 	if (r >= 0)
 		r = refuse_command(c, err);
 	if (r >= 0)
-		r = check_machine(c, &accelerator, err);
+		r = machine_call_spec(c, call_int(c, "timeout_seconds"), &machine, err);
 	if (r < 0)
 		return r;
 	fill_command(c, &p);
-	fill_machine(c, call_int(c, "timeout_seconds"), &p.machine);
-	p.machine.accelerator = accelerator;
+	p.machine = machine;
 	return begin_run(c, NULL, &p, err);
 }
 
@@ -197,30 +151,22 @@ struct create_call {
 static void on_create_progress(const struct pull_progress *p, void *userdata)
 {
 	struct create_call *cc = userdata;
-	_cleanup_json_ json_object *o = json_object_new_object();
 
-	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
-		json_add(o, "percent", p->percent < 0 ? NULL : json_object_new_int(p->percent)) <
-			0 ||
-		json_add_str(o, "detail", p->detail) < 0 ||
-		json_add_str(o, "environment", call_str(cc->call, "environment")) < 0)
-		return; /* progress may be dropped */
-	call_progress(cc->call, TAKE_PTR(o));
+	machine_call_progress(cc->call, p->phase, p->percent, p->detail, NULL);
 }
 
 /* Answers with the machine's present state. */
 static void reply_machine(struct call *c, struct machine *mc)
 {
-	_cleanup_error_ struct error err = ERROR_INIT;
 	json_object *o = NULL;
 	int r = vm_json(mc, &o);
 
-	if (r >= 0) {
-		call_reply(c, o);
-		return;
-	}
-	error_no_memory(&err, "cannot make the reply");
-	call_fail(c, &err);
+	machine_call_reply(c, r, o);
+}
+
+static void reply_state(struct call *c)
+{
+	reply_machine(c, call_machine(c));
 }
 
 static void on_create_done(struct machine *mc, const struct error *err, void *userdata)
@@ -245,15 +191,12 @@ int rpc_vm_create(struct call *c, struct error *err)
 	static const struct creation_callbacks cb = { on_create_progress, on_create_done };
 	_cleanup_free_ struct create_call *cc = calloc(1, sizeof(*cc));
 	struct machine_spec spec;
-	enum accelerator accelerator;
-	int r = check_machine(c, &accelerator, err);
+	int r = machine_call_spec(c, -1, &spec, err);
 
 	if (r < 0)
 		return r;
 	if (!cc)
 		return -ENOMEM;
-	fill_machine(c, -1, &spec);
-	spec.accelerator = accelerator;
 	cc->call = c;
 	r = creation_start(call_manager(c), &spec, &cb, cc, &cc->creation, err);
 	if (r < 0)
@@ -262,71 +205,27 @@ int rpc_vm_create(struct call *c, struct error *err)
 	return 0;
 }
 
-struct state_call {
-	struct call *call; /* borrowed */
-	char vm_id[API_ID_SIZE];
-	json_object *stopped; /* owned or NULL: answer if it is deleted */
-};
-
-static struct state_call *state_call_free(struct state_call *sc)
-{
-	if (sc)
-		json_object_put(sc->stopped);
-	free(sc);
-	return NULL;
-}
-DEFINE_CLEANUP(struct state_call *, state_call_free)
-
-static void on_state(const struct error *err, void *userdata)
-{
-	_cleanup_(state_call_freep) struct state_call *sc = userdata;
-	_cleanup_error_ struct error gone = ERROR_INIT;
-
-	if (err && err->code == ERROR_CANCELLED && sc->stopped)
-		call_reply(sc->call, TAKE_PTR(sc->stopped));
-	else if (err)
-		call_fail(sc->call, err);
-	else if (call_find_again(sc->call, sc->vm_id, &gone) < 0)
-		call_fail(sc->call, &gone);
-	else
-		reply_machine(sc->call, call_machine(sc->call));
-}
-
-/* Handles vm.start (stop_reason NULL) and vm.stop. The call is answered when the machine has
- * reached the state. */
-static int change_state(struct call *c, const char *stop_reason, struct error *err)
-{
-	_cleanup_(state_call_freep) struct state_call *sc = calloc(1, sizeof(*sc));
-	struct machine *mc = call_machine(c);
-	int r = sc ? 0 : -ENOMEM;
-
-	if (r >= 0 && stop_reason)
-		r = run_stopped_json(mc, stop_reason, &sc->stopped);
-	if (r < 0)
-		return r;
-	sc->call = c;
-	(void)snprintf(sc->vm_id, sizeof(sc->vm_id), "%s", machine_id(mc));
-	r = stop_reason ? machine_stop(mc, stop_reason, on_state, sc, err)
-			: machine_boot(mc, on_state, sc, err);
-	if (r < 0)
-		return r;
-	if (r > 0) {
-		reply_machine(c, mc);
-		return 0;
-	}
-	call_keep_on(c, NULL, NULL);
-	(void)TAKE_PTR(sc);
-	return 0;
-}
-
 int rpc_vm_start(struct call *c, struct error *err)
 {
-	return change_state(c, NULL, err);
+	struct machine *mc = call_machine(c);
+	struct state_call *sc = state_call_new(c, machine_id(mc), reply_state, NULL);
+
+	return state_call_begin(sc, sc ? machine_boot(mc, state_call_done, sc, err) : -ENOMEM);
 }
 
 int rpc_vm_stop(struct call *c, struct error *err)
 {
-	return change_state(c, call_str(c, "reason"), err);
+	const char *reason = call_str(c, "reason");
+	struct machine *mc = call_machine(c);
+	json_object *stopped = NULL;
+	struct state_call *sc;
+	int r = run_stopped_json(mc, reason, &stopped);
+
+	if (r < 0)
+		return r;
+	sc = state_call_new(c, machine_id(mc), reply_state, stopped);
+	return state_call_begin(
+		sc, sc ? machine_stop(mc, reason, state_call_done, sc, err) : -ENOMEM);
 }
 
 int rpc_vm_network_info(struct call *c, _unused_ struct error *err)
@@ -367,44 +266,14 @@ int rpc_vm_status(struct call *c, _unused_ struct error *err)
 	return 0;
 }
 
-struct delete_call {
-	struct call *call; /* borrowed */
-	char vm_id[API_ID_SIZE];
-};
-
-static void on_deleted(const struct error *err, void *userdata)
-{
-	_cleanup_free_ struct delete_call *d = userdata;
-	_cleanup_json_ json_object *o = json_object_new_object();
-	_cleanup_error_ struct error failed = ERROR_INIT;
-	if (err && err->set) {
-		call_fail(d->call, err);
-		return;
-	}
-	if (!o || json_add_str(o, "vm_id", d->vm_id) < 0 || json_add_bool(o, "deleted", true) < 0 ||
-		json_add_str(o, "reason", "explicit_delete") < 0) {
-		(void)error_no_memory(&failed, "%s is deleted", d->vm_id);
-		call_fail(d->call, &failed);
-		return;
-	}
-	call_reply(d->call, TAKE_PTR(o));
-}
-
 int rpc_vm_delete(struct call *c, _unused_ struct error *err)
 {
-	_cleanup_free_ struct delete_call *d = calloc(1, sizeof(*d));
-	int r;
+	struct machine *mc = call_machine(c);
+	struct delete_call *d = delete_call_new(c, "vm_id", machine_id(mc));
 
-	if (!d)
-		return -ENOMEM;
-	d->call = c;
-	(void)snprintf(d->vm_id, sizeof(d->vm_id), "%s", machine_id(call_machine(c)));
-	call_keep_on(c, NULL, NULL); /* a deletion goes on without its caller */
-	r = machine_delete(call_machine(c), "its deletion was requested", on_deleted, d);
-	if (r < 0)
-		return r;
-	(void)TAKE_PTR(d);
-	return 0;
+	return delete_call_begin(
+		d, d ? machine_delete(mc, "its deletion was requested", delete_call_done, d)
+		     : -ENOMEM);
 }
 
 static void on_reaped(json_object *result, const struct error *err, void *userdata)

@@ -39,11 +39,11 @@ struct vm_row {
 	uint64_t mem_mib, disk_mib;
 	int64_t ttl_seconds;
 	uint64_t created_usec, expires_usec; /* CLOCK_REALTIME; expires 0: never */
-	uint64_t active_usec; /* CLOCK_REALTIME: last call that used it */
-	char noun[16];        /* of its owner: struct machine_owner */
-	char state[16];       /* machine_state_name() */
-	char stop_reason[16]; /* "" unless stopped */
-	char driver[16];      /* name in vmm_drivers */
+	uint64_t active_usec;                /* CLOCK_REALTIME: last call that used it */
+	char noun[16];                       /* of its owner: struct machine_owner */
+	char state[16];                      /* machine_state_name() */
+	char stop_reason[16];                /* "" unless stopped */
+	char driver[16];                     /* name in vmm_drivers */
 	char accelerator[16], start_mode[16];
 	uint8_t uuid[16], sync[32];
 	pid_t vmm_pid;           /* 0: not started */

@@ -49,7 +49,10 @@ static int change(struct store *s, const char *sql, struct error *err)
 
 int store_workspace_repair(struct store *s, struct error *err)
 {
-	int r = change(s, "DELETE FROM workspace WHERE id NOT IN (SELECT id FROM vm)", err);
+	int r = change(s,
+		"DELETE FROM workspace WHERE id NOT IN (SELECT id FROM vm WHERE noun = "
+		"'workspace')",
+		err);
 
 	if (r < 0)
 		return r;

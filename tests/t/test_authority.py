@@ -24,7 +24,7 @@ ENV = "debian:12"
 GROUP, ADMINS = 61100, 61101
 OWNER, OTHER, ADMIN, ROOT, NOBODY = "owner", "other", "admin", "root", "nobody"
 PEOPLE = {OWNER: (61001, [GROUP]), OTHER: (61002, [GROUP]), ADMIN: (61003, [GROUP, ADMINS]), ROOT: (0, [0]), NOBODY: (65534, [])}
-NEVER = {"vm": "vm-ffffffffffff", "exec": "ex-ffffffffffff"}
+NEVER = {"vm": "vm-ffffffffffff", "workspace": "ws-ffffffffffff", "exec": "ex-ffffffffffff"}
 
 
 def methods():
@@ -208,6 +208,25 @@ def create_for_anyone(d, who):
     delete(d, who, create(d, who))
 
 
+def create_workspace(d, who):
+    return result(d, who, "workspace.create", d.spec())["workspace_id"]
+
+
+def delete_workspace(d, who, ws):
+    assert result(d, who, "workspace.delete", {"workspace_id": ws})["deleted"] is True
+
+
+def workspace_for_anyone(d, who):
+    ws = result(d, who, "workspace.create", d.spec(name="mine"))  # each user has a name of their own
+    assert ws["owner_uid"] == PEOPLE[who][0]
+    delete_workspace(d, who, ws["workspace_id"])
+
+
+def list_own_workspaces(got, who):
+    assert got["count"] == len(got["workspaces"])
+    assert {w["owner_uid"] for w in got["workspaces"]} <= {PEOPLE[who][0]}
+
+
 def list_own(got, who):
     uid = PEOPLE[who][0]
     assert got["count"] == len(got["vms"])
@@ -248,6 +267,8 @@ ANYONE = {
     "vm.run": run_for_anyone,
     "vm.create": create_for_anyone,
     "vm.list": anyone(check=list_own),
+    "workspace.create": workspace_for_anyone,
+    "workspace.list": anyone(check=list_own_workspaces),
     "vm.reap_expired": anyone(check=lambda got, _: got == {"count": 0, "deleted_vm_ids": []} or pytest.fail(str(got))),
 }
 for name, act in ANYONE.items():
@@ -263,6 +284,16 @@ def to_machine(method, check):
         assert got["vm_id"] == vm and check(got), got
         if method != "vm.delete":
             delete(d, OWNER, vm)
+    return act
+
+
+def to_workspace(method, check):
+    def act(d, who):
+        ws = create_workspace(d, OWNER)
+        got = result(d, who, method, dict({"workspace_id": ws}, **REQUIRED.get(method, {})))
+        assert got["workspace_id"] == ws and check(got), got
+        if method != "workspace.delete":
+            delete_workspace(d, OWNER, ws)
     return act
 
 
@@ -299,6 +330,8 @@ OWNED = {
     "vm.network_info": to_machine("vm.network_info", lambda got: got["network_enabled"] is False),
     "vm.status": to_machine("vm.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
     "vm.delete": to_machine("vm.delete", lambda got: got["deleted"] is True),
+    "workspace.status": to_workspace("workspace.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
+    "workspace.delete": to_workspace("workspace.delete", lambda got: got["deleted"] is True),
     "exec.signal": signal,
     "exec.attach": attach_after_its_caller,
 }
@@ -327,13 +360,14 @@ def test_owner_and_root(served, method, who):
 
 @pytest.fixture(scope="module")
 def target(served):
-    """A machine and a live command of OWNER, which no other user may see or touch."""
+    """A machine, a workspace and a live command of OWNER, which no other user may see or touch."""
     run = Run(served, OWNER, live=True)
-    vm = create(served, OWNER)
-    yield {"vm": vm, "exec": run.exec, "run": run}
+    vm, ws = create(served, OWNER), create_workspace(served, OWNER)
+    yield {"vm": vm, "workspace": ws, "exec": run.exec, "run": run}
     run.cancel()
     run.leave()
     delete(served, OWNER, vm)
+    delete_workspace(served, OWNER, ws)
     served.wait_clean(30)
 
 
@@ -351,13 +385,13 @@ def ask(d, who, method, id):
 @pytest.mark.parametrize("method", sorted(OWNED))
 def test_anothers_is_not_found(served, target, method, who):
     kind = METHODS[method][0]
-    before = result(served, OWNER, "vm.list")
+    before = result(served, OWNER, "vm.list"), result(served, OWNER, "workspace.list")
     never = ask(served, who, method, NEVER[kind])
     assert never["data"]["code"] == kind + "_not_found"
     for id in (target[kind], target[kind][:-1]):
         got = ask(served, who, method, id)
         assert json.dumps(got).replace(id, NEVER[kind]) == json.dumps(never), (method, id)
-    assert result(served, OWNER, "vm.list") == before  # and nothing happened
+    assert (result(served, OWNER, "vm.list"), result(served, OWNER, "workspace.list")) == before  # and nothing happened
 
 
 @pytest.mark.parametrize("who", [OTHER, ADMIN])
@@ -377,7 +411,13 @@ def test_lists_show_ones_own_and_root_sees_owners(served, target):
     assert result(served, ADMIN, "vm.list") == {"count": 0, "vms": []}
     assert result(served, ROOT, "vm.list") == {"count": 0, "vms": []}
     for who in (OWNER, OTHER, ADMIN):
-        assert refusal(served, who, "vm.list", {"all_users": True})["data"]["code"] == "permission_denied"
+        for method in ("vm.list", "workspace.list"):
+            assert refusal(served, who, method, {"all_users": True})["data"]["code"] == "permission_denied"
+    assert [w["workspace_id"] for w in result(served, OWNER, "workspace.list")["workspaces"]] == [target["workspace"]]
+    for who in (OTHER, ADMIN, ROOT):
+        assert result(served, who, "workspace.list") == {"count": 0, "workspaces": []}
+    assert [(w["workspace_id"], w["owner_uid"]) for w in result(served, ROOT, "workspace.list", {"all_users": True})["workspaces"]] == [
+        (target["workspace"], PEOPLE[OWNER][0])]
     assert {(v["vm_id"], v["owner_uid"]) for v in result(served, ROOT, "vm.list", {"all_users": True})["vms"]} == {(vm, PEOPLE[OWNER][0]) for vm in mine}
 
 
@@ -389,7 +429,7 @@ def test_doctor_shows_nothing_of_others(served, target):
         report = result(served, who, "system.doctor")
         probe = next(c["detail"] for c in report["runtime"]["checks"] if c["name"] == "probe_machine")
         seen[who] = (report["storage"]["machines"], bool(re.search(r"\d\d:\d\d", probe)))
-    assert seen == {OWNER: (2, False), OTHER: (0, False), ADMIN: (2, True), ROOT: (2, True)}
+    assert seen == {OWNER: (3, False), OTHER: (0, False), ADMIN: (3, True), ROOT: (3, True)}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -182,7 +182,7 @@ def test_usage(env, fake, args, status, says):
     (["evn"], 2, "did you mean 'env'?", "pyro env --help"),
     (["evn", "ls"], 2, "did you mean 'env'?", "pyro env ls"),
     (["rnu", "debian:12"], 2, "did you mean 'run'?\n  cause: run: missing CMD, the command\n", "pyro run --help"),
-    (["ws", "up"], 2, "unknown command 'ws'\n  cause: it comes with a later version\n", "pyro --help"),
+    (["ws", "up"], 2, "unknown command 'workspace up'\n  cause: it comes with a later version\n", "pyro --help"),
     (["run", "-m", "debian:12", "--", "id"], 125, "-m: 'debian:12' is not a size", "pyro run -m 1024M debian:12 -- id"),
     (["run", "--cpus", "debian:12", "id"], 125, "'debian:12' is not a whole number", "pyro run --cpus 1 debian:12 id"),
     (["run", "-m", "--cpus", "2", "debian:12", "id"], 125, "'--cpus' is not a size", "pyro run -m 1024M --cpus 2 debian:12 id"),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(PAGE), reason="no contract.md
 LATER = {
     "network_policy": "(10) network_policy", "tty": "tty, cols, rows (8)", "cols": "tty, cols, rows (8)", "rows": "tty, cols, rows (8)",
     "seed": "seed flags", "pull": "(7) `--seed-path` + seed flags, `--pull", "queue_seconds": "(11) queue_seconds",
+    "owner": "`list --label K=V --all-users --owner NAME` (root)",
     "credentials": "credentials (12)", "read_only": "(7) workspace.*, exec.list/read/write/wait",
 }
 BEYOND = {
@@ -90,9 +91,15 @@ def params_of(text):
     return found
 
 
+def of_each(params):
+    """The words of `workspace_id (stop: force; list: labels, all_users; …)`: {method: its own parameters}."""
+    own = re.fullmatch(r"workspace_id \(([a-z]+: .*)\)", params)
+    return dict(word.split(": ", 1) for word in split(own.group(1), ";")) if own else {}
+
+
 def contract_methods():
     """name -> (parameters it has, parameters it may have). A row of several methods lists the parameters of each in turn, or
-    first those of all."""
+    first those of all, or each method's own behind its name; a row may begin with those of another method."""
     found = {}
     for cell, params in first_table(section(3)):
         names = methods_of(cell)
@@ -100,9 +107,18 @@ def contract_methods():
         if "not all are tools" in params:
             groups = ["-"]
         in_turn = len(groups) == len(names) or names[0] == "env.pull"
-        for i, name in enumerate(names):
+        own = of_each(params)
+        for i, name in enumerate(names if own else ()):
+            verb = name.rsplit(".", 1)[1]
+            has = {} if verb == "list" else {"workspace_id": None}
+            has.update(params_of(own.get(verb, "")))
+            found[name] = has, set(has)
+        for i, name in enumerate(() if own else names):
             mine = groups[i] if in_turn and i < len(groups) else groups[0] if not in_turn else "-"
             has = {} if mine.startswith("-") else params_of(mine)
+            other = re.match(r"as ([a-z.]+) \+ ", mine)
+            if other:
+                has = {**found[other.group(1)][0], **params_of(mine[other.end():])}
             found[name] = has, set(has) if in_turn else {p for g in groups if not g.startswith("-") for p in params_of(g)}
     return found
 
@@ -126,6 +142,7 @@ def test_the_page_is_read():
     assert len(found) > 50 and {"vm.run", "workspace.sync_pull", "env.inspect", "cancel", "events.subscribe"} <= set(found)
     assert found["vm.run"][0]["mem_mib"] == "1024" and "stdio" in found["vm.run"][0]
     assert found["exec.signal"][0] == {"exec_id": None, "signal_name": '"INT"'} and found["env.prune"][0] == {"all": None, "dry_run": None}
+    assert found["workspace.list"][0] == {"labels": None, "all_users": None, "owner": None} and set(found["workspace.create"][0]) > {"name", "environment", "seed"}
     assert "guest_path" in found["workspace.sync_pull"][0] and "recursive" in found["file.list"][1] and found["vm.list"][0] == {}
     for mark in [*LATER.values(), *CODES_LATER.values()]:
         assert mark in page(), mark
@@ -169,12 +186,15 @@ def schema(built, method):
 
 def contract_fields():
     """(method, its fields as the page has them)"""
-    vm, env = bullet("vm: "), bullet("env: ")
+    vm, ws, env = bullet("vm: "), bullet("workspace: "), bullet("env: ")
     first = lambda text: re.search(r"`(.*?)`", text).group(1)
+    of_workspace = "workspace_id, " + first(vm).replace("vm_id, ", "") + ", " + re.search(r"and `(.*?)`", ws).group(1)
     after = lambda text, word: re.search(re.escape(word) + r"[^`]*`(.*?)`", text).group(1)
     return {
         "vm.status": first(vm), "vm.create": first(vm), "vm.start": first(vm), "vm.stop": first(vm),
         "vm.network_info": after(vm, "network_info"), "vm.delete": after(vm, "delete"), "vm.reap_expired": after(vm, "reap_expired"),
+        "workspace.create": of_workspace, "workspace.status": of_workspace, "workspace.list": "count, workspaces[]",
+        "workspace.delete": after(ws, "delete "),
         "env.inspect": first(env), "env.pull": first(env), "env.list": after(env, "list"), "vm.list_environments": after(env, "list"),
         "env.prune": after(env, "prune"), "vm.list": "count, vms[]",
         "vm.run": first(bullet("run / vm.exec: ")), "vm.exec": first(bullet("run / vm.exec: ")), "exec.attach": first(bullet("run / vm.exec: ")),
@@ -183,16 +203,18 @@ def contract_fields():
 
 
 # Of an environment: which part is damaged; of a prune: whether a real one would be refused; of a stop: that the machine was deleted too.
-ADDED = {"damage", "permitted", "cleanup"}
+# Of a workspace: whether MCP clients may use it, and how far its creation is.
+ADDED = {"damage", "permitted", "cleanup", "shared", "phase", "percent"}
 
 
 @pytest.mark.parametrize("method", ["vm.status", "vm.create", "vm.start", "vm.stop", "vm.list", "vm.network_info", "vm.delete", "vm.reap_expired",
+                                    "workspace.create", "workspace.status", "workspace.list", "workspace.delete",
                                     "env.inspect", "env.pull", "env.list", "vm.list_environments", "env.prune", "vm.run", "vm.exec",
                                     "exec.attach", "system.doctor", "system.ping"])
 def test_fields(built, method):
     want, got = fields_of(contract_fields()[method]), schema(built, method)["properties"]
     assert set(want) <= set(got), (method, set(want) - set(got))
-    if method.startswith(("vm.", "env.")) and method not in ("vm.run", "vm.exec"):
+    if method.startswith(("vm.", "workspace.", "env.")) and method not in ("vm.run", "vm.exec"):
         assert set(got) - ADDED == set(want), (method, set(got) - set(want))
     for name, words in want.items():
         if words and name in got and "enum" in got[name] and method not in ("vm.run", "vm.exec", "exec.attach"):

@@ -130,9 +130,18 @@ def test_every_reply_keeps_to_its_schema(checked):
     vm = c.call("vm.create", environment=ENV)["vm_id"]
     c.call("vm.delete", vm_id=vm)
     c.call("vm.reap_expired")
+    workspaces(c)
     assert c.call("vm.run", environment=ENV, mem_mib=256, command="sleep 9", timeout_seconds=1)["timed_out"] is True
     attached_and_signalled(c)
     assert c.seen == set(c.methods), "no reply was checked of " + str(set(c.methods) - c.seen)
+
+
+def workspaces(c):
+    ws = c.call("workspace.create", environment=ENV, mem_mib=256, name="build", labels={"a": "b"}, wait_ms=0)
+    assert ws["state"] == "preparing" and "phase" in ws
+    c.call("workspace.list", labels={"a": "b"})
+    c.call("workspace.status", workspace_id="build")
+    c.call("workspace.delete", workspace_id=ws["workspace_id"])
 
 
 def attached_and_signalled(c):
@@ -161,7 +170,7 @@ def attached_and_signalled(c):
 
 
 # Everything below acts on nothing: the cache is empty, the names do not exist.
-NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "exec_id": "ex-ffffffffffff", "command": "true", "id": 4711}
+NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "workspace_id": "ws-ffffffffffff", "exec_id": "ex-ffffffffffff", "command": "true", "id": 4711}
 VALUES = [None, True, False, 0, -1, 1, 255, 2**53 - 1, 1.5, "", "x", "x" * 300, "a\nb", "vm-0", "vm-0123456789abc", "ex-ab", "EX-00",
           "INT", "kvm", [], ["a"], {}, {"A": "b"}, {"A": 1}]
 # What a schema cannot express, or what depends on this host: vcpu_count's and mem_mib's upper ends, descriptors that were not sent.

@@ -21,7 +21,7 @@ from fakevm import ENV, MANNERS
 from test_crash_points import fake_mmdebstrap
 
 # Nothing gives these yet.
-NOT_MADE = {"workspace_not_found", "workspace_expired", "shell_not_found", "name_taken", "host_compat_refused", "network_unavailable",
+NOT_MADE = {"workspace_expired", "shell_not_found", "host_compat_refused", "network_unavailable",
             "path_outside_project", "daemon_too_old", "conflict", "changed_work"}
 MEASURED = {"no_space", "no_memory", "quota_exceeded", "invalid_argument"}  # the free amount changes all the time
 ROWS = {}
@@ -244,6 +244,30 @@ def mirror_unreachable(d):
     assert "the mirror" in f.cause and "network" in f.fix
     os.unlink(d.root + "/away")  # the network works again
     works(d, "env", "pull", "debian:12-base", timeout=300)
+
+
+@provokes("workspace_not_found")
+def no_such_workspace(d):
+    d.start()
+    f = fails(d, "workspace_not_found", "ws", "status", "build", says="workspace build not found")
+    assert typed(d, f.fix) == "" and works(d, "vm", "create", *d.run_flags(), ENV)
+    vm = d.vms()[0]["vm_id"]
+    f = fails(d, "workspace_not_found", "ws", "status", vm, says=vm)
+    assert vm in typed(d, f.fix)
+    works(d, "ws", "create", *d.run_flags(), "--name", "build", ENV)
+    works(d, "ws", "status", "build")
+    ws = d.workspaces()[0]["workspace_id"]
+    f = fails(d, "vm_not_found", "vm", "status", ws, says=ws)
+    assert ws in typed(d, f.fix)
+
+
+@provokes("name_taken")
+def name_of_another_workspace(d):
+    d.start()
+    works(d, "ws", "create", *d.run_flags(), "--name", "build", ENV)
+    f = fails(d, "name_taken", "ws", "create", *d.run_flags(), "--name", "build", ENV, says="build")
+    assert f.cause == "it is workspace " + d.workspaces()[0]["workspace_id"]
+    assert "Name: build-2\n" in typed(d, f.fix)
 
 
 @provokes("vm_not_found")

@@ -29,10 +29,10 @@ def test_nothing_forbidden_is_called():
 
 
 def test_handlers_look_up_nothing_themselves():
-    """They use call_machine() and call_run(): the dispatcher looks up a machine or a command by its id, with the caller's
+    """They use call_machine(), call_workspace() and call_run(): the dispatcher looks up a machine, a workspace or a command by its id, with the caller's
     authority."""
     calls = called(glob.glob(BUILD_ASAN + "/daemon/rpc/**/*.o", recursive=True))
-    for name in ("vm_find", "runs_find"):
+    for name in ("vm_find", "workspace_find", "runs_find"):
         assert [os.path.basename(o) for o in calls[name]] == ["object.c.o"], calls[name]
 
 

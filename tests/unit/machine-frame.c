@@ -525,11 +525,12 @@ void create_of(uint64_t mem_mib, uint64_t disk_mib, bool whole)
 		.vcpu_count = 1,
 		.mem_mib = mem_mib,
 		.disk_mib = disk_mib,
-		.owner_uid = 1000 };
+		.owner_uid = 1000,
+		.whole = whole };
 	struct machine *mc;
 
 	asked[NOTHING].waiting++;
-	ck_assert_int_eq(machine_start(m->machines, &spec, whole, &cb, NULL, &mc, NULL), 0);
+	ck_assert_int_eq(machine_start(m->machines, &spec, &cb, NULL, &mc, NULL), 0);
 }
 
 void create(bool whole)

@@ -51,7 +51,7 @@ static enum api_object kind_of(const struct api_field *f)
 		{ "shell", API_OBJ_SHELL },
 	};
 
-	for (size_t i = 0; f->type == API_ID && i < ARRAY_SIZE(kinds); i++)
+	for (size_t i = 0; (f->type == API_ID || f->type == API_REF) && i < ARRAY_SIZE(kinds); i++)
 		if (streq(f->names[0], kinds[i].kind))
 			return kinds[i].object;
 	return API_OBJ_NONE;
@@ -66,7 +66,7 @@ START_TEST(ids_are_looked_up)
 		unsigned n = 0;
 
 		for (const struct api_field *f = method->params; f->name; f++) {
-			if (f->type != API_ID)
+			if (f->type != API_ID && f->type != API_REF)
 				continue;
 			ck_assert_msg(
 				kind_of(f) == method->object, "%s: %s", method->name, f->name);
@@ -92,7 +92,8 @@ START_TEST(table)
 		ck_assert_ptr_nonnull(api_methods[i].result);
 		for (const struct api_field *f = api_methods[i].params; f->name; f++) {
 			ck_assert(f->type != API_ENUM || f->names);
-			ck_assert(f->type != API_ID || api_id_prefix(f->names[0]));
+			ck_assert((f->type != API_ID && f->type != API_REF) ||
+				  api_id_prefix(f->names[0]));
 			ck_assert(f->type != API_ARRAY || f->sub);
 			ck_assert(f->type != API_INT || f->max > f->min);
 			ck_assert(!f->dflt || !(f->flags & API_REQUIRED));
@@ -215,7 +216,8 @@ START_TEST(ids)
 		{ "vm-", false },
 		{ "vm-0123456789abc", false },
 		{ "vm-0123456789AB", false },
-		{ "ws-0123456789ab", false },
+		{ "wt-0123456789ab", false },
+		{ "ws-../../etc", false },
 		{ "vm-../../etc", false },
 		{ "vm-0\\u0000", false },
 		{ "", false },
@@ -232,6 +234,65 @@ START_TEST(ids)
 	ck_assert_uint_eq(strlen(a), 15);
 	ck_assert_str_ne(a, b);
 	ck_assert_ptr_null(api_id_prefix("nothing"));
+}
+END_TEST
+
+/* Has its own answer: people have machines and workspaces. */
+START_TEST(an_id_of_a_workspace_is_no_machine)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_json_ json_object *given = json_tokener_parse("{\"vm_id\":\"ws-0123456789ab\"}");
+	json_object *o = NULL;
+
+	ck_assert_int_lt(api_check_params(params_of("vm.status"), given, 0, &o, &err), 0);
+	ck_assert_int_eq(err.code, ERROR_VM_NOT_FOUND);
+	ck_assert_str_eq(err.message, "machine ws-0123456789ab not found");
+	ck_assert_str_eq(err.fix, "pyro workspace status ws-0123456789ab");
+}
+END_TEST
+
+START_TEST(names)
+{
+	static const char longest[] =
+		"a23456789012345678901234567890123456789012345678901234567890123";
+	static const struct {
+		const char *name;
+		bool good;
+	} rows[] = {
+		{ "a", true },
+		{ "0", true },
+		{ "my-app_2.x", true },
+		{ "ws-0123456789ab", true },
+		{ "ws-", true },
+		{ longest, true },
+		{ "", false },
+		{ ".", false },
+		{ "-a", false },
+		{ "_a", false },
+		{ "A", false },
+		{ "a b", false },
+		{ "a/b", false },
+		{ "a\\n", false },
+		{ "a\\u0000", false },
+		{ "\303\244", false },
+	};
+
+	ck_assert_uint_eq(strlen(longest), 63);
+	for (size_t i = 0; i <= ARRAY_SIZE(rows); i++) {
+		const char *name = i < ARRAY_SIZE(rows) ? rows[i].name
+							: "a234567890123456789012345"
+							  "67890123456789012345678"
+							  "9012345678901234";
+		bool good = i < ARRAY_SIZE(rows) && rows[i].good;
+		char json[200];
+
+		(void)snprintf(json, sizeof(json), "{\"workspace_id\":\"%s\"}", name);
+		ck_assert_msg((refused("workspace.status", json, 0) == NULL) == good, "%s", name);
+		(void)snprintf(json, sizeof(json), "{\"environment\":\"e\",\"name\":\"%s\"}", name);
+		ck_assert_msg((refused("workspace.create", json, 0) == NULL) == good, "%s", name);
+	}
+	ck_assert_ptr_nonnull(strstr(refused("workspace.status", "{\"workspace_id\":\"A\"}", 0),
+		"|pyro workspace list"));
 }
 END_TEST
 
@@ -305,6 +366,8 @@ int main(void)
 	tcase_add_test(t, types);
 	tcase_add_test(t, unknown);
 	tcase_add_test(t, ids);
+	tcase_add_test(t, an_id_of_a_workspace_is_no_machine);
+	tcase_add_test(t, names);
 	tcase_add_test(t, descriptors);
 	tcase_add_test(t, call_ids);
 	tcase_add_test(t, results);

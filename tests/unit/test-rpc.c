@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The socket, the lines, the dispatcher and the life of calls, over a real socket and with handlers
- * of the test's own (server_new takes the table). Of the rooms below only the three look-ups of
+ * of the test's own (server_new takes the table). Of the rooms below only the four look-ups of
  * object.c have stand-ins. What real handlers do is in tests/t. Run by `meson test rpc`. The loop
  * runs in this process: each step runs it until the answer comes, at most 10 s.
  */
@@ -16,6 +16,7 @@
 #include "daemon/config.h"
 #include "daemon/core/run.h"
 #include "daemon/core/vm.h"
+#include "daemon/core/workspace.h"
 #include "daemon/image/environment.h"
 #include "daemon/rpc/conn.h"
 #include "daemon/rpc/server.h"
@@ -41,6 +42,14 @@ int vm_find(_unused_ struct machines *ms, const char *id, uid_t uid, struct mach
 			err, ERROR_VM_NOT_FOUND, NULL, "pyro vm list", "no machine %s", id);
 	*ret = (struct machine *)(void *)&an_object;
 	return 0;
+}
+
+int workspace_find(_unused_ struct manager *manager, const char *ref, uid_t uid,
+	_unused_ struct workspace **ret, struct error *err)
+{
+	found_as = uid;
+	return error_set(err, ERROR_WORKSPACE_NOT_FOUND, NULL, "pyro workspace list",
+		"no workspace %s", ref);
 }
 
 int runs_find(_unused_ struct manager *manager, const char *exec_id, uid_t uid, struct run **ret,
@@ -155,6 +164,7 @@ static const call_handler_fn handlers[API_M_MAX] = {
 	[API_M_vm_delete] = never,
 	[API_M_vm_network_info] = never,
 	[API_M_env_inspect] = never,
+	[API_M_workspace_status] = never,
 	[API_M_exec_signal] = answer_signal,
 };
 
@@ -757,33 +767,40 @@ END_TEST
  * without it. */
 START_TEST(objects_are_found_as_their_caller)
 {
+	static const struct {
+		const char *kind, *id;
+	} owned[API_OBJ_MAX] = {
+		[API_OBJ_VM] = { "vm", "vm-ffffffffffff" },
+		[API_OBJ_WORKSPACE] = { "workspace", "ws-ffffffffffff" },
+		[API_OBJ_EXEC] = { "exec", "ex-ffffffffffff" },
+	};
 	uid_t uid;
 	_cleanup_close_ int fd = dial_as_user(&uid);
 	unsigned n = 0;
 
 	for (size_t i = 0; i < api_n_methods; i++) {
 		const struct api_method *method = &api_methods[i];
-		bool is_vm = method->object == API_OBJ_VM;
-		_cleanup_free_ char *call = NULL;
+		const char *kind = owned[method->object].kind;
+		_cleanup_free_ char *call = NULL, *code = NULL;
 		const char *a;
 
-		if (!is_vm && method->object != API_OBJ_EXEC)
+		if (!kind)
 			continue;
 		if (streq(method->name,
 			    "exec.attach")) /* needs a descriptor: tests/t/test_authority.py */
 			continue;
 		call = str_printf("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":"
-				  "{\"%s\":\"%s-ffffffffffff\"%s}}\n",
-			method->name, is_vm ? "vm_id" : "exec_id", is_vm ? "vm" : "ex",
+				  "{\"%s_id\":\"%s\"%s}}\n",
+			method->name, kind, owned[method->object].id,
 			streq(method->name, "vm.exec") ? ",\"command\":\"true\"" : "");
+		code = str_printf("\"%s_not_found\"", kind);
 		found_as = uid + 1;
 		a = ask(fd, call);
-		ck_assert_msg(strstr(a, is_vm ? "\"vm_not_found\"" : "\"exec_not_found\""),
-			"%s: %s", method->name, a);
+		ck_assert_msg(strstr(a, code), "%s: %s", method->name, a);
 		ck_assert_uint_eq(found_as, uid);
 		n++;
 	}
-	ck_assert_uint_ge(n, 7);
+	ck_assert_uint_ge(n, 9);
 }
 END_TEST
 

@@ -507,7 +507,7 @@ static struct workspace_row make_workspace(unsigned n, const char *name)
 {
 	struct workspace_row row = { .owner_uid = 1000,
 		.name = (char *)(uintptr_t)name,
-		.labels = (char *)(uintptr_t)"{}",
+		.labels = (char *)(uintptr_t) "{}",
 		.commands = 3,
 		.shared = true };
 
@@ -615,10 +615,10 @@ END_TEST
 static void add_machines_of(int version)
 {
 	bool noun = version >= 6;
-	_cleanup_free_ char *kept = str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'a', 7,
-		noun ? "'vm'" : "0");
-	_cleanup_free_ char *run = str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'b', 8,
-		noun ? "'run'" : "1");
+	_cleanup_free_ char *kept =
+		str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'a', 7, noun ? "'vm'" : "0");
+	_cleanup_free_ char *run =
+		str_printf(MACHINE_OF_1, noun ? "noun" : "one_shot", 'b', 8, noun ? "'run'" : "1");
 
 	run_sql(kept);
 	run_sql(run);

@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: MIT
+"""Workspaces with the fake VMM: what create, list, status and delete show and leave, names, labels and look-up, what happens to a
+creation that is cancelled, fails or is asked for an early answer, and that what was acknowledged outlives the daemon."""
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from conftest import BUILD_ASAN, Raw, wait_for
+from fakevm import ENV, MANNERS
+from test_calls import Caller, Mirror, OTHER_ENV, code, stored
+
+OTHER = 61002
+ID = re.compile(r"ws-[0-9a-f]{12}")
+
+
+@pytest.fixture
+def d(make_fake):
+    return make_fake(build=BUILD_ASAN, deadlines={"grace": 0.2}).start()
+
+
+def create(d, **more):
+    reply = d.call("workspace.create", d.spec(**more))
+    assert "result" in reply, reply
+    return reply["result"]
+
+
+def status(d, ref):
+    return d.call("workspace.status", {"workspace_id": ref})["result"]
+
+
+def listed(d, **params):
+    got = d.call("workspace.list", params)["result"]
+    assert got["count"] == len(got["workspaces"])
+    return [w["workspace_id"] for w in got["workspaces"]]
+
+
+def delete(d, ref):
+    got = d.call("workspace.delete", {"workspace_id": ref})["result"]
+    assert got["deleted"] is True and got["reason"] == "explicit_delete"
+    return got["workspace_id"]
+
+
+def error(reply):
+    return reply["error"]["data"]["code"], reply["error"]["message"], reply["error"]["data"]["cause"], reply["error"]["data"]["fix"]
+
+
+def refused(d, method, **params):
+    reply = d.call(method, params)
+    assert "error" in reply, reply
+    return error(reply)
+
+
+def restart(d):
+    d.kill()
+    d.start()
+
+
+def as_other(d, *args, **kw):
+    return d.pyro(*args, user=OTHER, group=OTHER, extra_groups=[], env={"HOME": "/nonexistent"}, **kw)
+
+
+# --- what it shows
+
+def test_a_new_workspace_is_started_and_has_all_fields(d):
+    ws = create(d, name="build", labels={"team": "web", "a": "ä"}, ttl_seconds=7)
+    assert ID.fullmatch(ws["workspace_id"]) and ws["state"] == "started" and len(d.vmm_pids()) == 1
+    assert (ws["name"], ws["labels"], ws["shared"]) == ("build", {"team": "web", "a": "ä"}, False)
+    assert (ws["ttl_seconds"], ws["expires_at"], ws["deletes_at"]) == (7, None, None)
+    assert (ws["command_count"], ws["last_command"], ws["running"], ws["shells"], ws["changed"]) == (0, None, [], [], None)
+    assert ws["workspace_seed"] == {"mode": "empty", "seed_path": None, "destination": None, "entry_count": 0, "bytes_written": 0, "skipped": []}
+    assert ws["workspace_path"] == "/workspace" and ws["owner_uid"] == os.getuid() and ws["disk_used_bytes"] >= 0
+    assert "phase" not in ws and "vm_id" not in ws
+    assert status(d, "build") == ws and d.call("workspace.list")["result"] == {"count": 1, "workspaces": [ws]}
+    assert delete(d, "build") == ws["workspace_id"]
+    d.wait_clean()
+    assert d.rows("SELECT id FROM workspace") == [] and d.rows("SELECT id FROM vm") == []
+
+
+def test_what_people_see(d):
+    r = d.pyro("ws", "create", *d.run_flags(), "--name", "build", "--label", "team=web", "-l", "a=b c", ENV)
+    ws, = listed(d)
+    assert r.status == 0 and r.errors == "[workspace-create] phase=create environment=debian:12\n[workspace-create] phase=start workspace_id=%s\n" % ws, r
+    shown = ["Workspace ID: " + ws, "Name: build", "Labels: team=web, a=b c", "Environment: debian:12", "State: started",
+             "Workspace: /workspace", "Workspace seed: empty", "Changed: -", "Execution mode: guest_serial",
+             "Resources: 1 vCPU / %d MiB" % MANNERS["good"], "Command count: 0", "Last command: -"]
+    assert r.text.splitlines() == shown
+    r = d.pyro("workspace", "status", "build")
+    assert r.status == 0 and r.text.splitlines() == shown and r.err == b"", r
+    line = d.pyro("ws", "ls").text
+    assert line.split()[:4] == ["workspace_id=" + ws, "name=build", "state=started", "environment=debian:12"] and "owner_uid" not in line
+    assert d.pyro("ws", "list", "-q").text == ws + "\n"
+    assert d.pyro("ws", "list", "--label", "team=web", "-q").text == ws + "\n"
+    r = d.pyro("ws", "list", "--label", "team=ops")
+    assert (r.status, r.text, r.errors) == (0, "", "no workspaces; create one: pyro workspace create debian:12\n")
+    r = d.pyro("ws", "rm", "build")
+    assert (r.status, r.text, r.errors) == (0, "Deleted workspace: %s\n" % ws, "")
+    r = d.pyro("ws", "create", "--id-only", "-q", *d.run_flags(), ENV)
+    assert ID.fullmatch(r.text.strip()) and r.err == b"", r
+    assert d.pyro("ws", "status", r.text.strip()).text.splitlines()[1:3] == ["Name: -", "Labels: -"]
+    delete(d, r.text.strip())
+    d.wait_clean()
+
+
+def test_typing_errors_lead_on(d):
+    for words, fix in ((("ws", "create", "--label", "team", ENV), "pyro ws create debian:12"),
+                       (("ws", "create", "--name", "My App", ENV), "pyro ws create debian:12"),
+                       (("ws", "status"), "pyro workspace status --help"),
+                       (("ws", "status", "My App"), "pyro workspace list"),
+                       (("ws", "stauts", "x"), "pyro ws status x"),
+                       (("status", "ws-0"), "pyro workspace status ws-0"),
+                       (("destroy", "ws-0"), "pyro workspace delete ws-0"),
+                       (("vm", "status", "ws-0"), "pyro workspace status ws-0")):
+        r = d.pyro(*words)
+        assert r.status in (1, 2) and r.errors.splitlines()[-1] == "  fix: " + fix, (words, r)
+
+
+# --- looking one up
+
+def test_found_by_name_id_and_prefix(d):
+    a, b = create(d, name="a")["workspace_id"], create(d)["workspace_id"]
+    prefix = next(b[:n] for n in range(4, 16) if b[:n] != a[:n])
+    assert [status(d, ref)["workspace_id"] for ref in ("a", a, b, prefix, b[:-1])] == [a, a, b, b, b]
+    # A name comes before a prefix, and an id before a name.
+    d.call("workspace.update", {"workspace_id": a, "name": prefix}) if "workspace.update" in methods(d) else None
+    for ref, cause in (("ws-", "it does not exist, or it was deleted"), ("b", "it does not exist, or it was deleted"),
+                       ("vm-0", "it is the id of a machine")):
+        fix = "pyro vm status vm-0" if ref == "vm-0" else "pyro workspace list"
+        assert refused(d, "workspace.status", workspace_id=ref) == ("workspace_not_found", "workspace %s not found" % ref, cause, fix)
+    while not any(x != b and x.startswith(b[:4]) for x in listed(d)):  # ids are random: one in sixteen
+        create(d)
+    assert refused(d, "workspace.status", workspace_id=b[:4])[2] == "it matches several workspaces"
+    for ws in listed(d):
+        delete(d, ws)
+    d.wait_clean()
+
+
+def methods(d):
+    return {m["name"] for m in d.call("rpc.discover")["result"]["methods"]}
+
+
+def test_a_name_comes_before_a_prefix_and_an_id_before_a_name(d):
+    a = create(d)["workspace_id"]
+    b = create(d, name=a[:5])["workspace_id"]
+    c = create(d, name=a)["workspace_id"]
+    assert [status(d, ref)["workspace_id"] for ref in (a[:5], a, a[:6])] == [b, a, a]
+    for ws in (a, b, c):
+        delete(d, ws)
+    d.wait_clean()
+
+
+def test_machines_and_workspaces_are_apart(d):
+    vm = d.call("vm.create", d.spec())["result"]["vm_id"]
+    ws = create(d, name="build")["workspace_id"]
+    assert [v["vm_id"] for v in d.vms()] == [vm] and listed(d) == [ws]
+    for method in ("vm.status", "vm.start", "vm.stop", "vm.delete", "vm.network_info"):
+        assert refused(d, method, vm_id=ws) == ("vm_not_found", "machine %s not found" % ws, "it is the id of a workspace",
+                                                "pyro workspace status " + ws), method
+    assert d.call("vm.reap_expired")["result"]["count"] == 0
+    assert refused(d, "workspace.status", workspace_id=vm)[3] == "pyro vm status " + vm
+    d.call("vm.delete", {"vm_id": vm})
+    delete(d, ws)
+    d.wait_clean()
+
+
+def test_another_users_is_not_found(d, root_only):
+    os.chmod(d.root, 0o755)
+    os.chmod(d.socket, 0o666)
+    r = as_other(d, "--json", "workspace", "create", *d.run_flags(), "--name", "build", "debian:12")
+    assert r.status == 0, r
+    theirs, mine = json.loads(r.text)["workspace_id"], create(d, name="build")["workspace_id"]
+    assert json.loads(as_other(d, "--json", "ws", "list").text)["count"] == 1
+    for ref in (mine, mine[:-1]):
+        r = as_other(d, "ws", "status", ref)
+        assert r.status == 1 and "workspace %s not found" % ref in r.errors, r
+    assert json.loads(as_other(d, "--json", "ws", "status", "build").text)["workspace_id"] == theirs
+    # Root sees all, and its own come first.
+    assert status(d, "build")["workspace_id"] == mine and status(d, theirs)["owner_uid"] == OTHER
+    assert listed(d) == [mine] and set(listed(d, all_users=True)) == {mine, theirs}
+    delete(d, mine)
+    assert status(d, "build")["workspace_id"] == theirs
+    r = as_other(d, "ws", "list", "--all-users")
+    assert r.status == 1 and "fix: sudo pyro workspace list --all-users" in r.errors, r
+    delete(d, theirs)
+    d.wait_clean()
+
+
+# --- names and labels
+
+def test_a_name_is_taken_from_the_first_moment_to_the_last(d):
+    """By another creation that has only begun, and by one that is being deleted."""
+    with Caller(d.socket) as c:
+        calls = [c.begin("workspace.create", d.spec(name="build")), c.begin("workspace.create", d.spec(name="build"))]
+        first, second = c.answers(*calls)
+        ws = first["result"]["workspace_id"]
+        taken = ("name_taken", "the name build is taken", "it is workspace " + ws, "pyro workspace create --name build-2 debian:12")
+        assert error(second) == taken
+        pid, = d.vmm_pids()
+        os.kill(pid, signal.SIGSTOP)  # SIGKILL ends it all the same; what it delays is only the orderly end
+        calls = [c.begin("workspace.delete", {"workspace_id": "build"}), c.begin("workspace.create", d.spec(name="build"))]
+        gone, second = c.answers(*calls)
+        assert gone["result"]["deleted"] and error(second) == taken
+    again = create(d, name="build")["workspace_id"]
+    create(d, name="build-2")
+    fix = refused(d, "workspace.create", **d.spec(name="build"))[3]
+    assert fix == "pyro workspace create --name build-3 debian:12"
+    r = d.pyro(*fix.split()[1:3], *d.run_flags(), *fix.split()[3:])
+    assert r.status == 0, r
+    long = "a" * 63
+    create(d, name=long)
+    assert refused(d, "workspace.create", **d.spec(name=long))[3] == "pyro workspace create --name %s-2 debian:12" % ("a" * 61)
+    assert again in listed(d)
+    for ws in listed(d):
+        delete(d, ws)
+    d.wait_clean()
+
+
+def test_labels_find_workspaces(d):
+    a = create(d, labels={"team": "web", "tier": "1"})["workspace_id"]
+    b = create(d, labels={"team": "web"})["workspace_id"]
+    assert set(listed(d, labels={"team": "web"})) == {a, b} and listed(d, labels={"team": "web", "tier": "1"}) == [a]
+    assert listed(d, labels={"team": ""}) == listed(d, labels={"tier": "2"}) == listed(d, labels={"none": ""}) == []
+    for ws in (a, b):
+        delete(d, ws)
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("labels", [{"": "x"}, {"a b": ""}, {"-a": ""}, {"a=b": ""}, {"ä": ""}, {"a" * 64: ""}, {"a": "x" * 8192},
+                                    {str(i): "" for i in range(65)}], ids=lambda labels: repr(labels)[:12])
+def test_labels_are_bounded(d, labels):
+    got = refused(d, "workspace.create", **d.spec(labels=labels))
+    assert got[0] == "invalid_argument" and got[3], got
+    assert listed(d) == []
+
+
+def test_largest_labels(d):
+    labels = {"%02d" % i: "" for i in range(63)} | {"k" * 63: "x" * (8192 - 63 - 63 * 2)}
+    ws = create(d, labels=labels)["workspace_id"]
+    restart(d)
+    assert status(d, ws)["labels"] == labels
+    delete(d, ws)
+    d.wait_clean()
+
+
+# --- its life
+
+def test_it_outlives_the_daemon(d):
+    a, b = create(d, name="a", labels={"k": "v"})["workspace_id"], create(d)["workspace_id"]
+    pids = set(d.vmm_pids())
+    restart(d)
+    wait_for(lambda: status(d, "a")["state"] == status(d, b)["state"] == "started")
+    assert set(d.vmm_pids()) == pids and status(d, "a")["labels"] == {"k": "v"} and set(listed(d)) == {a, b}
+    assert d.stop() == 0
+    d.start()
+    wait_for(lambda: status(d, a)["state"] == "started")
+    assert refused(d, "workspace.create", **d.spec(name="a"))[0] == "name_taken"
+    delete(d, "a")
+    delete(d, b)
+    d.wait_clean()
+
+
+def test_nothing_ends_it_for_its_age(make_fake):
+    d = make_fake(build=BUILD_ASAN, deadlines={"expired": 0.1}).start()
+    ws = create(d, ttl_seconds=1)["workspace_id"]
+    vm = d.call("vm.create", d.spec(ttl_seconds=1))["result"]["vm_id"]
+    wait_for(lambda: d.vms() == [])  # the machine of the same age is deleted
+    assert vm and listed(d) == [ws] and d.call("vm.reap_expired")["result"]["count"] == 0
+    restart(d)
+    assert listed(d) == [ws]
+    delete(d, ws)
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("manner,reason", [("refuses", "start_failed"), ("qmp-noise", "start_failed")])
+def test_a_creation_that_fails_leaves_nothing(make_fake, manner, reason):
+    d = make_fake(build=BUILD_ASAN).start()
+    reply = d.call("workspace.create", d.spec(manner, name="build"), timeout=60)
+    assert "error" in reply and reply["error"]["data"]["fix"], reply
+    assert code(reply) == reason
+    d.wait_clean()
+    assert d.rows("SELECT id FROM workspace") == []
+    delete(d, create(d, name="build")["workspace_id"])
+    d.wait_clean()
+
+
+def test_limits_count_workspaces(make_fake):
+    d = make_fake(build=BUILD_ASAN, conf=["max_disk_mib = 130"]).start()
+    create(d, name="a")
+    vm = d.call("vm.create", d.spec())["result"]["vm_id"]
+    for method in ("workspace.create", "vm.create"):
+        got = refused(d, method, **d.spec())
+        assert got[0] == "quota_exceeded" and got[2].startswith("with this machine you would use 192 of 130"), got
+    d.call("vm.delete", {"vm_id": vm})
+    assert refused(d, "vm.create", **d.spec(disk_mib=128))[3].startswith("ask for at most 66")
+    delete(d, "a")
+    d.wait_clean()
+
+
+def test_the_fix_of_a_limit_names_workspaces(make_fake):
+    d = make_fake(build=BUILD_ASAN)
+    with open(d.conf) as f:
+        text = f.read().replace("max_machines = 1000", "max_machines = 1")
+    with open(d.conf, "w") as f:
+        f.write(text)
+    d.start()
+    create(d)
+    assert refused(d, "workspace.create", **d.spec())[3] == "pyro workspace delete WORKSPACE, for a machine that pyro workspace list shows"
+    delete(d, listed(d)[0])
+    d.call("vm.create", d.spec())
+    assert refused(d, "workspace.create", **d.spec())[3] == "pyro vm delete VM_ID, for a machine that pyro vm list shows"
+    d.call("vm.delete", {"vm_id": d.vms()[0]["vm_id"]})
+    d.wait_clean()
+
+
+# --- callers that do not wait
+
+@pytest.fixture
+def mirror(make_fake):
+    d = make_fake(build=BUILD_ASAN, deadlines={"grace": 0.2})
+    m = Mirror(d)
+    m.d = d.start()
+    return m
+
+
+def pulled(d, **more):
+    return d.spec(environment=OTHER_ENV, **more)
+
+
+def test_an_early_answer_says_what_goes_on(mirror):
+    """With the id, by which it is found, also before its machine exists."""
+    d = mirror.d
+    ws = d.call("workspace.create", pulled(d, name="build", wait_ms=0, labels={"a": "b"}))["result"]
+    assert (ws["state"], ws["name"], ws["labels"], ws["environment"]) == ("preparing", "build", {"a": "b"}, OTHER_ENV)
+    mirror.stands_still()
+    now = status(d, "build")
+    assert (now["workspace_id"], now["state"], now["mem_mib"]) == (ws["workspace_id"], "preparing", MANNERS["good"]) and now["phase"] and "percent" in now
+    assert (now["accelerator"], now["disk_used_bytes"], now["last_error"]) == (None, None, None)
+    assert refused(d, "workspace.create", **pulled(d, name="build"))[0] == "name_taken"
+    mirror.go()
+    wait_for(lambda: status(d, "build")["state"] == "started")
+    assert "phase" not in status(d, "build")
+    delete(d, "build")
+    d.wait_clean()
+
+
+def test_wait_ms_that_is_long_enough(d):
+    ws = create(d, wait_ms=60000)
+    assert ws["state"] == "started"
+    delete(d, ws["workspace_id"])
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("how", ["fails", "comes", "deleted"])
+def test_a_creation_goes_on_without_its_caller(mirror, how):
+    d = mirror.d
+    with Caller(d.socket) as c:
+        c.begin("workspace.create", pulled(d, name="build"))
+        c.call("system.ping")
+    mirror.stands_still()
+    if how == "deleted":
+        ws = status(d, "build")["workspace_id"]
+        assert delete(d, "build") == ws and listed(d) == []
+    mirror.go("on" if how == "comes" else "fail")
+    if how == "comes":
+        wait_for(lambda: status(d, "build")["state"] == "started")
+        delete(d, "build")
+    wait_for(lambda: listed(d) == [])
+    d.wait_clean()
+    assert d.rows("SELECT id FROM workspace") == []
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 40])
+def test_cancelled_at_any_moment(d, turns):
+    with Caller(d.socket) as c:
+        call = c.begin("workspace.create", d.spec(name="build"))
+        pings = [c.begin("system.ping") for _ in range(turns)]
+        reply, told, *_ = c.answers(call, c.cancel(call), *pings)
+        assert "result" in told
+        if "error" in reply:
+            assert code(reply) == "cancelled", reply
+            assert listed(d) == []
+        else:
+            delete(d, "build")
+        delete(d, c.call("workspace.create", d.spec(name="build"))["result"]["workspace_id"])
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 40])
+def test_deleted_at_any_moment_of_its_creation(d, turns):
+    with Caller(d.socket) as c:
+        call = c.begin("workspace.create", d.spec(name="build"))
+        pings = [c.begin("system.ping") for _ in range(turns)]
+        reply, gone, *_ = c.answers(call, c.begin("workspace.delete", {"workspace_id": "build"}), *pings)
+        assert gone["result"]["deleted"] and listed(d) == []
+        assert "result" in reply or code(reply) == "cancelled", reply
+    d.wait_clean()
+    assert d.rows("SELECT id FROM workspace") == []
+
+
+def test_workspaces_that_wait_for_a_pull_are_limited(mirror):
+    d = mirror.d
+    with Raw(d.socket, 60) as raw:
+        for i in range(64):
+            assert raw.call("workspace.create", pulled(d, wait_ms=0))["result"]["state"] == "preparing"
+        reply = raw.call("workspace.create", pulled(d, wait_ms=0))
+        assert code(reply) == "quota_exceeded" and "64 workspaces that wait" in reply["error"]["message"], reply
+        delete(d, listed(d)[0])
+        assert "result" in raw.call("workspace.create", pulled(d, wait_ms=0))
+    mirror.stands_still()
+    mirror.go("fail")
+    wait_for(lambda: listed(d) == [])
+    d.wait_clean()
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["kill", "stop"])
+def test_a_daemon_that_ends_in_mid_creation(mirror, kill):
+    """What waited for a pull is gone; it had no machine."""
+    d = mirror.d
+    create(d, name="a")
+    with Caller(d.socket) as c:
+        c.begin("workspace.create", pulled(d, name="build"))
+        c.call("workspace.create", pulled(d, wait_ms=0))
+        assert len(listed(d)) == 3
+        mirror.stands_still()
+        if kill:
+            d.kill()
+        else:
+            assert d.stop() == 0
+    d.start()
+    assert [w["name"] for w in d.call("workspace.list")["result"]["workspaces"]] == ["a"]
+    delete(d, "a")
+    delete(d, create(d, name="build")["workspace_id"])
+    d.wait_clean()
+
+
+# --- the rows
+
+def test_rows_that_have_lost_each_other(d):
+    """A workspace without a machine goes; the machine of a workspace without its own row is kept, without a name."""
+    a, b = create(d, name="a", labels={"k": "v"})["workspace_id"], create(d, name="b")["workspace_id"]
+    d.kill()
+    with stored(d) as db:
+        db.execute("DELETE FROM workspace WHERE id = ?", [a])
+        db.execute("INSERT INTO workspace VALUES ('ws-ffffffffffff', ?, 'ghost', '{}', 0, 0)", [os.getuid()])
+        db.execute("UPDATE workspace SET labels = '[1' WHERE id = ?", [b])
+    d.start()
+    assert set(listed(d)) == {a, b} and status(d, a)["name"] is None and status(d, a)["labels"] == {}
+    assert (status(d, "b")["workspace_id"], status(d, "b")["labels"]) == (b, {})
+    assert "1 workspaces had no record" in d.log_text() and "the labels of workspace %s cannot be read" % b in d.log_text()
+    delete(d, create(d, name="ghost")["workspace_id"])
+    for ws in (a, b):
+        delete(d, ws)
+    d.wait_clean()
