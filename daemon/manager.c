@@ -31,6 +31,7 @@
 #include "daemon/service.h"
 #include "daemon/store/store.h"
 #include "daemon/unit.h"
+#include "daemon/writer.h"
 #include "proto/host.h"
 
 #define LOCK_TEXT_MAX  32
@@ -442,6 +443,12 @@ static int open_subsystems(struct manager *m, struct error *err)
 	int r = open_launcher(m, err);
 	if (r >= 0)
 		r = open_store(m, err);
+	if (r >= 0) {
+		r = writer_new(m->event, &m->writer);
+		if (r < 0)
+			error_set_errno(err, error_code_for_errno(r), r, "restart pyrod",
+				"cannot start the writer thread");
+	}
 	import_job_user(m);
 	if (r >= 0)
 		r = open_accounts(m, err);
@@ -523,6 +530,7 @@ struct manager *manager_free(struct manager *m)
 	m->kernels = kernels_free(m->kernels);
 	m->integrity = integrity_free(m->integrity);
 	m->server = server_free(m->server);
+	m->writer = writer_free(m->writer); /* finishes what the commands' ends have queued */
 	m->store = store_free(m->store);
 	m->launcher = launcher_free(m->launcher);
 	m->units = units_free(m->units);

@@ -24,6 +24,7 @@ struct receivers;
 struct server;
 struct store;
 struct units;
+struct writer;
 
 struct manager {
 	sd_event *event;       /* owned */
@@ -47,6 +48,7 @@ struct manager {
 	struct launcher *launcher;   /* owned */
 	struct config *config;       /* owned */
 	struct store *store;         /* owned */
+	struct writer *writer;       /* owned */
 	struct integrity *integrity; /* owned; created before its users */
 	struct environments *environments; /* owned */
 	struct kernels *kernels;           /* owned */
