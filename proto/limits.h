@@ -31,11 +31,12 @@
 #define LIMIT_LINK_CONTROL_BYTES (256 * 1024) /* control frames queued towards a guest */
 
 /* Commands */
-#define LIMIT_COMMAND_BYTES (128 * 1024) /* MAX_ARG_STRLEN of Linux: one word of execve */
-#define LIMIT_ENV_BYTES     (256 * 1024)
-#define LIMIT_ENV_COUNT     1024
-#define LIMIT_CAPTURE_BYTES (1024 * 1024) /* of each stream in a reply */
-#define LIMIT_CONSOLE_BYTES (64 * 1024)   /* last console output kept per machine */
+#define LIMIT_COMMAND_BYTES    (128 * 1024) /* MAX_ARG_STRLEN of Linux: one word of execve */
+#define LIMIT_ENV_BYTES        (256 * 1024)
+#define LIMIT_ENV_COUNT        1024
+#define LIMIT_CAPTURE_BYTES    (1024 * 1024)      /* of each stream in a reply */
+#define LIMIT_TRANSCRIPT_BYTES (16 * 1024 * 1024) /* of the files of one command's output */
+#define LIMIT_CONSOLE_BYTES    (64 * 1024)        /* last console output kept per machine */
 
 /* Ranges of contract.md section 1 */
 #define VCPU_MIN            1
