@@ -84,6 +84,14 @@ enum {
 	START_LOGIN = 1 << 2,
 };
 
+/* Returns the streams of a command with these flags, as a mask. */
+static inline unsigned start_streams(uint32_t flags)
+{
+	return (flags & START_STDIN ? STREAM_BIT(STREAM_STDIN) : 0) |
+	       (flags & START_PTY ? STREAM_BIT(STREAM_PTY)
+				  : STREAM_BIT(STREAM_STDOUT) | STREAM_BIT(STREAM_STDERR));
+}
+
 struct msg_start {
 	char exec_id[AGENT_EXEC_ID_SIZE];
 	uint32_t flags;

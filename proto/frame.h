@@ -70,6 +70,16 @@ enum stream_id {
 	STREAM_MAX
 };
 
+/* A set of streams is a mask. */
+#define STREAM_BIT(stream) (1u << (stream))
+#define STREAMS_INPUT      STREAM_BIT(STREAM_STDIN)
+#define STREAMS_OUTPUT \
+	(STREAM_BIT(STREAM_STDOUT) | STREAM_BIT(STREAM_STDERR) | STREAM_BIT(STREAM_PTY))
+#define STREAM_FOREACH(i, mask) \
+	for (uint8_t i = 0; i < STREAM_MAX; i++) \
+		if ((STREAM_BIT(i) & (mask)) == 0) { \
+		} else
+
 struct frame {
 	uint16_t type;
 	uint16_t flags; /* FRAME_FLAG_MORE; others are wrong */
