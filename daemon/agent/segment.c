@@ -510,13 +510,15 @@ static int sync_one(int dir_fd, const char *id, uint32_t number)
 	return fdatasync(fd) < 0 ? -errno : 0;
 }
 
-int segments_sync(const char *dir, const char *id, uint32_t first, uint32_t last)
+int segments_sync(const char *dir, const char *id, const struct segments *l, uint32_t first)
 {
 	_cleanup_close_ int dir_fd = open_dir(dir), parent_fd = -EBADF;
 	int r = dir_fd < 0 ? dir_fd : 0;
 
-	for (uint32_t number = first; r >= 0 && number <= last; number++)
-		r = sync_one(dir_fd, id, number);
+	for (size_t i = 0; r >= 0 && i < l->n; i++) {
+		if (l->items[i].number >= first)
+			r = sync_one(dir_fd, id, l->items[i].number);
+	}
 	if (r >= 0 && fsync(dir_fd) < 0)
 		r = -errno;
 	if (r < 0)

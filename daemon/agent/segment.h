@@ -101,8 +101,9 @@ int segment_read(const char *dir, const char *id, uint32_t number, uint64_t size
 /* Returns 1 and the cursor of the first record at or after usec, 0 if there is none. */
 int segments_find_time(
 	const char *dir, const char *id, const struct segments *l, uint64_t usec, uint64_t *ret);
-/* fdatasync of the segments from first to last that exist, and fsync of their directories. */
-int segments_sync(const char *dir, const char *id, uint32_t first, uint32_t last);
+/* fdatasync of the listed segments from number `first` on that exist, and fsync of their
+ * directories. */
+int segments_sync(const char *dir, const char *id, const struct segments *l, uint32_t first);
 int segment_unlink(const char *dir, const char *id, uint32_t number);
 /* Removes all files of id, also those of a newer version. */
 int segments_remove(const char *dir, const char *id);

@@ -13,7 +13,7 @@ enum {
 
 static struct transcript_op *of(struct writer_op *op)
 {
-	return (struct transcript_op *)((char *)op - offsetof(struct transcript_op, op));
+	return (void *)((char *)op - offsetof(struct transcript_op, op));
 }
 
 static void on_done(struct writer_op *op)
@@ -117,7 +117,7 @@ void transcript_run_sync(struct writer_op *op)
 {
 	struct transcript_op *o = of(op);
 
-	o->r = segments_sync(o->dir, o->id, o->number, o->last);
+	o->r = segments_sync(o->dir, o->id, &o->segments, o->number);
 }
 
 void transcript_run_unlink(struct writer_op *op)

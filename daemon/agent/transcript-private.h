@@ -17,7 +17,7 @@ struct transcript_op {
 	void *answer_userdata;                 /* borrowed: the caller */
 	/* In: */
 	char *dir, *id; /* owned */
-	uint32_t number, last;
+	uint32_t number;
 	uint64_t size; /* of the file, as far as it is known to be whole */
 	uint64_t want; /* cursor, or time in microseconds */
 	/* In and out: */
@@ -52,7 +52,7 @@ void transcript_run_append(struct writer_op *op); /* number, place.at, bytes */
 /* number, size, place, want: read, read_n, cursor, place */
 void transcript_run_read(struct writer_op *op);
 void transcript_run_find(struct writer_op *op); /* segments, want: r 1 and cursor, or 0 */
-void transcript_run_sync(struct writer_op *op); /* number to last */
+void transcript_run_sync(struct writer_op *op); /* segments, number: the first */
 void transcript_run_unlink(struct writer_op *op);
 void transcript_run_remove(struct writer_op *op);
 

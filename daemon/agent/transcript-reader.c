@@ -11,6 +11,8 @@
 
 #include "daemon/agent/transcript-private.h"
 
+#include <assert.h>
+
 enum {
 	SERVE_MAX = 256 * 1024, /* given to one reader in one step */
 };
@@ -506,6 +508,7 @@ struct transcript_reader *transcript_reader_free(struct transcript_reader *r)
 
 void transcript_reader_since(struct transcript_reader *r, uint64_t usec)
 {
+	assert(!r->stream);
 	r->since = usec;
 	r->placed = usec == 0 && r->placed;
 	transcript_schedule(r->t);

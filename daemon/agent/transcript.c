@@ -26,6 +26,7 @@ enum {
 	JOIN_USEC = 10 * 1000,  /* bytes that arrive within it share a record, and its time */
 	LENGTH_AT = 1,          /* of a record's length in its head */
 	SEGMENTS_MIN = 2,       /* whatever the limit: the one that is written and a full one */
+	MEMORY_KEEP = 8 * 1024, /* an empty memory frees a larger allocation */
 	/* Of all streams, each byte in a record of its own. */
 	MEMORY_MAX = 4 * STREAM_WINDOW * (RECORD_HEAD_SIZE + 1),
 };
@@ -370,6 +371,10 @@ static void drop_done(struct transcript *t)
 	}
 	t->kept = m;
 	buf_consume(&t->memory, (size_t)(m.pos - from));
+	if (buf_len(&t->memory) == 0 && t->memory.cap > MEMORY_KEEP) {
+		buf_done(&t->memory);
+		buf_init(&t->memory, MEMORY_MAX);
+	}
 }
 
 /* Synchronising */
@@ -381,7 +386,7 @@ static void on_synced(struct transcript_op *o)
 
 	t->sync = NULL;
 	if (o->r >= 0)
-		t->unsynced = o->last;
+		t->unsynced = o->segments.items[o->segments.n - 1].number;
 	STAILQ_FOREACH(q, &t->requests, entry)
 	{
 		if (q->state != SYNC_RUNS)
@@ -396,7 +401,7 @@ static void on_synced(struct transcript_op *o)
 static void start_sync(struct transcript *t)
 {
 	struct transcript_sync_request *q;
-	struct transcript_op *o = NULL;
+	_cleanup_(transcript_op_freep) struct transcript_op *o = NULL;
 	int r = t->error;
 	bool any = false;
 
@@ -408,21 +413,20 @@ static void start_sync(struct transcript *t)
 		if (!any)
 			return;
 		o = transcript_op_new(t->dir, t->id, transcript_run_sync);
-		r = o ? 0 : -ENOMEM;
+		r = o ? segments_copy(&o->segments, &t->segments) : -ENOMEM;
 	}
 	STAILQ_FOREACH(q, &t->requests, entry)
 	{
 		if (q->state != SYNC_WAITS || (r == 0 && q->pos > t->kept.pos))
 			continue;
-		q->state = o ? SYNC_RUNS : SYNC_DONE;
+		q->state = o && r == 0 ? SYNC_RUNS : SYNC_DONE;
 		q->r = r;
 	}
-	if (!o)
+	if (!o || r < 0)
 		return;
-	o->number = MAX_OF(t->unsynced, t->segments.items[0].number);
-	o->last = last_segment(t)->number;
+	o->number = t->unsynced;
 	t->sync = o;
-	transcript_op_queue(t->w, o, t, on_synced);
+	transcript_op_queue(t->w, TAKE_PTR(o), t, on_synced);
 }
 
 int transcript_sync(struct transcript *t, transcript_done_fn done, void *userdata)
@@ -561,7 +565,6 @@ int transcript_new(struct writer *w, const char *dir, const char *id, uint64_t l
 static void on_opened(struct transcript_op *o)
 {
 	struct transcript *t = o->owner;
-	struct segment *last;
 
 	t->open = NULL;
 	t->error = MIN_OF(o->r, 0);
@@ -574,8 +577,7 @@ static void on_opened(struct transcript_op *o)
 	memcpy(t->end.offset, t->segments.offset, sizeof(t->end.offset));
 	t->kept = t->submitted = t->end;
 	memcpy(t->reported, t->end.offset, sizeof(t->reported));
-	last = last_segment(t);
-	t->unsynced = last ? last->number : t->segments.next_number;
+	t->unsynced = 0; /* the previous daemon may have been killed before it did */
 }
 
 int transcript_open(struct writer *w, const char *dir, const char *id, uint64_t limit_bytes,

@@ -36,6 +36,28 @@ def test_handlers_look_up_nothing_themselves():
         assert [os.path.basename(o) for o in calls[name]] == ["object.c.o"], calls[name]
 
 
+# What may wait for a file system. As they are called with _FILE_OFFSET_BITS=64 on a 64-bit host.
+FILES = {"open64", "openat64", "creat64", "fopen64", "opendir", "fdopendir", "readdir64", "pread64", "pwrite64", "preadv64", "pwritev64", "fsync",
+         "fdatasync", "sync_file_range", "syncfs", "ftruncate64", "truncate64", "fallocate64", "posix_fallocate64", "mkdir", "mkdirat", "unlink",
+         "unlinkat", "rename", "renameat", "remove", "rmdir", "link", "linkat", "symlink", "symlinkat", "stat64", "lstat64", "fstatat64",
+         "statx", "statvfs64", "copy_file_range", "sendfile64"}
+
+
+def test_files_of_transcripts_are_used_on_the_writer_thread():
+    """In daemon/agent only segment.c uses files, and only the operations of transcript-op.c call those functions of it."""
+    place = BUILD_ASAN + "/daemon/agent/libhostagent.a.p/"
+    calls = called(glob.glob(place + "*.o"))
+    users = {os.path.basename(o) for name in FILES & set(calls) for o in calls[name]}
+    assert users == {"segment.c.o"}
+    text = subprocess.run(["nm", "--defined-only", "--extern-only", "--format=posix", place + "segment.c.o"], check=True, capture_output=True, text=True).stdout
+    defined = {line.split()[0] for line in text.splitlines()}
+    # They use memory alone.
+    defined -= {"record_put", "record_get", "segment_put_head", "segments_done", "segments_reserve", "segments_drop_first", "segments_copy"}
+    assert {"segment_append", "segment_read", "segments_list", "segments_sync"} <= defined
+    everywhere = called(glob.glob(BUILD_ASAN + "/daemon/**/*.o", recursive=True))
+    assert {os.path.basename(o) for name in defined for o in everywhere.get(name, ())} == {"transcript-op.c.o"}
+
+
 def test_forbidden_calls_are_detected(tmp_path):
     """By the compiler options of the sanitized build alone."""
     (tmp_path / "bad.c").write_text("#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n"

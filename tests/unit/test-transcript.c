@@ -1409,6 +1409,15 @@ START_TEST(synchronised)
 		run_once(until);
 	settle();
 	ck_assert_int_eq(sync_results[2], 0);
+	/* After a restart nobody knows what is on the disk. */
+	syncs = 0;
+	ck_assert_int_eq(reopen(), 0);
+	sync_results[0] = 1;
+	ck_assert_int_eq(transcript_sync(t, on_sync, &sync_results[0]), 0);
+	while (sync_results[0] == 1)
+		run_once(until);
+	ck_assert_int_eq(sync_results[0], 0);
+	ck_assert_int_eq(syncs, 3);
 }
 END_TEST
 
