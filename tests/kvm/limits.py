@@ -12,6 +12,7 @@ import time
 
 CONF = "/etc/pyro/pyrod.conf"
 HOSTILE = ["cpu", "tasks", "memory"]  # hostile.c
+VMM = "/usr/local/bin/qemu-system-x86_64"  # a path that the units of machines see
 GUEST = "for i in 1 2 3 4; do (while :; do :; done) & done; tail /dev/zero; sleep 30"
 
 
@@ -71,13 +72,12 @@ def main():
     found = {"guest": attempt("qemu-system", GUEST, 15)}
     os.makedirs(os.path.dirname(CONF), exist_ok=True)
     for name in HOSTILE:
-        path = "/usr/local/bin/hostile-" + name
-        shutil.copy("hostile", path)
+        shutil.copy("hostile-" + name, VMM)
         with open(CONF, "w") as f:
-            f.write("[pyrod]\nqemu=%s\n" % path)
+            f.write("[pyrod]\nqemu=%s\n" % VMM)
         subprocess.run(["systemctl", "restart", "pyrod.service"], check=True)
-        found[name] = attempt("hostile-" + name, "true", 6)
-        os.unlink(path)
+        found[name] = attempt(VMM, "true", 6)
+        os.unlink(VMM)
     os.unlink(CONF)
     # The unit is stopped at once, so its own counters may not have been read.
     found["memory"]["oom"] = subprocess.run(["journalctl", "-o", "cat", "--no-pager", "-u", "pyro-vm@*"], capture_output=True, text=True,

@@ -32,7 +32,8 @@ def came(root_only, work, daemon):
         subprocess.run(["cp", "-al", CACHE + "/" + name, payload + "/cache/" + name], check=True)
     shutil.copytree(TOP + "/tests", payload + "/tests", ignore=shutil.ignore_patterns("__pycache__", "corpus"))
     shutil.copy(TOP + "/tests/kvm/inside", payload + "/inside")
-    subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-o", payload + "/hostile", TOP + "/tests/kvm/hostile.c", "-lpthread"], check=True)
+    for what in ("cpu", "tasks", "memory"):
+        subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-DHOSTILE_" + what, "-o", payload + "/hostile-" + what, TOP + "/tests/kvm/hostile.c", "-lpthread"], check=True)
     out, log = machine.boot(CACHE, payload, work, WITHIN)
     print(log[-20000:])
     assert read(out, "stays.txt") == "active\n"
