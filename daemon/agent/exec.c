@@ -4,9 +4,6 @@
  * after a restart of the daemon; machine/guest.c lists it and passes it the frames of its channel.
  *
  * What must stay true:
- * - bytes below the received offset are dropped;
- * - a byte beyond the limit is a protocol error of the guest, and so is a gap, except for frames
- *   that were in flight when a new caller rewound the stream;
  * - after a reconnection every message whose effect the agent does not hold is sent again, and
  *   receiving a message twice changes nothing;
  * - each wait for the guest has a deadline;
@@ -18,6 +15,7 @@
 #include "daemon/log.h"
 #include "proto/api.h"
 #include "proto/deadline.h"
+#include "proto/window.h"
 
 #include <signal.h>
 
@@ -27,12 +25,6 @@ enum exec_state {
 	EXEC_RUNNING, /* STARTED */
 	EXEC_EXITED,  /* EXIT, output may be missing */
 	EXEC_OVER,    /* on_exit or on_failed has been called */
-};
-
-struct exec_out {
-	uint64_t received;    /* next offset expected */
-	uint64_t upto, limit; /* as sent to the guest, or to be sent by START or RESUME */
-	bool rewound;         /* drop frames beyond received: they were in flight */
 };
 
 struct exec {
@@ -48,23 +40,19 @@ struct exec {
 	enum exec_state state;
 	uint32_t channel;
 	struct msg_start start; /* owned */
+	unsigned streams;       /* a mask */
 	struct msg_exit exit;
 	bool killed;
 	uint64_t sent_usec; /* of the first START; 0: sent by a previous daemon */
-	struct exec_out out[STREAM_MAX];
+	/* acked, limit: sent, or for START or RESUME; while held: the agent has acked..received */
+	struct window_receiver out[STREAM_MAX];
 
-	bool adopted;                  /* by exec_adopt, exec_take not called yet */
-	bool held;                     /* adopted, and the agent holds it */
-	uint64_t earliest[STREAM_MAX]; /* while held: the agent has output from here */
-	uint64_t latest[STREAM_MAX];
+	bool adopted; /* by exec_adopt, exec_take not called yet */
+	bool held;    /* adopted, and the agent holds it */
 
-	struct buf in;     /* stdin the guest has not accepted */
-	uint64_t in_base;  /* offset of its first byte */
-	uint64_t in_sent;  /* next offset to send */
-	uint64_t in_limit; /* of the guest */
-	uint64_t in_next;  /* offset of the caller's next byte */
-	bool in_ended, in_end_sent;
-	int signo; /* to send on reconnection; 0: none */
+	struct window_sender in; /* owned: stdin the guest has not accepted */
+	uint64_t in_next;        /* offset of the caller's next byte */
+	int signo;               /* to send on reconnection; 0: none */
 };
 
 const char *exec_id(const struct exec *x)
@@ -172,7 +160,7 @@ static void fail_late(struct exec *x, const char *cause)
  * not count. */
 static bool guest_owes(const struct exec *x)
 {
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
 		if (x->out[i].received < x->exit.produced[i] &&
 			x->out[i].received < x->out[i].limit)
 			return true;
@@ -222,13 +210,13 @@ int exec_new(sd_event *event, const struct msg_start *start, const struct exec_c
 		return -ENOMEM;
 	x->cb = *cb;
 	x->userdata = userdata;
-	buf_init(&x->in, STREAM_WINDOW);
 	r = copy_start(&x->start, start);
 	if (r < 0)
 		return r;
 	api_new_id("ex-", x->start.exec_id);
-	for (size_t i = 0; i < STREAM_MAX; i++)
-		x->out[i].limit = i == STREAM_STDIN || i == STREAM_PTY ? 0 : STREAM_WINDOW;
+	x->streams = start_streams(start->flags);
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		(void)window_receiver_allow(&x->out[i], 0, STREAM_WINDOW);
 	r = sd_event_add_time(event, &x->timer, CLOCK_MONOTONIC, 0, 0, on_deadline, x);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(x->timer, SD_EVENT_OFF);
@@ -245,7 +233,7 @@ struct exec *exec_free(struct exec *x)
 	exec_list_remove(x);
 	sd_event_source_disable_unref(x->timer);
 	msg_start_done(&x->start);
-	buf_done(&x->in);
+	free(x->in.ring);
 	free(x);
 	return NULL;
 }
@@ -289,27 +277,24 @@ static void sent(struct exec *x, int r)
 
 void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limit)
 {
-	struct exec_out *o = &x->out[stream];
+	struct window_receiver *o = &x->out[stream];
 
-	if (upto <= o->upto && limit <= o->limit)
-		return;
-	o->upto = MAX_OF(o->upto, upto);
-	o->limit = MAX_OF(o->limit, limit);
-	if (x->state >= EXEC_SENT && x->state < EXEC_OVER && link_usable(x))
+	if (window_receiver_allow(o, upto, limit) && x->state >= EXEC_SENT &&
+		x->state < EXEC_OVER && link_usable(x))
 		sent(x, frame_put_ack(
-				link_control(x->link), x->channel, stream, o->upto, o->limit));
+				link_control(x->link), x->channel, stream, o->acked, o->limit));
 }
 
 /* Reports how much of the caller's input the guest has accepted. */
 static void ack_stdin(struct exec *x)
 {
-	x->cb.on_stdin_ack(x, MIN_OF(x->in_base, x->in_next), x->userdata);
+	x->cb.on_stdin_ack(x, MIN_OF(x->in.acked, x->in_next), x->userdata);
 }
 
 int exec_stdin(struct exec *x, const void *p, size_t n)
 {
-	size_t again = (size_t)MIN_OF((uint64_t)n, x->in_base + buf_len(&x->in) - x->in_next);
-	bool behind = x->in_next < x->in_base;
+	size_t again = (size_t)MIN_OF((uint64_t)n, x->in.produced - x->in_next);
+	bool behind = x->in_next < x->in.acked;
 	int r;
 
 	if (x->state >= EXEC_EXITED)
@@ -317,9 +302,9 @@ int exec_stdin(struct exec *x, const void *p, size_t n)
 	x->in_next += again;
 	if (behind)
 		ack_stdin(x);
-	if (x->in_ended || again == n)
+	if (x->in.ended || again == n)
 		return 0; /* an earlier caller has sent the rest, or ended it */
-	r = buf_append(&x->in, (const uint8_t *)p + again, n - again);
+	r = window_sender_append(&x->in, (const uint8_t *)p + again, n - again);
 	if (r >= 0)
 		x->in_next += n - again;
 	if (r >= 0 && link_usable(x))
@@ -329,7 +314,7 @@ int exec_stdin(struct exec *x, const void *p, size_t n)
 
 void exec_stdin_end(struct exec *x)
 {
-	x->in_ended = true;
+	x->in.ended = true;
 	if (link_usable(x))
 		link_schedule(x->link);
 }
@@ -337,20 +322,10 @@ void exec_stdin_end(struct exec *x)
 /* Appends as many bytes as the guest's limit and one frame allow; END after the last byte. */
 void exec_fill(struct exec *x, struct buf *out)
 {
-	uint64_t have = x->in_base + buf_len(&x->in);
-	uint64_t to = MIN_OF(have, x->in_limit);
-	size_t n;
-
-	if (x->state != EXEC_RUNNING || !(x->start.flags & START_STDIN))
+	if (x->state != EXEC_RUNNING || !(x->streams & STREAM_BIT(STREAM_STDIN)))
 		return;
-	if (x->in_sent < to) {
-		n = (size_t)MIN_OF(to - x->in_sent, (uint64_t)FRAME_DATA_MAX);
-		if (frame_put_data(out, x->channel, STREAM_STDIN, x->in_sent,
-			    buf_head(&x->in) + (x->in_sent - x->in_base), n) >= 0)
-			x->in_sent += n;
-	} else if (x->in_ended && !x->in_end_sent && x->in_sent == have) {
-		x->in_end_sent = frame_put_end(out, x->channel, STREAM_STDIN, have) >= 0;
-	}
+	if (window_sender_put_data(&x->in, out, x->channel, STREAM_STDIN) == 0)
+		(void)window_sender_put_end(&x->in, out, x->channel, STREAM_STDIN);
 }
 
 static int send_kill(struct exec *x, int signo)
@@ -391,11 +366,6 @@ static void started(struct exec *x)
 		link_schedule(x->link);
 }
 
-static bool is_output(uint8_t stream)
-{
-	return stream == STREAM_STDOUT || stream == STREAM_STDERR;
-}
-
 static int send_exit_ack(struct exec *x)
 {
 	int r = frame_put(link_control(x->link), FRAME_EXIT_ACK, x->channel, NULL, 0);
@@ -412,7 +382,7 @@ static int check_ended(struct exec *x)
 
 	if (x->state != EXEC_EXITED || x->adopted)
 		return 0;
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
 		if (x->out[i].received < x->exit.produced[i]) {
 			set_deadline(x, deadline_usec(DEADLINE_DRAIN));
 			return 0;
@@ -427,46 +397,32 @@ static int check_ended(struct exec *x)
 static int take_data(struct exec *x, const struct frame *f)
 {
 	struct frame_data d;
-	struct exec_out *o;
-	size_t skip;
 	int r = frame_get_data(f, &d);
 
 	if (r < 0)
 		return r;
-	if (!is_output(d.stream))
+	if (!(x->streams & STREAMS_OUTPUT & STREAM_BIT(d.stream)) ||
+		(x->state == EXEC_EXITED && d.offset + d.n > x->exit.produced[d.stream]))
 		return -EBADMSG;
-	o = &x->out[d.stream];
-	if (o->rewound && d.offset > o->received)
-		return 0;
-	o->rewound = false;
-	if (d.offset > o->received || d.n > o->limit || d.offset > o->limit - d.n)
-		return -EBADMSG; /* a gap, or beyond the limit */
-	if (d.offset + d.n <= o->received)
-		return 0;
-	skip = (size_t)(o->received - d.offset);
-	if (x->state == EXEC_EXITED && d.offset + d.n > x->exit.produced[d.stream])
-		return -EBADMSG;
-	o->received = d.offset + d.n;
-	r = x->cb.on_output(x, d.stream, d.bytes + skip, d.n - skip, x->userdata);
+	r = window_receiver_data(&x->out[d.stream], &d);
+	if (r < 0 || d.n == 0)
+		return r;
+	r = x->cb.on_output(x, d.stream, d.bytes, d.n, x->userdata);
 	return r < 0 ? r : check_ended(x);
 }
 
 static int take_ack(struct exec *x, const struct frame *f)
 {
-	uint64_t upto, limit;
+	uint64_t upto, limit, before = x->in.acked;
 	uint8_t stream;
 	int r = frame_get_ack(f, &stream, &upto, &limit);
 
+	if (r >= 0)
+		r = stream == STREAM_STDIN ? window_sender_ack(&x->in, upto, limit) : -EBADMSG;
 	if (r < 0)
 		return r;
-	if (stream != STREAM_STDIN || upto > x->in_sent || limit < upto)
-		return -EBADMSG;
-	x->in_limit = MAX_OF(x->in_limit, limit);
-	if (upto > x->in_base) {
-		buf_consume(&x->in, (size_t)(upto - x->in_base));
-		x->in_base = upto;
+	if (x->in.acked > before)
 		ack_stdin(x);
-	}
 	if (link_usable(x))
 		link_schedule(x->link);
 	return 0;
@@ -530,7 +486,7 @@ static int take_exit(struct exec *x, const struct frame *f)
 		return r;
 	if (x->state == EXEC_EXITED) /* repeated after a RESUME */
 		return check_ended(x);
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
 		if (e.produced[i] < x->out[i].received)
 			return -EBADMSG;
 	started(x);
@@ -580,14 +536,14 @@ static int report_lost(struct exec *x)
 }
 
 /* The agent keeps and repeats output from upto on. Received bytes are safe only once their reader
- * has them, so upto is sent, not received. */
+ * has them, so what is acknowledged is sent, not what is received. */
 static int send_resume(struct exec *x)
 {
 	struct msg_resume m = { 0 };
 	int r;
 
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		m.upto[i] = x->out[i].upto;
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
+		m.upto[i] = x->out[i].acked;
 		m.limit[i] = x->out[i].limit;
 	}
 	r = link_send(x->link, resume, FRAME_RESUME, x->channel, &m);
@@ -600,15 +556,14 @@ static int resume(struct exec *x, const struct msg_held *h)
 {
 	int r;
 
-	if (h->channel != x->channel || h->stdin_accepted < x->in_base ||
-		h->stdin_accepted > x->in_sent)
+	if (h->channel != x->channel || h->stdin_accepted > x->in.sent)
 		return -EBADMSG;
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
-		if (h->kept[i] > x->out[i].upto || h->produced[i] < x->out[i].received)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		if (h->kept[i] > x->out[i].acked || h->produced[i] < x->out[i].received)
 			return -EBADMSG;
-	x->in_sent = h->stdin_accepted;
-	x->in_end_sent = false;
-	r = send_resume(x);
+	r = window_sender_seek(&x->in, h->stdin_accepted);
+	if (r >= 0)
+		r = send_resume(x);
 	if (r < 0)
 		return r;
 	started(x);
@@ -621,13 +576,13 @@ static int note_held(struct exec *x, const struct msg_held *h)
 {
 	if (h->channel != x->channel)
 		return -EBADMSG;
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
 		if (h->kept[i] > h->produced[i])
 			return -EBADMSG;
-		x->earliest[i] = h->kept[i];
-		x->latest[i] = h->produced[i];
+		x->out[i].acked = h->kept[i];
+		x->out[i].received = h->produced[i];
 	}
-	x->in_base = x->in_sent = x->in_limit = x->in_next = h->stdin_accepted;
+	x->in.acked = x->in.sent = x->in.produced = x->in.limit = x->in_next = h->stdin_accepted;
 	x->held = true;
 	x->cb.on_held(x, x->userdata);
 	return 0;
@@ -669,8 +624,7 @@ int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel,
 	x->link = link;
 	x->adopted = true;
 	x->state = EXEC_RUNNING;
-	for (size_t i = 0; i < STREAM_MAX; i++)
-		x->out[i].limit = 0;
+	memset(x->out, 0, sizeof(x->out)); /* its limits come from exec_take */
 	if (x->start.timeout_usec > 0)
 		set_deadline(x, x->start.timeout_usec + deadline_usec(DEADLINE_LATE));
 	return 0;
@@ -688,25 +642,18 @@ bool exec_is_adopted(const struct exec *x)
 
 int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX])
 {
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		uint64_t from = x->adopted ? x->earliest[i] : x->out[i].upto;
-		uint64_t to = x->adopted ? x->latest[i] : x->out[i].received;
-
-		if (have[i] < from || have[i] > to)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		if (have[i] < x->out[i].acked || have[i] > x->out[i].received)
 			return -ERANGE;
-	}
 	return 0;
 }
 
 void exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
 {
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		x->out[i].rewound = have[i] < x->out[i].received;
-		x->out[i].received = x->out[i].upto = have[i];
-		x->out[i].limit = MAX_OF(x->out[i].limit, have[i]);
-	}
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		window_receiver_rewind(&x->out[i], have[i]);
 	x->adopted = false;
-	x->in_next = x->in_base;
+	x->in_next = x->in.acked;
 	sent(x, send_resume(x));
 }
 
@@ -717,5 +664,5 @@ uint64_t exec_timeout_usec(const struct exec *x)
 
 uint64_t exec_stdin_accepted(const struct exec *x)
 {
-	return x->in_base;
+	return x->in.acked;
 }
