@@ -6,7 +6,6 @@
  * What must stay true:
  * - at most STREAM_WINDOW bytes of a stream are held, since the guest may send only what the caller
  *   has allowed;
- * - a caller that goes beyond its own limit breaks the protocol;
  * - a caller that stops reading stops only this command;
  * - a caller that has closed its sending side cannot acknowledge any more: from then on bytes
  *   written to the socket count as taken;
@@ -21,6 +20,8 @@
 #include <sys/stat.h>
 
 #include "daemon/receiver.h"
+#include "proto/agent.h"
+#include "proto/window.h"
 
 /* When a caller is lost, its connection must be found closed within this time after its stdio
  * socket. */
@@ -30,14 +31,6 @@ enum {
 	OUT_HIGH = 2 * FRAME_PAYLOAD_MAX, /* enough for one write; the rest waits per stream */
 	OUT_MAX = 8 * FRAME_PAYLOAD_MAX,
 	READ_ROUNDS = 16,
-	STREAMS = 2, /* stdout, stderr */
-};
-
-struct output {
-	struct buf pending; /* bytes not yet framed */
-	uint64_t framed;    /* offset of the first of them */
-	uint64_t upto, limit;
-	bool ended;
 };
 
 struct stdio {
@@ -51,58 +44,51 @@ struct stdio {
 
 	struct decoder in;
 	struct buf out;
-	struct output output[STREAMS];
+	unsigned streams; /* a mask */
+	struct window_sender output[STREAM_MAX];
 	unsigned turn; /* the stream framed next */
 
-	uint64_t in_received, in_limit, in_acked;
-	bool in_ended, with_stdin;
+	struct window_receiver input;
 	bool half_closed; /* the caller has closed its sending side */
 	bool held;        /* nothing will be discarded */
 	bool discards;
 	bool finish;
 };
 
-static struct output *output_of(struct stdio *s, uint8_t stream)
+static int take_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit)
 {
-	return &s->output[stream - STREAM_STDOUT];
+	struct window_sender *o = &s->output[stream];
+	int r = window_sender_ack(o, upto, limit);
+
+	if (r >= 0)
+		s->cb.on_limit(s, stream, o->acked, o->limit, s->userdata);
+	return r;
 }
 
-static uint64_t output_end(const struct output *o)
+/* Acknowledges, in the caller's place, what is sent. */
+static void self_ack(struct stdio *s)
 {
-	return o->framed + buf_len(&o->pending);
+	STREAM_FOREACH (i, s->streams & STREAMS_OUTPUT)
+		(void)take_limit(s, i, s->output[i].sent, window_limit(s->output[i].sent));
 }
 
-static void notify_limit(struct stdio *s, uint8_t stream, uint64_t upto, uint64_t limit)
+static int input_ended(struct stdio *s, uint64_t offset)
 {
-	struct output *o = output_of(s, stream);
+	bool before = s->input.ended;
+	int r = window_receiver_end(&s->input, offset);
 
-	if (upto <= o->upto && limit <= o->limit)
-		return;
-	o->upto = MAX_OF(upto, o->upto);
-	o->limit = MAX_OF(limit, o->limit);
-	s->cb.on_limit(s, stream, o->upto, o->limit, s->userdata);
-}
-
-/* Acknowledges output in the caller's place, up to the given offset. */
-static void self_ack(struct stdio *s, uint8_t stream, uint64_t upto)
-{
-	notify_limit(s, stream, upto, upto + STREAM_WINDOW);
-}
-
-static void input_ended(struct stdio *s)
-{
-	if (s->in_ended)
-		return;
-	s->in_ended = true;
-	s->cb.on_stdin_end(s, s->userdata);
+	if (r >= 0 && !before)
+		s->cb.on_stdin_end(s, s->userdata);
+	return r;
 }
 
 static void check_drained(struct stdio *s)
 {
-	bool empty =
-		s->fd < 0 || (buf_len(&s->out) == 0 && s->output[0].ended && s->output[1].ended);
+	bool empty = buf_len(&s->out) == 0;
 
-	if (s->finish && empty)
+	STREAM_FOREACH (i, s->streams & STREAMS_OUTPUT)
+		empty = empty && s->output[i].end_sent;
+	if (s->finish && (empty || s->fd < 0))
 		(void)sd_event_source_set_enabled(s->drain, SD_EVENT_ONESHOT);
 }
 
@@ -111,13 +97,12 @@ static int on_lost(_unused_ sd_event_source *source, _unused_ uint64_t usec, voi
 	struct stdio *s = userdata;
 
 	s->discards = true;
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++)
-		self_ack(s, i, output_of(s, i)->framed);
-	input_ended(s);
+	self_ack(s);
+	(void)input_ended(s, s->input.received);
 	return 0;
 }
 
-/* Closes the socket; pending output is dropped. */
+/* Closes the socket; what is not sent counts as sent. */
 static void hang_up(struct stdio *s)
 {
 	if (s->fd < 0)
@@ -125,12 +110,8 @@ static void hang_up(struct stdio *s)
 	s->io = sd_event_source_disable_unref(s->io);
 	receivers_close(s->receivers, TAKE_FD(s->fd), true);
 	buf_clear(&s->out);
-	for (uint8_t i = STREAM_STDOUT; i <= STREAM_STDERR; i++) {
-		struct output *o = output_of(s, i);
-
-		o->framed = output_end(o);
-		buf_clear(&o->pending);
-	}
+	STREAM_FOREACH (i, s->streams & STREAMS_OUTPUT)
+		(void)window_sender_seek(&s->output[i], s->output[i].produced);
 	if (!s->held && (sd_event_source_set_time_relative(s->lost, LOST_USEC) < 0 ||
 				sd_event_source_set_enabled(s->lost, SD_EVENT_ONESHOT) < 0))
 		(void)on_lost(NULL, 0, s);
@@ -147,24 +128,20 @@ static void broken(struct stdio *s, const char *cause)
 	s->cb.on_broken(s, &err, s->userdata);
 }
 
-/* Frames pending output of both streams in turn, up to OUT_HIGH bytes. */
+/* Frames output of all streams in turn, up to OUT_HIGH bytes. */
 static void fill_out(struct stdio *s)
 {
-	for (unsigned idle = 0; idle < STREAMS && buf_len(&s->out) < OUT_HIGH; s->turn++) {
-		struct output *o = &s->output[s->turn % STREAMS];
-		uint8_t stream = (uint8_t)(STREAM_STDOUT + s->turn % STREAMS);
-		size_t n = MIN_OF(buf_len(&o->pending), (size_t)FRAME_DATA_MAX);
+	for (unsigned idle = 0; idle < STREAM_MAX && buf_len(&s->out) < OUT_HIGH; s->turn++) {
+		uint8_t i = (uint8_t)(s->turn % STREAM_MAX);
+		struct window_sender *o = &s->output[i];
 
-		if (n > 0 && frame_put_data(&s->out, 0, stream, o->framed, buf_head(&o->pending),
-				     n) >= 0) {
-			o->framed += n;
-			buf_consume(&o->pending, n);
-			idle = 0;
-			continue;
-		}
-		if (n == 0 && s->finish && !o->ended)
-			o->ended = frame_put_end(&s->out, 0, stream, o->framed) >= 0;
 		idle++;
+		if (!(s->streams & STREAMS_OUTPUT & STREAM_BIT(i)))
+			continue;
+		if (window_sender_put_data(o, &s->out, 0, i) > 0)
+			idle = 0;
+		else
+			(void)window_sender_put_end(o, &s->out, 0, i);
 	}
 }
 
@@ -195,8 +172,8 @@ static void write_now(struct stdio *s)
 		return;
 	}
 	(void)sd_event_source_set_io_events(s->io, r == -EAGAIN ? in | EPOLLOUT : in);
-	for (uint8_t i = STREAM_STDOUT; s->half_closed && i <= STREAM_STDERR; i++)
-		self_ack(s, i, output_of(s, i)->framed);
+	if (s->half_closed)
+		self_ack(s);
 	check_drained(s);
 }
 
@@ -210,32 +187,25 @@ static void schedule(struct stdio *s)
 
 int stdio_output(struct stdio *s, uint8_t stream, const void *p, size_t n)
 {
-	struct output *o = output_of(s, stream);
-	int r;
+	struct window_sender *o = &s->output[stream];
+	int r = window_sender_append(o, p, n);
 
-	if (s->fd < 0) {
-		o->framed += n;
-		if (s->discards)
-			self_ack(s, stream, o->framed);
-		return 0;
-	}
-	r = buf_append(&o->pending, p, n);
-	if (r >= 0)
-		schedule(s);
+	if (r >= 0 && s->fd < 0)
+		r = window_sender_seek(o, o->produced);
+	if (r >= 0 && s->discards)
+		self_ack(s);
+	schedule(s);
 	return r;
 }
 
 void stdio_ack_stdin(struct stdio *s, uint64_t upto)
 {
-	if (s->fd < 0 || !s->with_stdin || s->in_ended || upto < s->in_acked)
+	struct window_receiver *w = &s->input;
+
+	if (s->fd < 0 || !(s->streams & STREAM_BIT(STREAM_STDIN)) || w->ended ||
+		!window_receiver_ack_due(w, upto, w->received == w->limit))
 		return;
-	s->in_acked = upto;
-	/* Send an ACK only when a quarter of the window is free again, or when the caller may be
-	 * waiting. */
-	if (upto + STREAM_WINDOW - s->in_limit < STREAM_WINDOW / 4 && s->in_limit > s->in_received)
-		return;
-	if (frame_put_ack(&s->out, 0, STREAM_STDIN, upto, upto + STREAM_WINDOW) >= 0)
-		s->in_limit = upto + STREAM_WINDOW;
+	(void)window_receiver_put_ack(w, &s->out, 0, STREAM_STDIN, upto);
 	schedule(s);
 }
 
@@ -248,6 +218,8 @@ void stdio_hold(struct stdio *s)
 void stdio_finish(struct stdio *s)
 {
 	s->finish = true;
+	STREAM_FOREACH (i, s->streams & STREAMS_OUTPUT)
+		s->output[i].ended = true;
 	schedule(s);
 	check_drained(s);
 }
@@ -259,11 +231,11 @@ static int take_data(struct stdio *s, const struct frame *f)
 
 	if (r < 0)
 		return r;
-	if (d.stream != STREAM_STDIN || s->in_ended || d.offset != s->in_received ||
-		d.n > s->in_limit - s->in_received)
+	/* A caller never repeats a byte. */
+	if (d.stream != STREAM_STDIN || s->input.ended || d.offset != s->input.received)
 		return -EBADMSG;
-	s->in_received += d.n;
-	return s->cb.on_stdin(s, d.bytes, d.n, s->userdata);
+	r = window_receiver_data(&s->input, &d);
+	return r < 0 ? r : s->cb.on_stdin(s, d.bytes, d.n, s->userdata);
 }
 
 static int take_ack(struct stdio *s, const struct frame *f)
@@ -274,12 +246,9 @@ static int take_ack(struct stdio *s, const struct frame *f)
 
 	if (r < 0)
 		return r;
-	if (stream != STREAM_STDOUT && stream != STREAM_STDERR)
+	if (!(s->streams & STREAMS_OUTPUT & STREAM_BIT(stream)) || limit > window_limit(upto))
 		return -EBADMSG;
-	if (upto > output_of(s, stream)->framed || limit < upto || limit - upto > STREAM_WINDOW)
-		return -EBADMSG;
-	notify_limit(s, stream, upto, limit);
-	return 0;
+	return take_limit(s, stream, upto, limit);
 }
 
 static int take_end(struct stdio *s, const struct frame *f)
@@ -290,10 +259,7 @@ static int take_end(struct stdio *s, const struct frame *f)
 
 	if (r < 0)
 		return r;
-	if (stream != STREAM_STDIN || offset != s->in_received)
-		return -EBADMSG;
-	input_ended(s);
-	return 0;
+	return stream == STREAM_STDIN ? input_ended(s, offset) : -EBADMSG;
 }
 
 static int take_frame(struct stdio *s, const struct frame *f)
@@ -354,8 +320,7 @@ static int read_some(struct stdio *s)
 	}
 	if (n == 0) {
 		s->half_closed = true;
-		input_ended(s);
-		return 0;
+		return input_ended(s, s->input.received);
 	}
 	decoder_fed(&s->in, (size_t)n);
 	r = take_frames(s);
@@ -416,10 +381,8 @@ static int stdio_init(struct stdio *s, sd_event *event, int fd)
 		r = sd_event_source_set_enabled(s->lost, SD_EVENT_OFF);
 	if (r >= 0)
 		r = sd_event_add_io(event, &s->io, fd, EPOLLIN | EPOLLOUT, on_io, s);
-	if (r >= 0 && s->with_stdin) {
-		s->in_limit = s->in_received + STREAM_WINDOW;
-		r = frame_put_ack(&s->out, 0, STREAM_STDIN, s->in_received, s->in_limit);
-	}
+	if (r >= 0 && (s->streams & STREAM_BIT(STREAM_STDIN)))
+		r = window_receiver_put_ack(&s->input, &s->out, 0, STREAM_STDIN, s->input.received);
 	return r;
 }
 
@@ -447,15 +410,15 @@ int stdio_new_at(sd_event *event, struct receivers *rs, int fd, bool with_stdin,
 	s->receivers = rs;
 	s->cb = *cb;
 	s->userdata = userdata;
-	s->with_stdin = with_stdin;
+	s->streams = start_streams(with_stdin ? START_STDIN : 0);
 	decoder_init(&s->in, DECODER_PLAIN, NULL);
 	buf_init(&s->out, OUT_MAX);
-	s->in_received = s->in_acked = in;
-	for (size_t i = 0; i < STREAMS; i++) {
-		struct output *o = &s->output[i];
+	s->input.received = s->input.acked = s->input.limit = in;
+	STREAM_FOREACH (i, s->streams & STREAMS_OUTPUT) {
+		struct window_sender *o = &s->output[i];
 
-		buf_init(&o->pending, STREAM_WINDOW);
-		o->framed = o->upto = o->limit = out[STREAM_STDOUT + i];
+		o->acked = o->sent = o->produced = out[i];
+		o->limit = window_limit(out[i]); /* what may come before the caller's first ACK */
 	}
 	r = stdio_init(s, event, fd);
 	if (r < 0)
@@ -475,8 +438,8 @@ struct stdio *stdio_free(struct stdio *s)
 	receivers_close(s->receivers, s->fd, true);
 	decoder_done(&s->in);
 	buf_done(&s->out);
-	for (size_t i = 0; i < STREAMS; i++)
-		buf_done(&s->output[i].pending);
+	for (size_t i = 0; i < STREAM_MAX; i++)
+		free(s->output[i].ring);
 	free(s);
 	return NULL;
 }
