@@ -22,6 +22,7 @@ struct exec {
 	struct execs *execs; /* borrowed: the collection */
 	uint32_t channel;
 	struct msg_start start; /* owned */
+	unsigned streams;       /* a mask */
 	enum exec_state state;
 
 	struct user user; /* owned */
@@ -37,7 +38,7 @@ struct exec {
 	int cgroup_fd, events_fd; /* owned; -EBADF without cgroups */
 	struct source events_source;
 	struct timer timeout, drain;
-	struct out_stream out[2]; /* STREAM_STDOUT, STREAM_STDERR */
+	struct out_stream out[STREAM_MAX];
 	struct in_stream in;
 
 	uint64_t started_at, drain_end; /* CLOCK_MONOTONIC usec */
@@ -46,7 +47,7 @@ struct exec {
 	char *what;     /* owned */
 	bool resumed;   /* START or RESUME arrived on this connection: it may send */
 	bool forgotten; /* EXIT_ACK arrived: kept only for its processes */
-	bool started_due, end_sent[2], exit_sent;
+	bool started_due, exit_sent;
 };
 
 TAILQ_HEAD(exec_list, exec);
@@ -60,12 +61,7 @@ struct execs {
 	size_t n_held, n_lingering;
 };
 
-#define EXEC_STREAMS 2
-static inline struct out_stream *exec_out(struct exec *x, uint8_t stream)
-{
-	return stream == STREAM_STDOUT || stream == STREAM_STDERR ? &x->out[stream - STREAM_STDOUT]
-								  : NULL;
-}
+#define EXEC_FOREACH_OUTPUT(x, i) STREAM_FOREACH (i, (x)->streams & STREAMS_OUTPUT)
 
 /* exec-run.c */
 void exec_run(struct exec *x);  /* starts it: becomes EXEC_FAILED or a process */

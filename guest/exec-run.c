@@ -46,7 +46,10 @@ void exec_kill_all(struct exec *x)
 
 static bool all_ended(const struct exec *x)
 {
-	return x->out[0].fd < 0 && x->out[1].fd < 0;
+	EXEC_FOREACH_OUTPUT (x, i)
+		if (x->out[i].fd >= 0)
+			return false;
+	return true;
 }
 
 /* True if processes of the command still run. Processes killed by the timeout may still be exiting,
@@ -62,11 +65,11 @@ static bool has_processes(struct exec *x)
 static void finish(struct exec *x)
 {
 	loop_disarm(x->execs->p.loop, &x->drain);
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
-		x->out[i].fixed = true;
-		x->exit.produced[STREAM_STDOUT + i] = x->out[i].produced;
+	EXEC_FOREACH_OUTPUT (x, i) {
+		x->out[i].w.ended = true;
+		x->exit.produced[i] = x->out[i].w.produced;
 	}
-	x->exit.produced[STREAM_STDIN] = x->in.accepted;
+	x->exit.produced[STREAM_STDIN] = x->in.w.received;
 	if (has_processes(x))
 		x->exit.ended.flags |= ENDED_LEFT;
 	x->state = EXEC_EXITED;
@@ -74,8 +77,8 @@ static void finish(struct exec *x)
 
 static bool owes_output(const struct exec *x)
 {
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
-		if (x->out[i].fd >= 0 && x->out[i].produced < x->out[i].owed)
+	EXEC_FOREACH_OUTPUT (x, i)
+		if (x->out[i].fd >= 0 && x->out[i].w.produced < x->out[i].owed)
 			return true;
 	return false;
 }
@@ -84,9 +87,9 @@ void exec_fill(struct exec *x)
 {
 	ssize_t got = 0;
 
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
+	EXEC_FOREACH_OUTPUT (x, i) {
 		struct out_stream *o = &x->out[i];
-		ssize_t n = o->fixed ? 0 : out_fill(x->execs->p.loop, o);
+		ssize_t n = o->w.ended ? 0 : out_fill(x->execs->p.loop, o);
 		got += n > 0 ? n : 0;
 	}
 	if (x->state != EXEC_DRAINING)
@@ -233,7 +236,7 @@ static void on_exit_(struct child *c, int status)
 		note_limits(x);
 		x->state = EXEC_DRAINING;
 		x->drain_end = now_usec() + DRAIN_MAX_USEC;
-		for (size_t i = 0; i < EXEC_STREAMS; i++) {
+		EXEC_FOREACH_OUTPUT (x, i) {
 			out_note_owed(&x->out[i]);
 			x->out[i].readable = x->out[i].fd >= 0;
 		}
@@ -266,7 +269,7 @@ static int make_pipe(const struct user *u, bool input, int *ret_ours, int *ret_t
 
 static int open_output(struct exec *x, uint8_t stream, int *ret_theirs)
 {
-	struct out_stream *o = exec_out(x, stream);
+	struct out_stream *o = &x->out[stream];
 	_cleanup_close_ int ours = -EBADF;
 	int r;
 
@@ -284,7 +287,7 @@ static int open_input(struct exec *x, int *ret_theirs)
 {
 	int ours = -EBADF, r;
 
-	if (!(x->start.flags & START_STDIN))
+	if (!(x->streams & STREAM_BIT(STREAM_STDIN)))
 		return 0;
 	r = make_pipe(&x->user, true, &ours, ret_theirs);
 	if (r < 0)
@@ -378,7 +381,7 @@ static void run_in(struct exec *x, const struct env *login)
 		return;
 	if (x->child.pid > 0)
 		exec_kill_all(x);
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
+	EXEC_FOREACH_OUTPUT (x, i)
 		out_close(x->execs->p.loop, &x->out[i]);
 	exec_fail(x, r, strdup("start the command"));
 }
@@ -436,7 +439,7 @@ void exec_release(struct exec *x)
 	loop_disarm(l, &x->timeout);
 	loop_disarm(l, &x->drain);
 	loop_disown_child(l, &x->child);
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
+	EXEC_FOREACH_OUTPUT (x, i)
 		out_done(l, &x->out[i]);
 	in_done(l, &x->in);
 	fd_close(x->status_fd);

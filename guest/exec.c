@@ -127,7 +127,9 @@ static struct exec *exec_new(struct execs *xs, uint32_t channel, struct msg_star
 	x->start = *m;
 	*m = (struct msg_start){ 0 };
 	x->status_fd = x->cgroup_fd = x->events_fd = -EBADF;
-	x->out[0].fd = x->out[1].fd = -EBADF;
+	x->streams = start_streams(x->start.flags);
+	for (size_t i = 0; i < STREAM_MAX; i++)
+		x->out[i].fd = -EBADF;
 	x->resumed = true;
 	in_init(&x->in);
 	TAILQ_INSERT_TAIL(&xs->list, x, entry);
@@ -205,16 +207,16 @@ int execs_resume(struct execs *xs, uint32_t channel, const struct msg_resume *m)
 
 	if (!x)
 		return 0;
-	for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
-		int r = out_resume(exec_out(x, s), m->upto[s], m->limit[s]);
+	EXEC_FOREACH_OUTPUT (x, i) {
+		int r = out_resume(&x->out[i], m->upto[i], m->limit[i]);
+
 		if (r < 0)
 			return r;
-		x->end_sent[s - STREAM_STDOUT] = false;
 	}
 	x->resumed = true;
 	x->exit_sent = false;
 	x->started_due = x->started_due || known_to_run(x);
-	x->in.ack_due = (x->start.flags & START_STDIN) != 0;
+	x->in.ack_due = (x->streams & STREAM_BIT(STREAM_STDIN)) != 0;
 	exec_fill(x);
 	return 0;
 }
@@ -231,8 +233,8 @@ int execs_exit_ack(struct execs *xs, uint32_t channel)
 	}
 	if (x->state != EXEC_EXITED)
 		exec_kill_all(x); /* the host does not know this command */
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
-		x->out[i].fixed = true;
+	EXEC_FOREACH_OUTPUT (x, i)
+		x->out[i].w.ended = true;
 	forget(x);
 	exec_changed(x);
 	return 0;
@@ -244,9 +246,9 @@ int execs_data(struct execs *xs, uint32_t channel, const struct frame_data *d)
 
 	if (!x)
 		return 0;
-	if (d->stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+	if (!(x->streams & STREAMS_INPUT & STREAM_BIT(d->stream)))
 		return -EBADMSG;
-	return in_data(xs->p.loop, &x->in, d->offset, d->bytes, d->n);
+	return in_data(xs->p.loop, &x->in, *d);
 }
 
 int execs_ack(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t upto, uint64_t limit)
@@ -256,9 +258,9 @@ int execs_ack(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t upto,
 
 	if (!x)
 		return 0;
-	if (!exec_out(x, stream))
+	if (!(x->streams & STREAMS_OUTPUT & STREAM_BIT(stream)))
 		return -EBADMSG;
-	r = out_ack(exec_out(x, stream), upto, limit);
+	r = out_ack(&x->out[stream], upto, limit);
 	if (r >= 0)
 		exec_fill(x);
 	return r;
@@ -270,7 +272,7 @@ int execs_end(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t offse
 
 	if (!x)
 		return 0;
-	if (stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+	if (!(x->streams & STREAMS_INPUT & STREAM_BIT(stream)))
 		return -EBADMSG;
 	return in_end(xs->p.loop, &x->in, offset);
 }
@@ -297,10 +299,10 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 		memcpy(held[n].exec_id, x->start.exec_id, sizeof(held[n].exec_id));
 		held[n].channel = x->channel;
 		held[n].exited = x->state == EXEC_EXITED;
-		held[n].stdin_accepted = x->in.accepted;
-		for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
-			held[n].produced[s] = exec_out(x, s)->produced;
-			held[n].kept[s] = exec_out(x, s)->kept;
+		held[n].stdin_accepted = x->in.w.received;
+		EXEC_FOREACH_OUTPUT (x, i) {
+			held[n].produced[i] = x->out[i].w.produced;
+			held[n].kept[i] = x->out[i].w.acked;
 		}
 		n++;
 	}
@@ -323,8 +325,8 @@ static bool send_started(struct exec *x, uint16_t version, struct buf *out)
 static bool send_stdin_ack(struct exec *x, struct buf *out)
 {
 	if (!x->in.ack_due || !known_to_run(x) ||
-		frame_put_ack(out, x->channel, STREAM_STDIN, x->in.written,
-			x->in.written + STREAM_WINDOW) < 0)
+		window_receiver_put_ack(
+			&x->in.w, out, x->channel, STREAM_STDIN, in_written(&x->in)) < 0)
 		return false;
 	x->in.ack_due = false;
 	return true;
@@ -337,17 +339,10 @@ static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 
 	if (x->state != EXEC_EXITED || x->exit_sent)
 		return false;
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
-		if (x->out[i].sent < x->out[i].produced)
+	EXEC_FOREACH_OUTPUT (x, i) {
+		any |= window_sender_put_end(&x->out[i].w, out, x->channel, i) > 0;
+		if (!x->out[i].w.end_sent)
 			return any;
-		if (!x->end_sent[i]) {
-			x->end_sent[i] =
-				frame_put_end(out, x->channel, (uint8_t)(STREAM_STDOUT + i),
-					x->out[i].produced) >= 0;
-			any = true;
-		}
-		if (!x->end_sent[i])
-			return false;
 	}
 	x->exit_sent = msg_send(out, version, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent || any;
@@ -382,13 +377,9 @@ bool execs_send_data(struct execs *xs, struct buf *out)
 	TAILQ_FOREACH (x, &xs->list, entry) {
 		if (x->forgotten || !x->resumed || x->started_due || !known_to_run(x))
 			continue;
-		for (uint8_t s = STREAM_STDOUT; s <= STREAM_STDERR; s++) {
-			struct out_stream *o = exec_out(x, s);
-			const uint8_t *p;
-			size_t n = out_next(o, FRAME_DATA_MAX, &p);
-			if (n == 0 || frame_put_data(out, x->channel, s, o->sent, p, n) < 0)
+		EXEC_FOREACH_OUTPUT (x, i) {
+			if (window_sender_put_data(&x->out[i].w, out, x->channel, i) <= 0)
 				continue;
-			o->sent += n;
 			/* Round robin: the next frame is another command's. */
 			TAILQ_REMOVE(&xs->list, x, entry);
 			TAILQ_INSERT_TAIL(&xs->list, x, entry);
@@ -405,8 +396,8 @@ bool execs_step(struct execs *xs)
 
 	for (x = TAILQ_FIRST(&xs->list); x; x = next) {
 		next = TAILQ_NEXT(x, entry);
-		for (size_t i = 0; i < EXEC_STREAMS; i++)
-			if (x->out[i].fixed)
+		EXEC_FOREACH_OUTPUT (x, i)
+			if (x->out[i].w.ended)
 				more |= out_discard(xs->p.loop, &x->out[i]);
 		exec_changed(x);
 	}

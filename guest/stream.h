@@ -8,20 +8,14 @@
  */
 
 #include "guest/loop.h"
-#include "proto/buf.h"
-#include "proto/limits.h"
+#include "proto/window.h"
 
 struct out_stream {
 	struct source source;
-	int fd;            /* owned: the pipe's read end; -EBADF after EOF */
-	uint8_t *ring;     /* owned: STREAM_WINDOW bytes */
-	uint64_t kept;     /* bytes below are acknowledged by the host */
-	uint64_t sent;     /* bytes below were sent on this connection */
-	uint64_t produced; /* bytes below were read from the pipe */
-	uint64_t limit;    /* the host accepts bytes below this offset */
-	uint64_t owed;     /* bytes below were written before the program exited */
-	bool readable;     /* the pipe may have data */
-	bool fixed;        /* the command has ended: further output is discarded */
+	int fd;                 /* owned: the pipe's read end; -EBADF after EOF */
+	struct window_sender w; /* owned; ended: further output is discarded */
+	uint64_t owed;          /* bytes below were written before the program exited */
+	bool readable;          /* the pipe may have data */
 };
 
 int out_open(struct out_stream *o, int fd, uint64_t limit); /* owns fd on success */
@@ -35,28 +29,31 @@ ssize_t out_fill(struct loop *l, struct out_stream *o);
 bool out_discard(struct loop *l, struct out_stream *o);
 /* Records at the program's exit how much of its output is in the pipe. */
 void out_note_owed(struct out_stream *o);
-/* Returns the next bytes to send; *ret_p is NULL if there are none. */
-size_t out_next(const struct out_stream *o, size_t max, const uint8_t **ret_p);
 /* Handles ACK or RESUME; -EBADMSG if it acknowledges bytes that were never produced. */
 int out_ack(struct out_stream *o, uint64_t upto, uint64_t limit);
 int out_resume(struct out_stream *o, uint64_t upto, uint64_t limit);
 
 struct in_stream {
 	struct source source;
-	int fd;          /* owned: the pipe's write end; -EBADF when closed */
-	struct buf data; /* owned: accepted and not yet written */
-	uint64_t accepted, written;
-	bool closed;  /* the program does not read: input is dropped and acknowledged */
-	bool ended;   /* END arrived: close after the last byte */
-	bool ack_due; /* an ACK must be sent */
+	int fd;                   /* owned: the pipe's write end; -EBADF when closed */
+	struct buf data;          /* owned: accepted and not yet written */
+	struct window_receiver w; /* ended: close after the last byte */
+	bool closed;              /* the program does not read: input is dropped and acknowledged */
+	bool ack_due;             /* an ACK must be sent */
 };
+
+/* Returns the offset below which all bytes are written, or dropped. */
+static inline uint64_t in_written(const struct in_stream *in)
+{
+	return in->w.received - buf_len(&in->data);
+}
 
 void in_init(struct in_stream *in);         /* bytes may arrive before the program starts */
 void in_open(struct in_stream *in, int fd); /* owns fd */
 void in_close(struct loop *l, struct in_stream *in);
 void in_done(struct loop *l, struct in_stream *in);
 /* Handles DATA: drops bytes accepted before; -EBADMSG for a gap or more than the window. */
-int in_data(struct loop *l, struct in_stream *in, uint64_t offset, const uint8_t *p, size_t n);
+int in_data(struct loop *l, struct in_stream *in, struct frame_data d);
 int in_end(struct loop *l, struct in_stream *in, uint64_t offset);
 /* Writes as much as the pipe accepts. If the program has closed its stdin, drops and acknowledges
  * the rest. */

@@ -16,7 +16,7 @@
 
 #include <signal.h>
 
-enum { EXEC_STREAMS = 2, WORD_MAX = 128, LINE = 16, FAILED_STDERR = 127 };
+enum { WORD_MAX = 128, LINE = 16, FAILED_STDERR = 127 };
 
 enum step_kind { STEP_NONE, STEP_PRINT, STEP_TEXT, STEP_SLEEP, STEP_CAT, STEP_ATTACK, STEP_EXIT };
 
@@ -25,18 +25,19 @@ struct exec {
 	struct execs *execs; /* borrowed */
 	uint32_t channel;
 	struct msg_start start; /* owned */
-	struct out_stream out[EXEC_STREAMS];
+	unsigned streams;       /* a mask */
+	struct out_stream out[STREAM_MAX];
 	struct in_stream in;
 	const char *at; /* in start.command: the next step */
 	enum step_kind step;
-	size_t stream;         /* of PRINT and TEXT */
+	uint8_t stream;        /* of PRINT and TEXT */
 	uint64_t pos, n;       /* bytes done, and in all */
 	const char *text;      /* of TEXT; borrowed from the command */
 	struct attack *attack; /* owned */
 	struct timer sleep, timeout, nudge;
 	uint64_t started_at;
 	struct msg_exit exit;
-	bool exited, resumed, started_due, end_sent[EXEC_STREAMS], exit_sent;
+	bool exited, resumed, started_due, exit_sent;
 	bool never_started; /* sends no STARTED */
 };
 
@@ -70,7 +71,7 @@ static void exec_free(struct exec *x)
 	loop_disarm(l, &x->sleep);
 	loop_disarm(l, &x->timeout);
 	loop_disarm(l, &x->nudge);
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
 		out_done(l, &x->out[i]);
 	in_done(l, &x->in);
 	attack_free(x->attack);
@@ -102,24 +103,19 @@ static void finish(struct exec *x, uint8_t code, uint8_t signo)
 	x->exit.code = code;
 	x->exit.signal = signo;
 	x->exit.duration_usec = now_usec() - x->started_at;
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
-		x->exit.produced[STREAM_STDOUT + i] = x->out[i].produced;
-	x->exit.produced[STREAM_STDIN] = x->in.accepted;
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
+		x->out[i].w.ended = true;
+		x->exit.produced[i] = x->out[i].w.produced;
+	}
+	x->exit.produced[STREAM_STDIN] = x->in.w.received;
 	x->exited = true;
 }
 
 /* Writes as many of the bytes as the window allows. */
 static size_t put_out(struct out_stream *o, const void *p, size_t n)
 {
-	uint64_t end = MIN_OF(o->kept + STREAM_WINDOW, o->limit);
-	size_t at = (size_t)(o->produced % STREAM_WINDOW), first;
-
-	n = end > o->produced ? (size_t)MIN_OF((uint64_t)n, end - o->produced) : 0;
-	first = MIN_OF(n, (size_t)STREAM_WINDOW - at);
-	memcpy(o->ring + at, p, first);
-	memcpy(o->ring, (const uint8_t *)p + first, n - first);
-	o->produced += n;
-	return n;
+	n = MIN_OF(n, window_sender_room(&o->w));
+	return window_sender_append(&o->w, p, n) < 0 ? 0 : n;
 }
 
 /* True when the step is done; false: it waits. */
@@ -155,12 +151,10 @@ static bool step_cat(struct exec *x)
 	struct buf *b = &x->in.data;
 	size_t n;
 
-	while (buf_len(b) > 0 && (n = put_out(&x->out[0], buf_head(b), buf_len(b))) > 0) {
+	while (buf_len(b) > 0 && (n = put_out(&x->out[STREAM_STDOUT], buf_head(b), buf_len(b))) > 0)
 		buf_consume(b, n);
-		x->in.written += n;
-		x->in.ack_due = true;
-	}
-	return buf_len(b) == 0 && (x->in.ended || !(x->start.flags & START_STDIN));
+	in_flush(x->execs->p.loop, &x->in);
+	return buf_len(b) == 0 && (x->in.w.ended || !(x->streams & STREAMS_INPUT));
 }
 
 static void on_slept(struct timer *t)
@@ -181,7 +175,7 @@ static void begin_sleep(struct exec *x, uint64_t msec)
 static void begin_bytes(struct exec *x, enum step_kind kind, bool err, uint64_t n)
 {
 	x->step = kind;
-	x->stream = err ? 1 : 0;
+	x->stream = err ? STREAM_STDERR : STREAM_STDOUT;
 	x->pos = 0;
 	x->n = n;
 }
@@ -335,12 +329,13 @@ static int open_streams(struct exec *x)
 	int r = 0;
 
 	in_init(&x->in);
-	x->in.ack_due = (x->start.flags & START_STDIN) != 0;
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
+	x->streams = start_streams(x->start.flags);
+	x->in.ack_due = (x->streams & STREAMS_INPUT) != 0;
+	for (size_t i = 0; i < STREAM_MAX; i++)
 		x->out[i].fd = -EBADF;
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
 		if (r >= 0)
-			r = out_open(&x->out[i], -EBADF, x->start.limit[STREAM_STDOUT + i]);
-	}
+			r = out_open(&x->out[i], -EBADF, x->start.limit[i]);
 	return r;
 }
 
@@ -395,16 +390,15 @@ int execs_resume(struct execs *xs, uint32_t channel, const struct msg_resume *m)
 
 	if (!x)
 		return 0;
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
-		int r = out_resume(
-			&x->out[i], m->upto[STREAM_STDOUT + i], m->limit[STREAM_STDOUT + i]);
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
+		int r = out_resume(&x->out[i], m->upto[i], m->limit[i]);
+
 		if (r < 0 && x->step != STEP_ATTACK)
 			return r;
-		x->end_sent[i] = false;
 	}
 	x->resumed = x->started_due = true;
 	x->exit_sent = false;
-	x->in.ack_due = (x->start.flags & START_STDIN) != 0;
+	x->in.ack_due = (x->streams & STREAMS_INPUT) != 0;
 	if (x->step == STEP_ATTACK)
 		attack_resumed(x->attack);
 	advance(x);
@@ -431,9 +425,9 @@ int execs_data(struct execs *xs, uint32_t channel, const struct frame_data *d)
 
 	if (!x)
 		return 0;
-	if (d->stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+	if (!(x->streams & STREAMS_INPUT & STREAM_BIT(d->stream)))
 		return -EBADMSG;
-	r = in_data(xs->p.loop, &x->in, d->offset, d->bytes, d->n);
+	r = in_data(xs->p.loop, &x->in, *d);
 	advance(x);
 	return r;
 }
@@ -445,9 +439,9 @@ int execs_ack(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t upto,
 
 	if (!x)
 		return 0;
-	if (stream != STREAM_STDOUT && stream != STREAM_STDERR)
+	if (!(x->streams & STREAMS_OUTPUT & STREAM_BIT(stream)))
 		return -EBADMSG;
-	r = out_ack(&x->out[stream - STREAM_STDOUT], upto, limit);
+	r = out_ack(&x->out[stream], upto, limit);
 	advance(x);
 	/* The host acknowledges an EXIT that an attack made up. */
 	return x->step == STEP_ATTACK ? 0 : r;
@@ -460,7 +454,7 @@ int execs_end(struct execs *xs, uint32_t channel, uint8_t stream, uint64_t offse
 
 	if (!x)
 		return 0;
-	if (stream != STREAM_STDIN || !(x->start.flags & START_STDIN))
+	if (!(x->streams & STREAMS_INPUT & STREAM_BIT(stream)))
 		return -EBADMSG;
 	r = in_end(xs->p.loop, &x->in, offset);
 	advance(x);
@@ -502,10 +496,10 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 		memcpy(held[n].exec_id, x->start.exec_id, sizeof(held[n].exec_id));
 		held[n].channel = x->channel;
 		held[n].exited = x->exited;
-		held[n].stdin_accepted = x->in.accepted;
-		for (size_t i = 0; i < EXEC_STREAMS; i++) {
-			held[n].produced[STREAM_STDOUT + i] = x->out[i].produced;
-			held[n].kept[STREAM_STDOUT + i] = x->out[i].kept;
+		held[n].stdin_accepted = x->in.w.received;
+		STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
+			held[n].produced[i] = x->out[i].w.produced;
+			held[n].kept[i] = x->out[i].w.acked;
 		}
 		n++;
 	}
@@ -520,14 +514,11 @@ static bool send_exit(struct exec *x, uint16_t version, struct buf *out)
 {
 	if (!x->exited || x->exit_sent)
 		return false;
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
-		if (x->out[i].sent < x->out[i].produced)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		if (x->out[i].w.sent < x->out[i].w.produced)
 			return false;
-	for (size_t i = 0; i < EXEC_STREAMS; i++)
-		if (!x->end_sent[i])
-			x->end_sent[i] =
-				frame_put_end(out, x->channel, (uint8_t)(STREAM_STDOUT + i),
-					x->out[i].produced) >= 0;
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		(void)window_sender_put_end(&x->out[i].w, out, x->channel, i);
 	x->exit_sent = msg_send(out, version, exit, FRAME_EXIT, x->channel, &x->exit) >= 0;
 	return x->exit_sent;
 }
@@ -546,8 +537,8 @@ bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out)
 			x->started_due = false;
 			any = true;
 		}
-		if (x->in.ack_due && frame_put_ack(out, x->channel, STREAM_STDIN, x->in.written,
-					     x->in.written + STREAM_WINDOW) >= 0) {
+		if (x->in.ack_due && window_receiver_put_ack(&x->in.w, out, x->channel,
+					     STREAM_STDIN, in_written(&x->in)) >= 0) {
 			x->in.ack_due = false;
 			any = true;
 		}
@@ -558,20 +549,12 @@ bool execs_send_control(struct execs *xs, uint16_t version, struct buf *out)
 
 static bool send_data(struct exec *x, struct buf *out)
 {
-	for (size_t i = 0; i < EXEC_STREAMS; i++) {
-		struct out_stream *o = &x->out[i];
-		const uint8_t *p;
-		size_t n = out_next(o, FRAME_DATA_MAX, &p);
-
-		if (n > 0 && frame_put_data(out, x->channel, (uint8_t)(STREAM_STDOUT + i), o->sent,
-				     p, n) >= 0) {
-			o->sent += n;
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+		if (window_sender_put_data(&x->out[i].w, out, x->channel, i) > 0)
 			return true;
-		}
-	}
 	if (x->step != STEP_ATTACK)
 		return false;
-	if (attack_fill(x->attack, out, x->out[0].sent))
+	if (attack_fill(x->attack, out, x->out[STREAM_STDOUT].w.sent))
 		return true;
 	if (attack_wait(x->attack) > 0 && !x->nudge.armed)
 		loop_arm(x->execs->p.loop, &x->nudge, attack_wait(x->attack));

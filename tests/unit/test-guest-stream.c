@@ -29,6 +29,11 @@ static void setup_out(uint64_t limit)
 	ck_assert_int_eq(out_open(&out, fds[0], limit), 0);
 }
 
+static int put_in(uint64_t offset, const void *p, size_t n)
+{
+	return in_data(loop, &in, (struct frame_data){ STREAM_STDIN, offset, p, n });
+}
+
 static void setup_in(void)
 {
 	int fds[2];
@@ -67,20 +72,26 @@ static void put(size_t n)
 
 static void take(uint64_t upto)
 {
-	while (out.sent < upto) {
-		const uint8_t *p;
-		size_t n = out_next(&out, (size_t)(upto - out.sent), &p);
-		ck_assert_uint_gt(n, 0);
-		for (size_t i = 0; i < n; i++)
-			ck_assert_uint_eq(p[i], (uint8_t)((out.sent + i) * 7 >> 3));
-		out.sent += n;
+	struct buf b;
+
+	buf_init(&b, FRAME_HEAD_SIZE + FRAME_PAYLOAD_MAX);
+	while (out.w.sent < upto) {
+		uint64_t at = out.w.sent;
+
+		ck_assert_int_eq(window_sender_put_data(&out.w, &b, 1, STREAM_STDOUT), 1);
+		buf_consume(&b, FRAME_HEAD_SIZE + FRAME_DATA_HEAD);
+		ck_assert_uint_eq(buf_len(&b), out.w.sent - at);
+		for (size_t i = 0; i < buf_len(&b); i++)
+			ck_assert_uint_eq(buf_head(&b)[i], (uint8_t)((at + i) * 7 >> 3));
+		buf_clear(&b);
 	}
+	ck_assert_uint_eq(out.w.sent, upto);
+	ck_assert_int_eq(window_sender_put_data(&out.w, &b, 1, STREAM_STDOUT), 0);
+	buf_done(&b);
 }
 
 START_TEST(ring)
 {
-	const uint8_t *p;
-
 	setup_out(1000);
 	put(STREAM_WINDOW + 5000);
 	ck_assert_int_eq(out_fill(loop, &out), 1000);
@@ -88,16 +99,14 @@ START_TEST(ring)
 	ck_assert_int_eq(out_fill(loop, &out), STREAM_WINDOW - 1000);
 	ck_assert_int_eq(out_fill(loop, &out), 0);
 	take(STREAM_WINDOW);
-	ck_assert_uint_eq(out_next(&out, 1, &p), 0);
-	ck_assert_ptr_null(p);
 	ck_assert_int_eq(out_ack(&out, 3000, 0), 0);
 	ck_assert_int_eq(out_fill(loop, &out), 3000);
 	take(STREAM_WINDOW + 3000);
 	ck_assert_int_eq(out_ack(&out, 2000, 0), 0); /* older: ignored */
-	ck_assert_uint_eq(out.kept, 3000);
+	ck_assert_uint_eq(out.w.acked, 3000);
 	ck_assert_int_eq(out_ack(&out, STREAM_WINDOW + 3001, 0), -EBADMSG);
 	ck_assert_int_eq(out_resume(&out, 100, 0), 0);
-	ck_assert_uint_eq(out.sent, 3000);
+	ck_assert_uint_eq(out.w.sent, 3000);
 	take(STREAM_WINDOW + 3000);
 	out_note_owed(&out);
 	ck_assert_uint_eq(out.owed, STREAM_WINDOW + 5000);
@@ -121,7 +130,7 @@ START_TEST(discard)
 	out.readable = true;
 	ck_assert(!out_discard(loop, &out));
 	ck_assert_int_lt(out.fd, 0);
-	ck_assert_uint_eq(out.produced, 0);
+	ck_assert_uint_eq(out.w.produced, 0);
 	done();
 }
 END_TEST
@@ -131,18 +140,18 @@ START_TEST(input_once)
 	char b[16];
 
 	setup_in();
-	ck_assert_int_eq(in_data(loop, &in, 0, (const uint8_t *)"abc", 3), 0);
-	ck_assert_int_eq(in_data(loop, &in, 1, (const uint8_t *)"bcd", 3), 0);
-	ck_assert_int_eq(in_data(loop, &in, 5, (const uint8_t *)"f", 1), -EBADMSG);
-	ck_assert_int_eq(in_data(loop, &in, UINT64_MAX, (const uint8_t *)"f", 1), -EBADMSG);
+	ck_assert_int_eq(put_in(0, "abc", 3), 0);
+	ck_assert_int_eq(put_in(1, "bcd", 3), 0);
+	ck_assert_int_eq(put_in(5, "f", 1), -EBADMSG);
+	ck_assert_int_eq(put_in(UINT64_MAX, "f", 1), -EBADMSG);
 	ck_assert_int_eq(in_end(loop, &in, 3), -EBADMSG);
 	ck_assert_int_eq(in_end(loop, &in, 4), 0);
 	ck_assert_int_eq(in_end(loop, &in, 4), 0);
-	ck_assert_int_eq(in_data(loop, &in, 4, (const uint8_t *)"e", 1), -EBADMSG);
+	ck_assert_int_eq(put_in(4, "e", 1), -EBADMSG);
 	ck_assert_int_eq(read(theirs, b, sizeof(b)), 4);
 	ck_assert_mem_eq(b, "abcd", 4);
 	ck_assert_int_eq(read(theirs, b, sizeof(b)), 0);
-	ck_assert_uint_eq(in.written, 4);
+	ck_assert_uint_eq(in_written(&in), 4);
 	done();
 }
 END_TEST
@@ -153,20 +162,20 @@ START_TEST(input_window)
 	uint64_t at;
 
 	setup_in();
-	ck_assert_int_eq(in_data(loop, &in, 0, b, sizeof(b)), 0);
-	at = in.written;
+	ck_assert_int_eq(put_in(0, b, sizeof(b)), 0);
+	at = in_written(&in);
 	ck_assert_uint_gt(at, 0);
 	ck_assert_uint_lt(at, sizeof(b));
-	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, at), 0);
-	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, 1), -EBADMSG);
+	ck_assert_int_eq(put_in(in.w.received, b, at), 0);
+	ck_assert_int_eq(put_in(in.w.received, b, 1), -EBADMSG);
 	/* The reader closes: all input is dropped but acknowledged. */
 	theirs = fd_close(theirs);
 	(void)signal(SIGPIPE, SIG_IGN);
 	in_flush(loop, &in);
 	ck_assert(in.closed);
-	ck_assert_uint_eq(in.written, in.accepted);
-	ck_assert_int_eq(in_data(loop, &in, in.accepted, b, sizeof(b)), 0);
-	ck_assert_uint_eq(in.written, in.accepted);
+	ck_assert_uint_eq(in_written(&in), in.w.received);
+	ck_assert_int_eq(put_in(in.w.received, b, sizeof(b)), 0);
+	ck_assert_uint_eq(in_written(&in), in.w.received);
 	done();
 }
 END_TEST
