@@ -16,12 +16,11 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "proto/frame.h"
+#include "proto/window.h"
 
-#define CHANNEL   0
-#define OUT_MAX   (256 * 1024) /* frames waiting for the daemon */
-#define OUT_BUSY  (64 * 1024)  /* above that no more stdin is read */
-#define ACK_EVERY (64 * 1024)
+#define CHANNEL  0
+#define OUT_MAX  (256 * 1024) /* frames waiting for the daemon */
+#define OUT_BUSY (64 * 1024)  /* above that no more stdin is read */
 
 enum { POLL_SOCK, POLL_IN, POLL_OUT, POLL_ERR };
 
@@ -40,8 +39,8 @@ struct sink {
 	struct port port;
 	uint8_t stream;
 	struct buf pending; /* owned */
-	uint64_t received, written, acked;
-	bool ended, gone;
+	struct window_receiver w;
+	bool gone;
 	bool with_stderr; /* writes to the same place as stderr */
 };
 
@@ -50,12 +49,9 @@ struct relay {
 	struct decoder dec; /* owned */
 	struct buf out;     /* owned */
 	struct port in;
-	struct buf held;                        /* owned: stdin not yet acknowledged */
-	uint64_t in_acked, in_framed, in_limit; /* in_acked: offset of held's first byte */
-	bool in_open;                           /* there may be more to read */
-	bool in_dead;                           /* closed by the command, or given up here */
-	bool in_end_sent;
-	bool in_unsure; /* a new daemon has not sent the offset to resume from */
+	struct window_sender held; /* stdin not yet acknowledged; ended: no more to read */
+	bool in_dead;              /* closed by the command, or given up here */
+	bool in_unsure;            /* a new daemon has not sent the offset to resume from */
 	struct sink sinks[2];
 	bool peer_closed;
 	bool discard;
@@ -144,7 +140,7 @@ struct relay *relay_free(struct relay *r)
 	fd_close(r->in.own);
 	fd_close(r->sock);
 	buf_done(&r->out);
-	buf_done(&r->held);
+	free(r->held.ring);
 	decoder_done(&r->dec);
 	free(r);
 	return NULL;
@@ -160,8 +156,7 @@ static int relay_open(struct relay *r, int in_fd, const int out_fds[2])
 {
 	int q = port_open(&r->in, in_fd, O_RDONLY);
 
-	r->in_open = in_fd >= 0;
-	r->in_dead = in_fd < 0;
+	r->in_dead = r->held.ended = in_fd < 0;
 	for (size_t i = 0; i < 2 && q >= 0; i++) {
 		struct sink *s = &r->sinks[i];
 
@@ -171,6 +166,11 @@ static int relay_open(struct relay *r, int in_fd, const int out_fds[2])
 	r->sinks[1].with_stderr = true;
 	r->sinks[0].with_stderr = same_place(&r->sinks[0].port, &r->sinks[1].port);
 	return q;
+}
+
+static uint64_t sink_written(const struct sink *s)
+{
+	return s->w.received - buf_len(&s->pending);
 }
 
 /* Makes a socket pair and queues its first frames: each stream's written offset and its limit. */
@@ -184,9 +184,7 @@ static int connect_pair(struct relay *r, int *ret_peer)
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks) && q >= 0; i++) {
 		struct sink *s = &r->sinks[i];
 
-		s->acked = s->written;
-		q = frame_put_ack(
-			&r->out, CHANNEL, s->stream, s->written, s->written + STREAM_WINDOW);
+		q = window_receiver_put_ack(&s->w, &r->out, CHANNEL, s->stream, sink_written(s));
 	}
 	if (q < 0)
 		(void)close(pair[1]);
@@ -197,7 +195,7 @@ static int connect_pair(struct relay *r, int *ret_peer)
 
 uint64_t relay_offset(const struct relay *r, bool of_stderr)
 {
-	return r->sinks[of_stderr].received;
+	return r->sinks[of_stderr].w.received;
 }
 
 int relay_renew(struct relay *r, int *ret_peer, struct error *err)
@@ -209,11 +207,9 @@ int relay_renew(struct relay *r, int *ret_peer, struct error *err)
 	decoder_done(&r->dec);
 	decoder_init(&r->dec, DECODER_PLAIN, NULL);
 	r->peer_closed = false;
-	r->in_limit = 0;
 	r->in_unsure = true;
-	r->in_end_sent = false;
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
-		r->sinks[i].ended = false; /* the new daemon sends END again */
+		r->sinks[i].w.ended = false; /* the new daemon sends END again */
 	q = connect_pair(r, ret_peer);
 	return q < 0 ? error_set_errno(err, ERROR_INTERNAL, q, NULL, "cannot create a socket pair")
 		     : 0;
@@ -231,7 +227,6 @@ int relay_new(
 	r->sock = -EBADF;
 	r->in.own = r->sinks[0].port.own = r->sinks[1].port.own = -EBADF;
 	buf_init(&r->out, OUT_MAX);
-	buf_init(&r->held, STREAM_WINDOW);
 	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
 		buf_init(&r->sinks[i].pending, STREAM_WINDOW);
 	decoder_init(&r->dec, DECODER_PLAIN, NULL);
@@ -247,15 +242,10 @@ int relay_new(
 	return 0;
 }
 
-static uint64_t in_read(const struct relay *r)
-{
-	return r->in_acked + buf_len(&r->held);
-}
-
 static bool may_read_stdin(const struct relay *r)
 {
-	return r->in_open && !r->in_unsure && !r->peer_closed && in_read(r) < r->in_limit &&
-	       buf_len(&r->held) < STREAM_WINDOW && buf_len(&r->out) < OUT_BUSY;
+	return !r->held.ended && !r->in_unsure && !r->peer_closed &&
+	       window_sender_room(&r->held) > 0 && buf_len(&r->out) < OUT_BUSY;
 }
 
 void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
@@ -273,30 +263,23 @@ void relay_poll(const struct relay *r, struct pollfd fds[RELAY_POLLS])
 				(struct pollfd){ .fd = r->sinks[i].port.fd, .events = POLLOUT };
 }
 
-/* Acknowledges what is written, in steps of ACK_EVERY or when nothing is pending. */
+/* Acknowledges what is written, in steps or when nothing is pending. */
 static int sink_ack(struct relay *r, struct sink *s)
 {
-	uint64_t since = s->written - s->acked;
+	uint64_t upto = sink_written(s);
 	int q;
 
-	if (r->peer_closed || since == 0 || (since < ACK_EVERY && buf_len(&s->pending) > 0))
+	(void)window_receiver_allow(&s->w, s->w.acked, window_limit(upto));
+	if (r->peer_closed || !window_receiver_ack_due(&s->w, upto, buf_len(&s->pending) == 0))
 		return 0;
-	q = frame_put_ack(&r->out, CHANNEL, s->stream, s->written, s->written + STREAM_WINDOW);
-	if (q >= 0)
-		s->acked = s->written;
+	q = window_receiver_put_ack(&s->w, &r->out, CHANNEL, s->stream, upto);
 	return q == -ENOBUFS ? 0 : q;
-}
-
-static void sink_drop(struct sink *s)
-{
-	s->written += buf_len(&s->pending);
-	buf_clear(&s->pending);
 }
 
 static int sink_failed(struct relay *r, struct sink *s, int q, struct error *err)
 {
 	s->gone = true;
-	sink_drop(s);
+	buf_clear(&s->pending);
 	if (s->stream != STREAM_STDOUT)
 		return 0; /* as with 2>&-: there is nowhere to report it */
 	if (q == -EPIPE) {
@@ -312,7 +295,7 @@ static int sink_flush(struct relay *r, struct sink *s, struct error *err)
 	int q = 0;
 
 	if (s->gone || r->discard)
-		sink_drop(s);
+		buf_clear(&s->pending);
 	while (buf_len(&s->pending) > 0) {
 		const uint8_t *head = buf_head(&s->pending);
 		ssize_t n = port_write(&s->port, head, buf_len(&s->pending));
@@ -325,7 +308,6 @@ static int sink_flush(struct relay *r, struct sink *s, struct error *err)
 		}
 		if (s->with_stderr)
 			r->last = head[n - 1];
-		s->written += (uint64_t)n;
 		buf_consume(&s->pending, (size_t)n);
 	}
 	return q < 0 ? q : sink_ack(r, s);
@@ -344,24 +326,17 @@ static int take_data(struct relay *r, const struct frame *f, struct error *err)
 {
 	struct frame_data d;
 	struct sink *s;
-	uint64_t skip;
 	int q = frame_get_data(f, &d);
 
 	if (q < 0)
 		return q;
 	s = find_sink(r, d.stream);
-	if (!s || s->ended || d.offset > s->received)
+	if (!s || s->w.ended)
 		return -EBADMSG;
-	skip = s->received - d.offset;
-	if (skip >= d.n)
-		return 0;
-	if (buf_len(&s->pending) + (d.n - skip) > STREAM_WINDOW)
-		return -EBADMSG;
-	q = buf_append(&s->pending, d.bytes + skip, d.n - skip);
-	if (q < 0)
-		return q;
-	s->received += d.n - skip;
-	return sink_flush(r, s, err);
+	q = window_receiver_data(&s->w, &d);
+	if (q >= 0)
+		q = buf_append(&s->pending, d.bytes, d.n);
+	return q < 0 ? q : sink_flush(r, s, err);
 }
 
 static int take_ack(struct relay *r, const struct frame *f)
@@ -370,21 +345,17 @@ static int take_ack(struct relay *r, const struct frame *f)
 	uint8_t stream;
 	int q = frame_get_ack(f, &stream, &upto, &limit);
 
-	if (q < 0)
-		return q;
-	if (stream != STREAM_STDIN || upto > in_read(r) || limit < upto)
-		return -EBADMSG;
-	if (upto < r->in_acked)
-		return r->in_unsure ? -EBADMSG : 0;
-	buf_consume(&r->held, (size_t)(upto - r->in_acked));
-	r->in_acked = upto;
-	if (r->in_unsure)
-		r->in_framed = upto;
-	else if (upto > r->in_framed)
-		return -EBADMSG;
-	r->in_unsure = false;
-	r->in_limit = MAX_OF(r->in_limit, limit);
-	return 0;
+	if (q >= 0 && stream != STREAM_STDIN)
+		q = -EBADMSG;
+	if (q >= 0 && r->in_unsure) {
+		q = window_sender_seek(&r->held, upto);
+		r->held.limit = 0; /* an earlier daemon's */
+	}
+	if (q >= 0)
+		q = window_sender_ack(&r->held, upto, limit);
+	if (q >= 0)
+		r->in_unsure = false;
+	return q;
 }
 
 static int take_end(struct relay *r, const struct frame *f)
@@ -397,16 +368,11 @@ static int take_end(struct relay *r, const struct frame *f)
 	if (q < 0)
 		return q;
 	s = find_sink(r, stream);
+	if (s)
+		return window_receiver_end(&s->w, offset);
 	/* END of stdin: the command closed it. */
-	if (!s) {
-		r->in_open = false;
-		r->in_dead = true;
-		return stream == STREAM_STDIN ? 0 : -EBADMSG;
-	}
-	if (offset != s->received)
-		return -EBADMSG;
-	s->ended = true;
-	return 0;
+	r->in_dead = r->held.ended = true;
+	return stream == STREAM_STDIN ? 0 : -EBADMSG;
 }
 
 static int take_frame(struct relay *r, const struct frame *f, struct error *err)
@@ -450,48 +416,36 @@ static int read_frames(struct relay *r, struct error *err)
 
 static int read_stdin(struct relay *r, struct error *err)
 {
-	uint8_t bytes[FRAME_DATA_MAX];
-	uint64_t room =
-		MIN_OF(r->in_limit - in_read(r), (uint64_t)(STREAM_WINDOW - buf_len(&r->held)));
-	ssize_t n = port_read(&r->in, bytes, (size_t)MIN_OF((uint64_t)sizeof(bytes), room));
+	uint8_t *at = window_sender_tail(&r->held);
+	size_t room = MIN_OF(window_sender_room(&r->held), (size_t)FRAME_DATA_MAX);
+	ssize_t n = at ? port_read(&r->in, at, room) : -ENOMEM;
 
 	if (n == -EAGAIN)
 		return 0;
 	/* A terminal that was hung up gives EIO: treat it as the end. */
 	if (n == 0 || (n == -EIO && r->in.tty)) {
-		r->in_open = false;
+		r->held.ended = true;
 		return 0;
 	}
 	if (n < 0) {
-		r->in_open = false;
+		r->held.ended = true;
 		return error_set_errno(
 			err, error_code_for_errno((int)n), (int)n, NULL, "cannot read stdin");
 	}
-	return buf_append(&r->held, bytes, (size_t)n);
+	r->held.produced += (uint64_t)n;
+	return 0;
 }
 
 /* Frames the held bytes that are not framed yet, and END after the last byte. */
 static int frame_stdin(struct relay *r)
 {
-	uint64_t to = MIN_OF(in_read(r), r->in_limit);
-	int q = 0;
+	int q = 1;
 
 	if (r->in_dead || r->in_unsure || r->peer_closed)
 		return 0;
-	while (q >= 0 && r->in_framed < to && buf_len(&r->out) < OUT_BUSY) {
-		size_t n = (size_t)MIN_OF(to - r->in_framed, (uint64_t)FRAME_DATA_MAX);
-		const uint8_t *head = buf_head(&r->held);
-
-		q = frame_put_data(&r->out, CHANNEL, STREAM_STDIN, r->in_framed,
-			head + (r->in_framed - r->in_acked), n);
-		if (q >= 0)
-			r->in_framed += n;
-	}
-	if (q < 0 || r->in_open || r->in_end_sent || r->in_framed < in_read(r))
-		return q;
-	q = frame_put_end(&r->out, CHANNEL, STREAM_STDIN, r->in_framed);
-	r->in_end_sent = q >= 0;
-	return q;
+	while (q > 0 && buf_len(&r->out) < OUT_BUSY)
+		q = window_sender_put_data(&r->held, &r->out, CHANNEL, STREAM_STDIN);
+	return q < 0 ? q : window_sender_put_end(&r->held, &r->out, CHANNEL, STREAM_STDIN);
 }
 
 static void write_frames(struct relay *r)
@@ -561,7 +515,7 @@ bool relay_stdout_closed(const struct relay *r)
 
 bool relay_ended(const struct relay *r)
 {
-	return r->peer_closed || (r->sinks[0].ended && r->sinks[1].ended);
+	return r->peer_closed || (r->sinks[0].w.ended && r->sinks[1].w.ended);
 }
 
 bool relay_finished(const struct relay *r)
@@ -587,6 +541,5 @@ void relay_key_echoed(struct relay *r)
 void relay_discard(struct relay *r)
 {
 	r->discard = true;
-	r->in_open = false;
-	r->in_dead = true;
+	r->in_dead = r->held.ended = true;
 }
