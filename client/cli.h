@@ -35,6 +35,7 @@ struct verb {
 	int method;                 /* API_M_...; its table gives flags and help */
 	const struct waiting *wait; /* how it waits and prints: session.h */
 	bool guest_status;          /* the exit status is the guest's; own failures are 125 */
+	bool several;               /* takes several objects, one call for each */
 	const char *summary;        /* NULL: the method's help */
 	const char *example;
 };

@@ -129,6 +129,40 @@ const struct waiting wait_workspace_create = {
 	.print = print_created,
 };
 
+static void print_updated(struct session *s, json_object *ws)
+{
+	const char *name = out_member(ws, "name");
+
+	if (s->cli->quiet)
+		return;
+	fprintf(stderr, "[workspace-update] workspace_id=%s name=", out_member(ws, "workspace_id"));
+	out_text(stderr, name[0] ? name : NULL);
+	fputs(" applies=now\n", stderr);
+}
+
+const struct waiting wait_workspace_update = { .print = print_updated };
+
+static void print_shared(struct session *s _unused_, json_object *ws)
+{
+	out_line("Shared workspace", out_member(ws, "workspace_id"));
+}
+
+const struct waiting wait_workspace_share = { .print = print_shared };
+
+/* 0 if it is in one of the states, 1 if wait_ms has passed before. */
+static int conclude_wait(struct session *s, json_object *ws)
+{
+	json_object *states = json_get(s->line->checked, "states");
+	const char *state = out_member(ws, "state");
+
+	for (size_t i = 0; i < json_object_array_length(states); i++)
+		if (streq(json_object_get_string(json_object_array_get_idx(states, i)), state))
+			return 0;
+	return 1;
+}
+
+const struct waiting wait_workspace_wait = { .print = print_workspace, .conclude = conclude_wait };
+
 static void print_deleted(struct session *s _unused_, json_object *result)
 {
 	out_line("Deleted workspace", out_member(result, "workspace_id"));

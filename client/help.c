@@ -61,6 +61,7 @@ static const char *value_name(const struct api_field *f)
 	case API_INT: return "N";
 	case API_OBJECT: return streq(f->name, "env") ? "K[=V]" : "K=V";
 	case API_ENUM: return "WORD";
+	case API_ARRAY: return f->sub->type == API_ENUM ? "WORD" : "TEXT";
 	default: return "TEXT";
 	}
 }
@@ -109,7 +110,7 @@ static void print_verb(const struct verb *v)
 		if (f->flags & API_REST)
 			printf(" [--] %s...", name);
 		else if (f->flags & API_POSITIONAL)
-			printf(" %s", name);
+			printf(" %s%s", name, v->several ? "..." : "");
 	}
 	printf("\n\n%s\n\nOptions:\n", summary(v));
 	for (const struct api_field *f = fields; f->name; f++)

@@ -20,40 +20,53 @@
 
 /* Verbs of one noun are adjacent: complete.c relies on that. */
 const struct verb verbs[] = {
-	{ NULL, "run", API_M_vm_run, &wait_run, true, NULL,
+	{ NULL, "run", API_M_vm_run, &wait_run, true, false, NULL,
 		"  pyro run debian:12 -- git --version\n"
 		"  tar c src | pyro run -i -m 2G --timeout 5m debian:12 -- sh -c 'tar x && make "
 		"-C src'" },
-	{ NULL, "doctor", API_M_system_doctor, &wait_doctor, false, NULL,
+	{ NULL, "doctor", API_M_system_doctor, &wait_doctor, false, false, NULL,
 		"  pyro doctor --no-probe" },
-	{ "env", "list", API_M_env_list, &wait_env_list, false, NULL, "  pyro env list" },
-	{ "env", "pull", API_M_env_pull, &wait_env_pull, false, NULL, "  pyro env pull debian:12" },
-	{ "env", "inspect", API_M_env_inspect, &wait_plain, false, NULL,
+	{ "env", "list", API_M_env_list, &wait_env_list, false, false, NULL, "  pyro env list" },
+	{ "env", "pull", API_M_env_pull, &wait_env_pull, false, false, NULL,
+		"  pyro env pull debian:12" },
+	{ "env", "inspect", API_M_env_inspect, &wait_plain, false, false, NULL,
 		"  pyro env inspect debian:12" },
-	{ "env", "prune", API_M_env_prune, &wait_env_prune, false, NULL,
+	{ "env", "prune", API_M_env_prune, &wait_env_prune, false, false, NULL,
 		"  pyro env prune --all --dry-run" },
-	{ "workspace", "create", API_M_workspace_create, &wait_workspace_create, false, NULL,
+	{ "workspace", "create", API_M_workspace_create, &wait_workspace_create, false, false, NULL,
 		"  pyro workspace create --name build -m 2G debian:12" },
-	{ "workspace", "list", API_M_workspace_list, &wait_workspace_list, false, NULL,
+	{ "workspace", "list", API_M_workspace_list, &wait_workspace_list, false, false, NULL,
 		"  pyro workspace list --label team=web" },
-	{ "workspace", "status", API_M_workspace_status, &wait_workspace_state, false, NULL,
+	{ "workspace", "status", API_M_workspace_status, &wait_workspace_state, false, false, NULL,
 		"  pyro workspace status build" },
-	{ "workspace", "delete", API_M_workspace_delete, &wait_workspace_delete, false, NULL,
+	{ "workspace", "start", API_M_workspace_start, &wait_workspace_state, false, false, NULL,
+		"  pyro workspace start build" },
+	{ "workspace", "stop", API_M_workspace_stop, &wait_workspace_state, false, false, NULL,
+		"  pyro workspace stop build" },
+	{ "workspace", "wait", API_M_workspace_wait, &wait_workspace_wait, false, false, NULL,
+		"  pyro workspace wait --state started --wait-ms 60000 build" },
+	{ "workspace", "update", API_M_workspace_update, &wait_workspace_update, false, true, NULL,
+		"  pyro workspace update --name web --label team=web build" },
+	{ "workspace", "share", API_M_workspace_share, &wait_workspace_share, false, false, NULL,
+		"  pyro workspace share build" },
+	{ "workspace", "delete", API_M_workspace_delete, &wait_workspace_delete, false, true, NULL,
 		"  pyro workspace delete build" },
-	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, NULL,
+	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, false, NULL,
 		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
-	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, NULL, "  pyro vm start vm-0123" },
-	{ "vm", "exec", API_M_vm_exec, &wait_vm_exec, true, NULL,
+	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, false, NULL,
+		"  pyro vm start vm-0123" },
+	{ "vm", "exec", API_M_vm_exec, &wait_vm_exec, true, false, NULL,
 		"  pyro vm exec vm-0123 -- uname -r" },
-	{ "vm", "stop", API_M_vm_stop, &wait_vm_stop, false, NULL, "  pyro vm stop vm-0123" },
-	{ "vm", "list", API_M_vm_list, &wait_vm_list, false, NULL, "  pyro vm list" },
-	{ "vm", "status", API_M_vm_status, &wait_vm_state, false, NULL,
+	{ "vm", "stop", API_M_vm_stop, &wait_vm_stop, false, false, NULL,
+		"  pyro vm stop vm-0123" },
+	{ "vm", "list", API_M_vm_list, &wait_vm_list, false, false, NULL, "  pyro vm list" },
+	{ "vm", "status", API_M_vm_status, &wait_vm_state, false, false, NULL,
 		"  pyro vm status vm-0123456789ab" },
-	{ "vm", "delete", API_M_vm_delete, &wait_vm_delete, false, NULL,
+	{ "vm", "delete", API_M_vm_delete, &wait_vm_delete, false, false, NULL,
 		"  pyro vm delete vm-0123" },
-	{ "vm", "network-info", API_M_vm_network_info, &wait_plain, false, NULL,
+	{ "vm", "network-info", API_M_vm_network_info, &wait_plain, false, false, NULL,
 		"  pyro vm network-info vm-0123" },
-	{ "vm", "reap-expired", API_M_vm_reap_expired, &wait_vm_reap, false, NULL,
+	{ "vm", "reap-expired", API_M_vm_reap_expired, &wait_vm_reap, false, false, NULL,
 		"  pyro vm reap-expired" },
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
@@ -374,6 +387,79 @@ static int choose(
 	return no_command(noun, err);
 }
 
+/* The exit status of a failure: 125 where other numbers are the guest's, 2 for usage, else 1. */
+static int failure_status(const struct verb *v, const struct error *err)
+{
+	if (v && v->guest_status)
+		return EXIT_PYRO;
+	return err->code == ERROR_USAGE || err->code == ERROR_INVALID_ARGUMENT ? EXIT_USAGE : 1;
+}
+
+static void aim_fix(const struct cli *cli, struct error *err)
+{
+	char *aimed = err->fix ? cli_aim_fix(cli, err->fix) : NULL;
+
+	if (!aimed)
+		return;
+	free(err->fix);
+	err->fix = aimed;
+}
+
+static int print_failure(const struct cli *cli, const struct verb *v, int r, struct error *err)
+{
+	if (!err->set)
+		error_set_errno(err, error_code_for_errno(r), r, NULL, "the command failed");
+	if (err->code == ERROR_INTERNAL)
+		error_default_fix(err, "pyro --version, and report the error with its output");
+	aim_fix(cli, err);
+	out_error(cli, err);
+	return failure_status(v, err);
+}
+
+/* Returns the caller's workspaces, for --all. *ret is owned. */
+static int list_all(const struct cli *cli, json_object **ret, struct error *err)
+{
+	_cleanup_(pyro_freep) struct pyro *p = NULL;
+	int r = cli_connect(cli, &p, err);
+
+	return r < 0 ? r : cli_call(p, "workspace.list", NULL, ret, err);
+}
+
+/* Makes the verb's call for each object in turn, whatever became of those before. Returns the exit
+ * status of the first failure; each is printed here. */
+static int run_for_each(const struct cli *cli, struct cmdline *line, struct error *err)
+{
+	_cleanup_json_ json_object *list = NULL;
+	json_object *rows = NULL;
+	size_t n = line->n_words;
+	int status = 0, r = 0;
+
+	if (line->extra & EXTRA_ALL) {
+		r = list_all(cli, &list, err);
+		rows = out_array(list, "workspaces");
+		n = rows ? json_object_array_length(rows) : 0;
+	}
+	if (r >= 0 && n == 0)
+		out_note(cli, "no workspaces");
+	for (size_t i = 0; r >= 0 && i < n; i++) {
+		_cleanup_error_ struct error why = ERROR_INIT;
+		const char *word =
+			rows ? out_member(json_object_array_get_idx(rows, i), "workspace_id")
+			     : line->words[i];
+		int k = cmdline_aim(line, word, &why);
+
+		if (k >= 0)
+			k = session_run(cli, line, &why);
+		if (k < 0)
+			k = print_failure(cli, line->verb, k, &why);
+		if (status == 0)
+			status = k;
+		if (k > EXIT_USAGE) /* a signal, or nobody reads the output */
+			break;
+	}
+	return r < 0 ? r : status;
+}
+
 static int run_verb(
 	struct cli *cli, const struct verb *v, int argc, char **argv, int i, struct error *err)
 {
@@ -388,15 +474,9 @@ static int run_verb(
 		r = take_scope(cli, err);
 	if (r >= 0 && (line.extra & EXTRA_VERSION))
 		return print_version(cli);
+	if (r >= 0 && (v->several || line.extra & EXTRA_ALL))
+		return run_for_each(cli, &line, err);
 	return r < 0 ? r : session_run(cli, &line, err);
-}
-
-/* The exit status of a failure: 125 where other numbers are the guest's, 2 for usage, else 1. */
-static int failure_status(const struct verb *v, const struct error *err)
-{
-	if (v && v->guest_status)
-		return EXIT_PYRO;
-	return err->code == ERROR_USAGE || err->code == ERROR_INVALID_ARGUMENT ? EXIT_USAGE : 1;
 }
 
 /* Flushes stdout: buffered output may fail only now. */
@@ -415,16 +495,6 @@ static int finish_output(
 	error_set_errno(&err, ERROR_INTERNAL, *output_error, NULL, "cannot write to stdout");
 	out_error(&plain, &err);
 	return failure_status(v, &err);
-}
-
-static void aim_fix(const struct cli *cli, struct error *err)
-{
-	char *aimed = err->fix ? cli_aim_fix(cli, err->fix) : NULL;
-
-	if (!aimed)
-		return;
-	free(err->fix);
-	err->fix = aimed;
 }
 
 int main(int argc, char **argv)
@@ -446,16 +516,7 @@ int main(int argc, char **argv)
 	r = choose(&cli, argc, argv, &i, &v, &err);
 	if (r > 0)
 		r = run_verb(&cli, v, argc, argv, i, &err);
-	if (r < 0) {
-		if (!err.set)
-			error_set_errno(
-				&err, error_code_for_errno(r), r, NULL, "the command failed");
-		if (err.code == ERROR_INTERNAL)
-			error_default_fix(
-				&err, "pyro --version, and report the error with its output");
-		aim_fix(&cli, &err);
-		out_error(&cli, &err);
-		r = failure_status(v, &err);
-	}
+	if (r < 0)
+		r = print_failure(&cli, v, r, &err);
 	return finish_output(&cli, v, &output_error, r);
 }

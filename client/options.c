@@ -2,8 +2,7 @@
 /*
  * Reads the command line of a verb by its method's table of parameters (proto/api.c), so that
  * flags, ranges and defaults are defined once. Called by main.c before it connects: an error here
- * changes nothing. A field whose name ends in _mib takes sizes (2G), one that ends in _seconds
- * durations (5m). For verbs that end in a command the options end at `--` or at the first word
+ * changes nothing. For verbs that end in a command the options end at `--` or at the first word
  * after ENVIRONMENT. A verb's own flag, as in `run --user NAME`, takes precedence over a
  * global one of the same name.
  */
@@ -11,15 +10,13 @@
 
 #include "client/correct.h"
 #include "client/field.h"
+#include "client/options-internal.h"
 #include "client/foreign.h"
 #include "client/suggest.h"
 #include "client/text.h"
 #include "proto/api.h"
 #include "proto/json.h"
 #include "proto/utf8.h"
-
-#define EXAMPLE_ENVIRONMENT "debian:12"
-#define VALUE_SHOWN         60 /* bytes */
 
 enum global {
 	GLOBAL_SOCKET,
@@ -52,6 +49,10 @@ static const struct extra_flag run_flags[] = {
 	{ 0, "init", 0, "Accepted and ignored: a machine always has an init." },
 	{ 0 },
 };
+static const struct extra_flag delete_flags[] = {
+	{ 0, "all", EXTRA_ALL, "All of your workspaces." },
+	{ 0 },
+};
 static const struct extra_flag create_flags[] = {
 	{ 0, "id-only", EXTRA_ID_ONLY, "Print the id alone." },
 	{ 0 },
@@ -65,24 +66,6 @@ struct flag {
 	int global; /* -1: none */
 };
 
-struct parser {
-	struct cli *cli;
-	const struct verb *verb;
-	const char *noun;               /* a noun read without its verb; NULL: none */
-	const struct api_field *fields; /* NULL: only global flags */
-	struct cmdline *line;
-	int argc;
-	char **argv;
-	int i;
-	int at;       /* index of the flag being read */
-	char **words; /* owned array of borrowed strings */
-	size_t n_words;
-	int from, to; /* the words being read: argv[from..to), or argv[from..i) if to is 0 */
-	int verb_end; /* index of the first word after the verb */
-	int took_at;  /* index of a flag that took a word of the verb as its value; 0: none */
-	struct error *err;
-};
-
 static bool is_create(const struct verb *v)
 {
 	return v->method == API_M_vm_create || v->method == API_M_workspace_create;
@@ -92,6 +75,8 @@ const struct extra_flag *verb_extra_flags(const struct verb *v)
 {
 	if (v->method == API_M_vm_run)
 		return run_flags;
+	if (v->method == API_M_workspace_delete)
+		return delete_flags;
 	return is_create(v) ? create_flags : NULL;
 }
 
@@ -145,7 +130,7 @@ static void verb_title(const struct verb *v, char *ret, size_t size)
 		v ? " " : "", v ? v->name : "");
 }
 
-static int usage(const struct parser *p, const char *what, const char *value)
+int options_usage(const struct parser *p, const char *what, const char *value)
 {
 	_cleanup_free_ char *fix = NULL;
 	char title[64];
@@ -166,7 +151,7 @@ static int missing(const struct parser *p, const char *what)
 	if (p->took_at > 0)
 		fix = correct_line(p->argc, p->argv, p->took_at, p->took_at + 1, NULL);
 	if (!fix)
-		return usage(p, "missing", what);
+		return options_usage(p, "missing", what);
 	verb_title(p->verb, title, sizeof(title));
 	return error_set(p->err, ERROR_USAGE, NULL, fix,
 		"%s: missing %s; %s has taken '%.*s' as its value", title + 1, what, flag,
@@ -237,7 +222,7 @@ static int unknown_option(const struct parser *p, const char *name)
 		n += s.best != best;
 	}
 	if (!s.best)
-		return usage(p, "unknown option", name);
+		return options_usage(p, "unknown option", name);
 	with_value = eq ? str_printf("%s%s", s.best, eq) : NULL;
 	fix = correct_line(p->argc, p->argv, p->at, p->at + 1, with_value ? with_value : s.best);
 	verb_title(p->verb, title, sizeof(title));
@@ -250,7 +235,7 @@ static int unknown_option(const struct parser *p, const char *name)
  * True if a word taken as a flag's value belongs to the verb, because the value was forgotten. An
  * environment is recognized by its colon, a machine by its id.
  */
-static bool is_own_word(const struct parser *p, const char *word)
+bool options_is_own_word(const struct parser *p, const char *word)
 {
 	struct flag f;
 
@@ -266,216 +251,10 @@ static bool is_own_word(const struct parser *p, const char *word)
 	return false;
 }
 
-/* Returns what replaces a flag with a bad value: the flag with `good` (quoted; NULL: no flag), then
- * the verb's word that the flag took, if any. Owned by the caller; NULL: no words, or out of
- * memory. */
-static char *good_flag(const struct parser *p, const char *flag, const char *good)
-{
-	const char *value = p->argv[p->i - 1];
-	bool keep = p->i - p->from == 2 && is_own_word(p, value);
-	_cleanup_free_ char *kept = keep ? shell_quote(value) : NULL;
-
-	if (!kept)
-		return good ? str_printf("%s %s", flag, good) : NULL;
-	return good ? str_printf("%s %s %s", flag, good, kept) : TAKE_PTR(kept);
-}
-
-/* Refuses the words being read. The fix has `good` (quoted) as their value; NULL: leaves them
- * out. */
-static int refuse(const struct parser *p, const char *flag, const char *good, const char *cause,
-	const char *message)
-{
-	int to = p->to ? p->to : p->i;
-	_cleanup_free_ char *text = NULL, *fix = NULL;
-	bool cluster = !p->to && p->argv[p->from][1] != '-' && p->argv[p->from][1] != flag[1];
-
-	if (!p->to)
-		text = good_flag(p, flag, good);
-	else if (good)
-		text = strdup(good);
-	if (!cluster && (!good || text))
-		fix = correct_line(p->argc, p->argv, p->from, to, text);
-	if (!fix)
-		fix = good ? str_printf("give %s as %s", flag, good)
-			   : str_printf("leave out %s", flag);
-	return error_set(p->err, ERROR_INVALID_ARGUMENT, cause, fix, "%s", message);
-}
-
-/* Returns a value for the fix: the largest if a number of seconds was too large, else the default.
- * Owned by the caller. NULL: there is none, and the fix leaves the option out. */
-static char *good_value(const struct api_field *f, bool above)
-{
-	bool seconds = strstr(f->name, "_seconds") != NULL;
-
-	if (f->type == API_INT && seconds && above)
-		return str_printf("%lld", (long long)f->max);
-	if (f->type == API_INT && !f->dflt)
-		return NULL;
-	if (f->type == API_INT)
-		return str_printf("%s%s", f->dflt,
-			seconds                   ? "s"
-			: strstr(f->name, "_mib") ? "M"
-						  : "");
-	if (f->type == API_ENUM)
-		return strdup(f->names[0]);
-	return streq(f->name, "environment") ? strdup(EXAMPLE_ENVIRONMENT) : NULL;
-}
-
-static int bad_value(const struct parser *p, const struct api_field *f, const char *flag,
-	const char *value, const char *what)
-{
-	_cleanup_free_ char *cause = NULL, *message = NULL, *good = good_value(f, false);
-	int shown = utf8_cut(value, VALUE_SHOWN);
-
-	if (f->type == API_INT && f->max > f->min)
-		cause = str_printf(
-			"the range is %lld to %lld", (long long)f->min, (long long)f->max);
-	message = str_printf(
-		"%s: '%.*s%s' is not %s", flag, shown, value, value[shown] ? "..." : "", what);
-	return message ? refuse(p, flag, good, cause, message) : -ENOMEM;
-}
-
-static int out_of_range(const struct parser *p, const struct api_field *f, const char *flag,
-	const char *value, int64_t v)
-{
-	_cleanup_free_ char *good = good_value(f, v > f->max), *message = NULL;
-
-	message = str_printf("%s: %s is outside the range %lld to %lld", flag, value,
-		(long long)f->min, (long long)f->max);
-	return message ? refuse(p, flag, good, NULL, message) : -ENOMEM;
-}
-
-static bool ends_with(const char *s, const char *end)
-{
-	size_t n = strlen(s), m = strlen(end);
-
-	return n >= m && streq(s + n - m, end);
-}
-
-static int take_int(
-	struct parser *p, const struct api_field *f, const char *flag, const char *value)
-{
-	const char *what = "a whole number";
-	uint64_t u = 0;
-	int64_t v = 0;
-	int r;
-
-	if (ends_with(f->name, "_mib")) {
-		what = "a size like 2G or 512M";
-		r = parse_size_mib(value, &u);
-	} else if (ends_with(f->name, "_seconds")) {
-		what = "a duration like 30 or 5m";
-		r = parse_duration_seconds(value, &u);
-	} else {
-		r = parse_i64(value, &v);
-	}
-	if (r < 0 || u > INT64_MAX)
-		return bad_value(p, f, flag, value, what);
-	if (u > 0)
-		v = (int64_t)u;
-	if (f->max > f->min && (v < f->min || v > f->max))
-		return out_of_range(p, f, flag, value, v);
-	return json_add_int(p->line->params, f->name, v);
-}
-
-/* Refuses a value that JSON cannot carry. The fix makes its bytes in the guest's shell. */
-static int not_utf8_variable(
-	const struct parser *p, const char *flag, const char *key, const char *value)
-{
-	_cleanup_free_ char *octal = correct_octal(value), *fix = NULL;
-
-	fix = octal ? str_printf(
-			      "leave out %s %s, and begin the command with: export %s=\"$(printf %s)\";",
-			      flag, key, key, octal)
-		    : NULL;
-	return fix ? error_set(p->err, ERROR_INVALID_ARGUMENT,
-			     "requests are JSON, which is UTF-8 text", fix,
-			     "%s: the value of %s is not UTF-8", flag, key)
-		   : -ENOMEM;
-}
-
-/* Takes K=V, or K with its value in the environment. An unset K is ignored, as in docker. */
-static int take_pair(
-	struct parser *p, const struct api_field *f, const char *flag, const char *value)
-{
-	json_object *o = json_get(p->line->params, f->name);
-	const char *eq = strchr(value, '=');
-	_cleanup_free_ char *key = eq ? strndup(value, (size_t)(eq - value)) : strdup(value);
-	_cleanup_free_ char *message = NULL;
-	const char *v = eq ? eq + 1 : key ? getenv(key) : NULL;
-
-	if (!key)
-		return -ENOMEM;
-	if (!eq && !streq(f->name, "env"))
-		return bad_value(p, f, flag, value, "KEY=VALUE");
-	if (key[0] == '\0') {
-		message = str_printf("%s: '%.*s' has no name before '='", flag,
-			utf8_cut(value, VALUE_SHOWN), value);
-		return message ? refuse(p, flag, NULL, NULL, message) : -ENOMEM;
-	}
-	if (!text_is_utf8(key))
-		return bad_value(p, f, flag, value, "UTF-8");
-	if (v && !text_is_utf8(v))
-		return not_utf8_variable(p, flag, key, v);
-	if (!o) {
-		o = json_object_new_object();
-		if (!o || json_add(p->line->params, f->name, o) < 0)
-			return -ENOMEM;
-	}
-	if (!v)
-		return 0;
-	json_object_object_del(o, key);
-	return json_add_str(o, key, v);
-}
-
-static int take_enum(
-	struct parser *p, const struct api_field *f, const char *flag, const char *value)
-{
-	_cleanup_free_ char *known = NULL;
-
-	for (size_t i = 0; f->names && f->names[i]; i++) {
-		_cleanup_free_ char *more = str_printf(
-			"%s%s%s", known ? known : "", known ? ", " : "one of ", f->names[i]);
-
-		if (streq(f->names[i], value))
-			return json_add_str(p->line->params, f->name, value);
-		if (!more)
-			return -ENOMEM;
-		free(known);
-		known = TAKE_PTR(more);
-	}
-	return bad_value(p, f, flag, value, known ? known : "allowed");
-}
-
-static int take_field(
-	struct parser *p, const struct api_field *f, const char *flag, const char *value)
-{
-	if (value && f->type != API_OBJECT && !text_is_utf8(value))
-		return bad_value(p, f, flag, value, "UTF-8");
-	if (value && value[0] == '\0' && f->type == API_STRING && f->min > 0)
-		return bad_value(p, f, flag, value, "allowed: it is empty");
-	switch (f->type) {
-	case API_BOOL: return json_add_bool(p->line->params, f->name, !(f->flags & API_NEGATED));
-	case API_INT: return take_int(p, f, flag, value);
-	case API_ENUM: return take_enum(p, f, flag, value);
-	case API_OBJECT: return take_pair(p, f, flag, value);
-	case API_NAME:
-		if (!api_is_name(value, strlen(value)))
-			return bad_value(
-				p, f, flag, value, "a name of a-z, 0-9 and . _ -, at most 63");
-		return json_add_str(p->line->params, f->name, value);
-	case API_STRING:
-	case API_REF:
-	case API_ID:
-	case API_TIME: return json_add_str(p->line->params, f->name, value);
-	default: return usage(p, "not a flag of the command line:", flag);
-	}
-}
-
 static int set_mode(struct parser *p, enum pyro_mode mode)
 {
 	if (p->cli->mode != PYRO_AUTO && p->cli->mode != mode)
-		return usage(p, "--user and --system exclude each other", NULL);
+		return options_usage(p, "--user and --system exclude each other", NULL);
 	p->cli->mode = mode;
 	return 0;
 }
@@ -485,7 +264,7 @@ static int take_global(struct parser *p, int global, const char *value)
 	switch ((enum global)global) {
 	case GLOBAL_SOCKET:
 		if (value[0] == '\0')
-			return refuse(p, "--socket", NULL, NULL,
+			return options_refuse(p, "--socket", NULL, NULL,
 				"--socket: '' is not allowed: it is empty");
 		p->cli->socket = value;
 		return 0;
@@ -512,16 +291,17 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 	}
 	if (!flag_takes_value(&f)) {
 		if (attached)
-			return usage(p, "this option takes no value:", name);
+			return options_usage(p, "this option takes no value:", name);
 	} else if (!value) {
 		if (p->i >= p->argc)
-			return usage(p, "this option needs a value:", name);
+			return options_usage(p, "this option needs a value:", name);
 		value = p->argv[p->i++];
-		if (p->verb && is_own_word(p, value) && strlen(name) == strlen(p->argv[p->i - 2]))
+		if (p->verb && options_is_own_word(p, value) &&
+			strlen(name) == strlen(p->argv[p->i - 2]))
 			p->took_at = p->i - 2;
 	}
 	if (f.field)
-		return take_field(p, f.field, name, value);
+		return options_take_field(p, f.field, name, value);
 	if (f.extra) {
 		p->line->extra |= f.extra->bit;
 		return 0;
@@ -635,7 +415,7 @@ static int take_rest(struct parser *p, const struct api_field *f, size_t from)
 	p->from = index_of(p, from);
 	p->to = p->argc;
 	if (command[0] == '\0')
-		return refuse(p, "the command", "true", NULL, "the command is empty");
+		return options_refuse(p, "the command", "true", NULL, "the command is empty");
 	if (f->max > 0 && strlen(command) > (size_t)f->max)
 		return error_set(p->err, ERROR_INVALID_ARGUMENT, NULL,
 			"put it into a file and pass that to the guest's shell: with -i, the command sh and < FILE",
@@ -644,7 +424,20 @@ static int take_rest(struct parser *p, const struct api_field *f, size_t from)
 	for (size_t i = from; i < p->n_words; i++)
 		if (!text_is_utf8(p->words[i]))
 			return not_utf8_word(p, from, i - from, command);
-	return take_field(p, f, "the command", command);
+	return options_take_field(p, f, "the command", command);
+}
+
+/* Keeps the words, each of which names an object. */
+static int take_several(struct parser *p)
+{
+	struct cmdline *line = p->line;
+
+	line->words = calloc(p->n_words, sizeof(*line->words));
+	if (!line->words)
+		return -ENOMEM;
+	memcpy(line->words, p->words, p->n_words * sizeof(*line->words));
+	line->n_words = p->n_words;
+	return 0;
 }
 
 static int take_positionals(struct parser *p)
@@ -652,6 +445,8 @@ static int take_positionals(struct parser *p)
 	size_t used = 0;
 	int r;
 
+	if (p->line->extra & EXTRA_ALL)
+		return p->n_words > 0 ? options_usage(p, "--all takes no", "WORKSPACE") : 0;
 	for (const struct api_field *f = p->fields; f->name; f++) {
 		char name[FLAG_NAME_MAX];
 
@@ -664,14 +459,16 @@ static int take_positionals(struct parser *p)
 		} else if (used < p->n_words) {
 			p->from = index_of(p, used);
 			p->to = p->from + 1;
-			r = take_field(p, f, name, p->words[used++]);
+			r = options_take_field(p, f, name, p->words[used++]);
 		} else {
 			r = f->flags & API_REQUIRED ? missing(p, name) : 0;
 		}
 		if (r < 0)
 			return r;
 	}
-	return used < p->n_words ? usage(p, "unexpected word", p->words[used]) : 0;
+	if (used > 0 && p->verb->several)
+		return take_several(p);
+	return used < p->n_words ? options_usage(p, "unexpected word", p->words[used]) : 0;
 }
 
 /* Refuses features of later versions before anything is connected. */
@@ -747,7 +544,21 @@ int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, in
 	r = refuse_unsupported(&p);
 	if (r < 0)
 		return r;
+	if (ret->extra & EXTRA_ALL)
+		return 0; /* cmdline_aim checks them */
 	return api_check_params(p.fields, ret->params, 0, &ret->checked, err);
+}
+
+int cmdline_aim(struct cmdline *line, const char *word, struct error *err)
+{
+	const struct api_field *f = api_methods[line->verb->method].params;
+
+	json_object_object_del(line->params, f->name);
+	json_object_put(line->checked);
+	line->checked = NULL;
+	if (json_add_str(line->params, f->name, word) < 0)
+		return error_no_memory(err, "out of memory");
+	return api_check_params(f, line->params, 0, &line->checked, err);
 }
 
 void cmdline_done(struct cmdline *line)
@@ -756,5 +567,6 @@ void cmdline_done(struct cmdline *line)
 		json_object_put(line->params);
 	if (line->checked)
 		json_object_put(line->checked);
+	free(line->words);
 	*line = (struct cmdline){ 0 };
 }

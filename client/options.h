@@ -15,6 +15,7 @@ enum {
 	EXTRA_HELP = 1 << 1,
 	EXTRA_VERSION = 1 << 2,
 	EXTRA_ID_ONLY = 1 << 3, /* of create */
+	EXTRA_ALL = 1 << 4,     /* of workspace delete: all of the caller's */
 };
 
 struct cmdline {
@@ -22,6 +23,8 @@ struct cmdline {
 	json_object *params;     /* owned: only the given members */
 	json_object *checked;    /* owned: params checked, with defaults */
 	unsigned extra;
+	char **words; /* owned array of borrowed strings: the objects of a verb that takes several */
+	size_t n_words;
 };
 
 struct extra_flag {
@@ -44,4 +47,6 @@ int globals_parse(struct cli *cli, const char *noun, int argc, char **argv, int 
 /* Reads argv[i..] for verb v. Errors are `usage` or `invalid_argument`, with value and range. */
 int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, int argc, char **argv,
 	int i, struct error *err);
+/* Aims the line of a verb that takes several objects at one of them: params and checked name it. */
+int cmdline_aim(struct cmdline *line, const char *word, struct error *err);
 void cmdline_done(struct cmdline *line);

@@ -36,6 +36,7 @@ static const char *const names_verdict[] = { "pass", "fail", "unknown", NULL };
 static const char *const names_stop_reason[] = { "user", "guest", "memory", "retention",
 	"host_shutdown", NULL };
 static const char *const names_stop_reason_given[] = { "user", "host_shutdown", NULL };
+static const char *const names_waited_state[] = { "started", "stopped", "failed", NULL };
 static const char *const names_pause_reason[] = { "idle", "disk_full", NULL };
 static const char *const names_vm_state[] = { "preparing", "created", "started", "suspended",
 	"stopped", "failed", "unknown", NULL };
@@ -572,16 +573,13 @@ static const struct api_field vm_create_params[] = {
 static const struct api_field vm_start_params[] = { FIELD_VM_ID, FIELDS_END };
 #define vm_start_result vm_fields
 
-static const struct api_field vm_stop_params[] = {
-	FIELD_VM_ID,
-	{ .name = "reason",
-		.type = API_ENUM,
-		.dflt = "\"user\"",
-		.flags = API_NO_MCP,
-		.names = names_stop_reason_given,
-		.help = "Kept as its `stop_reason`." },
-	FIELDS_END,
-};
+#define FIELD_STOP_REASON \
+	{ \
+		.name = "reason", .type = API_ENUM, .dflt = "\"user\"", .flags = API_NO_MCP, \
+		.names = names_stop_reason_given, .help = "Kept as its `stop_reason`." \
+	}
+
+static const struct api_field vm_stop_params[] = { FIELD_VM_ID, FIELD_STOP_REASON, FIELDS_END };
 static const struct api_field vm_stop_result[] = {
 	FIELDS_VM,
 	{ .name = "cleanup",
@@ -789,6 +787,11 @@ static const struct api_field workspace_list_params[] = {
 		.dflt = "false",
 		.flags = API_NO_MCP,
 		.help = "Those of all users; for root." },
+	{ .name = "owner",
+		.type = API_INT,
+		.flags = API_NULLABLE | API_NO_MCP,
+		.max = UINT32_MAX,
+		.help = "Those of this user, by its uid; for root." },
 	FIELDS_END,
 };
 static const struct api_field workspace_list_result[] = {
@@ -802,6 +805,62 @@ static const struct api_field workspace_list_result[] = {
 
 static const struct api_field workspace_status_params[] = { FIELD_WORKSPACE_ID, FIELDS_END };
 #define workspace_status_result workspace_fields
+
+static const struct api_field workspace_start_params[] = { FIELD_WORKSPACE_ID, FIELDS_END };
+#define workspace_start_result workspace_fields
+
+static const struct api_field workspace_stop_params[] = {
+	FIELD_WORKSPACE_ID,
+	{ .name = "force",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "End it at once, as by a power cut, also while it is being stopped." },
+	FIELD_STOP_REASON,
+	FIELDS_END,
+};
+#define workspace_stop_result workspace_fields
+
+static const struct api_field waited_state_element[] = {
+	{ .name = "element", .type = API_ENUM, .names = names_waited_state },
+	FIELDS_END,
+};
+static const struct api_field workspace_wait_params[] = {
+	FIELD_WORKSPACE_ID,
+	{ .name = "states",
+		.type = API_ARRAY,
+		.dflt = "[\"started\"]",
+		.max = ARRAY_SIZE(names_waited_state) - 1,
+		.sub = waited_state_element,
+		.cli = "state",
+		.help = "Wait for one of these: started, stopped, failed. A workspace that has failed "
+			"is an error unless that is one of them." },
+	{ .name = "wait_ms",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = INT64_C(1000) * TIMEOUT_SECONDS_MAX,
+		.help = "Answer by then, with its present state." },
+	FIELDS_END,
+};
+#define workspace_wait_result workspace_fields
+
+static const struct api_field workspace_update_params[] = {
+	FIELD_WORKSPACE_ID,
+	{ .name = "name", .type = API_NAME, .flags = API_NULLABLE, .help = "Its new name." },
+	{ .name = "clear_name", .type = API_BOOL, .dflt = "false", .help = "Take its name away." },
+	FIELD_LABELS("KEY=VALUE, added or replaced."),
+	{ .name = "clear_labels",
+		.type = API_ARRAY,
+		.dflt = "[]",
+		.max = LIMIT_LABELS,
+		.sub = string_element,
+		.cli = "clear-label",
+		.help = "The key of a label to remove." },
+	FIELDS_END,
+};
+#define workspace_update_result workspace_fields
+
+static const struct api_field workspace_share_params[] = { FIELD_WORKSPACE_ID, FIELDS_END };
+#define workspace_share_result workspace_fields
 
 static const struct api_field workspace_delete_params[] = {
 	FIELD_WORKSPACE_ID,

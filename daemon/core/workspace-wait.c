@@ -14,7 +14,7 @@ struct workspace_waiter {
 	LIST_ENTRY(workspace_waiter) entry;
 	struct workspace *ws; /* borrowed: whose list this is in */
 	enum workspace_wait_kind kind;
-	json_object *states;   /* owned or NULL: an array of public names */
+	json_object *states;   /* owned or NULL: an array of names */
 	sd_event_source *late; /* owned or NULL: ends the wait */
 	machine_done_fn done;
 	void *userdata;
@@ -86,8 +86,10 @@ void workspace_unwait(struct workspace *ws, const void *userdata)
 static bool is_in(const struct workspace *ws, json_object *states)
 {
 	const struct machine *mc = workspace_machine(ws);
-	const char *state = mc ? machine_state_public(machine_state(mc)) : "preparing";
+	const char *state = mc ? machine_state_name(machine_state(mc)) : "";
 
+	if (mc && machine_goes_down(mc))
+		return false; /* not committed yet */
 	for (size_t i = 0; i < json_object_array_length(states); i++)
 		if (streq(json_object_get_string(json_object_array_get_idx(states, i)), state))
 			return true;

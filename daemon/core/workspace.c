@@ -361,13 +361,16 @@ int workspace_start(struct workspace *ws, machine_done_fn done, void *userdata, 
 	return r < 0 ? error_no_memory(err, "cannot wait for workspace %s", ws->row.id) : 0;
 }
 
-int workspace_stop(struct workspace *ws, const char *reason, machine_done_fn done, void *userdata,
-	struct error *err)
+int workspace_stop(struct workspace *ws, const char *reason, bool now, machine_done_fn done,
+	void *userdata, struct error *err)
 {
 	struct machine *mc = workspace_machine(ws);
+	int r = mc ? machine_stop(mc, reason, done, userdata, err)
+		   : fail_not_made(ws, "stopped", err);
 
-	return mc ? machine_stop(mc, reason, done, userdata, err)
-		  : fail_not_made(ws, "stopped", err);
+	if (r == 0 && now)
+		machine_stop_now(mc);
+	return r;
 }
 
 int workspace_delete(struct workspace *ws, machine_done_fn done, void *userdata)

@@ -50,11 +50,12 @@ const char *workspace_phase(const struct workspace *ws, int *ret_percent);
 
 /* As machine_boot, machine_stop and machine_delete, also before the machine is made. */
 int workspace_start(struct workspace *ws, machine_done_fn done, void *userdata, struct error *err);
-int workspace_stop(struct workspace *ws, const char *reason, machine_done_fn done, void *userdata,
-	struct error *err);
+/* now: does not wait for its guest, also when it is being stopped already. */
+int workspace_stop(struct workspace *ws, const char *reason, bool now, machine_done_fn done,
+	void *userdata, struct error *err);
 int workspace_delete(struct workspace *ws, machine_done_fn done, void *userdata);
 
-/* Waits until its state is one of these public names (an array), or cannot become one by itself
+/* Waits until it is in one of these states (an array of machine_state_name), or has failed instead
  * (err), or wait_usec have passed (UINT64_MAX: no limit; err NULL). Returns 1, without a call of
  * done, if it is in such a state. */
 int workspace_wait(struct workspace *ws, json_object *states, uint64_t wait_usec,

@@ -148,6 +148,8 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
  */
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
 	struct error *err);
+/* Ends the guest of a machine that is stopping at once, without the rest of DEADLINE_STOP. */
+void machine_stop_now(struct machine *mc);
 /* Removes the waiters with this userdata; their done is not called. */
 void machine_unwait(struct machine *mc, const void *userdata);
 /* Records that a call uses the machine now; saved with the next commit. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests to a machine: delete, boot, stop. Called by core/ and rpc/, and by recover.c.
+ * Requests to a machine: delete, boot, stop, stop now. Called by core/ and rpc/, and by recover.c.
  *
  * What must stay true: a deletion is never refused, in any state, and never taken back; a boot
  * requested on the way to a resting state comes after it; a request for what is under way waits for
@@ -116,4 +116,10 @@ int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, v
 	if (machine_is_settled(mc))
 		machine_want(mc, LEVEL_STOPPED);
 	return 0;
+}
+
+void machine_stop_now(struct machine *mc)
+{
+	if (machine_is_settled(mc) && mc->state == MACHINE_STOPPING)
+		machine_shut_down_done(mc);
 }

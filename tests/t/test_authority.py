@@ -331,11 +331,16 @@ OWNED = {
     "vm.status": to_machine("vm.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
     "vm.delete": to_machine("vm.delete", lambda got: got["deleted"] is True),
     "workspace.status": to_workspace("workspace.status", lambda got: got["owner_uid"] == PEOPLE[OWNER][0]),
+    "workspace.start": to_workspace("workspace.start", lambda got: got["state"] == "started"),
+    "workspace.stop": to_workspace("workspace.stop", lambda got: got["state"] == "stopped"),
+    "workspace.wait": to_workspace("workspace.wait", lambda got: got["state"] == "started"),
+    "workspace.update": to_workspace("workspace.update", lambda got: got["name"] == "theirs"),
+    "workspace.share": to_workspace("workspace.share", lambda got: got["shared"] is True),
     "workspace.delete": to_workspace("workspace.delete", lambda got: got["deleted"] is True),
     "exec.signal": signal,
     "exec.attach": attach_after_its_caller,
 }
-REQUIRED = {"vm.exec": {"command": "true"}}
+REQUIRED = {"vm.exec": {"command": "true"}, "workspace.update": {"name": "theirs"}}
 
 
 def test_every_method_has_its_row():

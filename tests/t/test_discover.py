@@ -141,6 +141,11 @@ def workspaces(c):
     assert ws["state"] == "preparing" and "phase" in ws
     c.call("workspace.list", labels={"a": "b"})
     c.call("workspace.status", workspace_id="build")
+    c.call("workspace.wait", workspace_id="build", wait_ms=120000)
+    assert c.call("workspace.stop", workspace_id="build", force=True)["state"] == "stopped"
+    assert c.call("workspace.start", workspace_id="build")["state"] == "started"
+    assert c.call("workspace.update", workspace_id="build", clear_name=True, clear_labels=["a"])["labels"] == {}
+    c.call("workspace.share", workspace_id=ws["workspace_id"])
     c.call("workspace.delete", workspace_id=ws["workspace_id"])
 
 

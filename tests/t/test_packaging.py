@@ -51,8 +51,13 @@ class Tree:
     def install(self):
         open(self.top + "/tree/build-user/build.ninja", "w").close()
         program(self.bin + "/meson", '#!/bin/sh\necho \'{"pyro": "%s/bin/pyro"}\'\n' % self.prefix)
-        program(self.prefix + "/bin/pyro", '#!/bin/sh\necho "$*" >>%s\n[ "$*" != "--user --json vm list" ] || echo \'%s\'\n' %
-                (self.log, '{"vms": [{"vm_id": "vm-1"}, {"vm_id": "vm-2"}]}'))
+        program(self.prefix + "/bin/pyro", """#!/bin/sh
+echo "$*" >>%s
+case "$*" in
+"--user --json vm list") echo '{"vms": [{"vm_id": "vm-1"}, {"vm_id": "vm-2"}]}';;
+"--user --json workspace list") echo '{"workspaces": [{"workspace_id": "ws-1"}]}';;
+esac
+""" % self.log)
 
     def calls(self):
         with open(self.log) as f:
@@ -112,7 +117,8 @@ def test_quickstart_says_why_machines_stay(running):
 def test_uninstalling_keeps_disks(running):
     removed = running.quickstart("--uninstall")
     assert removed.returncode == 0 and "kept: " + running.state in removed.stderr, removed
-    assert running.calls() == ["--user --json vm list", "--user --quiet vm stop vm-1", "--user --quiet vm stop vm-2"]
+    assert running.calls() == ["--user --json vm list", "--user --quiet vm stop vm-1", "--user --quiet vm stop vm-2",
+                               "--user --json workspace list", "--user --quiet workspace stop ws-1"]
     assert os.path.exists(running.state) and not os.path.exists(running.prefix + "/bin/pyro")
 
 
@@ -143,7 +149,8 @@ def test_a_machine_that_cannot_be_stopped_keeps_its_daemon(running):
 def test_purging_without_a_cache(running):
     removed = running.quickstart("--uninstall", "--purge")
     assert removed.returncode == 0, removed
-    assert running.calls()[1:] == ["--user --quiet vm delete vm-1", "--user --quiet vm delete vm-2"]
+    assert running.calls()[1:] == ["--user --quiet vm delete vm-1", "--user --quiet vm delete vm-2", "--user --json workspace list",
+                                   "--user --quiet workspace delete ws-1"]
     assert not os.path.exists(running.state)
 
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Workspaces with the fake VMM: what create, list, status and delete show and leave, names, labels and look-up, what happens to a
 creation that is cancelled, fails or is asked for an early answer, and that what was acknowledged outlives the daemon."""
-import contextlib
 import json
 import os
 import re
 import signal
-import sqlite3
-import time
+import subprocess
 
 import pytest
 
-from conftest import BUILD_ASAN, Raw, wait_for
+from conftest import BUILD_ASAN, Raw, stage, wait_for
 from fakevm import ENV, MANNERS
 from test_calls import Caller, Mirror, OTHER_ENV, code, stored
 
@@ -126,8 +124,6 @@ def test_found_by_name_id_and_prefix(d):
     a, b = create(d, name="a")["workspace_id"], create(d)["workspace_id"]
     prefix = next(b[:n] for n in range(4, 16) if b[:n] != a[:n])
     assert [status(d, ref)["workspace_id"] for ref in ("a", a, b, prefix, b[:-1])] == [a, a, b, b, b]
-    # A name comes before a prefix, and an id before a name.
-    d.call("workspace.update", {"workspace_id": a, "name": prefix}) if "workspace.update" in methods(d) else None
     for ref, cause in (("ws-", "it does not exist, or it was deleted"), ("b", "it does not exist, or it was deleted"),
                        ("vm-0", "it is the id of a machine")):
         fix = "pyro vm status vm-0" if ref == "vm-0" else "pyro workspace list"
@@ -138,10 +134,6 @@ def test_found_by_name_id_and_prefix(d):
     for ws in listed(d):
         delete(d, ws)
     d.wait_clean()
-
-
-def methods(d):
-    return {m["name"] for m in d.call("rpc.discover")["result"]["methods"]}
 
 
 def test_a_name_comes_before_a_prefix_and_an_id_before_a_name(d):
@@ -435,6 +427,246 @@ def test_a_daemon_that_ends_in_mid_creation(mirror, kill):
     assert [w["name"] for w in d.call("workspace.list")["result"]["workspaces"]] == ["a"]
     delete(d, "a")
     delete(d, create(d, name="build")["workspace_id"])
+    d.wait_clean()
+
+
+# --- started and stopped
+
+def test_stopped_and_started(d):
+    ws = create(d, name="build")["workspace_id"]
+    disk = os.stat("%s/machines/%s/disk.ext4" % (d.state, ws)).st_ino
+    stopped = d.call("workspace.stop", {"workspace_id": "build"})["result"]
+    assert (stopped["state"], stopped["stop_reason"]) == ("stopped", "user") and d.vmm_pids() == []
+    assert d.call("workspace.stop", {"workspace_id": "build"})["result"] == stopped
+    restart(d)
+    assert (status(d, ws)["state"], status(d, ws)["stop_reason"]) == ("stopped", "user")
+    r = d.pyro("ws", "start", "build")
+    assert r.status == 0 and "State: started\n" in r.text, r
+    assert d.call("workspace.start", {"workspace_id": ws})["result"]["stop_reason"] is None
+    assert os.stat("%s/machines/%s/disk.ext4" % (d.state, ws)).st_ino == disk
+    assert "Stop reason: host_shutdown\n" in d.pyro("ws", "stop", "--reason", "host_shutdown", "build").text
+    delete(d, "build")
+    d.wait_clean()
+
+
+def test_calls_while_it_is_being_created(mirror):
+    """A start waits for the creation; a stop has nothing to stop; each gets its reason when the pull fails."""
+    d = mirror.d
+    ws = d.call("workspace.create", pulled(d, name="build", wait_ms=0))["result"]["workspace_id"]
+    mirror.stands_still()
+    assert refused(d, "workspace.stop", workspace_id="build") == (
+        "wrong_state", "workspace %s cannot be stopped" % ws, "it is still being created", "pyro workspace delete " + ws)
+    assert d.call("workspace.update", {"workspace_id": "build", "name": "other", "labels": {"a": "b"}})["result"]["name"] == "other"
+    with Caller(d.socket) as c:
+        calls = [c.begin("workspace.start", {"workspace_id": "other"}), c.begin("workspace.wait", {"workspace_id": ws})]
+        c.call("system.ping")
+        mirror.go("fail")
+        assert [code(reply) for reply in c.answers(*calls)] == ["pull_failed"] * 2
+    d.wait_clean()
+    ws = d.call("workspace.create", d.spec(name="build", wait_ms=0))["result"]["workspace_id"]
+    assert d.call("workspace.start", {"workspace_id": ws})["result"]["state"] == "started"
+    delete(d, ws)
+    d.wait_clean()
+    assert d.rows("SELECT id FROM workspace") == []
+
+
+def test_forced_stop_does_not_wait_for_the_guest(d):
+    """Also when another call has begun an orderly one, which then ends too."""
+    for also in (False, True):
+        create(d, name="build")
+        pid, = d.vmm_pids()
+        os.kill(pid, signal.SIGSTOP)  # the guest does not answer
+        with Caller(d.socket, 25) as c:
+            calls = [c.begin("workspace.stop", {"workspace_id": "build"})] if also else []
+            calls.append(c.begin("workspace.stop", {"workspace_id": "build", "force": True}))
+            assert {reply["result"]["state"] for reply in c.answers(*calls)} == {"stopped"}
+        delete(d, "build")
+    d.wait_clean()
+
+
+def test_a_workspace_whose_vmm_dies_has_failed_and_starts_again(d):
+    ws = create(d, name="build")["workspace_id"]
+    pid, = d.vmm_pids()
+    with Caller(d.socket) as c:
+        waits = [c.begin("workspace.wait", {"workspace_id": ws, "states": states}) for states in (["stopped"], ["failed", "stopped"])]
+        c.call("system.ping")
+        os.kill(pid, signal.SIGKILL)
+        first, second = c.answers(*waits)
+    assert error(first)[0] == "wrong_state" and "killed by signal 9" in error(first)[2] and error(first)[3] == "pyro workspace start " + ws
+    assert second["result"]["state"] == "failed"
+    wait_for(lambda: not d.vmm_pids())
+    assert refused(d, "workspace.wait", workspace_id=ws)[0] == "wrong_state"
+    assert d.pyro(*error(first)[3].split()[1:]).status == 0 and status(d, ws)["state"] == "started"
+    delete(d, ws)
+    d.wait_clean()
+
+
+def test_host_shutdown_stops_workspaces_too(d):
+    """The script of pyro-machines.service, as installed, for this daemon."""
+    names = {create(d, name=name)["name"] for name in ("a", "b", "c")}
+    d.call("workspace.stop", {"workspace_id": "c"})
+    vm = d.call("vm.create", d.spec())["result"]["vm_id"]
+    d.call("vm.start", {"vm_id": vm})
+    with open(stage(BUILD_ASAN) + "/libexec/pyro/pyro-end-machines") as f:
+        script = f.read().replace("/usr/local/bin/pyro --system", stage(BUILD_ASAN) + "/bin/pyro").replace("/run/pyro/vm", d.runtime + "/vm")
+    r = subprocess.run(["sh", "-c", script], env=d.client_env(), capture_output=True, text=True, timeout=100)
+    assert (r.returncode, r.stdout, r.stderr) == (0, "", ""), r
+    assert d.vmm_pids() == [] and d.vms()[0]["stop_reason"] == "host_shutdown"
+    assert {w["name"]: w["stop_reason"] for w in d.workspaces()} == {"a": "host_shutdown", "b": "host_shutdown", "c": "user"}
+    r = d.pyro("ws", "delete", "--all")
+    assert r.status == 0 and len(r.text.splitlines()) == len(names), r
+    d.call("vm.delete", {"vm_id": vm})
+    d.wait_clean()
+
+
+# --- waited for
+
+def test_waits_end_when_the_state_is_there(d):
+    create(d, name="build")
+    ask = lambda c, **params: c.begin("workspace.wait", dict(params, workspace_id="build"))
+    with Caller(d.socket) as c:
+        assert c.answer(ask(c))["result"]["state"] == "started"
+        calls = ask(c, states=["stopped", "failed"]), c.begin("workspace.stop", {"workspace_id": "build"})
+        assert [reply["result"]["state"] for reply in c.answers(*calls)] == ["stopped", "stopped"]
+    with Caller(d.socket) as c:
+        assert c.answer(ask(c, states=["stopped"]))["result"]["state"] == "stopped"
+        started, stopped = ask(c), ask(c, states=["stopped"], wait_ms=0)
+        start = c.begin("workspace.start", {"workspace_id": "build"})
+        replies = c.answers(started, stopped, start)
+        assert [r["result"]["state"] for r in replies] == ["started", "stopped", "started"]
+        late, never = ask(c, states=["stopped"], wait_ms=1), ask(c, states=["stopped"])
+        assert c.answer(late)["result"]["state"] == "started"
+        reply, told = c.answers(never, c.cancel(never))
+        assert code(reply) == "cancelled" and told["result"]["cancelled"]
+        ask(c, states=["stopped"])  # its connection ends
+    assert refused(d, "workspace.wait", workspace_id="build", states=[])[0] == "invalid_argument"
+    with Caller(d.socket) as c:
+        calls = [ask(c, states=["stopped"]), c.begin("workspace.delete", {"workspace_id": "build"})]
+        gone, done = c.answers(*calls)
+        assert error(gone)[:1] == ("cancelled",) and "was deleted" in error(gone)[1] and done["result"]["deleted"]
+    d.wait_clean()
+
+
+def test_waiting_on_the_command_line(d):
+    create(d, name="build")
+    assert d.pyro("ws", "wait", "build").status == 0
+    r = d.pyro("ws", "wait", "--state", "stopped", "--state", "failed", "--wait-ms", "1", "build")
+    assert r.status == 1 and "State: started\n" in r.text, r
+    r = d.pyro("ws", "wait", "--state", "paused", "build")
+    assert r.status == 2 and "one of started, stopped, failed" in r.errors, r
+    p = d.popen("ws", "wait", "--state", "stopped", "build", stdout=subprocess.PIPE)
+    assert d.pyro("ws", "stop", "build").status == 0
+    assert "State: stopped\n" in p.communicate(timeout=60)[0].decode() and p.returncode == 0
+    delete(d, "build")
+    d.wait_clean()
+
+
+def test_a_wait_over_an_adoption(d):
+    """The next daemon does not know the state at once."""
+    create(d, name="build")
+    pid, = d.vmm_pids()
+    d.kill()
+    os.kill(pid, signal.SIGSTOP)
+    d.start()
+    with Caller(d.socket) as c:
+        wait = c.begin("workspace.wait", {"workspace_id": "build"})
+        assert c.answer(c.begin("workspace.status", {"workspace_id": "build"}))["result"]["state"] == "unknown"
+        os.kill(pid, signal.SIGCONT)
+        assert c.answer(wait)["result"]["state"] == "started"
+    delete(d, "build")
+    d.wait_clean()
+
+
+# --- changed
+
+def test_name_and_labels_change(d):
+    ws = create(d, name="a", labels={"k": "1", "team": "web"})["workspace_id"]
+    other = create(d, name="b")["workspace_id"]
+    change = lambda **params: d.call("workspace.update", dict(params, workspace_id=ws))
+    assert change()["result"]["name"] == "a"
+    got = change(name="c", labels={"k": "2", "new": ""}, clear_labels=["team", "none"])["result"]
+    assert (got["name"], got["labels"]) == ("c", {"k": "2", "new": ""})
+    assert change(name="c")["result"]["name"] == "c"  # its own
+    assert error(change(name="b")) == ("name_taken", "the name b is taken", "it is workspace " + other, "pyro workspace update --name b-2 " + ws)
+    assert refused(d, "workspace.status", workspace_id="a")[0] == "workspace_not_found"
+    assert code(change(name="x", clear_name=True)) == "invalid_argument"
+    assert code(change(labels={str(i): "" for i in range(63)})) == "invalid_argument" and status(d, "c") == got
+    restart(d)
+    assert (status(d, "c")["workspace_id"], status(d, "c")["labels"]) == (ws, {"k": "2", "new": ""})
+    assert change(clear_name=True, clear_labels=["k", "new"])["result"]["name"] is None
+    restart(d)
+    assert (status(d, ws)["name"], status(d, ws)["labels"]) == (None, {})
+    delete(d, create(d, name="c")["workspace_id"])
+    for each in (ws, other):
+        delete(d, each)
+    d.wait_clean()
+
+
+def test_changes_on_the_command_line(d):
+    a, b = create(d)["workspace_id"], create(d)["workspace_id"]
+    r = d.pyro("ws", "update", "--label", "team=web", "--label", "x=1", a, b)
+    assert (r.status, r.text) == (0, "") and r.errors == "".join("[workspace-update] workspace_id=%s name=- applies=now\n" % w for w in (a, b)), r
+    assert set(listed(d, labels={"team": "web", "x": "1"})) == {a, b}
+    r = d.pyro("ws", "update", "--clear-label", "x", "--clear-label", "team", "--name", "build", a)
+    assert r.status == 0 and status(d, "build")["labels"] == {}, r
+    r = d.pyro("ws", "update", "--name", "build", b)
+    assert r.status == 1 and "fix: pyro workspace update --name build-2 " + b in r.errors, r
+    assert d.pyro("ws", "update", "--clear-name", "build").status == 0 and status(d, a)["name"] is None
+    r = d.pyro("ws", "share", a)
+    assert (r.status, r.text) == (0, "Shared workspace: %s\n" % a), r
+    restart(d)
+    assert [status(d, w)["shared"] for w in (a, b)] == [True, False]
+    assert d.call("workspace.share", {"workspace_id": a})["result"]["shared"] is True
+    r = d.pyro("ws", "rm", a, "nothing", b)
+    assert r.status == 1 and r.text == "Deleted workspace: %s\nDeleted workspace: %s\n" % (a, b) and "workspace nothing not found" in r.errors, r
+    d.wait_clean()
+
+
+def test_deleting_several_or_all(d, root_only):
+    ids = [create(d)["workspace_id"] for _ in range(3)]
+    r = d.pyro("ws", "delete", "--all", ids[0])
+    assert r.status == 2 and "--all takes no WORKSPACE" in r.errors, r
+    assert d.pyro("ws", "delete").status == 2 and len(listed(d)) == 3
+    r = d.pyro("--json", "ws", "rm", "--all", "--force")
+    assert r.status == 0 and {json.loads(line)["workspace_id"] for line in r.text.splitlines()} == set(ids), r
+    r = d.pyro("ws", "rm", "--all")
+    assert (r.status, r.text, r.errors) == (0, "", "no workspaces\n")
+    d.wait_clean()
+
+
+def test_list_of_one_owner(d, root_only):
+    os.chmod(d.root, 0o755)
+    os.chmod(d.socket, 0o666)
+    theirs = json.loads(as_other(d, "--json", "ws", "create", *d.run_flags(), ENV).text)["workspace_id"]
+    mine = create(d)["workspace_id"]
+    assert d.pyro("ws", "list", "-q", "--owner", str(OTHER)).text == theirs + "\n"
+    assert d.pyro("ws", "list", "-q", "--owner", "root").text == mine + "\n"
+    r = d.pyro("ws", "list", "--owner", "nobody-of-this-name")
+    assert r.status == 2 and "is not a user of this host" in r.errors, r
+    assert as_other(d, "ws", "list", "-q", "--owner", str(OTHER)).text == theirs + "\n"
+    assert as_other(d, "ws", "list", "--owner", "0").status == 1
+    assert refused(d, "workspace.list", owner=0, all_users=True)[0] == "invalid_argument"
+    for ws in (mine, theirs):
+        delete(d, ws)
+    d.wait_clean()
+
+
+def test_a_change_that_cannot_be_committed_is_taken_back(make_fake):
+    """The store's file system is full for it."""
+    d = make_fake(build=BUILD_ASAN)
+    os.makedirs(d.state, exist_ok=True)
+    d.start()
+    ws = create(d, name="a", labels={"k": "v"})["workspace_id"]
+    d.kill()
+    with stored(d) as db:
+        db.execute("CREATE TRIGGER no BEFORE UPDATE ON workspace BEGIN SELECT RAISE(ABORT, 'no'); END")
+    d.start()
+    got = d.call("workspace.update", {"workspace_id": ws, "name": "b", "labels": {"k": "w"}})
+    assert "error" in got and got["error"]["data"]["fix"], got
+    assert (status(d, "a")["labels"], status(d, "a")["workspace_id"]) == ({"k": "v"}, ws)
+    assert d.call("workspace.create", d.spec(name="b"))["result"]["name"] == "b"  # it is free again
+    for name in ("a", "b"):
+        delete(d, name)
     d.wait_clean()
 
 
