@@ -4,14 +4,15 @@
  * flags, and all work is done once per iteration.
  *
  * What must stay true: nothing is written between SYNC and HELLO, and after HELLO nothing before
- * nonce and WELCOME; control frames precede DATA; reading stops while answers are queued, so a host
- * that only sends cannot fill the memory; an invalid frame ends the connection, and the agent then
- * waits for SYNC.
+ * nonce and WELCOME; control frames precede DATA and FILE_DONE; reading stops while answers are
+ * queued, so a host that only sends cannot fill the memory; an invalid frame ends the connection,
+ * and the agent then waits for SYNC.
  */
 
 #include "guest/serve.h"
 
 #include "guest/exec.h"
+#include "guest/files.h"
 
 #include <sys/epoll.h>
 #include <sys/random.h>
@@ -33,6 +34,7 @@ struct serve {
 	struct buf control;  /* answers, sent before `out` */
 	struct buf out;      /* sent next */
 	struct execs *execs; /* owned; NULL before SETUP */
+	struct files *files; /* owned; NULL before SETUP */
 	uint8_t machine_id[16], boot_nonce[16];
 	char *bye_what; /* owned */
 	enum bye_reason bye_reason;
@@ -52,6 +54,8 @@ static void drop_connection(struct serve *s)
 	s->writable = true; /* a reconnection may cause no event: try to write */
 	if (s->execs)
 		execs_reconnected(s->execs);
+	if (s->files)
+		files_reconnected(s->files);
 }
 
 static void put_bye(struct serve *s)
@@ -89,6 +93,7 @@ static int take_hello(struct serve *s, const struct frame *f)
 static int become_machine(struct serve *s, const struct msg_setup *m, char **ret_what)
 {
 	struct execs_params p = { .loop = s->p.loop, .workspace = s->p.workspace };
+	const struct files_params fp = { .loop = s->p.loop, .workspace = s->p.workspace };
 	int r;
 
 	if (s->execs && memcmp(s->machine_id, m->machine_id, sizeof(s->machine_id)) != 0) {
@@ -96,6 +101,8 @@ static int become_machine(struct serve *s, const struct msg_setup *m, char **ret
 		return -EEXIST;
 	}
 	r = s->p.hooks->setup(m, &p.cgroup_fd, ret_what, s->p.userdata);
+	if (r >= 0 && !s->files)
+		r = files_new(&fp, &s->files);
 	if (r >= 0 && !s->execs)
 		r = execs_new(&p, &s->execs);
 	if (r < 0)
@@ -153,6 +160,19 @@ static int take_start(struct serve *s, const struct frame *f)
 	return r;
 }
 
+static int take_file(struct serve *s, const struct frame *f)
+{
+	struct msg_file m = { 0 };
+	int r = s->execs ? msg_file_get(f, s->version, &m) : -EBADMSG;
+
+	if (r < 0)
+		return r;
+	finish_setup(s);
+	r = files_take(s->files, s->version, f->channel, &m);
+	msg_file_done(&m);
+	return r;
+}
+
 static int take_exec_message(struct serve *s, const struct frame *f)
 {
 	struct msg_resume resume;
@@ -201,6 +221,7 @@ static int take_frame(struct serve *s, const struct frame *f)
 	switch (f->type) {
 	case FRAME_SETUP: return take_setup(s, f);
 	case FRAME_START: return take_start(s, f);
+	case FRAME_FILE: return take_file(s, f);
 	case FRAME_LOGIN: finish_setup(s); return s->execs ? execs_login(s->execs) : -EBADMSG;
 	case FRAME_SHUTDOWN: s->p.hooks->on_shutdown(s->p.userdata); return 0;
 	case FRAME_KILL:
@@ -288,8 +309,10 @@ static void refill(struct serve *s)
 		(void)execs_send_control(s->execs, s->version, &s->out);
 		while (buf_len(&s->out) < OUT_TARGET && execs_send_data(s->execs, &s->out))
 			;
+		if (buf_len(&s->out) < OUT_TARGET)
+			(void)files_send(s->files, &s->out);
 	}
-	/* BYE is last, after all frames of the commands. */
+	/* BYE is last, after all frames of commands and files. */
 	if (buf_len(&s->out) == 0)
 		put_bye(s);
 }
@@ -361,7 +384,7 @@ int serve_new(const struct serve_params *p, struct serve **ret)
 	buf_init(&s->control, CONTROL_MAX);
 	buf_init(&s->out, OUT_MAX);
 	decoder_init(&s->in, DECODER_SYNC, frame_sync_initial);
-	frame_assembler_init(&s->long_in, LIMIT_MESSAGE_BYTES);
+	frame_assembler_init(&s->long_in, LIMIT_FILE_MESSAGE_BYTES);
 	/* Not a secret, and replaced at SETUP: must not block for entropy at boot. */
 	r = getrandom(s->boot_nonce, sizeof(s->boot_nonce), GRND_INSECURE) < 0 ? -errno : 0;
 	if (r >= 0)
@@ -383,6 +406,7 @@ struct serve *serve_free(struct serve *s)
 	loop_set_step(s->p.loop, NULL, NULL);
 	loop_unwatch(s->p.loop, &s->port);
 	execs_free(s->execs);
+	files_free(s->files);
 	decoder_done(&s->in);
 	frame_assembler_done(&s->long_in);
 	buf_done(&s->control);

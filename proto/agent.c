@@ -2,7 +2,7 @@
 /*
  * Encodes, decodes and validates the messages of agent.h, with one writer and one reader that walk
  * AGENT_FIELDS. The daemon's end of the stream (daemon/agent, daemon/machine/guest.c) and the
- * guest's (guest/serve.c, guest/exec.c) call them for every frame except DATA, ACK and END. The two
+ * guest's (guest/serve.c, guest/exec.c, guest/files.c) call them for every frame except DATA, ACK and END. The two
  * ends do not trust each other: _get builds a local value, which is freed on any failure, and
  * accepts only values in the ranges of agent.h. _put makes the same check, so that a fault in pyro
  * is found where it is made.
@@ -28,6 +28,7 @@ enum message {
 	AGENT_MESSAGES(X)
 #undef X
 		MESSAGE_held, /* part of welcome */
+	MESSAGE_entry,        /* part of file_result */
 };
 
 enum form {
@@ -38,15 +39,17 @@ enum form {
 	FORM_STREAMS,
 	FORM_TEXT,
 	FORM_WHAT,
+	FORM_BLOB,
 	FORM_ENV,
 	FORM_HELD,
+	FORM_ENTRIES,
 	FORM_PRESENT,
 };
 
 struct field {
 	enum message message;
 	enum form form;
-	size_t max; /* of FORM_TEXT */
+	size_t max; /* of FORM_TEXT and FORM_BLOB */
 	uint16_t since;
 	size_t offset, size; /* in the message's struct */
 };
@@ -58,8 +61,10 @@ struct field {
 #define STREAMS FORM_STREAMS, 0
 #define TEXT(n) FORM_TEXT, (n)
 #define WHAT    FORM_WHAT, MSG_WHAT_MAX
+#define BLOB(n) FORM_BLOB, (n)
 #define ENV     FORM_ENV, 0
 #define HELD    FORM_HELD, 0
+#define ENTRIES FORM_ENTRIES, 0
 #define PRESENT FORM_PRESENT, 0
 #define FIELD(message, field, form, since) \
 	{ MESSAGE_##message, form, since, offsetof(struct msg_##message, field), \
@@ -178,6 +183,61 @@ static bool bye_valid(const struct msg_bye *m)
 	return m->reason <= BYE_ERROR;
 }
 
+static bool blob_valid(const struct msg_blob *b, size_t max)
+{
+	return b->n <= max && (b->n == 0 || b->data);
+}
+
+static uint32_t file_flags(uint8_t op)
+{
+	return op == FILE_LIST ? FILE_RECURSIVE : op == FILE_EDIT ? FILE_REPLACE_ALL : 0;
+}
+
+static bool file_valid(const struct msg_file *m)
+{
+	bool reads = m->op == FILE_READ;
+
+	if (m->op > FILE_EDIT || (m->flags & ~file_flags(m->op)) ||
+		!text_valid(m->path, MSG_PATH_MAX) || reads != (m->max_bytes > 0) ||
+		m->max_bytes > LIMIT_FILE_BYTES || (!reads && (m->start_line || m->max_lines)))
+		return false;
+	return blob_valid(&m->text, m->op >= FILE_WRITE ? LIMIT_FILE_BYTES : 0) &&
+	       blob_valid(&m->old_text, m->op == FILE_EDIT ? LIMIT_FILE_BYTES - m->text.n : 0) &&
+	       (m->op == FILE_EDIT) == (m->old_text.n > 0);
+}
+
+static bool entry_valid(const struct msg_entry *e)
+{
+	return e->type <= ENTRY_OTHER && e->size <= MSG_SIZE_MAX &&
+	       text_valid(e->path, MSG_PATH_MAX) &&
+	       (e->type == ENTRY_SYMLINK) == (e->target != NULL) &&
+	       (!e->target || strnlen(e->target, MSG_PATH_MAX + 1) <= MSG_PATH_MAX);
+}
+
+static bool file_result_valid(const struct msg_file_result *m)
+{
+	if (m->error > ERRNO_MAX || m->size > MSG_SIZE_MAX || m->total_lines > MSG_SIZE_MAX ||
+		!blob_valid(&m->content, LIMIT_FILE_BYTES) || m->n_entries > LIMIT_FILE_ENTRIES)
+		return false;
+	for (size_t i = 0; i < m->n_entries; i++) {
+		if (!entry_valid(&m->entries[i]))
+			return false;
+	}
+	return true;
+}
+
+int msg_path_compare(const char *a, const char *b)
+{
+	size_t i = 0;
+
+	while (a[i] && a[i] == b[i])
+		i++;
+	/* A separator is below each byte of a name, and the end of a path below both. */
+	int x = !a[i] ? -1 : a[i] == '/' ? 0 : (unsigned char)a[i];
+	int y = !b[i] ? -1 : b[i] == '/' ? 0 : (unsigned char)b[i];
+	return x - y;
+}
+
 /* Writing */
 
 static uint64_t number_at(const void *p, size_t size)
@@ -229,6 +289,19 @@ static void put_held(struct buf *b, uint16_t version, const struct msg_welcome *
 		put_message(b, MESSAGE_held, version, &m->held[i], r);
 }
 
+static void put_blob(struct buf *b, const struct msg_blob *blob, int *r)
+{
+	put_u32(b, blob->n, r);
+	put_bytes(b, blob->data, blob->n, r);
+}
+
+static void put_entries(struct buf *b, uint16_t version, const struct msg_file_result *m, int *r)
+{
+	put_u32(b, m->n_entries, r);
+	for (size_t i = 0; i < m->n_entries; i++)
+		put_message(b, MESSAGE_entry, version, &m->entries[i], r);
+}
+
 static void put_field(struct buf *b, const struct field *f, uint16_t version, const void *m, int *r)
 {
 	const void *at = field_at(f, m);
@@ -244,8 +317,10 @@ static void put_field(struct buf *b, const struct field *f, uint16_t version, co
 		break;
 	case FORM_TEXT: put_str(b, *(char *const *)at, r); break;
 	case FORM_WHAT: put_what(b, *(char *const *)at, r); break;
+	case FORM_BLOB: put_blob(b, at, r); break;
 	case FORM_ENV: put_env(b, m, r); break;
 	case FORM_HELD: put_held(b, version, m, r); break;
+	case FORM_ENTRIES: put_entries(b, version, m, r); break;
 	case FORM_PRESENT: break;
 	}
 }
@@ -319,6 +394,41 @@ static int get_held(struct rd *rd, uint16_t version, struct msg_welcome *m)
 	return r;
 }
 
+static int get_blob(struct rd *rd, size_t max, struct msg_blob *ret)
+{
+	uint32_t n = get_u32(rd);
+
+	if (rd->failed || n > max || n > rd->n)
+		return -EBADMSG;
+	if (n == 0)
+		return 0;
+	ret->data = malloc(n);
+	if (!ret->data)
+		return -ENOMEM;
+	ret->n = n;
+	get_bytes(rd, ret->data, n);
+	return 0;
+}
+
+static int get_entries(struct rd *rd, uint16_t version, struct msg_file_result *m)
+{
+	enum { ENTRY_BYTES_MIN = 1 + 8 + 4 + 4 };
+	uint32_t n = get_u32(rd);
+	int r = 0;
+
+	if (rd->failed || n > LIMIT_FILE_ENTRIES || n > rd->n / ENTRY_BYTES_MIN)
+		return -EBADMSG;
+	if (n > 0) {
+		m->entries = calloc(n, sizeof(*m->entries));
+		if (!m->entries)
+			return -ENOMEM;
+	}
+	m->n_entries = n;
+	for (uint32_t i = 0; r >= 0 && i < n; i++)
+		r = get_message(rd, MESSAGE_entry, version, &m->entries[i]);
+	return r;
+}
+
 static int get_field(struct rd *rd, const struct field *f, uint16_t version, void *m)
 {
 	void *at = field_at(f, m);
@@ -337,8 +447,10 @@ static int get_field(struct rd *rd, const struct field *f, uint16_t version, voi
 		break;
 	case FORM_TEXT:
 	case FORM_WHAT: return get_str(rd, f->max, at);
+	case FORM_BLOB: return get_blob(rd, f->max, at);
 	case FORM_ENV: return get_env(rd, m);
 	case FORM_HELD: return get_held(rd, version, m);
+	case FORM_ENTRIES: return get_entries(rd, version, m);
 	case FORM_PRESENT: *(bool *)at = true; break;
 	}
 	return rd->failed ? -EBADMSG : 0;
@@ -370,6 +482,15 @@ static void free_env(struct msg_start *m)
 	free(m->env);
 }
 
+static void free_message(enum message message, void *m);
+
+static void free_entries(struct msg_file_result *m)
+{
+	for (size_t i = 0; i < m->n_entries; i++)
+		free_message(MESSAGE_entry, &m->entries[i]);
+	free(m->entries);
+}
+
 static void free_message(enum message message, void *m)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
@@ -381,8 +502,12 @@ static void free_message(enum message message, void *m)
 			free(*(char **)field_at(f, m));
 		else if (f->form == FORM_ENV)
 			free_env(m);
+		else if (f->form == FORM_BLOB)
+			free(((struct msg_blob *)field_at(f, m))->data);
 		else if (f->form == FORM_HELD)
 			free(((struct msg_welcome *)m)->held);
+		else if (f->form == FORM_ENTRIES)
+			free_entries(m);
 	}
 }
 

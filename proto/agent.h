@@ -24,13 +24,15 @@
 #include "frame.h"
 
 #define AGENT_PROTOCOL_MIN 1
-#define AGENT_PROTOCOL_MAX 2
+#define AGENT_PROTOCOL_MAX 3
 #define AGENT_PORT_NAME    "org.pyro.agent"
 #define AGENT_CHANNEL_NONE 0  /* execs use channels from 1 */
 #define AGENT_EXEC_ID_SIZE 16 /* "ex-" and 12 hex digits, NUL */
 
 #define MSG_WHAT_MAX     1024 /* bytes of msg_result.what and msg_bye.what */
 #define MSG_CWD_MAX      4096
+#define MSG_PATH_MAX     4096
+#define MSG_SIZE_MAX     ((UINT64_C(1) << 53) - 1) /* of sizes and lines: exact in JSON */
 #define MSG_USER_MAX     256
 #define MSG_HOSTNAME_MAX 63
 
@@ -158,14 +160,79 @@ struct msg_bye {
 	char *what; /* owned or NULL */
 };
 
+struct msg_blob {
+	uint8_t *data; /* owned; may be NULL when n is 0 */
+	uint32_t n;
+};
+
+enum file_op {
+	FILE_LIST = 0,
+	FILE_READ = 1,
+	FILE_WRITE = 2, /* make or replace a file, and the folders above it */
+	FILE_EDIT = 3,  /* replace text in a file */
+};
+
+enum {
+	FILE_RECURSIVE = 1 << 0,   /* of LIST */
+	FILE_REPLACE_ALL = 1 << 1, /* of EDIT: each occurrence; else there must be exactly one */
+};
+
+/*
+ * An operation on the guest's files, as root. The host repeats it after a reconnection with the
+ * same id; the agent does not repeat a write or an edit that it remembers, but its answer.
+ */
+struct msg_file {
+	uint8_t id[16];
+	uint8_t op; /* enum file_op */
+	uint32_t flags;
+	char *path;               /* owned; absolute, or relative to /workspace */
+	uint32_t max_bytes;       /* of READ: 1..LIMIT_FILE_BYTES */
+	uint64_t start_line;      /* of READ: counted from 1; 0 is 1 */
+	uint64_t max_lines;       /* of READ; 0: no limit */
+	struct msg_blob text;     /* of WRITE; of EDIT: the new text */
+	struct msg_blob old_text; /* of EDIT; at most LIMIT_FILE_BYTES with text */
+};
+
+enum entry_type { ENTRY_FILE, ENTRY_DIRECTORY, ENTRY_SYMLINK, ENTRY_OTHER };
+
+struct msg_entry {
+	uint8_t type;  /* enum entry_type */
+	uint64_t size; /* at most MSG_SIZE_MAX, as in msg_file_result */
+	char *path;    /* owned; relative to the folder that is listed */
+	char *target;  /* owned; of ENTRY_SYMLINK, else NULL */
+};
+
+enum {
+	FILE_TRUNCATED = 1 << 0, /* max_bytes or a limit cut the content or the entries */
+	FILE_LINES = 1 << 1,     /* total_lines is known */
+	FILE_UNKNOWN = 1 << 2,   /* with an error: a write or an edit may have been done */
+};
+
+/* The answer to FILE. The host ignores unknown flags. */
+struct msg_file_result {
+	uint8_t id[16];
+	uint32_t error; /* 0 = done, else a Linux errno of the guest */
+	char *what;     /* owned or NULL: the step that failed */
+	uint32_t flags;
+	uint64_t size;        /* of the file, after the operation */
+	uint64_t total_lines; /* of READ */
+	uint32_t found;       /* of EDIT: occurrences of old_text, also with ENODATA and ENOTUNIQ */
+	struct msg_blob content; /* of READ: the lines from start_line on */
+	uint32_t n_entries;
+	struct msg_entry *entries; /* owned; of LIST, sorted by msg_path_compare */
+};
+
+/* The order of entries: by the bytes of each component in turn, a folder before its contents. */
+int msg_path_compare(const char *a, const char *b);
+
 /*
  * Each field in wire order, with the version that added it. The forms: NUMBER (u8 to u64, little
  * endian), BYTES (the size of the field), ID ("ex-" and 12 digits), STREAMS (a u64 per stream),
  * TEXT (u32 length and at most the given number of bytes without NUL; 2^32-1 for none), WHAT (a
- * TEXT that is cut), ENV (u32 count and that many TEXT), HELD (u32 count and that many msg_held),
- * VERSION (a NUMBER; the fields after it are those of this version, if it is older than the one
+ * TEXT that is cut), BLOB (u32 length and at most the given number of bytes), ENV (u32 count and
+ * that many TEXT), HELD and ENTRIES (u32 count and that many msg_held or msg_entry), VERSION (a NUMBER; the fields after it are those of this version, if it is older than the one
  * agreed on), PRESENT (no byte; true since that version). New fields are added at the end of their
- * message; those of msg_held may be added at its end as well.
+ * message; those of msg_held and msg_entry may be added at its end as well.
  */
 /* clang-format off */
 #define AGENT_FIELDS(X) \
@@ -212,7 +279,29 @@ struct msg_bye {
 	X(exit,     ended.flags,    NUMBER,                    2) \
 	X(exit,     ended.pids_max, NUMBER,                    2) \
 	X(bye,      reason,         NUMBER,                    1) \
-	X(bye,      what,           WHAT,                      1)
+	X(bye,      what,           WHAT,                      1) \
+	X(file,     id,             BYTES,                     3) \
+	X(file,     op,             NUMBER,                    3) \
+	X(file,     flags,          NUMBER,                    3) \
+	X(file,     path,           TEXT(MSG_PATH_MAX),        3) \
+	X(file,     max_bytes,      NUMBER,                    3) \
+	X(file,     start_line,     NUMBER,                    3) \
+	X(file,     max_lines,      NUMBER,                    3) \
+	X(file,     text,           BLOB(LIMIT_FILE_BYTES),    3) \
+	X(file,     old_text,       BLOB(LIMIT_FILE_BYTES),    3) \
+	X(file_result, id,            BYTES,                     3) \
+	X(file_result, error,         NUMBER,                    3) \
+	X(file_result, what,          WHAT,                      3) \
+	X(file_result, flags,         NUMBER,                    3) \
+	X(file_result, size,          NUMBER,                    3) \
+	X(file_result, total_lines,   NUMBER,                    3) \
+	X(file_result, found,         NUMBER,                    3) \
+	X(file_result, content,       BLOB(LIMIT_FILE_BYTES),    3) \
+	X(file_result, entries,       ENTRIES,                   3) \
+	X(entry,    type,           NUMBER,                    3) \
+	X(entry,    size,           NUMBER,                    3) \
+	X(entry,    path,           TEXT(MSG_PATH_MAX),        3) \
+	X(entry,    target,         TEXT(MSG_PATH_MAX),        3)
 
 /*
  * Each frame type, with the version that added it. Some agents of protocol 1 understand LOGIN and
@@ -222,9 +311,10 @@ struct msg_bye {
 	X(NOP, 1) \
 	/* sent by the host */ \
 	X(HELLO, 1) X(SETUP, 1) X(START, 1) X(KILL, 1) X(RESUME, 1) X(EXIT_ACK, 1) X(SHUTDOWN, 1) \
-	X(LOGIN, 2) \
+	X(LOGIN, 2) X(FILE, 3) \
 	/* sent by the agent */ \
 	X(WELCOME, 1) X(SETUP_DONE, 1) X(STARTED, 1) X(EXIT, 1) X(BYE, 1) \
+	X(FILE_DONE, 3) \
 	/* sent by both; never get new fields: libpyro uses them without a version */ \
 	X(DATA, 1) X(ACK, 1) X(END, 1)
 /* clang-format on */
@@ -232,8 +322,11 @@ struct msg_bye {
 /* True if this version has frames of this type: they may be sent and are handled. */
 bool agent_knows(uint16_t version, uint16_t frame_type);
 
+/* clang-format off */
 #define AGENT_MESSAGES(X) \
-	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye)
+	X(hello) X(welcome) X(setup) X(start) X(kill) X(resume) X(result) X(exit) X(bye) X(file) \
+	X(file_result)
+/* clang-format on */
 #define X(name) \
 	int msg_##name##_put(struct buf *out, uint16_t version, const struct msg_##name *m); \
 	int msg_##name##_get(const struct frame *f, uint16_t version, struct msg_##name *ret); \
@@ -246,7 +339,7 @@ AGENT_MESSAGES(X)
 #define msg_send(out, version, name, frame_type, channel, msg) \
 	({ \
 		struct buf _payload; \
-		buf_init(&_payload, LIMIT_MESSAGE_BYTES); \
+		buf_init(&_payload, LIMIT_FILE_MESSAGE_BYTES); \
 		int _r = agent_knows((version), (frame_type)) \
 				 ? msg_##name##_put(&_payload, (version), (msg)) \
 				 : -EPROTONOSUPPORT; \

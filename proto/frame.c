@@ -68,6 +68,13 @@ static int begin_frame(struct buf *out, size_t n)
 	return buf_reserve(out, n) ? 0 : -errno;
 }
 
+/* Only file contents may be long: a peer can make the other hold a message of this size. */
+static size_t message_max(uint16_t type)
+{
+	return type == FRAME_FILE || type == FRAME_FILE_DONE ? LIMIT_FILE_MESSAGE_BYTES
+							     : LIMIT_MESSAGE_BYTES;
+}
+
 int frame_put(struct buf *out, uint16_t type, uint32_t channel, const void *payload, size_t n)
 {
 	if (n > FRAME_PAYLOAD_MAX)
@@ -79,7 +86,7 @@ int frame_put_long(struct buf *out, uint16_t type, uint32_t channel, const void 
 {
 	const uint8_t *at = payload;
 
-	if (n > LIMIT_MESSAGE_BYTES)
+	if (n > message_max(type))
 		return -EMSGSIZE;
 	size_t n_frames = n > 0 ? (n + FRAME_PAYLOAD_MAX - 1) / FRAME_PAYLOAD_MAX : 1;
 	int r = begin_frame(out, n + FRAME_HEAD_SIZE * n_frames);
@@ -356,7 +363,7 @@ int frame_assembler_add(struct frame_assembler *a, struct frame *f)
 		return -EBADMSG;
 	}
 	/* A peer could repeat an empty part for ever. */
-	if (more && f->length == 0)
+	if ((more && f->length == 0) || f->length > message_max(f->type) - buf_len(&a->whole))
 		return -EBADMSG;
 	int r = buf_append(&a->whole, f->payload, f->length);
 	if (r < 0)

@@ -20,7 +20,7 @@
  * Long messages. A payload above FRAME_PAYLOAD_MAX (a START with a 128 KiB command) is sent as
  * consecutive frames of one type and channel, all but the last with FRAME_FLAG_MORE; only NOP may
  * come between them. frame_put_long writes them, and a frame_assembler at the other end joins them.
- * The total is at most LIMIT_MESSAGE_BYTES.
+ * The total is at most LIMIT_MESSAGE_BYTES, for FILE and FILE_DONE LIMIT_FILE_MESSAGE_BYTES.
  */
 
 #include "base.h"
@@ -46,12 +46,14 @@ enum frame_type {
 	FRAME_SHUTDOWN = 7, /* no payload: shut down cleanly, BYE, reset */
 	/* no payload: capture root's login environment before a command needs it */
 	FRAME_LOGIN = 8,
+	FRAME_FILE = 9, /* struct msg_file; channel = the operation's */
 	/* agent -> host */
 	FRAME_WELCOME = 32,    /* struct msg_welcome, preceded by the raw nonce */
 	FRAME_SETUP_DONE = 33, /* struct msg_result */
 	FRAME_STARTED = 34,    /* struct msg_result; channel = the exec's */
 	FRAME_EXIT = 35,       /* struct msg_exit; channel = the exec's; repeated until EXIT_ACK */
 	FRAME_BYE = 36,        /* struct msg_bye */
+	FRAME_FILE_DONE = 38,  /* struct msg_file_done; channel = the operation's */
 	/* both ways */
 	FRAME_DATA = 64, /* u8 stream, u64 offset, bytes */
 	FRAME_ACK = 65,  /* u8 stream, u64 upto, u64 limit: absolute and idempotent */
@@ -93,8 +95,7 @@ struct frame {
 
 /* Appends one frame. -EMSGSIZE, -ENOBUFS, -ENOMEM; on failure nothing was appended. */
 int frame_put(struct buf *out, uint16_t type, uint32_t channel, const void *payload, size_t n);
-/* The same for up to LIMIT_MESSAGE_BYTES: one frame where it fits, else several with
- * FRAME_FLAG_MORE. */
+/* The same for a long message: one frame where it fits, else several with FRAME_FLAG_MORE. */
 int frame_put_long(struct buf *out, uint16_t type, uint32_t channel, const void *payload, size_t n);
 int frame_put_data(struct buf *out, uint32_t channel, uint8_t stream, uint64_t offset,
 	const void *bytes, size_t n); /* n <= FRAME_DATA_MAX */

@@ -25,7 +25,11 @@
 
 /* Agent stream */
 #define FRAME_PAYLOAD_MAX        (32 * 1024)
-#define LIMIT_MESSAGE_BYTES      (512 * 1024) /* one message sent as several frames */
+#define LIMIT_MESSAGE_BYTES      (512 * 1024)  /* one message sent as several frames */
+#define LIMIT_FILE_BYTES         (1024 * 1024) /* contents or entries of one file operation */
+#define LIMIT_FILE_MESSAGE_BYTES (LIMIT_FILE_BYTES + 64 * 1024) /* with its path and heads */
+#define LIMIT_FILE_ENTRIES       10000                          /* of one list */
+#define LIMIT_FILES              8            /* file operations of a machine at once */
 #define STREAM_WINDOW            (256 * 1024) /* the agent's ring buffer and flow-control window */
 #define LIMIT_AGENT_EXECS        64           /* execs an agent holds at once */
 #define LIMIT_LINK_CONTROL_BYTES (256 * 1024) /* control frames queued towards a guest */

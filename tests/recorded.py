@@ -20,8 +20,8 @@ import wire  # noqa: E402
 ENV = "debian:12"
 FRAMES = TOP + "/tests/frames"
 NAMES = {getattr(wire, name): name for name in (
-    "NOP", "HELLO", "SETUP", "START", "KILL", "RESUME", "EXIT_ACK", "SHUTDOWN", "LOGIN", "WELCOME", "SETUP_DONE", "STARTED", "EXIT", "BYE",
-    "ENDED", "DATA", "ACK", "END")}
+    "NOP", "HELLO", "SETUP", "START", "KILL", "RESUME", "EXIT_ACK", "SHUTDOWN", "LOGIN", "FILE", "WELCOME", "SETUP_DONE", "STARTED", "EXIT",
+    "BYE", "ENDED", "FILE_DONE", "DATA", "ACK", "END")}
 SECONDS = 20
 
 
@@ -234,7 +234,7 @@ def outline(frames):
         elif f.kind == wire.WELCOME:
             found.append((f.name, f.payload[:19], f.payload[35:]))
         elif f.kind == wire.EXIT:
-            found.append((f.name, f.channel, f.payload[:3], f.payload[11:]))
+            found.append((f.name, f.channel, f.payload[:3], f.payload[11:47]))  # without the duration and the host's limit of tasks
         elif f.kind != wire.NOP:
             found.append((f.name, f.channel, f.payload))
     return sorted(found), streams, acks
@@ -292,5 +292,5 @@ def grown(frames):
             payload += b"what a newer peer says more"
         out += struct.pack("<IHHI", len(payload), kind, flags, channel) + payload
         if not flags:
-            out += b"".join(wire.frame(new, which, b"unheard of") for new in (9, 38, 67, 65535) for which in (0, channel))
+            out += b"".join(wire.frame(new, which, b"unheard of") for new in (10, 39, 67, 65535) for which in (0, channel))
     return out

@@ -8,9 +8,10 @@ import struct
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN = range(9)
+NOP, HELLO, SETUP, START, KILL, RESUME, EXIT_ACK, SHUTDOWN, LOGIN, FILE = range(10)
 WELCOME, SETUP_DONE, STARTED, EXIT, BYE, ENDED = range(32, 38)  # ENDED: only of some agents of protocol 1
-NEWEST = 2
+FILE_DONE = 38
+NEWEST = 3
 LEFT, OOM_KILL, PIDS_REFUSED, DISK_FULL = 1, 2, 4, 8
 DATA, ACK, END = range(64, 67)
 STDIN, STDOUT, STDERR, PTY = range(4)
@@ -19,6 +20,10 @@ PAYLOAD_MAX = 32 * 1024
 DATA_MAX = PAYLOAD_MAX - 9
 WINDOW = 256 * 1024
 FLAG_MORE = 1
+FILE_LIST, FILE_READ, FILE_WRITE, FILE_EDIT = range(4)
+RECURSIVE, REPLACE_ALL = 1, 2
+TRUNCATED, LINES_KNOWN, UNKNOWN = 1, 2, 4
+TYPES = ("file", "directory", "symlink", "other")
 ID = bytes(range(1, 17))
 SECRET = bytes(range(100, 132))
 
@@ -89,6 +94,26 @@ def resume(channel, out, err, limit_out, limit_err):
     return frame(RESUME, channel, struct.pack("<8Q", 0, out, err, 0, 0, limit_out, limit_err, 0))
 
 
+def file(channel, op, path, id_=None, flags=0, max_bytes=None, start_line=0, max_lines=0, text_=b"", old=b""):
+    """FILE. id_: 16 bytes; else random."""
+    p = (id_ or os.urandom(16)) + struct.pack("<BI", op, flags) + text(path)
+    p += struct.pack("<IQQ", (65536 if op == FILE_READ else 0) if max_bytes is None else max_bytes, start_line, max_lines)
+    return message(FILE, channel, p + text(text_) + text(old))
+
+
+def parse_file_done(p):
+    r = Reader(p)
+    d = {"id": r.take("16s"), "error": r.take("I"), "what": r.text()}
+    d.update(zip(("flags", "size", "total_lines", "found"), r.take("IQQI")))
+    d["content"] = r.bytes()
+    d["entries"] = []
+    for _ in range(r.take("I")):
+        kind, size = r.take("BQ")
+        d["entries"].append((r.bytes(), TYPES[kind], size, r.bytes()))
+    r.done()
+    return d
+
+
 class Reader:
     def __init__(self, p):
         self.p = p
@@ -98,13 +123,17 @@ class Reader:
         self.p = self.p[struct.calcsize("<" + fmt):]
         return v if len(v) > 1 else v[0]
 
-    def text(self):
+    def bytes(self):
         n = self.take("I")
         if n == 0xFFFFFFFF:
             return None
         s, self.p = self.p[:n], self.p[n:]
         assert len(s) == n
-        return s.decode()
+        return s
+
+    def text(self):
+        s = self.bytes()
+        return None if s is None else s.decode()
 
     def done(self):
         assert not self.p, self.p
@@ -138,6 +167,8 @@ class Host:
         self.buf, self.execs, self.welcome, self.setup_done, self.bye = bytearray(), {}, None, None, None
         self.eof = False
         self.out = bytearray()
+        self.parts = bytearray()  # of a long message
+        self.files = {}  # answers by channel
 
     def send(self, b):
         self.out += b
@@ -166,6 +197,23 @@ class Host:
             if r:
                 self.read()
 
+    def pump_closed(self, seconds=20):
+        """Waits until the agent closes the connection, as it does after an invalid frame."""
+        end_at = time.monotonic() + seconds
+        while not self.eof:
+            left = end_at - time.monotonic()
+            assert left > 0, "deadline"
+            r, w, _ = select.select([self.sock], [self.sock] if self.out else [], [], left)
+            if w:
+                self.flush()
+            if r:
+                self.read()
+
+    def read_more(self, seconds=20):
+        """Waits for the agent's next bytes."""
+        assert select.select([self.sock], [], [], seconds)[0], "deadline"
+        self.read()
+
     def read(self):
         try:
             b = self.sock.recv(1 << 20)
@@ -181,17 +229,20 @@ class Host:
     def parse(self):
         while self.welcome is not None and len(self.buf) >= 12:
             n, kind, flags, channel = struct.unpack_from("<IHHI", self.buf)
-            assert n <= PAYLOAD_MAX and flags == 0
+            assert n <= PAYLOAD_MAX and flags in (0, FLAG_MORE)
             if len(self.buf) < 12 + n:
                 return
             payload = bytes(self.buf[12:12 + n])
             del self.buf[:12 + n]
-            self.take(kind, channel, payload)
+            self.parts += payload
+            if flags == 0:
+                payload, self.parts = bytes(self.parts), bytearray()
+                self.take(kind, channel, payload)
 
     def greet(self, sync, seconds=20, nonce=None, newest=NEWEST, more=b""):
         """Sends SYNC and HELLO (with what a newer host adds), and discards everything until the nonce."""
         nonce = nonce or os.urandom(32)
-        self.welcome = None
+        self.welcome, self.parts = None, bytearray()
         self.send(sync + frame(HELLO, 0, struct.pack("<HH", 1, newest) + nonce + more))
         box = []
 
@@ -220,6 +271,9 @@ class Host:
 
     def take(self, kind, channel, p):
         r = Reader(p)
+        if kind == FILE_DONE:
+            self.files.setdefault(channel, []).append(parse_file_done(p))
+            return
         x = self.execs.setdefault(channel, Exec()) if channel else None
         if kind == SETUP_DONE:
             self.setup_done = (r.take("I"), r.text())
@@ -281,3 +335,11 @@ class Host:
         if x.exit and forget:
             self.send(frame(EXIT_ACK, channel))
         return x
+
+    def file(self, channel, op, path, seconds=20, **kw):
+        """Does one operation on files: FILE_DONE."""
+        self.files.pop(channel, None)
+        self.send(file(channel, op, path, **kw))
+        self.pump(lambda: channel in self.files, seconds)
+        (done,) = self.files.pop(channel)
+        return done

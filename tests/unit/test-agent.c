@@ -36,6 +36,31 @@ static const struct msg_result a_result = { ENOENT, (char *)"chdir /nowhere" };
 static const struct msg_exit a_exit = { 255, 0, 1, 2000000, { 1, 2, 3, 4 }, true,
 	{ ENDED_LEFT | ENDED_DISK_FULL, 2569 } };
 static const struct msg_bye a_bye = { BYE_ERROR, NULL };
+static uint8_t some_bytes[] = { 'a', 0, 0xff, '\n' };
+static const struct msg_file a_file = {
+	.id = { 7, 0, 9 },
+	.op = FILE_EDIT,
+	.flags = FILE_REPLACE_ALL,
+	.path = (char *)"src/\xff.c",
+	.text = { some_bytes, 2 },
+	.old_text = { some_bytes, 4 },
+};
+static struct msg_entry two_entries[] = {
+	{ ENTRY_DIRECTORY, 4096, (char *)"a", NULL },
+	{ ENTRY_SYMLINK, MSG_SIZE_MAX, (char *)"a/\x01\xff", (char *)"" },
+};
+static const struct msg_file_result a_file_result = {
+	.id = { 1, 2, 3 },
+	.error = 0,
+	.what = NULL,
+	.flags = UINT32_MAX,
+	.size = MSG_SIZE_MAX,
+	.total_lines = MSG_SIZE_MAX,
+	.found = UINT32_MAX,
+	.content = { some_bytes, 4 },
+	.n_entries = 2,
+	.entries = two_entries,
+};
 
 #define FRAME_OF(b) ((struct frame){ .payload = buf_head(b), .length = (uint32_t)buf_len(b) })
 
@@ -48,6 +73,8 @@ static const struct msg_bye a_bye = { BYE_ERROR, NULL };
 		buf_init(&b, LIMIT_MESSAGE_BYTES); \
 		buf_init(&again, LIMIT_MESSAGE_BYTES); \
 		ck_assert_int_eq(msg_##name##_put(&b, version, &a_##name), 0); \
+		if (buf_len(&b) == 0) \
+			break; /* not a message of this version */ \
 		struct frame f = FRAME_OF(&b); \
 		for (f.length = 0; f.length < buf_len(&b); f.length++) \
 			ck_assert_int_eq(msg_##name##_get(&f, version, &m), -EBADMSG); \
@@ -75,6 +102,8 @@ static const uint8_t more_fields[600] = { 0xff };
 		buf_init(&b, LIMIT_MESSAGE_BYTES); \
 		buf_init(&again, LIMIT_MESSAGE_BYTES); \
 		ck_assert_int_eq(msg_##name##_put(&b, version, &a_##name), 0); \
+		if (buf_len(&b) == 0) \
+			break; \
 		struct frame f = FRAME_OF(&b); \
 		uint8_t *copy = malloc(f.length); \
 		for (int i = 0; i < 20000; i++) { \
@@ -174,6 +203,8 @@ START_TEST(frames_of_a_version)
 	struct buf b;
 
 	ck_assert(!agent_knows(1, FRAME_LOGIN) && agent_knows(2, FRAME_LOGIN));
+	ck_assert(!agent_knows(2, FRAME_FILE) && agent_knows(3, FRAME_FILE));
+	ck_assert(!agent_knows(2, FRAME_FILE_DONE) && agent_knows(3, FRAME_FILE_DONE));
 	ck_assert(agent_knows(1, FRAME_EXIT) && agent_knows(UINT16_MAX, FRAME_EXIT));
 	for (unsigned type = 0; type <= UINT16_MAX; type++)
 		ck_assert(!agent_knows(0, (uint16_t)type));             /* none before WELCOME */
@@ -342,6 +373,107 @@ START_TEST(other_ranges)
 }
 END_TEST
 
+/* Each change makes a valid request or answer invalid. */
+#define REFUSED(message, base, change) \
+	do { \
+		struct msg_##message m = base; \
+		change; \
+		ck_assert_int_eq(msg_##message##_put(&b, AGENT_PROTOCOL_MAX, &m), -EINVAL); \
+	} while (0)
+
+START_TEST(file_ranges)
+{
+	static uint8_t big[LIMIT_FILE_BYTES + 1];
+	static char path[MSG_PATH_MAX + 2];
+	static const struct msg_file list = { .op = FILE_LIST, .path = (char *)"." };
+	static const struct msg_file read = { .op = FILE_READ, .path = path, .max_bytes = 1 };
+	static const struct msg_file write = { .op = FILE_WRITE, .path = (char *)"." };
+	struct msg_file one = read;
+	struct buf b;
+
+	memset(path, 'p', MSG_PATH_MAX);
+	buf_init(&b, LIMIT_FILE_MESSAGE_BYTES);
+	REFUSED(file, a_file, m.op = FILE_EDIT + 1);
+	REFUSED(file, a_file, m.flags = FILE_RECURSIVE);
+	REFUSED(file, a_file, m.path = (char *)"");
+	REFUSED(file, a_file, m.path = NULL);
+	REFUSED(file, a_file, m.max_bytes = 1);
+	REFUSED(file, a_file, m.start_line = 1);
+	REFUSED(file, a_file, m.max_lines = 1);
+	REFUSED(file, a_file, m.old_text.n = 0);
+	REFUSED(file, a_file, m.text = ((struct msg_blob){ big, LIMIT_FILE_BYTES - 3 }));
+	REFUSED(file, a_file, m.text.data = NULL);
+	REFUSED(file, list, m.flags = FILE_REPLACE_ALL);
+	REFUSED(file, list, m.text = a_file.text);
+	REFUSED(file, write, m.old_text = a_file.old_text);
+	REFUSED(file, write, m.text = ((struct msg_blob){ big, LIMIT_FILE_BYTES + 1 }));
+	REFUSED(file, read, m.max_bytes = 0);
+	REFUSED(file, read, m.max_bytes = LIMIT_FILE_BYTES + 1);
+	REFUSED(file, read, m.text = a_file.text);
+	one.max_bytes = LIMIT_FILE_BYTES;
+	ck_assert_int_eq(msg_file_put(&b, AGENT_PROTOCOL_MAX, &one), 0);
+	path[MSG_PATH_MAX] = 'p';
+	ck_assert_int_eq(msg_file_put(&b, AGENT_PROTOCOL_MAX, &one), -EINVAL);
+	one = write;
+	one.text = (struct msg_blob){ big, LIMIT_FILE_BYTES };
+	buf_clear(&b);
+	ck_assert_int_eq(msg_file_put(&b, AGENT_PROTOCOL_MAX, &one), 0);
+	buf_done(&b);
+}
+END_TEST
+
+START_TEST(file_result_ranges)
+{
+	static uint8_t big[LIMIT_FILE_BYTES + 1];
+	struct msg_file_result back;
+	struct msg_entry e;
+	struct frame f;
+	struct buf b;
+
+	buf_init(&b, LIMIT_FILE_MESSAGE_BYTES);
+	REFUSED(file_result, a_file_result, m.error = 4096);
+	REFUSED(file_result, a_file_result, m.size++);
+	REFUSED(file_result, a_file_result, m.total_lines++);
+	REFUSED(file_result, a_file_result, m.n_entries = LIMIT_FILE_ENTRIES + 1);
+	REFUSED(file_result, a_file_result,
+		m.content = ((struct msg_blob){ big, LIMIT_FILE_BYTES + 1 }));
+#define ENTRY_REFUSED(change) \
+	REFUSED(file_result, a_file_result, e = two_entries[1]; change; m.entries = &e; \
+		m.n_entries = 1)
+	ENTRY_REFUSED(e.type = ENTRY_OTHER + 1);
+	ENTRY_REFUSED(e.type = ENTRY_FILE); /* with a target */
+	ENTRY_REFUSED(e.target = NULL);
+	ENTRY_REFUSED(e.path = NULL);
+	ENTRY_REFUSED(e.path = (char *)"");
+	ENTRY_REFUSED(e.size++);
+	/* From a hostile peer: more entries or content than bytes follow. */
+	buf_clear(&b);
+	e = two_entries[0];
+	struct msg_file_result one = { .n_entries = 1, .entries = &e };
+	ck_assert_int_eq(msg_file_result_put(&b, AGENT_PROTOCOL_MAX, &one), 0);
+	size_t entry = 1 + 8 + 4 + 1 + 4;
+	for (size_t back_by = 4; back_by <= 8; back_by += 4) {
+		memset(b.data + b.end - entry - back_by, 0xff, 3);
+		f = FRAME_OF(&b);
+		ck_assert_int_eq(msg_file_result_get(&f, AGENT_PROTOCOL_MAX, &back), -EBADMSG);
+	}
+	buf_done(&b);
+}
+END_TEST
+
+START_TEST(paths_in_order)
+{
+	static const char *const paths[] = { "a", "a/\x01", "a/b", "a/b/c", "a\x01", "a.b", "ab",
+		"b", "\xff" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+		for (size_t k = 0; k < ARRAY_SIZE(paths); k++) {
+			int r = msg_path_compare(paths[i], paths[k]);
+			ck_assert_int_eq((r > 0) - (r < 0), (i > k) - (i < k));
+		}
+}
+END_TEST
+
 START_TEST(long_what_is_cut)
 {
 	char what[5000];
@@ -438,6 +570,7 @@ AGENT_MESSAGES(SAME)
 static const struct {
 	uint16_t type;
 	void (*same)(const struct frame *f, uint16_t version);
+	uint16_t since; /* 0: always */
 } message_of[] = {
 	{ FRAME_HELLO, same_hello },
 	{ FRAME_SETUP, same_setup },
@@ -449,6 +582,8 @@ static const struct {
 	{ FRAME_STARTED, same_result },
 	{ FRAME_EXIT, same_exit },
 	{ FRAME_BYE, same_bye },
+	{ FRAME_FILE, same_file, 3 },
+	{ FRAME_FILE_DONE, same_file_result, 3 },
 };
 
 START_TEST(recorded_messages)
@@ -464,7 +599,7 @@ START_TEST(recorded_messages)
 				seen[i]++;
 			}
 	for (size_t i = 0; i < ARRAY_SIZE(seen); i++)
-		ck_assert_uint_gt(seen[i], 0);
+		ck_assert(seen[i] > 0 || message_of[i].since > _i);
 }
 END_TEST
 
@@ -484,6 +619,9 @@ int main(void)
 	tcase_add_test(tc, start_ranges);
 	tcase_add_test(tc, start_environment_limits);
 	tcase_add_test(tc, other_ranges);
+	tcase_add_test(tc, file_ranges);
+	tcase_add_test(tc, file_result_ranges);
+	tcase_add_test(tc, paths_in_order);
 	tcase_add_test(tc, long_what_is_cut);
 	tcase_add_test(tc, long_what_is_cut_between_characters);
 	tcase_add_test(tc, send_long_start);

@@ -27,7 +27,8 @@ def built(version, place):
         pytest.skip("this clone does not have commit %s" % commit)
     subprocess.run(["tar", "-x", "-C", place], input=source.stdout, check=True)
     text = open(place + "/proto/meson.build").read()
-    proto = ["proto/" + name for name in re.findall(r"'([\w-]+\.c)'", text[:text.index("libapi")])]
+    proto = ["proto/" + name for name in re.findall(r"'([\w-]+\.c)'", text[:text.index("libapi")])
+             if name != "deadline.c"]  # only of builds with crash points
     guest = ["guest/" + name for name in os.listdir(place + "/guest") if name.endswith(".c")]
     subprocess.run(["cc", "-std=gnu17", "-O2", "-static", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", '-DPYRO_VERSION="%d"' % version, "-I.", "-fno-strict-aliasing",
                     "-o", "pyro-agent", *guest, *proto], cwd=place, check=True)
