@@ -22,6 +22,7 @@
 	X(ADOPT_CALL, adopt_call, 5) /* how long a call that needs the guest waits for ADOPT */ \
 	X(STARTED, started, 60)      /* START to STARTED, with the login environment */ \
 	X(DRAIN, drain, 30)          /* EXIT arrived, output is still missing */ \
+	X(FILE, file, 30)            /* an operation on files, which the guest ends after 10 s */ \
 	X(LATE, late, 30)            /* the guest did not enforce a command's timeout */ \
 	X(GRACE, grace, 10)          /* before a one-shot whose caller disconnected is deleted */ \
 	X(EXPIRED, expired, 3600) /* from a daemon's start, for machines that expired before it */ \

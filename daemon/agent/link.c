@@ -17,9 +17,9 @@
 #include <sys/socket.h>
 
 enum {
-	/* START may hold a command and an environment; all other messages are small. */
+	/* START may hold a command and an environment; all other control messages are small. */
 	CONTROL_MAX = LIMIT_LINK_CONTROL_BYTES + LIMIT_COMMAND_BYTES + 2 * LIMIT_ENV_BYTES,
-	OUT_MAX = CONTROL_MAX + 4 * FRAME_PAYLOAD_MAX,
+	OUT_MAX = CONTROL_MAX + LIMIT_FILE_MESSAGE_BYTES + 8 * FRAME_PAYLOAD_MAX,
 	READ_ROUNDS = 64, /* per event, so that one guest cannot block the loop */
 	READ_BYTES = 4 * 1024,
 };
@@ -422,7 +422,7 @@ int link_new(sd_event *event, const struct link_callbacks *cb, void *userdata, u
 	buf_init(&l->control, CONTROL_MAX);
 	buf_init(&l->out, OUT_MAX);
 	decoder_init(&l->in, DECODER_NONCE, frame_sync_initial);
-	frame_assembler_init(&l->parts, LIMIT_MESSAGE_BYTES);
+	frame_assembler_init(&l->parts, LIMIT_FILE_MESSAGE_BYTES);
 	/* The first dial is left to the loop, so that link_new calls no callback. */
 	r = sd_event_add_time(event, &l->timer, CLOCK_MONOTONIC, now_usec(), 1, on_timer, l);
 	if (r < 0)

@@ -27,7 +27,7 @@ struct link_callbacks {
 	int (*on_welcome)(struct link *l, const struct msg_welcome *w, void *userdata);
 	/* Any other frame. -errno drops the connection. */
 	int (*on_frame)(struct link *l, const struct frame *f, void *userdata);
-	/* All control frames are written: append at most a frame or two of bulk data, or
+	/* All control frames are written: append at most a frame or two of bulk data, one FILE, or
 	 * nothing. */
 	void (*fill)(struct link *l, struct buf *out, void *userdata);
 	/* All tries have failed (guest_unresponsive). The link does nothing afterwards. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine's link and commands, and the identity of its guest's boot. Called by core/, by the
- * engine and by talk.c.
+ * A machine's link, commands and file operations, and the identity of its guest's boot. Called by
+ * core/, by the engine and by talk.c.
  *
- * What must stay true: a command is in the list of one machine alone, from its START to its end.
+ * What must stay true: a command or a file operation is in the list of one machine alone, from its
+ * start to its end.
  */
 
 #include "daemon/machine/machine-internal.h"
@@ -15,6 +16,12 @@ void machine_fail_execs(struct machine *mc, const struct error *err)
 
 		exec_list_remove(x);
 		exec_fail(x, err);
+	}
+	while (!LIST_EMPTY(&mc->guest.files)) {
+		struct file *f = LIST_FIRST(&mc->guest.files);
+
+		file_list_remove(f);
+		file_fail(f, err);
 	}
 }
 
@@ -75,4 +82,31 @@ int machine_exec(struct machine *mc, struct exec *x, uint32_t channel)
 	else if (mc->hold.pause)
 		exec_hold(x, true);
 	return r;
+}
+
+int machine_file(struct machine *mc, struct file *f, struct error *err)
+{
+	const struct file *other;
+	size_t n = 0;
+	int r;
+
+	if (mc->state != MACHINE_STARTED || !mc->guest.link) {
+		_cleanup_free_ char *fix = machine_fix(mc, "start");
+
+		return error_set(err, ERROR_WRONG_STATE, NULL, fix ? fix : "start it",
+			"machine %s is %s", mc->row.id, machine_state_public(mc->state));
+	}
+	for (other = LIST_FIRST(&mc->guest.files); other; other = file_list_next(other))
+		n++;
+	if (n >= LIMIT_FILES)
+		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
+			"the same call again, when one of them has ended",
+			"%d file operations already run in %s", LIMIT_FILES, mc->row.id);
+	r = file_start(f, mc->guest.link, machine_channel(mc), err);
+	if (r < 0)
+		return r;
+	file_list_insert(&mc->guest.files, f);
+	if (mc->hold.pause)
+		file_hold(f, true);
+	return 0;
 }

@@ -16,6 +16,7 @@
  */
 
 #include "daemon/agent/exec.h"
+#include "daemon/agent/file.h"
 #include "daemon/image/disk.h"
 #include "daemon/image/environment.h"
 #include "daemon/image/kernel.h"
@@ -55,6 +56,7 @@ struct guest {
 	struct link *link;            /* owned */
 	sd_event_source *setup_timer; /* owned */
 	struct exec_list execs;       /* borrowed: owned by their runs */
+	struct file_list files;       /* borrowed: owned by their calls */
 	uint32_t channels;            /* highest one given out */
 	bool set_up;
 	bool boot_known; /* boot_nonce is valid */
@@ -204,7 +206,7 @@ void machine_forget_images(struct machine *mc);
 void machine_link_close(struct machine *mc);
 /* Lets an idle guest prepare for its first command. */
 void machine_expect_command(struct machine *mc);
-/* Ends its commands with err and removes them from the list. */
+/* Ends its commands and file operations with err and removes them from the lists. */
 void machine_fail_execs(struct machine *mc, const struct error *err);
 /* True if the WELCOME is from the guest that was set up, in the same boot. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w);

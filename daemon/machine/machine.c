@@ -120,7 +120,7 @@ void machine_set_last_error(struct machine *mc, const char *text)
 bool machine_busy(const struct machine *mc)
 {
 	return !machine_is_settled(mc) || mc->state == MACHINE_STOPPING ||
-	       !LIST_EMPTY(&mc->guest.execs);
+	       !LIST_EMPTY(&mc->guest.execs) || !LIST_EMPTY(&mc->guest.files);
 }
 
 bool machine_is_settled(const struct machine *mc)
@@ -184,6 +184,7 @@ int machine_new(struct machines *ms, const struct machine_owner *owner, const st
 	mc->process.pidfd = -EBADF;
 	TAILQ_INIT(&mc->waiters);
 	LIST_INIT(&mc->guest.execs);
+	LIST_INIT(&mc->guest.files);
 	mc->state = state_from_row(row);
 	mc->accelerator.wanted = ACCELERATOR_AUTO;
 	r = vm_row_copy(&mc->row, row);
@@ -220,6 +221,8 @@ struct machine *machine_free(struct machine *mc)
 		LIST_REMOVE(mc, entry);
 	while (!LIST_EMPTY(&mc->guest.execs))
 		exec_list_remove(LIST_FIRST(&mc->guest.execs));
+	while (!LIST_EMPTY(&mc->guest.files))
+		file_list_remove(LIST_FIRST(&mc->guest.files));
 	machine_end_waits(mc);
 	free_world(mc);
 	error_clear(&mc->failure);

@@ -38,6 +38,7 @@ bool machine_successor(enum machine_state from, enum machine_state to);
 
 struct exec;
 struct exec_row;
+struct file;
 struct link;
 struct machine;
 struct vm_row;
@@ -161,6 +162,8 @@ uint32_t machine_channel(struct machine *mc);
 int machine_exec(struct machine *mc, struct exec *x, uint32_t channel);
 /* Does the same for a command that already runs in the guest. */
 void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel);
+/* Starts an operation on the guest's files, of which a machine has at most LIMIT_FILES at once. */
+int machine_file(struct machine *mc, struct file *f, struct error *err);
 struct link *machine_link(struct machine *mc); /* NULL: its guest cannot be reached */
 /* Records that a command has run to its end: a proof (proof.h). */
 void machine_has_executed(struct machine *mc);

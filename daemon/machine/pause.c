@@ -20,9 +20,12 @@
 static void hold(struct machine *mc, bool held)
 {
 	struct exec *x;
+	struct file *f;
 
 	for (x = LIST_FIRST(&mc->guest.execs); x; x = exec_list_next(x))
 		exec_hold(x, held);
+	for (f = LIST_FIRST(&mc->guest.files); f; f = file_list_next(f))
+		file_hold(f, held);
 	if (mc->guest.link)
 		link_hold(mc->guest.link, held);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A machine's conversation with its agent: the answer to each WELCOME, SETUP, frames to its
- * commands, and the loss of the guest. plan.c and adopt.c open the link.
+ * commands and file operations, and the loss of the guest. plan.c and adopt.c open the link.
  *
  * What must stay true: SETUP is sent until the agent reports that it is set up, and only to the
  * machine with that uuid; a guest that restarted under a running command is an error, not a
@@ -126,6 +126,7 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	struct machine *mc = userdata;
 	const bool adopted = mc->state == MACHINE_ADOPTING;
 	struct exec *x, *next;
+	struct file *f, *next_file;
 	int r = 0;
 
 	if (machine_goes_down(mc))
@@ -147,6 +148,10 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 	for (x = LIST_FIRST(&mc->guest.execs); r >= 0 && x; x = next) {
 		next = exec_list_next(x);
 		r = exec_on_welcome(x, w);
+	}
+	for (f = LIST_FIRST(&mc->guest.files); r >= 0 && f; f = next_file) {
+		next_file = file_list_next(f);
+		file_on_welcome(f);
 	}
 	if (r >= 0 && mc->state == MACHINE_STOPPING)
 		r = machine_shut_down_again(mc);
@@ -250,6 +255,11 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, void *userda
 
 	if (machine_goes_down(mc))
 		return 0;
+	if (f->type == FRAME_FILE_DONE) {
+		struct file *file = file_list_find(&mc->guest.files, f->channel);
+
+		return file ? file_on_frame(file, f) : 0;
+	}
 	if (f->channel != AGENT_CHANNEL_NONE) {
 		x = exec_list_find(&mc->guest.execs, f->channel);
 		return x ? exec_on_frame(x, f) : take_stray(mc, f);
@@ -261,14 +271,17 @@ static int on_frame(_unused_ struct link *l, const struct frame *f, void *userda
 	}
 }
 
-/* Lets each command add its input. */
+/* Lets each command add its input, and one file operation its request. */
 static void fill(_unused_ struct link *l, struct buf *out, void *userdata)
 {
 	struct machine *mc = userdata;
 	struct exec *x;
+	struct file *f;
 
 	for (x = LIST_FIRST(&mc->guest.execs); x; x = exec_list_next(x))
 		exec_fill(x, out);
+	for (f = LIST_FIRST(&mc->guest.files); f && !file_fill(f, out); f = file_list_next(f))
+		;
 }
 
 static void on_dead(_unused_ struct link *l, const struct error *err, void *userdata)

@@ -58,8 +58,9 @@ def test_a_file_system_that_hangs(guest):
     guest.run("cat > /root/fuse.py <<'END'\n%sEND\nmodprobe fuse 2>/dev/null || :" % FUSE)
     h = guest.host
     guest.channel += 1
-    h.send(wire.start(guest.channel, "exec python3 /root/fuse.py", n=guest.channel))
-    x = h.execs.setdefault(guest.channel, wire.Exec())
+    server = guest.channel
+    h.send(wire.start(server, "exec python3 /root/fuse.py", n=server))
+    x = h.execs.setdefault(server, wire.Exec())
     h.pump(lambda: b"ready" in x.got[wire.STDOUT] or x.exit, 120)
     assert not x.exit, bytes(x.got[wire.STDERR])
     for c in range(1, 5):
@@ -71,7 +72,7 @@ def test_a_file_system_that_hangs(guest):
         (d,) = h.files.pop(c)
         assert (d["error"], d["flags"]) == (errno.ETIMEDOUT, 0), d
     assert h.file(50, FILE_READ, "here", seconds=60)["content"] == b"here\n"
-    h.send(wire.kill(guest.channel, 9, everything=True))
+    h.send(wire.kill(server, 9, everything=True))
     h.pump(lambda: x.exit, 60)
     assert guest.run("umount /mnt/hang; for i in $(seq 100); do pgrep pyro-file >/dev/null || break; sleep 0.1; done; pgrep -c pyro-file || :") == "0\n"
 
