@@ -584,7 +584,7 @@ int segment_read(const char *dir, const char *id, uint32_t number, uint64_t size
 	_cleanup_free_ uint8_t *bytes = NULL;
 	struct segment_place found;
 	struct record rec;
-	uint64_t now;
+	uint64_t now = 0;
 	int r;
 
 	if (dir_fd < 0)
@@ -623,11 +623,11 @@ int segment_read(const char *dir, const char *id, uint32_t number, uint64_t size
 static int find_in(int dir_fd, const char *id, const struct segment *s, uint64_t usec,
 	bool only_first, uint64_t *ret)
 {
-	uint64_t now;
+	uint64_t now = 0;
 	_cleanup_close_ int fd = open_segment(dir_fd, id, s->number, O_RDONLY, &now);
 	_cleanup_free_ struct walk *w = NULL;
 	struct segment_place from;
-	struct record rec;
+	struct record rec = { 0 };
 	bool any = false;
 	int r;
 

@@ -18,6 +18,8 @@
 
 #include "daemon/agent/transcript-private.h"
 
+#include <assert.h>
+
 #include "daemon/log.h"
 
 enum {
@@ -259,6 +261,7 @@ static void enter_write(struct transcript *t, const struct transcript_op *o)
 		memcpy(s->offset, o->begin, sizeof(s->offset));
 		t->segments.next_number = o->number + 1;
 	}
+	assert(s); /* a write to its end was made from it, and the last is never dropped */
 	s->end = cursor_of(o->end);
 	s->size = o->place.at + buf_len(&o->bytes);
 	t->begin_segment = false;

@@ -334,6 +334,8 @@ static void on_end(_unused_ struct transcript_reader *r, int error, void *userda
 	m->error = error;
 	if (error == 0 && !m->at_stream)
 		skip_others(m, model_n);
+	if (error == 0 && m->at_stream)
+		ck_assert_uint_eq(m->next, model_offset[m->at_stream]);
 	(void)frees(m, IN_END);
 }
 
@@ -1652,10 +1654,17 @@ START_TEST(random_steps)
 				(uint8_t)(STREAM_STDOUT + rnd(2)), rnd(4) ? rnd(100) : rnd(100000));
 		} else if (what < 50) {
 			unread(x);
-			read_from(x,
-				rnd(3) ? (int64_t)rnd((uint32_t)model_n + 1)
-				       : -(int64_t)rnd(100000),
-				rnd(2) ? TRANSCRIPT_BOTH : 1u << (STREAM_STDOUT + rnd(2)), 0);
+			if (rnd(3) == 0) {
+				uint8_t stream = (uint8_t)(STREAM_STDOUT + rnd(2));
+
+				read_at(x, stream, rnd((uint32_t)model_offset[stream] + 1), 0);
+			} else {
+				read_from(x,
+					rnd(3) ? (int64_t)rnd((uint32_t)model_n + 1)
+					       : -(int64_t)rnd(100000),
+					rnd(2) ? TRANSCRIPT_BOTH : 1u << (STREAM_STDOUT + rnd(2)),
+					0);
+			}
 			if (rnd(6) == 0)
 				transcript_reader_hold(x->r);
 		} else if (what < 75) {
@@ -1663,8 +1672,11 @@ START_TEST(random_steps)
 				transcript_reader_credit(x->r, rnd(2) ? rnd(100) : rnd(300000));
 		} else if (what < 90) {
 			ck_assert_int_ge(sd_event_run(event, 0), 0);
-		} else if (what < 95) {
+		} else if (what < 94) {
 			run_events();
+		} else if (what == 94) {
+			skip((uint8_t)(STREAM_STDOUT + rnd(2)), 1 + rnd(2000));
+			lossy = true; /* nothing of it is in the file before the next bytes */
 		} else if (what < 98) {
 			settle();
 		} else if (what == 98) {
