@@ -92,7 +92,7 @@ class Live:
     offset."""
 
     def __init__(self, d, params):
-        self.d, self.got = d, b""
+        self.d, self.got, self.acks = d, b"", True
         self.call("vm.run", params)
         while not (exec_id := self.raw.line()["params"].get("exec_id")):
             pass
@@ -102,7 +102,7 @@ class Live:
         """A call on a connection of its own, with a new socket for its streams."""
         self.raw, (self.stdio, theirs) = Raw(self.d.socket, 240), socket.socketpair()
         self.stdio.settimeout(240)
-        for stream, have in ((wire.STDOUT, len(self.got)), (wire.STDERR, 0)):
+        for stream, have in ((wire.STDOUT, len(self.got)), (wire.STDERR, 0)) if self.acks else ():
             self.stdio.sendall(wire.ack(0, stream, have, have + wire.WINDOW))
         line = {"jsonrpc": "2.0", "id": 1, "method": method, "fds": 1, "params": {**params, "stdio": 0}}
         socket.send_fds(self.raw.sock, [json.dumps(line).encode() + b"\n"], [theirs.fileno()])
@@ -381,6 +381,22 @@ def caller_lost_with_input(d, command, **spec):
     assert live.result()["exit_code"] == 0
     live.leave()
     d.wait_clean()
+
+
+def acknowledged_late(d, command, want, **spec):
+    """The caller of a new daemon acknowledges nothing at first: the guest sends what the last daemon allowed, and that is taken."""
+    live = Live(d, {"environment": ENV, "command": command, "timeout_seconds": 0, **spec})
+    while len(live.got) < wire.WINDOW // 2:
+        live.more()
+    kill(d)
+    live.leave()
+    d.start()
+    live.acks = False
+    assert live.attach()
+    while len(live.got) < wire.WINDOW:
+        live.more()
+    live.acknowledge()
+    live.rest(want)
 
 
 def attach_while_dialling(d, command, want, **spec):

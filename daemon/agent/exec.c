@@ -650,8 +650,12 @@ int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX])
 
 void exec_take(struct exec *x, const uint64_t have[STREAM_MAX])
 {
-	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT)
+	STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
+		/* What the previous daemon may have allowed the guest. */
+		if (x->adopted)
+			x->out[i].limit = window_limit(x->out[i].acked);
 		window_receiver_rewind(&x->out[i], have[i]);
+	}
 	x->adopted = false;
 	x->in_next = x->in.acked;
 	sent(x, send_resume(x));

@@ -65,6 +65,10 @@ def test_caller_lost_with_input(fake):
     streams.caller_lost_with_input(fake, "sleep 700; cat", mem_mib=200, disk_mib=64)
 
 
+def test_acknowledged_late(fake):
+    streams.acknowledged_late(fake, "print 1000000", lines(1000000), mem_mib=200, disk_mib=64)
+
+
 def test_attach_while_dialling(make_fake):
     streams.attach_while_dialling(make_fake().start(), "print 4000000", lines(4000000), mem_mib=200, disk_mib=64)
 
