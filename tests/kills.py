@@ -19,8 +19,13 @@ ENV = "debian:12"
 CALL_SECONDS = 200  # no call takes as long as this, whatever was killed
 # The errors that a call may get when something that it needed was killed; any other is a finding.
 TOLD = {"outcome_unknown", "daemon_unreachable", "guest_died", "guest_unresponsive", "start_failed", "cancelled", "vm_not_found",
-        "wrong_state", "exec_not_found", "pull_failed"}
-KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/vm-[0-9a-f]{12}(/disk\.ext4)?)?)$")
+        "workspace_not_found", "wrong_state", "exec_not_found", "pull_failed"}
+KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/(vm|ws)-[0-9a-f]{12}(/disk\.ext4)?)?)$")
+ANY = {"created", "started", "stopped", "failed"}  # the states of a machine after an operation whose outcome is not known
+
+
+def noun_of(id):
+    return "workspace" if id.startswith("ws-") else "vm"
 
 
 class Fake:
@@ -83,7 +88,11 @@ class Workload:
         self.d, self.seed, self.guest, self.n_workers, self.standing = d, seed, guest, workers, standing
         self.rng = random.Random(seed)
         self.lock = threading.Lock()
-        self.machines = {}    # acknowledged creations: id -> the states its last acknowledged call allows
+        self.machines = {}    # acknowledged creations, of workspaces too: id -> the states its last acknowledged call allows
+        self.names = {}       # of the workspaces among them
+        self.free = []        # names of workspaces whose deletion was acknowledged: another may have them
+        self.labels = {}      # id -> the values that the label v of a workspace may have
+        self.numbers = 0
         self.busy = set()     # those of them that a worker uses now
         self.doubtful = set() # deletions whose outcome is not known
         self.clients = {}     # pid -> Popen: running clients
@@ -133,7 +142,7 @@ class Workload:
         self.history.append("%.3f %s" % (time.monotonic(), text))
 
     def report(self, found):
-        ids = set(re.findall(r"vm-[0-9a-f]{12}", found))
+        ids = set(re.findall(r"(?:vm|ws)-[0-9a-f]{12}", found))
         first = min([i for i, line in enumerate(self.history) if any(x in line for x in ids)], default=0)
         story = [line for line in self.history[first:] if any(i in line for i in ids) or "kill pyrod" in line or "settled" in line]
         return "seed %d: %s\n%s\n%s\n%s" % (self.seed, found, "\n".join(story[-120:]), json.dumps(self.list(), indent=1), self.d.log_text()[-6000:])
@@ -182,6 +191,24 @@ class Workload:
                 self.happened("create " + vm)
                 self.machines[vm] = {"created"}
 
+    def op_workspace(self, rng):
+        """A new workspace, with a new name or with that of a deleted one."""
+        with self.lock:
+            if len(self.machines) >= self.standing:
+                return
+            name = self.free.pop() if self.free and rng.random() < 0.7 else None
+            again = name is not None
+            self.numbers += 1
+            name = name or "w%d" % self.numbers
+        result = self.client("--json", "workspace", "create", *self.guest.flags, "--name", name, "--label", "v=0", "--disk-mib",
+                             str(rng.choice((64, 66 + rng.randrange(64)))), ENV)
+        if result and result[0] == 0:
+            with self.lock:
+                ws = json.loads(result[1])["workspace_id"]
+                self.happened("create %s as %s, %s" % (ws, name, "again" if again else "first"))
+                # A VMM may have been killed since: then it failed and reports it.
+                self.machines[ws], self.names[ws], self.labels[ws] = {"started", "failed"}, name, {"0"}
+
     def take(self, rng):
         with self.lock:
             free = sorted(set(self.machines) - self.busy)
@@ -196,10 +223,19 @@ class Workload:
         if vm is None:
             return self.op_create(rng)
         try:
-            verb = rng.choice(("start", "start", "stop", "delete", "exec", "status"))
+            noun = noun_of(vm)
+            verb = rng.choice(("start", "start", "stop", "delete", "exec" if noun == "vm" else "update", "status"))
             args = ("--", *self.guest.command(1000, 3)) if verb == "exec" else ()
-            result = self.client("--json", "vm", verb, vm, *args)
+            if verb == "update":
+                with self.lock:
+                    self.numbers += 1
+                    value = str(self.numbers)
+                    self.labels[vm].add(value)
+                args = ("--label", "v=" + value)
+            result = self.client("--json", noun, verb, vm, *args)
             with self.lock:
+                if verb == "update" and result is not None and result[2] is None:
+                    self.labels[vm] = {value}
                 self.happened("%s %s: %s" % (verb, vm, result and (result[0], result[2])))
                 self.account(vm, verb, result)
         finally:
@@ -208,27 +244,34 @@ class Workload:
 
     def account(self, vm, verb, result):
         ok = result is not None and result[2] is None
-        if result is not None and result[2] == "vm_not_found" and vm not in self.doubtful:
+        gone = result is not None and result[2] == noun_of(vm) + "_not_found"
+        if gone and vm not in self.doubtful:
             self.failures.append("%s %s: an acknowledged machine is not found" % (verb, vm))
             self.stop.set()
         if verb in ("delete", "exec"):
-            if ok or (result is not None and result[2] == "vm_not_found"):
+            if ok or gone:
                 del self.machines[vm]
                 self.doubtful.discard(vm)
+                self.labels.pop(vm, None)
+                self.free += [self.names.pop(vm)] if vm in self.names else []
             else:
                 self.doubtful.add(vm)
+                self.machines[vm] = set(ANY)  # an exec may have booted it and run nothing
         elif ok and verb in ("start", "stop"):
             # A VMM may have been killed since: then the machine failed and reports it.
             self.machines[vm] = {"started", "failed"} if verb == "start" else {"stopped", "created", "failed"}
-        elif verb != "status":
-            self.machines[vm] = {"created", "started", "stopped", "failed"}
+        elif verb not in ("status", "update"):
+            self.machines[vm] = set(ANY)
 
     def op_look(self, rng):
-        result = self.client("--json", *rng.choice((("vm", "list"), ("env", "list"), ("vm", "reap-expired"))))
-        if result and result[0] == 0 and b'"vms"' in result[1]:
-            seen = {v["vm_id"] for v in json.loads(result[1])["vms"]}
+        result = self.client("--json", *rng.choice((("vm", "list"), ("workspace", "list"), ("env", "list"), ("vm", "reap-expired"))))
+        listed = json.loads(result[1]) if result and result[0] == 0 else {}
+        for noun in ("vm", "workspace"):
+            if noun + "s" not in listed:
+                continue
+            seen = {v[noun + "_id"] for v in listed[noun + "s"]}
             with self.lock:
-                lost = set(self.machines) - seen - self.doubtful - self.busy
+                lost = {id for id in self.machines if noun_of(id) == noun} - seen - self.doubtful - self.busy
             # The list is older than the ledger: only machines that existed before count.
             for vm in lost & self.known_before:
                 self.fail("%s was acknowledged and is not in the list" % vm)
@@ -239,7 +282,7 @@ class Workload:
         rng = random.Random("%d %d" % (self.seed, number))
         while not self.stop.is_set():
             self.up.wait()
-            rng.choice((self.op_run, self.op_run, self.op_machine, self.op_machine, self.op_machine, self.op_create, self.op_look))(rng)
+            rng.choice((self.op_run, self.op_run, self.op_machine, self.op_machine, self.op_machine, self.op_create, self.op_workspace, self.op_look))(rng)
 
     def begin(self):
         self.stop.clear()
@@ -338,7 +381,7 @@ class Workload:
         assert self.d.rows("PRAGMA quick_check") == [("ok",)]
 
     def list(self):
-        return {v["vm_id"]: v for v in self.d.vms()}
+        return {**{v["vm_id"]: v for v in self.d.vms()}, **{w["workspace_id"]: w for w in self.d.workspaces()}}
 
     def left_over(self):
         """What exists and should not, or should exist and does not, now that there are no calls."""
@@ -349,11 +392,14 @@ class Workload:
             found.append("%s was acknowledged and is gone" % vm)
         for vm in set(vms) - want:
             # A creation that no caller learned of belongs to its owner nevertheless; all else is a one-shot in its grace time.
-            if vms[vm]["state"] != "created":
+            if vms[vm]["state"] not in ({"created", "started", "failed"} if noun_of(vm) == "workspace" else {"created"}):
                 found.append("%s is left as %s" % (vm, vms[vm]["state"]))
         for vm in want & set(vms):
             if vms[vm]["state"] not in self.machines[vm] | ({"failed", "stopped"} if self.kills["vmm"] else set()):
                 found.append("%s is %s and should be one of %s: %s" % (vm, vms[vm]["state"], self.machines[vm], vms[vm]["last_error"]))
+            if vm in self.names and (vms[vm]["name"] != self.names[vm] or vms[vm]["labels"]["v"] not in self.labels[vm]):
+                found.append("%s is %s with %s and should be %s with one of %s" % (vm, vms[vm]["name"], vms[vm]["labels"], self.names[vm],
+                                                                                   self.labels[vm]))
             if vms[vm]["state"] == "failed" and not vms[vm]["last_error"]:
                 found.append("%s failed and does not say why" % vm)
         running = {vm for vm in vms if vms[vm]["state"] == "started"}
@@ -404,12 +450,15 @@ class Workload:
             vms = self.list()
             self.machines = {vm: {v["state"]} for vm, v in vms.items()}
             self.doubtful &= set(vms)  # an abandoned exec deletes its machine only after its grace
+            self.names = {id: v["name"] for id, v in vms.items() if noun_of(id) == "workspace"}
+            self.labels = {id: {vms[id]["labels"]["v"]} for id in self.names}
             self.killed.clear()
             self.happened("settled with %s" % {vm: v["state"] for vm, v in vms.items()})
         # More machines than wanted: creations that no caller learned of.
         for vm in sorted(self.machines)[self.standing:]:
-            assert self.d.pyro("vm", "delete", vm).status == 0
+            assert self.d.pyro(noun_of(vm), "delete", vm).status == 0
             del self.machines[vm]
+            self.names.pop(vm, None)
         self.known_before = frozenset(self.machines)
 
     def go(self, kills, every=30, deadline=None):
@@ -422,7 +471,7 @@ class Workload:
                 done += self.one_kill()
             self.settle()
         for vm in sorted(self.list()):
-            assert self.d.pyro("vm", "delete", vm).status == 0
+            assert self.d.pyro(noun_of(vm), "delete", vm).status == 0
         self.machines.clear()
         self.d.wait_clean(self.guest.grace)
         self.check_end()

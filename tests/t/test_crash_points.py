@@ -11,7 +11,7 @@ import pytest
 
 from conftest import BUILD_ASAN, N
 from fakevm import ENV
-from kills import Workload
+from kills import ANY, Workload
 
 LIMIT = 400  # places; more means that the end was not recognised
 STRIDE = 5   # tests/soak crashes tries each of them
@@ -28,6 +28,7 @@ class Story:
     def __init__(self, d):
         self.d, self.vm, self.doing = d, None, None
         self.states = {}  # id -> its possible states
+        self.named = {}   # id of a workspace -> its possible names and labels
         self.gone = set()
 
     def call(self, verb, *args, allowed=None):
@@ -75,6 +76,26 @@ def deleted_while_running(s):
     s.gone.add(s.vm)
 
 
+def life_of_a_workspace(s):
+    """Its name and labels outlive everything that was acknowledged; another may have the name after its deletion alone."""
+    ws = s.vm = s.call("create", "ws", "create", "-m", "200M", "--disk-mib", "64", "--name", "build", "--label", "v=1", ENV)["workspace_id"]
+    s.states[ws], s.named[ws] = {"started", "failed"}, [("build", "1")]
+    s.named[ws].append(("other", "2"))
+    assert s.call("update", "ws", "update", ws, "--name", "other", "--label", "v=2")["name"] == "other"
+    s.named[ws] = [("other", "2")]
+    s.states[ws] |= {"stopped"}
+    assert s.call("stop", "ws", "stop", ws)["state"] == "stopped"
+    s.states[ws] = {"stopped", "started", "failed"}
+    assert s.call("start", "ws", "start", "other")["state"] == "started"
+    s.states[ws] = {"started", "failed"}
+    s.call("delete", "ws", "delete", "other")
+    del s.states[ws], s.named[ws]
+    s.gone.add(ws)
+    s.vm = None
+    s.call("create again", "ws", "create", "-m", "200M", "--disk-mib", "64", "--name", "other", ENV)
+    s.call("delete all", "ws", "delete", "--all")
+
+
 def one_shot(s):
     s.doing = "run"
     p = s.d.pyro("run", "-m", "200M", "--disk-mib", "64", ENV, "--", "print 1000; exit 3", timeout=100)
@@ -99,14 +120,19 @@ def settle(d, s):
     in_doubt = s.vm if s.doing in ("delete", "exec") else None
     if in_doubt:
         w.doubtful.add(in_doubt)
-        w.machines[in_doubt] = {"created", "started", "stopped", "failed"}
+        w.machines[in_doubt] = set(ANY)
     end = time.monotonic() + 30
     while True:
-        found = w.left_over()
+        found = w.left_over() + misnamed(d, s, in_doubt)
         if not found:
             return
         assert time.monotonic() < end, (s.doing, found, d.log_text()[-3000:])
         time.sleep(0.05)
+
+
+def misnamed(d, s, in_doubt):
+    seen = {ws["workspace_id"]: (ws["name"], ws["labels"].get("v")) for ws in d.workspaces()}
+    return ["%s is %s" % (ws, seen.get(ws)) for ws, names in s.named.items() if seen.get(ws) not in names + [None] * (ws == in_doubt)]
 
 
 def dies(d, story, s):
@@ -154,8 +180,11 @@ def again(d, s, story):
     for v in d.vms():
         r = d.pyro("vm", "delete", v["vm_id"])
         assert r.status == 0 or b" not found" in r.err, r  # an exec without a caller deletes its own
+    for ws in d.workspaces():
+        r = d.pyro("ws", "delete", ws["workspace_id"])
+        assert r.status == 0 or b" not found" in r.err, r  # the daemon goes on with a deletion itself
     d.wait_clean(30)
-    if story is pull:
+    if story in (pull, life_of_a_workspace):
         story(Story(d))
     else:
         one_shot(Story(d))
@@ -176,7 +205,7 @@ def fake_mmdebstrap(d):
     d.env["PATH"] = d.root + "/bin:" + d.env["PATH"]
 
 
-@pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, one_shot, pull], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, life_of_a_workspace, one_shot, pull], ids=lambda f: f.__name__)
 def test_every_crash_point(make_fake, story):
     n = 1 if N > 1 else 1 + time.time_ns() % STRIDE
     while n < LIMIT:

@@ -63,6 +63,18 @@ def machine(d):
     return None
 
 
+def workspace(d):
+    """The same, with a change of its row; by its name, which is free again afterwards."""
+    code, reply = call(d, "ws", "create", "-m", "200M", "--disk-mib", "64", "--name", "build", ENV)
+    if code:
+        return code
+    for words in (("update", "--label", "a=b"), ("stop",), ("start",), ("delete",)):
+        code = call(d, "ws", *words, "build")[0]
+        if code:
+            return code
+    return None
+
+
 def run(d):
     p = d.pyro("-q", "run", "-m", "200M", "--disk-mib", "64", ENV, "--", "print 100", timeout=60)
     if p.status == 0:
@@ -100,6 +112,11 @@ def clean_up(d, story):
         if code and "restart pyrod" in json.dumps(reply):
             return True
         assert code in (None, "vm_not_found"), reply
+    for ws in d.workspaces():
+        code, reply = call(d, "ws", "delete", ws["workspace_id"])
+        if code and "restart pyrod" in json.dumps(reply):
+            return True
+        assert code in (None, "workspace_not_found"), reply
     d.wait_clean()
     left = [name for place in (d.root + "/cache", d.state + "/disks", d.state + "/kernels") if os.path.isdir(place)
             for name in os.listdir(place) if name.startswith(".staging")]
@@ -118,7 +135,7 @@ def wants_restart(d):
     return code is not None and "restart pyrod" in json.dumps(reply)
 
 
-@pytest.mark.parametrize("story", [machine, run, pull], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("story", [machine, workspace, run, pull], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("classes,error", [(DISK, errno.ENOSPC), (DISK | SYNC, errno.EIO), (FD, errno.EMFILE), (FORK, errno.ENOMEM)],
                          ids=["ENOSPC", "EIO", "EMFILE", "ENOMEM"])
 def test_each_call_fails_once(make_fake, story, classes, error):

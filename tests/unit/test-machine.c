@@ -436,6 +436,29 @@ START_TEST(deleted_when_a_stop_is_late)
 }
 END_TEST
 
+/* Without the rest of the deadline; in any other situation it does nothing. */
+START_TEST(stopped_now)
+{
+	started();
+	machine_stop_now(the_machine());
+	settle();
+	must_be(MACHINE_STARTED);
+	fake.never_ends = true;
+	request(STOP);
+	must_be(MACHINE_STOPPING);
+	machine_stop_now(the_machine());
+	machine_stop_now(the_machine());
+	turns(1000);
+	must_be(MACHINE_STOPPED);
+	ck_assert_int_eq(asked[STOP].last, '+');
+	machine_stop_now(the_machine());
+	check_world();
+	fake.never_ends = false;
+	boot();
+	delete ();
+}
+END_TEST
+
 /* What a guest does */
 
 /* A guest that powers itself off is stopped, not failed, and the row has the reason. */
@@ -764,6 +787,7 @@ static TCase *stories_case(void)
 	tcase_add_test(t, stop_survives_a_cut);
 	tcase_add_loop_test(t, failed_guest_reports_success, 0, 4);
 	tcase_add_test(t, lost_in_setup_and_asked_again);
+	tcase_add_test(t, stopped_now);
 	tcase_add_test(t, claims_a_full_disk);
 	tcase_add_test(t, paused_at_the_reserve);
 	tcase_add_test(t, writes_on_at_the_reserve);
