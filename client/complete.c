@@ -253,7 +253,7 @@ static void offer_argument(const struct typed *t, const char *last)
 	static const char *const name[] = { "name", NULL }, *const vm[] = { "vm_id", NULL },
 				 *const workspace[] = { "name", "workspace_id", NULL };
 	const struct api_field *f = api_methods[t->verb->method].params;
-	size_t n = t->n_words;
+	size_t n = t->verb->several ? 0 : t->n_words;
 
 	for (; f->name; f++)
 		if ((f->flags & API_POSITIONAL) && n-- == 0)

@@ -439,6 +439,8 @@ static int run_for_each(const struct cli *cli, struct cmdline *line, struct erro
 		rows = out_array(list, "workspaces");
 		n = rows ? json_object_array_length(rows) : 0;
 	}
+	for (size_t i = 0; r >= 0 && i < line->n_words; i++) /* before anything is changed */
+		r = cmdline_aim(line, line->words[i], err);
 	if (r >= 0 && n == 0)
 		out_note(cli, "no workspaces");
 	for (size_t i = 0; r >= 0 && i < n; i++) {

@@ -18,11 +18,13 @@ enum { WORDS_MAX = 40 };
 /* Returns the verb of a method, whether it has a CLI command or not; vm.run for an unknown word. */
 static struct verb verb_of(const char *name)
 {
-	struct verb v = { NULL, "run", API_M_vm_run, NULL, true, NULL, NULL };
+	struct verb v = { NULL, "run", API_M_vm_run, NULL, true, false, NULL, NULL };
 
 	for (int i = 0; i < API_M_MAX; i++)
 		if (streq(api_methods[i].name, name))
-			v = (struct verb){ "noun", name, i, NULL, false, NULL, NULL };
+			v = (struct verb){ "noun", name, i, NULL, false,
+				i == API_M_workspace_delete || i == API_M_workspace_update, NULL,
+				NULL };
 	return v;
 }
 
@@ -92,8 +94,14 @@ static void check_verb(struct cli *cli, int argc, char **argv, int i)
 	if (cmdline_parse(&line, cli, &v, argc, argv, i + 1, &err) < 0) {
 		if (!err.set || !err.message)
 			abort();
-	} else if (!(line.extra & (EXTRA_HELP | EXTRA_VERSION)) && !line.checked) {
+	} else if (!(line.extra & (EXTRA_HELP | EXTRA_VERSION | EXTRA_ALL)) && !line.checked) {
 		abort();
+	}
+	for (size_t k = 0; k < line.n_words; k++) {
+		_cleanup_error_ struct error why = ERROR_INIT;
+
+		if (cmdline_aim(&line, line.words[k], &why) < 0 ? !why.set : !line.checked)
+			abort();
 	}
 }
 

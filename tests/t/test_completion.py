@@ -22,6 +22,7 @@ def fake(tmp_path):
     d = FakeDaemon(str(tmp_path) + "/pyrod.sock")
     d.results["env.list"] = {"catalog_version": "1", "environments": [{"name": "debian:12"}, {"name": "debian:12-base"}, {"name": "x;reboot"}]}
     d.results["vm.list"] = {"count": 2, "vms": [{"vm_id": VM}, {"vm_id": OTHER}]}
+    d.results["workspace.list"] = {"count": 2, "workspaces": [{"workspace_id": "ws-0123456789ab", "name": "build"}, {"workspace_id": "ws-1", "name": None}]}
     yield d
     d.close()
 
@@ -46,6 +47,9 @@ def test_what_is_offered(env, fake):
     for verb in ("status", "rm", "exec", "network-info"):
         assert offers(env, "vm", verb, "vm-0") == [VM], verb
     assert offers(env, "--socket", fake.path, "-q", "vm", "status", "") == [VM, OTHER]
+    for noun in ("ws", "workspace"):
+        assert offers(env, noun, "sta") == ["status", "start"] and offers(env, noun, "status", "") == ["build", "ws-0123456789ab", "ws-1"]
+    assert offers(env, "ws", "rm", "build", "ws-1") == ["ws-1"] and offers(env, "ws", "status", "build", "") == []
     assert offers(env, "run", "--accelerator", "k") == ["kvm"]
     assert offers(env, "run", "-m", "") == offers(env, "vm", "status", VM, "") == []
     assert offers(env, "--js") == offers(env, "vm", "list", "--js") == ["--json"]

@@ -627,6 +627,8 @@ def test_deleting_several_or_all(d, root_only):
     r = d.pyro("ws", "delete", "--all", ids[0])
     assert r.status == 2 and "--all takes no WORKSPACE" in r.errors, r
     assert d.pyro("ws", "delete").status == 2 and len(listed(d)) == 3
+    r = d.pyro("ws", "delete", ids[0], "No Name")
+    assert r.status == 2 and r.out == b"" and len(listed(d)) == 3, r  # a usage error changes nothing
     r = d.pyro("--json", "ws", "rm", "--all", "--force")
     assert r.status == 0 and {json.loads(line)["workspace_id"] for line in r.text.splitlines()} == set(ids), r
     r = d.pyro("ws", "rm", "--all")

@@ -10,10 +10,19 @@
 #include "proto/api.h"
 #include "proto/json.h"
 
-static const struct verb verb_run = { NULL, "run", API_M_vm_run, NULL, true, NULL, "" };
-static const struct verb verb_prune = { "env", "prune", API_M_env_prune, NULL, false, NULL, "" };
-static const struct verb verb_doctor = { NULL, "doctor", API_M_system_doctor, NULL, false, NULL,
+static const struct verb verb_run = { NULL, "run", API_M_vm_run, NULL, true, false, NULL, "" };
+static const struct verb verb_prune = { "env", "prune", API_M_env_prune, NULL, false, false, NULL,
 	"" };
+static const struct verb verb_doctor = { NULL, "doctor", API_M_system_doctor, NULL, false, false,
+	NULL, "" };
+static const struct verb verb_update = { "workspace", "update", API_M_workspace_update, NULL, false,
+	true, NULL, "" };
+static const struct verb verb_delete = { "workspace", "delete", API_M_workspace_delete, NULL, false,
+	true, NULL, "" };
+static const struct verb verb_wait = { "workspace", "wait", API_M_workspace_wait, NULL, false,
+	false, NULL, "" };
+static const struct verb verb_list = { "workspace", "list", API_M_workspace_list, NULL, false,
+	false, NULL, "" };
 
 /* Parses NULL-terminated words for v. Returns the params as text (owned by the caller), or NULL
  * with *err set. */
@@ -65,6 +74,14 @@ START_TEST(test_good)
 			"{\"user\":\"me\",\"environment\":\"e\",\"command\":\"ls\"}" },
 		{ &verb_prune, { "--all", "--dry-run" }, "{\"all\":true,\"dry_run\":true}" },
 		{ &verb_doctor, { "--no-probe" }, "{\"probe\":false}" },
+		{ &verb_update,
+			{ "-l", "a=1", "--label=b=", "--clear-label", "x", "--clear-label=y", "w" },
+			"{\"labels\":{\"a\":\"1\",\"b\":\"\"},\"clear_labels\":[\"x\",\"y\"],"
+			"\"workspace_id\":\"w\"}" },
+		{ &verb_wait, { "--state", "failed", "--state=started", "--wait-ms", "7", "w" },
+			"{\"states\":[\"failed\",\"started\"],\"wait_ms\":7,\"workspace_id\":\"w\"}" },
+		{ &verb_list, { "--owner", "root" }, "{\"owner\":0}" },
+		{ &verb_list, { "--owner", "4294967294" }, "{\"owner\":4294967294}" },
 	};
 
 	ck_assert_int_eq(setenv("PYRO_TEST_SET", "v", 1), 0);
@@ -116,6 +133,19 @@ START_TEST(test_bad)
 		{ &verb_prune, { "--", "--all" }, ERROR_USAGE, "--all" },
 		{ &verb_doctor, { "--probe" }, ERROR_USAGE, "--probe" },
 		{ &verb_prune, { "--user" }, ERROR_USAGE, "before the command" },
+		{ &verb_update, { "--label", "a", "w" }, ERROR_INVALID_ARGUMENT, "KEY=VALUE" },
+		{ &verb_update, { "--label", "=a", "w" }, ERROR_INVALID_ARGUMENT, "name before" },
+		{ &verb_update, { "--name", "A", "w" }, ERROR_INVALID_ARGUMENT,
+			"'A' is not a name" },
+		{ &verb_update, { "--clear-label", "\xff", "w" }, ERROR_INVALID_ARGUMENT, "UTF-8" },
+		{ &verb_update, { "--name", "a" }, ERROR_USAGE, "WORKSPACE" },
+		{ &verb_wait, { "--state", "created", "w" }, ERROR_INVALID_ARGUMENT,
+			"one of started" },
+		{ &verb_wait, { "w", "x" }, ERROR_USAGE, "unexpected word x" },
+		{ &verb_list, { "--owner", "no such user" }, ERROR_INVALID_ARGUMENT, "a user" },
+		{ &verb_list, { "--owner", "-1" }, ERROR_INVALID_ARGUMENT, "-1" },
+		{ &verb_delete, { "--all", "w" }, ERROR_USAGE, "WORKSPACE" },
+		{ &verb_delete, { NULL }, ERROR_USAGE, "WORKSPACE" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -130,6 +160,35 @@ START_TEST(test_bad)
 			"%zu: %s", i, err.message);
 		ck_assert_msg(error_is_complete(&err), "%zu: %s", i, err.message);
 	}
+}
+END_TEST
+
+/* A verb of several objects keeps their words; each aim names one of them. */
+START_TEST(test_several)
+{
+	_cleanup_(cmdline_done) struct cmdline line = { 0 };
+	char *argv[] = { (char[]){ "pyro" }, (char[]){ "a" }, (char[]){ "--force" },
+		(char[]){ "B" }, (char[]){ "c" }, NULL };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct cli cli = { 0 };
+
+	ck_assert_int_ge(cmdline_parse(&line, &cli, &verb_delete, 5, argv, 1, &err), 0);
+	ck_assert_uint_eq(line.n_words, 3);
+	for (size_t i = 0; i < 3; i++) {
+		_cleanup_error_ struct error why = ERROR_INIT;
+		bool good = i != 1; /* no name has a capital letter */
+
+		ck_assert_int_eq(cmdline_aim(&line, line.words[i], &why) >= 0, good);
+		ck_assert_int_eq(why.set, !good);
+		if (good)
+			ck_assert_str_eq(json_get_str(line.checked, "workspace_id", ""),
+				argv[i == 0 ? 1 : 4]);
+	}
+	cmdline_done(&line);
+	argv[1] = (char[]){ "--all" };
+	ck_assert_int_ge(cmdline_parse(&line, &cli, &verb_delete, 2, argv, 1, &err), 0);
+	ck_assert_uint_eq(line.extra & EXTRA_ALL, EXTRA_ALL);
+	ck_assert_uint_eq(line.n_words, 0);
 }
 END_TEST
 
@@ -256,6 +315,7 @@ int main(void)
 	suite_add_tcase(s, t);
 	tcase_add_test(t, test_good);
 	tcase_add_test(t, test_bad);
+	tcase_add_test(t, test_several);
 	tcase_add_test(t, test_corrected);
 	tcase_add_test(t, test_not_utf8);
 	tcase_add_test(t, test_globals);
