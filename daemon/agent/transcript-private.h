@@ -129,6 +129,4 @@ void transcript_schedule(struct transcript *t);
 /* Gives readers what they may have. Returns true if there is more to do. A callback may
  * free the transcript. */
 bool transcript_readers_serve(struct transcript *t);
-/* True if a reader needs bytes below kept, and is not about to get them. */
-bool transcript_readers_lag(const struct transcript *t);
 uint64_t transcript_readers_held(const struct transcript *t); /* UINT64_MAX: nothing is */

@@ -415,18 +415,6 @@ bool transcript_readers_serve(struct transcript *t)
 	return more;
 }
 
-bool transcript_readers_lag(const struct transcript *t)
-{
-	const struct transcript_reader *r;
-
-	TAILQ_FOREACH (r, &t->readers, entry) {
-		if (r->placed && !r->ended && !r->op && !r->bytes && r->credit > 0 &&
-			r->cursor < cursor_of(t->kept.offset))
-			return true;
-	}
-	return false;
-}
-
 uint64_t transcript_readers_held(const struct transcript *t)
 {
 	const struct transcript_reader *r;

@@ -490,8 +490,6 @@ static void go_on(struct transcript *t)
 	drop_done(t);
 	trim(t, false);
 	start_sync(t);
-	if (transcript_readers_lag(t))
-		transcript_schedule(t);
 }
 
 /* A callback may free the transcript: what is left of it is freed at the end. */
