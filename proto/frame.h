@@ -78,7 +78,7 @@ enum stream_id {
 #define STREAMS_OUTPUT \
 	(STREAM_BIT(STREAM_STDOUT) | STREAM_BIT(STREAM_STDERR) | STREAM_BIT(STREAM_PTY))
 #define STREAM_FOREACH(i, mask) \
-	for (uint8_t i = 0; i < STREAM_MAX; i++) \
+	for (uint8_t i = 0; (i) < STREAM_MAX; (i)++) \
 		if ((STREAM_BIT(i) & (mask)) == 0) { \
 		} else
 
