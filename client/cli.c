@@ -27,16 +27,6 @@ int cli_take_error(struct pyro_error *e, struct error *err)
 	return r;
 }
 
-const char *cli_noun(const char *word)
-{
-	if (streq(word, "ws"))
-		word = "workspace";
-	for (size_t i = 0; i < n_verbs; i++)
-		if (verbs[i].noun && streq(verbs[i].noun, word))
-			return verbs[i].noun;
-	return NULL;
-}
-
 char *cli_aim_fix(const struct cli *cli, const char *fix)
 {
 	static const char pyro[] = "pyro ";

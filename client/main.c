@@ -71,6 +71,16 @@ const struct verb verbs[] = {
 };
 const size_t n_verbs = ARRAY_SIZE(verbs);
 
+const char *cli_noun(const char *word)
+{
+	if (streq(word, "ws"))
+		word = "workspace";
+	for (size_t i = 0; i < n_verbs; i++)
+		if (verbs[i].noun && streq(verbs[i].noun, word))
+			return verbs[i].noun;
+	return NULL;
+}
+
 /* Opens /dev/null for closed standard descriptors, or the next open file would become stdout.
  * stdout is opened read-only: writes then fail (EBADF), so that output is not lost silently. */
 static void open_standard(void)

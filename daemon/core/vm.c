@@ -27,7 +27,7 @@ const struct machine_owner vm_owner = {
 
 static bool is_vm(const struct machine *mc)
 {
-	return machine_owner(mc) != &workspace_owner;
+	return machine_owner(mc) == &vm_owner || machine_owner(mc) == &run_owner;
 }
 
 static bool visible(const struct machine *mc, uid_t uid)

@@ -269,7 +269,9 @@ def test_descriptors_that_are_unread_at_the_end(root_only, make_fake):
 THREADS = 12
 COMMANDS = ["print 100000; exit 1", "cat", "sleep 50; exit 0", "panic", "reboot", "exit 137"]
 METHODS = ["system.ping", "vm.list", "vm.run", "vm.run", "vm.run", "vm.create", "vm.exec", "vm.start", "vm.stop", "vm.delete", "vm.status", "exec.attach",
+           "workspace.create", "workspace.start", "workspace.stop", "workspace.wait", "workspace.update", "workspace.delete", "workspace.list",
            "exec.signal", "cancel", "env.list", "rpc.discover", "no.such"]
+NAMES = ["a", "b", "c", "ws-0"]
 
 
 class Fuzzer:
@@ -277,6 +279,7 @@ class Fuzzer:
 
     def __init__(self, daemon, attacks, stuck, seed, sent):
         self.daemon, self.attacks, self.stuck, self.seed, self.random, self.vms = daemon, attacks, stuck, seed, random.Random(seed), []
+        self.workspaces = []
         self.linger, self.sent = Attacker(daemon, None, seed), sent
 
     def descriptor(self):
@@ -317,6 +320,14 @@ class Fuzzer:
         p = {}
         if method in ("vm.run", "vm.create"):
             p = self.daemon.spec(timeout_seconds=5) if method == "vm.run" else self.daemon.spec(ttl_seconds=60)
+        elif method == "workspace.create":
+            p = self.daemon.spec(name=r.choice(NAMES), wait_ms=r.choice([None, 0, 5]), labels={"n": str(r.randrange(9))})
+        elif method.startswith("workspace.") and method != "workspace.list":
+            p = {"workspace_id": r.choice(NAMES + self.workspaces)}
+            if method == "workspace.wait":
+                p["states"] = [r.choice(("started", "stopped", "failed"))]
+            elif method == "workspace.update":
+                p["name"], p["clear_labels"] = r.choice([None, *NAMES]), ["n"]
         elif method.startswith("vm.") and method != "vm.list":
             p = {"vm_id": r.choice(self.vms) if self.vms else "vm-0123456789ab"}
         elif method.startswith("exec."):
@@ -360,6 +371,7 @@ class Fuzzer:
         with contextlib.suppress(TimeoutError):
             got = sock.recv(1 << 20)
             self.vms = (self.vms + re.findall(r"vm-[0-9a-f]{12}", got.decode(errors="replace")))[-20:]
+            self.workspaces = (self.workspaces + re.findall(r"ws-[0-9a-f]{12}", got.decode(errors="replace")))[-9:]
             if not got:
                 raise ConnectionError
         sock.settimeout(1)
@@ -425,6 +437,8 @@ def test_random_operations_with_descriptors(root_only, make_fake, tmp_path, buil
             break
         for vm in vms:
             daemon.call("vm.delete", {"vm_id": vm["vm_id"]}, timeout=60)
+        for ws in daemon.workspaces():
+            daemon.call("workspace.delete", {"workspace_id": ws["workspace_id"]}, timeout=60)
         assert time.monotonic() < end, (left, leaked, daemon.log_text()[-2000:])
         time.sleep(0.2)
     assert daemon.stop() == 0
