@@ -35,13 +35,13 @@ static bool first_emulation(void)
 	return fd >= 0;
 }
 
-/* Notes emulation: every time if the CPU could do better, else only the first time. */
-static void note_emulation(const struct session *s, const char *reason)
+void note_emulation(const struct session *s, json_object *progress)
 {
+	const char *reason = out_member(progress, "accelerator_reason");
 	const char *fix = "use a host with hardware virtualization; emulation works, but slowly";
 	struct host_kvm kvm;
 
-	if (s->cli->quiet)
+	if (s->cli->quiet || !streq(out_member(progress, "accelerator"), "emulation") || !reason[0])
 		return;
 	if (host_cpu_virtualization()) {
 		host_kvm_probe(&kvm);
@@ -56,7 +56,7 @@ static void note_emulation(const struct session *s, const char *reason)
 
 static void show_phase(struct session *s, const char *phase, json_object *o)
 {
-	const char *tag = s->wait->tag, *reason = out_member(o, "accelerator_reason");
+	const char *tag = s->wait->tag;
 	bool create = streq(phase, "create");
 
 	if (!create && !streq(phase, "start") && !streq(phase, "execute")) {
@@ -67,8 +67,8 @@ static void show_phase(struct session *s, const char *phase, json_object *o)
 	if (streq(s->progress.phase, phase))
 		return;
 	(void)snprintf(s->progress.phase, sizeof(s->progress.phase), "%s", phase);
-	if (streq(phase, "start") && streq(out_member(o, "accelerator"), "emulation") && reason[0])
-		note_emulation(s, reason);
+	if (streq(phase, "start"))
+		note_emulation(s, o);
 	if (s->cli->quiet)
 		return;
 	fprintf(stderr, "[%s] phase=%s %s=", tag, phase, create ? "environment" : "vm_id");

@@ -113,6 +113,8 @@ static void show_phase(struct session *s, const char *phase, json_object *o)
 	if (s->cli->quiet || streq(s->progress.phase, phase))
 		return;
 	(void)snprintf(s->progress.phase, sizeof(s->progress.phase), "%s", phase);
+	if (!create)
+		note_emulation(s, o);
 	fprintf(stderr, "[%s] phase=%s %s=", s->wait->tag, phase,
 		create ? "environment" : "workspace_id");
 	out_text(stderr, create ? s->progress.environment : out_member(o, "workspace_id"));

@@ -17,6 +17,10 @@ extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_
 /* For a method without a format of its own: prints its result as "Label: value" lines. */
 extern const struct waiting wait_plain;
 
+/* For the phase "start" of a machine, with the daemon's progress: notes on stderr that it is emulated,
+ * every time if the CPU could do better, else the first time. */
+void note_emulation(const struct session *s, json_object *progress);
+
 /* Makes the checks that need no daemon, in the form of system.doctor's result (doctor-local.c).
  * why: the failure to reach the daemon of cli. Owned by the caller; NULL when out of memory. */
 json_object *doctor_local(const struct cli *cli, const struct error *why);

@@ -12,14 +12,17 @@ struct creation;
 LIST_HEAD(creation_list, creation);
 struct workspace;
 LIST_HEAD(workspace_list, workspace);
+struct workspace_failure;
+TAILQ_HEAD(workspace_failures, workspace_failure);
 
 struct core {
-	struct run_list runs;             /* borrowed: exec.signal finds them here */
-	struct creation_list creations;   /* borrowed: each frees itself when it has ended */
-	struct workspace_list workspaces; /* owned: before their machines exist, and as long */
-	sd_event_source *reaper;          /* owned: timer of the next expiry */
-	sd_event_source *changed;         /* owned: notifies who waits for a workspace's state */
-	bool ending;                      /* the daemon ends: nothing is deleted any more */
+	struct run_list runs;               /* borrowed: exec.signal finds them here */
+	struct creation_list creations;     /* borrowed: each frees itself when it has ended */
+	struct workspace_list workspaces;   /* owned: before their machines exist, and as long */
+	struct workspace_failures failures; /* owned: the last failed creations */
+	sd_event_source *reaper;            /* owned: timer of the next expiry */
+	sd_event_source *changed;           /* owned: notifies who waits for a workspace's state */
+	bool ending;                        /* the daemon ends: nothing is deleted any more */
 };
 
 /* The owners of machines. */

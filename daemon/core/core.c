@@ -26,6 +26,7 @@ int core_start(struct manager *m, struct error *err)
 	LIST_INIT(&m->core->runs);
 	LIST_INIT(&m->core->creations);
 	LIST_INIT(&m->core->workspaces);
+	TAILQ_INIT(&m->core->failures);
 	r = reaper_new(m, &m->core->reaper);
 	if (r < 0)
 		error_set_errno(err, ERROR_INTERNAL, r, "look at pyrod's journal",

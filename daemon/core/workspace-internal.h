@@ -52,6 +52,14 @@ int workspace_check_labels(json_object *labels, struct error *err);
 int workspace_check_name(struct core *core, uid_t owner, const char *name, const char *begin,
 	const char *end, struct error *err);
 
+/* workspace-failed.c: remembers why the creation of ws failed, for those who ask for it later. */
+void workspace_note_failure(const struct workspace *ws, const struct error *why);
+/* Forgets the failure of an earlier workspace that had this name. */
+void workspace_forget_failure(struct core *core, uid_t owner, const char *name);
+/* Returns why a workspace that uid could see was not made; NULL: not known. */
+const struct error *workspace_failure(const struct core *core, const char *ref, uid_t uid);
+void workspace_failures_free(struct core *core);
+
 /* workspace-wait.c */
 enum workspace_wait_kind {
 	WORKSPACE_CREATED, /* with its machine started */

@@ -93,6 +93,16 @@ static unsigned match(const struct workspace *ws, const char *ref, uid_t uid)
 	return startswith(ws->row.id, ref) && strlen(ref) > strlen(workspace_owner.id_prefix);
 }
 
+static int not_made(const char *ref, const struct error *why, struct error *err)
+{
+	_cleanup_free_ char *cause = str_printf("its creation failed: %s%s%s",
+		why->message ? why->message : error_code_name(why->code), why->cause ? ": " : "",
+		why->cause ? why->cause : "");
+
+	return error_set(err, ERROR_WORKSPACE_NOT_FOUND, cause,
+		why->fix ? why->fix : "pyro workspace list", "workspace %s not found", ref);
+}
+
 int workspace_find(
 	struct manager *m, const char *ref, uid_t uid, struct workspace **ret, struct error *err)
 {
@@ -114,6 +124,8 @@ int workspace_find(
 		*ret = found;
 		return 0;
 	}
+	if (n == 0 && workspace_failure(m->core, ref, uid))
+		return not_made(ref, workspace_failure(m->core, ref, uid), err);
 	if (startswith(ref, vm_owner.id_prefix))
 		status = str_printf("pyro vm status %s", ref);
 	return error_set(err, ERROR_WORKSPACE_NOT_FOUND,
@@ -194,6 +206,8 @@ static void on_row_deleted(int r, const struct error *err, void *userdata)
 			"cannot delete the record of workspace %s, which the next start will do: %s",
 			ws->row.id, err && err->cause ? err->cause : "the store refused the write");
 	error_move(&why, &ws->made.failure);
+	if (why.code != ERROR_CANCELLED)
+		workspace_note_failure(ws, &why);
 	end(ws, &why, NULL);
 }
 
@@ -326,6 +340,8 @@ int workspace_create(struct manager *m, const struct workspace_spec *spec,
 	LIST_INSERT_HEAD(&m->core->workspaces, ws, entry);
 	ws->made.cb = *cb;
 	ws->made.userdata = userdata;
+	if (ws->row.name)
+		workspace_forget_failure(m->core, ws->row.owner_uid, ws->row.name);
 	r = workspace_save(
 		ws, on_row, ws); /* before the machine's row: the store keeps the order */
 	if (r < 0)
@@ -458,6 +474,8 @@ int workspaces_join(struct manager *m, struct error *err)
 void workspaces_free(struct core *core)
 {
 	struct workspace *ws;
+
+	workspace_failures_free(core);
 
 	while ((ws = LIST_FIRST(&core->workspaces))) {
 		_cleanup_error_ struct error why = ERROR_INIT;

@@ -8,6 +8,8 @@
 
 #include "daemon/rpc/machine-call.h"
 
+#include "daemon/store/store.h"
+
 #define TTL_MARGIN_SECONDS 60 /* beyond the command's timeout */
 
 static int refuse_machine(struct call *c, struct error *err)
@@ -58,15 +60,19 @@ int machine_call_spec(struct call *c, int64_t timeout, struct machine_spec *ret,
 	return 0;
 }
 
-void machine_call_progress(struct call *c, const char *phase, int percent, const char *detail,
-	const char *workspace_id)
+void machine_call_progress(struct call *c, const struct machine_progress *p)
 {
-	_cleanup_json_ json_object *o = json_object_new_object();
+	_cleanup_json_ json_object *o = json_object_new_object(), *percent = NULL;
 
-	if (!o || json_add_str(o, "phase", phase) < 0 ||
-		json_add(o, "percent", percent < 0 ? NULL : json_object_new_int(percent)) < 0 ||
-		json_add_str(o, "detail", detail) < 0 ||
-		(workspace_id && json_add_str(o, "workspace_id", workspace_id) < 0) ||
+	if (p->percent >= 0)
+		percent = json_object_new_int(p->percent);
+	if (!o || json_add_str(o, "phase", p->phase) < 0 ||
+		json_add(o, "percent", TAKE_PTR(percent)) < 0 ||
+		json_add_str(o, "detail", p->detail) < 0 ||
+		(p->workspace_id && json_add_str(o, "workspace_id", p->workspace_id) < 0) ||
+		(p->mc && (json_add_str(o, "accelerator", machine_row(p->mc)->accelerator) < 0 ||
+				  json_add_str(o, "accelerator_reason",
+					  machine_accelerator_reason(p->mc)) < 0)) ||
 		json_add_str(o, "environment", call_str(c, "environment")) < 0)
 		return; /* progress may be dropped */
 	call_progress(c, TAKE_PTR(o));

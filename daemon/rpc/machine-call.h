@@ -14,9 +14,13 @@
  * it has none. Refuses what this version or this host does not have. */
 int machine_call_spec(struct call *c, int64_t timeout, struct machine_spec *ret, struct error *err);
 
-/* Sends the progress of a creation. detail and workspace_id may be NULL. */
-void machine_call_progress(struct call *c, const char *phase, int percent, const char *detail,
-	const char *workspace_id);
+/* The progress of a creation. All members but phase may be NULL. */
+struct machine_progress {
+	const char *phase, *detail, *workspace_id;
+	int percent;              /* -1: not known */
+	const struct machine *mc; /* what is started, for its accelerator */
+};
+void machine_call_progress(struct call *c, const struct machine_progress *p);
 
 /* Answers with o (taken over), or, when it could not be made (r < 0), with an error. */
 void machine_call_reply(struct call *c, int r, json_object *o);

@@ -152,7 +152,9 @@ static void on_create_progress(const struct pull_progress *p, void *userdata)
 {
 	struct create_call *cc = userdata;
 
-	machine_call_progress(cc->call, p->phase, p->percent, p->detail, NULL);
+	machine_call_progress(
+		cc->call, &(struct machine_progress){
+				  .phase = p->phase, .percent = p->percent, .detail = p->detail });
 }
 
 /* Answers with the machine's present state. */

@@ -39,7 +39,11 @@ static void on_create_progress(struct workspace *ws, void *userdata)
 	const char *phase = workspace_phase(ws, &percent);
 
 	if (cc->call && phase)
-		machine_call_progress(cc->call, phase, percent, NULL, workspace_id(ws));
+		machine_call_progress(cc->call,
+			&(struct machine_progress){ .phase = phase,
+				.percent = percent,
+				.workspace_id = workspace_id(ws),
+				.mc = streq(phase, "start") ? workspace_machine(ws) : NULL });
 }
 
 static void on_create_done(struct workspace *ws, const struct error *err, void *userdata)

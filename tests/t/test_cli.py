@@ -1261,28 +1261,31 @@ CANCELLED = json.dumps(Failure("cancelled", "the creation was cancelled").error)
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("args", [(), ("--json",)])
-def test_signal_cancels_a_creation(env, fake, sig, args):
-    fake.raw_answers["vm.create"] = "hang"
+@pytest.mark.parametrize("noun", ["vm", "workspace"])
+def test_signal_cancels_a_creation(env, fake, sig, args, noun):
+    fake.raw_answers[noun + ".create"] = "hang"
     fake.raw_answers["cancel"] = b'{"jsonrpc":"2.0","id":2,"error":%s}\n{"jsonrpc":"2.0","id":ID,"result":{}}\n' % CANCELLED
-    p = start(env, *args, "vm", "create", "debian:12")
-    fake.wait_called("vm.create")
+    p = start(env, *args, noun, "create", "debian:12")
+    fake.wait_called(noun + ".create")
     p.send_signal(sig)
     out, err = p.communicate(timeout=10)
     assert (p.returncode, err) == (128 + sig, b"") and ("cancel", {"id": 2}) in fake.calls
     assert json.loads(out)["error"]["code"] == "cancelled" if args else out == b""
 
 
-def test_cancelled_too_late_a_machine_is_deleted(env, fake):
+@pytest.mark.parametrize("noun,id", [("vm", VM), ("workspace", "ws-0123456789ab")])
+def test_cancelled_too_late_a_machine_is_deleted(env, fake, noun, id):
     """Its id was never printed, so nobody else could delete it."""
-    fake.raw_answers["vm.create"] = "hang"
-    fake.raw_answers["cancel"] = (b'{"jsonrpc":"2.0","id":2,"result":{"vm_id":"%s"}}\n'
-                                  b'{"jsonrpc":"2.0","id":ID,"result":{"cancelled":false}}\n' % VM.encode())
-    fake.results["vm.delete"] = {"vm_id": VM, "deleted": True}
-    p = start(env, "vm", "create", "debian:12")
-    fake.wait_called("vm.create")
+    member = noun + "_id"
+    fake.raw_answers[noun + ".create"] = "hang"
+    fake.raw_answers["cancel"] = (b'{"jsonrpc":"2.0","id":2,"result":{"%s":"%s"}}\n'
+                                  b'{"jsonrpc":"2.0","id":ID,"result":{"cancelled":false}}\n' % (member.encode(), id.encode()))
+    fake.results[noun + ".delete"] = {member: id, "deleted": True}
+    p = start(env, noun, "create", "debian:12")
+    fake.wait_called(noun + ".create")
     p.send_signal(signal.SIGINT)
     assert p.communicate(timeout=10) == (b"", b"") and p.returncode == 130
-    assert fake.calls[-1] == ("vm.delete", {"vm_id": VM})
+    assert fake.calls[-1] == (noun + ".delete", {member: id})
 
 
 @pytest.mark.parametrize("deletion", [False, True])

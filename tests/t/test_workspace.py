@@ -394,6 +394,26 @@ def test_deleted_at_any_moment_of_its_creation(d, turns):
     assert d.rows("SELECT id FROM workspace") == []
 
 
+def test_a_later_question_learns_why_a_creation_failed(mirror):
+    """By id or name, for its owner, until there is another of the name."""
+    d = mirror.d
+    ws = d.call("workspace.create", pulled(d, name="build", wait_ms=0))["result"]["workspace_id"]
+    mirror.stands_still()
+    mirror.go("fail")
+    wait_for(lambda: listed(d) == [])
+    for ref in (ws, "build"):
+        got = refused(d, "workspace.status", workspace_id=ref)
+        assert got[:2] == ("workspace_not_found", "workspace %s not found" % ref) and got[2].startswith("its creation failed: ") and "mirror" in got[2], got
+        assert got[3] != "pyro workspace list"
+    delete(d, create(d, name="build")["workspace_id"])
+    assert refused(d, "workspace.status", workspace_id="build")[2] == "it does not exist, or it was deleted"
+    for i in range(64):
+        assert "error" in d.call("workspace.create", d.spec(name="n%d" % i, disk_mib=16777216))
+    assert refused(d, "workspace.status", workspace_id="n63")[2].startswith("its creation failed: ")
+    assert refused(d, "workspace.status", workspace_id=ws)[2] == "it does not exist, or it was deleted"  # the last 64 are kept
+    d.wait_clean()
+
+
 def test_workspaces_that_wait_for_a_pull_are_limited(mirror):
     d = mirror.d
     with Raw(d.socket, 60) as raw:

@@ -27,7 +27,9 @@ def clean(disk):
 
 def test_a_workspace_from_its_creation_to_its_deletion(make_daemon, tmp_path):
     d = make_daemon().start()
-    r = d.pyro("workspace", "create", "--name", "build", "--label", "team=web", "-m", "256", ENV)
+    r = d.pyro("workspace", "create", "--name", "build", "--label", "team=web", "-m", "256", ENV, env={"HOME": str(tmp_path)})
+    emulated = status(d, "build")["accelerator"] == "emulation"
+    assert ("[workspace-create] note accelerator=emulation reason=" in r.errors) == emulated, r
     assert r.status == 0 and "State: started\n" in r.text and "Execution mode: guest_serial\n" in r.text, r
     ws, = re.findall(r"^Workspace ID: (ws-[0-9a-f]{12})$", r.text, re.M)
     disk, pid = "%s/machines/%s/disk.ext4" % (d.state, ws), d.vmm_pids()
