@@ -64,9 +64,18 @@ static const char *none_if_empty(const char *s)
 	return s[0] ? s : NULL;
 }
 
+/* What users are told: a start whose commit is under way cannot be stopped yet. */
+static enum machine_state state_of(const struct machine *mc)
+{
+	if (!mc)
+		return MACHINE_PREPARING;
+	return machine_goes_up(mc) && machine_state(mc) == MACHINE_STARTED ? MACHINE_STARTING
+									   : machine_state(mc);
+}
+
 static int add_spec(const struct vm_row *row, const struct machine *mc, json_object *o)
 {
-	enum machine_state state = mc ? machine_state(mc) : MACHINE_PREPARING;
+	enum machine_state state = state_of(mc);
 	int r = json_add_str(o, "environment", row->environment);
 
 	if (r >= 0)

@@ -88,7 +88,7 @@ static bool is_in(const struct workspace *ws, json_object *states)
 	const struct machine *mc = workspace_machine(ws);
 	const char *state = mc ? machine_state_name(machine_state(mc)) : "";
 
-	if (mc && machine_goes_down(mc))
+	if (mc && !machine_is_settled(mc))
 		return false; /* not committed yet */
 	for (size_t i = 0; i < json_object_array_length(states); i++)
 		if (streq(json_object_get_string(json_object_array_get_idx(states, i)), state))

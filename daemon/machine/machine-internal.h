@@ -176,8 +176,6 @@ void machine_save(struct machine *mc);
 void machine_set_stop_reason(struct machine *mc, const char *reason);
 /* Saved with the next commit. NULL: no error. */
 void machine_set_last_error(struct machine *mc, const char *text);
-bool machine_is_settled(const struct machine *mc); /* no step is being taken or undone */
-bool machine_goes_up(const struct machine *mc);
 /* Settled without a VMM. */
 bool machine_is_down(const struct machine *mc);
 /* `COMMAND verb ID` of its owner's command; NULL when out of memory. */

@@ -101,6 +101,10 @@ const char *machine_id(const struct machine *mc);
 const struct machine_owner *machine_owner(const struct machine *mc);
 enum machine_state machine_state(const struct machine *mc);
 bool machine_is_new(const struct machine *mc); /* made by this daemon, not a previous one */
+/* No step of the machine is being taken or undone: what its state says is committed. */
+bool machine_is_settled(const struct machine *mc);
+/* The machine is being made or booted. */
+bool machine_goes_up(const struct machine *mc);
 /* The machine is not settled, is stopping, or runs a command. */
 bool machine_busy(const struct machine *mc);
 /* The machine is going down: its guest's messages and deadlines do not count any more. */

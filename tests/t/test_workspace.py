@@ -567,6 +567,29 @@ def test_waits_end_when_the_state_is_there(d):
     d.wait_clean()
 
 
+def test_what_is_started_can_be_stopped_at_once(d):
+    """Neither wait nor status says `started` before the start is committed and a stop is accepted. Commits of another caller make
+    that take longer."""
+    with Caller(d.socket) as c, Caller(d.socket) as status_caller, Caller(d.socket) as busy:
+        other = create(d)["workspace_id"]
+        for i in range(15):
+            for n in range(40):
+                busy.begin("workspace.update", {"workspace_id": other, "labels": {"n": "%d %d" % (i, n)}})
+            c.call("workspace.create", d.spec(name="build", wait_ms=0))
+            if i % 2:
+                while status_caller.call("workspace.status", {"workspace_id": "build"})["result"]["state"] != "started":
+                    pass
+            else:
+                assert c.answer(c.begin("workspace.wait", {"workspace_id": "build"}))["result"]["state"] == "started"
+            reply = c.answer(c.begin("workspace.stop", {"workspace_id": "build", "force": True}))
+            assert reply.get("result", {}).get("state") == "stopped", (i, reply)
+            assert "result" in c.answer(c.begin("workspace.delete", {"workspace_id": "build"}))
+            for n in range(40):
+                assert "result" in busy.line()
+    delete(d, other)
+    d.wait_clean()
+
+
 def test_waiting_on_the_command_line(d):
     create(d, name="build")
     assert d.pyro("ws", "wait", "build").status == 0
