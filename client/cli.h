@@ -45,6 +45,9 @@ extern const size_t n_verbs;
 
 /* Returns the noun that the word is or stands for (ws: workspace); NULL: none. */
 const char *cli_noun(const char *word);
+/* Returns the noun of two words ("workspace file") of which noun is the first and word the second;
+ * NULL: none. */
+const char *cli_noun_below(const char *noun, const char *word);
 
 DEFINE_CLEANUP(struct pyro *, pyro_free)
 

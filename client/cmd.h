@@ -12,6 +12,7 @@ extern const struct waiting wait_run, wait_doctor;
 extern const struct waiting wait_env_list, wait_env_pull, wait_env_prune;
 extern const struct waiting wait_workspace_create, wait_workspace_delete, wait_workspace_list,
 	wait_workspace_share, wait_workspace_state, wait_workspace_update, wait_workspace_wait;
+extern const struct waiting wait_file_list, wait_file_read, wait_file_written;
 extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state, wait_vm_stop,
 	wait_vm_delete, wait_vm_reap;
 /* For a method without a format of its own: prints its result as "Label: value" lines. */

@@ -117,6 +117,10 @@ static bool wants_value(const struct typed *t, const char *flag)
 {
 	const struct api_field *f = field_of(t->verb, flag);
 
+	for (const struct extra_flag *e = t->verb ? verb_extra_flags(t->verb) : NULL; e && e->name;
+		e++)
+		if (e->fills && streq(flag + strspn(flag, "-"), e->name))
+			return true;
 	return f ? field_takes_value(f) : !t->verb && streq(flag, "--socket");
 }
 
@@ -135,6 +139,8 @@ static void take_word(struct typed *t, const char *word)
 		t->n_words++;
 	else if (!t->noun && cli_noun(word))
 		t->noun = cli_noun(word);
+	else if (t->noun && cli_noun_below(t->noun, word))
+		t->noun = cli_noun_below(t->noun, word);
 	else
 		t->verb = verb_of(t->noun, streq(word, "ls")   ? "list"
 					   : streq(word, "rm") ? "delete"
@@ -234,11 +240,16 @@ static void offer_commands(const struct typed *t, const char *last)
 {
 	for (size_t i = 0; i < n_verbs; i++) {
 		const struct verb *v = &verbs[i];
+		bool first = i == 0 || !v->noun || !verbs[i - 1].noun ||
+			     !streq(v->noun, verbs[i - 1].noun);
+		size_t n = t->noun ? strlen(t->noun) : 0;
 
 		if (t->noun && v->noun && streq(v->noun, t->noun))
 			offer(v->name, last);
-		else if (!t->noun && (!v->noun || i == 0 || !verbs[i - 1].noun ||
-					     !streq(v->noun, verbs[i - 1].noun)))
+		else if (t->noun && v->noun && first && startswith(v->noun, t->noun) &&
+			 v->noun[n] == ' ')
+			offer(v->noun + n + 1, last);
+		else if (!t->noun && first && !(v->noun && strchr(v->noun, ' ')))
 			offer(v->noun ? v->noun : v->name, last);
 	}
 	if (t->noun)

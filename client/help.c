@@ -16,12 +16,14 @@ static const char *const noun_help[][2] = {
 	{ "env", "Environments: what machines are made from." },
 	{ "vm", "Machines." },
 	{ "workspace", "Workspaces: machines that stay and have a name. `ws` for short." },
+	{ "workspace file", "Files of a workspace. A stopped workspace is started." },
 };
 
 static const char *const noun_example[][2] = {
 	{ "env", "  pyro env pull debian:12" },
 	{ "vm", "  pyro vm list" },
 	{ "workspace", "  pyro ws create --name build debian:12" },
+	{ "workspace file", "  pyro ws file read build src/calc.py" },
 };
 
 static const char global_help[] =
@@ -121,7 +123,8 @@ static void print_verb(const struct verb *v)
 		if (e->letter)
 			(void)snprintf(left, sizeof(left), "-%c, --%s", e->letter, e->name);
 		else
-			(void)snprintf(left, sizeof(left), "--%s", e->name);
+			(void)snprintf(
+				left, sizeof(left), "--%s%s", e->name, e->fills ? " FILE" : "");
 		print_row(left, e->help);
 	}
 	if (v->guest_status) {
@@ -143,9 +146,17 @@ static void print_noun(const char *noun)
 {
 	printf("Usage: pyro %s VERB [OPTIONS] [ARGUMENTS]\n\n%s\n\n", noun,
 		look_up(noun_help, ARRAY_SIZE(noun_help), noun));
-	for (size_t i = 0; i < n_verbs; i++)
-		if (verbs[i].noun && streq(verbs[i].noun, noun))
-			print_row(verbs[i].name, summary(&verbs[i]));
+	for (size_t i = 0; i < n_verbs; i++) {
+		const char *of = verbs[i].noun;
+		char name[64];
+
+		if (!of || !startswith(of, noun) || (of[strlen(noun)] && of[strlen(noun)] != ' '))
+			continue;
+		(void)snprintf(name, sizeof(name), "%s%s%s",
+			of + strlen(noun) + (of[strlen(noun)] == ' '), of[strlen(noun)] ? " " : "",
+			verbs[i].name);
+		print_row(name, summary(&verbs[i]));
+	}
 	printf("\n%s\nExample:\n%s\n", global_help,
 		look_up(noun_example, ARRAY_SIZE(noun_example), noun));
 }

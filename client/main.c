@@ -51,6 +51,14 @@ const struct verb verbs[] = {
 		"  pyro workspace share build" },
 	{ "workspace", "delete", API_M_workspace_delete, &wait_workspace_delete, false, true, NULL,
 		"  pyro workspace delete build" },
+	{ "workspace file", "list", API_M_file_list, &wait_file_list, false, false, NULL,
+		"  pyro workspace file list --recursive build src" },
+	{ "workspace file", "read", API_M_file_read, &wait_file_read, false, false, NULL,
+		"  pyro workspace file read --start-line 10 --max-lines 20 build src/calc.py" },
+	{ "workspace file", "write", API_M_file_write, &wait_file_written, false, false, NULL,
+		"  pyro workspace file write --text-file notes.md build docs/notes.md" },
+	{ "workspace file", "edit", API_M_file_edit, &wait_file_written, false, false, NULL,
+		"  pyro workspace file edit --old 'a - b' --new 'a + b' build src/calc.py" },
 	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, false, NULL,
 		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
 	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, false, NULL,
@@ -78,6 +86,19 @@ const char *cli_noun(const char *word)
 	for (size_t i = 0; i < n_verbs; i++)
 		if (verbs[i].noun && streq(verbs[i].noun, word))
 			return verbs[i].noun;
+	return NULL;
+}
+
+const char *cli_noun_below(const char *noun, const char *word)
+{
+	size_t n = strlen(noun);
+
+	for (size_t i = 0; i < n_verbs; i++) {
+		const char *other = verbs[i].noun;
+		if (other && startswith(other, noun) && other[n] == ' ' &&
+			streq(other + n + 1, word))
+			return other;
+	}
 	return NULL;
 }
 
@@ -362,6 +383,10 @@ static int choose(
 	}
 	if (r >= 0 && *i < argc && cli_noun(argv[*i])) {
 		noun = cli_noun(argv[(*i)++]);
+		r = globals_parse(cli, noun, argc, argv, i, &extra, err);
+	}
+	if (r >= 0 && *i < argc && noun && cli_noun_below(noun, argv[*i])) {
+		noun = cli_noun_below(noun, argv[(*i)++]);
 		r = globals_parse(cli, noun, argc, argv, i, &extra, err);
 	}
 	if (r < 0) {

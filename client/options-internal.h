@@ -41,3 +41,6 @@ int options_refuse(const struct parser *p, const char *flag, const char *good, c
 /* Takes the value of a field. */
 int options_take_field(
 	struct parser *p, const struct api_field *f, const char *flag, const char *value);
+/* Takes the contents of the file of a flag. */
+int options_take_file(
+	struct parser *p, const struct extra_flag *e, const char *flag, const char *path);

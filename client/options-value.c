@@ -7,12 +7,14 @@
  */
 #include "client/options-internal.h"
 
+#include <fcntl.h>
 #include <pwd.h>
 
 #include "client/correct.h"
 #include "client/text.h"
 #include "proto/api.h"
 #include "proto/json.h"
+#include "proto/limits.h"
 #include "proto/utf8.h"
 
 #define EXAMPLE_ENVIRONMENT "debian:12"
@@ -265,4 +267,52 @@ int options_take_field(
 	case API_TIME: return json_add_str(p->line->params, f->name, value);
 	default: return options_usage(p, "not a flag of the command line:", flag);
 	}
+}
+
+/* Reads all of a file that may be a pipe; -EFBIG above what a request may hold. */
+static int read_text(const char *path, char **ret, size_t *ret_n)
+{
+	bool in = streq(path, "-");
+	_cleanup_close_ int fd = open(in ? "/dev/stdin" : path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	_cleanup_free_ char *text = malloc(LIMIT_REQUEST_BYTES + 1);
+	size_t n = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (!text)
+		return -ENOMEM;
+	for (;;) {
+		ssize_t got = read(fd, text + n, LIMIT_REQUEST_BYTES - n);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		n += (size_t)got;
+		if (n == LIMIT_REQUEST_BYTES)
+			return -EFBIG;
+	}
+	*ret = TAKE_PTR(text);
+	*ret_n = n;
+	return 0;
+}
+
+int options_take_file(
+	struct parser *p, const struct extra_flag *e, const char *flag, const char *path)
+{
+	_cleanup_free_ char *text = NULL;
+	int shown = utf8_cut(path, VALUE_SHOWN);
+	size_t n = 0;
+	int r = read_text(path, &text, &n);
+
+	if (r < 0)
+		return error_set_errno(p->err, ERROR_INVALID_ARGUMENT, r,
+			r == -EFBIG ? "write it in parts" : "name a file that you may read",
+			"%s: cannot read '%.*s'", flag, shown, path);
+	if (!json_utf8_valid(text, n))
+		return error_set(p->err, ERROR_INVALID_ARGUMENT,
+			"requests are JSON, which is UTF-8 text", "give a text file",
+			"%s: '%.*s' is not UTF-8", flag, shown, path);
+	return json_add_strn(p->line->params, e->fills, text, n);
 }

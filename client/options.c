@@ -58,6 +58,15 @@ static const struct extra_flag create_flags[] = {
 	{ 0 },
 };
 
+static const struct extra_flag read_flags[] = {
+	{ 0, "content-only", EXTRA_CONTENT, "Print no summary." },
+	{ 0 },
+};
+static const struct extra_flag write_flags[] = {
+	{ 0, "text-file", 0, "A file of yours with its new contents; - is stdin.", "text" },
+	{ 0 },
+};
+
 /* What one flag of the command line means. */
 struct flag {
 	const struct api_field *field;
@@ -77,6 +86,10 @@ const struct extra_flag *verb_extra_flags(const struct verb *v)
 		return run_flags;
 	if (v->method == API_M_workspace_delete)
 		return delete_flags;
+	if (v->method == API_M_file_read)
+		return read_flags;
+	if (v->method == API_M_file_write)
+		return write_flags;
 	return is_create(v) ? create_flags : NULL;
 }
 
@@ -118,6 +131,8 @@ static bool flag_takes_value(const struct flag *f)
 {
 	if (f->field)
 		return field_takes_value(f->field);
+	if (f->extra)
+		return f->extra->fills != NULL;
 	if (f->foreign)
 		return f->foreign->takes_value;
 	return f->global >= 0 && global_flags[f->global].takes_value;
@@ -304,7 +319,7 @@ static int take_flag(struct parser *p, const char *name, const char *value, bool
 		return options_take_field(p, f.field, name, value);
 	if (f.extra) {
 		p->line->extra |= f.extra->bit;
-		return 0;
+		return f.extra->fills ? options_take_file(p, f.extra, name, value) : 0;
 	}
 	if (f.foreign)
 		return take_foreign(p, f.foreign, value);
@@ -455,7 +470,10 @@ static int take_positionals(struct parser *p)
 			r = take_rest(p, f, used);
 			used = p->n_words;
 		} else if (!(f->flags & API_POSITIONAL)) {
-			continue;
+			if (!(f->flags & API_REQUIRED) || json_get(p->line->params, f->name))
+				continue;
+			(void)field_flag(f, f->cli ? 1 : 0, name);
+			return missing(p, name);
 		} else if (used < p->n_words) {
 			p->from = index_of(p, used);
 			p->to = p->from + 1;

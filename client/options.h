@@ -16,6 +16,7 @@ enum {
 	EXTRA_VERSION = 1 << 2,
 	EXTRA_ID_ONLY = 1 << 3, /* of create */
 	EXTRA_ALL = 1 << 4,     /* of workspace delete: all of the caller's */
+	EXTRA_CONTENT = 1 << 5, /* of workspace file read: no summary */
 };
 
 struct cmdline {
@@ -32,6 +33,7 @@ struct extra_flag {
 	const char *name;
 	unsigned bit;
 	const char *help;
+	const char *fills; /* takes a FILE, whose contents are this parameter; NULL: takes none */
 };
 /* Returns the verb's flags that are not parameters, ending with {0}; NULL if it has none. */
 const struct extra_flag *verb_extra_flags(const struct verb *v);

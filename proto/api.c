@@ -877,6 +877,150 @@ static const struct api_field workspace_delete_result[] = {
 	FIELDS_END,
 };
 
+/* file */
+
+static const char *const names_artifact_type[] = { "file", "directory", "symlink", "other", NULL };
+
+#define FIELD_PATH(text) \
+	{ \
+		.name = "path", .type = API_STRING, .flags = API_REQUIRED | API_POSITIONAL, \
+		.min = 1, .max = 4096, .help = (text) \
+	}
+#define FIELDS_FILE \
+	{ .name = "workspace_id", .type = API_ID, .names = id_workspace }, \
+	{ \
+		.name = "path", .type = API_STRING, .help = "Absolute." \
+	}
+#define FIELD_BINARY(text) \
+	{ \
+		.name = "binary", .type = API_BOOL, .flags = API_OPTIONAL, .help = (text) \
+	}
+
+static const struct api_field file_list_params[] = {
+	FIELD_WORKSPACE_ID,
+	FIELD_PATH("A folder: absolute, or relative to /workspace."),
+	{ .name = "recursive",
+		.type = API_BOOL,
+		.dflt = "false",
+		.help = "Also what is in its folders; links are not followed." },
+	FIELDS_END,
+};
+static const struct api_field entry_fields[] = {
+	{ .name = "path", .type = API_STRING, .help = "Absolute." },
+	{ .name = "artifact_type", .type = API_ENUM, .names = names_artifact_type },
+	{ .name = "size_bytes", .type = API_INT, .max = INT64_MAX },
+	{ .name = "link_target", .type = API_STRING, .flags = API_NULLABLE },
+	FIELD_BINARY("Its name or target is not UTF-8, and has U+FFFD instead."),
+	FIELDS_END,
+};
+static const struct api_field entry_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = entry_fields },
+	FIELDS_END,
+};
+static const struct api_field file_list_result[] = {
+	FIELDS_FILE,
+	{ .name = "recursive", .type = API_BOOL },
+	{ .name = "entries",
+		.type = API_ARRAY,
+		.sub = entry_element,
+		.help = "Sorted by name; a folder before what is in it." },
+	{ .name = "truncated",
+		.type = API_BOOL,
+		.help = "There are more: at most 10,000 and 1 MiB are listed." },
+	FIELDS_END,
+};
+
+static const struct api_field file_read_params[] = {
+	FIELD_WORKSPACE_ID,
+	FIELD_PATH("A file: absolute, or relative to /workspace."),
+	{ .name = "max_bytes",
+		.type = API_INT,
+		.dflt = "65536",
+		.min = 1,
+		.max = LIMIT_FILE_BYTES,
+		.help = "Read at most this much." },
+	{ .name = "start_line",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.min = 1,
+		.max = INT32_MAX,
+		.help = "Begin with this line." },
+	{ .name = "max_lines",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.min = 1,
+		.max = INT32_MAX,
+		.help = "Read at most so many lines." },
+	FIELDS_END,
+};
+static const struct api_field file_read_result[] = {
+	FIELDS_FILE,
+	{ .name = "size_bytes", .type = API_INT, .max = INT64_MAX, .help = "Of the whole file." },
+	{ .name = "max_bytes", .type = API_INT, .max = LIMIT_FILE_BYTES },
+	{ .name = "content", .type = API_STRING, .flags = API_NUL },
+	{ .name = "truncated",
+		.type = API_BOOL,
+		.help = "Cut at max_bytes, or at the size of a reply: more was asked for." },
+	{ .name = "start_line", .type = API_INT, .max = INT64_MAX },
+	{ .name = "end_line",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "The last line in content; start_line - 1 if there is none." },
+	{ .name = "total_lines",
+		.type = API_INT,
+		.flags = API_NULLABLE,
+		.max = INT64_MAX,
+		.help = "Null: not counted, beyond 16 MiB." },
+	FIELD_BINARY("It is not UTF-8, and has U+FFFD where it is not."),
+	FIELDS_END,
+};
+
+static const struct api_field file_write_params[] = {
+	FIELD_WORKSPACE_ID,
+	FIELD_PATH("A file: absolute, or relative to /workspace. A new one gets mode 644; one "
+		   "that is there is replaced at once, and keeps its mode and owner."),
+	{ .name = "text",
+		.type = API_STRING,
+		.flags = API_REQUIRED | API_NUL,
+		.help = "Its new contents." },
+	FIELDS_END,
+};
+static const struct api_field file_write_result[] = {
+	FIELDS_FILE,
+	{ .name = "size_bytes", .type = API_INT, .max = INT64_MAX },
+	{ .name = "bytes_written", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+
+static const struct api_field file_edit_params[] = {
+	FIELD_WORKSPACE_ID,
+	FIELD_PATH("A file of at most 16 MiB: absolute, or relative to /workspace."),
+	{ .name = "old_text",
+		.type = API_STRING,
+		.flags = API_REQUIRED | API_NUL,
+		.min = 1,
+		.cli = "old",
+		.help = "What is replaced. It must occur exactly once." },
+	{ .name = "new_text",
+		.type = API_STRING,
+		.flags = API_REQUIRED | API_NUL,
+		.cli = "new",
+		.help = "What takes its place; may be empty." },
+	{ .name = "replace_all",
+		.type = API_BOOL,
+		.dflt = "false",
+		.cli = "all",
+		.help = "Replace it wherever it occurs." },
+	FIELDS_END,
+};
+static const struct api_field file_edit_result[] = {
+	FIELDS_FILE,
+	{ .name = "size_bytes", .type = API_INT, .max = INT64_MAX },
+	{ .name = "bytes_written", .type = API_INT, .max = INT64_MAX },
+	{ .name = "replacements", .type = API_INT, .max = INT64_MAX },
+	FIELDS_END,
+};
+
 /* exec */
 
 static const struct api_field exec_signal_params[] = {

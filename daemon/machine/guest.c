@@ -9,6 +9,16 @@
 
 #include "daemon/machine/machine-internal.h"
 
+static void fail_files(struct machine *mc, const struct error *err)
+{
+	while (!LIST_EMPTY(&mc->guest.files)) {
+		struct file *f = LIST_FIRST(&mc->guest.files);
+
+		file_list_remove(f);
+		file_fail(f, err);
+	}
+}
+
 void machine_fail_execs(struct machine *mc, const struct error *err)
 {
 	while (!LIST_EMPTY(&mc->guest.execs)) {
@@ -17,12 +27,18 @@ void machine_fail_execs(struct machine *mc, const struct error *err)
 		exec_list_remove(x);
 		exec_fail(x, err);
 	}
-	while (!LIST_EMPTY(&mc->guest.files)) {
-		struct file *f = LIST_FIRST(&mc->guest.files);
+	fail_files(mc, err);
+}
 
-		file_list_remove(f);
-		file_fail(f, err);
-	}
+void machine_end_files(struct machine *mc)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (LIST_EMPTY(&mc->guest.files))
+		return;
+	error_cancelled(
+		&err, "pyrod is stopping", "the operation in machine %s was cancelled", mc->row.id);
+	fail_files(mc, &err);
 }
 
 /* The guest has a nonce from SETUP on; the first WELCOME after that reports it. */

@@ -206,6 +206,8 @@ void machine_link_close(struct machine *mc);
 void machine_expect_command(struct machine *mc);
 /* Ends its commands and file operations with err and removes them from the lists. */
 void machine_fail_execs(struct machine *mc, const struct error *err);
+/* Ends the file operations at the daemon's end. */
+void machine_end_files(struct machine *mc);
 /* True if the WELCOME is from the guest that was set up, in the same boot. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 

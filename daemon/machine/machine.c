@@ -221,8 +221,7 @@ struct machine *machine_free(struct machine *mc)
 		LIST_REMOVE(mc, entry);
 	while (!LIST_EMPTY(&mc->guest.execs))
 		exec_list_remove(LIST_FIRST(&mc->guest.execs));
-	while (!LIST_EMPTY(&mc->guest.files))
-		file_list_remove(LIST_FIRST(&mc->guest.files));
+	machine_end_files(mc);
 	machine_end_waits(mc);
 	free_world(mc);
 	error_clear(&mc->failure);

@@ -465,6 +465,32 @@ ATTACK(content_bytes)
 	return GO;
 }
 
+/* As much as the protocol allows, of bytes that need six times their size in JSON. */
+ATTACK(content_control)
+{
+	d->content.data = malloc(m->max_bytes);
+	if (!d->content.data)
+		return -ENOMEM;
+	memset(d->content.data, 1, m->max_bytes);
+	d->content.n = m->max_bytes;
+	d->size = m->max_bytes;
+	return GO;
+}
+
+ATTACK(names_control)
+{
+	char name[90];
+
+	for (unsigned i = 0; i < LIMIT_FILE_ENTRIES; i++) {
+		memset(name, 1, sizeof(name));
+		(void)snprintf(name, sizeof(name), "%05u", i);
+		name[5] = '\x01';
+		name[sizeof(name) - 1] = '\0';
+		put_entry(d, ENTRY_FILE, name);
+	}
+	return GO;
+}
+
 static const struct attack_file attacks[] = {
 #define X(name) \
 	{ \
@@ -508,6 +534,8 @@ static const struct attack_file attacks[] = {
 	X(error_strange),
 	X(name_bytes),
 	X(content_bytes),
+	X(content_control),
+	X(names_control),
 #undef X
 };
 
@@ -551,8 +579,16 @@ static struct msg_file_result *do_once(struct files *fs, const struct msg_file *
 	return d;
 }
 
-int files_take(struct files *fs, uint16_t version, uint32_t channel, const struct msg_file *m)
+int files_take(struct files *fs, uint16_t version, uint32_t channel, const struct msg_file *asked)
 {
+	_cleanup_free_ char *path = asked->path[0] == '/'
+					    ? strdup(asked->path)
+					    : str_printf("/workspace/%s", asked->path);
+	struct msg_file whole = *asked, *m = &whole;
+
+	if (!path)
+		return -ENOMEM;
+	whole.path = path;
 	if (startswith(m->path, "/hostile/"))
 		return attack(fs, channel, m, m->path + strlen("/hostile/"));
 	if (startswith(m->path, "/silent/")) {

@@ -297,6 +297,16 @@ def to_workspace(method, check):
     return act
 
 
+def to_file(method, check, **params):
+    def act(d, who):
+        ws = create_workspace(d, OWNER)
+        result(d, OWNER, "file.write", {"workspace_id": ws, "path": "/a", "text": "theirs"})
+        got = result(d, who, method, dict({"workspace_id": ws, "path": "/a"}, **params))
+        assert got["workspace_id"] == ws and check(got), got
+        delete_workspace(d, OWNER, ws)
+    return act
+
+
 def exec_in(d, who):
     vm = create(d, OWNER)
     got = result(d, who, "vm.exec", {"vm_id": vm, "command": "echo there"})
@@ -337,10 +347,16 @@ OWNED = {
     "workspace.update": to_workspace("workspace.update", lambda got: got["name"] == "theirs"),
     "workspace.share": to_workspace("workspace.share", lambda got: got["shared"] is True),
     "workspace.delete": to_workspace("workspace.delete", lambda got: got["deleted"] is True),
+    "file.list": to_file("file.list", lambda got: got["entries"] == []),
+    "file.read": to_file("file.read", lambda got: got["content"] == "theirs"),
+    "file.write": to_file("file.write", lambda got: got["bytes_written"] == 3, text="new"),
+    "file.edit": to_file("file.edit", lambda got: got["replacements"] == 1, old_text="theirs", new_text="mine"),
     "exec.signal": signal,
     "exec.attach": attach_after_its_caller,
 }
-REQUIRED = {"vm.exec": {"command": "true"}, "workspace.update": {"name": "theirs"}}
+REQUIRED = {"vm.exec": {"command": "true"}, "workspace.update": {"name": "theirs"},
+            **{"file." + verb: {"path": "/a"} for verb in ("list", "read")}, "file.write": {"path": "/a", "text": "x"},
+            "file.edit": {"path": "/a", "old_text": "x", "new_text": "y"}}
 
 
 def test_every_method_has_its_row():

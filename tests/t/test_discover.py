@@ -144,6 +144,10 @@ def workspaces(c):
     c.call("workspace.wait", workspace_id="build", wait_ms=120000)
     assert c.call("workspace.stop", workspace_id="build", force=True)["state"] == "stopped"
     assert c.call("workspace.start", workspace_id="build")["state"] == "started"
+    assert c.call("file.write", workspace_id="build", path="new/file", text="one\ntwo\n")["bytes_written"] == 8
+    assert c.call("file.edit", workspace_id="build", path="new/file", old_text="one", new_text="1")["replacements"] == 1
+    assert c.call("file.read", workspace_id="build", path="new/file")["content"] == "1\ntwo\n"
+    assert c.call("file.list", workspace_id="build", path="new")["entries"][0]["path"] == "/workspace/new/file"
     assert c.call("workspace.update", workspace_id="build", clear_name=True, clear_labels=["a"])["labels"] == {}
     c.call("workspace.share", workspace_id=ws["workspace_id"])
     c.call("workspace.delete", workspace_id=ws["workspace_id"])
@@ -175,7 +179,8 @@ def attached_and_signalled(c):
 
 
 # Everything below acts on nothing: the cache is empty, the names do not exist.
-NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "workspace_id": "ws-ffffffffffff", "exec_id": "ex-ffffffffffff", "command": "true", "id": 4711}
+NOBODYS = {"environment": "nope:1", "vm_id": "vm-ffffffffffff", "workspace_id": "ws-ffffffffffff", "exec_id": "ex-ffffffffffff", "command": "true", "id": 4711,
+           "path": "/a", "text": "x", "old_text": "x", "new_text": "y"}
 VALUES = [None, True, False, 0, -1, 1, 255, 2**53 - 1, 1.5, "", "x", "x" * 300, "a\nb", "vm-0", "vm-0123456789abc", "ex-ab", "EX-00",
           "INT", "kvm", [], ["a"], {}, {"A": "b"}, {"A": 1}]
 # What a schema cannot express, or what depends on this host: vcpu_count's and mem_mib's upper ends, descriptors that were not sent.
