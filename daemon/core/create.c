@@ -77,7 +77,8 @@ static void on_launch(_unused_ struct machine *mc, void *userdata)
 
 static void on_created(struct machine *mc, const struct error *err, void *userdata)
 {
-	finish(userdata, err ? NULL : mc, err);
+	/* One that nothing is left of is freed next. */
+	finish(userdata, err && machine_state(mc) != MACHINE_UNKNOWN ? NULL : mc, err);
 }
 
 static void on_pull_progress(const struct pull_progress *p, void *userdata)

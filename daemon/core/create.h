@@ -14,8 +14,8 @@ struct pull_progress;
 struct creation_callbacks {
 	/* A pull's phases; then "create" and "start" if spec->whole. */
 	void (*on_progress)(const struct pull_progress *p, void *userdata);
-	/* Called once: mc is created (booted if spec->whole) and committed; or NULL with err, and
-	 * nothing is left of the machine. */
+	/* Called once. err NULL: mc is created (booted if spec->whole) and committed. Else mc is
+	 * NULL and nothing is left of it, or it could not be removed and is `unknown`. */
 	void (*on_done)(struct machine *mc, const struct error *err, void *userdata);
 };
 

@@ -225,11 +225,14 @@ static void on_made(struct machine *mc, const struct error *err, void *userdata)
 
 	crash_point();
 	ws->made.creation = NULL;
-	ws->machine = err ? NULL : mc;
-	if (!err) {
+	ws->machine = mc;
+	if (mc) { /* with err: it could not be removed, and can be deleted again */
+		error_clear(&ws->made.failure);
 		ws->made.cb.on_done = NULL;
-		cb.on_done(ws, NULL, ws->made.userdata);
-		workspace_notify(ws, WORKSPACE_CREATED, NULL);
+		cb.on_done(ws, err, ws->made.userdata);
+		workspace_notify(ws, WORKSPACE_CREATED, err);
+		if (err)
+			workspace_notify(ws, WORKSPACE_DELETED, err);
 		return;
 	}
 	if (!ws->made.failure.set)
@@ -344,8 +347,10 @@ int workspace_create(struct manager *m, const struct workspace_spec *spec,
 		workspace_forget_failure(m->core, ws->row.owner_uid, ws->row.name);
 	r = workspace_save(
 		ws, on_row, ws); /* before the machine's row: the store keeps the order */
-	if (r < 0)
+	if (r < 0) {
+		error_no_memory(&ws->made.failure, "cannot save the workspace's record");
 		creation_cancel(ws->made.creation); /* on_made follows */
+	}
 	*ret = TAKE_PTR(ws);
 	return 0;
 }

@@ -23,7 +23,7 @@ struct workspace_callbacks {
 	/* A phase has begun or its percentage has changed. */
 	void (*on_progress)(struct workspace *ws, void *userdata);
 	/* Called once, when the workspace is started and committed; or with err, when nothing of it
-	 * is left and its name is free: it is freed next. */
+	 * is left and its name is free (it is freed next), or when it could not be removed. */
 	void (*on_done)(struct workspace *ws, const struct error *err, void *userdata);
 };
 

@@ -175,10 +175,10 @@ static void on_create_done(struct machine *mc, const struct error *err, void *us
 {
 	_cleanup_free_ struct create_call *cc = userdata;
 
-	if (mc)
-		reply_machine(cc->call, mc);
-	else
+	if (err)
 		call_fail(cc->call, err);
+	else
+		reply_machine(cc->call, mc);
 }
 
 static void on_create_cancel(_unused_ struct call *c, _unused_ enum call_end why, void *userdata)

@@ -415,6 +415,26 @@ def test_a_later_question_learns_why_a_creation_failed(mirror):
     d.wait_clean()
 
 
+def test_a_creation_that_cannot_be_undone_leaves_a_workspace_to_delete(make_fake, root_only):
+    """Its folder cannot be removed: a file system is mounted in it."""
+    d = make_fake(build=BUILD_ASAN).start()
+    ws = d.call("workspace.create", d.spec("deaf", name="build", wait_ms=0))["result"]["workspace_id"]
+    wait_for(d.vmm_pids)
+    held = "%s/machines/%s/held" % (d.state, ws)
+    os.mkdir(held)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", held], check=True)
+    try:
+        got = refused(d, "workspace.delete", workspace_id="build")
+        assert got[0] == "internal" and "cannot be removed" in got[1], got
+        assert (listed(d), status(d, "build")["state"], d.vmm_pids()) == ([ws], "unknown", []) and "phase" not in status(d, "build")
+        assert refused(d, "workspace.create", **d.spec(name="build"))[0] == "name_taken"
+    finally:
+        subprocess.run(["umount", held], check=True)
+    assert delete(d, "build") == ws
+    delete(d, create(d, name="build")["workspace_id"])
+    d.wait_clean()
+
+
 def test_workspaces_that_wait_for_a_pull_are_limited(mirror):
     d = mirror.d
     with Raw(d.socket, 60) as raw:
