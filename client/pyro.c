@@ -28,7 +28,8 @@
 struct pending {
 	int64_t id; /* 0: free */
 	bool read_only;
-	bool unwanted; /* the answer is dropped: a cancel, or a call that was given up */
+	bool unwanted;  /* the answer is dropped: a cancel, or a call that was given up */
+	bool workspace; /* on a workspace, not a machine */
 };
 
 struct queued {
@@ -130,13 +131,14 @@ static struct pending *find_pending(struct pyro *p, int64_t id)
 /* Ends the connection; the error stays for every later call. why: the error's cause. */
 static int lose(struct pyro *p, const char *why)
 {
-	bool unknown = false;
+	const struct pending *unknown = NULL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(p->pending); i++)
 		if (p->pending[i].id && !p->pending[i].read_only && !p->pending[i].unwanted)
-			unknown = true;
+			unknown = &p->pending[i];
 	if (unknown)
-		return error_set(&p->lost, ERROR_OUTCOME_UNKNOWN, why, "pyro vm list",
+		return error_set(&p->lost, ERROR_OUTCOME_UNKNOWN, why,
+			unknown->workspace ? "pyro workspace list" : "pyro vm list",
 			"the connection to pyrod at %s was lost; the call may or may not have "
 			"been carried out",
 			p->to.path);
@@ -463,7 +465,9 @@ static int64_t start(struct pyro *p, const char *method, const char *params, con
 	if (r < 0)
 		return r;
 	*call = (struct pending){ .id = ++p->last_id,
-		.read_only = index >= 0 && (api_methods[index].hints & API_READ_ONLY) };
+		.read_only = index >= 0 && (api_methods[index].hints & API_READ_ONLY),
+		.workspace = index >= 0 && (api_methods[index].object == API_OBJ_WORKSPACE ||
+						   startswith(method, "workspace.")) };
 	r = send_line(p, (const char *)buf_head(&out), buf_len(&out), fds, n_fds, err);
 	if (r < 0) {
 		call->id = 0;

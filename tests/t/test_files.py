@@ -3,6 +3,7 @@
 stopped workspace, a lost answer, pyrod or the VMM killed in the middle, an agent of an earlier version, a hostile guest, and
 `pyro workspace file`. tests/t/test_agent_files.py has the real agent, tests/vm/test_files.py a guest."""
 import json
+import subprocess
 import threading
 import time
 
@@ -215,6 +216,19 @@ def test_pyrod_is_killed_in_the_middle(ws, verb):
     ws.start()
     assert result(ws, "read", "/kept")["content"] == "kept"
     assert result(ws, verb, "/kept" if verb != "list" else "/", **({"old_text": "kept"} if verb == "edit" else {}))
+
+
+@pytest.mark.parametrize("words,code,fix", [
+    (("read",), "daemon_unreachable", "pyro doctor"),
+    (("write", "--text", "x"), "outcome_unknown", "pyro workspace list"),
+])
+def test_a_client_whose_pyrod_is_killed(ws, words, code, fix):
+    p = ws.popen("--json", "ws", "file", words[0], ws.ws, "/silent/x", *words[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ws.reported("file silent")
+    ws.kill()
+    out, _ = p.communicate(timeout=60)
+    e = json.loads(out)["error"]
+    assert (p.returncode, e["code"]) == (1, code) and e["fix"].endswith(fix.split(" ", 1)[1]), e
 
 
 @pytest.mark.parametrize("verb", ["read", "write"])

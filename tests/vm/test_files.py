@@ -11,7 +11,7 @@ from test_odd_environments import debian
 
 import agent_files
 from agent_files import Box
-from wire import FILE_LIST, FILE_READ, FILE_WRITE
+from wire import FILE_EDIT, FILE_LIST, FILE_READ, FILE_WRITE
 
 FUSE = r"""
 import ctypes, os, struct, sys
@@ -91,3 +91,15 @@ def test_a_killed_machine_has_what_was_acknowledged(installed):
             assert g.host.file(1, FILE_READ, "new/%d/f" % n, max_bytes=1 << 20, seconds=60)["content"] == data
         assert g.run("find /workspace -type f | sort").split() == ["/workspace/new/%d/f" % n for n in range(3)]
         g.down()
+
+
+def test_a_full_disk(guest):
+    """A write and an edit fail with the reason, the file keeps its contents, and nothing is left beside it."""
+    guest.run("rm -rf /workspace/full; mkdir /workspace/full; cd /workspace/full; printf old > f; cat /dev/zero > fill 2>/dev/null; sync; true", seconds=300)
+    for op, more in ((FILE_WRITE, {"text_": b"x" * (1 << 20)}), (FILE_EDIT, {"old": b"old", "text_": b"y" * ((1 << 20) - 3)})):
+        d = guest.host.file(1, op, "full/f", seconds=120, **more)
+        assert (d["error"], d["what"], d["flags"]) == (errno.ENOSPC, "write", 0), d
+    assert guest.run("cd /workspace/full; cat f; ls -A").split() == ["oldf", "fill"]  # "old", without a newline, and two names
+    guest.run("rm /workspace/full/fill")
+    assert guest.host.file(1, FILE_WRITE, "full/f", seconds=120, text_=b"new")["error"] == 0
+    assert guest.run("cat /workspace/full/f; rm -r /workspace/full") == "new"
