@@ -27,6 +27,7 @@ struct cli {
 	bool quiet;
 };
 
+struct api_field;
 struct waiting;
 
 struct verb {
@@ -38,6 +39,7 @@ struct verb {
 	bool several;               /* takes several objects, one call for each */
 	const char *summary;        /* NULL: the method's help */
 	const char *example;
+	const struct api_field *fields; /* NULL: the method's parameters (verb_fields) */
 };
 
 extern const struct verb verbs[];

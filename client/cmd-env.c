@@ -66,7 +66,7 @@ static bool is_label_of(const char *label, const char *name)
 static void note_kept(struct session *s, json_object *deleted)
 {
 	_cleanup_json_ json_object *result = NULL;
-	int r = session_ask(s, "env.list", &result);
+	int r = session_ask(s, "env.list", NULL, &result);
 	json_object *envs = r < 0 ? NULL : out_array(result, "environments");
 
 	for (size_t i = 0; envs && i < json_object_array_length(envs); i++) {

@@ -83,7 +83,10 @@ static bool report_limit(const struct session *s, bool show)
 	json_object *limit = out_sub(s->result, "limit");
 	const char *name = out_member(limit, "name"), *flag = out_member(limit, "flag");
 	/* A machine's limits are flags of the verb that makes it. */
-	const char *verb = s->line->verb->noun && flag[0] ? "pyro vm create " : "";
+	const char *noun = flag[0] ? s->line->verb->noun : NULL;
+	const char *verb = !noun                      ? ""
+			   : streq(noun, "workspace") ? "pyro workspace create "
+						      : "pyro vm create ";
 	const char *unit = " MiB", *what;
 
 	if (streq(name, "mem_mib")) {
@@ -109,11 +112,15 @@ static bool report_limit(const struct session *s, bool show)
 
 static void report_timeout(const struct session *s)
 {
-	const char *flag = out_member(out_sub(s->result, "limit"), "flag");
+	json_object *limit = out_sub(s->result, "limit");
+	const char *flag = out_member(limit, "flag");
+	/* exec-wait and exec-attach do not know how the command was started. */
+	bool starts = json_get(s->line->checked, "timeout_seconds");
 
 	fprintf(stderr, "command timed out after %" PRId64 "s",
-		json_get_int(s->line->checked, "timeout_seconds", 0));
-	if (!json_get(s->line->params, "timeout_seconds") && flag[0]) {
+		starts ? json_get_int(s->line->checked, "timeout_seconds", 0)
+		       : out_int(limit, "value", 0));
+	if (starts && !json_get(s->line->params, "timeout_seconds") && flag[0]) {
 		fputs(" (the default; ", stderr);
 		out_text(stderr, flag);
 		fputc(')', stderr);
@@ -121,12 +128,10 @@ static void report_timeout(const struct session *s)
 	fputc('\n', stderr);
 }
 
-static int conclude(struct session *s, json_object *result)
+int command_report_end(struct session *s)
 {
-	int64_t code = out_int(result, "exit_code", -1);
-	int status = code < 0 || code > UINT8_MAX ? EXIT_PYRO : (int)code; /* not a status */
-	bool timed_out = out_bool(result, "timed_out", false), entered = s->line->verb->noun;
-	const char *subject = entered ? "vm_id" : "environment";
+	int64_t code = out_int(s->result, "exit_code", -1);
+	bool timed_out = out_bool(s->result, "timed_out", false);
 
 	if (timed_out || report_limit(s, false) || !s->cli->quiet)
 		session_end_line(s);
@@ -134,6 +139,15 @@ static int conclude(struct session *s, json_object *result)
 		report_timeout(s);
 	else
 		(void)report_limit(s, true);
+	return code < 0 || code > UINT8_MAX ? EXIT_PYRO : (int)code; /* not a status */
+}
+
+static int conclude(struct session *s, json_object *result)
+{
+	bool entered = s->line->verb->noun;
+	const char *subject = entered ? "vm_id" : "environment";
+	int status = command_report_end(s);
+
 	if (s->cli->quiet)
 		return status;
 	fprintf(stderr, "[%s] %s=", s->wait->tag, subject);

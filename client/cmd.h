@@ -15,6 +15,13 @@ extern const struct waiting wait_workspace_create, wait_workspace_delete, wait_w
 extern const struct waiting wait_file_list, wait_file_read, wait_file_written;
 extern const struct waiting wait_vm_create, wait_vm_exec, wait_vm_list, wait_vm_state, wait_vm_stop,
 	wait_vm_delete, wait_vm_reap;
+extern const struct waiting wait_exec, wait_exec_list, wait_exec_read, wait_exec_write,
+	wait_exec_signal, wait_exec_wait, wait_exec_attach, wait_workspace_logs;
+/* The flags and words of verbs that do not have all of their method's, or others. */
+extern const struct api_field exec_attach_fields[], exec_read_fields[], workspace_logs_fields[];
+/* For conclude: reports the timeout or limit that ended the command, and begins a new line for what
+ * follows. Returns the exit status. */
+int command_report_end(struct session *s);
 /* For a method without a format of its own: prints its result as "Label: value" lines. */
 extern const struct waiting wait_plain;
 

@@ -105,8 +105,7 @@ static const struct api_field *field_of(const struct verb *v, const char *flag)
 {
 	char name[FLAG_NAME_MAX];
 
-	for (const struct api_field *f = v ? api_methods[v->method].params : NULL; f && f->name;
-		f++)
+	for (const struct api_field *f = v ? verb_fields(v) : NULL; f && f->name; f++)
 		for (size_t i = 0; field_flag(f, i, name); i++)
 			if (streq(name, flag))
 				return f;
@@ -186,10 +185,22 @@ static _noreturn_ void on_late(_unused_ int sig)
 	_exit(0);
 }
 
-/* Offers the members `keys` of each row of `list` in the method's result, if a daemon answers in
- * time. */
-static void offer_from_daemon(const struct typed *t, const char *method, const char *list,
-	const char *const *keys, const char *last)
+static void offer_rows(json_object *rows, const char *const *keys, const char *last)
+{
+	for (size_t i = 0; rows && i < json_object_array_length(rows); i++)
+		for (const char *const *key = keys; *key; key++)
+			offer(out_member(json_object_array_get_idx(rows, i), *key), last);
+}
+
+/* Where candidates come from: a method, the list in its result, and the rows' members. inner: a
+ * list in each row whose rows are meant instead; NULL: none. */
+struct candidates {
+	const char *method, *list, *inner, *keys[3];
+};
+
+/* Offers the candidates, if a daemon answers in time. */
+static void offer_from_daemon(
+	const struct typed *t, const struct candidates *from, const char *last)
 {
 	const uint64_t wait_ms = daemon_wait();
 	const struct itimerval soon = { .it_value = { .tv_sec = (time_t)(wait_ms / 1000),
@@ -205,14 +216,16 @@ static void offer_from_daemon(const struct typed *t, const char *method, const c
 		return;
 	if (pyro_connect(t->cli.socket, (enum pyro_mode)(t->cli.mode | PYRO_NO_START), &p, NULL) >=
 			0 &&
-		pyro_call(p, method, NULL, (int)wait_ms, NULL, NULL, &text, NULL) >= 0)
+		pyro_call(p, from->method, NULL, (int)wait_ms, NULL, NULL, &text, NULL) >= 0)
 		result = json_tokener_parse(text);
 	if (setitimer(ITIMER_REAL, &never, NULL) < 0)
 		return;
-	rows = result ? out_array(result, list) : NULL;
-	for (size_t i = 0; rows && i < json_object_array_length(rows); i++)
-		for (const char *const *key = keys; *key; key++)
-			offer(out_member(json_object_array_get_idx(rows, i), *key), last);
+	rows = result ? out_array(result, from->list) : NULL;
+	if (!from->inner)
+		offer_rows(rows, from->keys, last);
+	for (size_t i = 0; from->inner && rows && i < json_object_array_length(rows); i++)
+		offer_rows(out_array(json_object_array_get_idx(rows, i), from->inner), from->keys,
+			last);
 }
 
 static void offer_flags(const struct verb *v, const char *last)
@@ -222,8 +235,7 @@ static void offer_flags(const struct verb *v, const char *last)
 	};
 	char name[FLAG_NAME_MAX];
 
-	for (const struct api_field *f = v ? api_methods[v->method].params : NULL; f && f->name;
-		f++)
+	for (const struct api_field *f = v ? verb_fields(v) : NULL; f && f->name; f++)
 		for (size_t i = 0; field_flag(f, i, name); i++)
 			offer(name, last);
 	for (const struct extra_flag *e = v ? verb_extra_flags(v) : NULL; e && e->name; e++) {
@@ -261,9 +273,14 @@ static void offer_commands(const struct typed *t, const char *last)
 /* Offers values for the verb's next positional word. Words of the command get none. */
 static void offer_argument(const struct typed *t, const char *last)
 {
-	static const char *const name[] = { "name", NULL }, *const vm[] = { "vm_id", NULL },
-				 *const workspace[] = { "name", "workspace_id", NULL };
-	const struct api_field *f = api_methods[t->verb->method].params;
+	static const struct candidates environments = { "env.list", "environments", NULL,
+		{ "name" } };
+	static const struct candidates vms = { "vm.list", "vms", NULL, { "vm_id" } };
+	static const struct candidates workspaces = { "workspace.list", "workspaces", NULL,
+		{ "name", "workspace_id" } };
+	static const struct candidates commands = { "workspace.list", "workspaces", "running",
+		{ "exec_id" } };
+	const struct api_field *f = verb_fields(t->verb);
 	size_t n = t->verb->several ? 0 : t->n_words;
 
 	for (; f->name; f++)
@@ -272,11 +289,13 @@ static void offer_argument(const struct typed *t, const char *last)
 	if (!f->name || (f->flags & API_REST))
 		return;
 	if (streq(f->name, "environment"))
-		offer_from_daemon(t, "env.list", "environments", name, last);
+		offer_from_daemon(t, &environments, last);
 	else if (streq(f->name, "vm_id"))
-		offer_from_daemon(t, "vm.list", "vms", vm, last);
+		offer_from_daemon(t, &vms, last);
 	else if (f->type == API_REF)
-		offer_from_daemon(t, "workspace.list", "workspaces", workspace, last);
+		offer_from_daemon(t, &workspaces, last);
+	else if (f->type == API_ID && streq(f->names[0], "exec"))
+		offer_from_daemon(t, &commands, last);
 }
 
 void complete_print(int n, char **words)

@@ -5,6 +5,7 @@
  */
 #include "client/field.h"
 
+#include "client/cli.h"
 #include "proto/api.h"
 #include "proto/base.h"
 
@@ -61,4 +62,9 @@ void field_metavar(const struct api_field *f, char ret[FLAG_NAME_MAX])
 bool field_takes_value(const struct api_field *f)
 {
 	return f->type != API_BOOL;
+}
+
+const struct api_field *verb_fields(const struct verb *v)
+{
+	return v->fields ? v->fields : api_methods[v->method].params;
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 struct api_field;
+struct verb;
 
 /* Writes a field's flag names to ret: "--mem-mib", "-m", ... for index 0, 1, ...; false when there
  * are no more, or the field is not a flag. */
@@ -17,3 +18,6 @@ bool field_flag(const struct api_field *f, size_t index, char ret[FLAG_NAME_MAX]
 /* Writes a positional field's name for help texts: "VM_ID". */
 void field_metavar(const struct api_field *f, char ret[FLAG_NAME_MAX]);
 bool field_takes_value(const struct api_field *f);
+
+/* Returns what the verb takes: flags and positional words. */
+const struct api_field *verb_fields(const struct verb *v);

@@ -29,7 +29,8 @@
 	.cause = "single environments cannot be removed: pruning removes all unused ones", \
 	.fix = "pyro env prune --all --dry-run"
 #define NO_LOGS \
-	.cause = "the output of a command goes to the caller, and is not kept in this version", \
+	.cause = \
+		"the output of a machine's only command goes to its caller; workspaces keep theirs", \
 	.fix = "pyro run debian:12 -- uname -a | tee output"
 #define NO_LOOK_INSIDE .cause = "this version does not show what runs in a machine", .fix = LIST
 #define NO_RESTART \
@@ -60,14 +61,12 @@ static const struct foreign_word foreign_words[] = {
 	{ .words = "pull", .means = "env pull", .runs = true },
 	{ .words = "info", .means = "doctor", .runs = true },
 	NONE("version", .cause = "it is an option", .fix = "pyro --version"),
-	NONE("ps", .cause = "workspaces and what runs in them come with a later version",
-		.fix = LIST),
+	NONE("ps", .cause = "workspaces are listed, and what runs in one by workspace exec-list",
+		.fix = "pyro workspace list"),
 	NONE("cp", .cause = "files go in and out by standard input and output",
 		.fix = "tar c /etc/hostname | pyro run -i debian:12 -- tar xv"),
-	{ .words = "exec",
-		.means = "vm exec",
-		.cause = "a machine runs one command and is deleted after it",
-		.fix = "pyro run debian:12 -- uname -a" },
+	OF_VM("exec", "vm exec"),
+	AS("exec", "workspace exec"),
 	AS("kill", "vm stop"),
 	AS("halt", "vm stop"),
 	AS("poweroff", "vm stop"),
@@ -79,9 +78,12 @@ static const struct foreign_word foreign_words[] = {
 	AS("inspect", "env inspect"),
 	NONE("top", NO_LOOK_INSIDE),
 	NONE("stats", NO_LOOK_INSIDE),
-	NONE("logs", NO_LOGS),
-	NONE("log", NO_LOGS),
-	NONE("attach", NO_TERMINAL),
+	{ .words = "logs", .of_vm = true, NO_LOGS },
+	AS("logs", "workspace logs"),
+	{ .words = "log", .of_vm = true, NO_LOGS },
+	AS("log", "workspace logs"),
+	{ .words = "attach", .of_vm = true, NO_TERMINAL },
+	AS("attach", "workspace exec-attach"),
 	NONE("shell", NO_TERMINAL),
 	NONE("sh", NO_TERMINAL),
 	NONE("bash", NO_TERMINAL),
@@ -95,8 +97,7 @@ static const struct foreign_word foreign_words[] = {
 	NONE("suspend", NO_PAUSE),
 	NONE("update", NO_CHANGE),
 	NONE("rename", .cause = "machines have ids and no names in this version", .fix = LIST),
-	NONE("wait", .cause = "pyro run returns when its command has ended, with its status",
-		.fix = "pyro run debian:12 -- true"),
+	AS("wait", "workspace exec-wait"),
 	NONE("rmi", NO_SINGLE_REMOVAL),
 	NONE("env rm", NO_SINGLE_REMOVAL),
 	NONE("env delete", NO_SINGLE_REMOVAL),
@@ -186,8 +187,9 @@ const struct foreign_word *foreign_word_find(const char *first, const char *seco
 #define NO_PORTS .cause = "this version gives machines no network", .fix = NULL
 #define NO_NAMES .cause = "machines have ids and no names in this version", .fix = NULL
 #define NO_DETACH \
-	.cause = "this version runs commands in the foreground; pyro vm create makes a machine " \
-		 "that runs without one", \
+	.cause = \
+		"the machine is deleted with its command; pyro workspace exec -d runs one in the " \
+		"background", \
 	.fix = NULL
 #define NO_ENTRYPOINT .cause = "the command is the words after ENVIRONMENT", .fix = NULL
 #define NO_PRIVILEGE  .cause = "the command already runs as root in its own machine", .fix = NULL

@@ -22,8 +22,9 @@ static const char *const noun_help[][2] = {
 static const char *const noun_example[][2] = {
 	{ "env", "  pyro env pull debian:12" },
 	{ "vm", "  pyro vm list" },
-	{ "workspace", "  pyro ws create --name build debian:12" },
 	{ "workspace file", "  pyro ws file read build src/calc.py" },
+	{ "workspace", "  pyro ws create --name build debian:12\n"
+		       "  pyro ws exec build -- git --version" },
 };
 
 static const char global_help[] =
@@ -69,8 +70,11 @@ static const char *value_name(const struct api_field *f)
 }
 
 /* Prints "--mem-mib N, --memory N, -m N" and the field's help with default and range. */
-static void print_flag(const struct api_field *f)
+static void print_flag(const struct verb *v, const struct api_field *f)
 {
+	/* `workspace exec` sends 0 where the method's own default is for programs. */
+	bool no_timeout = v->method == API_M_workspace_exec && streq(f->name, "timeout_seconds");
+	const char *dflt = no_timeout ? "0" : f->dflt;
 	char name[FLAG_NAME_MAX], left[256] = "", right[512];
 	size_t n = 0;
 
@@ -92,17 +96,25 @@ static void print_flag(const struct api_field *f)
 	for (size_t i = 0; f->type == API_ENUM && f->names[i] && n < sizeof(right); i++)
 		n += (size_t)snprintf(
 			right + n, sizeof(right) - n, "%s%s", i ? "|" : " ", f->names[i]);
-	if (f->dflt && field_takes_value(f) && !streq(f->dflt, "{}") && n < sizeof(right))
-		n += (size_t)snprintf(right + n, sizeof(right) - n, " (%s)", f->dflt);
+	if (dflt && field_takes_value(f) && !streq(dflt, "{}") && n < sizeof(right))
+		n += (size_t)snprintf(right + n, sizeof(right) - n, " (%s)", dflt);
 	if (f->type == API_INT && f->max > f->min && n < sizeof(right))
 		(void)snprintf(right + n, sizeof(right) - n, " %lld-%lld", (long long)f->min,
 			(long long)f->max);
 	print_row(left, right);
 }
 
+static bool has_command(const struct verb *v)
+{
+	for (const struct api_field *f = verb_fields(v); f->name; f++)
+		if (f->flags & API_REST)
+			return true;
+	return false;
+}
+
 static void print_verb(const struct verb *v)
 {
-	const struct api_field *fields = api_methods[v->method].params;
+	const struct api_field *fields = verb_fields(v);
 
 	printf("Usage: pyro %s%s%s [OPTIONS]", v->noun ? v->noun : "", v->noun ? " " : "", v->name);
 	for (const struct api_field *f = fields; f->name; f++) {
@@ -112,11 +124,12 @@ static void print_verb(const struct verb *v)
 		if (f->flags & API_REST)
 			printf(" [--] %s...", name);
 		else if (f->flags & API_POSITIONAL)
-			printf(" %s%s", name, v->several ? "..." : "");
+			printf(f->flags & API_REQUIRED ? " %s%s" : " [%s%s]", name,
+				v->several ? "..." : "");
 	}
 	printf("\n\n%s\n\nOptions:\n", summary(v));
 	for (const struct api_field *f = fields; f->name; f++)
-		print_flag(f);
+		print_flag(v, f);
 	for (const struct extra_flag *e = verb_extra_flags(v); e && e->name; e++) {
 		char left[FLAG_NAME_MAX];
 
@@ -127,7 +140,9 @@ static void print_verb(const struct verb *v)
 				left, sizeof(left), "--%s%s", e->name, e->fills ? " FILE" : "");
 		print_row(left, e->help);
 	}
-	if (v->guest_status) {
+	if (v->guest_status && !has_command(v))
+		printf("\nExit status: the command's, 125 for a failure of pyro's own.\n");
+	if (has_command(v)) {
 		char first[FLAG_NAME_MAX];
 
 		field_metavar(&fields[0], first);

@@ -13,6 +13,7 @@
 #include "client/cmd.h"
 #include "client/output.h"
 #include "client/correct.h"
+#include "client/field.h"
 #include "client/foreign.h"
 #include "client/suggest.h"
 #include "proto/api.h"
@@ -59,6 +60,26 @@ const struct verb verbs[] = {
 		"  pyro workspace file write --text-file notes.md build docs/notes.md" },
 	{ "workspace file", "edit", API_M_file_edit, &wait_file_written, false, false, NULL,
 		"  pyro workspace file edit --old 'a - b' --new 'a + b' build src/calc.py" },
+	{ "workspace", "exec", API_M_workspace_exec, &wait_exec, true, false, NULL,
+		"  pyro workspace exec build -- make -j2 test\n"
+		"  id=$(pyro workspace exec -d build -- ./server)" },
+	{ "workspace", "exec-list", API_M_exec_list, &wait_exec_list, false, false, NULL,
+		"  pyro workspace exec-list build" },
+	{ "workspace", "exec-read", API_M_exec_read, &wait_exec_read, false, false, NULL,
+		"  pyro workspace exec-read --tail 20 -f ex-0123456789ab", exec_read_fields },
+	{ "workspace", "exec-write", API_M_exec_write, &wait_exec_write, false, false, NULL,
+		"  pyro workspace exec-write ex-0123456789ab --input \"$(printf 'yes\\nx')\" --eof" },
+	{ "workspace", "exec-signal", API_M_exec_signal, &wait_exec_signal, false, false, NULL,
+		"  pyro workspace exec-signal ex-0123456789ab --signal TERM" },
+	{ "workspace", "exec-wait", API_M_exec_wait, &wait_exec_wait, true, false, NULL,
+		"  pyro workspace exec-wait ex-0123456789ab && echo passed" },
+	{ "workspace", "exec-attach", API_M_exec_attach, &wait_exec_attach, true, false, NULL,
+		"  pyro workspace exec-attach --read-only ex-0123456789ab", exec_attach_fields },
+	{ "workspace", "logs", API_M_exec_list, &wait_workspace_logs, false, false,
+		"Print the commands of a workspace with their output.",
+		"  pyro workspace logs --tail 3 build\n"
+		"  pyro workspace logs -f build ex-0123456789ab",
+		workspace_logs_fields },
 	{ "vm", "create", API_M_vm_create, &wait_vm_create, false, false, NULL,
 		"  id=$(pyro vm create --id-only -m 2G --ttl-seconds 3600 debian:12)" },
 	{ "vm", "start", API_M_vm_start, &wait_vm_state, false, false, NULL,
@@ -222,7 +243,7 @@ static char *meant_line(const struct wrong *w, const char *meant, char **ret_cau
 		*ret_cause = strdup(lacks.message);
 	if (!v)
 		return str_printf("pyro %s --help", w->noun ? w->noun : meant);
-	first = api_methods[v->method].params;
+	first = verb_fields(v);
 	if (first->name && streq(first->name, "vm_id") && !has_vm_id(w->argv + w->to))
 		return strdup("pyro vm list");
 	if (first->name && first->type == API_REF && w->to == w->argc)

@@ -53,6 +53,10 @@ static const struct extra_flag delete_flags[] = {
 	{ 0, "all", EXTRA_ALL, "All of your workspaces." },
 	{ 0 },
 };
+static const struct extra_flag exec_flags[] = {
+	{ 't', "tty", EXTRA_TTY, "Run on a terminal (not in this version)." },
+	{ 0 },
+};
 static const struct extra_flag create_flags[] = {
 	{ 0, "id-only", EXTRA_ID_ONLY, "Print the id alone." },
 	{ 0 },
@@ -90,7 +94,17 @@ const struct extra_flag *verb_extra_flags(const struct verb *v)
 		return read_flags;
 	if (v->method == API_M_file_write)
 		return write_flags;
+	if (v->method == API_M_workspace_exec)
+		return exec_flags;
 	return is_create(v) ? create_flags : NULL;
+}
+
+static bool ends_in_rest(const struct api_field *fields)
+{
+	for (; fields->name; fields++)
+		if (fields->flags & API_REST)
+			return true;
+	return false;
 }
 
 /* Finds "--name" or "-x" (dashes included, without a value). */
@@ -112,7 +126,7 @@ static bool find_flag(const struct parser *p, const char *name, struct flag *ret
 			ret->extra = e;
 			return true;
 		}
-	ret->foreign = p->verb && (p->verb->guest_status || is_create(p->verb))
+	ret->foreign = p->verb && (ends_in_rest(p->fields) || is_create(p->verb))
 			       ? foreign_flag_find(name)
 			       : NULL;
 	if (ret->foreign)
@@ -260,8 +274,8 @@ bool options_is_own_word(const struct parser *p, const char *word)
 		return word[1] && strcspn(word + 1, "0123456789") > 0 && find_flag(p, word, &f);
 	for (const struct api_field *a = p->fields; a && a->name; a++)
 		if ((streq(a->name, "environment") && strchr(word, ':') && word[0] > '9') ||
-			(streq(a->name, "vm_id") && startswith(word, "vm-")) ||
-			(a->type == API_REF && startswith(word, api_id_prefix(a->names[0]))))
+			((a->type == API_ID || a->type == API_REF) &&
+				startswith(word, api_id_prefix(a->names[0]))))
 			return true;
 	return false;
 }
@@ -355,14 +369,6 @@ static int take_short(struct parser *p, const char *word)
 static bool is_option(const char *word)
 {
 	return word[0] == '-' && word[1] != '\0';
-}
-
-static bool ends_in_rest(const struct api_field *fields)
-{
-	for (; fields->name; fields++)
-		if (fields->flags & API_REST)
-			return true;
-	return false;
 }
 
 /* Returns the index in argv of the n-th positional word. */
@@ -540,7 +546,7 @@ int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, in
 	_cleanup_free_ char **words = calloc((size_t)argc + 1, sizeof(*words));
 	struct parser p = { .cli = cli,
 		.verb = v,
-		.fields = api_methods[v->method].params,
+		.fields = verb_fields(v),
 		.line = ret,
 		.argc = argc,
 		.argv = argv,
@@ -569,7 +575,7 @@ int cmdline_parse(struct cmdline *ret, struct cli *cli, const struct verb *v, in
 
 int cmdline_aim(struct cmdline *line, const char *word, struct error *err)
 {
-	const struct api_field *f = api_methods[line->verb->method].params;
+	const struct api_field *f = verb_fields(line->verb);
 
 	json_object_object_del(line->params, f->name);
 	json_object_put(line->checked);

@@ -41,6 +41,7 @@ struct sink {
 	struct buf pending; /* owned */
 	struct window_receiver w;
 	bool gone;
+	bool unplaced;    /* begins with the offset of the first frame */
 	bool with_stderr; /* writes to the same place as stderr */
 };
 
@@ -52,6 +53,7 @@ struct relay {
 	struct window_sender held; /* stdin not yet acknowledged; ended: no more to read */
 	bool in_dead;              /* closed by the command, or given up here */
 	bool in_unsure;            /* a new daemon has not sent the offset to resume from */
+	bool in_unplaced;          /* begins with the offset of the first ACK */
 	struct sink sinks[2];
 	bool peer_closed;
 	bool discard;
@@ -193,9 +195,27 @@ static int connect_pair(struct relay *r, int *ret_peer)
 	return q;
 }
 
-uint64_t relay_offset(const struct relay *r, bool of_stderr)
+void relay_accept_offsets(struct relay *r)
 {
-	return r->sinks[of_stderr].w.received;
+	for (size_t i = 0; i < ARRAY_SIZE(r->sinks); i++)
+		r->sinks[i].unplaced = true;
+	r->in_unplaced = true;
+}
+
+bool relay_offset(const struct relay *r, bool of_stderr, uint64_t *ret)
+{
+	*ret = r->sinks[of_stderr].w.received;
+	return !r->sinks[of_stderr].unplaced;
+}
+
+/* Takes the offset of a stream's first frame. */
+static void sink_place(struct sink *s, uint64_t offset)
+{
+	if (s->unplaced) {
+		s->w.received = s->w.acked = offset;
+		s->w.limit = offset + STREAM_WINDOW;
+	}
+	s->unplaced = false;
 }
 
 int relay_renew(struct relay *r, int *ret_peer, struct error *err)
@@ -331,6 +351,8 @@ static int take_data(struct relay *r, const struct frame *f, struct error *err)
 	if (q < 0)
 		return q;
 	s = find_sink(r, d.stream);
+	if (s)
+		sink_place(s, d.offset);
 	if (!s || s->w.ended)
 		return -EBADMSG;
 	q = window_receiver_data(&s->w, &d);
@@ -347,6 +369,8 @@ static int take_ack(struct relay *r, const struct frame *f)
 
 	if (q >= 0 && stream != STREAM_STDIN)
 		q = -EBADMSG;
+	if (q >= 0 && r->in_unplaced) /* nothing has been read yet */
+		r->held.acked = r->held.sent = r->held.produced = upto;
 	if (q >= 0 && r->in_unsure) {
 		q = window_sender_seek(&r->held, upto);
 		r->held.limit = 0; /* an earlier daemon's */
@@ -354,7 +378,7 @@ static int take_ack(struct relay *r, const struct frame *f)
 	if (q >= 0)
 		q = window_sender_ack(&r->held, upto, limit);
 	if (q >= 0)
-		r->in_unsure = false;
+		r->in_unsure = r->in_unplaced = false;
 	return q;
 }
 
@@ -368,8 +392,10 @@ static int take_end(struct relay *r, const struct frame *f)
 	if (q < 0)
 		return q;
 	s = find_sink(r, stream);
-	if (s)
+	if (s) {
+		sink_place(s, offset);
 		return window_receiver_end(&s->w, offset);
+	}
 	/* END of stdin: the command closed it. */
 	r->in_dead = r->held.ended = true;
 	return stream == STREAM_STDIN ? 0 : -EBADMSG;

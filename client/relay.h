@@ -28,8 +28,11 @@ int relay_new(
  * offset of the new peer's first ACK.
  */
 int relay_renew(struct relay *r, int *ret_peer, struct error *err);
-/* Returns the number of bytes received of stdout or stderr. */
-uint64_t relay_offset(const struct relay *r, bool of_stderr);
+/* For a peer whose streams begin at any offset, as those of exec.attach: each stream begins with the
+ * offset of its first frame. */
+void relay_accept_offsets(struct relay *r);
+/* Writes how far stdout or stderr has been received. False while that is unknown. */
+bool relay_offset(const struct relay *r, bool of_stderr, uint64_t *ret);
 struct relay *relay_free(struct relay *r);
 DEFINE_CLEANUP(struct relay *, relay_free)
 

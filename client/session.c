@@ -36,6 +36,8 @@ static void session_done(struct session *s)
 	fd_close(s->signals);
 	if (s->result)
 		json_object_put(s->result);
+	if (s->params)
+		json_object_put(s->params);
 	error_clear(&s->failed);
 	error_clear(&s->own);
 	free(s->pause_detail);
@@ -53,29 +55,56 @@ static int64_t send_call(
 	return id < 0 ? cli_take_error(e, err) : id;
 }
 
+static bool in_background(const struct session *s)
+{
+	return json_get_bool(s->line->checked, "background", false);
+}
+
+static bool is_read_only(const struct session *s)
+{
+	return json_get_bool(s->line->checked, "read_only", false);
+}
+
 /* Makes the verb's own call. */
 static int begin_call(struct session *s, struct error *err)
 {
-	const char *method = api_methods[s->line->verb->method].name;
-	bool with_stdin = json_get_bool(s->line->checked, "interactive", false);
-	_cleanup_json_ json_object *params = NULL;
+	bool attach = s->line->verb->method == API_M_exec_attach;
+	bool with_stdin = json_get_bool(s->line->checked, "interactive", false) ||
+			  (attach && !is_read_only(s));
 	_cleanup_close_ int peer = -EBADF;
 
-	if (json_object_deep_copy(s->line->params, &params, NULL) < 0)
-		return -ENOMEM;
-	if (s->wait->live && !s->cli->json) {
+	if (s->wait->live && !s->cli->json && !in_background(s)) {
 		int r = relay_new(with_stdin ? STDIN_FILENO : -EBADF, STDOUT_FILENO, STDERR_FILENO,
 			&s->relay, &peer, err);
 
 		if (r >= 0)
-			r = json_add_int(params, "stdio", 0);
+			r = json_add_int(s->params, "stdio", 0);
 		if (r < 0)
 			return r;
+		if (attach)
+			relay_accept_offsets(s->relay);
 	}
 	if (s->wait->timeout_sec > 0)
 		s->deadline = now_usec() + (uint64_t)s->wait->timeout_sec * USEC_PER_SEC;
-	s->id = send_call(s->pyro, method, params, peer, err);
+	s->id = send_call(s->pyro, s->method, s->params, peer, err);
 	return s->id < 0 ? (int)s->id : 0;
+}
+
+static bool signal_command(struct session *s, const char *name)
+{
+	_cleanup_json_ json_object *params = json_object_new_object();
+
+	return params && json_add_str(params, "exec_id", s->exec_id) >= 0 &&
+	       json_add_str(params, "signal_name", name) >= 0 &&
+	       send_call(s->pyro, "exec.signal", params, -EBADF, NULL) >= 0;
+}
+
+/* Ends what the call began. A cancelled exec.attach leaves the command of a workspace running. */
+static bool request_end(struct session *s)
+{
+	if (s->attached && s->wait->on_signal == SIGNAL_INTERRUPTS)
+		return signal_command(s, "KILL");
+	return pyro_call_cancel(s->pyro, s->id) >= 0;
 }
 
 /* Cancels the call. The loop then waits for its answer or for the deadline. */
@@ -84,17 +113,27 @@ static void cancel(struct session *s)
 	if (s->cancelled)
 		return;
 	s->cancelled = true;
-	/* No daemon is connected. The next one deletes a machine to which no client attaches. */
+	/* No daemon is connected. The next one deletes a machine to which no client attaches, but
+	 * not a workspace's command. */
 	if (s->redialling) {
 		s->redialling = false;
 		s->done = true;
+		s->unsure = s->wait->on_signal == SIGNAL_INTERRUPTS;
 	}
 	s->deadline = now_usec();
 	if (s->relay)
 		relay_discard(s->relay);
 	/* If this fails, the connection is lost, and pyro_process() reports that next. */
-	if (s->wait->unconfirmed && (s->done || pyro_call_cancel(s->pyro, s->id) >= 0))
+	if (s->wait->unconfirmed && (s->done || request_end(s)))
 		s->deadline += CANCEL_WAIT;
+}
+
+/* Ends the wait for the command, which continues. */
+static void detach(struct session *s)
+{
+	s->detached = s->cancelled = s->done = true;
+	s->redialling = false;
+	s->deadline = now_usec();
 }
 
 /* Deletes a machine that the call made before its cancellation. */
@@ -136,15 +175,6 @@ static int open_signals(struct session *s, struct error *err)
 	return 0;
 }
 
-static bool forward_interrupt(struct session *s)
-{
-	_cleanup_json_ json_object *params = json_object_new_object();
-
-	return params && json_add_str(params, "exec_id", s->exec_id) >= 0 &&
-	       json_add_str(params, "signal_name", "INT") >= 0 &&
-	       send_call(s->pyro, "exec.signal", params, -EBADF, NULL) >= 0;
-}
-
 static void take_signal(struct session *s, int sig)
 {
 	uint64_t now = now_usec();
@@ -156,14 +186,18 @@ static void take_signal(struct session *s, int sig)
 		s->deadline = now; /* second signal: do not wait for the deletion */
 		return;
 	}
-	if (sig == SIGINT && s->exec_id[0] && !second && !s->done) {
+	if (sig == SIGINT && s->wait->on_signal < SIGNAL_DETACHES && s->exec_id[0] && !second &&
+		!s->done) {
 		s->int_at = now;
-		if (forward_interrupt(s))
+		if (signal_command(s, "INT"))
 			return;
 	}
 	s->ended_by = sig;
 	out_progress_end(&s->progress);
-	cancel(s);
+	if (s->wait->on_signal != SIGNAL_ENDS && s->exec_id[0])
+		detach(s);
+	else
+		cancel(s);
 }
 
 static void read_signals(struct session *s)
@@ -248,7 +282,8 @@ static void take_failure(struct session *s, struct pyro_error *e)
 	cli_take_error(e, &err);
 	if (s->attached && err.code == ERROR_EXEC_NOT_FOUND)
 		error_set(&s->failed, ERROR_OUTCOME_UNKNOWN,
-			"pyrod ended at the same time and no longer knows it", "pyro vm list",
+			"pyrod ended at the same time and no longer knows it",
+			s->wait->on_signal == SIGNAL_ENDS ? "pyro vm list" : "pyro workspace list",
 			"command %s may have run, but its outcome is unknown", s->exec_id);
 	else
 		error_move(&s->failed, &err);
@@ -267,17 +302,19 @@ static void take_event(struct session *s, struct pyro_event *e)
 	if (e->error)
 		take_failure(s, TAKE_PTR(e->error));
 	else if (!s->undoing &&
-		 cli_take_result(e->result, api_methods[s->line->verb->method].name, &s->result,
-			 &s->failed) >= 0 &&
+		 cli_take_result(e->result, s->method, &s->result, &s->failed) >= 0 &&
 		 s->cancelled && s->wait->undo)
 		undo(s);
 }
 
-/* Handles a lost connection: reconnects to a running command with live output, else ends. */
+/* Handles a lost connection: reconnects to a running command, else ends. A command of a one-shot
+ * machine is kept for live output alone. */
 static void lose_daemon(struct session *s, struct pyro_error *lost)
 {
+	bool kept = s->relay || (s->wait->on_signal != SIGNAL_ENDS && !in_background(s));
+
 	cli_take_error(lost, &s->failed);
-	if (s->relay && s->exec_id[0] && !s->cancelled) {
+	if (kept && s->exec_id[0] && !s->cancelled) {
 		s->redialling = true;
 		s->redial_by = now_usec() + deadline_usec(DEADLINE_REDIAL);
 		return;
@@ -310,14 +347,19 @@ static int64_t attach(struct session *s, struct pyro *pyro, struct error *err)
 {
 	_cleanup_json_ json_object *params = json_object_new_object();
 	_cleanup_close_ int peer = -EBADF;
-	int r = params ? relay_renew(s->relay, &peer, err) : -ENOMEM;
+	uint64_t offset;
+	int r = params ? json_add_str(params, "exec_id", s->exec_id) : -ENOMEM;
 
+	if (r >= 0 && !s->relay)
+		return send_call(pyro, "exec.wait", params, -EBADF, err);
 	if (r >= 0)
-		r = json_add_str(params, "exec_id", s->exec_id);
-	if (r >= 0)
-		r = json_add_int(params, "stdout_offset", (int64_t)relay_offset(s->relay, false));
-	if (r >= 0)
-		r = json_add_int(params, "stderr_offset", (int64_t)relay_offset(s->relay, true));
+		r = relay_renew(s->relay, &peer, err);
+	if (r >= 0 && is_read_only(s))
+		r = json_add_bool(params, "read_only", true);
+	if (r >= 0 && relay_offset(s->relay, false, &offset))
+		r = json_add_int(params, "stdout_offset", (int64_t)offset);
+	if (r >= 0 && relay_offset(s->relay, true, &offset))
+		r = json_add_int(params, "stderr_offset", (int64_t)offset);
 	if (r >= 0)
 		r = json_add_int(params, "stdio", 0);
 	return r < 0 ? r : send_call(pyro, "exec.attach", params, peer, err);
@@ -389,6 +431,8 @@ static int step(struct session *s, struct error *err)
 	note_pause(s, false);
 	if (fds[POLL_SIGNAL].revents)
 		read_signals(s);
+	if (s->detached)
+		return 1; /* what has not been read from stdin, and its end, stay here */
 	if (fds[POLL_DAEMON].revents || s->more)
 		read_daemon(s);
 	else if (s->redialling)
@@ -428,13 +472,36 @@ static int wait_for_it(struct session *s, struct error *err)
 
 /* The end */
 
+/* Names the command that continues, and how to see the rest of it. */
+static int leave_running(struct session *s)
+{
+	_cleanup_free_ char *fix = str_printf("pyro workspace exec-attach %s", s->exec_id);
+	_cleanup_free_ char *aimed = fix ? cli_aim_fix(s->cli, fix) : NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	session_end_line(s);
+	if (s->cli->json) {
+		error_set(&err, ERROR_CANCELLED, "the command continues", aimed ? aimed : fix,
+			"detached from command %s", s->exec_id);
+		out_error(s->cli, &err);
+	} else {
+		fprintf(stderr, "pyro: detached from command %s, which continues\n  next: %s\n",
+			s->exec_id, aimed ? aimed : "out of memory");
+	}
+	return s->wait->on_signal == SIGNAL_DETACHES_WELL && s->ended_by == SIGINT
+		       ? 0
+		       : 128 + s->ended_by;
+}
+
 /* Ends a command after a signal or without a reader of stdout: prints no result, but reports a
  * deletion that was not confirmed. */
 static int leave(struct session *s)
 {
-	bool unsure = !s->done || s->failed.code == ERROR_OUTCOME_UNKNOWN ||
+	bool unsure = !s->done || s->unsure || s->failed.code == ERROR_OUTCOME_UNKNOWN ||
 		      (s->undoing && s->failed.set);
 
+	if (s->detached)
+		return leave_running(s);
 	if (s->wait->unconfirmed && unsure)
 		fprintf(stderr, "pyro: %s\n", s->wait->unconfirmed);
 	if (s->cli->json) {
@@ -467,6 +534,11 @@ static int finish(struct session *s, struct error *err)
 		return fail(s, &s->failed, err);
 	if (s->wait->last_phase)
 		s->wait->on_phase(s, s->wait->last_phase, NULL);
+	if (s->cli->json && s->wait->to_json) {
+		s->result = s->wait->to_json(s, s->result);
+		if (!s->result)
+			return s->own.set ? fail(s, &s->own, err) : -ENOMEM;
+	}
 	if (s->cli->json)
 		out_json(s->result);
 	else if (s->wait->print)
@@ -476,9 +548,19 @@ static int finish(struct session *s, struct error *err)
 	return s->own.set ? fail(s, &s->own, err) : status;
 }
 
-int session_ask(struct session *s, const char *method, json_object **ret)
+int session_ask(struct session *s, const char *method, json_object *params, json_object **ret)
 {
-	return cli_call(s->pyro, method, NULL, ret, &s->own);
+	return cli_call(s->pyro, method, params, ret, &s->own);
+}
+
+/* Copies the parameters, as the verb sends them. */
+static int prepare(struct session *s, struct error *err)
+{
+	if (json_object_deep_copy(s->line->params, &s->params, NULL) < 0)
+		return -ENOMEM;
+	if (s->wait->on_signal != SIGNAL_ENDS)
+		copy_id(s->exec_id, "ex-", json_get_str(s->params, "exec_id", ""));
+	return s->wait->prepare ? s->wait->prepare(s, s->params, err) : 0;
 }
 
 int session_run(const struct cli *cli, const struct cmdline *line, struct error *err)
@@ -489,15 +571,20 @@ int session_run(const struct cli *cli, const struct cmdline *line, struct error 
 		.wait = line->verb->wait,
 		.signals = -EBADF,
 		.deadline = UINT64_MAX,
+		.method = api_methods[line->verb->method].name,
 		.progress = { .cli = cli,
 			.environment = json_get_str(line->checked, "environment", "") },
 	};
 	int r;
 
-	if (s.wait->live && cli->json && json_get_bool(line->checked, "interactive", false))
+	if (s.wait->live && cli->json && !in_background(&s) &&
+		json_get_bool(line->checked, "interactive", false))
 		return error_set(err, ERROR_USAGE,
 			"--json prints the output at the end, -i passes it through at once",
 			"leave out one of them", "-i and --json exclude each other");
+	r = prepare(&s, err);
+	if (r < 0)
+		return r;
 	r = wait_for_it(&s, &s.failed);
 	if (r < 0)
 		error_set_errno(&s.failed, error_code_for_errno(r), r, NULL, "the command failed");

@@ -59,6 +59,14 @@ static int make_dirs(const char *path, mode_t mode)
 	return chmod(copy, mode) < 0 ? -errno : 0;
 }
 
+/* The parent of the directories that the writer thread makes. */
+static int make_transcripts(const struct manager *m)
+{
+	_cleanup_free_ char *path = str_printf("%s/transcripts", m->state_dir);
+
+	return path ? make_dirs(path, 0700) : -ENOMEM;
+}
+
 static int make_place(const char *path, mode_t mode, const char *variable, struct error *err)
 {
 	struct stat st;
@@ -444,7 +452,9 @@ static int open_subsystems(struct manager *m, struct error *err)
 	if (r >= 0)
 		r = open_store(m, err);
 	if (r >= 0) {
-		r = writer_new(m->event, &m->writer);
+		r = make_transcripts(m);
+		if (r >= 0)
+			r = writer_new(m->event, &m->writer);
 		if (r < 0)
 			error_set_errno(err, error_code_for_errno(r), r, "restart pyrod",
 				"cannot start the writer thread");

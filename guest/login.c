@@ -2,7 +2,8 @@
 /*
  * Captures login environments, for exec.c. A profile is the guest's own program: its output is
  * bounded, it has 10 s, and its output before the marker is ignored. A failed capture is remembered
- * too, so that a broken profile delays only once.
+ * too, so that a broken profile delays only once. A capture is made again when a file that it came
+ * from has changed.
  */
 
 #include "guest/login.h"
@@ -13,13 +14,14 @@
 #include "proto/buf.h"
 #include "proto/limits.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { LOGIN_USERS_MAX = 32, LOGIN_OUTPUT_MAX = 512 * 1024 };
+enum { LOGIN_USERS_MAX = 32, LOGIN_OUTPUT_MAX = 512 * 1024, PROFILES_MAX = 256 };
 #define LOGIN_TIME_USEC (10 * USEC_PER_SEC)
 
 #define MARKER "pyro-login-environment"
@@ -32,6 +34,7 @@ struct login {
 	TAILQ_ENTRY(login) entry;
 	struct logins *logins;        /* borrowed: the collection */
 	struct user user;             /* owned */
+	uint64_t files;               /* fingerprint of its files before it began */
 	struct env env;               /* owned; valid when ok */
 	struct login_wait_list waits; /* borrowed from their owners */
 	struct buf out;               /* owned */
@@ -173,6 +176,60 @@ static void on_exit_(struct child *c, int status)
 	}
 }
 
+/* FNV-1a: http://www.isthe.com/chongo/tech/comp/fnv/ */
+static void mix(uint64_t *h, uint64_t value)
+{
+	for (size_t i = 0; i < sizeof(value); i++)
+		*h = (*h ^ (value >> 8 * i & 0xff)) * 0x100000001b3;
+}
+
+static void mix_file(uint64_t *h, int dir_fd, const char *name)
+{
+	struct stat st;
+
+	if (fstatat(dir_fd, name, &st, 0) < 0) {
+		mix(h, 0);
+		return;
+	}
+	mix(h, st.st_dev);
+	mix(h, st.st_ino);
+	mix(h, (uint64_t)st.st_size);
+	mix(h, (uint64_t)st.st_mtim.tv_sec);
+	mix(h, (uint64_t)st.st_mtim.tv_nsec);
+	mix(h, (uint64_t)st.st_ctim.tv_sec);
+	mix(h, (uint64_t)st.st_ctim.tv_nsec);
+}
+
+/* The scripts of /etc/profile.d, in the order of the directory, which also counts. */
+static void mix_profiles(uint64_t *h)
+{
+	DIR *d = opendir("/etc/profile.d");
+	struct dirent *e;
+
+	for (size_t n = 0; d && n < PROFILES_MAX && (e = readdir(d)); n++)
+		if (e->d_name[0] != '.')
+			mix_file(h, dirfd(d), e->d_name);
+	if (d)
+		(void)closedir(d);
+}
+
+/* A fingerprint of what a login shell of the user reads (bash(1), INVOCATION). */
+static uint64_t login_files(const struct user *u)
+{
+	static const char *const system[] = { "/etc/environment", "/etc/profile",
+		"/etc/profile.d" };
+	static const char *const own[] = { ".bash_profile", ".bash_login", ".profile", ".bashrc" };
+	_cleanup_close_ int home = open(u->home, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	uint64_t h = 0xcbf29ce484222325;
+
+	for (size_t i = 0; i < ARRAY_SIZE(system); i++)
+		mix_file(&h, AT_FDCWD, system[i]);
+	mix_profiles(&h);
+	for (size_t i = 0; home >= 0 && i < ARRAY_SIZE(own); i++)
+		mix_file(&h, home, own[i]);
+	return h;
+}
+
 static int copy_user(const struct user *u, struct user *ret)
 {
 	*ret = *u;
@@ -256,6 +313,7 @@ static int login_new(struct logins *ls, const struct user *u, const char *shell,
 	TAILQ_INIT(&lg->waits);
 	buf_init(&lg->out, LOGIN_OUTPUT_MAX);
 	r = copy_user(u, &lg->user);
+	lg->files = login_files(u);
 	if (r >= 0)
 		r = start(lg, shell);
 	if (r < 0)
@@ -290,6 +348,11 @@ static int find_or_begin(struct logins *ls, const struct user *u, struct login *
 	const char *shell = command_shell();
 
 	*ret = shell ? find(ls, u) : NULL;
+	if (*ret && (*ret)->done && (*ret)->files != login_files(u)) {
+		TAILQ_REMOVE(&ls->list, *ret, entry);
+		ls->n--;
+		*ret = login_free(*ret);
+	}
 	if (*ret || !shell || ls->n >= LOGIN_USERS_MAX)
 		return 0;
 	return login_new(ls, u, shell, ret);

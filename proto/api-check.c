@@ -187,14 +187,32 @@ static int check_id(struct check *c, const char *path, const struct api_field *f
 	return 0;
 }
 
+int api_time_usec(const char *text, uint64_t *ret)
+{
+	struct tm tm = { 0 };
+	/* strptime alone takes one digit for two, and spaces. */
+	const char *end = strspn(text, "0123456789-T:") == strlen("2026-01-01T00:00:00")
+				  ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm)
+				  : NULL;
+	uint64_t part = 0, unit = USEC_PER_SEC / 10;
+	time_t seconds;
+
+	if (end && *end == '.')
+		for (end++; *end >= '0' && *end <= '9'; end++, unit /= 10)
+			part += (uint64_t)(*end - '0') * unit;
+	if (!end || !streq(end, "Z"))
+		return -EBADMSG;
+	seconds = timegm(&tm);
+	*ret = seconds < 0 ? 0 : (uint64_t)seconds * USEC_PER_SEC + part;
+	return 0;
+}
+
 static int check_time(
 	struct check *c, const char *path, const struct api_field *f, json_object *val)
 {
-	struct tm tm = { 0 };
-	const char *end = strptime(json_object_get_string(val), "%Y-%m-%dT%H:%M:%S", &tm);
-	if (end && *end == '.')
-		end += 1 + strspn(end + 1, "0123456789");
-	if (!end || !streq(end, "Z"))
+	uint64_t usec;
+
+	if (api_time_usec(json_object_get_string(val), &usec) < 0)
 		return refuse(c, path, f, val, "%s", type_word(API_TIME));
 	return 0;
 }

@@ -166,6 +166,16 @@ static int add_strings(json_object *o, const struct api_field *f)
 	return r >= 0 && f->max > 0 ? json_add_int(o, "maxProperties", f->max) : r;
 }
 
+static int add_time(json_object *o)
+{
+	int r = json_add_str(o, "format", "date-time");
+
+	return r < 0 ? r
+		     : json_add_str(o, "pattern",
+			       "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
+			       "([.][0-9]*)?Z$");
+}
+
 static int add_bounds(json_object *o, const struct api_field *f, bool null, bool result)
 {
 	const char *low = f->min > 0 ? "minLength" : NULL, *high = f->max > 0 ? "maxLength" : NULL;
@@ -177,7 +187,7 @@ static int add_bounds(json_object *o, const struct api_field *f, bool null, bool
 	case API_ID: return add_id(o, f, result);
 	case API_REF:
 	case API_NAME: return add_name(o);
-	case API_TIME: return json_add_str(o, "format", "date-time");
+	case API_TIME: return add_time(o);
 	case API_OBJECT: return f->sub ? add_members(o, f->sub, result) : add_strings(o, f);
 	case API_ARRAY: {
 		int r = f->max > 0 ? json_add_int(o, "maxItems", f->max) : 0;

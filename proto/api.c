@@ -30,6 +30,8 @@ static const char *const names_execution_mode[] = { "guest_vsock", "guest_serial
 static const char *const names_run_state[] = { "preparing", "running", "exited", "lost", NULL };
 static const char *const names_ended_by[] = { "timeout", "signal", "memory", "pids", "disk",
 	"output", "cancelled", NULL };
+static const char *const names_stream[] = { "both", "stdout", "stderr", NULL };
+static const char *const names_encoding[] = { "text", "base64", NULL };
 static const char *const names_limit[] = { "timeout_seconds", "mem_mib", "pids", "disk_mib", NULL };
 static const char *const names_capability[] = { "yes", "no", "unknown", NULL };
 static const char *const names_verdict[] = { "pass", "fail", "unknown", NULL };
@@ -448,6 +450,46 @@ static const struct api_field limit_named_fields[] = {
 		.help = "How to raise it; null when this host allows no more." },
 	FIELDS_END,
 };
+/* How a command ended. */
+#define FIELDS_OUTCOME \
+	{ .name = "exit_code", \
+		.type = API_INT, \
+		.flags = API_NULLABLE, \
+		.max = 255, \
+		.help = "128+N when signal N ended it, 124 when it timed out." }, \
+		{ .name = "duration_ms", .type = API_INT, .max = INT64_MAX }, \
+		{ .name = "timed_out", .type = API_BOOL }, \
+		{ .name = "ended_by", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_ended_by, \
+			.help = "What ended it; null when it ended by itself." }, \
+		{ .name = "limit", \
+			.type = API_OBJECT, \
+			.flags = API_NULLABLE, \
+			.sub = limit_named_fields, \
+			.help = "The limit that ended it, or a process of it before it failed." }, \
+		{ .name = "background_left", \
+			.type = API_BOOL, \
+			.flags = API_NULLABLE, \
+			.help = "Processes of it still ran after its end; null when the guest does not say." }, \
+		{ .name = "stdout_bytes", .type = API_INT, .max = INT64_MAX }, \
+	{ \
+		.name = "stderr_bytes", .type = API_INT, .max = INT64_MAX \
+	}
+/* The output that a reply carries. */
+#define FIELDS_OUTPUT \
+	{ .name = "stdout", \
+		.type = API_STRING, \
+		.flags = API_NULLABLE | API_NUL, \
+		.help = "Null with live stdio." }, \
+		{ .name = "stderr", .type = API_STRING, .flags = API_NULLABLE | API_NUL }, \
+		{ .name = "truncated", .type = API_BOOL }, \
+	{ \
+		.name = "binary", .type = API_BOOL, .flags = API_OPTIONAL, \
+		.help = "Only when output was not UTF-8: U+FFFD replaces invalid bytes." \
+	}
+
 static const struct api_field vm_run_result[] = {
 	{ .name = "environment", .type = API_STRING },
 	{ .name = "environment_version", .type = API_STRING, .flags = API_NULLABLE },
@@ -458,39 +500,8 @@ static const struct api_field vm_run_result[] = {
 	{ .name = "execution_mode", .type = API_ENUM, .names = names_execution_mode },
 	{ .name = "accelerator", .type = API_ENUM, .names = names_accelerator_used },
 	{ .name = "start_mode", .type = API_ENUM, .names = names_start_mode },
-	{ .name = "exit_code",
-		.type = API_INT,
-		.flags = API_NULLABLE,
-		.max = 255,
-		.help = "128+N when signal N ended it, 124 when it timed out." },
-	{ .name = "stdout",
-		.type = API_STRING,
-		.flags = API_NULLABLE | API_NUL,
-		.help = "Null with live stdio." },
-	{ .name = "stderr", .type = API_STRING, .flags = API_NULLABLE | API_NUL },
-	{ .name = "stdout_bytes", .type = API_INT, .max = INT64_MAX },
-	{ .name = "stderr_bytes", .type = API_INT, .max = INT64_MAX },
-	{ .name = "duration_ms", .type = API_INT, .max = INT64_MAX },
-	{ .name = "timed_out", .type = API_BOOL },
-	{ .name = "ended_by",
-		.type = API_ENUM,
-		.flags = API_NULLABLE,
-		.names = names_ended_by,
-		.help = "What ended it; null when it ended by itself." },
-	{ .name = "limit",
-		.type = API_OBJECT,
-		.flags = API_NULLABLE,
-		.sub = limit_named_fields,
-		.help = "The limit that ended it, or a process of it before it failed." },
-	{ .name = "background_left",
-		.type = API_BOOL,
-		.flags = API_NULLABLE,
-		.help = "Processes of it still ran after its end; null when the guest does not say." },
-	{ .name = "truncated", .type = API_BOOL },
-	{ .name = "binary",
-		.type = API_BOOL,
-		.flags = API_OPTIONAL,
-		.help = "Only when output was not UTF-8: U+FFFD replaces invalid bytes." },
+	FIELDS_OUTCOME,
+	FIELDS_OUTPUT,
 	{ .name = "cleanup", .type = API_OBJECT, .sub = cleanup_fields },
 	FIELDS_END,
 };
@@ -1023,12 +1034,188 @@ static const struct api_field file_edit_result[] = {
 
 /* exec */
 
+#define FIELD_EXEC_ID \
+	{ \
+		.name = "exec_id", .type = API_ID, .flags = API_REQUIRED | API_POSITIONAL, \
+		.names = id_exec, .help = "The command: its id or a unique prefix of it." \
+	}
+
+#define FIELD_WAIT_MS(text) \
+	{ \
+		.name = "wait_ms", .type = API_INT, .flags = API_NULLABLE | API_NO_CLI, \
+		.max = INT64_C(1000) * TIMEOUT_SECONDS_MAX, .help = (text) \
+	}
+
+static const struct api_field workspace_exec_params[] = {
+	FIELD_WORKSPACE_ID,
+	FIELD_COMMAND,
+	{ .name = "timeout_seconds",
+		.type = API_INT,
+		.dflt = "600",
+		.max = TIMEOUT_SECONDS_MAX,
+		.cli = "timeout",
+		.help = "Ends the command this long after its start; 0: never." },
+	FIELD_CWD,
+	FIELD_USER,
+	FIELD_ENV,
+	FIELD_STDIN,
+	{ .name = "interactive",
+		.type = API_BOOL,
+		.dflt = "false",
+		.flags = API_NO_MCP,
+		.cli = "-i",
+		.help = "Pass on the caller's standard input, or with background leave it open "
+			"for exec.write; else it is /dev/null." },
+	FIELD_STDIO,
+	{ .name = "background",
+		.type = API_BOOL,
+		.dflt = "false",
+		.cli = "-d,detach",
+		.help = "Answer when it has started. It goes on, and exec.read reads its output." },
+	FIELD_WAIT_MS("Answer by then even if it has not ended; it goes on."),
+	FIELDS_END,
+};
+
+#define FIELDS_EXEC \
+	{ .name = "workspace_id", .type = API_ID, .names = id_workspace }, \
+		{ .name = "exec_id", .type = API_ID, .names = id_exec }, \
+		{ .name = "sequence", \
+			.type = API_INT, \
+			.max = INT64_MAX, \
+			.help = "Its number in the workspace, from 1." }, \
+		{ .name = "command", .type = API_STRING }, { .name = "cwd", .type = API_STRING }, \
+		{ .name = "user", .type = API_STRING }, \
+		{ .name = "state", .type = API_ENUM, .names = names_run_state }, \
+		{ .name = "started_at", .type = API_TIME, .help = "When it was requested." }, \
+		{ .name = "ended_at", .type = API_TIME, .flags = API_NULLABLE }, \
+		{ .name = "execution_mode", \
+			.type = API_ENUM, \
+			.flags = API_NULLABLE, \
+			.names = names_execution_mode }, \
+		FIELDS_OUTCOME
+
+static const struct api_field workspace_exec_result[] = {
+	FIELDS_EXEC,
+	{ .name = "environment", .type = API_STRING },
+	{ .name = "environment_version", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "accelerator",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_accelerator_used },
+	{ .name = "start_mode",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_start_mode },
+	FIELDS_OUTPUT,
+	FIELDS_END,
+};
+
+static const struct api_field exec_fields[] = {
+	FIELDS_EXEC,
+	FIELDS_END,
+};
+static const struct api_field exec_element[] = {
+	{ .name = "element", .type = API_OBJECT, .sub = exec_fields },
+	FIELDS_END,
+};
+static const struct api_field exec_list_params[] = { FIELD_WORKSPACE_ID, FIELDS_END };
+static const struct api_field exec_list_result[] = {
+	{ .name = "workspace_id", .type = API_ID, .names = id_workspace },
+	{ .name = "count", .type = API_INT, .max = INT64_MAX },
+	{ .name = "execs",
+		.type = API_ARRAY,
+		.sub = exec_element,
+		.help = "Oldest first; a command longer than 1 KiB is cut." },
+	FIELDS_END,
+};
+
+static const struct api_field exec_wait_params[] = {
+	FIELD_EXEC_ID,
+	FIELD_WAIT_MS("Answer by then even if it has not ended."),
+	FIELDS_END,
+};
+#define exec_wait_result workspace_exec_result
+
+static const struct api_field exec_read_params[] = {
+	FIELD_EXEC_ID,
+	{ .name = "stream", .type = API_ENUM, .dflt = "\"both\"", .names = names_stream },
+	{ .name = "cursor",
+		.type = API_INT,
+		.dflt = "0",
+		.min = -INT64_C(9007199254740991),
+		.max = INT64_C(9007199254740991),
+		.help = "Where to begin: bytes of both streams in order of arrival; negative: that "
+			"many before the end." },
+	{ .name = "since",
+		.type = API_TIME,
+		.flags = API_NULLABLE | API_NO_CLI,
+		.help = "Leave out what arrived before this time." },
+	{ .name = "max_chars",
+		.type = API_INT,
+		.dflt = "65536",
+		.min = 1,
+		.max = LIMIT_READ_CHARS,
+		.help = "At most so many characters; bytes with base64." },
+	{ .name = "wait_ms",
+		.type = API_INT,
+		.dflt = "0",
+		.flags = API_NO_CLI,
+		.max = INT64_C(1000) * TIMEOUT_SECONDS_MAX,
+		.help = "Wait so long for output after the cursor, or for its end." },
+	{ .name = "encoding", .type = API_ENUM, .dflt = "\"text\"", .names = names_encoding },
+	FIELDS_END,
+};
+static const struct api_field exec_read_result[] = {
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "state", .type = API_ENUM, .names = names_run_state },
+	{ .name = "stream", .type = API_ENUM, .names = names_stream },
+	{ .name = "output", .type = API_STRING, .flags = API_NUL },
+	{ .name = "binary",
+		.type = API_BOOL,
+		.flags = API_OPTIONAL,
+		.help = "Only when output was not UTF-8: U+FFFD replaces invalid bytes." },
+	{ .name = "cursor", .type = API_INT, .max = INT64_MAX, .help = "Where output begins." },
+	{ .name = "next_cursor",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "Where the next read goes on." },
+	{ .name = "earliest",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "The first byte that is still kept." },
+	{ .name = "gap_bytes",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "Bytes before `output` that are not kept." },
+	{ .name = "exit_code", .type = API_INT, .flags = API_NULLABLE, .max = 255 },
+	{ .name = "timed_out", .type = API_BOOL },
+	{ .name = "ended_by", .type = API_ENUM, .flags = API_NULLABLE, .names = names_ended_by },
+	{ .name = "truncated", .type = API_BOOL, .help = "There is more at next_cursor." },
+	FIELDS_END,
+};
+
+static const struct api_field exec_write_params[] = {
+	FIELD_EXEC_ID,
+	{ .name = "data",
+		.type = API_STRING,
+		.flags = API_NULLABLE | API_NUL,
+		.max = STREAM_WINDOW,
+		.cli = "input",
+		.help = "Goes to its standard input." },
+	{ .name = "eof", .type = API_BOOL, .dflt = "false", .help = "Then end its input." },
+	FIELDS_END,
+};
+static const struct api_field exec_write_result[] = {
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "input_length",
+		.type = API_INT,
+		.max = INT64_MAX,
+		.help = "Bytes that the guest has accepted, within 10 s." },
+	FIELDS_END,
+};
+
 static const struct api_field exec_signal_params[] = {
-	{ .name = "exec_id",
-		.type = API_ID,
-		.flags = API_REQUIRED | API_POSITIONAL,
-		.names = id_exec,
-		.help = "The command: its id or a unique prefix of it." },
+	FIELD_EXEC_ID,
 	{ .name = "signal_name",
 		.type = API_ENUM,
 		.dflt = "\"INT\"",
@@ -1044,19 +1231,21 @@ static const struct api_field exec_signal_result[] = {
 };
 
 static const struct api_field exec_attach_params[] = {
-	{ .name = "exec_id",
-		.type = API_ID,
-		.flags = API_REQUIRED | API_POSITIONAL,
-		.names = id_exec,
-		.help = "The command: its id or a unique prefix of it." },
+	FIELD_EXEC_ID,
+	{ .name = "read_only",
+		.type = API_BOOL,
+		.dflt = "false",
+		.flags = API_NO_MCP,
+		.help = "Send no input, so that another caller may." },
 	{ .name = "stdout_offset",
 		.type = API_INT,
-		.dflt = "0",
+		.flags = API_NULLABLE | API_NO_CLI,
 		.max = INT64_MAX,
-		.help = "How many bytes of stdout the caller has." },
+		.help = "How many bytes of stdout a caller that continues has. Null: a new caller, "
+			"which gets all that is kept." },
 	{ .name = "stderr_offset",
 		.type = API_INT,
-		.dflt = "0",
+		.flags = API_NULLABLE | API_NO_CLI,
 		.max = INT64_MAX,
 		.help = "How many bytes of stderr the caller has." },
 	{ .name = "stdio",
@@ -1067,7 +1256,37 @@ static const struct api_field exec_attach_params[] = {
 			"stdin goes on." },
 	FIELDS_END,
 };
-#define exec_attach_result vm_run_result
+/* Of vm.run or workspace.exec, whichever started it. */
+static const struct api_field exec_attach_result[] = {
+	{ .name = "vm_id", .type = API_ID, .flags = API_OPTIONAL, .names = id_vm },
+	{ .name = "cleanup", .type = API_OBJECT, .flags = API_OPTIONAL, .sub = cleanup_fields },
+	{ .name = "workspace_id", .type = API_ID, .flags = API_OPTIONAL, .names = id_workspace },
+	{ .name = "sequence", .type = API_INT, .flags = API_OPTIONAL, .max = INT64_MAX },
+	{ .name = "cwd", .type = API_STRING, .flags = API_OPTIONAL },
+	{ .name = "user", .type = API_STRING, .flags = API_OPTIONAL },
+	{ .name = "started_at", .type = API_TIME, .flags = API_OPTIONAL },
+	{ .name = "ended_at", .type = API_TIME, .flags = API_OPTIONAL | API_NULLABLE },
+	{ .name = "environment", .type = API_STRING },
+	{ .name = "environment_version", .type = API_STRING, .flags = API_NULLABLE },
+	{ .name = "command", .type = API_STRING },
+	{ .name = "exec_id", .type = API_ID, .names = id_exec },
+	{ .name = "state", .type = API_ENUM, .names = names_run_state },
+	{ .name = "execution_mode",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_execution_mode },
+	{ .name = "accelerator",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_accelerator_used },
+	{ .name = "start_mode",
+		.type = API_ENUM,
+		.flags = API_NULLABLE,
+		.names = names_start_mode },
+	FIELDS_OUTCOME,
+	FIELDS_OUTPUT,
+	FIELDS_END,
+};
 
 const struct api_method api_methods[] = {
 #define API_METHOD(sym, method, obj, rgt, lif, hnt, hlp) \

@@ -124,6 +124,9 @@ int api_openrpc(struct json_object **ret);
 /* True if the n bytes have the form of a name, as ids and their prefixes do. */
 bool api_is_name(const char *text, size_t n);
 
+/* Converts a value of an API_TIME field to microseconds of CLOCK_REALTIME. -EBADMSG: it is none. */
+int api_time_usec(const char *text, uint64_t *ret);
+
 /* Returns the id prefix ("vm-") of a kind as in names[0] of an API_ID or API_REF field ("vm", "exec", ...). */
 const char *api_id_prefix(const char *kind);
 

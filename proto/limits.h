@@ -38,6 +38,12 @@
 #define LIMIT_COMMAND_BYTES    (128 * 1024) /* MAX_ARG_STRLEN of Linux: one word of execve */
 #define LIMIT_ENV_BYTES        (256 * 1024)
 #define LIMIT_ENV_COUNT        1024
+#define LIMIT_CAPTURE_BYTES    (1024 * 1024) /* of each stream in a reply */
+#define LIMIT_READ_CHARS       262144        /* of exec.read */
+#define LIMIT_CONSOLE_BYTES    (64 * 1024)   /* last console output kept per machine */
+#define LIMIT_COMMAND_BYTES    (128 * 1024)  /* MAX_ARG_STRLEN of Linux: one word of execve */
+#define LIMIT_ENV_BYTES        (256 * 1024)
+#define LIMIT_ENV_COUNT        1024
 #define LIMIT_CAPTURE_BYTES    (1024 * 1024)      /* of each stream in a reply */
 #define LIMIT_TRANSCRIPT_BYTES (16 * 1024 * 1024) /* of the files of one command's output */
 #define LIMIT_CONSOLE_BYTES    (64 * 1024)        /* last console output kept per machine */
@@ -55,6 +61,12 @@
 /* Machines */
 #define LIMIT_RUNS_WAITING 64 /* per uid: vm.run calls without a machine (pulling, draining) */
 
+#define LIMIT_LISTENERS_UID 256 /* calls that wait for, read or are attached to commands of a uid */
+
+/* Commands that a workspace keeps; the oldest ended ones beyond any of these are forgotten */
+#define LIMIT_WORKSPACE_COMMANDS     500
+#define LIMIT_WORKSPACE_TEXT_BYTES   (1024 * 1024)          /* of their command lines */
+#define LIMIT_WORKSPACE_OUTPUT_BYTES (512ULL * 1024 * 1024) /* of their transcripts */
 /* Workspaces */
 #define LIMIT_WORKSPACES_WAITING 64   /* per account: without a machine yet (pulling) */
 #define LIMIT_NAME_BYTES         63   /* of a name: [a-z0-9][a-z0-9._-]* */

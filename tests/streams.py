@@ -91,9 +91,9 @@ class Live:
     """A live command whose caller speaks the protocol itself (docs/PROTOCOL.md), disappears as if killed and returns with an
     offset."""
 
-    def __init__(self, d, params):
+    def __init__(self, d, params, method="vm.run"):
         self.d, self.got, self.acks = d, b"", True
-        self.call("vm.run", params)
+        self.call(method, params)
         while not (exec_id := self.raw.line()["params"].get("exec_id")):
             pass
         self.exec_id = exec_id

@@ -24,6 +24,7 @@ enum exec_state {
 	EXEC_SENT,    /* START sent */
 	EXEC_RUNNING, /* STARTED */
 	EXEC_EXITED,  /* EXIT, output may be missing */
+	EXEC_KEPT,    /* on_exit has been called, exec_acknowledge follows */
 	EXEC_OVER,    /* on_exit or on_failed has been called */
 };
 
@@ -43,6 +44,7 @@ struct exec {
 	unsigned streams;       /* a mask */
 	struct msg_exit exit;
 	bool killed;
+	bool keeps_exit;    /* exec_keep_exit has been called */
 	uint64_t sent_usec; /* of the first START; 0: sent by a previous daemon */
 	/* acked, limit: sent, or for START or RESUME; while held: the agent has acked..received */
 	struct window_receiver out[STREAM_MAX];
@@ -52,7 +54,9 @@ struct exec {
 
 	struct window_sender in; /* owned: stdin the guest has not accepted */
 	uint64_t in_next;        /* offset of the caller's next byte */
-	int signo;               /* to send on reconnection; 0: none */
+	char *text;              /* owned or NULL: input that is not yet in `in` */
+	size_t text_n, text_at;
+	int signo; /* to send on reconnection; 0: none */
 };
 
 const char *exec_id(const struct exec *x)
@@ -67,7 +71,7 @@ uint32_t exec_channel(const struct exec *x)
 
 bool exec_has_ended(const struct exec *x)
 {
-	return x->state == EXEC_OVER;
+	return x->state >= EXEC_KEPT;
 }
 
 void exec_list_insert(struct exec_list *list, struct exec *x)
@@ -140,10 +144,11 @@ static void end(struct exec *x)
 
 void exec_fail(struct exec *x, const struct error *err)
 {
-	if (x->state == EXEC_OVER)
-		return;
+	bool reported = x->state >= EXEC_KEPT;
+
 	end(x);
-	x->cb.on_failed(x, err, x->userdata);
+	if (!reported)
+		x->cb.on_failed(x, err, x->userdata);
 }
 
 static void fail_late(struct exec *x, const char *cause)
@@ -234,6 +239,7 @@ struct exec *exec_free(struct exec *x)
 	sd_event_source_disable_unref(x->timer);
 	msg_start_done(&x->start);
 	free(x->in.ring);
+	free(x->text);
 	free(x);
 	return NULL;
 }
@@ -280,7 +286,7 @@ void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limi
 	struct window_receiver *o = &x->out[stream];
 
 	if (window_receiver_allow(o, upto, limit) && x->state >= EXEC_SENT &&
-		x->state < EXEC_OVER && link_usable(x))
+		x->state < EXEC_KEPT && link_usable(x))
 		sent(x, frame_put_ack(
 				link_control(x->link), x->channel, stream, o->acked, o->limit));
 }
@@ -312,11 +318,49 @@ int exec_stdin(struct exec *x, const void *p, size_t n)
 	return r;
 }
 
+uint64_t exec_stdin_begin(struct exec *x, bool again)
+{
+	x->in_next = again ? x->in.acked : x->in.produced;
+	return x->in_next;
+}
+
+bool exec_stdin_ended(const struct exec *x)
+{
+	return x->in.ended;
+}
+
 void exec_stdin_end(struct exec *x)
 {
 	x->in.ended = true;
 	if (link_usable(x))
 		link_schedule(x->link);
+}
+
+/* Moves as much of the text into the window as fits. */
+static int feed_text(struct exec *x)
+{
+	size_t room = (size_t)(STREAM_WINDOW - (x->in.produced - x->in.acked));
+	size_t n = MIN_OF(room, x->text_n - x->text_at);
+	int r = exec_stdin(x, x->text + x->text_at, n);
+
+	if (r < 0)
+		return r;
+	x->text_at += n;
+	if (x->text_at < x->text_n)
+		return 0;
+	free(TAKE_PTR(x->text));
+	exec_stdin_end(x);
+	return 0;
+}
+
+int exec_stdin_text(struct exec *x, const void *p, size_t n)
+{
+	x->text = malloc(n + 1);
+	if (!x->text)
+		return -ENOMEM;
+	memcpy(x->text, p, n);
+	x->text_n = n;
+	return feed_text(x);
 }
 
 /* Appends as many bytes as the guest's limit and one frame allow; END after the last byte. */
@@ -388,10 +432,32 @@ static int check_ended(struct exec *x)
 			return 0;
 		}
 	}
+	if (x->keeps_exit) {
+		x->state = EXEC_KEPT;
+		no_deadline(x);
+		x->cb.on_exit(x, &x->exit, x->userdata);
+		return 0;
+	}
 	r = send_exit_ack(x);
 	end(x);
 	x->cb.on_exit(x, &x->exit, x->userdata);
 	return r;
+}
+
+void exec_keep_exit(struct exec *x)
+{
+	x->keeps_exit = true;
+}
+
+/* Without a connection nothing is sent: the next WELCOME lists the command, which is then unknown
+ * here and is acknowledged by the machine. */
+void exec_acknowledge(struct exec *x)
+{
+	if (x->state != EXEC_KEPT)
+		return;
+	if (link_usable(x) && send_exit_ack(x) < 0)
+		link_fault(x->link);
+	end(x);
 }
 
 static int take_data(struct exec *x, const struct frame *f)
@@ -423,9 +489,10 @@ static int take_ack(struct exec *x, const struct frame *f)
 		return r;
 	if (x->in.acked > before)
 		ack_stdin(x);
+	r = x->text ? feed_text(x) : 0;
 	if (link_usable(x))
 		link_schedule(x->link);
-	return 0;
+	return r;
 }
 
 /* Returns a fix for the step that failed in the agent, with its argument (guest/spawn.c,
@@ -512,7 +579,7 @@ int exec_on_frame(struct exec *x, const struct frame *f)
 	uint64_t offset;
 	uint8_t stream;
 
-	if (x->state == EXEC_NEW || x->state == EXEC_OVER)
+	if (x->state == EXEC_NEW || x->state >= EXEC_KEPT)
 		return 0;
 	switch (f->type) {
 	case FRAME_STARTED: return take_started(x, f);
@@ -593,7 +660,7 @@ int exec_on_welcome(struct exec *x, const struct msg_welcome *w)
 	const struct msg_held *h = NULL;
 	int r, signo = x->signo;
 
-	if (x->state == EXEC_NEW || x->state == EXEC_OVER)
+	if (x->state == EXEC_NEW || x->state >= EXEC_KEPT)
 		return 0;
 	for (uint32_t i = 0; i < w->n_held && !h; i++)
 		if (streq(w->held[i].exec_id, exec_id(x)))
@@ -638,6 +705,11 @@ bool exec_within_reach(const struct exec *x)
 bool exec_is_adopted(const struct exec *x)
 {
 	return x->adopted;
+}
+
+uint64_t exec_earliest(const struct exec *x, uint8_t stream)
+{
+	return x->out[stream].acked;
 }
 
 int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX])

@@ -20,7 +20,8 @@ struct exec_callbacks {
 	 * connection. */
 	void (*on_held)(struct exec *x, void *userdata);
 	/* Either on_exit or on_failed is called, once; on_exit after the last byte of output.
-	 * Neither may free the exec. */
+	 * Neither may free the exec. EXIT is acknowledged before on_exit, or by
+	 * exec_acknowledge after exec_keep_exit. */
 	void (*on_exit)(struct exec *x, const struct msg_exit *e, void *userdata);
 	void (*on_failed)(struct exec *x, const struct error *err, void *userdata);
 };
@@ -37,6 +38,8 @@ int exec_adopt(sd_event *event, const struct msg_start *start, uint32_t channel,
 bool exec_is_adopted(const struct exec *x); /* adopted, exec_take not called yet */
 /* True when the command can be taken now. Otherwise on_held or its end follows. */
 bool exec_within_reach(const struct exec *x);
+/* The first output of the stream that the agent can send. Only valid when exec_within_reach. */
+uint64_t exec_earliest(const struct exec *x, uint8_t stream);
 /* Checks whether the agent can go on from have[stream], the output that the caller has. -ERANGE:
  * the agent has dropped what follows, or never had it. Only valid when exec_within_reach. */
 int exec_has(const struct exec *x, const uint64_t have[STREAM_MAX]);
@@ -49,6 +52,10 @@ void exec_take(struct exec *x, const uint64_t have[STREAM_MAX]);
 uint64_t exec_timeout_usec(const struct exec *x);
 /* Bytes of stdin that the guest has accepted: a new caller continues there. */
 uint64_t exec_stdin_accepted(const struct exec *x);
+/* The agent keeps the command's end until exec_acknowledge, which follows the commit of its row: a
+ * later daemon would learn it again. Call before the command can end. */
+void exec_keep_exit(struct exec *x);
+void exec_acknowledge(struct exec *x);
 struct exec *exec_free(struct exec *x);
 DEFINE_CLEANUP(struct exec *, exec_free)
 
@@ -66,7 +73,13 @@ void exec_set_limit(struct exec *x, uint8_t stream, uint64_t upto, uint64_t limi
 /* Appends to stdin, skipping what an earlier caller has already sent. -ENOBUFS beyond STREAM_WINDOW
  * bytes that the guest has not accepted. */
 int exec_stdin(struct exec *x, const void *p, size_t n);
+/* The whole input as a text, which is copied and sent as the guest accepts it; then it ends. */
+int exec_stdin_text(struct exec *x, const void *p, size_t n);
 void exec_stdin_end(struct exec *x);
+bool exec_stdin_ended(const struct exec *x);
+/* The input of another caller follows: at the returned offset. again: it sends again what the guest
+ * has not accepted, else it is new. */
+uint64_t exec_stdin_begin(struct exec *x, bool again);
 
 /* Sends a signal to the foreground group, once the guest can be reached. Of several signals
  * requested before that, SIGKILL or else the last one is sent. -ESRCH when the command is not

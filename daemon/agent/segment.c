@@ -559,6 +559,11 @@ int segments_remove(const char *dir, const char *id)
 	return r;
 }
 
+int segments_remove_dir(const char *dir)
+{
+	return rmdir(dir) < 0 && errno != ENOENT ? -errno : 0;
+}
+
 /* Reading */
 
 /* Returns how many of the n bytes are whole records, and moves place over them. */

@@ -107,3 +107,5 @@ int segments_sync(const char *dir, const char *id, const struct segments *l, uin
 int segment_unlink(const char *dir, const char *id, uint32_t number);
 /* Removes all files of id, also those of a newer version. */
 int segments_remove(const char *dir, const char *id);
+/* Removes the directory, which must be empty. 0: it does not exist. */
+int segments_remove_dir(const char *dir);

@@ -127,6 +127,13 @@ void transcript_run_unlink(struct writer_op *op)
 	o->r = segment_unlink(o->dir, o->id, o->number);
 }
 
+void transcript_run_remove_dir(struct writer_op *op)
+{
+	struct transcript_op *o = of(op);
+
+	o->r = segments_remove_dir(o->dir);
+}
+
 void transcript_run_remove(struct writer_op *op)
 {
 	struct transcript_op *o = of(op);

@@ -55,6 +55,7 @@ void transcript_run_find(struct writer_op *op); /* segments, want: r 1 and curso
 void transcript_run_sync(struct writer_op *op); /* segments, number: the first */
 void transcript_run_unlink(struct writer_op *op);
 void transcript_run_remove(struct writer_op *op);
+void transcript_run_remove_dir(struct writer_op *op);
 
 /* A place in what was appended: pos counts the bytes of records in memory since the transcript was
  * made. */

@@ -686,18 +686,28 @@ static void on_removed(struct transcript_op *o)
 	o->answer(o->r, o->answer_userdata);
 }
 
-int transcript_remove(
-	struct writer *w, const char *dir, const char *id, transcript_done_fn done, void *userdata)
+static int remove_files(
+	struct writer *w, struct transcript_op *o, transcript_done_fn done, void *userdata)
 {
-	struct transcript_op *o;
-
-	if (!id_is_valid(id))
-		return -EINVAL;
-	o = transcript_op_new(dir, id, transcript_run_remove);
 	if (!o)
 		return -ENOMEM;
 	o->answer = done;
 	o->answer_userdata = userdata;
 	transcript_op_queue(w, o, o, done ? on_removed : NULL);
 	return 0;
+}
+
+int transcript_remove(
+	struct writer *w, const char *dir, const char *id, transcript_done_fn done, void *userdata)
+{
+	if (!id_is_valid(id))
+		return -EINVAL;
+	return remove_files(w, transcript_op_new(dir, id, transcript_run_remove), done, userdata);
+}
+
+int transcript_remove_dir(
+	struct writer *w, const char *dir, transcript_done_fn done, void *userdata)
+{
+	return remove_files(
+		w, transcript_op_new(dir, "", transcript_run_remove_dir), done, userdata);
 }

@@ -58,6 +58,10 @@ int transcript_sync(struct transcript *t, transcript_done_fn done, void *userdat
 int transcript_remove(
 	struct writer *w, const char *dir, const char *id, transcript_done_fn done, void *userdata);
 
+/* Removes the directory after the files of its commands: done as above. */
+int transcript_remove_dir(
+	struct writer *w, const char *dir, transcript_done_fn done, void *userdata);
+
 uint64_t transcript_size(const struct transcript *t, uint8_t stream); /* its bytes so far */
 uint64_t transcript_kept(const struct transcript *t, uint8_t stream); /* below: on_kept */
 uint64_t transcript_cursor(const struct transcript *t);               /* after the last byte */

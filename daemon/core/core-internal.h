@@ -10,6 +10,11 @@ struct run;
 LIST_HEAD(run_list, run);
 struct creation;
 LIST_HEAD(creation_list, creation);
+struct commands;
+LIST_HEAD(commands_list, commands);
+struct listener;
+LIST_HEAD(listener_list, listener);
+TAILQ_HEAD(listener_queue, listener);
 struct workspace;
 LIST_HEAD(workspace_list, workspace);
 struct workspace_failure;
@@ -20,6 +25,9 @@ struct core {
 	struct creation_list creations;     /* borrowed: each frees itself when it has ended */
 	struct workspace_list workspaces;   /* owned: before their machines exist, and as long */
 	struct workspace_failures failures; /* owned: the last failed creations */
+	struct commands_list commands;      /* owned: the history of each workspace */
+	struct listener_list listeners;     /* owned: of all commands */
+	struct listener_queue collectors;   /* borrowed: one at a time collects output */
 	sd_event_source *reaper;            /* owned: timer of the next expiry */
 	sd_event_source *changed;           /* owned: notifies who waits for a workspace's state */
 	bool ending;                        /* the daemon ends: nothing is deleted any more */
@@ -34,6 +42,15 @@ extern const struct machine_owner workspace_owner; /* workspace.c: has a name an
 void run_on_pause(struct machine *mc);
 /* Frees the runs without a caller at the daemon's end. */
 void runs_end(struct core *core);
+struct command_params;
+struct exec_callbacks;
+/* command.c: the exec of a command with these parameters, which are copied. */
+int command_exec_new(sd_event *event, const struct command_params *p,
+	const struct exec_callbacks *cb, void *userdata, struct exec **ret);
+/* command.c: frees the commands at the daemon's end. */
+void commands_end(struct core *core);
+/* listener.c: frees the listeners, after that. */
+void listeners_end(struct core *core);
 /* create.c: ends each pending creation with an error at the daemon's end. */
 void creations_end(struct core *core);
 
@@ -51,6 +68,6 @@ void reaper_update(struct manager *m);
 /* on_state of every owner. */
 void reaper_on_state(struct machine *mc, bool deleted);
 
-/* run-attach.c: makes the run, without a caller, of a command that a previous daemon started in
- * mc. */
+/* run-attach.c: adopt_exec of vm and run: makes the run, without a caller, of a command that a
+ * previous daemon started in mc. */
 int run_adopt(struct machine *mc, const struct exec_row *row);

@@ -25,6 +25,9 @@ int core_start(struct manager *m, struct error *err)
 		return error_no_memory(err, "cannot load the machines");
 	LIST_INIT(&m->core->runs);
 	LIST_INIT(&m->core->creations);
+	LIST_INIT(&m->core->commands);
+	LIST_INIT(&m->core->listeners);
+	TAILQ_INIT(&m->core->collectors);
 	LIST_INIT(&m->core->workspaces);
 	TAILQ_INIT(&m->core->failures);
 	r = reaper_new(m, &m->core->reaper);
@@ -52,6 +55,8 @@ void core_end(struct manager *m)
 	m->core->ending = true;
 	runs_end(m->core);
 	creations_end(m->core);
+	commands_end(m->core);
+	listeners_end(m->core);
 	m->machines = machines_free(m->machines);
 	workspaces_free(m->core);
 	sd_event_source_disable_unref(m->core->reaper);

@@ -93,9 +93,13 @@ static int fill_adopted(struct run *r, struct machine *mc, const struct exec_row
 int run_adopt(struct machine *mc, const struct exec_row *row)
 {
 	static const struct run_callbacks nobody = { NULL, NULL };
-	struct run *r = run_new(machine_manager(mc), &nobody, NULL, NULL);
-	int k = r ? fill_adopted(r, mc, row) : -ENOMEM;
+	struct run *r;
+	int k;
 
+	if (machine_state(mc) != MACHINE_ADOPTING)
+		return 1;
+	r = run_new(machine_manager(mc), &nobody, NULL, NULL);
+	k = r ? fill_adopted(r, mc, row) : -ENOMEM;
 	if (k < 0) {
 		run_free(r);
 		return k;

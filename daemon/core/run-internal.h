@@ -43,8 +43,6 @@ struct run {
 
 	struct machine_spec spec;    /* its environment is the next member */
 	char *environment, *command; /* owned */
-	char *input;                 /* owned or NULL: the text of its stdin */
-	size_t n_input, n_fed;       /* bytes of input; those passed to the exec */
 	char *environment_version;   /* owned or NULL: not known */
 	struct environment *env;     /* borrowed: the catalog's */
 	struct pull_wait *pull;      /* owned */

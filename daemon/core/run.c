@@ -178,36 +178,12 @@ static int on_output(struct exec *x, uint8_t stream, const void *p, size_t n, vo
 	return k;
 }
 
-/* Passes on as much of the stdin text as the window allows beyond upto, which the guest has. */
-static int feed(struct run *r, uint64_t upto)
-{
-	size_t room = (size_t)(STREAM_WINDOW - (r->n_fed - MIN_OF(upto, r->n_fed)));
-	size_t n = MIN_OF(room, r->n_input - r->n_fed);
-	int k = n > 0 ? exec_stdin(r->exec, r->input + r->n_fed, n) : 0;
-
-	if (k < 0)
-		return k;
-	r->n_fed += n;
-	if (r->n_fed == r->n_input)
-		exec_stdin_end(r->exec);
-	return 0;
-}
-
 static void on_stdin_ack(_unused_ struct exec *x, uint64_t upto, void *userdata)
 {
-	_cleanup_error_ struct error err = ERROR_INIT;
 	struct run *r = userdata;
-	int k = 0;
 
 	if (r->stdio)
 		stdio_ack_stdin(r->stdio, upto);
-	else if (r->input && r->n_fed < r->n_input)
-		k = feed(r, upto);
-	if (k < 0) {
-		error_set_errno(&err, error_code_for_errno(k), k, NULL,
-			"cannot pass on the command's standard input");
-		run_fail(r, &err);
-	}
 }
 
 static int on_drain_late(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -428,40 +404,19 @@ static void on_pulled(const struct error *err, void *userdata)
 
 /* Making one */
 
-static int make_exec(struct run *r, const struct run_params *p)
-{
-	struct msg_start start = {
-		.flags = START_LOGIN | (p->with_stdin ? START_STDIN : 0U),
-		.command = (char *)p->command,
-		.cwd = (char *)p->cwd,
-		.user = (char *)p->user,
-		.env = (char **)p->env,
-		.timeout_usec = p->timeout_usec,
-	};
-
-	while (p->env && p->env[start.n_env])
-		start.n_env++;
-	return exec_new(r->m->event, &start, &run_exec_events, r, &r->exec);
-}
-
 static int copy_params(struct run *r, const struct run_params *p)
 {
 	r->spec = p->machine;
 	r->live = p->stdio_fd >= 0;
-	r->with_stdin = p->with_stdin;
+	r->with_stdin = p->command.with_stdin;
 	r->spec.owner = &run_owner;
 	r->spec.whole = true;
 	r->environment = strdup(p->machine.environment);
-	r->command = strdup(p->command);
+	r->command = strdup(p->command.command);
 	r->spec.environment = r->environment;
-	if (p->stdin_text) {
-		r->input = malloc(p->n_stdin + 1);
-		if (!r->input)
-			return -ENOMEM;
-		memcpy(r->input, p->stdin_text, p->n_stdin);
-		r->n_input = p->n_stdin;
-	}
-	return r->environment && r->command ? make_exec(r, p) : -ENOMEM;
+	if (!r->environment || !r->command)
+		return -ENOMEM;
+	return command_exec_new(r->m->event, &p->command, &run_exec_events, r, &r->exec);
 }
 
 /* Limits the runs without a machine: they are in no quota, but hold their request and output. */
@@ -504,12 +459,9 @@ static int make_run(struct run *r, const struct run_params *p, struct error *err
 		return error_set_errno(
 			err, error_code_for_errno(k), k, NULL, "cannot start the run");
 	if (p->stdio_fd >= 0)
-		return stdio_new(r->m->event, r->m->receivers, p->stdio_fd, p->with_stdin,
+		return stdio_new(r->m->event, r->m->receivers, p->stdio_fd, r->with_stdin,
 			&run_stdio_events, r, &r->stdio, err);
-	k = feed(r, 0);
-	return k < 0 ? error_set_errno(
-			       err, error_code_for_errno(k), k, NULL, "cannot start the run")
-		     : 0;
+	return 0;
 }
 
 struct run *run_new(
@@ -739,7 +691,6 @@ struct run *run_free(struct run *r)
 	free(r->environment);
 	free(r->environment_version);
 	free(r->command);
-	free(r->input);
 	free(r);
 	return NULL;
 }
@@ -777,22 +728,17 @@ int runs_find(struct manager *m, const char *id, uid_t uid, struct run **ret, st
 	return 0;
 }
 
-int run_signal(struct run *r, int signo, json_object **ret, struct error *err)
+int run_signal(struct run *r, int signo, struct error *err)
 {
-	_cleanup_json_ json_object *o = NULL;
-	const char *name = sigabbrev_np(signo);
 	int k = exec_kill(r->exec, signo);
 
-	if (k < 0)
-		return error_set_errno(err, ERROR_WRONG_STATE, k,
-			"send the signal while the command runs",
-			"command %s cannot receive a signal now", exec_id(r->exec));
-	o = json_object_new_object();
-	k = o ? json_add_str(o, "exec_id", exec_id(r->exec)) : -ENOMEM;
-	if (k >= 0)
-		k = json_add_str(o, "signal", name);
-	if (k < 0)
-		return error_no_memory(err, "cannot make the reply");
-	*ret = TAKE_PTR(o);
-	return 0;
+	return k < 0 ? error_set_errno(err, ERROR_WRONG_STATE, k,
+			       "send the signal while the command runs",
+			       "command %s cannot receive a signal now", exec_id(r->exec))
+		     : 0;
+}
+
+const char *run_exec_id(const struct run *r)
+{
+	return exec_id(r->exec);
 }

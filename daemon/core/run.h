@@ -7,7 +7,7 @@
  * or run_abandon.
  */
 
-#include "daemon/machine/machine.h"
+#include "daemon/core/command.h"
 #include "proto/frame.h"
 #include <json-c/json.h>
 
@@ -15,13 +15,7 @@ struct run;
 
 struct run_params {
 	struct machine_spec machine;
-	const char *command; /* one shell line */
-	const char *cwd, *user;
-	const char *const *env; /* K=V, NULL-terminated */
-	uint64_t timeout_usec;  /* 0 = none */
-	bool with_stdin;        /* stdin comes over stdio_fd or is stdin_text; else /dev/null */
-	const char *stdin_text; /* n_stdin bytes, copied; NULL: none */
-	size_t n_stdin;
+	struct command_params command;
 	/* Owned by the run on success: the client's socket, which speaks DATA/ACK/END on channel 0.
 	 * -EBADF: output is captured for the reply. */
 	int stdio_fd;
@@ -85,4 +79,5 @@ int run_attach(struct run *r, int stdio_fd, const uint64_t have[STREAM_MAX],
 	const struct run_callbacks *cb, void *userdata, struct error *err);
 
 /* exec.signal: sends signo to the command's foreground process group. */
-int run_signal(struct run *r, int signo, json_object **ret, struct error *err);
+int run_signal(struct run *r, int signo, struct error *err);
+const char *run_exec_id(const struct run *r);

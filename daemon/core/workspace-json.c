@@ -5,6 +5,7 @@
 
 #include "daemon/core/workspace-internal.h"
 
+#include "daemon/core/command.h"
 #include "daemon/core/vm.h"
 #include "proto/json.h"
 
@@ -29,16 +30,6 @@ static int add_seed(json_object *o)
 	if (r >= 0)
 		r = json_add(seed, "skipped", json_object_new_array());
 	return r < 0 ? r : json_add(o, "workspace_seed", TAKE_PTR(seed));
-}
-
-/* Adds what its commands show of themselves. */
-static int workspace_add_commands(const struct workspace *ws, json_object *o)
-{
-	int r = json_add_int(o, "command_count", (int64_t)ws->row.commands);
-
-	if (r >= 0)
-		r = json_add_str(o, "last_command", NULL);
-	return r < 0 ? r : json_add(o, "running", json_object_new_array());
 }
 
 static int add_names(const struct workspace *ws, json_object *o)
@@ -101,7 +92,7 @@ int workspace_json(const struct workspace *ws, json_object **ret)
 	if (r >= 0)
 		r = json_add_time(o, "last_activity_at", row->active_usec);
 	if (r >= 0)
-		r = workspace_add_commands(ws, o);
+		r = commands_add_json(workspace_machine(ws), o);
 	if (r >= 0)
 		r = add_disk(ws, o);
 	if (r >= 0)

@@ -11,6 +11,7 @@
 #include "daemon/core/workspace.h"
 
 #include "daemon/account.h"
+#include "daemon/core/command.h"
 #include "daemon/core/workspace-internal.h"
 #include "daemon/crash.h"
 #include "daemon/image/environment.h"
@@ -161,7 +162,9 @@ static void on_machine_state(struct machine *mc, bool deleted)
 	struct workspace *ws = workspace_of(mc);
 	_cleanup_error_ struct error why = ERROR_INIT;
 
-	if (!deleted)
+	if (deleted)
+		commands_deleted(mc);
+	else
 		workspace_on_change(mc); /* its error is complete only now */
 	if (!deleted || !ws || ws->machine != mc)
 		return; /* or its creation has failed: on_made came before this */
@@ -181,7 +184,8 @@ const struct machine_owner workspace_owner = {
 	.remains = REMAINS_DISK,
 	.on_change = workspace_on_change,
 	.on_state = on_machine_state,
-	.on_pause = run_on_pause,
+	.on_pause = commands_on_pause,
+	.adopt_exec = commands_adopt,
 };
 
 /* Its creation */

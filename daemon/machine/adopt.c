@@ -46,8 +46,8 @@ int machine_adopt(struct machine *mc, struct error *err)
 	return 0;
 }
 
-/* Makes the agent end and forget the commands that this daemon does not know. */
-static int forget_strays(struct machine *mc, const struct msg_welcome *w)
+/* Makes the agent end and forget the commands that this daemon does not know, or no longer. */
+int machine_forget_strays(struct machine *mc, const struct msg_welcome *w)
 {
 	int r = 0;
 
@@ -82,7 +82,7 @@ int machine_adopted(struct machine *mc, const struct msg_welcome *w)
 		return 0;
 	}
 	machine_adopt_done(mc);
-	return forget_strays(mc, w);
+	return 0;
 }
 
 void machine_adopt_failed(struct machine *mc, const struct error *err)

@@ -293,6 +293,7 @@ int machine_adopt(struct machine *mc, struct error *err);
 /* The agent has answered; the adoption is complete; the agent does not answer. */
 int machine_adopted(struct machine *mc, const struct msg_welcome *w);
 void machine_adopt_done(struct machine *mc);
+int machine_forget_strays(struct machine *mc, const struct msg_welcome *w);
 void machine_adopt_failed(struct machine *mc, const struct error *err);
 /* Starts the adoption of an unadopted machine again, unless it is under way. WAIT_STARTED
  * waiters are notified of the outcome. */

@@ -66,7 +66,8 @@ struct machine_owner {
 	void (*on_state)(struct machine *mc, bool deleted);
 	/* Its vCPUs were stopped or resumed (machine_pause_cause). */
 	void (*on_pause)(struct machine *mc);
-	/* Adopts a command of a previous daemon, without a caller. NULL: commands are forgotten. */
+	/* Takes over a command of a previous daemon, without a caller; it runs only if mc is
+	 * `adopting`. Returns 1 if its row is to be forgotten. NULL: all are. */
 	int (*adopt_exec)(struct machine *mc, const struct exec_row *row);
 };
 

@@ -106,12 +106,12 @@ static int recover_row(struct machines *ms, const struct vm_row *row)
 	return 0;
 }
 
-static struct machine *find_adopting(struct machines *ms, const char *id)
+static struct machine *find_machine(struct machines *ms, const char *id)
 {
 	struct machine *mc;
 
 	LIST_FOREACH (mc, &ms->list, entry)
-		if (mc->state == MACHINE_ADOPTING && streq(mc->row.id, id))
+		if (streq(mc->row.id, id))
 			return mc;
 	return NULL;
 }
@@ -123,8 +123,8 @@ static void on_forgotten(int k, const struct error *err, _unused_ void *userdata
 			err && err->message ? err->message : strerror(-k));
 }
 
-/* Adopts the commands of machines that are being adopted, and forgets the others, which do not
- * run. Deletes a machine that was made for one command and has none. */
+/* Gives each command to the owner of its machine, and forgets those that the owner does not keep.
+ * Deletes a machine that was made for one command and has none. */
 static int recover_execs(struct machines *ms, struct error *err)
 {
 	struct exec_row *rows = NULL;
@@ -133,11 +133,11 @@ static int recover_execs(struct machines *ms, struct error *err)
 	int r = store_exec_load(ms->m->store, &rows, &n, err);
 
 	for (size_t i = 0; i < n; i++) {
-		mc = find_adopting(ms, rows[i].vm_id);
+		mc = find_machine(ms, rows[i].vm_id);
 		if (r >= 0)
-			r = mc && mc->owner->adopt_exec ? mc->owner->adopt_exec(mc, &rows[i])
-							: store_exec_forget(ms->m->store,
-								  rows[i].id, on_forgotten, NULL);
+			r = mc && mc->owner->adopt_exec ? mc->owner->adopt_exec(mc, &rows[i]) : 1;
+		if (r > 0)
+			r = store_exec_forget(ms->m->store, rows[i].id, on_forgotten, NULL);
 		exec_row_done(&rows[i]);
 	}
 	free(rows);
@@ -235,6 +235,8 @@ int machines_recover(struct machines *ms, struct error *err)
 		r = recover_execs(ms, err);
 	if (r >= 0)
 		r = sweep(ms, ms->m->state_dir, "machines");
+	if (r >= 0)
+		r = sweep(ms, ms->m->state_dir, "transcripts");
 	if (r >= 0)
 		r = sweep(ms, ms->m->runtime_dir, "vm");
 	return r;

@@ -145,6 +145,7 @@ static int on_welcome(struct link *l, const struct msg_welcome *w, void *userdat
 		return 0;
 	}
 	set_up(mc); /* its SETUP_DONE may have been lost */
+	r = machine_forget_strays(mc, w);
 	for (x = LIST_FIRST(&mc->guest.execs); r >= 0 && x; x = next) {
 		next = exec_list_next(x);
 		r = exec_on_welcome(x, w);

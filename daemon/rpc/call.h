@@ -12,6 +12,7 @@
 #include "proto/json.h"
 
 struct call;
+struct command;
 struct environment;
 struct machine;
 struct run;
@@ -49,9 +50,11 @@ const char *call_str_if_any(struct call *c, const char *param);
  * The object of the method (in api.def), looked up with the caller's rights before the handler
  * runs. Borrowed, and valid only until the handler returns. Handlers do no look-ups themselves.
  */
-struct machine *call_machine(struct call *c);         /* API_OBJ_VM */
-struct workspace *call_workspace(struct call *c);     /* API_OBJ_WORKSPACE */
-struct run *call_run(struct call *c);                 /* API_OBJ_EXEC */
+struct machine *call_machine(struct call *c);     /* API_OBJ_VM */
+struct workspace *call_workspace(struct call *c); /* API_OBJ_WORKSPACE */
+/* API_OBJ_EXEC: one of these is NULL. */
+struct run *call_run(struct call *c);
+struct command *call_command(struct call *c);         /* of a workspace */
 struct environment *call_environment(struct call *c); /* API_OBJ_ENV */
 /* For a callback of a kept call: looks up the object again by its full id. The functions above then
  * return it until the callback returns. Fails with the object's "not found" when it is deleted. */

@@ -107,7 +107,8 @@ struct call {
 	bool admin;
 	int fds[LIMIT_FDS_PER_LINE]; /* owned */
 	size_t n_fds;
-	void *object; /* borrowed: of the method's kind, until the handler returns */
+	void *object;            /* borrowed: of the method's kind, until the handler returns */
+	struct command *command; /* borrowed: the object, if it is a workspace's command */
 	bool kept, outlives, cancelled;
 	bool *answered; /* borrowed: set when the call is freed while its handler runs */
 	call_end_fn on_end;

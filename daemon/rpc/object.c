@@ -10,6 +10,7 @@
 
 #include <assert.h>
 
+#include "daemon/core/command.h"
 #include "daemon/core/run.h"
 #include "daemon/core/vm.h"
 #include "daemon/core/workspace.h"
@@ -38,11 +39,23 @@ static int find_workspace(struct call *c, const char *name, void **ret, struct e
 	return r;
 }
 
-static int find_run(struct call *c, const char *name, void **ret, struct error *err)
+/* The command of a workspace, or that of a run. */
+static int find_exec(struct call *c, const char *name, void **ret, struct error *err)
 {
-	struct run *run;
-	int r = runs_find(c->manager, name, c->uid, &run, err);
+	struct run *run = NULL;
+	int r = commands_find(c->manager, name, c->uid, &c->command, NULL);
 
+	if (r >= 0 && runs_find(c->manager, name, c->uid, &run, NULL) >= 0) {
+		c->command = NULL;
+		return error_set(err, ERROR_EXEC_NOT_FOUND, "it matches several commands",
+			"give the whole exec_id", "command %s not found", name);
+	}
+	if (r >= 0) {
+		*ret = c->command;
+		return 0;
+	}
+	c->command = NULL;
+	r = runs_find(c->manager, name, c->uid, &run, err);
 	if (r >= 0)
 		*ret = run;
 	return r;
@@ -61,7 +74,7 @@ static int find_environment(struct call *c, const char *name, void **ret, struct
 #define OBJECTS(X) \
 	X(API_OBJ_VM, "vm_id", find_machine) \
 	X(API_OBJ_WORKSPACE, "workspace_id", find_workspace) \
-	X(API_OBJ_EXEC, "exec_id", find_run) \
+	X(API_OBJ_EXEC, "exec_id", find_exec) \
 	X(API_OBJ_ENV, "environment", find_environment)
 
 static const struct {
@@ -122,7 +135,12 @@ struct workspace *call_workspace(struct call *c)
 
 struct run *call_run(struct call *c)
 {
-	return object_of(c, API_OBJ_EXEC);
+	return c->command ? NULL : object_of(c, API_OBJ_EXEC);
+}
+
+struct command *call_command(struct call *c)
+{
+	return c->command;
 }
 
 struct environment *call_environment(struct call *c)

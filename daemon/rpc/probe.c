@@ -190,11 +190,13 @@ static int start_probe(struct doctor_call *d, const char *environment, struct er
 			.accelerator = m->config->accelerator,
 			.owner_uid = call_uid(d->call),
 		},
-		.command = "true",
-		.cwd = "/",
-		.user = "root",
-		.env = no_env,
-		.timeout_usec = PROBE_USEC / 2,
+		.command = {
+			.command = "true",
+			.cwd = "/",
+			.user = "root",
+			.env = no_env,
+			.timeout_usec = PROBE_USEC / 2,
+		},
 		.stdio_fd = -EBADF,
 	};
 	int r = set_timer(d, PROBE_USEC, on_probe_timeout);

@@ -15,13 +15,9 @@
 #include "daemon/core/vm.h"
 #include "daemon/core/run.h"
 #include "daemon/image/environment.h"
-#include "daemon/rpc/call.h"
+#include "daemon/rpc/command-params.h"
 #include "daemon/rpc/machine-call.h"
 #include "daemon/rpc/run-call.h"
-#include "proto/limits.h"
-#include "proto/utf8.h"
-
-#define ENV_NAME_SHOWN_MAX 60 /* bytes */
 
 static int refuse_command(struct call *c, struct error *err)
 {
@@ -29,77 +25,20 @@ static int refuse_command(struct call *c, struct error *err)
 		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
 			"pass a stream socket as stdio, or the text as stdin",
 			"interactive=true needs stdio, which carries the input");
-	if (call_given(c, "stdin") && call_given(c, "stdio"))
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
-			"leave out stdin; interactive=true says that input comes over stdio",
-			"stdin and stdio exclude each other");
 	return 0;
-}
-
-static void strv_freep(char ***l)
-{
-	for (char **p = *l; p && *p; p++)
-		free(*p);
-	free(*l);
-}
-
-/* Converts {"K":"V"} to K=V strings. */
-static int env_of(json_object *env, char ***ret, struct error *err)
-{
-	size_t n = env ? (size_t)json_object_object_length(env) : 0, i = 0, bytes = 0;
-	_cleanup_(strv_freep) char **l = calloc(n + 1, sizeof(*l));
-	if (!l)
-		return -ENOMEM;
-	if (n == 0) {
-		*ret = TAKE_PTR(l);
-		return 0;
-	}
-	json_object_object_foreach(env, key, val)
-	{
-		if (key[0] == '\0' || strchr(key, '='))
-			return error_set(err, ERROR_INVALID_ARGUMENT, NULL,
-				"use a name without =", "env has a variable named \"%.*s\"",
-				utf8_cut(key, ENV_NAME_SHOWN_MAX), key);
-		l[i] = str_printf("%s=%s", key, json_object_get_string(val));
-		if (!l[i])
-			return -ENOMEM;
-		bytes += strlen(l[i++]) + 1;
-	}
-	if (bytes > LIMIT_ENV_BYTES)
-		return error_set(err, ERROR_INVALID_ARGUMENT, NULL, "put large data into a file",
-			"env has %zu bytes, at most %d are allowed", bytes, LIMIT_ENV_BYTES);
-	*ret = TAKE_PTR(l);
-	return 0;
-}
-
-static void fill_command(struct call *c, struct run_params *p)
-{
-	json_object *text = call_value(c, "stdin");
-
-	*p = (struct run_params){
-		.command = call_str(c, "command"),
-		.cwd = call_str(c, "cwd"),
-		.user = call_str(c, "user"),
-		.timeout_usec = (uint64_t)call_int(c, "timeout_seconds") * USEC_PER_SEC,
-		.with_stdin = text || call_bool(c, "interactive"),
-		.stdin_text = text ? json_object_get_string(text) : NULL,
-		.n_stdin = text ? (size_t)json_object_get_string_len(text) : 0,
-		.stdio_fd = -EBADF,
-	};
 }
 
 /* Starts the command and keeps the call. mc NULL: in a new machine. */
 static int begin_run(struct call *c, struct machine *mc, struct run_params *p, struct error *err)
 {
 	_cleanup_free_ struct run_call *rc = calloc(1, sizeof(*rc));
-	_cleanup_(strv_freep) char **env = NULL;
-	int r = env_of(call_value(c, "env"), &env, err);
+	_cleanup_strv_ char **env = NULL;
+	int r = command_params_of(c, &p->command, &env, err);
 
 	if (r < 0)
 		return r;
 	if (!rc)
 		return -ENOMEM;
-	p->env = (const char *const *)env;
 	p->stdio_fd = call_fd(c, "stdio");
 	rc->call = c;
 	r = mc ? run_in_machine(mc, p, &run_call_callbacks, rc, &rc->run, err)
@@ -114,7 +53,7 @@ static int begin_run(struct call *c, struct machine *mc, struct run_params *p, s
 int rpc_vm_run(struct call *c, struct error *err)
 {
 	struct machine_spec machine;
-	struct run_params p;
+	struct run_params p = { 0 };
 	int r = 0;
 
 	if (call_given(c, "wait_ms"))
@@ -127,19 +66,17 @@ int rpc_vm_run(struct call *c, struct error *err)
 		r = machine_call_spec(c, call_int(c, "timeout_seconds"), &machine, err);
 	if (r < 0)
 		return r;
-	fill_command(c, &p);
 	p.machine = machine;
 	return begin_run(c, NULL, &p, err);
 }
 
 int rpc_vm_exec(struct call *c, struct error *err)
 {
-	struct run_params p;
+	struct run_params p = { 0 };
 	int r = refuse_command(c, err);
 
 	if (r < 0)
 		return r;
-	fill_command(c, &p);
 	return begin_run(c, call_machine(c), &p, err);
 }
 

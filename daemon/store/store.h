@@ -92,8 +92,24 @@ struct exec_row {
 	bool with_stdin;
 	bool live; /* the caller reads the output over live stdio */
 	uint64_t timeout_usec;
+	/* Of a command that its workspace keeps; the rest is zero otherwise. */
+	bool kept;
+	uint64_t sequence;                 /* in its workspace, from 1 */
+	char state[16];                    /* command_state_name() */
+	char *cwd, *user;                  /* owned or NULL */
+	uint64_t started_usec, ended_usec; /* CLOCK_REALTIME; ended 0: it has not ended */
+	uint64_t duration_usec;
+	int exit_code; /* 0..255; -1: none */
+	bool timed_out;
+	char ended_by[16], limit_name[24], limit_flag[32]; /* as in struct limit; "": none */
+	int64_t limit_value;
+	int background_left; /* 0, 1; -1: not known */
+	uint64_t stdout_bytes, stderr_bytes;
+	char execution_mode[32], accelerator[16], start_mode[16];
+	char *last_error; /* owned or NULL: why it is lost */
 };
 void exec_row_done(struct exec_row *row);
+int exec_row_copy(struct exec_row *dst, const struct exec_row *src);
 
 int store_exec_load(struct store *s, struct exec_row **ret, size_t *ret_n,
 	struct error *err); /* before the loop */

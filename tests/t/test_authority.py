@@ -307,6 +307,16 @@ def to_file(method, check, **params):
     return act
 
 
+def to_command(method, check, **params):
+    """A command of a workspace, which reads its input."""
+    def act(d, who):
+        ws = create_workspace(d, OWNER)
+        ex = result(d, OWNER, "workspace.exec", {"workspace_id": ws, "command": "echo theirs; cat", "background": True, "interactive": True})["exec_id"]
+        assert check(result(d, who, method, dict({"exec_id": ex}, **params)))
+        delete_workspace(d, OWNER, ws)
+    return act
+
+
 def exec_in(d, who):
     vm = create(d, OWNER)
     got = result(d, who, "vm.exec", {"vm_id": vm, "command": "echo there"})
@@ -351,10 +361,15 @@ OWNED = {
     "file.read": to_file("file.read", lambda got: got["content"] == "theirs"),
     "file.write": to_file("file.write", lambda got: got["bytes_written"] == 3, text="new"),
     "file.edit": to_file("file.edit", lambda got: got["replacements"] == 1, old_text="theirs", new_text="mine"),
+    "workspace.exec": to_workspace("workspace.exec", lambda got: got["stdout"] == "there\n"),
+    "exec.list": to_workspace("exec.list", lambda got: got["execs"] == []),
+    "exec.read": to_command("exec.read", lambda got: got["output"] == "theirs\n", wait_ms=20000),
+    "exec.wait": to_command("exec.wait", lambda got: got["state"] == "running", wait_ms=1),
+    "exec.write": to_command("exec.write", lambda got: got["input_length"] == 4, data="mine"),
     "exec.signal": signal,
     "exec.attach": attach_after_its_caller,
 }
-REQUIRED = {"vm.exec": {"command": "true"}, "workspace.update": {"name": "theirs"},
+REQUIRED = {"vm.exec": {"command": "true"}, "workspace.exec": {"command": "echo there"}, "workspace.update": {"name": "theirs"},
             **{"file." + verb: {"path": "/a"} for verb in ("list", "read")}, "file.write": {"path": "/a", "text": "x"},
             "file.edit": {"path": "/a", "old_text": "x", "new_text": "y"}}
 
@@ -413,6 +428,18 @@ def test_anothers_is_not_found(served, target, method, who):
         got = ask(served, who, method, id)
         assert json.dumps(got).replace(id, NEVER[kind]) == json.dumps(never), (method, id)
     assert (result(served, OWNER, "vm.list"), result(served, OWNER, "workspace.list")) == before  # and nothing happened
+
+
+@pytest.mark.parametrize("who", [OTHER, ADMIN])
+def test_anothers_kept_command_is_not_found(served, who):
+    ws = create_workspace(served, OWNER)
+    ex = result(served, OWNER, "workspace.exec", {"workspace_id": ws, "command": "echo secret; cat", "background": True, "interactive": True})["exec_id"]
+    for method in sorted(m for m in OWNED if METHODS[m][0] == "exec"):
+        never = ask(served, who, method, NEVER["exec"])
+        for id in (ex, ex[:-1]):
+            assert json.dumps(ask(served, who, method, id)).replace(id, NEVER["exec"]) == json.dumps(never), method
+    assert result(served, OWNER, "exec.wait", {"exec_id": ex, "wait_ms": 0})["state"] == "running"
+    delete_workspace(served, OWNER, ws)
 
 
 @pytest.mark.parametrize("who", [OTHER, ADMIN])

@@ -139,8 +139,8 @@ def test_usage(env, fake, args, status, says):
     (["env", "prune", "--all", "--dry"], 2, "did you mean --dry-run?", "pyro env prune --all --dry-run"),
     (["env", "list", "--usr"], 2, "unknown option --usr", "pyro env list --help"),
     (["exec", VM, "true"], 2, "unknown command 'exec'", "pyro vm exec %s true" % VM),
-    (["exec", "-it", "web", "sh"], 2, "unknown command 'exec'", "pyro run debian:12 -- uname -a"),
-    (["ps"], 2, "unknown command 'ps'", "pyro vm list"),
+    (["exec", "-it", "web", "sh"], 2, "did you mean 'workspace exec'?\n  cause: -t is not supported yet\n", "pyro workspace exec --help"),
+    (["ps"], 2, "unknown command 'ps'", "pyro workspace list"),
     (["ssh", "x"], 2, "unknown command 'ssh'", "pyro run -i debian:12 -- sh"),
     (["cp", "a", "b"], 2, "unknown command 'cp'", "tar c /etc/hostname | pyro run -i debian:12 -- tar xv"),
     (["run", "-v", ".:/src", "debian:12", "true"], 125, "run: unknown option -v", "tar c . | pyro run -i debian:12 -- sh -c 'tar x && ls'"),
@@ -175,7 +175,7 @@ def test_usage(env, fake, args, status, says):
     (["inspect", VM], 2, "did you mean 'vm status'?", "pyro vm status " + VM),
     (["vm", "kill", VM], 2, "unknown command 'vm kill'; did you mean 'vm stop'?", "pyro vm stop " + VM),
     (["vm", "-q", "kill", VM], 2, "unknown command 'vm kill'", "pyro vm --help"),
-    (["vm", "logs", VM], 2, "unknown command 'vm logs'\n  cause: the output of a command", "pyro run debian:12 -- uname -a | tee output"),
+    (["vm", "logs", VM], 2, "unknown command 'vm logs'\n  cause: the output of a machine's only command", "pyro run debian:12 -- uname -a | tee output"),
     (["vm", "run", "debian:12", "true"], 2, "did you mean 'run'?", "pyro run debian:12 true"),
     (["env", "build", "."], 2, "unknown command 'env build'", "pyro env list"),
     (["destroy", VM], 2, "did you mean 'vm delete'?", "pyro vm delete " + VM),
@@ -223,7 +223,7 @@ def takes_input(run):
 def served(fake):
     fake.guest = takes_input
     fake.results.update({"env.list": {"catalog_version": "1", "environments": []}, "env.prune": {"deleted": [], "bytes_freed": 0},
-                         "env.pull": {}, "env.inspect": {}, "vm.list": {"vms": []}, "vm.delete": {"vm_id": VM}, "vm.create": machine(),
+                         "env.pull": {}, "env.inspect": {}, "vm.list": {"vms": []}, "workspace.list": {"workspaces": []}, "vm.delete": {"vm_id": VM}, "vm.create": machine(),
                          "system.doctor": {"runtime": {"ok": True}}, "vm.reap_expired": {"deleted_vm_ids": []},
                          **{"vm." + verb: machine() for verb in ("status", "start", "stop")}})
 

@@ -29,6 +29,7 @@ BEYOND = {
     "vm.run": {"interactive"},
     "vm.exec": {"cwd", "user", "env", "stdin", "stdio", "interactive"},
     "vm.stop": {"reason"}, "workspace.stop": {"reason"}, "workspace.update": {"clear_name"},
+    "workspace.exec": {"interactive"},
     "vm.list": {"all_users"},
     "exec.attach": {"exec_id", "stdout_offset", "stderr_offset", "stdio"}, "exec.wait": {"exec_id"}, "exec.write": {"exec_id"},
     "system.doctor": {"probe"},

@@ -150,7 +150,32 @@ def workspaces(c):
     assert c.call("file.list", workspace_id="build", path="new")["entries"][0]["path"] == "/workspace/new/file"
     assert c.call("workspace.update", workspace_id="build", clear_name=True, clear_labels=["a"])["labels"] == {}
     c.call("workspace.share", workspace_id=ws["workspace_id"])
+    commands(c, ws["workspace_id"])
     c.call("workspace.delete", workspace_id=ws["workspace_id"])
+
+
+def commands(c, ws):
+    """One that has ended, one that runs, one whose output is not text, and a caller attached to one."""
+    ended = c.call("workspace.exec", workspace_id=ws, command="printf 'a\\377'; exit 3")
+    assert ended["binary"] is True and ended["exit_code"] == 3
+    c.call("exec.wait", exec_id=ended["exec_id"])
+    assert c.call("exec.read", exec_id=ended["exec_id"])["binary"] is True
+    assert c.call("workspace.exec", workspace_id=ws, command="sleep 9", timeout_seconds=1)["timed_out"] is True
+    runs = c.call("workspace.exec", workspace_id=ws, command="cat", background=True, interactive=True)["exec_id"]
+    assert c.call("exec.wait", exec_id=runs, wait_ms=10)["state"] == "running"
+    c.call("exec.read", exec_id=runs, stream="stderr", since="2026-01-01T00:00:00Z")
+    status = c.call("workspace.status", workspace_id=ws)
+    assert [r["exec_id"] for r in status["running"]] == [runs] and status["last_command"]["exec_id"] == runs
+    c.call("exec.list", workspace_id=ws)
+    ours, theirs = socket.socketpair()
+    with Raw(c.d.socket, 60) as raw, ours:
+        line = {"jsonrpc": "2.0", "id": 2, "method": "exec.attach", "fds": 1, "params": {"exec_id": runs, "stdio": 0, "read_only": True}}
+        socket.send_fds(raw.sock, [json.dumps(line).encode() + b"\n"], [theirs.fileno()])
+        theirs.close()
+        while raw.line()["params"]["phase"] != "execute":
+            pass
+        c.call("exec.write", exec_id=runs, data="x", eof=True)
+        assert c.check("exec.attach", raw.line())["exit_code"] == 0
 
 
 def attached_and_signalled(c):

@@ -376,6 +376,93 @@ START_TEST(test_held_stdin_is_sent_again)
 }
 END_TEST
 
+/* A caller that attaches to a running command: the first frame of each stream gives its offset. */
+START_TEST(test_streams_begin_anywhere)
+{
+	static const uint8_t typed[10];
+	const uint64_t base = 3 * (uint64_t)STREAM_WINDOW + 5;
+	uint8_t bytes[64];
+	uint64_t offset;
+	struct side s;
+
+	set_up(&s, 4096);
+	relay_accept_offsets(s.relay);
+	ck_assert(!relay_offset(s.relay, false, &offset));
+	ck_assert_int_eq(write(s.in, typed, sizeof(typed)), sizeof(typed));
+	say_data(&s, STREAM_STDOUT, base, 10);
+	turns_until_it_waits(&s);
+	listen_to(&s);
+	ck_assert_int_eq(read(s.out, bytes, sizeof(bytes)), 10);
+	ck_assert(relay_offset(s.relay, false, &offset));
+	ck_assert_uint_eq(offset, base + 10);
+	ck_assert_uint_eq(s.upto[STREAM_STDOUT], base + 10);
+	ck_assert_uint_eq(s.limit[STREAM_STDOUT], base + 10 + STREAM_WINDOW);
+	ck_assert(!relay_offset(s.relay, true, &offset));
+
+	s.stdin_at = 7000; /* what another caller has sent */
+	say_ack(&s, 7000, 7000 + STREAM_WINDOW);
+	turns_until_it_waits(&s);
+	listen_to(&s);
+	ck_assert_uint_eq(s.stdin_at, 7010);
+	say_ack(&s, 7010, 7010 + STREAM_WINDOW);
+
+	say_end(&s, STREAM_STDOUT, base + 10);
+	say_end(&s, STREAM_STDERR, 99);
+	turns_until_it_waits(&s);
+	ck_assert(relay_finished(s.relay));
+	tear_down(&s);
+}
+END_TEST
+
+/* Only the first frame gives an offset. */
+START_TEST(test_streams_continue_where_they_are)
+{
+	struct side s;
+
+	for (int i = 0; i < 4; i++) {
+		set_up(&s, 4096);
+		relay_accept_offsets(s.relay);
+		say_data(&s, STREAM_STDOUT, 1000, 10);
+		say_ack(&s, 1000, 2000);
+		turns_until_it_waits(&s);
+		switch (i) {
+		case 0: say_data(&s, STREAM_STDOUT, 1011, 1); break;
+		case 1: say_end(&s, STREAM_STDOUT, 1009); break;
+		case 2: say_ack(&s, 1001, 2000); break;
+		case 3:
+			say_end(&s, STREAM_STDERR, 5);
+			say_data(&s, STREAM_STDERR, 9, 1);
+			break;
+		}
+		ck_assert_msg(until_failure(&s) < 0, "case %d", i);
+		tear_down(&s);
+	}
+}
+END_TEST
+
+/* The daemon is lost before stderr had a frame: the next one may begin anywhere with it. */
+START_TEST(test_streams_begin_anywhere_after_a_loss)
+{
+	_cleanup_error_ struct error e = ERROR_INIT;
+	uint64_t offset;
+	struct side s;
+
+	set_up(&s, 4096);
+	relay_accept_offsets(s.relay);
+	say_data(&s, STREAM_STDOUT, 1000, 10);
+	turns_until_it_waits(&s);
+	fd_close(s.peer);
+	ck_assert_int_eq(relay_renew(s.relay, &s.peer, &e), 0);
+	ck_assert(!relay_offset(s.relay, true, &offset));
+	say_data(&s, STREAM_STDOUT, 1010, 5);
+	say_data(&s, STREAM_STDERR, 50, 5);
+	turns_until_it_waits(&s);
+	ck_assert(relay_offset(s.relay, false, &offset) && offset == 1015);
+	ck_assert(relay_offset(s.relay, true, &offset) && offset == 55);
+	tear_down(&s);
+}
+END_TEST
+
 START_TEST(test_mid_line)
 {
 	struct side s;
@@ -422,6 +509,9 @@ int main(void)
 	tcase_add_test(t, test_reader_gone);
 	tcase_add_test(t, test_stdin_follows_the_limit);
 	tcase_add_test(t, test_held_stdin_is_sent_again);
+	tcase_add_test(t, test_streams_begin_anywhere);
+	tcase_add_test(t, test_streams_continue_where_they_are);
+	tcase_add_test(t, test_streams_begin_anywhere_after_a_loss);
 	tcase_add_test(t, test_mid_line);
 	tcase_add_test(t, test_peer_closes);
 	sr = srunner_create(s);
