@@ -24,6 +24,7 @@
 	X(DRAIN, drain, 30)          /* EXIT arrived, output is still missing */ \
 	X(FILE, file, 30)            /* an operation on files, which the guest ends after 10 s */ \
 	X(LATE, late, 30)            /* the guest did not enforce a command's timeout */ \
+	X(INPUT, input, 10)          /* the guest accepts what exec.write sends */ \
 	X(GRACE, grace, 10)          /* before a one-shot whose caller disconnected is deleted */ \
 	X(EXPIRED, expired, 3600) /* from a daemon's start, for machines that expired before it */ \
 	X(STALL, stall, 30)       /* a client that reads nothing */ \

@@ -20,4 +20,5 @@ ALTER TABLE exec ADD COLUMN stderr_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE exec ADD COLUMN execution_mode TEXT NOT NULL DEFAULT '';
 ALTER TABLE exec ADD COLUMN accelerator TEXT NOT NULL DEFAULT '';
 ALTER TABLE exec ADD COLUMN start_mode TEXT NOT NULL DEFAULT '';
+ALTER TABLE exec ADD COLUMN stdin_bytes INTEGER NOT NULL DEFAULT -1; -- of the text of its input; -1 = none
 ALTER TABLE exec ADD COLUMN last_error TEXT; -- why it is lost

@@ -20,7 +20,8 @@ CALL_SECONDS = 200  # no call takes as long as this, whatever was killed
 # The errors that a call may get when something that it needed was killed; any other is a finding.
 TOLD = {"outcome_unknown", "daemon_unreachable", "guest_died", "guest_unresponsive", "start_failed", "cancelled", "vm_not_found",
         "workspace_not_found", "wrong_state", "exec_not_found", "pull_failed"}
-KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/(vm|ws)-[0-9a-f]{12}(/disk\.ext4)?)?)$")
+KEPT = re.compile(r"^(lock|running|pyro\.db(-wal|-shm)?|disks(/blank-\d+\.ext4)?|kernels(/.*)?|machines(/(vm|ws)-[0-9a-f]{12}(/disk\.ext4)?)?|"
+                  r"transcripts(/ws-[0-9a-f]{12}(/ex-[0-9a-f]{12}\.\d{4})?)?)$")
 ANY = {"created", "started", "stopped", "failed"}  # the states of a machine after an operation whose outcome is not known
 
 
@@ -93,6 +94,7 @@ class Workload:
         self.free = []        # names of workspaces whose deletion was acknowledged: another may have them
         self.labels = {}      # id -> the values that the label v of a workspace may have
         self.numbers = 0
+        self.commands = {}    # of workspaces, whose end was acknowledged: exec id -> (workspace, exit code, bytes of output)
         self.busy = set()     # those of them that a worker uses now
         self.doubtful = set() # deletions whose outcome is not known
         self.clients = {}     # pid -> Popen: running clients
@@ -224,6 +226,8 @@ class Workload:
             return self.op_create(rng)
         try:
             noun = noun_of(vm)
+            if noun == "workspace" and rng.random() < 0.5:
+                return self.op_command(rng, vm)
             verb = rng.choice(("start", "start", "stop", "delete", "exec" if noun == "vm" else "update", "status"))
             args = ("--", *self.guest.command(1000, 3)) if verb == "exec" else ()
             if verb == "update":
@@ -241,6 +245,36 @@ class Workload:
         finally:
             with self.lock:
                 self.busy.discard(vm)
+
+    def op_command(self, rng, ws):
+        """A command of a workspace, which starts the machine if need be: what is acknowledged is whole, and stays."""
+        n, code = rng.choice((0, 10, 100000)), rng.randrange(4)
+        result = self.client("--json", "workspace", "exec", ws, "--", *self.guest.command(n, code, rng.choice((0, 0, 100))))
+        with self.lock:
+            self.happened("command in %s: %s" % (ws, result and (result[0], result[2])))
+            self.machines[ws] |= {"started", "failed"}
+            if result is None or result[2] is not None:
+                return
+            reply = json.loads(result[1])
+            if (reply["exit_code"], reply["stdout_bytes"], reply["stdout"].encode()) != (code, 2 * n, lines(n) * 2):
+                self.failures.append("a command gave %s, not exit %d and %d bytes" % ({k: v for k, v in reply.items() if k != "stdout"}, code, 2 * n))
+                self.stop.set()
+            self.commands[reply["exec_id"]] = ws, code, 2 * n
+
+    def lost_commands(self, ids):
+        """Acknowledged ends that are no longer there, or are not the same."""
+        found = []
+        self.commands = {ex: c for ex, c in self.commands.items() if c[0] in ids}
+        for ws in {c[0] for c in self.commands.values()}:
+            execs = {x["exec_id"]: x for x in self.d.call("exec.list", {"workspace_id": ws})["result"]["execs"]}
+            if sorted(x["sequence"] for x in execs.values()) != list(range(1, len(execs) + 1)):
+                found.append("%s has the commands %s" % (ws, sorted(x["sequence"] for x in execs.values())))
+            for ex, (of, code, n) in self.commands.items():
+                x = execs.get(ex, {})
+                if of == ws and (x.get("state"), x.get("exit_code"), x.get("stdout_bytes")) != ("exited", code, n):
+                    found.append("%s of %s is %s, not exit %d with %d bytes" % (ex, ws, x, code, n))
+            found += ["%s of %s is still %s" % (x["exec_id"], ws, x["state"]) for x in execs.values() if x["state"] not in ("exited", "lost")]
+        return found
 
     def account(self, vm, verb, result):
         ok = result is not None and result[2] is None
@@ -406,7 +440,7 @@ class Workload:
         vmms = list(self.vmms().values())
         if sorted(vmms) != sorted(running):
             found.append("VMMs of %s, machines started %s" % (sorted(vmms), sorted(running)))
-        found += self.wrong_files(set(vms), running) + self.wrong_processes()
+        found += self.wrong_files(set(vms), running) + self.wrong_processes() + self.lost_commands(set(vms))
         return found
 
     def wrong_files(self, ids, running):
@@ -418,6 +452,9 @@ class Workload:
                     found.append("file " + path)
         here = set(os.listdir(self.d.state + "/machines")) if os.path.isdir(self.d.state + "/machines") else set()
         there = set(os.listdir(self.d.runtime + "/vm")) if os.path.isdir(self.d.runtime + "/vm") else set()
+        kept = set(os.listdir(self.d.state + "/transcripts"))
+        if kept - ids:
+            found.append("transcripts of %s, machines %s" % (sorted(kept), sorted(ids)))
         if here != ids:
             found.append("folders of %s, machines %s" % (sorted(here), sorted(ids)))
         if there != running:

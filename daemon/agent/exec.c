@@ -326,7 +326,7 @@ uint64_t exec_stdin_begin(struct exec *x, bool again)
 
 bool exec_stdin_ended(const struct exec *x)
 {
-	return x->in.ended;
+	return x->in.ended || x->text;
 }
 
 void exec_stdin_end(struct exec *x)
@@ -336,11 +336,15 @@ void exec_stdin_end(struct exec *x)
 		link_schedule(x->link);
 }
 
+size_t exec_stdin_room(const struct exec *x)
+{
+	return (size_t)(STREAM_WINDOW - (x->in.produced - x->in.acked));
+}
+
 /* Moves as much of the text into the window as fits. */
 static int feed_text(struct exec *x)
 {
-	size_t room = (size_t)(STREAM_WINDOW - (x->in.produced - x->in.acked));
-	size_t n = MIN_OF(room, x->text_n - x->text_at);
+	size_t n = MIN_OF(exec_stdin_room(x), x->text_n - x->text_at);
 	int r = exec_stdin(x, x->text + x->text_at, n);
 
 	if (r < 0)
@@ -442,6 +446,11 @@ static int check_ended(struct exec *x)
 	end(x);
 	x->cb.on_exit(x, &x->exit, x->userdata);
 	return r;
+}
+
+bool exec_is_kept(const struct exec *x)
+{
+	return x->state == EXEC_KEPT;
 }
 
 void exec_keep_exit(struct exec *x)

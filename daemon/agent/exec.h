@@ -56,6 +56,7 @@ uint64_t exec_stdin_accepted(const struct exec *x);
  * later daemon would learn it again. Call before the command can end. */
 void exec_keep_exit(struct exec *x);
 void exec_acknowledge(struct exec *x);
+bool exec_is_kept(const struct exec *x); /* on_exit was called, exec_acknowledge was not */
 struct exec *exec_free(struct exec *x);
 DEFINE_CLEANUP(struct exec *, exec_free)
 
@@ -76,7 +77,8 @@ int exec_stdin(struct exec *x, const void *p, size_t n);
 /* The whole input as a text, which is copied and sent as the guest accepts it; then it ends. */
 int exec_stdin_text(struct exec *x, const void *p, size_t n);
 void exec_stdin_end(struct exec *x);
-bool exec_stdin_ended(const struct exec *x);
+bool exec_stdin_ended(const struct exec *x);  /* or its rest is a text */
+size_t exec_stdin_room(const struct exec *x); /* bytes that exec_stdin takes now */
 /* The input of another caller follows: at the returned offset. again: it sends again what the guest
  * has not accepted, else it is new. */
 uint64_t exec_stdin_begin(struct exec *x, bool again);

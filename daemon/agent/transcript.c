@@ -355,7 +355,8 @@ static void pass_lost(struct transcript *t)
 		transcript_record_at(t, m.pos, &rec);
 		mark_pass(&m, &rec);
 	}
-	if (transcript_readers_held(t) < cursor_of(m.offset))
+	/* At the end nobody is waited for: the end must be saved. */
+	if (!t->ended && transcript_readers_held(t) < cursor_of(m.offset))
 		return;
 	t->done_pos = t->lost_pos;
 	t->lost_pos = 0;

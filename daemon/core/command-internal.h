@@ -27,6 +27,8 @@ struct command {
 	struct listener *input;  /* borrowed: whose stdio is its input */
 	struct listener *holder; /* borrowed: whose stdio holds output back */
 	sd_event_source *later;  /* owned: settles what a callback may not */
+	sd_event_source *again;  /* owned or NULL: saves its end again */
+	int open_error;          /* why its transcript cannot be read; 0: none */
 };
 TAILQ_HEAD(command_queue, command);
 
@@ -46,8 +48,6 @@ void command_allow(struct command *c, uint8_t stream);
 int command_open(struct command *c);
 /* A listener has left: closes the transcript of an ended command that nobody reads. */
 void command_settle(struct command *c);
-/* It has ended before it started, since its only caller cancelled it. */
-void command_give_up(struct command *c);
 
 /* Its output and input can go on now: it is not being adopted. */
 bool command_is_ready(const struct command *c);
@@ -61,6 +61,9 @@ void command_note_exit(struct command *c, const struct msg_exit *e);
 void command_note_lost(struct command *c, const struct error *err);
 /* Commits the row; done gets c. -ESTALE: the machine's rows are being deleted. */
 int command_put(struct command *c, store_done_fn done);
+/* Commits go on; nothing is reported any more. */
+void command_forget_puts(struct command *c);
+void command_puts_end(struct core *core);
 /* Why its end is not known; for the callers of a lost command. Returns as error_set does. */
 int command_lost_error(const struct command *c, struct error *err);
 /* Adds what exec.list, exec.wait and a live result have in common. */
@@ -77,6 +80,8 @@ uint64_t listener_lag(const struct listener *l);
 void listeners_started(struct command *c);
 /* Output and input of an adopted command can go on, or the output of an ended one be read. */
 void listeners_ready(struct command *c);
+/* Its transcript cannot be opened. */
+void listeners_unreadable(struct command *c, const struct error *err);
 /* The guest has accepted input below upto. */
 void listeners_on_stdin(struct command *c, uint64_t upto);
 /* Its end is committed (or it is lost). */

@@ -57,6 +57,7 @@ int command_fill_row(struct command *c, const struct command_params *p)
 	row->sequence = next_sequence(c->commands);
 	row->started_usec = wall_usec();
 	row->exit_code = row->background_left = -1;
+	row->stdin_bytes = p->stdin_text ? (int64_t)p->n_stdin : -1;
 	row->command = strdup(p->command);
 	row->cwd = strdup(p->cwd);
 	row->user = strdup(p->user);
@@ -132,13 +133,62 @@ void command_note_lost(struct command *c, const struct error *err)
 	c->row.ended_usec = wall_usec();
 }
 
+/* A row that is being committed. The command may be freed before: with a machine whose creation is
+ * undone at once, or as an old one. */
+struct command_put {
+	LIST_ENTRY(command_put) entry;
+	struct command *command; /* borrowed; NULL: freed */
+	store_done_fn done;
+};
+
+static void on_put(int r, const struct error *err, void *userdata)
+{
+	_cleanup_free_ struct command_put *p = userdata;
+
+	LIST_REMOVE(p, entry);
+	if (p->command)
+		p->done(r, err, p->command);
+}
+
 int command_put(struct command *c, store_done_fn done)
 {
 	struct machine *mc = c->commands->machine;
+	struct command_put *p;
+	int r;
 
 	if (machine_state(mc) == MACHINE_DELETING)
 		return -ESTALE;
-	return store_exec_put(machine_manager(mc)->store, &c->row, done, c);
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	p->command = c;
+	p->done = done;
+	r = store_exec_put(machine_manager(mc)->store, &c->row, on_put, p);
+	if (r < 0)
+		free(p);
+	else
+		LIST_INSERT_HEAD(&c->commands->core->puts, p, entry);
+	return r;
+}
+
+void command_forget_puts(struct command *c)
+{
+	struct command_put *p;
+
+	LIST_FOREACH (p, &c->commands->core->puts, entry)
+		if (p->command == c)
+			p->command = NULL;
+}
+
+/* The store drops what it has not reported when the daemon ends. */
+void command_puts_end(struct core *core)
+{
+	struct command_put *p;
+
+	while ((p = LIST_FIRST(&core->puts))) {
+		LIST_REMOVE(p, entry);
+		free(p);
+	}
 }
 
 int command_lost_error(const struct command *c, struct error *err)
@@ -217,7 +267,7 @@ static int add_names(const struct command *c, json_object *o)
 	if (r >= 0)
 		r = command_add_shown(c, o);
 	if (r >= 0)
-		r = json_add_str(o, "cwd", row->cwd);
+		r = json_add_strn(o, "cwd", row->cwd, (size_t)utf8_cut(row->cwd, SHOWN_MAX));
 	if (r >= 0)
 		r = json_add_str(o, "user", row->user);
 	if (r >= 0)

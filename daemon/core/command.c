@@ -21,6 +21,8 @@
 
 /* How much output the holder may lack before the guest has to wait for it. */
 #define HOLD_BYTES (4 * (uint64_t)STREAM_WINDOW)
+/* When the store has refused the row of an end. */
+#define SAVE_AGAIN_USEC (5 * USEC_PER_SEC)
 
 const char *command_id(const struct command *c)
 {
@@ -87,7 +89,9 @@ static struct command *command_free(struct command *c)
 		return NULL;
 	assert(LIST_EMPTY(&c->listeners));
 	machine_unwait(c->commands->machine, c);
+	command_forget_puts(c);
 	sd_event_source_disable_unref(c->later);
+	sd_event_source_disable_unref(c->again);
 	exec_free(c->exec);
 	transcript_free(c->transcript);
 	exec_row_done(&c->row);
@@ -166,6 +170,7 @@ void commands_end(struct core *core)
 			listeners_fail(c, &err);
 		commands_free(cs);
 	}
+	command_puts_end(core);
 }
 
 static struct command *last_of(const struct commands *cs)
@@ -211,26 +216,35 @@ static void forget_oldest(struct commands *cs)
 		bytes += MIN_OF(c->row.stdout_bytes + c->row.stderr_bytes, output_limit(c));
 		if ((n > LIMIT_WORKSPACE_COMMANDS || text > LIMIT_WORKSPACE_TEXT_BYTES ||
 			    bytes > LIMIT_WORKSPACE_OUTPUT_BYTES) &&
-			has_ended(c) && !c->exec && LIST_EMPTY(&c->listeners) && c != last_of(cs))
+			c->settled && !c->exec && LIST_EMPTY(&c->listeners) && c != last_of(cs))
 			forget(c);
 	}
 }
 
 /* The end */
 
+static void save_again(struct command *c);
+
+/* Callers learn the end also when it cannot be saved; then the agent keeps it, for a later try or
+ * the next daemon. */
 static void on_saved(int r, const struct error *err, void *userdata)
 {
 	struct command *c = userdata;
+	bool first = !c->settled;
 
-	if (r < 0 && r != -ESTALE)
+	if (r < 0 && r != -ESTALE && first)
 		log_warning("%s: cannot save the end of its command: %s", c->row.id,
 			err && err->message ? err->message : strerror(-r));
 	crash_point();
 	if (c->exec && r >= 0)
 		exec_acknowledge(c->exec);
-	c->exec = exec_free(c->exec);
+	if (c->exec && r < 0 && r != -ESTALE && exec_is_kept(c->exec))
+		save_again(c);
+	else
+		c->exec = exec_free(c->exec);
 	c->settled = true;
-	listeners_ended(c);
+	if (first)
+		listeners_ended(c);
 	command_settle(c);
 	forget_oldest(c->commands);
 }
@@ -245,6 +259,20 @@ static void save_end(struct command *c)
 {
 	if (command_put(c, on_saved) < 0)
 		(void)sd_event_source_set_enabled(c->later, SD_EVENT_ONESHOT);
+}
+
+static int on_again(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
+{
+	save_end(userdata);
+	return 0;
+}
+
+static void save_again(struct command *c)
+{
+	c->again = sd_event_source_disable_unref(c->again);
+	if (sd_event_add_time_relative(manager_of(c)->event, &c->again, CLOCK_MONOTONIC,
+		    SAVE_AGAIN_USEC, 0, on_again, c) < 0)
+		c->exec = exec_free(c->exec);
 }
 
 static void on_synced(int r, void *userdata)
@@ -348,6 +376,22 @@ bool command_is_ready(const struct command *c)
 	return c->opened && (!c->exec || !exec_is_adopted(c->exec) || exec_has_ended(c->exec));
 }
 
+/* The text of its input was with the daemon that is gone: false if the guest lacks some of it. */
+static bool resume_text(struct command *c)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (exec_stdin_accepted(c->exec) >= (uint64_t)c->row.stdin_bytes) {
+		exec_stdin_end(c->exec);
+		return true;
+	}
+	error_set(&err, ERROR_OUTCOME_UNKNOWN, "the rest of its input was with the previous pyrod",
+		"run it again", "command %s was lost", c->row.id);
+	(void)exec_kill(c->exec, SIGKILL);
+	exec_fail(c->exec, &err);
+	return false;
+}
+
 /* Goes on with an adopted command when both its transcript and its guest are known. */
 static void take(struct command *c)
 {
@@ -363,6 +407,8 @@ static void take(struct command *c)
 			r = transcript_skip(c->transcript, s, exec_earliest(c->exec, s));
 		have[s] = transcript_size(c->transcript, s);
 	}
+	if (c->row.stdin_bytes >= 0 && !resume_text(c))
+		return;
 	if (r < 0 || exec_has(c->exec, have) < 0) {
 		error_set(&err, ERROR_OUTCOME_UNKNOWN,
 			"its guest no longer keeps the next part of the output", "run it again",
@@ -543,6 +589,9 @@ int command_start(
 	_cleanup_(command_freep) struct command *c = cs ? command_new(cs) : NULL;
 	int r = c ? 0 : -ENOMEM;
 
+	if (machine_state(mc) == MACHINE_DELETING)
+		return error_set(err, ERROR_WRONG_STATE, "its deletion was requested",
+			"pyro workspace list", "workspace %s is being deleted", machine_id(mc));
 	if (machine_state(mc) == MACHINE_FAILED)
 		return has_failed(mc, err);
 	if (r >= 0 && running(cs) >= LIMIT_AGENT_EXECS)
@@ -579,10 +628,13 @@ static void on_opened(int r, void *userdata)
 	struct command *c = userdata;
 
 	c->opened = r >= 0;
-	if (r < 0 && c->exec && !exec_has_ended(c->exec)) {
+	c->open_error = MIN_OF(r, 0);
+	if (r < 0) {
 		error_set_errno(&err, ERROR_INTERNAL, r, "run it again",
-			"the output of command %s cannot be continued", c->row.id);
-		exec_fail(c->exec, &err);
+			"the output of command %s cannot be read", c->row.id);
+		if (c->exec && !exec_has_ended(c->exec))
+			exec_fail(c->exec, &err);
+		listeners_unreadable(c, &err);
 	} else if (!c->exec) {
 		transcript_end(c->transcript);
 		listeners_ready(c);
@@ -602,6 +654,7 @@ void command_settle(struct command *c)
 		return;
 	c->transcript = transcript_free(c->transcript);
 	c->opened = false;
+	c->open_error = 0;
 }
 
 static int adopt_running(struct command *c)
@@ -640,6 +693,19 @@ static void adopt_lost(struct command *c)
 	save_end(c);
 }
 
+/* Nothing is saved: a later daemon may find its machine, and the command in it. */
+static void leave_unknown(struct command *c)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	error_set(&err, ERROR_GUEST_UNRESPONSIVE, "it is not known whether its machine runs",
+		"restart pyrod, which looks for it again", "command %s cannot be reached",
+		c->row.id);
+	(void)error_copy(&c->err, &err);
+	command_note_lost(c, &err);
+	c->settled = true;
+}
+
 int commands_adopt(struct machine *mc, const struct exec_row *row)
 {
 	struct commands *cs = commands_of(mc);
@@ -652,6 +718,8 @@ int commands_adopt(struct machine *mc, const struct exec_row *row)
 		c->settled = true;
 	else if (c->state == COMMAND_RUNNING && machine_state(mc) == MACHINE_ADOPTING)
 		r = adopt_running(c);
+	else if (machine_state(mc) == MACHINE_UNKNOWN)
+		leave_unknown(c);
 	else
 		adopt_lost(c);
 	if (r < 0)
@@ -663,10 +731,8 @@ int commands_adopt(struct machine *mc, const struct exec_row *row)
 
 /* Requests */
 
-int commands_find(
-	struct manager *m, const char *id, uid_t uid, struct command **ret, struct error *err)
+unsigned commands_find(struct manager *m, const char *id, uid_t uid, struct command **ret)
 {
-	struct command *found = NULL;
 	struct commands *cs;
 	struct command *c;
 	unsigned n = 0;
@@ -677,18 +743,11 @@ int commands_find(
 		TAILQ_FOREACH (c, &cs->queue, entry) {
 			if (!startswith(c->row.id, id))
 				continue;
-			found = c;
+			*ret = c;
 			n++;
 		}
 	}
-	if (n == 1) {
-		*ret = found;
-		return 0;
-	}
-	return error_set(err, ERROR_EXEC_NOT_FOUND,
-		n > 1 ? "it matches several commands" : "it does not exist, or it was forgotten",
-		n > 1 ? "give the whole exec_id" : "pyro workspace exec-list WORKSPACE",
-		"command %s not found", id);
+	return n;
 }
 
 static int not_running(const struct command *c, const char *what, struct error *err)

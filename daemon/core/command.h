@@ -55,10 +55,11 @@ int commands_adopt(struct machine *mc, const struct exec_row *row);
  */
 int command_start(struct machine *mc, const struct command_params *p, struct command **ret,
 	struct error *err);
-/* Finds a command that uid may see (root: all) by exec_id or unambiguous prefix; else
- * exec_not_found. */
-int commands_find(
-	struct manager *m, const char *exec_id, uid_t uid, struct command **ret, struct error *err);
+/* The command is not started any more, unless it has been. */
+void command_give_up(struct command *c);
+/* Returns how many commands that uid may see (root: all) have this id or begin so; *ret: one of
+ * them. */
+unsigned commands_find(struct manager *m, const char *exec_id, uid_t uid, struct command **ret);
 
 const char *command_id(const struct command *c);
 struct machine *command_machine(const struct command *c);

@@ -12,6 +12,8 @@ struct creation;
 LIST_HEAD(creation_list, creation);
 struct commands;
 LIST_HEAD(commands_list, commands);
+struct command_put;
+LIST_HEAD(command_put_list, command_put);
 struct listener;
 LIST_HEAD(listener_list, listener);
 TAILQ_HEAD(listener_queue, listener);
@@ -26,7 +28,9 @@ struct core {
 	struct workspace_list workspaces;   /* owned: before their machines exist, and as long */
 	struct workspace_failures failures; /* owned: the last failed creations */
 	struct commands_list commands;      /* owned: the history of each workspace */
+	struct command_put_list puts;       /* owned: rows of commands that are being committed */
 	struct listener_list listeners;     /* owned: of all commands */
+	uid_t collected_uid;                /* whose output was collected last */
 	struct listener_queue collectors;   /* borrowed: one at a time collects output */
 	sd_event_source *reaper;            /* owned: timer of the next expiry */
 	sd_event_source *changed;           /* owned: notifies who waits for a workspace's state */

@@ -26,6 +26,7 @@ int core_start(struct manager *m, struct error *err)
 	LIST_INIT(&m->core->runs);
 	LIST_INIT(&m->core->creations);
 	LIST_INIT(&m->core->commands);
+	LIST_INIT(&m->core->puts);
 	LIST_INIT(&m->core->listeners);
 	TAILQ_INIT(&m->core->collectors);
 	LIST_INIT(&m->core->workspaces);

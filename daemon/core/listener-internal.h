@@ -46,8 +46,8 @@ struct listener {
 	uint64_t allowed[2];         /* offset to which the reader has credit */
 	bool ended[2], drained;
 
-	struct buf text; /* READS: the bytes read; WRITES: its input */
-	bool eof;        /* WRITES */
+	struct buf text; /* READS: the bytes read; WRITES, ATTACHED: its input */
+	bool eof;        /* the input ends after it */
 	size_t accepted; /* WRITES: bytes that the guest has */
 
 	struct read_params read; /* READS */
@@ -56,6 +56,7 @@ struct listener {
 	bool begun;         /* from is known; WRITES: the input was sent */
 	uint64_t from, gap; /* the first cursor, bytes left out before it; WRITES: its offset */
 	bool more;          /* it stopped at its limit */
+	uint64_t stop;      /* it stopped before a gap: the cursor there; 0: it did not */
 	bool at_end;        /* all output was read before the command's end is committed */
 };
 
@@ -73,6 +74,9 @@ void listener_discard(struct listener *l);
 
 /* listener-read.c */
 void read_late(struct listener *l);
+
+/* listener-result.c: the result; with the output if it has been collected. */
+int listener_result(struct listener *l, bool output, json_object **ret);
 
 /* listener-write.c: sends the input; the guest has accepted some; time is over; the command has
  * ended. */

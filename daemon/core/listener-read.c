@@ -86,7 +86,8 @@ static int add_text(struct listener *l, json_object *o, size_t *ret_used)
 	struct buf out;
 	int r = 0;
 
-	if (!l->command->settled || l->more)
+	/* Before a gap no rest of a character comes. */
+	if ((!l->command->settled || l->more) && l->stop == 0)
 		n -= unfinished(p, n);
 	buf_init(&out, 3 * LIMIT_CAPTURE_BYTES);
 	*ret_used = put_text(&out, p, n, l->read.max_chars, &binary, &r);
@@ -153,6 +154,8 @@ static int make_reply(struct listener *l, json_object **ret)
 		r = json_add_str(o, "stream", streams[l->read.streams]);
 	if (r >= 0)
 		r = l->read.base64 ? add_base64(l, o, &used) : add_text(l, o, &used);
+	if (l->stop > 0)
+		next = l->stop;
 	if (r >= 0 && used < buf_len(&l->text)) {
 		next = cursor_at(l, used);
 		l->more = true;
@@ -246,6 +249,7 @@ static void on_gap(struct transcript_reader *r, uint64_t n, void *userdata)
 		return;
 	/* What follows belongs to the next reply, which reports the gap. */
 	if (buf_len(&l->text) > 0) {
+		l->stop = transcript_reader_cursor(r) - n;
 		reply(l);
 		return;
 	}
@@ -254,11 +258,19 @@ static void on_gap(struct transcript_reader *r, uint64_t n, void *userdata)
 	l->from = transcript_reader_cursor(r);
 }
 
+/* More than the beginning of a character, whose rest may come. */
+static bool has_text(const struct listener *l)
+{
+	size_t n = buf_len(&l->text);
+
+	return n > 0 && (l->read.base64 || n > unfinished(buf_head(&l->text), n));
+}
+
 static void on_caught_up(_unused_ struct transcript_reader *r, void *userdata)
 {
 	struct listener *l = userdata;
 
-	if (buf_len(&l->text) > 0 || l->read.wait_ms == 0 || l->command->settled)
+	if (has_text(l) || l->read.wait_ms == 0 || l->command->settled)
 		reply(l);
 }
 
@@ -270,7 +282,7 @@ static void on_end(_unused_ struct transcript_reader *r, int error, void *userda
 	if (l->finished)
 		return;
 	l->at_end = true;
-	if (error >= 0 && (l->command->settled || buf_len(&l->text) > 0)) {
+	if (error >= 0 && (l->command->settled || has_text(l))) {
 		reply(l);
 	} else if (error < 0) {
 		error_set_errno(&err, error_code_for_errno(error), error, NULL,

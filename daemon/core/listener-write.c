@@ -8,9 +8,8 @@
 
 #include "daemon/core/listener-internal.h"
 
+#include "proto/deadline.h"
 #include "proto/json.h"
-
-#define WRITE_WAIT_MSEC 10000 /* for the guest; then the reply says what it has accepted */
 
 static int not_running(const struct command *c, struct error *err)
 {
@@ -130,7 +129,7 @@ int command_write(struct command *c, const struct write_params *p,
 	l->eof = p->eof;
 	r = buf_append(&l->text, p->data, p->n);
 	if (r >= 0)
-		r = listener_set_timer(l, WRITE_WAIT_MSEC);
+		r = listener_set_timer(l, (int64_t)(deadline_usec(DEADLINE_INPUT) / USEC_PER_MSEC));
 	if (r < 0)
 		error_no_memory(err, "cannot send input to command %s", c->row.id);
 	else if (command_is_ready(c))

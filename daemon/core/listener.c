@@ -80,6 +80,7 @@ static void listener_free(struct listener *l)
 void listener_discard(struct listener *l)
 {
 	l->attach.stdio_fd = -EBADF; /* the caller still owns it */
+	l->stdio = stdio_disown(l->stdio);
 	listener_free(l);
 }
 
@@ -176,65 +177,6 @@ void listener_cancel(struct listener *l, bool kill)
 		(void)exec_kill(c->exec, SIGKILL);
 }
 
-/* Results */
-
-static int add_output(struct listener *l, json_object *o)
-{
-	static const char *const names[] = { "stdout", "stderr" };
-	const struct exec_row *row = &l->command->row;
-	bool truncated = l->out[0].total + l->out[1].total < row->stdout_bytes + row->stderr_bytes;
-	bool binary = false;
-	int r = 0;
-
-	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(names); i++) {
-		json_object *text = NULL;
-		bool cut = false, bad = false;
-
-		r = capture_text(&l->out[i], &text, &cut, &bad);
-		if (r >= 0)
-			r = json_add(o, names[i], text);
-		truncated = truncated || cut;
-		binary = binary || bad;
-	}
-	if (r >= 0)
-		r = json_add_bool(o, "truncated", truncated);
-	return r >= 0 && binary ? json_add_bool(o, "binary", true) : r;
-}
-
-static int add_none(json_object *o)
-{
-	int r = json_add(o, "stdout", NULL);
-
-	if (r >= 0)
-		r = json_add(o, "stderr", NULL);
-	return r < 0 ? r : json_add_bool(o, "truncated", false);
-}
-
-/* The result of workspace.exec and exec.wait; with the output if it has been collected. */
-static int make_result(struct listener *l, bool output, json_object **ret)
-{
-	const struct vm_row *machine = machine_row(command_machine(l->command));
-	const struct exec_row *row = &l->command->row;
-	_cleanup_json_ json_object *o = NULL;
-	int r = command_json(l->command, &o);
-
-	if (r >= 0)
-		r = json_add_str(o, "command", row->command);
-	if (r >= 0)
-		r = json_add_str(o, "environment", machine->environment);
-	if (r >= 0)
-		r = json_add_str(o, "environment_version", machine->environment_version);
-	if (r >= 0)
-		r = json_add_str(o, "accelerator", row->accelerator[0] ? row->accelerator : NULL);
-	if (r >= 0)
-		r = json_add_str(o, "start_mode", row->start_mode[0] ? row->start_mode : NULL);
-	if (r >= 0)
-		r = output ? add_output(l, o) : add_none(o);
-	if (r >= 0)
-		*ret = TAKE_PTR(o);
-	return r;
-}
-
 /* Making one */
 
 static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, void *userdata)
@@ -248,7 +190,7 @@ static int on_timer(_unused_ sd_event_source *source, _unused_ uint64_t usec, vo
 		read_late(l);
 	else if (l->kind == LISTENER_WRITES)
 		write_late(l);
-	else if (make_result(l, false, &o) < 0)
+	else if (listener_result(l, false, &o) < 0)
 		listener_no_memory(l);
 	else
 		listener_finish(l, o);
@@ -323,7 +265,7 @@ static void conclude(struct listener *l, bool output)
 	if (command_state(l->command) == COMMAND_LOST) {
 		command_lost_error(l->command, &err);
 		listener_fail(l, &err);
-	} else if (make_result(l, output, &o) < 0) {
+	} else if (listener_result(l, output, &o) < 0) {
 		listener_no_memory(l);
 	} else {
 		listener_finish(l, o);
@@ -375,7 +317,21 @@ static void collect_next(struct core *core)
 {
 	struct listener *l;
 
-	while ((l = TAILQ_FIRST(&core->collectors)) && begin_collecting(l) < 0) {
+	struct listener *other;
+
+	while ((l = TAILQ_FIRST(&core->collectors))) {
+		/* Users take turns. */
+		TAILQ_FOREACH (other, &core->collectors, collector)
+			if (other->owner_uid != core->collected_uid)
+				break;
+		if (other && other != l) {
+			TAILQ_REMOVE(&core->collectors, other, collector);
+			TAILQ_INSERT_HEAD(&core->collectors, other, collector);
+			l = other;
+		}
+		core->collected_uid = l->owner_uid;
+		if (begin_collecting(l) >= 0)
+			return;
 		l->collecting = false;
 		TAILQ_REMOVE(&core->collectors, l, collector);
 		listener_no_memory(l);
@@ -449,8 +405,9 @@ static int on_attached_bytes(_unused_ struct transcript_reader *r, uint8_t strea
 		return k;
 	l->skip[i] -= skip;
 	l->have[i] += n - skip;
-	if (l->command->holder == l)
-		command_allow(l->command, stream);
+	/* The lag is that of both streams, so both may go on. */
+	for (uint8_t s = STREAM_STDOUT; l->command->holder == l && s <= STREAM_STDERR; s++)
+		command_allow(l->command, s);
 	return 0;
 }
 
@@ -487,21 +444,43 @@ static void on_attached_end(struct transcript_reader *r, int error, void *userda
 		stdio_finish(l->stdio);
 }
 
+/* Passes on as much of its input as the guest takes. */
+static int pass_input(struct listener *l)
+{
+	struct command *c = l->command;
+	int r = 0;
+
+	if (!c || c->input != l || !c->exec) {
+		buf_clear(&l->text);
+		return 0;
+	}
+	while (r >= 0 && buf_len(&l->text) > 0 && exec_stdin_room(c->exec) > 0) {
+		size_t n = MIN_OF(buf_len(&l->text), exec_stdin_room(c->exec));
+
+		r = exec_stdin(c->exec, buf_head(&l->text), n);
+		if (r >= 0)
+			buf_consume(&l->text, n);
+	}
+	if (r >= 0 && l->eof && buf_len(&l->text) == 0)
+		exec_stdin_end(c->exec);
+	return r;
+}
+
+/* What others have sent before may fill the window: then its own input waits here. */
 static int on_stdin(_unused_ struct stdio *s, const void *p, size_t n, void *userdata)
 {
 	struct listener *l = userdata;
-	struct command *c = l->command;
+	int r = buf_append(&l->text, p, n);
 
-	return c && c->input == l && c->exec ? exec_stdin(c->exec, p, n) : 0;
+	return r < 0 ? r : pass_input(l);
 }
 
 static void on_stdin_end(_unused_ struct stdio *s, void *userdata)
 {
 	struct listener *l = userdata;
-	struct command *c = l->command;
 
-	if (c && c->input == l && c->exec && !l->left)
-		exec_stdin_end(c->exec);
+	l->eof = !l->left;
+	(void)pass_input(l); /* without memory the input stays open */
 }
 
 static void on_limit(_unused_ struct stdio *s, uint8_t stream, _unused_ uint64_t upto,
@@ -581,6 +560,15 @@ static int check_offsets(struct listener *l, struct error *err)
 	return 0;
 }
 
+static int check_input(const struct command *c, const struct attach_params *p, struct error *err)
+{
+	if (!p->with_stdin || !c->row.with_stdin || c->settled || !c->input)
+		return 0;
+	return error_set(err, ERROR_WRONG_STATE, "its input comes from one caller at a time",
+		"attach with read_only=true (--read-only)",
+		"another caller sends input to command %s", c->row.id);
+}
+
 static int attach_now(struct listener *l, struct error *err)
 {
 	static const struct stdio_callbacks events = {
@@ -593,8 +581,12 @@ static int attach_now(struct listener *l, struct error *err)
 	struct manager *m = machine_manager(command_machine(l->command));
 	struct command *c = l->command;
 	uint64_t have[STREAM_MAX] = { 0 }, in = 0;
-	bool with_stdin = l->attach.with_stdin && c->exec && !exec_has_ended(c->exec);
-	int r = check_offsets(l, err);
+	bool with_stdin = l->attach.with_stdin && c->exec && !exec_has_ended(c->exec) &&
+			  !exec_stdin_ended(c->exec);
+	int r = check_input(c, &l->attach, err);
+
+	if (r >= 0)
+		r = check_offsets(l, err);
 
 	if (r < 0)
 		return r;
@@ -612,20 +604,11 @@ static int attach_now(struct listener *l, struct error *err)
 		return error_no_memory(err, "cannot attach to command %s", c->row.id);
 	if (with_stdin)
 		c->input = l;
-	if (l->attach.holds)
+	if (l->attach.holds && !c->holder)
 		c->holder = l;
 	if (l->cb.on_progress && !l->left && c->state == COMMAND_RUNNING)
 		l->cb.on_progress(l, "execute", l->userdata);
 	return 0;
-}
-
-static int check_input(const struct command *c, const struct attach_params *p, struct error *err)
-{
-	if (!p->with_stdin || !c->row.with_stdin || c->settled || !c->input)
-		return 0;
-	return error_set(err, ERROR_WRONG_STATE, "its input comes from one caller at a time",
-		"attach with read_only=true (--read-only)",
-		"another caller sends input to command %s", c->row.id);
 }
 
 int command_attach(struct command *c, const struct attach_params *p,
@@ -645,6 +628,9 @@ int command_attach(struct command *c, const struct attach_params *p,
 	r = command_open(c);
 	if (r < 0)
 		error_no_memory(err, "cannot attach to command %s", c->row.id);
+	else if (c->open_error < 0)
+		r = error_set_errno(err, ERROR_INTERNAL, c->open_error, "run it again",
+			"the output of command %s cannot be read", c->row.id);
 	else if (command_is_ready(c))
 		r = attach_now(l, err);
 	if (r < 0) {
@@ -671,7 +657,7 @@ void listeners_started(struct command *c)
 			l->cb.on_progress(l, "execute", l->userdata);
 		if (l->kind != LISTENER_WAITS || l->until != COMMAND_RUNNING)
 			continue;
-		if (make_result(l, false, &o) < 0)
+		if (listener_result(l, false, &o) < 0)
 			listener_no_memory(l);
 		else
 			listener_finish(l, o);
@@ -698,8 +684,10 @@ void listeners_on_stdin(struct command *c, uint64_t upto)
 {
 	struct listener *l;
 
-	if (c->input && c->input->stdio)
+	if (c->input && c->input->stdio) {
 		stdio_ack_stdin(c->input->stdio, upto);
+		(void)pass_input(c->input); /* without memory it is tried at the next ACK */
+	}
 	LIST_FOREACH (l, &c->listeners, entry)
 		if (l->kind == LISTENER_WRITES)
 			write_progress(l);
@@ -715,6 +703,28 @@ void listeners_paused(struct command *c)
 			l->cb.on_progress(l, phase, l->userdata);
 }
 
+void listeners_unreadable(struct command *c, const struct error *err)
+{
+	struct listener *l;
+
+	LIST_FOREACH (l, &c->listeners, entry)
+		if (l->kind == LISTENER_ATTACHED && !l->stdio)
+			listener_fail(l, err);
+}
+
+/* It may still wait for the output: then a lost command's reason is its answer. */
+static void attached_ended(struct listener *l)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (l->stdio)
+		check_done(l);
+	else if (command_state(l->command) == COMMAND_LOST)
+		conclude(l, false);
+	else if (l->command->opened && attach_now(l, &err) < 0)
+		listener_fail(l, &err);
+}
+
 void listeners_ended(struct command *c)
 {
 	struct listener *l;
@@ -725,7 +735,7 @@ void listeners_ended(struct command *c)
 		if (l->kind == LISTENER_WAITS && !l->collecting)
 			collect(l);
 		else if (l->kind == LISTENER_ATTACHED)
-			check_done(l);
+			attached_ended(l);
 		else if (l->kind == LISTENER_WRITES)
 			write_ended(l);
 		else if (l->at_end)

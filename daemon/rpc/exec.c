@@ -144,14 +144,18 @@ int rpc_workspace_exec(struct call *c, struct error *err)
 	if (r < 0)
 		return r;
 	if (!call_given(c, "stdio"))
-		return wait_for(c, cmd, call_bool(c, "background"), true, err);
-	return attach(c, cmd,
-		&(struct attach_params){
-			.stdio_fd = call_fd(c, "stdio"),
-			.with_stdin = call_bool(c, "interactive"),
-			.holds = true,
-		},
-		true, err);
+		r = wait_for(c, cmd, call_bool(c, "background"), true, err);
+	else
+		r = attach(c, cmd,
+			&(struct attach_params){
+				.stdio_fd = call_fd(c, "stdio"),
+				.with_stdin = call_bool(c, "interactive"),
+				.holds = true,
+			},
+			true, err);
+	if (r < 0)
+		command_give_up(cmd); /* its caller learns of no command: none runs */
+	return r;
 }
 
 int rpc_exec_list(struct call *c, _unused_ struct error *err)

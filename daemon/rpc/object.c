@@ -39,26 +39,26 @@ static int find_workspace(struct call *c, const char *name, void **ret, struct e
 	return r;
 }
 
-/* The command of a workspace, or that of a run. */
+/* The command of a workspace, or else that of a run. */
 static int find_exec(struct call *c, const char *name, void **ret, struct error *err)
 {
 	struct run *run = NULL;
-	int r = commands_find(c->manager, name, c->uid, &c->command, NULL);
+	unsigned n = commands_find(c->manager, name, c->uid, &c->command);
+	bool has_run = runs_find(c->manager, name, c->uid, &run, NULL) >= 0;
 
-	if (r >= 0 && runs_find(c->manager, name, c->uid, &run, NULL) >= 0) {
-		c->command = NULL;
-		return error_set(err, ERROR_EXEC_NOT_FOUND, "it matches several commands",
-			"give the whole exec_id", "command %s not found", name);
-	}
-	if (r >= 0) {
+	if (n == 1 && !has_run) {
 		*ret = c->command;
 		return 0;
 	}
 	c->command = NULL;
-	r = runs_find(c->manager, name, c->uid, &run, err);
-	if (r >= 0)
+	if (n == 0 && has_run) {
 		*ret = run;
-	return r;
+		return 0;
+	}
+	return error_set(err, ERROR_EXEC_NOT_FOUND,
+		n > 0 ? "it matches several commands" : "it does not exist, or was forgotten",
+		n > 0 ? "give the whole exec_id" : "pyro workspace list", "command %s not found",
+		name);
 }
 
 static int find_environment(struct call *c, const char *name, void **ret, struct error *err)

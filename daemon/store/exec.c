@@ -35,6 +35,7 @@ static const struct column columns[] = {
 	COLUMN(exec_row, execution_mode),
 	COLUMN(exec_row, accelerator),
 	COLUMN(exec_row, start_mode),
+	COLUMN(exec_row, stdin_bytes),
 	COLUMN_OR_NULL(exec_row, last_error),
 };
 

@@ -106,7 +106,8 @@ struct exec_row {
 	int background_left; /* 0, 1; -1: not known */
 	uint64_t stdout_bytes, stderr_bytes;
 	char execution_mode[32], accelerator[16], start_mode[16];
-	char *last_error; /* owned or NULL: why it is lost */
+	int64_t stdin_bytes; /* of the text of its input; -1: none */
+	char *last_error;    /* owned or NULL: why it is lost */
 };
 void exec_row_done(struct exec_row *row);
 int exec_row_copy(struct exec_row *dst, const struct exec_row *src);

@@ -444,7 +444,7 @@ def test_command_that_never_started(d, state):
         assert d.call("vm.stop", {"vm_id": vm})["result"]["state"] == "stopped"
     d.kill()
     with stored(d) as db:
-        db.execute("INSERT INTO exec VALUES ('ex-0123456789ab', ?, 0, 1, 'true', 0, 0, 0)", (vm,))
+        db.execute("INSERT INTO exec (id, vm_id, owner_uid, channel, command, with_stdin, live, timeout_usec) VALUES ('ex-0123456789ab', ?, 0, 1, 'true', 0, 0, 0)", (vm,))
     d.start()
     assert d.call("vm.start", {"vm_id": vm})["result"]["state"] == "started"
     ran = d.call("vm.exec", {"vm_id": vm, "command": "echo here"})["result"]

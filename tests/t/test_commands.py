@@ -199,7 +199,9 @@ def test_long_command_lines_are_bounded(fake, ws):
     assert len(wait(fake, found[-1]["exec_id"])["command"]) > 120000
 
 
-def test_input_that_is_not_read(fake, ws):
+def test_input_that_is_not_read(make_fake):
+    fake = make_fake(build=BUILD_ASAN, deadlines={"input": 0.3}).start()
+    ws = workspace(fake)
     ex = background(fake, ws, "sleep 0", interactive=True)
     sizes = []
     while not sizes or sizes[-1] == 200000:
@@ -357,6 +359,102 @@ def refuses_input(d, ex):
     """The caller who left is noticed with the next event; the write itself is what is tried."""
     reply = d.call("exec.write", {"exec_id": ex, "data": "two\n"})
     return "error" in reply and reply["error"]["data"]["code"] == "wrong_state"
+
+
+def both_streams(live):
+    """Everything of both streams, acknowledged as it comes."""
+    got, ended = {wire.STDOUT: b"", wire.STDERR: b""}, set()
+    while len(ended) < 2:
+        kind, stream, offset, data = live.frame()
+        if kind == wire.END:
+            ended.add(stream)
+        elif kind == wire.DATA:
+            assert offset == len(got[stream])
+            got[stream] += data
+            live.stdio.sendall(wire.ack(0, stream, len(got[stream]), len(got[stream]) + wire.WINDOW))
+    return got
+
+
+def test_slow_caller_holds_both_streams_back_and_lets_both_go(fake, ws):
+    live = Live(fake, {"workspace_id": ws, "command": "print 1500000; errprint 1000000; exit 1"}, "workspace.exec")
+    end = time.monotonic() + 20
+    while read(fake, live.exec_id, cursor=-1)["cursor"] < 1400000:
+        assert time.monotonic() < end
+    got = both_streams(live)
+    assert got == {wire.STDOUT: lines(1500000), wire.STDERR: lines(1000000)}
+    assert live.result()["exit_code"] == 1
+
+
+def test_text_of_a_daemon_that_is_gone(make_fake):
+    d = make_fake(build=BUILD_ASAN).start()
+    ws = workspace(d)
+    long = background(d, ws, "sleep 600; cat; exit 1", stdin="x" * 600000)
+    short = background(d, ws, "sleep 600; cat; exit 2", stdin="y" * 1000)
+    d.kill()
+    d.start()
+    assert refused(d, "exec.wait", {"exec_id": long}) == "outcome_unknown"
+    r = ended(d, short)
+    assert (r["exit_code"], r["stdout"]) == (2, "y" * 1000)
+
+
+def test_input_behind_what_is_not_read_yet(fake, ws):
+    ex = background(fake, ws, "sleep 500; cat; exit 3", interactive=True)
+    other = threading.Thread(target=lambda: fake.call("exec.write", {"exec_id": ex, "data": "a" * 200000}, timeout=60))
+    other.start()
+    end = time.monotonic() + 20
+    while "error" in fake.call("exec.write", {"exec_id": ex, "data": ""}):
+        assert time.monotonic() < end
+    second = Attached(fake, ex)
+    kind, stream, upto, _ = Live.frame(second)
+    assert (kind, stream) == (wire.ACK, 0), (kind, stream)
+    sent = 0
+    while sent < 200000:
+        try:
+            second.stdio.sendall(wire.data(0, upto + sent, b"b" * 20000))
+        except BrokenPipeError:
+            raise AssertionError(second.reply())
+        sent += 20000
+    second.stdio.sendall(wire.end(0, upto + sent))
+    got = both_streams(second)[wire.STDOUT]
+    other.join()
+    assert got == b"a" * upto + b"b" * 200000, (upto, len(got))
+    assert second.reply()["result"]["exit_code"] == 3
+
+
+def test_commands_of_a_creation_that_fails(make_fake):
+    """It is over its owner's limit: its commands get an error, whenever they came."""
+    d = make_fake(build=BUILD_ASAN, conf=["max_disk_mib = 100"]).start()
+    workspace(d)
+    for _ in range(30):
+        with Raw(d.socket, 60) as one, Raw(d.socket, 60) as two:
+            one.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "workspace.create", "params": d.spec(name="second")}).encode() + b"\n")
+            codes = set()
+            for i in range(5):
+                reply = two.call("workspace.exec", {"workspace_id": "second", "command": "true"})
+                codes.add(reply["error"]["data"]["code"])
+            reply = one.line()
+            while "id" not in reply:
+                reply = one.line()
+            assert reply["error"]["data"]["code"] in ("quota_exceeded", "no_space"), reply
+            assert codes <= {"workspace_not_found", "wrong_state", "quota_exceeded", "no_space", "cancelled", "start_failed"}, codes
+
+
+def test_attached_to_a_command_that_is_lost_meanwhile(make_fake):
+    d = make_fake(build=BUILD_ASAN, deadlines={"adopt": 0.5}).start()
+    ws = workspace(d)
+    ex = background(d, ws, "echo first; sleep 0")
+    end = time.monotonic() + 20
+    while read(d, ex)["next_cursor"] < 6:
+        assert time.monotonic() < end
+    d.kill()
+    for pid in d.vmm_pids():
+        os.kill(pid, signal.SIGSTOP)
+    d.start()
+    caller = Attached(d, ex)
+    reply = caller.reply()
+    assert reply["error"]["data"]["code"] in ("guest_unresponsive", "guest_died"), reply
+    for pid in d.vmm_pids():
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_signal(fake, ws):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import BUILD_ASAN, N
-from fakevm import ENV
+from fakevm import ENV, lines
 from kills import ANY, Workload
 
 LIMIT = 400  # places; more means that the end was not recognised
@@ -30,6 +30,7 @@ class Story:
         self.states = {}  # id -> its possible states
         self.named = {}   # id of a workspace -> its possible names and labels
         self.gone = set()
+        self.commands = {}  # of a workspace: id -> exit code
 
     def call(self, verb, *args, allowed=None):
         self.doing = verb
@@ -94,6 +95,43 @@ def life_of_a_workspace(s):
     s.vm = None
     s.call("create again", "ws", "create", "-m", "200M", "--disk-mib", "64", "--name", "other", ENV)
     s.call("delete all", "ws", "delete", "--all")
+
+
+def commands_of_a_workspace(s):
+    """An acknowledged end is there with all of its output; what was acknowledged as begun goes on without a daemon and ends."""
+    ws = s.vm = s.call("create", "ws", "create", "-m", "200M", "--disk-mib", "64", ENV)["workspace_id"]
+    s.states[ws], s.named[ws] = {"started", "failed"}, [(None, None)]
+    reply = s.call("command", "ws", "exec", ws, "--", "print 70000; exit 3")
+    assert (reply["exit_code"], reply["stdout"].encode()) == (3, lines(70000))
+    s.commands[reply["exec_id"]] = 3
+    reply = s.call("command", "ws", "exec", "-d", ws, "--", "sleep 50; print 70000; exit 4")
+    s.commands[reply["exec_id"]] = 4
+    assert s.call("command", "ws", "exec-wait", reply["exec_id"])["exit_code"] == 4
+    s.states[ws] |= {"stopped"}
+    s.call("stop", "ws", "stop", ws)
+    s.states[ws] = {"stopped", "started", "failed"}
+    reply = s.call("command", "ws", "exec", ws, "--", "exit 5")
+    s.commands[reply["exec_id"]] = 5
+    s.call("delete", "ws", "delete", ws)
+    del s.states[ws], s.named[ws]
+    s.commands = {}
+    s.gone.add(ws)
+
+
+def check_commands(d, s):
+    for ex, code in s.commands.items():
+        if s.doing == "delete":
+            break
+        reply = d.call("exec.wait", {"exec_id": ex, "wait_ms": 20000})
+        got = reply.get("result", reply)
+        assert (got.get("state"), got.get("exit_code")) == ("exited", code), (s.doing, code, got, d.log_text()[-3000:])
+        assert got["stdout"].encode() == (b"" if code == 5 else lines(70000))
+    for ws in d.workspaces():
+        reply = d.call("exec.list", {"workspace_id": ws["workspace_id"]})
+        if s.doing == "delete" and "error" in reply:  # the daemon goes on with the deletion
+            continue
+        execs = reply["result"]["execs"]
+        assert [x["sequence"] for x in execs] == list(range(1, len(execs) + 1)) and len(execs) <= 3, execs
 
 
 def one_shot(s):
@@ -169,6 +207,7 @@ def one_death(make_fake, story, n):
     begin = time.monotonic()
     d.start()
     assert d.call("system.ping")["result"]["pid"] == d.process.pid
+    check_commands(d, s)
     settle(d, s)
     again(d, s, story)
     assert d.stop() == 0
@@ -184,7 +223,7 @@ def again(d, s, story):
         r = d.pyro("ws", "delete", ws["workspace_id"])
         assert r.status == 0 or b" not found" in r.err, r  # the daemon goes on with a deletion itself
     d.wait_clean(30)
-    if story in (pull, life_of_a_workspace):
+    if story in (pull, life_of_a_workspace, commands_of_a_workspace):
         story(Story(d))
     else:
         one_shot(Story(d))
@@ -205,7 +244,7 @@ def fake_mmdebstrap(d):
     d.env["PATH"] = d.root + "/bin:" + d.env["PATH"]
 
 
-@pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, life_of_a_workspace, one_shot, pull], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("story", [life_of_a_machine, deleted_while_running, life_of_a_workspace, commands_of_a_workspace, one_shot, pull], ids=lambda f: f.__name__)
 def test_every_crash_point(make_fake, story):
     n = 1 if N > 1 else 1 + time.time_ns() % STRIDE
     while n < LIMIT:

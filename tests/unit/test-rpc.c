@@ -62,10 +62,10 @@ int runs_find(_unused_ struct manager *manager, const char *exec_id, uid_t uid, 
 	return 0;
 }
 
-int commands_find(_unused_ struct manager *manager, const char *exec_id, _unused_ uid_t uid,
-	_unused_ struct command **ret, struct error *err)
+unsigned commands_find(_unused_ struct manager *manager, _unused_ const char *exec_id,
+	_unused_ uid_t uid, _unused_ struct command **ret)
 {
-	return error_set(err, ERROR_EXEC_NOT_FOUND, NULL, "mend it", "%s", exec_id);
+	return 0;
 }
 
 int environments_find(_unused_ struct environments *envs, const char *name,

@@ -74,6 +74,14 @@ def test_commands_outlive_the_daemon(ws):
     assert ws.out("echo still there") == "still there\n"
 
 
+def test_half_a_character_is_waited_for(ws):
+    ex = ws.run("printf 'a\\342'; sleep 3; printf '\\202\\254'", background=True)["exec_id"]
+    read = ws.call("exec.read", exec_id=ex, wait_ms=60000)
+    assert read["output"] == "a"
+    read = ws.call("exec.read", exec_id=ex, cursor=read["next_cursor"], wait_ms=60000)
+    assert read["output"] == "\u20ac", read
+
+
 def test_a_flood_is_kept_up_to_the_limit(ws):
     r = ws.run("seq 4000000; echo last")
     assert r["exit_code"] == 0 and r["truncated"] and r["stdout"].endswith("4000000\nlast\n"), r["stdout"][-100:]
