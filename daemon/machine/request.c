@@ -38,9 +38,7 @@ int machine_delete(struct machine *mc, const char *reason, machine_done_fn done,
 
 static int wrong_state(struct machine *mc, const char *verb, const char *fix, struct error *err)
 {
-	_cleanup_free_ char *say = machine_fix(mc, fix);
-
-	return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, say,
+	return error_set(err, ERROR_WRONG_STATE, mc->row.last_error, fix,
 		"machine %s is %s and cannot be %s", mc->row.id, machine_state_public(mc->state),
 		verb);
 }
@@ -66,6 +64,7 @@ static int boot_unadopted(struct machine *mc, machine_done_fn done, void *userda
 
 int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struct error *err)
 {
+	_cleanup_free_ char *status = machine_fix(mc, "status");
 	int r;
 
 	machine_used(mc);
@@ -78,7 +77,7 @@ int machine_boot(struct machine *mc, machine_done_fn done, void *userdata, struc
 	} else {
 		if (!machine_goes_up(mc) || mc->desired < LEVEL_UP) {
 			if (!machine_is_down(mc))
-				return wrong_state(mc, "started", "status", err);
+				return wrong_state(mc, "started", status, err);
 			machine_want(mc, LEVEL_UP);
 		}
 		r = machine_wait(mc, WAIT_STARTED, 0, done, userdata);
@@ -98,15 +97,17 @@ static bool can_only_be_deleted(const struct machine *mc)
 int machine_stop(struct machine *mc, const char *reason, machine_done_fn done, void *userdata,
 	struct error *err)
 {
+	_cleanup_free_ char *deletion = machine_fix(mc, "delete");
 	int r;
 
 	machine_used(mc);
 	if (machine_is_down(mc))
 		return 1;
 	if (can_only_be_deleted(mc))
-		return wrong_state(mc, "stopped", "delete", err);
+		return wrong_state(mc, "stopped", deletion, err);
 	if (machine_goes_up(mc))
-		return wrong_state(mc, "stopped while it is being started", "delete", err);
+		return wrong_state(mc, "stopped while it is being started",
+			"the same call again, when it has started", err);
 	r = machine_wait(mc, WAIT_STOPPED, 0, done, userdata);
 	if (r < 0)
 		return error_no_memory(err, "cannot wait for machine %s", mc->row.id);

@@ -490,6 +490,19 @@ def test_stopped_and_started(d):
     d.wait_clean()
 
 
+def test_a_stop_while_it_boots_does_not_advise_to_delete_it(d):
+    ws = create(d, name="build")["workspace_id"]
+    d.call("workspace.stop", {"workspace_id": ws})
+    with Caller(d.socket) as c:
+        started, stopped = c.answers(c.begin("workspace.start", {"workspace_id": ws}), c.begin("workspace.stop", {"workspace_id": ws}))
+    assert started["result"]["state"] == "started"
+    assert error(stopped)[0] == "wrong_state" and "cannot be stopped while it is being started" in error(stopped)[1], stopped
+    assert error(stopped)[3] == "the same call again, when it has started"
+    assert d.call("workspace.stop", {"workspace_id": ws})["result"]["state"] == "stopped"
+    delete(d, ws)
+    d.wait_clean()
+
+
 def test_calls_while_it_is_being_created(mirror):
     """A start waits for the creation; a stop has nothing to stop; each gets its reason when the pull fails."""
     d = mirror.d
