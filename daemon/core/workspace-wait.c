@@ -96,13 +96,14 @@ static bool is_in(const struct workspace *ws, json_object *states)
 	return false;
 }
 
-/* Fails if it is at rest in a state that it does not leave by itself, and that is an error. */
+/* Fails if it has failed, and is neither being started again nor deleted. */
 static int check_hope(const struct workspace *ws, struct error *err)
 {
 	struct machine *mc = workspace_machine(ws);
 	_cleanup_free_ char *fix = NULL;
 
-	if (!mc || machine_state(mc) != MACHINE_FAILED || machine_goes_down(mc))
+	if (!mc || machine_state(mc) != MACHINE_FAILED || machine_goes_up(mc) ||
+		machine_goes_down(mc))
 		return 0;
 	fix = str_printf("pyro workspace start %s", ws->row.id);
 	return error_set(err, ERROR_WRONG_STATE, machine_row(mc)->last_error, fix,

@@ -550,6 +550,12 @@ def test_a_workspace_whose_vmm_dies_has_failed_and_starts_again(d):
     assert second["result"]["state"] == "failed"
     wait_for(lambda: not d.vmm_pids())
     assert refused(d, "workspace.wait", workspace_id=ws)[0] == "wrong_state"
+    with Caller(d.socket) as c:  # a start is under way: it is waited for
+        calls = c.begin("workspace.start", {"workspace_id": ws}), c.begin("workspace.wait", {"workspace_id": ws})
+        assert [reply["result"]["state"] for reply in c.answers(*calls)] == ["started", "started"]
+    pid, = d.vmm_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not d.vmm_pids() and status(d, ws)["state"] == "failed")
     assert d.pyro(*error(first)[3].split()[1:]).status == 0 and status(d, ws)["state"] == "started"
     delete(d, ws)
     d.wait_clean()
