@@ -255,21 +255,31 @@ static int bind_column(sqlite3_stmt *stmt, int i, const struct column *c, const 
 	}
 }
 
+/* Runs a statement whose parameters are the first columns of the row. */
+static int run_with_row(
+	struct store *s, const char *sql, const struct table_op *x, struct error *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+	int r = store_prepare(s, sql, &stmt, err);
+
+	if (r < 0)
+		return r;
+	for (int i = 0; i < sqlite3_bind_parameter_count(stmt); i++)
+		if (bind_column(stmt, i + 1, &x->t->columns[i], x->row) != SQLITE_OK)
+			return store_fail(s, "bind a value", err);
+	return store_step_done(s, stmt, err);
+}
+
 static int run_put(struct store *s, struct store_op *op, struct error *err)
 {
 	const struct table_op *x = (struct table_op *)op;
-	_cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+	int r = x->t->before_put ? run_with_row(s, x->t->before_put, x, err) : 0;
 	struct sql q;
-	int r;
 
-	sql_put(&q, x->t);
-	r = store_prepare(s, q.text, &stmt, err);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < x->t->n_columns; i++)
-		if (bind_column(stmt, (int)i + 1, &x->t->columns[i], x->row) != SQLITE_OK)
-			return store_fail(s, "bind a value", err);
-	return store_step_done(s, stmt, err);
+	sql_put(&q, x->t);
+	return run_with_row(s, q.text, x, err);
 }
 
 static int run_by_key(struct store *s, const char *sql, const char *key, struct error *err)

@@ -57,6 +57,7 @@ struct table {
 	const char *order;            /* SQL: ORDER BY of a load */
 	const struct column *columns; /* the first is the primary key, a COLUMN_CHARS */
 	size_t n_columns, row_size;
+	const char *before_put; /* SQL or NULL: runs before a put; ?1, ?2, ...: the first columns */
 	const char *const *also_delete; /* SQL, ends with NULL: deletes dependent rows; ?1: key */
 };
 

@@ -24,6 +24,9 @@ const struct table workspace_table = {
 	.columns = columns,
 	.n_columns = ARRAY_SIZE(columns),
 	.row_size = sizeof(struct workspace_row),
+	/* A row whose deletion failed after a failed creation would keep its name. */
+	.before_put = "DELETE FROM workspace WHERE id != ?1 AND owner_uid = ?2 AND name = ?3 "
+		      "AND id NOT IN (SELECT id FROM vm)",
 };
 
 void workspace_row_done(struct workspace_row *row)

@@ -554,11 +554,15 @@ START_TEST(names_are_unique_for_each_owner)
 {
 	struct workspace_row a = make_workspace(1, "a"), other = make_workspace(2, "a"),
 			     nameless[2] = { make_workspace(3, NULL), make_workspace(4, NULL) };
+	struct vm_row machine = make_row(1);
 	int result = 1;
 	struct store *s;
 
 	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	strcpy(machine.id, a.id);
+	strcpy(machine.noun, "workspace");
 	ck_assert_int_eq(store_workspace_put(s, &a, NULL, NULL), 0);
+	ck_assert_int_eq(store_vm_put(s, &machine, NULL, NULL), 0);
 	ck_assert_int_eq(store_workspace_put(s, &nameless[0], NULL, NULL), 0);
 	ck_assert_int_eq(store_workspace_put(s, &nameless[1], on_done, &result), 0);
 	wait_done();
@@ -570,6 +574,39 @@ START_TEST(names_are_unique_for_each_owner)
 	ck_assert_int_eq(store_workspace_put(s, &other, on_done, &result), 0);
 	wait_done();
 	ck_assert_int_eq(result, 0);
+	store_free(s);
+}
+END_TEST
+
+/* The deletion of its row failed after its creation had failed. */
+START_TEST(a_row_without_a_machine_keeps_no_name)
+{
+	struct workspace_row a = make_workspace(1, "a"), next = make_workspace(2, "a"),
+			     nameless[2] = { make_workspace(3, NULL), make_workspace(4, NULL) };
+	struct workspace_row *rows = NULL;
+	int result = 1;
+	struct store *s;
+	size_t n;
+
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &a, NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &nameless[0], NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &nameless[1], NULL, NULL), 0);
+	ck_assert_int_eq(store_workspace_put(s, &next, on_done, &result), 0);
+	wait_done();
+	ck_assert_int_eq(result, 0);
+	ck_assert_int_eq(store_workspace_put(s, &next, on_done, &result), 0); /* an update */
+	wait_done();
+	ck_assert_int_eq(result, 0);
+	store_free(s);
+	ck_assert_int_eq(store_new(event, path, &s, NULL), 0);
+	ck_assert_int_eq(store_workspace_load(s, &rows, &n, NULL), 0);
+	ck_assert_uint_eq(n, 3);
+	for (size_t i = 0; i < n; i++) {
+		ck_assert_str_ne(rows[i].id, a.id);
+		workspace_row_done(&rows[i]);
+	}
+	free(rows);
 	store_free(s);
 }
 END_TEST
@@ -679,6 +716,7 @@ int main(void)
 	tcase_add_test(tc, commands_go_with_their_machine);
 	tcase_add_test(tc, a_workspace_goes_with_its_machine);
 	tcase_add_test(tc, names_are_unique_for_each_owner);
+	tcase_add_test(tc, a_row_without_a_machine_keeps_no_name);
 	tcase_add_test(tc, workspaces_without_their_other_row);
 	tcase_add_loop_test(tc, older_versions_come_along, 1, store_n_migrations);
 	suite_add_tcase(suite, tc);
