@@ -38,13 +38,8 @@
 #define LIMIT_COMMAND_BYTES    (128 * 1024) /* MAX_ARG_STRLEN of Linux: one word of execve */
 #define LIMIT_ENV_BYTES        (256 * 1024)
 #define LIMIT_ENV_COUNT        1024
-#define LIMIT_CAPTURE_BYTES    (1024 * 1024) /* of each stream in a reply */
-#define LIMIT_READ_CHARS       262144        /* of exec.read */
-#define LIMIT_CONSOLE_BYTES    (64 * 1024)   /* last console output kept per machine */
-#define LIMIT_COMMAND_BYTES    (128 * 1024)  /* MAX_ARG_STRLEN of Linux: one word of execve */
-#define LIMIT_ENV_BYTES        (256 * 1024)
-#define LIMIT_ENV_COUNT        1024
 #define LIMIT_CAPTURE_BYTES    (1024 * 1024)      /* of each stream in a reply */
+#define LIMIT_READ_CHARS       262144             /* of exec.read */
 #define LIMIT_TRANSCRIPT_BYTES (16 * 1024 * 1024) /* of the files of one command's output */
 #define LIMIT_CONSOLE_BYTES    (64 * 1024)        /* last console output kept per machine */
 
@@ -67,6 +62,7 @@
 #define LIMIT_WORKSPACE_COMMANDS     500
 #define LIMIT_WORKSPACE_TEXT_BYTES   (1024 * 1024)          /* of their command lines */
 #define LIMIT_WORKSPACE_OUTPUT_BYTES (512ULL * 1024 * 1024) /* of their transcripts */
+
 /* Workspaces */
 #define LIMIT_WORKSPACES_WAITING 64   /* per account: without a machine yet (pulling) */
 #define LIMIT_NAME_BYTES         63   /* of a name: [a-z0-9][a-z0-9._-]* */
