@@ -40,6 +40,11 @@ const char *workspace_id(const struct workspace *ws)
 	return ws->row.id;
 }
 
+uid_t workspace_owner_uid(const struct workspace *ws)
+{
+	return ws->row.owner_uid;
+}
+
 struct manager *workspace_manager(const struct workspace *ws)
 {
 	return ws->m;

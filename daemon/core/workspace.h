@@ -42,6 +42,7 @@ int workspace_find(
 struct workspace *workspace_of(const struct machine *mc);
 
 const char *workspace_id(const struct workspace *ws);
+uid_t workspace_owner_uid(const struct workspace *ws);
 struct manager *workspace_manager(const struct workspace *ws);
 /* NULL: not made yet, or its creation has failed. */
 struct machine *workspace_machine(const struct workspace *ws);

@@ -5,7 +5,8 @@
  *
  * What must stay true: only this file of rpc/ looks up machines, workspaces and commands
  * (tests/lint/layers), always with the caller's uid, so that another user's is "not found"; a
- * method whose object has no row here does not compile.
+ * method whose object has no row here does not compile; what root changes of another user's is
+ * logged.
  */
 
 #include <assert.h>
@@ -15,6 +16,7 @@
 #include "daemon/core/vm.h"
 #include "daemon/core/workspace.h"
 #include "daemon/image/environment.h"
+#include "daemon/log.h"
 #include "daemon/rpc/conn.h"
 
 typedef int (*find_fn)(struct call *c, const char *name, void **ret, struct error *err);
@@ -99,16 +101,41 @@ enum {
 #include "proto/api.def"
 #undef API_METHOD
 
+/* Logs what root changes of another user's. */
+static void log_root(const struct call *c)
+{
+	const struct machine *mc = NULL;
+	const char *id = NULL;
+	uid_t owner = 0;
+
+	if (c->uid != 0 || (c->method->hints & API_READ_ONLY))
+		return;
+	if (c->method->object == API_OBJ_WORKSPACE) {
+		id = workspace_id(c->object);
+		owner = workspace_owner_uid(c->object);
+	} else if (c->method->object == API_OBJ_VM) {
+		mc = c->object;
+		id = machine_id(mc);
+		owner = machine_row(mc)->owner_uid;
+	}
+	if (id && owner != 0)
+		log_uid(LOG_NOTICE, 0, owner, "root: %s of %s", c->method->name, id);
+}
+
 int call_look_up(struct call *c, struct error *err)
 {
 	enum api_object object = c->method->object;
 	const char *name;
+	int r;
 
 	if (object == API_OBJ_NONE)
 		return 0;
 	name = json_get_str(c->params, objects[object].param, NULL);
 	assert(name); /* required by the table: tests/unit/test-api.c */
-	return objects[object].find(c, name, &c->object, err);
+	r = objects[object].find(c, name, &c->object, err);
+	if (r >= 0)
+		log_root(c);
+	return r;
 }
 
 int call_find_again(struct call *c, const char *id, struct error *err)

@@ -736,6 +736,58 @@ def test_list_of_one_owner(d, root_only):
     d.wait_clean()
 
 
+def test_what_root_changes_of_others_is_logged(d, root_only):
+    os.chmod(d.root, 0o755)
+    os.chmod(d.socket, 0o666)
+    theirs = json.loads(as_other(d, "--json", "ws", "create", *d.run_flags(), "--name", "theirs", ENV).text)["workspace_id"]
+    mine = create(d)["workspace_id"]
+    status(d, theirs)
+    d.call("workspace.wait", {"workspace_id": "theirs"})
+    d.call("workspace.update", {"workspace_id": mine, "name": "mine"})
+    assert as_other(d, "ws", "update", "--label", "a=b", "theirs").status == 0
+    assert "root:" not in d.log_text()
+    for method in ("workspace.stop", "workspace.delete"):
+        d.call(method, {"workspace_id": "theirs"})
+        assert "root: %s of %s" % (method, theirs) in d.log_text()
+    vm = json.loads(as_other(d, "--json", "vm", "create", *d.run_flags(), ENV).text)["vm_id"]
+    d.call("vm.status", {"vm_id": vm})
+    d.call("vm.delete", {"vm_id": vm})
+    assert re.findall(r"root: (\S+) of " + vm, d.log_text()) == ["vm.delete"]
+    delete(d, mine)
+    d.wait_clean()
+
+
+def test_a_list_fits_its_reply(mirror):
+    """Labels of control characters are six bytes each in JSON. 49 workspaces wait for their environment, 41 run."""
+    d = mirror.d
+    labels = {"a": "\x01" * 8000}
+    for _ in range(49):
+        assert "result" in d.call("workspace.create", pulled(d, wait_ms=0, labels=labels))
+    ws = create(d, name="build", labels=labels)["workspace_id"]
+    ex = d.call("workspace.exec", {"workspace_id": ws, "command": "sleep 0", "background": True})["result"]["exec_id"]
+    few = d.call("workspace.list", {"labels": {"b": ""}})["result"]
+    assert few == {"count": 0, "workspaces": []}
+    many = d.call("workspace.list")["result"]
+    row, = [w for w in many["workspaces"] if w["workspace_id"] == ws]
+    assert (many["count"], "truncated" in many, row["running"], row["last_command"], row["command_count"]) == (50, False, [], None, 1)
+    whole = status(d, ws)
+    assert [r["exec_id"] for r in whole["running"]] == [ex] and whole["last_command"]["exec_id"] == ex and whole["labels"] == labels
+    assert dict(row, running=whole["running"], last_command=whole["last_command"], disk_used_bytes=0) == dict(whole, disk_used_bytes=0)
+    for _ in range(40):
+        create(d, labels=labels)
+    many = d.call("workspace.list")["result"]
+    assert many["truncated"] is True and many["count"] == len(many["workspaces"]) and 80 <= many["count"] < 90
+    r = d.pyro("ws", "list")
+    assert r.status == 0 and len(r.text.splitlines()) == many["count"] and "[note] the list is not whole" in r.errors, r
+    r = d.pyro("ws", "list", "-q")
+    assert r.status == 0 and len(r.text.splitlines()) == many["count"] and r.errors == "", r
+    r = d.pyro("ws", "delete", "--all")
+    assert r.status == 0 and len(r.text.splitlines()) == 90 and listed(d) == [], r
+    mirror.stands_still()
+    mirror.go("fail")  # the pull goes on by itself
+    d.wait_clean()
+
+
 def test_a_change_that_cannot_be_committed_is_taken_back(make_fake):
     """The store's file system is full for it."""
     d = make_fake(build=BUILD_ASAN)

@@ -52,6 +52,28 @@ int workspace_find(_unused_ struct manager *manager, const char *ref, uid_t uid,
 		"no workspace %s", ref);
 }
 
+const char *machine_id(_unused_ const struct machine *mc)
+{
+	return the_machine;
+}
+
+const struct vm_row *machine_row(_unused_ const struct machine *mc)
+{
+	static const struct vm_row row;
+
+	return &row;
+}
+
+const char *workspace_id(_unused_ const struct workspace *ws)
+{
+	return "";
+}
+
+uid_t workspace_owner_uid(_unused_ const struct workspace *ws)
+{
+	return 0;
+}
+
 int runs_find(_unused_ struct manager *manager, const char *exec_id, uid_t uid, struct run **ret,
 	struct error *err)
 {
