@@ -27,26 +27,57 @@ int cli_take_error(struct pyro_error *e, struct error *err)
 	return r;
 }
 
+/* Returns the next command of a line, behind "&& " outside quotes; at the last, the line's end. */
+static const char *next_command(const char *line)
+{
+	static const char and[] = "&& ";
+	bool quoted = false;
+
+	for (; *line; line++) {
+		if (!quoted && startswith(line, and))
+			return line + strlen(and);
+		if (*line == '\'')
+			quoted = !quoted;
+		else if (*line == '\\' && !quoted && line[1])
+			line++;
+	}
+	return line;
+}
+
+/* Returns the flags that name the daemon of these options, with a space behind; "": none. */
+static char *aim_flags(const struct cli *cli)
+{
+	_cleanup_free_ char *word = cli->socket ? shell_quote(cli->socket) : NULL;
+
+	if (cli->socket)
+		return word ? str_printf("--socket %s ", word) : NULL;
+	return strdup(cli->mode == PYRO_USER     ? "--user "
+		      : cli->mode == PYRO_SYSTEM ? "--system "
+						 : "");
+}
+
 char *cli_aim_fix(const struct cli *cli, const char *fix)
 {
 	static const char pyro[] = "pyro ";
-	const char *rest = fix + strlen(pyro);
-	_cleanup_free_ char *word = NULL;
+	_cleanup_free_ char *flags = aim_flags(cli), *line = strdup("");
 
-	/* Other programs, and lines with flags of their own, stay as they are. */
-	if (!startswith(fix, pyro) || rest[0] == '-')
+	/* Text that is not a command line stays as it is. */
+	if (!startswith(fix, pyro))
 		return strdup(fix);
 	if (cli->socket && !correct_prints(cli->socket)) /* a pasted line cannot hold it */
 		return strdup(fix);
-	if (cli->socket) {
-		word = shell_quote(cli->socket);
-		return word ? str_printf("pyro --socket %s %s", word, rest) : NULL;
+	while (flags && line && *fix) {
+		const char *next = next_command(fix);
+		/* Other programs, and commands with flags of their own, stay as they are. */
+		bool aim = startswith(fix, pyro) && fix[strlen(pyro)] != '-';
+		int n = (int)(next - fix), head = aim ? (int)strlen(pyro) : n;
+		_cleanup_free_ char *before = line;
+
+		line = str_printf(
+			"%s%.*s%s%.*s", before, head, fix, aim ? flags : "", n - head, fix + head);
+		fix = next;
 	}
-	return str_printf("%s%s%s", pyro,
-		cli->mode == PYRO_USER     ? "--user "
-		: cli->mode == PYRO_SYSTEM ? "--system "
-					   : "",
-		rest);
+	return flags ? TAKE_PTR(line) : NULL;
 }
 
 /* Notes that these machines belong to a daemon of the user's own, if the host has a system daemon

@@ -714,6 +714,7 @@ def test_env(env, fake):
 
 @pytest.mark.parametrize("given,aimed", [
     ("pyro vm list", "pyro%s vm list"), ("pyro --user ..., which", "pyro --user ..., which"), ("look: pyro vm list", "look: pyro vm list")])
+    ("pyro vm stop a && pyro vm start 'b && pyro c' && id", "pyro%s vm stop a && pyro%s vm start 'b && pyro c' && id"),
 def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
     """The client does not look for a machine at another daemon when the named daemon does not know it."""
     fake.results["vm.status"] = Failure("vm_not_found", "m", "c", given)
