@@ -348,40 +348,43 @@ static void put_heading(const struct session *s, json_object *o)
 	fputc('\n', stderr);
 }
 
-/* Prints the commands from the given one on. Returns how many there are, or -errno. */
-static int print_execs(const struct source *src, json_object *result, size_t from)
+/* Prints the commands after that one, by their sequence. Returns the last one's, or -errno. */
+static int64_t print_execs(const struct source *src, json_object *result, int64_t after)
 {
 	json_object *execs = out_array(result, "execs");
 	size_t n = execs ? json_object_array_length(execs) : 0;
 	int r = 0;
 
-	for (size_t i = from; r >= 0 && i < n; i++) {
+	for (size_t i = 0; r >= 0 && i < n; i++) {
 		json_object *o = json_object_array_get_idx(execs, i);
 		struct source one = *src;
 
+		if (out_int(o, "sequence", 0) <= after)
+			continue;
 		put_heading(src->s, o);
 		one.exec_id = out_member(o, "exec_id");
 		r = print_from(&one, 0);
+		after = out_int(o, "sequence", 0);
 	}
-	return r < 0 ? r : (int)MIN_OF(n, (size_t)INT32_MAX);
+	return r < 0 ? r : after;
 }
 
-/* Prints those that began while others were printed. */
-static int print_later(const struct source *src, const char *workspace_id, int known)
+/* Prints those that began while others were printed. The daemon forgets the oldest meanwhile. */
+static void print_later(const struct source *src, const char *workspace_id, int64_t last)
 {
 	bool more = true;
 
-	while (known >= 0 && more) {
+	while (last >= 0 && more) {
 		_cleanup_json_ json_object *params = json_object_new_object(), *result = NULL;
-		int before = known, r;
+		int64_t before = last;
+		int r;
 
 		r = params ? json_add_str(params, "workspace_id", workspace_id) : -ENOMEM;
 		if (r >= 0)
 			r = session_ask(src->s, "exec.list", params, &result);
-		known = r < 0 ? r : print_execs(src, result, (size_t)known);
-		more = known > before;
+		last = r < 0 ? r : print_execs(src, result, last);
+		more = last > before;
 	}
-	return known;
 }
 
 /* Returns the index of the first command to print. */
@@ -402,7 +405,9 @@ static void print_logs(struct session *s, json_object *result)
 		.follow = json_get_bool(s->line->checked, "follow", false),
 	};
 	const char *begin = json_get_str(s->line->params, "exec_id", NULL);
-	int known;
+	json_object *execs = out_array(result, "execs");
+	size_t first = first_exec(s, result);
+	int64_t last = 0;
 
 	if (begin) {
 		json_object *o = find_exec(s, result, begin);
@@ -414,12 +419,14 @@ static void print_logs(struct session *s, json_object *result)
 			(void)print_from(&src, 0);
 		return;
 	}
-	known = print_execs(&src, result, first_exec(s, result));
-	if (known == 0)
+	if (first > 0)
+		last = out_int(json_object_array_get_idx(execs, first - 1), "sequence", 0);
+	last = print_execs(&src, result, last);
+	if (!execs || json_object_array_length(execs) == 0)
 		out_note(s->cli, "no commands; run one: pyro workspace exec %s -- CMD",
 			out_member(result, "workspace_id"));
 	if (src.follow)
-		(void)print_later(&src, out_member(result, "workspace_id"), known);
+		print_later(&src, out_member(result, "workspace_id"), last);
 }
 
 /* Reads a stream as text. */

@@ -232,7 +232,7 @@ class Connection:
 
 class FakeDaemon:
     """Listens at path from construction to close(). raw_answers maps a method to bytes ("ID" becomes the call's id),
-    "hang" or "close"; results maps a method to its result or Failure; guest is called with a Run for each vm.run and returns its result."""
+    "hang" or "close"; results maps a method to its result, Failure, or function of the parameters; guest is called with a Run for each vm.run and returns its result."""
 
     def __init__(self, path, guest=None, backlog=16, accept=True, results=None):
         self.path, self.guest = path, guest
@@ -276,7 +276,7 @@ class FakeDaemon:
             value = self.results[method]
             if isinstance(value, Failure):
                 raise value
-            return value
+            return value(params) if callable(value) else value
         raise Failure("unsupported", "no such method: " + method)
 
     def close(self):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line against a fake daemon: usage, help, exit statuses, streams, signals, and every reason for which a daemon
 cannot be reached. tests/vm proves with guests once more what this proves with a fake."""
+import base64
 import contextlib
 import hashlib
 import json
@@ -713,8 +714,8 @@ def test_env(env, fake):
 
 
 @pytest.mark.parametrize("given,aimed", [
-    ("pyro vm list", "pyro%s vm list"), ("pyro --user ..., which", "pyro --user ..., which"), ("look: pyro vm list", "look: pyro vm list")])
     ("pyro vm stop a && pyro vm start 'b && pyro c' && id", "pyro%s vm stop a && pyro%s vm start 'b && pyro c' && id"),
+    ("pyro vm list", "pyro%s vm list"), ("pyro --user ..., which", "pyro --user ..., which"), ("look: pyro vm list", "look: pyro vm list")])
 def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
     """The client does not look for a machine at another daemon when the named daemon does not know it."""
     fake.results["vm.status"] = Failure("vm_not_found", "m", "c", given)
@@ -722,6 +723,18 @@ def test_fix_is_for_the_daemon_that_was_asked(env, fake, given, aimed):
     for words in (["vm", "status", VM], ["doctor"]):
         assert aimed.replace("%s", "") in pyro(env, *words)[1 if words == ["doctor"] else 2]
         assert aimed.replace("%s", " --socket " + fake.path) in pyro(env, "-q", "--socket", fake.path, *words)[1 if words == ["doctor"] else 2]
+
+
+def test_logs_follow_while_the_oldest_are_forgotten(env, fake):
+    """Each list has two commands: the daemon keeps no more."""
+    execs = [{"exec_id": "ex-00000000000%d" % i, "sequence": i, "state": "exited", "exit_code": 0, "command": "c%d" % i} for i in range(6)]
+    lists = iter([execs[1:3], execs[2:4], execs[4:6], execs[4:6]])
+    fake.results["exec.list"] = lambda _: {"workspace_id": "ws-0123456789ab", "count": 2, "execs": next(lists)}
+    fake.results["exec.read"] = lambda p: {"exec_id": p["exec_id"], "state": "exited", "output": base64.b64encode(p["exec_id"][-1:].encode()).decode(),
+                                           "cursor": 0, "next_cursor": 1, "truncated": False}
+    assert pyro(env, "-q", "ws", "logs", "-f", "build") == (0, "12345", "")
+    lists = iter([execs[1:3], execs[1:3]])
+    assert pyro(env, "-q", "ws", "logs", "-f", "--tail", "1", "build") == (0, "2", "")
 
 
 def test_ids_of_the_daemon_are_ids(env, fake):
