@@ -184,6 +184,11 @@ static void print_workspaces(struct session *s, json_object *result)
 
 	out_list(s->cli, out_array(result, "workspaces"), columns, ARRAY_SIZE(columns) - !all,
 		"no workspaces; create one: pyro workspace create debian:12");
+	if (out_bool(result, "truncated", false))
+		out_note(s->cli,
+			"[note] the list is not whole, because it does not fit one answer; "
+			"--label%s lists fewer",
+			all ? " or --owner" : "");
 }
 
 const struct waiting wait_workspace_list = { .print = print_workspaces };

@@ -481,25 +481,14 @@ static int list_all(const struct cli *cli, json_object **ret, struct error *err)
 	return r < 0 ? r : cli_call(p, "workspace.list", NULL, ret, err);
 }
 
-/* Makes the verb's call for each object in turn, whatever became of those before. Returns the exit
- * status of the first failure; each is printed here. */
-static int run_for_each(const struct cli *cli, struct cmdline *line, struct error *err)
+/* Makes the verb's call for each object in turn, whatever became of those before. rows NULL: for
+ * each word. Returns the exit status of the first failure; each is printed here. */
+static int run_for_each(const struct cli *cli, struct cmdline *line, json_object *rows)
 {
-	_cleanup_json_ json_object *list = NULL;
-	json_object *rows = NULL;
-	size_t n = line->n_words;
-	int status = 0, r = 0;
+	size_t n = rows ? json_object_array_length(rows) : line->n_words;
+	int status = 0;
 
-	if (line->extra & EXTRA_ALL) {
-		r = list_all(cli, &list, err);
-		rows = out_array(list, "workspaces");
-		n = rows ? json_object_array_length(rows) : 0;
-	}
-	for (size_t i = 0; r >= 0 && i < line->n_words; i++) /* before anything is changed */
-		r = cmdline_aim(line, line->words[i], err);
-	if (r >= 0 && n == 0)
-		out_note(cli, "no workspaces");
-	for (size_t i = 0; r >= 0 && i < n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		_cleanup_error_ struct error why = ERROR_INIT;
 		const char *word =
 			rows ? out_member(json_object_array_get_idx(rows, i), "workspace_id")
@@ -515,7 +504,37 @@ static int run_for_each(const struct cli *cli, struct cmdline *line, struct erro
 		if (k > EXIT_USAGE) /* a signal, or nobody reads the output */
 			break;
 	}
-	return r < 0 ? r : status;
+	return status;
+}
+
+static int run_for_words(const struct cli *cli, struct cmdline *line, struct error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r >= 0 && i < line->n_words; i++) /* before anything is changed */
+		r = cmdline_aim(line, line->words[i], err);
+	return r < 0 ? r : run_for_each(cli, line, NULL);
+}
+
+/* A list that is not whole is followed by the next one, unless a call failed. */
+static int run_for_all(const struct cli *cli, struct cmdline *line, struct error *err)
+{
+	bool more = true;
+	int status = 0;
+
+	for (bool first = true; more && status == 0; first = false) {
+		_cleanup_json_ json_object *list = NULL;
+		int r = list_all(cli, &list, err);
+		json_object *rows = out_array(list, "workspaces");
+
+		if (r < 0)
+			return r;
+		if (first && (!rows || json_object_array_length(rows) == 0))
+			out_note(cli, "no workspaces");
+		more = rows && out_bool(list, "truncated", false);
+		status = rows ? run_for_each(cli, line, rows) : 0;
+	}
+	return status;
 }
 
 static int run_verb(
@@ -532,8 +551,10 @@ static int run_verb(
 		r = take_scope(cli, err);
 	if (r >= 0 && (line.extra & EXTRA_VERSION))
 		return print_version(cli);
-	if (r >= 0 && (v->several || line.extra & EXTRA_ALL))
-		return run_for_each(cli, &line, err);
+	if (r >= 0 && (line.extra & EXTRA_ALL))
+		return run_for_all(cli, &line, err);
+	if (r >= 0 && v->several)
+		return run_for_words(cli, &line, err);
 	return r < 0 ? r : session_run(cli, &line, err);
 }
 

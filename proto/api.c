@@ -810,7 +810,12 @@ static const struct api_field workspace_list_result[] = {
 	{ .name = "workspaces",
 		.type = API_ARRAY,
 		.sub = workspace_element,
-		.help = "Last activity first." },
+		.help = "Last activity first. In a list above 2 MiB `running` is empty and "
+			"`last_command` null." },
+	{ .name = "truncated",
+		.type = API_BOOL,
+		.flags = API_OPTIONAL,
+		.help = "true: the rest does not fit a reply; ask for one owner or with labels." },
 	FIELDS_END,
 };
 

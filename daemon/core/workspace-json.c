@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Workspaces as JSON: the results of workspace.* (contract.md section 4). Called by rpc/.
+ * Workspaces as JSON: the results of workspace.* (contract.md section 4). Called by rpc/. What must
+ * stay true: a list fits a reply, however long labels and commands are.
  */
 
 #include "daemon/core/workspace-internal.h"
@@ -8,6 +9,13 @@
 #include "daemon/core/command.h"
 #include "daemon/core/vm.h"
 #include "proto/json.h"
+#include "proto/limits.h"
+
+#define LIST_BYTES_WITH_COMMANDS (LIMIT_REPLY_BYTES / 2)
+#define LIST_BYTES               (LIMIT_REPLY_BYTES - 64 * 1024) /* the rest: the reply around it */
+
+/* As replies are sent. */
+#define REPLY_FORMAT (JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
 
 static const struct vm_row *row_of(const struct workspace *ws)
 {
@@ -77,6 +85,14 @@ static int add_later(json_object *o)
 	return r;
 }
 
+/* Leaves out its commands, but for their number. */
+static int leave_out_commands(json_object *o)
+{
+	int r = json_add(o, "running", json_object_new_array());
+
+	return r < 0 ? r : json_add(o, "last_command", NULL);
+}
+
 int workspace_json(const struct workspace *ws, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
@@ -129,25 +145,68 @@ static int by_activity(const void *a, const void *b)
 	return at_x != at_y ? (at_x < at_y ? 1 : -1) : strcmp(x->row.id, y->row.id);
 }
 
-static int add_sorted(const struct workspace **sorted, size_t n, json_object *list)
+/* Appends a row and adds its length. Returns 0 with *bytes above max if it does not fit. */
+static int add_row(
+	const struct workspace *ws, bool brief, size_t max, json_object *list, size_t *bytes)
 {
-	qsort(sorted, n, sizeof(*sorted), by_activity);
-	for (size_t i = 0; i < n; i++) {
-		json_object *o = NULL;
-		int r = workspace_json(sorted[i], &o);
+	_cleanup_json_ json_object *o = NULL;
+	int r = workspace_json(ws, &o);
+	size_t n;
 
-		if (r < 0)
-			return r;
-		if (json_object_array_add(list, o) < 0) {
-			json_object_put(o);
-			return -ENOMEM;
-		}
-	}
+	if (r >= 0 && brief)
+		r = leave_out_commands(o);
+	if (r < 0)
+		return r;
+	if (!json_object_to_json_string_length(o, REPLY_FORMAT, &n))
+		return -ENOMEM;
+	*bytes += n + 1; /* with the comma */
+	if (*bytes > max)
+		return 0;
+	if (json_object_array_add(list, o) < 0)
+		return -ENOMEM;
+	TAKE_PTR(o);
 	return 0;
 }
 
-static int add_workspaces(
-	struct core *core, const struct workspace_filter *filter, json_object *list)
+/* Makes the list of as many as max bytes hold. */
+static int make_list(const struct workspace **sorted, size_t n, bool brief, size_t max,
+	json_object **ret, bool *ret_whole)
+{
+	_cleanup_json_ json_object *list = json_object_new_array();
+	size_t bytes = 0;
+	int r = list ? 0 : -ENOMEM;
+
+	for (size_t i = 0; r >= 0 && bytes <= max && i < n; i++)
+		r = add_row(sorted[i], brief, max, list, &bytes);
+	if (r < 0)
+		return r;
+	*ret_whole = bytes <= max;
+	*ret = TAKE_PTR(list);
+	return 0;
+}
+
+/* Makes the list with their commands, without them if it is long, and not whole if it is too long
+ * even then. */
+static int make_fitting(
+	const struct workspace **sorted, size_t n, json_object **ret, bool *ret_whole)
+{
+	_cleanup_json_ json_object *list = NULL;
+	bool whole = true;
+	int r = make_list(sorted, n, false, LIST_BYTES_WITH_COMMANDS, &list, &whole);
+
+	if (r >= 0 && !whole) {
+		json_object_put(TAKE_PTR(list));
+		r = make_list(sorted, n, true, LIST_BYTES, &list, &whole);
+	}
+	if (r < 0)
+		return r;
+	*ret_whole = whole;
+	*ret = TAKE_PTR(list);
+	return 0;
+}
+
+static int make_filtered(struct core *core, const struct workspace_filter *filter,
+	json_object **ret, bool *ret_whole)
 {
 	_cleanup_free_ const struct workspace **sorted = NULL;
 	struct workspace *ws;
@@ -163,19 +222,23 @@ static int add_workspaces(
 		if ((filter->all || ws->row.owner_uid == filter->uid) &&
 			has_labels(ws, filter->labels))
 			sorted[n++] = ws;
-	return add_sorted(sorted, n, list);
+	qsort(sorted, n, sizeof(*sorted), by_activity);
+	return make_fitting(sorted, n, ret, ret_whole);
 }
 
 int workspace_list_json(struct manager *m, const struct workspace_filter *filter, json_object **ret)
 {
 	_cleanup_json_ json_object *o = json_object_new_object();
-	_cleanup_json_ json_object *list = json_object_new_array();
-	int r = o && list ? add_workspaces(m->core, filter, list) : -ENOMEM;
+	_cleanup_json_ json_object *list = NULL;
+	bool whole = true;
+	int r = o ? make_filtered(m->core, filter, &list, &whole) : -ENOMEM;
 
 	if (r >= 0)
 		r = json_add_int(o, "count", (int64_t)json_object_array_length(list));
 	if (r >= 0)
 		r = json_add(o, "workspaces", TAKE_PTR(list));
+	if (r >= 0 && !whole)
+		r = json_add_bool(o, "truncated", true);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(o);

@@ -206,8 +206,8 @@ def contract_fields():
 
 
 # Of an environment: which part is damaged; of a prune: whether a real one would be refused; of a stop: that the machine was deleted too.
-# Of a workspace: whether MCP clients may use it, and how far its creation is.
-ADDED = {"damage", "permitted", "cleanup", "shared", "phase", "percent"}
+# Of a workspace: whether MCP clients may use it, and how far its creation is; of their list: that the rest did not fit.
+ADDED = {"damage", "permitted", "cleanup", "shared", "phase", "percent", "truncated"}
 
 
 @pytest.mark.parametrize("method", ["vm.status", "vm.create", "vm.start", "vm.stop", "vm.list", "vm.network_info", "vm.delete", "vm.reap_expired",
