@@ -194,7 +194,8 @@ static void take_signal(struct session *s, int sig)
 	}
 	s->ended_by = sig;
 	out_progress_end(&s->progress);
-	if (s->wait->on_signal != SIGNAL_ENDS && s->exec_id[0])
+	/* With a result the command has ended, and only its output is not yet written. */
+	if (s->wait->on_signal != SIGNAL_ENDS && s->exec_id[0] && !(s->done && s->result))
 		detach(s);
 	else
 		cancel(s);
@@ -477,10 +478,11 @@ static int leave_running(struct session *s)
 {
 	_cleanup_free_ char *fix = str_printf("pyro workspace exec-attach %s", s->exec_id);
 	_cleanup_free_ char *aimed = fix ? cli_aim_fix(s->cli, fix) : NULL;
+	bool well = s->wait->on_signal == SIGNAL_DETACHES_WELL;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	session_end_line(s);
-	if (s->cli->json) {
+	if (s->cli->json && !well) {
 		error_set(&err, ERROR_CANCELLED, "the command continues", aimed ? aimed : fix,
 			"detached from command %s", s->exec_id);
 		out_error(s->cli, &err);
@@ -488,9 +490,7 @@ static int leave_running(struct session *s)
 		fprintf(stderr, "pyro: detached from command %s, which continues\n  next: %s\n",
 			s->exec_id, aimed ? aimed : "out of memory");
 	}
-	return s->wait->on_signal == SIGNAL_DETACHES_WELL && s->ended_by == SIGINT
-		       ? 0
-		       : 128 + s->ended_by;
+	return well ? 0 : 128 + s->ended_by;
 }
 
 /* Ends a command after a signal or without a reader of stdout: prints no result, but reports a

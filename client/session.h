@@ -22,7 +22,7 @@ enum on_signal {
 	SIGNAL_ENDS, /* SIGINT goes to the command; a second one, or another signal, ends it */
 	SIGNAL_INTERRUPTS, /* SIGINT goes to the command; a second one, or another signal, detaches */
 	SIGNAL_DETACHES,   /* any signal detaches */
-	SIGNAL_DETACHES_WELL, /* likewise, and the exit status is 0 after SIGINT */
+	SIGNAL_DETACHES_WELL, /* likewise, with exit status 0 */
 };
 
 /* How a verb waits. Every member may be left out. */

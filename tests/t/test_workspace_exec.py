@@ -289,8 +289,8 @@ def test_second_typist_is_refused(fake, ws):
     assert p.end()[0] == 0
 
 
-@pytest.mark.parametrize("sig,status", [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_ctrl_c_leaves_an_attached_command(fake, ws, sig, status):
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_an_attached_command(fake, ws, sig):
     ex = detached(fake, "echo a; cat; exit 3", "-i")
     p = Running(fake, "ws", "exec-attach", ex, stdin=subprocess.PIPE)
     p.first(2)
@@ -299,11 +299,21 @@ def test_ctrl_c_leaves_an_attached_command(fake, ws, sig, status):
     p.first(6)
     p.p.send_signal(sig)
     got, out, err = p.end()
-    assert (got, out) == (status, b"a\none\n") and "next: pyro workspace exec-attach " + ex in err and state(fake, ex) == "running"
+    assert (got, out) == (0, b"a\none\n") and "next: pyro workspace exec-attach " + ex in err and state(fake, ex) == "running"
     # The daemon notices with an event that the caller has left.
     wait_for(lambda: fake.pyro("-q", "ws", "exec-write", ex, "--input", "two\n").status == 0, 30)
     r = fake.pyro("-q", "ws", "exec-attach", ex, input=b"three\n")
     assert (r.status, r.out) == (3, b"a\none\ntwo\nthree\n"), r
+
+
+def test_detached_with_json(fake, ws):
+    """Its status is 0: an error object would contradict it."""
+    ex = detached(fake, "sleep 0")
+    p = Running(fake, "--json", "ws", "exec-attach", ex)
+    wait_for(lambda: waits(p.p.pid), 30)
+    p.p.send_signal(signal.SIGINT)
+    assert p.end() == (0, b"", "pyro: detached from command %s, which continues\n  next: pyro workspace exec-attach %s\n" % (ex, ex))
+    assert state(fake, ex) == "running"
 
 
 def test_reader_of_an_attached_command_leaves(fake, ws):
