@@ -65,6 +65,7 @@
 
 /* Workspaces */
 #define LIMIT_WORKSPACES_WAITING 64   /* per account: without a machine yet (pulling) */
+#define LIMIT_FILES_WAITING      16   /* per account: file operations that wait for a start */
 #define LIMIT_NAME_BYTES         63   /* of a name: [a-z0-9][a-z0-9._-]* */
 #define LIMIT_LABELS             64   /* of one workspace */
 #define LIMIT_LABEL_KEY_BYTES    63   /* letters, digits and . _ / - */

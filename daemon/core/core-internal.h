@@ -19,6 +19,8 @@ LIST_HEAD(listener_list, listener);
 TAILQ_HEAD(listener_queue, listener);
 struct workspace;
 LIST_HEAD(workspace_list, workspace);
+struct operation;
+LIST_HEAD(operation_list, operation);
 struct workspace_failure;
 TAILQ_HEAD(workspace_failures, workspace_failure);
 
@@ -27,6 +29,7 @@ struct core {
 	struct creation_list creations;     /* borrowed: each frees itself when it has ended */
 	struct workspace_list workspaces;   /* owned: before their machines exist, and as long */
 	struct workspace_failures failures; /* owned: the last failed creations */
+	struct operation_list operations;   /* borrowed: on files; each waits for a start */
 	struct commands_list commands;      /* owned: the history of each workspace */
 	struct command_put_list puts;       /* owned: rows of commands that are being committed */
 	struct listener_list listeners;     /* owned: of all commands */

@@ -25,6 +25,7 @@ int core_start(struct manager *m, struct error *err)
 		return error_no_memory(err, "cannot load the machines");
 	LIST_INIT(&m->core->runs);
 	LIST_INIT(&m->core->creations);
+	LIST_INIT(&m->core->operations);
 	LIST_INIT(&m->core->commands);
 	LIST_INIT(&m->core->puts);
 	LIST_INIT(&m->core->listeners);

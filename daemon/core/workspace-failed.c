@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The last creations of workspaces that failed. A caller who was answered before the end of a
- * creation asks for the workspace later, and learns here why it does not exist. Called by
- * workspace.c.
+ * The last creations of workspaces that failed, and the error of a workspace that has failed. A
+ * caller who was answered before the end of a creation asks for the workspace later, and learns here
+ * why it does not exist. Called by workspace*.c.
  *
  * What must stay true: only the last FAILURES_MAX are kept, and only in memory.
  */
@@ -70,6 +70,18 @@ const struct error *workspace_failure(const struct core *core, const char *ref, 
 		if ((uid == 0 || f->owner_uid == uid) && is_named(f, ref))
 			return &f->why;
 	return NULL;
+}
+
+int workspace_refuse_failed(const struct machine *mc, struct error *err)
+{
+	const char *why = machine_row(mc)->last_error;
+	_cleanup_free_ char *fix = NULL;
+
+	if (machine_state(mc) != MACHINE_FAILED)
+		return 0;
+	fix = str_printf("pyro workspace start %s", machine_id(mc));
+	return error_set(err, ERROR_WRONG_STATE, why ? why : "its guest or its VMM ended",
+		fix ? fix : "start it", "workspace %s has failed", machine_id(mc));
 }
 
 void workspace_failures_free(struct core *core)

@@ -5,12 +5,15 @@
  *
  * What must stay true: a result fits into a reply, whatever bytes the guest sends, and what is left
  * out of it is reported as truncated; bytes that are not UTF-8 are shown as U+FFFD, and said to be
- * so; paths of a list are below the path that was asked for.
+ * so; paths of a list are below the path that was asked for; operations that wait for a start, each
+ * with its texts, are bounded per account.
  */
 
 #include "daemon/core/workspace-file.h"
 
+#include "daemon/account.h"
 #include "daemon/agent/file.h"
+#include "daemon/core/workspace-internal.h"
 #include "proto/api.h"
 #include "proto/json.h"
 #include "proto/utf8.h"
@@ -22,18 +25,29 @@ enum { ENTRY_JSON = 128 }; /* of an entry, beside its texts */
 static const char unknown[] = "\xef\xbf\xbd"; /* U+FFFD */
 
 struct operation {
+	LIST_ENTRY(operation) entry;
+	bool waits;        /* for the start: it is in core->operations */
 	struct manager *m; /* borrowed */
 	char id[API_ID_SIZE];
 	struct msg_file request; /* owned until file has it */
-	struct file *file;       /* owned; NULL: waits for the start */
+	struct file *file;       /* owned; NULL before the start */
 	workspace_file_done_fn done;
 	void *userdata; /* borrowed */
+	uid_t account;  /* of the workspace's owner */
 };
+
+static void end_wait(struct operation *op)
+{
+	if (op->waits)
+		LIST_REMOVE(op, entry);
+	op->waits = false;
+}
 
 static struct operation *operation_free(struct operation *op)
 {
 	if (!op)
 		return NULL;
+	end_wait(op);
 	file_free(op->file);
 	msg_file_done(&op->request);
 	free(op);
@@ -316,6 +330,7 @@ static void on_started(const struct error *why, void *userdata)
 	struct workspace *ws;
 	int r = 0;
 
+	end_wait(op);
 	if (why) {
 		fail(op, why);
 		return;
@@ -330,14 +345,43 @@ static void on_started(const struct error *why, void *userdata)
 	fail(op, &err);
 }
 
+/* Bounds the operations that wait for a start; those that run are bounded by machine_file. */
+static int check_waiting(const struct workspace *ws, struct error *err)
+{
+	struct manager *m = ws->m;
+	uid_t account = accounts_find(m->accounts, ws->row.owner_uid);
+	struct machine *mc = workspace_machine(ws);
+	char who[ACCOUNT_TEXT_SIZE];
+	const struct operation *op;
+	unsigned n = 0;
+
+	if (mc && machine_is_settled(mc) && machine_state(mc) == MACHINE_STARTED)
+		return 0;
+	LIST_FOREACH (op, &m->core->operations, entry)
+		n += op->account == account;
+	if (n < LIMIT_FILES_WAITING)
+		return 0;
+	return error_set(err, ERROR_QUOTA_EXCEEDED, "they wait for the start of a workspace",
+		"the same call again, when the workspace is started",
+		"%s %u file operations that wait, which is the limit", account_has(account, who),
+		n);
+}
+
 int workspace_file(struct workspace *ws, struct msg_file *m, workspace_file_done_fn done,
 	void *userdata, struct error *err)
 {
 	_cleanup_(operation_freep) struct operation *op = calloc(1, sizeof(*op));
+	const struct machine *mc = workspace_machine(ws);
 	int r;
 
 	if (!op)
 		return -ENOMEM;
+	r = mc ? workspace_refuse_failed(mc, err) : 0;
+	if (r >= 0)
+		r = check_waiting(ws, err);
+	if (r < 0)
+		return r;
+	op->account = accounts_find(ws->m->accounts, ws->row.owner_uid);
 	op->m = workspace_manager(ws);
 	op->done = done;
 	op->userdata = userdata;
@@ -345,8 +389,12 @@ int workspace_file(struct workspace *ws, struct msg_file *m, workspace_file_done
 	op->request = *m;
 	*m = (struct msg_file){ 0 };
 	r = workspace_start(ws, on_started, op, err);
-	if (r > 0)
+	if (r > 0) {
 		r = begin(op, ws, err);
+	} else if (r == 0) {
+		LIST_INSERT_HEAD(&op->m->core->operations, op, entry);
+		op->waits = true;
+	}
 	if (r >= 0)
 		TAKE_PTR(op);
 	return r;

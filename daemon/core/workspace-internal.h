@@ -59,6 +59,8 @@ void workspace_forget_failure(struct core *core, uid_t owner, const char *name);
 /* Returns why a workspace that uid could see was not made; NULL: not known. */
 const struct error *workspace_failure(const struct core *core, const char *ref, uid_t uid);
 void workspace_failures_free(struct core *core);
+/* Fails if mc is failed: a call that booted it would hide how it failed. */
+int workspace_refuse_failed(const struct machine *mc, struct error *err);
 
 /* workspace-wait.c */
 enum workspace_wait_kind {

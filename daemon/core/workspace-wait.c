@@ -100,14 +100,10 @@ static bool is_in(const struct workspace *ws, json_object *states)
 static int check_hope(const struct workspace *ws, struct error *err)
 {
 	struct machine *mc = workspace_machine(ws);
-	_cleanup_free_ char *fix = NULL;
 
-	if (!mc || machine_state(mc) != MACHINE_FAILED || machine_goes_up(mc) ||
-		machine_goes_down(mc))
-		return 0;
-	fix = str_printf("pyro workspace start %s", ws->row.id);
-	return error_set(err, ERROR_WRONG_STATE, machine_row(mc)->last_error, fix,
-		"workspace %s has failed", ws->row.id);
+	return mc && !machine_goes_up(mc) && !machine_goes_down(mc)
+		       ? workspace_refuse_failed(mc, err)
+		       : 0;
 }
 
 static void look(struct workspace *ws)

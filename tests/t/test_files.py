@@ -3,6 +3,7 @@
 stopped workspace, a lost answer, pyrod or the VMM killed in the middle, an agent of an earlier version, a hostile guest, and
 `pyro workspace file`. tests/t/test_agent_files.py has the real agent, tests/vm/test_files.py a guest."""
 import json
+import os
 import subprocess
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from conftest import BUILD, BUILD_ASAN, Raw
 from fakevm import MANNERS
+from test_calls import Caller
 
 # Answers that cannot be true: the connection ends, four times, and then the machine.
 FALSE = {
@@ -143,6 +145,24 @@ def test_the_ninth_is_refused(make_fake):
     result(d, "write", "/a", text="x")  # it is not the machine that hangs
 
 
+def test_operations_that_wait_for_a_start_are_limited(fake):
+    """Each holds its text: an account has 16 of them, over all connections; those of a workspace that runs are not counted."""
+    slow = fake.call("workspace.create", fake.spec("deaf", wait_ms=0))["result"]["workspace_id"]
+    call = ("file.write", {"workspace_id": slow, "path": "/a", "text": "x"})
+    with Caller(fake.socket) as one, Caller(fake.socket) as two:
+        waits = [[c.begin(*call) for _ in range(8)] for c in (one, two)]
+        for c in (one, two):
+            c.call("system.ping")
+        code, message, cause, _ = refused(fake.call(*call))
+        assert (code, message) == ("quota_exceeded", "uid %d has 16 file operations that wait, which is the limit" % os.getuid()), message
+        fake.ws = make(fake)
+        assert result(fake, "write", "/a", text="x")["size_bytes"] == 1
+        assert fake.call("workspace.delete", {"workspace_id": slow})["result"]["deleted"]
+        assert [refused(r)[0] for c, w in zip((one, two), waits) for r in c.answers(*w)] == ["cancelled"] * 16
+    assert fake.call("workspace.stop", {"workspace_id": fake.ws})["result"]["state"] == "stopped"
+    assert result(fake, "write", "/a", text="x")["size_bytes"] == 1
+
+
 @pytest.mark.parametrize("verb", list(FALSE))
 def test_false_answers(make_fake, verb):
     """Each ends with one error, within seconds; nothing of it reaches the caller; the others do not notice, and memory is bounded."""
@@ -189,7 +209,13 @@ def test_an_answer_to_nobody(make_fake):
 def test_the_machine_ends_in_the_middle(ws, verb):
     code, _, cause, _ = refused(ask(ws, verb, "/die/x"))
     assert code == ("outcome_unknown" if verb in ("write", "edit") else "guest_died"), (code, cause)
-    result(ws, "write", "/a", text="x")  # the next call starts it again
+    status = ws.call("workspace.wait", {"workspace_id": ws.ws, "states": ["failed"]})["result"]
+    assert "killed by signal 4" in status["last_error"], status
+    for _ in range(2):  # the next call does not start it: how it failed would be lost
+        assert refused(ask(ws, verb, "/a")) == ("wrong_state", "workspace %s has failed" % ws.ws, status["last_error"], "pyro workspace start " + ws.ws)
+    assert ws.call("workspace.status", {"workspace_id": ws.ws})["result"]["last_error"] == status["last_error"]
+    assert ws.call("workspace.start", {"workspace_id": ws.ws})["result"]["state"] == "started"
+    result(ws, "write", "/a", text="x")
 
 
 @pytest.mark.parametrize("verb", ["list", "read", "write", "edit"])
