@@ -307,10 +307,11 @@ static void refill(struct serve *s)
 	}
 	if (s->version > 0 && s->execs) {
 		(void)execs_send_control(s->execs, s->version, &s->out);
-		while (buf_len(&s->out) < OUT_TARGET && execs_send_data(s->execs, &s->out))
+		/* One answer, then one DATA at least: neither a command that always has output nor
+		 * a host that always asks keeps the other waiting. */
+		(void)files_send(s->files, &s->out);
+		while (execs_send_data(s->execs, &s->out) && buf_len(&s->out) < OUT_TARGET)
 			;
-		if (buf_len(&s->out) < OUT_TARGET)
-			(void)files_send(s->files, &s->out);
 	}
 	/* BYE is last, after all frames of commands and files. */
 	if (buf_len(&s->out) == 0)

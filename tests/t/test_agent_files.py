@@ -88,6 +88,22 @@ def test_an_operation_that_hangs_has_a_deadline(box, agent):  # noqa: F811
     box.done(FILE_WRITE, "f", text_=b"x")
 
 
+def test_commands_that_flood_do_not_delay_it(box, agent):  # noqa: F811
+    """Their windows together are larger than the port's buffer, so there is always more to send."""
+    box.sh("printf here > f")
+    floods = range(1, 5)
+    for c in floods:
+        agent.send(wire.start(c, "exec yes", user=ME))
+    agent.pump(lambda: all(c in agent.execs and agent.execs[c].got[wire.STDOUT] for c in floods))
+    for _ in range(3):
+        assert box.done(FILE_READ, "f")["content"] == b"here"
+    got = {c: len(agent.execs[c].got[wire.STDOUT]) for c in floods}
+    agent.pump(lambda: all(len(agent.execs[c].got[wire.STDOUT]) > got[c] + wire.WINDOW for c in floods))  # nor do files delay them
+    for c in floods:
+        agent.send(wire.kill(c, 9))
+    agent.pump(lambda: all(agent.execs[c].exit for c in floods))
+
+
 def test_eight_at_once(box, agent):  # noqa: F811
     with locked(agent):
         for c in range(1, 11):
