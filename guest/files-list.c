@@ -3,9 +3,9 @@
  * Lists a folder, called by files-op.c in a process of its own. A link to the folder itself is
  * followed, as by ls; no link below it is.
  *
- * What must stay true: entries are in the order of msg_path_compare and together at most
- * LIMIT_FILE_ENTRIES and LIMIT_FILE_BYTES; names, depth and memory are bounded, and whatever is left
- * out is reported as truncated.
+ * What must stay true: entries are in the order of msg_path_compare, each once, and together at most
+ * LIMIT_FILE_ENTRIES and LIMIT_FILE_BYTES; names, depth and memory are bounded; an entry that cannot
+ * be looked at does not fail the list; whatever is left out is reported as truncated.
  */
 
 #include "guest/files-internal.h"
@@ -63,6 +63,22 @@ static int by_name(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+/* A folder that changes meanwhile may have a name twice. */
+static void sort_names(struct names *l)
+{
+	size_t n = 0;
+
+	if (l->n > 0)
+		qsort(l->v, l->n, sizeof(*l->v), by_name);
+	for (size_t i = 0; i < l->n; i++) {
+		if (n > 0 && streq(l->v[n - 1], l->v[i]))
+			free(l->v[i]);
+		else
+			l->v[n++] = l->v[i];
+	}
+	l->n = n;
+}
+
 /* Reads the names of a folder, sorted. Returns 1 if there are more than NAMES_MAX. */
 static int read_names(DIR *d, struct names *ret)
 {
@@ -84,7 +100,7 @@ static int read_names(DIR *d, struct names *ret)
 		if (add_name(ret, e->d_name) < 0)
 			return -ENOMEM;
 	}
-	qsort(ret->v, ret->n, sizeof(*ret->v), by_name);
+	sort_names(ret);
 	return r;
 }
 
@@ -144,18 +160,25 @@ static int read_target(int dir_fd, const char *name, char **ret)
 
 static int list_folder(struct lister *l, int fd, const char *prefix, unsigned depth);
 
+/* Leaves out what cannot be read: a mount without its server, a process of /proc that has ended. */
+static int leave_out(struct lister *l, int r)
+{
+	if (r == -ENOMEM)
+		return r;
+	l->done->flags |= FILE_TRUNCATED;
+	return 0;
+}
+
 /* Lists the folder below an entry. One that cannot be read, or has gone, is left out. */
 static int descend(struct lister *l, int dir_fd, const char *name, const char *path, unsigned depth)
 {
-	int fd = depth < DEPTH_MAX
-			 ? openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-			 : -1;
+	int fd, r = -ELOOP;
 
-	if (fd < 0) {
-		l->done->flags |= FILE_TRUNCATED;
-		return 0;
+	if (depth < DEPTH_MAX) {
+		fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		r = fd < 0 ? -errno : list_folder(l, fd, path, depth + 1);
 	}
-	return list_folder(l, fd, path, depth + 1);
+	return r < 0 ? leave_out(l, r) : 0;
 }
 
 /* Adds one name of a folder, with what is below it. */
@@ -169,16 +192,15 @@ static int list_name(
 
 	if (!path)
 		return -ENOMEM;
-	if (strlen(path) > MSG_PATH_MAX) {
-		l->done->flags |= FILE_TRUNCATED;
-		return 0;
-	}
+	if (strlen(path) > MSG_PATH_MAX)
+		return leave_out(l, -ENAMETOOLONG);
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : -errno; /* deleted meanwhile */
+		return errno == ENOENT ? 0 : leave_out(l, -errno); /* deleted meanwhile */
 	if (S_ISLNK(st.st_mode)) {
 		r = read_target(dir_fd, name, &target);
 		if (r < 0)
-			return r == -ENOENT || r == -EINVAL ? 0 : r; /* replaced meanwhile */
+			/* replaced meanwhile */
+			return r == -ENOENT || r == -EINVAL ? 0 : leave_out(l, r);
 	}
 	copy = strdup(path);
 	if (!copy)

@@ -45,7 +45,7 @@ void files_run(const struct files_op *op, const struct msg_file *m, struct msg_f
 	if (r >= 0)
 		return;
 	ret->error = (uint32_t)-r;
-	ret->flags = 0;
+	ret->flags &= FILE_UNKNOWN;
 	ret->content.n = 0;
 	while (ret->n_entries > 0) {
 		struct msg_entry *e = &ret->entries[--ret->n_entries];

@@ -177,17 +177,23 @@ static int fill_new(const struct target *t, int fd, const uint8_t *p, size_t n)
 {
 	mode_t mode = t->exists ? t->st.st_mode & 07777 : 0644;
 	int r = write_all(fd, p, n);
+	struct stat now;
 
 	if (r < 0)
 		return r;
-	if (t->exists && (t->st.st_uid != geteuid() || t->st.st_gid != getegid()) &&
+	/* Below a set-gid folder its group is the folder's. */
+	if (fstat(fd, &now) < 0)
+		return -errno;
+	if (t->exists && (t->st.st_uid != now.st_uid || t->st.st_gid != now.st_gid) &&
 		fchown(fd, t->st.st_uid, t->st.st_gid) < 0)
 		return -errno;
 	return fchmod(fd, mode) < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Gives the new file its temporary name, then the final one. */
-static int put_in_place(const struct target *t, int fd, char name[NAME_BYTES])
+/* Gives the new file its temporary name, then the final one. From then on a failure does not tell
+ * which contents the disk has. */
+static int put_in_place(
+	const struct target *t, int fd, char name[NAME_BYTES], struct msg_file_result *done)
 {
 	char self[64];
 
@@ -200,7 +206,10 @@ static int put_in_place(const struct target *t, int fd, char name[NAME_BYTES])
 	if (renameat(t->dir_fd, name, t->dir_fd, t->name) < 0)
 		return -errno;
 	name[0] = '\0';
-	return fsync(t->dir_fd) < 0 ? -errno : 0;
+	if (fsync(t->dir_fd) >= 0)
+		return 0;
+	done->flags |= FILE_UNKNOWN;
+	return -errno;
 }
 
 static int replace(const struct files_op *op, const struct target *t, const uint8_t *p, size_t n,
@@ -218,7 +227,7 @@ static int replace(const struct files_op *op, const struct target *t, const uint
 	if (r >= 0) {
 		what = "rename";
 		op->commit(op->userdata);
-		r = put_in_place(t, fd, name);
+		r = put_in_place(t, fd, name, done);
 	}
 	if (name[0])
 		(void)unlinkat(t->dir_fd, name, 0);
@@ -248,7 +257,7 @@ static int read_target(const struct target *t, struct buf *ret)
 	do
 		n = buf_read_fd(ret, fd, 256 * 1024);
 	while (n > 0);
-	return n == -ENOBUFS ? -EFBIG : (int)n;
+	return n == -ENOBUFS || buf_len(ret) > EDIT_MAX ? -EFBIG : (int)n;
 }
 
 static const uint8_t *find(const uint8_t *p, const uint8_t *end, const struct msg_blob *old)
@@ -309,7 +318,7 @@ int files_edit(const struct files_op *op, const struct msg_file *m, struct msg_f
 		r = files_fail(ret, -ENOENT, "open");
 	if (r < 0)
 		return r;
-	buf_init(&old, EDIT_MAX);
+	buf_init(&old, EDIT_MAX + 1); /* the last byte tells that there is more */
 	buf_init(&changed, EDIT_MAX);
 	r = edit(op, m, &t, &old, &changed, ret);
 	buf_done(&old);

@@ -9,7 +9,8 @@
  * operations without an answer, and answers arrive in order, so remembering REMEMBERED_MAX answers
  * is enough.
  *
- * A process writes 'c' before its first lasting change, then 'd' and the payload of FILE_DONE.
+ * A process writes 'c' before its first lasting change, then 'd', the length of the payload of
+ * FILE_DONE, and that payload.
  */
 
 #include "guest/files.h"
@@ -45,7 +46,6 @@ struct file {
 	struct source source;
 	int fd;         /* owned: the pipe; -EBADF after EOF */
 	struct buf out; /* owned: what came through it */
-	bool late;      /* killed at its deadline */
 
 	bool done;         /* answer is valid */
 	struct buf answer; /* owned: the payload of FILE_DONE */
@@ -193,6 +193,7 @@ static _noreturn_ void process_main(const struct file *f, const struct msg_file 
 	};
 	struct msg_file_result done = { 0 };
 	struct buf payload;
+	uint32_t length;
 	int r;
 
 	if (take_descriptors(fd, f->files->lock_fd) < 0)
@@ -202,8 +203,11 @@ static _noreturn_ void process_main(const struct file *f, const struct msg_file 
 	memcpy(done.id, m->id, sizeof(done.id));
 	buf_init(&payload, LIMIT_FILE_MESSAGE_BYTES);
 	r = msg_file_result_put(&payload, f->version, &done);
+	length = (uint32_t)buf_len(&payload);
 	if (r >= 0)
 		r = write_all(CHILD_PIPE, &mark, 1);
+	if (r >= 0)
+		r = write_all(CHILD_PIPE, &length, sizeof(length));
 	if (r >= 0)
 		r = write_all(CHILD_PIPE, buf_head(&payload), buf_len(&payload));
 	_exit(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
@@ -226,23 +230,21 @@ static void fail(struct file *f, int error, bool unknown, const char *what)
 		f->done = true;
 }
 
-/* Takes the answer from what the process has written before it ended. */
-static void finish(struct file *f, int status)
+/* Takes the answer from what the process has written; if that is not whole, fails with error. */
+static void finish(struct file *f, int error, const char *what)
 {
 	const uint8_t *p = buf_head(&f->out);
 	size_t n = buf_len(&f->out);
 	bool committed = n > 0 && p[0] == MARK_COMMIT;
-	bool whole = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
+	uint32_t length;
+	size_t head = committed + 1 + sizeof(length);
 
-	if (f->done)
-		return; /* answered at its deadline */
-	if (whole && n > committed && p[committed] == MARK_DONE &&
-		buf_append(&f->answer, p + committed + 1, n - committed - 1) >= 0)
-		f->done = true;
-	else
-		/* SIGKILL is the OOM killer's. */
-		fail(f, WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? ENOMEM : EIO,
-			committed && changes(f), "the operation's process was ended");
+	if (n >= head && p[committed] == MARK_DONE) {
+		memcpy(&length, p + committed + 1, sizeof(length));
+		f->done = n - head == length && buf_append(&f->answer, p + head, length) >= 0;
+	}
+	if (!f->done)
+		fail(f, error, committed && changes(f), what);
 	buf_clear(&f->out);
 }
 
@@ -263,14 +265,13 @@ static void on_out(struct source *s, uint32_t events _unused_)
 static void on_late(struct timer *t)
 {
 	struct file *f = t->userdata;
-	bool committed;
 
-	read_out(f);
-	committed = buf_len(&f->out) > 0 && buf_head(&f->out)[0] == MARK_COMMIT;
-	/* A process in an uninterruptible wait stays: it is answered for now and reaped later. */
+	/* First: a process that is killed here makes no change that it has not announced before. A
+	 * process in an uninterruptible wait stays: it is answered for now and reaped later. */
 	(void)kill(f->child.pid, SIGKILL);
-	fail(f, ETIMEDOUT, committed && changes(f), "the file system did not answer in time");
+	read_out(f);
 	close_pipe(f);
+	finish(f, ETIMEDOUT, "the file system did not answer in time");
 	loop_again(f->files->p.loop);
 }
 
@@ -281,7 +282,9 @@ static void on_exit_(struct child *c, int status)
 	loop_disarm(f->files->p.loop, &f->timer);
 	read_out(f);
 	close_pipe(f);
-	finish(f, status);
+	if (!f->done) /* not at its deadline; SIGKILL is the OOM killer's */
+		finish(f, WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? ENOMEM : EIO,
+			"the operation's process was ended");
 	forget(f->files);
 }
 
@@ -340,7 +343,7 @@ static struct file *file_new(
 	f->op = m->op;
 	f->asked = true;
 	memcpy(f->id, m->id, sizeof(f->id));
-	buf_init(&f->out, 2 + LIMIT_FILE_MESSAGE_BYTES);
+	buf_init(&f->out, 2 + sizeof(uint32_t) + LIMIT_FILE_MESSAGE_BYTES);
 	buf_init(&f->answer, LIMIT_FILE_MESSAGE_BYTES);
 	TAILQ_INSERT_TAIL(&fs->list, f, entry);
 	return f;

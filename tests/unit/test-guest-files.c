@@ -9,9 +9,12 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 static char folder[64];
 static struct loop *loop;
@@ -27,6 +30,69 @@ static bool late; /* the test has waited long enough */
 		_cleanup_free_ char *_command = str_printf(__VA_ARGS__); \
 		ck_assert_int_eq(system(_command), 0); \
 	} while (0)
+
+/* Replaces functions of libc, in the operations' processes too. */
+static struct {
+	bool names_twice;       /* readdir, as below a folder that changes */
+	int dead_error;         /* of each look at an entry "dead" */
+	bool folder_sync_fails; /* fsync of a folder */
+	int unlock_before_kill; /* lock that the next kill releases before; 0: none */
+} libc;
+
+struct dirent *readdir(DIR *d)
+{
+	static struct dirent *last;
+	struct dirent *(*real)(DIR * d) =
+		(struct dirent * (*)(DIR *)) dlsym(RTLD_NEXT, "readdir64");
+	struct dirent *e = last;
+
+	last = NULL;
+	if (e)
+		return e;
+	e = real(d);
+	last = libc.names_twice ? e : NULL;
+	return e;
+}
+
+int fstatat(int dir_fd, const char *name, struct stat *st, int flags)
+{
+	if (libc.dead_error && streq(name, "dead")) {
+		errno = libc.dead_error;
+		return -1;
+	}
+	return (int)syscall(SYS_newfstatat, dir_fd, name, st, flags);
+}
+
+int fsync(int fd)
+{
+	struct stat st;
+
+	if (libc.folder_sync_fails && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+static void unlock(int fd)
+{
+	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+	ck_assert_int_eq(fcntl(fd, F_SETLK, &fl), 0);
+}
+
+int kill(pid_t pid, int signo)
+{
+	int fd = libc.unlock_before_kill;
+	siginfo_t si;
+
+	libc.unlock_before_kill = 0;
+	if (fd > 0) {
+		unlock(fd);
+		ck_assert_int_eq(waitid(P_PID, (id_t)pid, &si, WEXITED | WNOWAIT), 0);
+	}
+	return (int)syscall(SYS_kill, pid, signo);
+}
 
 /* Decodes the answer, if one came, and stops the loop. */
 static bool on_step(_unused_ void *userdata)
@@ -93,6 +159,7 @@ static void setup(void)
 	(void)strcpy(folder, "/tmp/pyro-test-files-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(folder));
 	late = false;
+	memset(&libc, 0, sizeof(libc));
 }
 
 static void teardown(void)
@@ -206,13 +273,6 @@ static int lock_all(void)
 	return -1;
 }
 
-static void unlock(int fd)
-{
-	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
-
-	ck_assert_int_eq(fcntl(fd, F_SETLK, &fl), 0);
-}
-
 static size_t entries(void)
 {
 	DIR *d = opendir(folder);
@@ -315,6 +375,116 @@ START_TEST(killed)
 }
 END_TEST
 
+/* Done between the deadline and the signal: it is not reported as failed. */
+START_TEST(done_at_the_deadline)
+{
+	struct msg_file m = make(FILE_WRITE, "f", "x");
+
+	begin(1);
+	libc.unlock_before_kill = lock_all();
+	ask(1, &m);
+	wait_for(ANSWER_USEC);
+	ck_assert(!late);
+	ck_assert_int_eq((int)done.error, 0);
+	ck_assert_uint_eq(done.size, 1);
+	RUN("test \"$(cat %s/f)\" = x", folder);
+	end();
+}
+END_TEST
+
+/* The rename is done, but may not be on the disk. */
+START_TEST(folder_cannot_be_synced)
+{
+	struct msg_file m = make(FILE_WRITE, "f", "x");
+
+	libc.folder_sync_fails = true;
+	once(&m, EIO);
+	ck_assert_uint_eq(done.flags, FILE_UNKNOWN);
+	ck_assert_uint_eq(done.size, 0);
+	RUN("test \"$(cat %s/f)\" = x", folder);
+	end();
+}
+END_TEST
+
+/* A replaced file keeps its group, also where new files have the folder's. */
+START_TEST(group_is_kept)
+{
+	struct msg_file m = make(FILE_WRITE, "s/f", "x");
+
+	if (geteuid() != 0)
+		return; /* has no second group to give */
+	RUN("mkdir %s/s && chgrp 44 %s/s && chmod 2755 %s/s && : > %s/s/f && chgrp 0 %s/s/f",
+		folder, folder, folder, folder, folder);
+	once(&m, 0);
+	RUN("test \"$(stat -c %%g-%%s %s/s/f)\" = 0-1", folder);
+	end();
+	m.path = (char *)"s/new";
+	random_bytes(m.id, sizeof(m.id));
+	once(&m, 0);
+	RUN("test \"$(stat -c %%g %s/s/new)\" = 44", folder);
+	end();
+}
+END_TEST
+
+static struct msg_file make_list(void)
+{
+	struct msg_file m = make(FILE_LIST, folder, NULL);
+
+	m.flags = FILE_RECURSIVE;
+	RUN("mkdir -p %s/a/sub && : > %s/a/x && : > %s/a/dead && : > %s/z && mkdir %s/dead", folder,
+		folder, folder, folder, folder);
+	return m;
+}
+
+/* One entry that cannot be looked at is left out, below too, and said to be. */
+START_TEST(dead_entries_are_left_out)
+{
+	static const char *const names[] = { "a", "a/sub", "a/x", "z" };
+	static const int errors[] = { ENOTCONN, EACCES, ESRCH };
+	struct msg_file m = make_list();
+
+	libc.dead_error = errors[_i];
+	once(&m, 0);
+	ck_assert_uint_eq(done.flags, FILE_TRUNCATED);
+	ck_assert_uint_eq(done.n_entries, ARRAY_SIZE(names));
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		ck_assert_str_eq(done.entries[i].path, names[i]);
+	end();
+}
+END_TEST
+
+START_TEST(names_are_listed_once)
+{
+	static const char *const names[] = { "a", "a/dead", "a/sub", "a/x", "dead", "z" };
+	struct msg_file m = make_list();
+
+	libc.names_twice = true;
+	once(&m, 0);
+	ck_assert_uint_eq(done.flags, 0);
+	ck_assert_uint_eq(done.n_entries, ARRAY_SIZE(names));
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		ck_assert_str_eq(done.entries[i].path, names[i]);
+	end();
+}
+END_TEST
+
+/* 16 MiB can be edited; one byte more cannot. */
+START_TEST(largest_edit)
+{
+	struct msg_file m = make(FILE_EDIT, "f", "b");
+
+	m.old_text = (struct msg_blob){ (uint8_t *)"a", 1 };
+	RUN("truncate -s 16777215 %s/f && printf a >> %s/f", folder, folder);
+	once(&m, 0);
+	ck_assert_uint_eq(done.size, 16 * MIB);
+	end();
+	RUN("truncate -s 16777216 %s/f && printf a >> %s/f", folder, folder);
+	random_bytes(m.id, sizeof(m.id));
+	once(&m, EFBIG);
+	end();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("guest-files");
@@ -327,6 +497,12 @@ int main(void)
 	tcase_add_test(tc, deadline_after_a_change);
 	tcase_add_test(tc, repeated);
 	tcase_add_test(tc, killed);
+	tcase_add_test(tc, done_at_the_deadline);
+	tcase_add_test(tc, folder_cannot_be_synced);
+	tcase_add_test(tc, group_is_kept);
+	tcase_add_loop_test(tc, dead_entries_are_left_out, 0, 3);
+	tcase_add_test(tc, names_are_listed_once);
+	tcase_add_test(tc, largest_edit);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_set_tap(sr, "-");
