@@ -124,7 +124,9 @@ static const char *verb(const struct file *f)
 /* A command that shows what the path is now; NULL when out of memory. */
 static char *look_fix(const struct file *f, const char *command, const char *words)
 {
-	_cleanup_free_ char *path = shell_quote(f->m.path);
+	/* No program takes it for an option. */
+	_cleanup_free_ char *plain = str_printf("%s%s", f->m.path[0] == '-' ? "./" : "", f->m.path);
+	_cleanup_free_ char *path = plain ? shell_quote(plain) : NULL;
 
 	return path ? str_printf("%s %s %s%s", command, f->machine, words, path) : NULL;
 }
@@ -206,6 +208,9 @@ static enum error_code code_of(int error)
 	case EDQUOT: return ERROR_NO_SPACE;
 	case ENOMEM: return ERROR_NO_MEMORY;
 	case EAGAIN: return ERROR_QUOTA_EXCEEDED;
+	case EBUSY:
+	case EIO:
+	case EROFS: return ERROR_WRONG_STATE;
 	case ETIMEDOUT: return ERROR_GUEST_UNRESPONSIVE;
 	default: return ERROR_INVALID_ARGUMENT;
 	}

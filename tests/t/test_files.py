@@ -183,7 +183,7 @@ def test_false_answers(make_fake, verb):
 
 def test_strange_answers_that_may_be_true(ws):
     code, _, cause, _ = refused(ask(ws, "read", "/hostile/what_bytes"))
-    assert (code, cause) == ("invalid_argument", "\\x1b[2J\\xff\\x0a\\xe2\\x80\\xae: Input/output error")
+    assert (code, cause) == ("wrong_state", "\\x1b[2J\\xff\\x0a\\xe2\\x80\\xae: Input/output error")
     assert refused(ask(ws, "list", "/hostile/error_strange"))[2] == "Unknown error 4095"
     got = result(ws, "list", "/hostile/name_bytes")
     assert [(e["path"], e["artifact_type"], e["link_target"], e.get("binary")) for e in got["entries"]] == [

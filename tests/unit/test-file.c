@@ -446,8 +446,12 @@ static const struct {
 } refusals[] = {
 	{ &a_read, { .error = ENOENT, .what = (char *)"open" }, ERROR_INVALID_ARGUMENT,
 		"cannot read /a in ws-0123456789ab", "open: No such file or directory" },
-	{ &a_read, { .error = EIO, .what = (char *)"\033[2J\xff" }, ERROR_INVALID_ARGUMENT,
+	{ &a_read, { .error = EIO, .what = (char *)"\033[2J\xff" }, ERROR_WRONG_STATE,
 		"cannot read /a in ws-0123456789ab", "\\x1b[2J\\xff: Input/output error" },
+	{ &a_write, { .error = EROFS, .what = (char *)"create a file" }, ERROR_WRONG_STATE,
+		"cannot write /a in ws-0123456789ab", "create a file: Read-only file system" },
+	{ &a_write, { .error = EBUSY }, ERROR_WRONG_STATE, "cannot write /a in ws-0123456789ab",
+		"Device or resource busy" },
 	{ &a_list, { .error = 4095 }, ERROR_INVALID_ARGUMENT, "cannot list /a in ws-0123456789ab",
 		"Unknown error 4095" },
 	{ &a_write, { .error = ENOSPC, .what = (char *)"write" }, ERROR_NO_SPACE,
@@ -477,6 +481,27 @@ START_TEST(refusal_is_explained)
 	if (refusals[_i].cause)
 		ck_assert_str_eq(w.err.cause, refusals[_i].cause);
 	ck_assert_uint_eq(w.dials, 1);
+}
+END_TEST
+
+/* A path that begins like an option is none in the fix. */
+START_TEST(fix_for_a_path_with_a_dash)
+{
+	static const struct {
+		int error;
+		const char *fix;
+	} fixes[] = {
+		{ EISDIR, "pyro workspace file list ws-0123456789ab ./-x" },
+		{ EACCES, "pyro workspace exec ws-0123456789ab -- ls -la ./-x" },
+	};
+	struct msg_file m = a_read;
+
+	m.path = (char *)"-x";
+	greet(AGENT_PROTOCOL_MAX);
+	ask(m);
+	answer(&(struct msg_file_result){ .error = (uint32_t)fixes[_i].error });
+	until(&w.failed, 1);
+	ck_assert_str_eq(w.err.fix, fixes[_i].fix);
 }
 END_TEST
 
@@ -529,6 +554,7 @@ int main(void)
 	tcase_add_loop_test(t, machine_ends, 0, 4);
 	tcase_add_loop_test(t, old_agent, 0, 2);
 	tcase_add_loop_test(t, refusal_is_explained, 0, ARRAY_SIZE(refusals));
+	tcase_add_loop_test(t, fix_for_a_path_with_a_dash, 0, 2);
 	tcase_add_test(t, largest);
 #ifdef PYRO_CRASH_POINTS
 	tcase_add_loop_test(t, guest_that_does_not_answer, 0, 2);
