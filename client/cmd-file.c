@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 
+#include "client/text.h"
 #include "proto/json.h"
 
 static bool wants_summary(const struct session *s)
@@ -31,7 +32,8 @@ static void print_list(struct session *s, json_object *result)
 		{ "BYTES", "size_bytes" },
 		{ "TARGET", "link_target" },
 	};
-	_cleanup_free_ char *empty = str_printf("%s is empty", out_member(result, "path"));
+	_cleanup_free_ char *path = text_escape(out_member(result, "path"), NULL);
+	_cleanup_free_ char *empty = path ? str_printf("%s is empty", path) : NULL;
 
 	out_list(s->cli, out_array(result, "entries"), columns, ARRAY_SIZE(columns),
 		empty ? empty : "it is empty");

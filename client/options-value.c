@@ -308,7 +308,9 @@ int options_take_file(
 
 	if (r < 0)
 		return error_set_errno(p->err, ERROR_INVALID_ARGUMENT, r,
-			r == -EFBIG ? "write it in parts" : "name a file that you may read",
+			r == -EFBIG ? "send it to a command: pyro workspace exec -i WORKSPACE -- "
+				      "'cat > PATH' < FILE"
+				    : "name a file that you may read",
 			"%s: cannot read '%.*s'", flag, shown, path);
 	if (!json_utf8_valid(text, n))
 		return error_set(p->err, ERROR_INVALID_ARGUMENT,

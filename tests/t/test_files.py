@@ -295,6 +295,7 @@ def test_cli(ws, tmp_path):
     assert b"\033" not in r.out and b"\\x1b[2J" in r.out, r
     r = d.pyro("ws", "file", "list", w, "/empty")
     assert (r.status, r.out, r.err) == (0, b"", b"/empty is empty\n")
+    assert d.pyro("ws", "file", "list", w, "/\x1b[2Jempty").err == b"/\\x1b[2Jempty is empty\n"
 
 
 @pytest.mark.parametrize("words,text", [
@@ -303,6 +304,7 @@ def test_cli(ws, tmp_path):
     (("file", "read", "W"), "workspace file read: missing PATH"),
     (("file", "write", "W", "x", "--text-file", "/none"), "--text-file: cannot read '/none'"),
     (("file", "write", "W", "x", "--text-file", "/bin/true"), "--text-file: "),
+    (("file", "write", "W", "x", "--text-file", "/dev/zero"), "pyro workspace exec -i WORKSPACE -- 'cat > PATH' < FILE"),
     (("file", "reed", "W", "x"), "unknown command 'workspace file reed'; did you mean 'workspace file read'?"),
     (("file",), "workspace file: no command given"),
 ])
