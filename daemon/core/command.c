@@ -15,6 +15,7 @@
 #include <signal.h>
 
 #include "daemon/core/command-internal.h"
+#include "daemon/core/workspace-internal.h"
 #include "daemon/config.h"
 #include "daemon/crash.h"
 #include "daemon/log.h"
@@ -572,16 +573,6 @@ static int make(struct command *c, const struct command_params *p)
 			       &transcript_events, c, &c->transcript);
 }
 
-/* A machine that failed is not booted again by a command: its error would be lost. */
-static int has_failed(const struct machine *mc, struct error *err)
-{
-	const char *why = machine_row(mc)->last_error;
-	_cleanup_free_ char *fix = str_printf("pyro workspace start %s", machine_id(mc));
-
-	return error_set(err, ERROR_WRONG_STATE, why ? why : "its guest or its VMM ended", fix,
-		"workspace %s has failed and runs no command", machine_id(mc));
-}
-
 int command_start(
 	struct machine *mc, const struct command_params *p, struct command **ret, struct error *err)
 {
@@ -592,8 +583,9 @@ int command_start(
 	if (machine_state(mc) == MACHINE_DELETING)
 		return error_set(err, ERROR_WRONG_STATE, "its deletion was requested",
 			"pyro workspace list", "workspace %s is being deleted", machine_id(mc));
-	if (machine_state(mc) == MACHINE_FAILED)
-		return has_failed(mc, err);
+	/* It is not booted again by a command: its error would be lost. */
+	if (workspace_refuse_failed(mc, err) < 0)
+		return -EBUSY;
 	if (r >= 0 && running(cs) >= LIMIT_AGENT_EXECS)
 		return error_set(err, ERROR_QUOTA_EXCEEDED, NULL,
 			"wait until one of them has ended, or end one with exec-signal",
