@@ -38,7 +38,7 @@ static void print_list(struct session *s, json_object *result)
 	out_list(s->cli, out_array(result, "entries"), columns, ARRAY_SIZE(columns),
 		empty ? empty : "it is empty");
 	if (out_bool(result, "truncated", false) && !s->cli->quiet)
-		fputs("there are more: list a folder below\n", stderr);
+		fputs("some entries are left out: list a folder below\n", stderr);
 }
 
 const struct waiting wait_file_list = { .print = print_list };

@@ -942,7 +942,7 @@ static const struct api_field file_list_result[] = {
 		.help = "Sorted by name; a folder before what is in it." },
 	{ .name = "truncated",
 		.type = API_BOOL,
-		.help = "There are more: at most 10,000 and 1 MiB are listed." },
+		.help = "Some are left out: beyond 10,000 or 1 MiB, or unreadable." },
 	FIELDS_END,
 };
 

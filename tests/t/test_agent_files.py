@@ -12,6 +12,7 @@ import pytest
 import agent_files
 import wire
 from agent_files import Box
+from conftest import wait_for
 from test_agent import ME, agent  # noqa: F401 (a fixture)
 from wire import FILE_EDIT, FILE_LIST, FILE_READ, FILE_WRITE
 
@@ -89,16 +90,44 @@ def test_an_operation_that_hangs_has_a_deadline(box, agent):  # noqa: F811
 
 
 def test_commands_that_flood_do_not_delay_it(box, agent):  # noqa: F811
-    """Their windows together are larger than the port's buffer, so there is always more to send."""
-    box.sh("printf here > f")
-    floods = range(1, 5)
+    """The answer comes before all that they have to send: eight windows, which are much more than the port's buffer."""
+    floods = range(1, 9)
+
+    def total():
+        return sum(len(agent.execs[c].got[wire.STDOUT]) for c in floods if c in agent.execs)
+    agent.auto = False
     for c in floods:
         agent.send(wire.start(c, "exec yes", user=ME))
-    agent.pump(lambda: all(c in agent.execs and agent.execs[c].got[wire.STDOUT] for c in floods))
-    for _ in range(3):
-        assert box.done(FILE_READ, "f")["content"] == b"here"
-    got = {c: len(agent.execs[c].got[wire.STDOUT]) for c in floods}
-    agent.pump(lambda: all(len(agent.execs[c].got[wire.STDOUT]) > got[c] + wire.WINDOW for c in floods))  # nor do files delay them
+    children = "/proc/%d/task/%d/children" % (agent.process.pid, agent.process.pid)
+
+    def named(name):
+        return [pid for pid in open(children).read().split() if open("/proc/%s/comm" % pid).read() == name + "\n"]
+
+    def written(pid):
+        return int(open("/proc/%s/io" % pid).read().split("wchar: ")[1].split()[0])
+
+    def are_full():
+        return len(named("yes")) == 8 and all(written(pid) >= wire.WINDOW for pid in named("yes"))
+
+    def is_answered():  # nobody reads meanwhile, so the agent has the answer when it has reaped the process
+        return os.path.exists(box.path("f")) and not named("pyro-file")
+
+    def holds(condition):
+        try:
+            return condition()
+        except (FileNotFoundError, ProcessLookupError):  # a process ends now
+            return False
+    wait_for(lambda: holds(are_full))
+    agent.send(wire.file(9, FILE_WRITE, box.path("f"), text_=b"x"))
+    wait_for(lambda: holds(is_answered))
+    agent.pump(lambda: 9 in agent.files)
+    assert agent.files.pop(9)[0]["error"] == 0
+    assert total() < 8 * wire.WINDOW, total()
+    agent.auto, before = True, total()
+    for c in floods:
+        n = len(agent.execs[c].got[wire.STDOUT]) if c in agent.execs else 0
+        agent.send(wire.ack(c, wire.STDOUT, n, n + wire.WINDOW))
+    agent.pump(lambda: total() > before + 8 * wire.WINDOW)
     for c in floods:
         agent.send(wire.kill(c, 9))
     agent.pump(lambda: all(agent.execs[c].exit for c in floods))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Commands of a workspace: they run once, whoever leaves; their output is kept and read by cursor; several callers attach."""
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -371,14 +372,15 @@ def both_streams(live):
         elif kind == wire.DATA:
             assert offset == len(got[stream])
             got[stream] += data
-            live.stdio.sendall(wire.ack(0, stream, len(got[stream]), len(got[stream]) + wire.WINDOW))
+            with contextlib.suppress(BrokenPipeError):  # the rest was sent, and its socket is closed after it
+                live.stdio.sendall(wire.ack(0, stream, len(got[stream]), len(got[stream]) + wire.WINDOW))
     return got
 
 
 def test_slow_caller_holds_both_streams_back_and_lets_both_go(fake, ws):
     live = Live(fake, {"workspace_id": ws, "command": "print 1500000; errprint 1000000; exit 1"}, "workspace.exec")
     end = time.monotonic() + 20
-    while read(fake, live.exec_id, cursor=-1)["cursor"] < 1400000:
+    while read(fake, live.exec_id, cursor=-1)["cursor"] < 1300000:  # then it is held back
         assert time.monotonic() < end
     got = both_streams(live)
     assert got == {wire.STDOUT: lines(1500000), wire.STDERR: lines(1000000)}
@@ -409,10 +411,7 @@ def test_input_behind_what_is_not_read_yet(fake, ws):
     assert (kind, stream) == (wire.ACK, 0), (kind, stream)
     sent = 0
     while sent < 200000:
-        try:
-            second.stdio.sendall(wire.data(0, upto + sent, b"b" * 20000))
-        except BrokenPipeError:
-            raise AssertionError(second.reply())
+        second.stdio.sendall(wire.data(0, upto + sent, b"b" * 20000))
         sent += 20000
     second.stdio.sendall(wire.end(0, upto + sent))
     got = both_streams(second)[wire.STDOUT]

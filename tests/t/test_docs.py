@@ -193,7 +193,7 @@ def test_limits_are_as_written(tmp_path):
     rows = re.findall(r"^\|[^|]+\| (\d+)(?: (MiB|KiB|s))?[^|]*\| `(\w+)` \|$", protocol(), re.M)
     known = constants([name for _, _, name in rows], tmp_path)
     units = {"": 1, "KiB": 1024, "MiB": 1 << 20, "s": 1000000}
-    assert len(rows) == 18
+    assert len(rows) == 19
     for number, unit, name in rows:
         assert known[name] == int(number) * units[unit], name
 
