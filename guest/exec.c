@@ -30,7 +30,15 @@ int execs_new(const struct execs_params *p, struct execs **ret)
 	xs->pids_max = p->cgroup_fd >= 0 ? cgroup_pids_max() : 0;
 	/* An open descriptor: a later mount over the path does not hide the disk. */
 	xs->disk_fd = open(p->workspace, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	r = logins_new(p->loop, p->cgroup_fd, xs->pids_max, &xs->logins);
+	r = logins_new(
+		&(struct logins_params){
+			.loop = p->loop,
+			.cgroup_fd = p->cgroup_fd,
+			.pids_max = xs->pids_max,
+			.workspace = p->workspace,
+			.disk_fd = xs->disk_fd,
+		},
+		&xs->logins);
 	if (r < 0) {
 		fd_close(xs->disk_fd);
 		free(xs);
@@ -300,6 +308,7 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 		held[n].channel = x->channel;
 		held[n].exited = x->state == EXEC_EXITED;
 		held[n].stdin_accepted = x->in.w.received;
+		held[n].stdin_ended = x->in.w.ended;
 		EXEC_FOREACH_OUTPUT (x, i) {
 			held[n].produced[i] = x->out[i].w.produced;
 			held[n].kept[i] = x->out[i].w.acked;

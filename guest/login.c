@@ -4,6 +4,9 @@
  * bounded, it has 10 s, and its output before the marker is ignored. A failed capture is remembered
  * too, so that a broken profile delays only once. A capture is made again when a file that it came
  * from has changed.
+ *
+ * What must stay true: the agent itself looks only at files of its root and of the own disk. A file
+ * system that a guest has mounted may hang, and with it the agent and the whole machine.
  */
 
 #include "guest/login.h"
@@ -16,9 +19,11 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 enum { LOGIN_USERS_MAX = 32, LOGIN_OUTPUT_MAX = 512 * 1024, PROFILES_MAX = 256 };
@@ -30,11 +35,17 @@ const char login_script[] = "printf '\\000" MARKER "\\000'; exec env -0";
 TAILQ_HEAD(login_wait_list, login_wait);
 TAILQ_HEAD(login_list, login);
 
+/* Fingerprints of the files that a capture comes from. */
+struct login_files {
+	uint64_t system;
+	uint64_t own; /* 0: the home was not looked at */
+};
+
 struct login {
 	TAILQ_ENTRY(login) entry;
 	struct logins *logins;        /* borrowed: the collection */
 	struct user user;             /* owned */
-	uint64_t files;               /* fingerprint of its files before it began */
+	struct login_files files;     /* before it began */
 	struct env env;               /* owned; valid when ok */
 	struct login_wait_list waits; /* borrowed from their owners */
 	struct buf out;               /* owned */
@@ -46,22 +57,18 @@ struct login {
 };
 
 struct logins {
-	struct loop *loop; /* borrowed */
-	int cgroup_fd;     /* borrowed: the common node, or -EBADF */
-	uint32_t pids_max;
+	struct logins_params p;
 	struct login_list list; /* owned */
 	size_t n;
 };
 
-int logins_new(struct loop *l, int cgroup_fd, uint32_t pids_max, struct logins **ret)
+int logins_new(const struct logins_params *p, struct logins **ret)
 {
 	struct logins *ls = calloc(1, sizeof(*ls));
 
 	if (!ls)
 		return -ENOMEM;
-	ls->loop = l;
-	ls->cgroup_fd = cgroup_fd;
-	ls->pids_max = pids_max;
+	ls->p = *p;
 	TAILQ_INIT(&ls->list);
 	*ret = ls;
 	return 0;
@@ -69,7 +76,7 @@ int logins_new(struct loop *l, int cgroup_fd, uint32_t pids_max, struct logins *
 
 static void release(struct login *lg)
 {
-	struct loop *l = lg->logins->loop;
+	struct loop *l = lg->logins->p.loop;
 
 	loop_unwatch(l, &lg->out_source);
 	loop_disarm(l, &lg->timer);
@@ -137,7 +144,7 @@ static void read_out(struct login *lg)
 		(n = buf_read_fd(&lg->out, lg->out_fd, LOGIN_OUTPUT_MAX)) != -EAGAIN) {
 		if (n > 0)
 			continue;
-		loop_unwatch(lg->logins->loop, &lg->out_source);
+		loop_unwatch(lg->logins->p.loop, &lg->out_source);
 		lg->out_fd = fd_close(lg->out_fd);
 		lg->overflow = n == -ENOBUFS;
 	}
@@ -176,6 +183,8 @@ static void on_exit_(struct child *c, int status)
 	}
 }
 
+#define FNV_START UINT64_C(0xcbf29ce484222325)
+
 /* FNV-1a: http://www.isthe.com/chongo/tech/comp/fnv/ */
 static void mix(uint64_t *h, uint64_t value)
 {
@@ -183,11 +192,25 @@ static void mix(uint64_t *h, uint64_t value)
 		*h = (*h ^ (value >> 8 * i & 0xff)) * 0x100000001b3;
 }
 
+/* Refuses to enter another file system: there even a look may hang (openat2(2)). */
+static int open_here(int dir_fd, const char *path, uint64_t flags)
+{
+	const struct open_how how = {
+		.flags = flags | O_CLOEXEC,
+		.resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd = syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+/* A file that is missing, or on another file system, always counts the same. */
 static void mix_file(uint64_t *h, int dir_fd, const char *name)
 {
+	_cleanup_close_ int fd = open_here(dir_fd, name, O_PATH);
 	struct stat st;
 
-	if (fstatat(dir_fd, name, &st, 0) < 0) {
+	if (fd < 0 || fstat(fd, &st) < 0) {
 		mix(h, 0);
 		return;
 	}
@@ -203,7 +226,8 @@ static void mix_file(uint64_t *h, int dir_fd, const char *name)
 /* The scripts of /etc/profile.d, in the order of the directory, which also counts. */
 static void mix_profiles(uint64_t *h)
 {
-	DIR *d = opendir("/etc/profile.d");
+	int fd = open_here(AT_FDCWD, "/etc/profile.d", O_RDONLY | O_DIRECTORY);
+	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
 	struct dirent *e;
 
 	for (size_t n = 0; d && n < PROFILES_MAX && (e = readdir(d)); n++)
@@ -211,23 +235,46 @@ static void mix_profiles(uint64_t *h)
 			mix_file(h, dirfd(d), e->d_name);
 	if (d)
 		(void)closedir(d);
+	else
+		fd_close(fd);
 }
 
-/* A fingerprint of what a login shell of the user reads (bash(1), INVOCATION). */
-static uint64_t login_files(const struct user *u)
+/* -errno if the home is neither on the root's file system nor on the own disk. */
+static int open_home(const struct logins *ls, const char *home)
+{
+	size_t n = strlen(ls->p.workspace);
+	int fd = open_here(AT_FDCWD, home, O_PATH);
+
+	if (fd != -EXDEV || ls->p.disk_fd < 0 || strncmp(home, ls->p.workspace, n) != 0 ||
+		(home[n] != '/' && home[n] != '\0'))
+		return fd;
+	home += n + strspn(home + n, "/");
+	return open_here(ls->p.disk_fd, *home ? home : ".", O_PATH);
+}
+
+/* What a login shell of the user reads (bash(1), INVOCATION). */
+static struct login_files login_files(const struct logins *ls, const struct user *u)
 {
 	static const char *const system[] = { "/etc/environment", "/etc/profile",
 		"/etc/profile.d" };
 	static const char *const own[] = { ".bash_profile", ".bash_login", ".profile", ".bashrc" };
-	_cleanup_close_ int home = open(u->home, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	uint64_t h = 0xcbf29ce484222325;
+	_cleanup_close_ int home = open_home(ls, u->home);
+	struct login_files f = { .system = FNV_START, .own = home == -EXDEV ? 0 : FNV_START };
 
 	for (size_t i = 0; i < ARRAY_SIZE(system); i++)
-		mix_file(&h, AT_FDCWD, system[i]);
-	mix_profiles(&h);
+		mix_file(&f.system, AT_FDCWD, system[i]);
+	mix_profiles(&f.system);
 	for (size_t i = 0; home >= 0 && i < ARRAY_SIZE(own); i++)
-		mix_file(&h, home, own[i]);
-	return h;
+		mix_file(&f.own, home, own[i]);
+	return f;
+}
+
+/* A home that is not looked at counts as unchanged. */
+static bool files_changed(const struct login *lg)
+{
+	struct login_files now = login_files(lg->logins, &lg->user);
+
+	return now.system != lg->files.system || (now.own != 0 && now.own != lg->files.own);
 }
 
 static int copy_user(const struct user *u, struct user *ret)
@@ -237,13 +284,6 @@ static int copy_user(const struct user *u, struct user *ret)
 	ret->home = strdup(u->home);
 	ret->shell = strdup(u->shell);
 	return ret->name && ret->home && ret->shell ? 0 : -ENOMEM;
-}
-
-static const char *home_or_root(const struct user *u)
-{
-	struct stat st;
-
-	return stat(u->home, &st) == 0 && S_ISDIR(st.st_mode) ? u->home : "/";
 }
 
 /* Starts the capturing shell with wr as its stdout. */
@@ -260,12 +300,13 @@ static int start_shell(struct login *lg, const char *shell, int wr)
 	if (null_fd < 0)
 		return -errno;
 	r = command_base_env(&lg->user, shell, &base);
-	if (r >= 0 && lg->logins->cgroup_fd >= 0)
-		r = cgroup_make(lg->logins->cgroup_fd, "login", lg->logins->pids_max, &cgroup);
+	if (r >= 0 && lg->logins->p.cgroup_fd >= 0)
+		r = cgroup_make(lg->logins->p.cgroup_fd, "login", lg->logins->p.pids_max, &cgroup);
 	if (r < 0)
 		return r;
 	p.env = base.v;
-	p.cwd = home_or_root(&lg->user);
+	p.cwd = lg->user.home;
+	p.cwd_or_root = true;
 	p.fds[0] = null_fd;
 	p.fds[1] = wr;
 	p.fds[2] = null_fd;
@@ -275,7 +316,7 @@ static int start_shell(struct login *lg, const char *shell, int wr)
 		return r;
 	/* A child that fails before execve exits with 127: the capture fails. */
 	lg->child = (struct child){ .on_exit = on_exit_, .userdata = lg };
-	loop_own_child(lg->logins->loop, &lg->child, pid);
+	loop_own_child(lg->logins->p.loop, &lg->child, pid);
 	return 0;
 }
 
@@ -291,13 +332,13 @@ static int start(struct login *lg, const char *shell)
 	if (fcntl(lg->out_fd, F_SETFL, O_NONBLOCK) < 0)
 		return -errno;
 	lg->out_source = (struct source){ .on_event = on_out, .userdata = lg };
-	r = loop_watch(lg->logins->loop, &lg->out_source, lg->out_fd, EPOLLIN);
+	r = loop_watch(lg->logins->p.loop, &lg->out_source, lg->out_fd, EPOLLIN);
 	if (r >= 0)
 		r = start_shell(lg, shell, wr);
 	if (r < 0)
 		return r;
 	lg->timer = (struct timer){ .on_timer = on_timer, .userdata = lg };
-	loop_arm(lg->logins->loop, &lg->timer, now_usec() + LOGIN_TIME_USEC);
+	loop_arm(lg->logins->p.loop, &lg->timer, now_usec() + LOGIN_TIME_USEC);
 	return 0;
 }
 
@@ -313,7 +354,7 @@ static int login_new(struct logins *ls, const struct user *u, const char *shell,
 	TAILQ_INIT(&lg->waits);
 	buf_init(&lg->out, LOGIN_OUTPUT_MAX);
 	r = copy_user(u, &lg->user);
-	lg->files = login_files(u);
+	lg->files = login_files(ls, u);
 	if (r >= 0)
 		r = start(lg, shell);
 	if (r < 0)
@@ -348,7 +389,7 @@ static int find_or_begin(struct logins *ls, const struct user *u, struct login *
 	const char *shell = command_shell();
 
 	*ret = shell ? find(ls, u) : NULL;
-	if (*ret && (*ret)->done && (*ret)->files != login_files(u)) {
+	if (*ret && (*ret)->done && files_changed(*ret)) {
 		TAILQ_REMOVE(&ls->list, *ret, entry);
 		ls->n--;
 		*ret = login_free(*ret);

@@ -21,8 +21,15 @@ struct login_wait {
 	struct login *login; /* borrowed: set while waiting */
 };
 
-int logins_new(struct loop *l, int cgroup_fd /* borrowed, or -EBADF */, uint32_t pids_max,
-	struct logins **ret); /* cgroup_fd: borrowed, or -EBADF */
+struct logins_params {
+	struct loop *loop;     /* borrowed */
+	int cgroup_fd;         /* borrowed: the common node, or -EBADF */
+	uint32_t pids_max;     /* of a capture */
+	const char *workspace; /* borrowed: absolute */
+	int disk_fd;           /* borrowed: of the workspace on the own disk, or -EBADF */
+};
+
+int logins_new(const struct logins_params *p, struct logins **ret);
 struct logins *logins_free(struct logins *ls);
 
 /* Returns 1 with the environment in *ret (NULL if the capture failed), 0 if w is called later,

@@ -139,7 +139,7 @@ static _noreturn_ void child_main(const struct spawn_params *p, int status_fd)
 	}
 	if (r >= 0) {
 		f.step = STEP_CWD;
-		r = chdir(p->cwd) < 0 ? -errno : 0;
+		r = chdir(p->cwd) < 0 && !(p->cwd_or_root && chdir("/") == 0) ? -errno : 0;
 	}
 	if (r >= 0) {
 		f.step = STEP_EXEC;

@@ -13,8 +13,9 @@ struct spawn_params {
 	char *const *env;      /* NULL-terminated */
 	const struct user *user;
 	const char *cwd;
-	int fds[3];    /* borrowed: stdin, stdout, stderr; stdin -EBADF is /dev/null */
-	int cgroup_fd; /* borrowed; -EBADF: none */
+	bool cwd_or_root; /* run in "/" if cwd cannot be entered */
+	int fds[3];       /* borrowed: stdin, stdout, stderr; stdin -EBADF is /dev/null */
+	int cgroup_fd;    /* borrowed; -EBADF: none */
 };
 
 /*

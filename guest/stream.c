@@ -136,8 +136,13 @@ void in_done(struct loop *l, struct in_stream *in)
 
 int in_data(struct loop *l, struct in_stream *in, struct frame_data d)
 {
-	int r = window_receiver_data(&in->w, &d);
+	int r;
 
+	if (in->w.ended) {
+		in->ack_due = true;
+		return 0;
+	}
+	r = window_receiver_data(&in->w, &d);
 	if (r < 0)
 		return r;
 	in->ack_due = in->ack_due || d.n == 0;
@@ -152,7 +157,7 @@ int in_data(struct loop *l, struct in_stream *in, struct frame_data d)
 
 int in_end(struct loop *l, struct in_stream *in, uint64_t offset)
 {
-	int r = window_receiver_end(&in->w, offset);
+	int r = in->w.ended ? 0 : window_receiver_end(&in->w, offset);
 
 	if (r >= 0) {
 		in->ack_due = true;

@@ -52,7 +52,8 @@ void in_init(struct in_stream *in);         /* bytes may arrive before the progr
 void in_open(struct in_stream *in, int fd); /* owns fd */
 void in_close(struct loop *l, struct in_stream *in);
 void in_done(struct loop *l, struct in_stream *in);
-/* Handles DATA: drops bytes accepted before; -EBADMSG for a gap or more than the window. */
+/* Handles DATA: drops bytes accepted before; -EBADMSG for a gap or more than the window. After END
+ * all further DATA and END is dropped: a new daemon may not know of a previous one's END. */
 int in_data(struct loop *l, struct in_stream *in, struct frame_data d);
 int in_end(struct loop *l, struct in_stream *in, uint64_t offset);
 /* Writes as much as the pipe accepts. If the program has closed its stdin, drops and acknowledges

@@ -103,8 +103,8 @@ static bool hello_valid(const struct msg_hello *m)
 
 static bool held_valid(const struct msg_held *h)
 {
-	bool valid =
-		exec_id_valid(h->exec_id) && h->channel != AGENT_CHANNEL_NONE && h->exited <= 1;
+	bool valid = exec_id_valid(h->exec_id) && h->channel != AGENT_CHANNEL_NONE &&
+		     h->exited <= 1 && h->stdin_ended <= 1;
 
 	for (size_t i = 0; i < STREAM_MAX; i++)
 		valid = valid && h->kept[i] <= h->produced[i];

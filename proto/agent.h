@@ -59,6 +59,7 @@ struct msg_held {
 	uint64_t stdin_accepted;
 	uint64_t produced[STREAM_MAX]; /* read from the program so far */
 	uint64_t kept[STREAM_MAX];     /* the earliest offset still in the ring */
+	uint8_t stdin_ended;           /* END of stdin has arrived: no more input is taken */
 };
 
 struct msg_welcome {
@@ -251,6 +252,7 @@ int msg_path_compare(const char *a, const char *b);
 	X(held,     stdin_accepted, NUMBER,                    1) \
 	X(held,     produced,       STREAMS,                   1) \
 	X(held,     kept,           STREAMS,                   1) \
+	X(held,     stdin_ended,    NUMBER,                    3) \
 	X(setup,    entropy,        BYTES,                     1) \
 	X(setup,    realtime_usec,  NUMBER,                    1) \
 	X(setup,    machine_id,     BYTES,                     1) \

@@ -647,7 +647,7 @@ static int resume(struct exec *x, const struct msg_held *h)
 	return 0;
 }
 
-/* Notes which output of an adopted command the agent still has. */
+/* Notes which output of an adopted command the agent still has, and whether its input has ended. */
 static int note_held(struct exec *x, const struct msg_held *h)
 {
 	if (h->channel != x->channel)
@@ -659,6 +659,7 @@ static int note_held(struct exec *x, const struct msg_held *h)
 		x->out[i].received = h->produced[i];
 	}
 	x->in.acked = x->in.sent = x->in.produced = x->in.limit = x->in_next = h->stdin_accepted;
+	x->in.ended = h->stdin_ended;
 	x->held = true;
 	x->cb.on_held(x, x->userdata);
 	return 0;

@@ -52,8 +52,8 @@ int machine_forget_strays(struct machine *mc, const struct msg_welcome *w)
 	int r = 0;
 
 	for (uint32_t i = 0; r >= 0 && i < w->n_held; i++) {
-		mc->guest.channels = MAX_OF(mc->guest.channels, w->held[i].channel);
-		if (!exec_list_find(&mc->guest.execs, w->held[i].channel))
+		r = machine_note_channel(mc, w->held[i].channel);
+		if (r >= 0 && !exec_list_find(&mc->guest.execs, w->held[i].channel))
 			r = frame_put(link_control(mc->guest.link), FRAME_EXIT_ACK,
 				w->held[i].channel, NULL, 0);
 	}

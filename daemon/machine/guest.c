@@ -59,6 +59,15 @@ void machine_link_close(struct machine *mc)
 	mc->guest.link = link_free(mc->guest.link);
 }
 
+/* The guest reports these numbers: they must not bring the next one round to zero. */
+int machine_note_channel(struct machine *mc, uint32_t channel)
+{
+	if (channel >= CHANNEL_HELD_MAX)
+		return -EBADMSG;
+	mc->guest.channels = MAX_OF(mc->guest.channels, channel);
+	return 0;
+}
+
 uint32_t machine_channel(struct machine *mc)
 {
 	return ++mc->guest.channels;
@@ -81,7 +90,7 @@ void machine_expect_command(struct machine *mc)
 
 void machine_hold_exec(struct machine *mc, struct exec *x, uint32_t channel)
 {
-	mc->guest.channels = MAX_OF(mc->guest.channels, channel);
+	(void)machine_note_channel(mc, channel); /* the next WELCOME fails if it is too high */
 	exec_list_insert(&mc->guest.execs, x);
 }
 

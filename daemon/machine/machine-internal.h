@@ -51,6 +51,9 @@ struct boot {
 	bool process_kept;          /* the row with the VMM's pid is committed */
 };
 
+/* No command that a guest holds has this channel or a higher one. */
+#define CHANNEL_HELD_MAX (UINT32_MAX / 2)
+
 /* The guest as seen through its agent. */
 struct guest {
 	struct link *link;            /* owned */
@@ -208,6 +211,8 @@ void machine_expect_command(struct machine *mc);
 void machine_fail_execs(struct machine *mc, const struct error *err);
 /* Ends the file operations at the daemon's end. */
 void machine_end_files(struct machine *mc);
+/* Lets later commands get higher channels than this one; -EBADMSG: it is CHANNEL_HELD_MAX or more. */
+int machine_note_channel(struct machine *mc, uint32_t channel);
 /* True if the WELCOME is from the guest that was set up, in the same boot. */
 bool machine_is_same(struct machine *mc, const struct msg_welcome *w);
 

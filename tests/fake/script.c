@@ -497,6 +497,7 @@ int execs_held(struct execs *xs, struct msg_held **ret, uint32_t *ret_n)
 		held[n].channel = x->channel;
 		held[n].exited = x->exited;
 		held[n].stdin_accepted = x->in.w.received;
+		held[n].stdin_ended = x->in.w.ended;
 		STREAM_FOREACH (i, x->streams & STREAMS_OUTPUT) {
 			held[n].produced[i] = x->out[i].w.produced;
 			held[n].kept[i] = x->out[i].w.acked;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The agent as an ordinary process (`pyro-agent --serve-fd`), tested with the wire protocol of wire.py. Proves streams, offsets,
 resynchronisation, flow control, timeouts and the end of commands; tests/vm proves them again in a guest."""
+import contextlib
 import errno
 import hashlib
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 
 import pytest
@@ -25,11 +27,12 @@ ME = str(os.geteuid())
 NO_BASH = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind /dev/null /bin/bash && exec "$@"', "sh"]
 
 
-@pytest.fixture
-def agent(tmp_path, request):
+@contextlib.contextmanager
+def serving(tmp_path, before=(), fds=()):
+    """An agent, started by the command `before`, which inherits the descriptors too."""
     ours, theirs = socket.socketpair()
-    p = subprocess.Popen([*getattr(request, "param", ()), AGENT, "--serve-fd", str(theirs.fileno()), "--workspace", str(tmp_path)],
-                         pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    p = subprocess.Popen([*before, AGENT, "--serve-fd", str(theirs.fileno()), "--workspace", str(tmp_path)],
+                         pass_fds=[theirs.fileno(), *fds], stderr=subprocess.PIPE)
     theirs.close()
     h = wire.Host(ours)
     h.process, h.workspace = p, tmp_path
@@ -44,6 +47,12 @@ def agent(tmp_path, request):
         p.kill()
         raise
     assert b"Sanitizer" not in err and b"runtime error" not in err, err.decode()
+
+
+@pytest.fixture
+def agent(tmp_path, request):
+    with serving(tmp_path, getattr(request, "param", ())) as h:
+        yield h
 
 
 def alive(pid):
@@ -104,6 +113,64 @@ def test_captured_environment_spares_the_login_shell(agent):
     assert ask(2) == ask(3) == ["plain", pwd.getpwnam("root").pw_dir]
 
 
+# Put before the agent, with a descriptor: the home of root is a FUSE file system that answers nothing while the descriptor is open.
+HUNG_HOME = ["unshare", "--mount", "--", sys.executable, "-c", """
+import ctypes, os, pwd, sys
+libc, fd = ctypes.CDLL(None, use_errno=True), int(sys.argv[1])
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fd
+if libc.mount(b"hung", pwd.getpwnam("root").pw_dir.encode(), b"fuse", 0, options):
+    raise OSError(ctypes.get_errno(), "mount")
+os.set_inheritable(fd, False)
+os.execv(sys.argv[2], sys.argv[2:])
+"""]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_a_home_that_hangs_delays_only_its_user(tmp_path):
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    fuse = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        with serving(tmp_path, [*HUNG_HOME, str(fuse)], [fuse]) as agent:
+            agent.send(wire.frame(wire.LOGIN) + wire.start(1, "echo root; pwd", user="root"))
+            assert bytes(agent.run(2, "echo other", user="nobody").got[STDOUT]) == b"other\n"
+            x = agent.execs.setdefault(1, wire.Exec())
+            assert x.started is None and x.exit is None
+            fuse = os.close(fuse)  # from now on each request fails
+            agent.pump(lambda: x.exit)
+            assert (x.exit["code"], bytes(x.got[STDOUT])) == (0, b"root\n/\n")
+    finally:
+        if fuse is not None:
+            os.close(fuse)
+
+
+# Put before the agent: users with a home in the workspace, which is a mount as in a guest, on its root, and on a file system of its own.
+HOMES = ["unshare", "--mount", "--", "sh", "-ec", """
+mount --bind "$1" "$1"
+mkdir "$1/own" "$1/other"
+mount -t tmpfs tmpfs "$1/other"
+mount -t tmpfs tmpfs /etc/profile.d
+for name in own other; do echo "$name:x:0:0::$1/$name:/bin/sh"; done > "$1/passwd"
+mount --bind "$1/passwd" /etc/passwd
+shift
+exec "$@"
+""", "sh"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_login_files_are_looked_at_on_own_file_systems_only(tmp_path):
+    """A changed file of a home on the own disk takes effect; on another file system, which may hang, it is not looked at."""
+    with serving(tmp_path, [*HOMES, str(tmp_path)]) as agent:
+        for first, (user, found) in enumerate((("own", b"1 2"), ("other", b"none none"))):
+            said = []
+            for n, line in enumerate(("echo 'export MINE=1' > ~/.profile", "echo ${MINE-none}", "echo 'export MINE=2; :' > ~/.profile",
+                                      "echo ${MINE-none}"), 1 + first * 10):
+                x = agent.run(n, line, user=user)
+                assert x.exit["code"] == 0, (user, line, bytes(x.got[STDERR]))
+                said += x.got[STDOUT].split()
+            assert b" ".join(said) == found, (user, said)
+
+
 def test_stdin_null_and_descriptors(agent):
     x = agent.run(1, "cat; ls /proc/self/fd | wc -l; cat /proc/self/oom_score_adj", user=ME)
     assert bytes(x.got[STDOUT]).split()[0] == b"4"
@@ -135,6 +202,24 @@ def test_stdin_repeated_and_gap(agent):
     agent.send(wire.start(2, "cat", user=ME, flags=wire.WITH_STDIN) + wire.data(2, 1, b"gap"))
     with pytest.raises(AssertionError, match="closed the connection"):
         agent.pump(lambda: False)
+
+
+def test_input_after_its_end(agent):
+    """A new daemon may not know that the one before it has ended the input. What it sends then is dropped, and nothing else suffers."""
+    agent.send(wire.start(1, "cat; echo ended; sleep 300", user=ME, flags=wire.WITH_STDIN) + wire.data(1, 0, b"abc"))
+    x = agent.execs.setdefault(1, wire.Exec())
+    assert agent.greet(wire.SECRET)["held"][1]["stdin_ended"] == 0
+    agent.send(wire.resume(1, 0, 0, 1 << 30, 1 << 30) + wire.data(1, 0, b"abc") + wire.end(1, 3))
+    agent.pump(lambda: bytes(x.got[STDOUT]) == b"abcended\n")
+    held = agent.greet(wire.SECRET)["held"][1]
+    assert (held["accepted"], held["stdin_ended"]) == (3, 1)
+    agent.send(wire.resume(1, 9, 0, 1 << 30, 1 << 30) + wire.data(1, 3, b"more") + wire.end(1, 7))
+    assert bytes(agent.run(2, "echo other", user=ME).got[STDOUT]) == b"other\n"
+    assert x.acked == 3 and x.exit is None
+    held = agent.greet(wire.SECRET, newest=2)["held"][1]
+    assert (held["accepted"], held["stdin_ended"]) == (3, 0)  # protocol 2 does not have it
+    agent.send(wire.resume(1, 9, 0, 1 << 30, 1 << 30) + wire.kill(1, 9, True))
+    agent.pump(lambda: x.exit)
 
 
 @pytest.mark.parametrize("kw,what", [

@@ -86,6 +86,9 @@ def test_agent_serves_a_newer_host(agent):
     h.pump(lambda: h.bye)
 
 
+HELD = struct.calcsize("<15sIBQ4Q4Q")  # of one held command in WELCOME, before protocol 3
+
+
 def newer(lines):
     """A recorded agent of protocol 1 that behaves like one of a newer protocol: it agrees on ours, and sends more."""
     for line in lines:
@@ -94,7 +97,8 @@ def newer(lines):
         if line.way == "<" and line.kind is not None:
             data = line.data
             if line.kind == wire.WELCOME:
-                data = data[:12] + struct.pack("<H", wire.NEWEST) + data[14:]
+                held = [data[51 + at:51 + at + HELD] + b"\0" for at in range(0, len(data) - 51, HELD)]
+                data = wire.frame(wire.WELCOME, 0, struct.pack("<H", wire.NEWEST) + data[14:51] + b"".join(held))
             if line.kind == wire.EXIT:
                 data = wire.frame(wire.EXIT, line.channel, data[12:] + struct.pack("<II", 0, 300))
             line = Line("<", line.name, data)

@@ -335,6 +335,31 @@ def test_two_are_attached(fake, ws):
         assert caller.reply()["result"]["exit_code"] == 1
 
 
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_ended_input_over_a_restart(make_fake, end):
+    """The next daemon knows from the guest that the input has ended: more of it is refused, as before, and no command is lost."""
+    d = make_fake(build=BUILD_ASAN).start()
+    ws = workspace(d)
+    other = background(d, ws, "sleep 0")
+    ex = background(d, ws, "cat; echo ended; sleep 0", interactive=True)
+    ok(d, "exec.write", {"exec_id": ex, "data": "typed\n", "eof": True})
+    while read(d, ex, wait_ms=20000)["output"] != "typed\nended\n":
+        pass
+    for _ in range(2):
+        assert refused(d, "exec.write", {"exec_id": ex, "data": "more"}) == "wrong_state"
+        getattr(d, end)()
+        d.start()
+        read(d, ex, wait_ms=100, cursor=-1)
+        reply = d.call("exec.write", {"exec_id": ex, "data": "more", "eof": True})
+        assert reply["error"]["data"]["code"] == "wrong_state" and "its input has ended" in json.dumps(reply), reply
+    caller = Attached(d, ex)
+    caller.stdio.sendall(wire.data(0, 0, b"more") + wire.end(0, 4))
+    assert run(d, ws, "echo works")["stdout"] == "works\n"
+    for x in (ex, other):
+        assert wait(d, x, wait_ms=0)["state"] == "running"
+        ok(d, "exec.signal", {"exec_id": x, "signal_name": "KILL"})
+
+
 def refused_attach(d, ex):
     other = Attached(d, ex)
     return other.reply()["error"]["data"]["code"]

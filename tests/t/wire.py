@@ -145,7 +145,8 @@ def parse_welcome(p):
     w["held"] = {}
     for _ in range(r.take("I")):
         name, channel, exited, accepted = r.take("15sIBQ")
-        w["held"][channel] = {"id": name, "exited": exited, "accepted": accepted, "produced": r.take("4Q"), "kept": r.take("4Q")}
+        w["held"][channel] = {"id": name, "exited": exited, "accepted": accepted, "produced": r.take("4Q"), "kept": r.take("4Q"),
+                              "stdin_ended": r.take("B") if w["version"] >= 3 else 0}
     r.done()
     return w
 

@@ -84,7 +84,12 @@ static void send_welcome(const struct frame *f)
 {
 	struct msg_hello hello;
 	struct msg_welcome w = { .state = fake.set_up ? AGENT_SET_UP : AGENT_READY };
+	struct msg_held held = { "ex-0123456789ab", .channel = fake.held_channel };
 
+	if (fake.held_channel > 0) {
+		w.n_held = 1;
+		w.held = &held;
+	}
 	ck_assert_int_ge(msg_hello_get(f, AGENT_PROTOCOL_MAX, &hello), 0);
 	if (fake.mute)
 		return;

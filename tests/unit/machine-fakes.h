@@ -38,9 +38,10 @@ struct fake {
 	bool mute;   /* never answers HELLO */
 	bool unseen; /* the guest sends nothing and resets the VMM */
 	bool refuse_dial;
-	bool never_ends; /* does not end when asked to shut down */
-	bool hangs;      /* the VMM does not exit when killed */
-	bool writes_on;  /* the VMM does not pause when asked */
+	bool never_ends;       /* does not end when asked to shut down */
+	bool hangs;            /* the VMM does not exit when killed */
+	bool writes_on;        /* the VMM does not pause when asked */
+	uint32_t held_channel; /* of a command that it claims to hold; 0: none */
 	/* what was seen */
 	unsigned reads; /* of image and kernel */
 	bool was_read;

@@ -12,8 +12,8 @@
 
 static char *env_of_start[] = { (char *)"A=1", (char *)"EMPTY=", (char *)"C=x=y", NULL };
 static struct msg_held held_two[] = {
-	{ "ex-0123456789ab", 1, 1, 5, { 0, 300, 7, 0 }, { 0, 44, 7, 0 } },
-	{ "ex-ffffffffffff", UINT32_MAX, 0, 0, { 0 }, { 0 } },
+	{ "ex-0123456789ab", 1, 1, 5, { 0, 300, 7, 0 }, { 0, 44, 7, 0 }, 1 },
+	{ "ex-ffffffffffff", UINT32_MAX, 0, 0, { 0 }, { 0 }, 0 },
 };
 
 static const struct msg_hello a_hello = { 1, 3, { 9, 8, 7 } };
@@ -165,6 +165,31 @@ START_TEST(fields_of_a_version)
 	ck_assert_int_eq(msg_exit_get(&f, 0, &m), -EINVAL); /* no version agreed on yet */
 	ck_assert_int_eq(msg_exit_put(&b, 0, &a_exit), -EINVAL);
 	buf_done(&b);
+}
+END_TEST
+
+/* Each held command has one more byte since version 3; from an older peer its input is open. */
+START_TEST(held_of_a_version)
+{
+	static const size_t one = 16 - 1 + 4 + 1 + 8 + 2 * 4 * 8, head = 2 + 1 + 16 + 16 + 4;
+
+	for (uint16_t version = 1; version <= AGENT_PROTOCOL_MAX; version++) {
+		struct msg_welcome welcome = a_welcome, w;
+		struct buf b;
+
+		buf_init(&b, LIMIT_MESSAGE_BYTES);
+		welcome.version = version;
+		ck_assert_int_eq(msg_welcome_put(&b, AGENT_PROTOCOL_MAX, &welcome), 0);
+		ck_assert_uint_eq(buf_len(&b), head + 2 * (one + (version >= 3)));
+		struct frame f = FRAME_OF(&b);
+		ck_assert_int_eq(msg_welcome_get(&f, AGENT_PROTOCOL_MAX, &w), 0);
+		ck_assert_uint_eq(w.n_held, 2);
+		ck_assert_uint_eq(w.held[0].stdin_ended, version >= 3);
+		ck_assert_uint_eq(w.held[1].stdin_ended, 0);
+		ck_assert_uint_eq(w.held[1].channel, UINT32_MAX);
+		msg_welcome_done(&w);
+		buf_done(&b);
+	}
 }
 END_TEST
 
@@ -357,6 +382,10 @@ START_TEST(other_ranges)
 	gap.kept[1] = gap.produced[1] + 1;
 	w.n_held = 1;
 	w.held = &gap;
+	ck_assert_int_eq(msg_welcome_put(&b, AGENT_PROTOCOL_MAX, &w), -EINVAL);
+	gap = held_two[0];
+	gap.stdin_ended = 2;
+	w.version = 3;
 	ck_assert_int_eq(msg_welcome_put(&b, AGENT_PROTOCOL_MAX, &w), -EINVAL);
 	static const char *const names[] = { "", "A", "a.b", "a b",
 		"0123456789012345678901234567890123456789012345678901234567890123" };
@@ -613,6 +642,7 @@ int main(void)
 	tcase_add_loop_test(tc, round_trips, 1, AGENT_PROTOCOL_MAX + 2);
 	tcase_add_loop_test(tc, mutations, 1, AGENT_PROTOCOL_MAX + 2);
 	tcase_add_test(tc, fields_of_a_version);
+	tcase_add_test(tc, held_of_a_version);
 	tcase_add_test(tc, greetings_say_their_version);
 	tcase_add_test(tc, frames_of_a_version);
 	tcase_add_test(tc, fields_arrive);

@@ -496,6 +496,29 @@ START_TEST(stop_survives_a_cut)
 }
 END_TEST
 
+/* The number of a channel goes on after those that the guest reports, and never wraps. */
+START_TEST(claims_a_high_channel)
+{
+	static const uint32_t high[] = { UINT32_MAX / 2, UINT32_MAX };
+
+	started();
+	fake.held_channel = UINT32_MAX / 2 - 1;
+	fake_break();
+	settle();
+	must_be(MACHINE_STARTED);
+	ck_assert_uint_eq(machine_channel(the_machine()), UINT32_MAX / 2);
+	fake.held_channel = high[_i];
+	fake_break();
+	settle();
+	must_be(MACHINE_UNKNOWN);
+	ck_assert_uint_eq(machine_channel(the_machine()), UINT32_MAX / 2 + 1);
+	fake.held_channel = 0;
+	ask_and_settle(BOOT);
+	must_be(MACHINE_STARTED);
+	delete ();
+}
+END_TEST
+
 /* Waits for the n-th SETUP of this test. */
 static void until_setup(unsigned n)
 {
@@ -785,6 +808,7 @@ static TCase *stories_case(void)
 	tcase_add_loop_test(t, deleted_when_a_stop_is_late, 0, 8);
 	tcase_add_test(t, guest_switches_itself_off);
 	tcase_add_test(t, stop_survives_a_cut);
+	tcase_add_loop_test(t, claims_a_high_channel, 0, 2);
 	tcase_add_loop_test(t, failed_guest_reports_success, 0, 4);
 	tcase_add_test(t, lost_in_setup_and_asked_again);
 	tcase_add_test(t, stopped_now);

@@ -57,6 +57,31 @@ def test_a_machine_of_ones_own(ws):
     assert [x["sequence"] for x in found] == list(range(1, len(found) + 1)) and {x["state"] for x in found} == {"exited"}, found
 
 
+# Mounts a FUSE file system that answers nothing, until this process ends.
+HANG = """python3 -c '
+import ctypes, os, signal
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % fd
+assert ctypes.CDLL(None).mount(b"hung", b"/home/dev", b"fuse", 0, options) == 0
+print("mounted", flush=True)
+signal.pause()
+'"""
+
+
+def test_a_home_that_hangs_delays_only_its_user(ws):
+    """The agent looks for changed login files before each command; on a file system that hangs it must not."""
+    ws.out("useradd -m dev")
+    assert ws.out("pwd", user="dev") == "/workspace\n"
+    server = ws.run(HANG, background=True)["exec_id"]
+    while "mounted" not in ws.call("exec.read", exec_id=server, wait_ms=20000)["output"]:
+        assert ws.call("exec.wait", exec_id=server, wait_ms=0)["state"] == "running"
+    ws.out("echo two:x:4242:4242::/home/dev/two:/bin/bash >> /etc/passwd")
+    stuck = ws.run("echo two", user="two", background=True)["exec_id"]
+    assert ws.out("echo root") == "root\n"
+    ws.call("exec.signal", exec_id=server, signal_name="KILL")
+    assert ws.call("exec.wait", exec_id=stuck, wait_ms=60000)["stdout"] == "two\n"
+
+
 def test_commands_outlive_the_daemon(ws):
     d = ws.d
     count = "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.02; done; echo done >&2; exit 5"
