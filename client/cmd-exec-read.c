@@ -309,7 +309,8 @@ static int prepare_logs(struct session *s, json_object *params, struct error *er
 	return 0;
 }
 
-/* Returns the only command whose id begins so; NULL with s->own set: none or several. Borrowed. */
+/* Returns the command whose id begins with the text. Borrowed. NULL, with s->own set: no command or
+ * several match. */
 static json_object *find_exec(struct session *s, json_object *result, const char *begin)
 {
 	_cleanup_free_ char *fix =

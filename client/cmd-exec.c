@@ -16,7 +16,7 @@ static bool is_detached(const struct session *s)
 	return json_get_bool(s->line->checked, "background", false);
 }
 
-/* Without --timeout the command has no limit: whoever types it has Ctrl-C. */
+/* Without --timeout the command has no limit: a person ends it with Ctrl-C. */
 static int prepare_exec(struct session *s _unused_, json_object *params, struct error *err _unused_)
 {
 	return json_get(params, "timeout_seconds") ? 0 : json_add_int(params, "timeout_seconds", 0);

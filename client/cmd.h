@@ -25,8 +25,8 @@ int command_report_end(struct session *s);
 /* For a method without a format of its own: prints its result as "Label: value" lines. */
 extern const struct waiting wait_plain;
 
-/* For the phase "start" of a machine, with the daemon's progress: notes on stderr that it is emulated,
- * every time if the CPU could do better, else the first time. */
+/* For the phase "start" of a machine, with the daemon's progress: notes on stderr that it is
+ * emulated, every time if the CPU could do better, else the first time. */
 void note_emulation(const struct session *s, json_object *progress);
 
 /* Makes the checks that need no daemon, in the form of system.doctor's result (doctor-local.c).

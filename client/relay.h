@@ -28,8 +28,8 @@ int relay_new(
  * offset of the new peer's first ACK.
  */
 int relay_renew(struct relay *r, int *ret_peer, struct error *err);
-/* For a peer whose streams begin at any offset, as those of exec.attach: each stream begins with the
- * offset of its first frame. */
+/* For a peer whose streams begin at any offset, as those of exec.attach: each stream begins with
+ * the offset of its first frame. */
 void relay_accept_offsets(struct relay *r);
 /* Writes how far stdout or stderr has been received. False while that is unknown. */
 bool relay_offset(const struct relay *r, bool of_stderr, uint64_t *ret);

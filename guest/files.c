@@ -267,7 +267,7 @@ static void on_late(struct timer *t)
 	struct file *f = t->userdata;
 
 	/* First: a process that is killed here makes no change that it has not announced before. A
-	 * process in an uninterruptible wait stays: it is answered for now and reaped later. */
+	 * process in state D stays until it can be killed; its caller gets the answer now. */
 	(void)kill(f->child.pid, SIGKILL);
 	read_out(f);
 	close_pipe(f);

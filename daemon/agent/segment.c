@@ -623,8 +623,8 @@ int segment_read(const char *dir, const char *id, uint32_t number, uint64_t size
 	return 0;
 }
 
-/* Returns 1 and the cursor of the first record of s at or after usec, 0 if all are earlier, -ENODATA
- * if there is no record. only_first: the others are not looked at. */
+/* Returns 1 and the cursor of the first record of s at or after usec, 0 if all are earlier,
+ * -ENODATA if s has no record. only_first: reads the first record alone. */
 static int find_in(int dir_fd, const char *id, const struct segment *s, uint64_t usec,
 	bool only_first, uint64_t *ret)
 {

@@ -2,7 +2,7 @@
 /*
  * The operations of transcripts on the writer thread. Made and queued by transcript.c and
  * transcript-reader.c. What must stay true: a run function uses its operation alone, the loop alone
- * uses owner; whoever is freed disowns or cancels its operations first.
+ * uses owner; an owner disowns or cancels its operations before it is freed.
  */
 
 #include "daemon/agent/transcript-private.h"

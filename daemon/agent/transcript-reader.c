@@ -320,7 +320,7 @@ static void pass_gap(struct transcript_reader *r, const struct piece *p)
 		r->cb.on_gap(r, n, r->userdata);
 }
 
-/* Passes one piece, or as much of it as is allowed. Returns false if there is no credit for it. */
+/* Passes one piece, or as much of it as the credit allows. Returns false without credit. */
 static bool give(struct transcript_reader *r, const struct piece *p, uint64_t *left)
 {
 	uint64_t n = MIN_OF(p->n, MIN_OF(r->credit, *left));

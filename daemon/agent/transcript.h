@@ -100,8 +100,8 @@ int transcript_reader_new_at(struct transcript *t, uint8_t stream, uint64_t offs
 	struct transcript_reader **ret);
 struct transcript_reader *transcript_reader_free(struct transcript_reader *r);
 DEFINE_CLEANUP(struct transcript_reader *, transcript_reader_free)
-/* Called at once after transcript_reader_new (not _new_at): nothing that arrived before usec (CLOCK_REALTIME) is
- * passed. Bytes that arrive within 10 ms may share a time. */
+/* Called at once after transcript_reader_new (not _new_at): nothing that arrived before usec
+ * (CLOCK_REALTIME) is passed. Bytes that arrive within 10 ms may share a time. */
 void transcript_reader_since(struct transcript_reader *r, uint64_t usec);
 void transcript_reader_credit(struct transcript_reader *r, uint64_t bytes); /* adds */
 uint64_t transcript_reader_cursor(const struct transcript_reader *r);

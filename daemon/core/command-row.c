@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What is kept of a command: its row, and the JSON made of it (contract.md section 4). Called by
- * command.c, command-list.c and the listeners. What must stay true: a row is not committed once the rows of its
- * machine are being deleted.
+ * command.c, command-list.c and the listeners. What must stay true: a row is not committed once the
+ * rows of its machine are being deleted.
  */
 
 #include <assert.h>

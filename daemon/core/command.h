@@ -3,7 +3,8 @@
 
 /*
  * The commands of a machine that its owner keeps (a workspace): started once, running until their
- * own end whoever leaves, with a row and a transcript that are read until the machine is deleted.
+ * own end also without callers, with a row and a transcript that are read until the machine is
+ * deleted.
  * Callers come and go: each has a `struct listener` on one command.
  */
 
@@ -84,9 +85,9 @@ struct listener_callbacks {
 };
 
 /*
- * exec.wait and a buffered workspace.exec: the result when the command is in the state or beyond it,
- * with its output if it has ended; or after wait_ms (negative: never), with its present state. until:
- * COMMAND_RUNNING or COMMAND_EXITED.
+ * exec.wait and a buffered workspace.exec: the result when the command is in the state or beyond
+ * it, with its output if it has ended; or after wait_ms (negative: never), with its present state.
+ * until: COMMAND_RUNNING or COMMAND_EXITED.
  */
 int command_wait(struct command *c, enum command_state until, int64_t wait_ms,
 	const struct listener_callbacks *cb, void *userdata, struct listener **ret,

@@ -36,7 +36,7 @@ struct core {
 	uid_t collected_uid;                /* whose output was collected last */
 	struct listener_queue collectors;   /* borrowed: one at a time collects output */
 	sd_event_source *reaper;            /* owned: timer of the next expiry */
-	sd_event_source *changed;           /* owned: notifies who waits for a workspace's state */
+	sd_event_source *changed;           /* owned: notifies the waiters for workspaces' states */
 	bool ending;                        /* the daemon ends: nothing is deleted any more */
 };
 

@@ -12,7 +12,7 @@ typedef void (*workspace_file_done_fn)(
 	json_object *result, const struct error *err, void *userdata);
 
 /*
- * Starts the workspace if it does not run, then does the operation. It goes on whoever waits for it.
+ * Starts the workspace if it does not run, then does the operation. It goes on without waiters, too.
  * Takes over the contents of m. done is called from the loop later, unless this fails.
  */
 int workspace_file(struct workspace *ws, struct msg_file *m, workspace_file_done_fn done,

@@ -27,7 +27,7 @@ struct workspace_callbacks {
 	void (*on_done)(struct workspace *ws, const struct error *err, void *userdata);
 };
 
-/* Begins to make a workspace. It goes on whoever waits for it. cb is called from the loop later. */
+/* Begins to make a workspace. It goes on without waiters, too. cb is called from the loop later. */
 int workspace_create(struct manager *m, const struct workspace_spec *spec,
 	const struct workspace_callbacks *cb, void *userdata, struct workspace **ret,
 	struct error *err);
